@@ -1,0 +1,162 @@
+"""What each verb of the command line does, stage by stage."""
+
+import argparse
+import json
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from keras_lstmgen import files, recipe, run, show
+from keras_lstmgen.errors import UserError
+
+
+def train(arguments: argparse.Namespace) -> None:
+    """Train a new run, or go on with one."""
+    from keras_lstmgen import training
+
+    given = {name: value for name, value in vars(arguments).items() if "." in name}
+    if arguments.resume:
+        folder = run.find(arguments.resume, arguments.runs)
+        training.resume(folder, recipe.override(recipe.load(folder / run.RECIPE), given))
+    else:
+        settings, name = _what_to_train(arguments.source, given)
+        folder = training.train(settings, arguments.runs, arguments.name or name)
+    show.next_command("keras-lstmgen", "generate", folder, "--temperature", "0.8")
+
+
+def _what_to_train(sources: list[str], given: dict[str, Any]) -> tuple[recipe.Recipe, str]:
+    """The recipe, and a name for the run, from what stands on the command line."""
+    recipes = [word for word in sources if word.endswith(".toml")]
+    if recipes and len(sources) > 1:
+        raise UserError(f"{recipes[0]}: a recipe stands alone; its text is given by --corpus.source")
+    if recipes:
+        return recipe.override(recipe.load(Path(recipes[0])), given), Path(recipes[0]).stem
+    settings = recipe.override(recipe.Recipe(), {"corpus.source": sources} if sources else {})
+    return recipe.override(settings, given), _named_after(sources[0] if sources else "quickstart")
+
+
+def _named_after(source: str) -> str:
+    """A folder name out of a path, glob or URL: ``"books/*.txt"`` gives ``"books"``."""
+    words = [part for part in source.rstrip("/").split("/") if not set(part) & set("*?[")]
+    stem = words[-1].split(".")[0] if words else ""
+    return "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in stem).strip("-") or "text"
+
+
+def generate(arguments: argparse.Namespace) -> None:
+    """Write, to the screen as it comes or to a file."""
+    from keras_lstmgen import generation
+    from keras_lstmgen.sampling import Options
+
+    names = Options.__dataclass_fields__
+    options = Options(**{name: getattr(arguments, name) for name in names})
+    _at_least("--n", arguments.n, 1)
+    _at_least("--max-new-tokens", arguments.max_new_tokens, 1)
+    folder = run.find(arguments.run, arguments.runs)
+    model = run.load(folder)
+    call = generation.writer(model)
+
+    def write(prompt: str, seed: int) -> str:
+        return _write(model, prompt, options, arguments, seed, call)
+
+    if arguments.interactive:
+        for count, prompt in enumerate(_asked()):
+            write(prompt, arguments.seed + count)
+    else:
+        text = write(_prompt(arguments), arguments.seed)
+        if arguments.output:
+            files.write_text(arguments.output, text)
+    show.notes.print(f"\n[bold]next:[/bold] keras-lstmgen evaluate {folder}")
+
+
+def _at_least(name: str, value: int, low: int) -> None:
+    if value < low:
+        raise UserError(f"{name}: {value} is out of range; give {low} or more")
+
+
+def _prompt(arguments: argparse.Namespace) -> str:
+    if not arguments.prompt_file:
+        return str(arguments.prompt)
+    try:
+        data = sys.stdin.buffer.read() if arguments.prompt_file == "-" else Path(arguments.prompt_file).read_bytes()
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{arguments.prompt_file}: not UTF-8 at byte {error.start}; convert it first") from error
+    except OSError as error:
+        raise UserError(f"{arguments.prompt_file}: cannot be read ({error.strerror})") from error
+
+
+def _asked() -> Any:
+    """Prompts from the keyboard, until the end of input."""
+    while True:
+        try:
+            yield input("prompt> ")
+        except EOFError:
+            return
+
+
+def _write(model: run.Run, prompt: str, options: Any, arguments: argparse.Namespace, seed: int, call: Any) -> str:
+    """Write ``--n`` texts: the first flows, the others follow. Gives all of them, a blank line between two."""
+    from keras_lstmgen import generation
+
+    def emit(row: int, text: str) -> None:
+        if row == 0 and not arguments.output:
+            sys.stdout.write(text)
+            sys.stdout.flush()
+
+    began = time.perf_counter()
+    seeds = [seed + row for row in range(arguments.n)]
+    samples = generation.generate(
+        model, prompt, arguments.max_new_tokens, options, seeds=seeds, stop=arguments.stop, emit=emit, call=call
+    )
+    seconds = time.perf_counter() - began
+    rest = "".join(f"\n\n{sample.text}" for sample in samples[1:])
+    if not arguments.output:
+        sys.stdout.write(f"{rest}\n")
+        sys.stdout.flush()
+    tokens = sum(len(sample.tokens) for sample in samples)
+    reasons = ", ".join(sample.finish_reason for sample in samples)
+    show.notes.print(f"[dim]{tokens} tokens in {seconds:.1f} s, the first call's compiling included; ended by: {reasons}[/dim]")
+    return samples[0].text + rest
+
+
+def evaluate(arguments: argparse.Namespace) -> None:
+    """Measure, print the tables, keep the JSON."""
+    from keras_lstmgen import reports
+
+    _at_least("--samples", arguments.samples, 0)
+    _at_least("--sample-tokens", arguments.sample_tokens, 1)
+    folder = run.find(arguments.run, arguments.runs)
+    report = reports.evaluate(run.load(folder), arguments.text, arguments.samples, arguments.sample_tokens)
+    files.write_json(folder / "evaluation.json", report)
+    if arguments.json:
+        print(json.dumps(report, indent=2, ensure_ascii=False))
+        return
+    reports.show_tables(folder, report)
+    show.next_command("keras-lstmgen", "export", folder)
+
+
+def export(arguments: argparse.Namespace) -> None:
+    """Write and verify the artifacts."""
+    from keras_lstmgen import exporters
+
+    folder = run.find(arguments.run, arguments.runs)
+    settings = recipe.parse(run.load_metadata(folder).recipe)
+    asked = {name: getattr(arguments, name) for name in ("formats", "texts", "tokens")}
+    given = {f"export.{name}": value for name, value in asked.items() if value is not None}
+    settings = recipe.override(settings, given, "--")
+    proofs = exporters.export(folder, settings.export)
+    show.next_command("keras-lstmgen", "info", folder)
+    del proofs
+
+
+def info(arguments: argparse.Namespace) -> None:
+    """Say what a run is, or list all."""
+    if arguments.run is None:
+        show.list_runs(arguments.runs)
+        show.next_command("keras-lstmgen", "info", run.find(None, arguments.runs))
+    else:
+        folder = run.find(arguments.run, arguments.runs)
+        show.describe(folder, asdict(replace(run.load_metadata(folder))))
+        show.next_command("keras-lstmgen", "generate", folder)

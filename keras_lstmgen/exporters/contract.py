@@ -1,0 +1,84 @@
+"""What every artifact is made of: three graphs and two files. ``docs/contract.md`` is the specification."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from keras_lstmgen import decode, model, sampling
+from keras_lstmgen.errors import UserError
+from keras_lstmgen.generation import unsampled_mask
+from keras_lstmgen.run import Run
+
+GRAPHS = ("step", "generate", "score")
+
+# An opened artifact: (graph, inputs by name) → outputs by name.
+Call = Callable[..., dict[str, np.ndarray[Any, Any]]]
+
+
+class Graphs(tf.Module):
+    """The three graphs over a run's weights, for B rows (None: any number)."""
+
+    def __init__(self, run: Run, B: int | None, check_options: bool = False) -> None:
+        """Trace nothing yet; with ``check_options`` the graph itself refuses options out of range."""
+        super().__init__()
+        self.weights = run.weights
+        self.end_id, self.unsampled = run.metadata.end_id, unsampled_mask(run)
+        self.V, self.check_options = run.metadata.vocab_size, check_options
+        ids, state = tf.TensorSpec([B], tf.int32, "ids"), tf.TensorSpec([B, run.metadata.state_size], tf.float32, "state")
+        window = tf.TensorSpec([B, None], tf.int32, "ids")
+        noise = tf.TensorSpec([B, None], tf.float32, "noise")
+        options = [tf.TensorSpec([B], tf.int32 if name == "top_k" else tf.float32, name) for name in sampling.Rows._fields]
+        self.step = tf.function(self._step, input_signature=[ids, state])
+        self.generate = tf.function(self._generate, input_signature=[window, state, noise, *options])
+        self.score = tf.function(self._score, input_signature=[window, state])
+
+    def signatures(self) -> dict[str, Any]:
+        """The graphs by name."""
+        return {name: getattr(self, name) for name in GRAPHS}
+
+    def _step(self, ids: Any, state: Any) -> dict[str, Any]:
+        logits, state = model.step(self.weights, ids, state)
+        return {"logits": logits, "next_state": state}
+
+    def _generate(
+        self, ids: Any, state: Any, noise: Any,
+        repetition_penalty: Any, temperature: Any, top_k: Any, top_p: Any, min_p: Any,
+    ) -> dict[str, Any]:  # fmt: skip
+        options = sampling.Rows(repetition_penalty, temperature, top_k, top_p, min_p)
+        with tf.control_dependencies(_assertions(options) if self.check_options else []):
+            text = decode.Text(state, tf.zeros([tf.shape(ids)[0], self.V], tf.bool))
+        written = decode.write(self.weights, ids, text, noise, options, self.unsampled, self.end_id)
+        return {"tokens": written.tokens, "logprobs": written.logprobs, "next_state": written.text.state}
+
+    def _score(self, ids: Any, state: Any) -> dict[str, Any]:
+        logprobs, state = model.score(self.weights, ids, state)
+        return {"logprobs": logprobs, "next_state": state}
+
+
+def _assertions(options: sampling.Rows) -> list[Any]:
+    """The ranges of ``sampling.Options``, in the graph; each names its option."""
+    r, T, k, p, m = options
+    ranges = {
+        "repetition_penalty must be above 0": (r > 0) & tf.math.is_finite(r),
+        "temperature must be 0 (greedy) or more": (T >= 0) & tf.math.is_finite(T),
+        "top_k must be 0 (off) or more": k >= 0,
+        "top_p must be above 0 and at most 1 (off)": (p > 0) & (p <= 1),
+        "min_p must be from 0 (off) to 1": (m >= 0) & (m <= 1),
+    }
+    return [tf.debugging.Assert(tf.reduce_all(holds), [text]) for text, holds in ranges.items()]
+
+
+def metadata_json(run: Run) -> str:
+    """What ``keras_lstmgen.json`` says, as text."""
+    return json.dumps(asdict(run.metadata), ensure_ascii=False, allow_nan=False)
+
+
+def check_weights(run: Run) -> None:
+    """Refuse to export a model that is not made of numbers."""
+    for weight in tf.nest.flatten(run.weights):
+        if not isinstance(weight, bool) and not np.all(np.isfinite(weight.numpy())):
+            raise UserError(f"weights {weight.name}: hold NaN or infinity; train again with a lower training.learning_rate")

@@ -1,0 +1,60 @@
+"""SavedModel, as TF Serving loads it: ``serving/<version>/`` with one signature a graph."""
+
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
+
+from keras_lstmgen import files, run
+from keras_lstmgen.errors import UserError
+from keras_lstmgen.exporters import contract
+from keras_lstmgen.exporters.contract import Call, Graphs
+from keras_lstmgen.run import Run
+
+PLACE = Path("serving/1")
+
+
+def write(model: Run, folder: Path) -> Path:
+    """Write the artifact into a run's folder; metadata and tokenizer are its assets."""
+    with files.replacing(folder / PLACE) as path:
+        graphs = Graphs(model, B=None, check_options=True)
+        assets = path.parent / "assets"
+        assets.mkdir()
+        files.write_text(assets / run.METADATA, contract.metadata_json(model))
+        files.write_bytes(assets / run.TOKENIZER, model.tokenizer.model)
+        graphs.assets = [tf.saved_model.Asset(str(assets / name)) for name in (run.METADATA, run.TOKENIZER)]
+        tf.saved_model.save(graphs, str(path), signatures=graphs.signatures())
+        _check(path)
+    return folder / PLACE
+
+
+def _check(path: Path) -> None:
+    """Assert that any server can load it: operators of TensorFlow alone, none that needs a GPU."""
+    saved = saved_model_pb2.SavedModel.FromString((path / "saved_model.pb").read_bytes())
+    graph = saved.meta_graphs[0].graph_def
+    nodes = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
+    functions = {function.signature.name for function in graph.library.function}
+    known = set(tf.raw_ops.__dict__)
+    strange = {node.op for node in nodes if node.op not in known and node.op not in functions}
+    if strange or any("cudnn" in node.op.lower() for node in nodes):
+        raise UserError(f"{path}: holds operators that a server may not have: {', '.join(sorted(strange)) or 'cuDNN'}")
+
+
+def open_artifact(folder: Path) -> Call:
+    """Load it the way TF Serving does: tag ``serve``, a session of its own, tensors by the names in the signature."""
+    session = tf.compat.v1.Session(graph=tf.Graph())
+    with session.graph.as_default():
+        signatures = tf.compat.v1.saved_model.loader.load(session, ["serve"], str(folder / PLACE)).signature_def
+
+    def call(graph: str, **inputs: Any) -> Any:
+        signature = signatures[graph]
+        feeds = {signature.inputs[name].name: value for name, value in inputs.items()}
+        return session.run({name: info.name for name, info in signature.outputs.items()}, feeds)
+
+    return call
+
+
+def size(folder: Path) -> int:
+    """Bytes on disk."""
+    return sum(path.stat().st_size for path in (folder / PLACE).rglob("*") if path.is_file())

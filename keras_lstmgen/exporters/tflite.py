@@ -1,0 +1,71 @@
+"""TFLite (LiteRT): one file, three signatures, batch 1, built-in operators only."""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from ai_edge_litert import schema_py_generated as schema
+from ai_edge_litert.interpreter import Interpreter
+from ai_edge_litert.tools import flatbuffer_utils
+
+from keras_lstmgen import files
+from keras_lstmgen.errors import UserError
+from keras_lstmgen.exporters import contract
+from keras_lstmgen.exporters.contract import Call, Graphs
+from keras_lstmgen.run import Run
+
+PLACE = Path("tflite/model.tflite")
+
+
+def write(model: Run, folder: Path) -> Path:
+    """Write the artifact into a run's folder; metadata and tokenizer are metadata buffers of the file."""
+    content = flatbuffer_utils.convert_bytearray_to_object(bytearray(_converted(model)))
+    _check(content)
+    _attach(content, "keras_lstmgen", contract.metadata_json(model).encode())
+    _attach(content, "tokenizer", model.tokenizer.model)
+    files.write_bytes(folder / PLACE, bytes(flatbuffer_utils.convert_object_to_bytearray(content)))
+    return folder / PLACE
+
+
+def _converted(model: Run) -> bytes:
+    """Convert by way of a SavedModel, the way that shares the weights between signatures."""
+    with tempfile.TemporaryDirectory() as folder:
+        graphs = Graphs(model, B=1)
+        tf.saved_model.save(graphs, folder, signatures=graphs.signatures())
+        converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=list(contract.GRAPHS))
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+        return bytes(converter.convert())
+
+
+def _check(content: Any) -> None:
+    """Assert that no operator needs more than the runtime itself (Flex operators are custom ones)."""
+    custom = [code.customCode for code in content.operatorCodes if code.builtinCode == schema.BuiltinOperator.CUSTOM]
+    if custom:
+        raise UserError(f"TFLite: operators that are not built in: {custom}")
+
+
+def _attach(content: Any, name: str, data: bytes) -> None:
+    """Add a named metadata buffer."""
+    buffer, entry = schema.BufferT(), schema.MetadataT()
+    buffer.data = np.frombuffer(data, np.uint8)
+    entry.name, entry.buffer = name, len(content.buffers)
+    content.buffers.append(buffer)
+    content.metadata = [*(content.metadata or []), entry]
+
+
+def open_artifact(folder: Path) -> Call:
+    """Open it in LiteRT's interpreter; signatures want exactly one row."""
+    interpreter = Interpreter(model_path=str(folder / PLACE), num_threads=1)
+    runners = {name: interpreter.get_signature_runner(name) for name in contract.GRAPHS}
+
+    def call(graph: str, **inputs: Any) -> Any:
+        return {name: np.copy(value) for name, value in runners[graph](**inputs).items()}
+
+    return call
+
+
+def size(folder: Path) -> int:
+    """Bytes on disk."""
+    return (folder / PLACE).stat().st_size

@@ -1,0 +1,202 @@
+"""The recipe: every choice of a run in one small TOML file, a table for each stage.
+
+What a recipe leaves out has the default below; ``keras-lstmgen train --help`` lists them all. Every value can be
+given on the command line too, as ``--model.units 512``. A recipe is data: nothing in it is ever executed.
+"""
+
+import difflib
+import tomllib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import tomli_w
+
+from keras_lstmgen.errors import UserError
+
+
+def knob(default: Any, about: str, *, low: float | None = None, high: float | None = None, choices: tuple[str, ...] = ()) -> Any:
+    """A value of a recipe: its default, one line of help with the unit, and the range or the words it may take."""
+    return field(default=default, metadata={"about": about, "low": low, "high": high, "choices": choices})
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """Where the text is, what counts as one document, and what is held out."""
+
+    source: tuple[str, ...] = knob(("pydoc",), "'pydoc', files, globs, folders, '-' (standard input) or http(s) URLs; .gz is unpacked")
+    sha256: tuple[str, ...] = knob((), "checksums of the sources in their order; a URL needs one")
+    documents: str = knob(
+        "stream", "what one document is", choices=("stream", "lines", "blocks", "files", "jsonl", "csv", "tsv")
+    )
+    field: str = knob("", "field of a JSONL object, or name or number (from 1) of a CSV/TSV column")
+    validation: tuple[str, ...] = knob((), "files to validate on, instead of a part of the source")
+    validation_fraction: float = knob(0.1, "part of the source held out for validation", low=0.0, high=0.9)
+    split_seed: int = knob(0, "seed of the hash that sends a document to training or validation", low=0)
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """How text becomes ids."""
+
+    type: str = knob("char", "unit of text", choices=("char", "word", "bpe", "unigram"))
+    vocab_size: int = knob(0, "entries in the vocabulary, byte pieces left out; 0: char all, word 20000, bpe and unigram 1000", low=0, high=1_000_000)
+
+
+@dataclass(frozen=True)
+class Model:
+    """The Sequential: Embedding, dropout, LSTM layers, output."""
+
+    embedding_size: int = knob(64, "E, numbers a token is embedded in", low=1, high=65_536)
+    units: int = knob(256, "H, units of each LSTM layer", low=1, high=65_536)
+    layers: int = knob(1, "L, LSTM layers", low=1, high=64)
+    dropout: float = knob(0.1, "share of features dropped, one mask for all steps of a window", low=0.0, high=0.95)
+    tied: bool = knob(False, "output layer shares the embedding's weights (needs embedding_size = units)")
+
+
+@dataclass(frozen=True)
+class Training:
+    """How the weights are found. It ends at whichever limit comes first."""
+
+    batch_size: int = knob(32, "B, streams read side by side", low=1, high=65_536)
+    window: int = knob(64, "T, time steps the gradient flows back", low=1, high=65_536)
+    epochs: int = knob(8, "passes over the text; 0: no limit (then minutes is one)", low=0, high=1_000_000)
+    minutes: float = knob(0.0, "minutes of training; 0: no limit (the rate then decays over the epochs alone)", low=0.0)
+    optimizer: str = knob("adamw", "update rule", choices=("adamw", "adam"))
+    learning_rate: float = knob(4e-3, "highest rate, after the warm-up", low=0.0, high=10.0)
+    warmup: float = knob(0.03, "part of the training in which the rate rises from 0", low=0.0, high=1.0)
+    weight_decay: float = knob(0.01, "AdamW's decoupled weight decay", low=0.0, high=10.0)
+    clip_norm: float = knob(1.0, "largest global norm of the gradient; 0: no clipping", low=0.0)
+    patience: int = knob(3, "epochs without a better validation loss before it stops; 0: never stops early", low=0)
+    seed: int = knob(0, "seed of weights, dropout and offsets", low=0, high=2**31 - 1)
+
+
+@dataclass(frozen=True)
+class Export:
+    """Which artifacts are written, and how hard each is tried against Keras."""
+
+    formats: tuple[str, ...] = knob(("saved_model", "tflite", "onnx"), "artifacts to write", choices=("saved_model", "tflite", "onnx"))
+    texts: int = knob(100, "texts that each artifact must write as Keras does", low=1)
+    tokens: int = knob(200, "tokens in each of those texts", low=1)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All of it. Field names are the tables of the TOML file."""
+
+    corpus: Corpus = Corpus()
+    tokenizer: Tokenizer = Tokenizer()
+    model: Model = Model()
+    training: Training = Training()
+    export: Export = Export()
+
+
+SECTIONS: dict[str, type[Any]] = {
+    "corpus": Corpus, "tokenizer": Tokenizer, "model": Model, "training": Training, "export": Export,
+}  # fmt: skip
+
+
+def knobs() -> dict[str, tuple[Any, Any, Mapping[str, Any]]]:
+    """Every value by its dotted name: ``{"model.units": (int, 256, {"about": ...}), ...}``."""
+    hints = {section: get_type_hints(kind) for section, kind in SECTIONS.items()}
+    return {
+        f"{section}.{knob.name}": (hints[section][knob.name], knob.default, knob.metadata)
+        for section, kind in SECTIONS.items()
+        for knob in fields(kind)
+    }
+
+
+def load(path: Path) -> Recipe:
+    """Read a recipe from TOML. An unknown key is an error that names the nearest valid one."""
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: there is no such recipe") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UserError(f"{path}: is not TOML ({error})") from error
+    return parse(tables, where=f"{path}: ")
+
+
+def parse(tables: Mapping[str, Any], where: str = "") -> Recipe:
+    """Make a recipe of nested tables as TOML and JSON give them."""
+    for name, table in tables.items():
+        if not isinstance(table, Mapping):
+            raise UserError(f"{where}unknown key '{name}'; a recipe has the tables {', '.join(SECTIONS)}")
+    values = {f"{name}.{key}": value for name, table in tables.items() for key, value in table.items()}
+    return override(Recipe(), values, where)
+
+
+def override(recipe: Recipe, values: Mapping[str, Any], where: str = "") -> Recipe:
+    """Replace values by dotted name, ``{"model.units": 512}``, checking name, type and range, then the whole."""
+    known = knobs()
+    for name, value in values.items():
+        if name not in known:
+            raise UserError(f"{where}unknown key '{name}'; the nearest is '{nearest(name, list(known))}'")
+        section, key = name.split(".")
+        part = replace(getattr(recipe, section), **{key: _checked(where + name, value, known[name])})
+        recipe = replace(recipe, **{section: part})
+    _check_together(recipe, where)
+    return recipe
+
+
+def nearest(word: str, words: list[str]) -> str:
+    """The most similar of ``words``: ``nearest("model.unit", ["model.units", "model.tied"]) == "model.units"``."""
+    return max(words, key=lambda known: difflib.SequenceMatcher(None, word, known).ratio())
+
+
+def _checked(where: str, value: Any, known: tuple[Any, Any, Mapping[str, Any]]) -> Any:
+    kind, _, limits = known
+    value = _typed(where, value, kind)
+    for word in value if isinstance(value, tuple) else (value,):
+        if limits["choices"] and word not in limits["choices"]:
+            raise UserError(f"{where}: '{word}' is not one of {', '.join(limits['choices'])}")
+    low, high = limits["low"], limits["high"]
+    # Written so that NaN, which is neither below nor above, is refused as well.
+    if (low is not None and not value >= low) or (high is not None and not value <= high):
+        bounds = f"at least {low:g}" if high is None else f"from {low:g} to {high:g}"
+        raise UserError(f"{where}: {value} is out of range; give a number {bounds}")
+    return value
+
+
+def _typed(where: str, value: Any, kind: Any) -> Any:
+    """Bring a TOML value to the type of its field; a single word counts as a list of one."""
+    if get_args(kind):
+        words = [value] if isinstance(value, str) else value
+        if isinstance(words, list | tuple) and all(isinstance(word, str) for word in words):
+            return tuple(words)
+    elif kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    elif type(value) is kind:
+        return value
+    wanted = "list of strings" if get_args(kind) else {int: "whole number", float: "number", bool: "true or false", str: "string"}[kind]
+    raise UserError(f"{where}: {value!r} is not a {wanted}")
+
+
+def _check_together(recipe: Recipe, where: str) -> None:
+    """The rules that bind two values."""
+    if recipe.model.tied and recipe.model.embedding_size != recipe.model.units:
+        raise UserError(
+            f"{where}model.tied needs model.embedding_size = model.units, not {recipe.model.embedding_size} and {recipe.model.units}"
+        )
+    if not recipe.training.epochs and not recipe.training.minutes:
+        raise UserError(f"{where}training.epochs and training.minutes are both 0: give one limit")
+    if recipe.corpus.documents in ("jsonl", "csv", "tsv") and not recipe.corpus.field:
+        raise UserError(f"{where}corpus.documents = '{recipe.corpus.documents}' needs corpus.field")
+    if not recipe.corpus.source:
+        raise UserError(f"{where}corpus.source is empty: name a text")
+    if len(recipe.corpus.sha256) not in (0, len(recipe.corpus.source)):
+        raise UserError(f"{where}corpus.sha256 has {len(recipe.corpus.sha256)} checksums for {len(recipe.corpus.source)} sources")
+
+
+def to_tables(recipe: Recipe) -> dict[str, dict[str, Any]]:
+    """The recipe as plain tables, for JSON and TOML: tuples become lists."""
+    return {
+        name: {key: list(value) if isinstance(value, tuple) else value for key, value in table.items()}
+        for name, table in asdict(recipe).items()
+    }
+
+
+def to_toml(recipe: Recipe) -> str:
+    """The resolved recipe as TOML; ``parse(tomllib.loads(to_toml(r))) == r``."""
+    return tomli_w.dumps(to_tables(recipe))

@@ -1,0 +1,143 @@
+"""The run directory: everything that a model needs to write, in one folder that can be moved anywhere."""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import keras
+
+from keras_lstmgen import files, recipe
+from keras_lstmgen.errors import UserError
+from keras_lstmgen.model import Weights, build, state_size, vocab_size, weights_of
+from keras_lstmgen.tokenizer import Tokenizer
+
+FORMAT_VERSION = 1
+METADATA, TOKENIZER, MODEL, CHECKPOINT, RECIPE = (
+    "keras_lstmgen.json", "tokenizer.model", "model.keras", "checkpoint.keras", "recipe.toml",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What every artifact carries beside its weights; ``docs/contract.md`` is its specification."""
+
+    vocab_size: int
+    state_size: int
+    start_id: int
+    end_id: int
+    prompt_start: bool  # a prompt is read after the start symbol
+    unsampled_ids: tuple[int, ...]
+    recipe: dict[str, Any]
+    metrics: dict[str, Any] = field(default_factory=dict)
+    format_version: int = FORMAT_VERSION
+
+
+class Run(NamedTuple):
+    """A model that can write: what it is, its words, itself."""
+
+    metadata: Metadata
+    tokenizer: Tokenizer
+    model: keras.Sequential
+
+    @property
+    def weights(self) -> Weights:
+        """The weights of the model, as its step function wants them."""
+        return weights_of(self.model)
+
+    def prompt_ids(self, prompt: str) -> list[int]:
+        """The ids to read before writing; an empty prompt starts at the start symbol."""
+        start = [self.metadata.start_id] if self.metadata.prompt_start or not prompt else []
+        return start + [int(token) for token in self.tokenizer.encode(prompt)]
+
+
+def create(parent: Path, name: str) -> Path:
+    """Make an empty folder for a run; a name that is taken gets a number, so nothing is ever overwritten."""
+    if not name or Path(name).name != name or name.startswith("."):
+        raise UserError(f"--name: '{name}' cannot name a folder; give one word without slashes")
+    for number in range(1, 100_000):
+        folder = parent / (name if number == 1 else f"{name}-{number}")
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise UserError(f"{folder}: cannot be made ({error.strerror})") from error
+    raise UserError(f"{parent / name}: the name and 100,000 numbers after it are taken; give another --name")
+
+
+def find(name: str | None, parent: Path) -> Path:
+    """The folder of a run by path or by name; without a name, the newest."""
+    if name is None:
+        return _newest(parent)
+    for folder in (Path(name), parent / name):
+        if folder.is_dir():
+            return folder
+    known = sorted(folder.name for folder in _runs(parent))
+    hint = f"the nearest is '{recipe.nearest(name, known)}'" if known else "train one with 'keras-lstmgen train'"
+    raise UserError(f"{name}: there is no such run; {hint}")
+
+
+def _runs(parent: Path) -> list[Path]:
+    return [path.parent for path in parent.glob(f"*/{RECIPE}")]
+
+
+def _newest(parent: Path) -> Path:
+    runs = _runs(parent)
+    if not runs:
+        raise UserError(f"{parent}: holds no run; train one with 'keras-lstmgen train'")
+    return max(runs, key=lambda folder: (folder / RECIPE).stat().st_mtime)
+
+
+def save_metadata(folder: Path, metadata: Metadata) -> None:
+    """Write ``keras_lstmgen.json``."""
+    files.write_json(folder / METADATA, asdict(metadata))
+
+
+def load(folder: Path) -> Run:
+    """Open a finished or broken-off run; its best weights so far are what writes."""
+    if not (folder / MODEL).is_file():
+        raise UserError(f"{folder}: is no finished run ({MODEL} is missing); go on with 'keras-lstmgen train --resume {folder}'")
+    metadata = load_metadata(folder)
+    tokenizer = Tokenizer((folder / TOKENIZER).read_bytes()) if (folder / TOKENIZER).is_file() else None
+    if tokenizer is None:
+        raise UserError(f"{folder}: is incomplete, {TOKENIZER} is missing; copy the whole folder of the run")
+    settings = recipe.parse(metadata.recipe, f"{folder / METADATA}: ")
+    model = load_model(folder / MODEL, settings, metadata.vocab_size)
+    _agree(folder, metadata, tokenizer, weights_of(model))
+    return Run(metadata, tokenizer, model)
+
+
+def load_metadata(folder: Path) -> Metadata:
+    """Read ``keras_lstmgen.json``, refusing what this version cannot read."""
+    path = folder / METADATA
+    values = files.read_json(path)
+    if not isinstance(values, dict) or values.get("format_version") != FORMAT_VERSION:
+        raise UserError(f"{path}: is not metadata of format {FORMAT_VERSION}; export the run again with this version")
+    try:
+        metadata = Metadata(**values)
+        return Metadata(**{**values, "unsampled_ids": tuple(int(token) for token in metadata.unsampled_ids)})
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{path}: is damaged ({error}); copy it again from where the run was trained") from error
+
+
+def load_model(path: Path, settings: recipe.Recipe, V: int) -> keras.Sequential:
+    """Build the recipe's model and read the numbers alone out of a ``.keras`` file: what it says of layers and code is not looked at."""
+    model = build(settings.model, V)
+    try:
+        model.load_weights(path)
+    except Exception as error:  # Keras, zipfile and h5py each have their own for a damaged file
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{path}: holds no weights of this model ({reason}); copy or train it again") from error
+    return model
+
+
+def _agree(folder: Path, metadata: Metadata, tokenizer: Tokenizer, weights: Weights) -> None:
+    """Refuse files of different runs mixed into one folder."""
+    said = (metadata.vocab_size, metadata.vocab_size, metadata.state_size)
+    found = (tokenizer.vocab_size, vocab_size(weights), state_size(weights))
+    if said != found:
+        raise UserError(f"{folder}: {METADATA}, {TOKENIZER} and {MODEL} are of different runs (V, V, S: {said} and {found})")
+    ids = (metadata.start_id, metadata.end_id, *metadata.unsampled_ids)
+    if any(not 0 <= token < metadata.vocab_size for token in ids):
+        raise UserError(f"{folder / METADATA}: names ids outside the vocabulary of {metadata.vocab_size}")

@@ -1,0 +1,165 @@
+"""What people see: progress, tables, curves, hints, and the next command to type."""
+
+import math
+import shlex
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import keras
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from keras_lstmgen import files
+
+# A pipe or a log has no width of its own; 80 columns would break the tables.
+_width = None if sys.stdout.isatty() else 120
+out = Console(highlight=False, soft_wrap=True, width=_width)
+notes = Console(highlight=False, soft_wrap=True, stderr=True)  # beside a text that goes to standard output
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Print a table; the first column is words, the others are numbers."""
+    grid = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
+    for number, column in enumerate(columns):
+        grid.add_column(column, justify="right" if number else "left", overflow="fold")
+    for row in rows:
+        grid.add_row(*(escape(str(cell)) for cell in row))
+    out.print(grid, soft_wrap=False)
+
+
+def next_command(*words: str | Path) -> None:
+    """Print, last, what to type next."""
+    out.print(f"\n[bold]next:[/bold] {escape(shlex.join(str(word) for word in words))}")
+
+
+def progress_bar() -> Progress:
+    """A bar with its text, elapsed and remaining time."""
+    columns = (
+        TextColumn("{task.description}"), BarColumn(None), TextColumn("{task.percentage:3.0f} %"),
+        TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[figures]}"),
+    )  # fmt: skip
+    return Progress(*columns, console=out, transient=True, refresh_per_second=4, speed_estimate_period=60, expand=True)
+
+
+def figures(nats: float, tokens_per_character: float) -> str:
+    """A loss in three units: ``1.500 nats/token  2.16 bits/character  perplexity 4.48``."""
+    bits = nats * tokens_per_character / math.log(2)
+    return f"{nats:.3f} nats/token  {bits:.2f} bits/character  perplexity {math.exp(min(nats, 700)):.2f}"
+
+
+class Screen(keras.callbacks.Callback):
+    """Shows a training while it runs: a bar, a line an epoch, a sample of what the model writes by then."""
+
+    def __init__(self, tracker: Any, tokens: int, tokens_per_character: float, sample: Any) -> None:
+        """Take ``tracker`` () → part done, the tokens of a batch, and ``sample`` () → text."""
+        super().__init__()
+        self.tracker, self.tokens, self.per_character, self.sample = tracker, tokens, tokens_per_character, sample
+        self.bar = progress_bar()
+        self.task = self.bar.add_task("training", total=1.0, figures="")
+        self._recent: list[float] = []
+
+    def on_train_begin(self, logs: Any = None) -> None:  # noqa: ARG002
+        """Show the bar."""
+        self.bar.start()
+
+    def on_train_end(self, logs: Any = None) -> None:  # noqa: ARG002
+        """Take the bar away."""
+        self.bar.stop()
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:  # noqa: ARG002
+        """Begin to measure; validation and saving do not count as training time."""
+        self.bar.update(self.task, description=f"epoch {epoch + 1}")
+        self._recent, self._batches, self._began = [time.monotonic()], 0, time.monotonic()
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any]) -> None:
+        """Move the bar."""
+        self._batches = batch + 1
+        self._recent = [*self._recent[-50:], time.monotonic()]
+        speed = self.tokens * (len(self._recent) - 1) / max(self._recent[-1] - self._recent[0], 1e-9)
+        text = f"{speed:,.0f} tokens/s  {figures(logs['loss'], self.per_character)}"
+        self.bar.update(self.task, completed=self.tracker(), figures=text)
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any]) -> None:
+        """Print the epoch's line and a sample."""
+        speed = self.tokens * self._batches / (self._recent[-1] - self._began)
+        held_out = figures(logs["val_loss"], self.per_character)
+        out.print(f"[bold]epoch {epoch + 1}[/bold]  {speed:,.0f} tokens/s  train {logs['loss']:.3f}  validation {held_out}")
+        out.print(f"[dim]{escape(self.sample().strip())}[/dim]\n")
+
+
+def curve(path: Path, history: Sequence[dict[str, float]]) -> None:
+    """Draw training and validation loss against minutes, as PNG."""
+    from matplotlib.figure import Figure  # takes half a second, and only training draws
+
+    figure = Figure(figsize=(7, 4), dpi=120, layout="constrained")
+    axes = figure.add_subplot()
+    minutes = [row["seconds"] / 60 for row in history]
+    axes.plot(minutes, [row["loss"] for row in history], "o-", label="training (with dropout)")
+    axes.plot(minutes, [row["val_loss"] for row in history], "o-", label="validation")
+    axes.set(xlabel="minutes", ylabel="nats per token", title="Loss after each epoch")
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
+    with files.replacing(path) as temporary:
+        figure.savefig(temporary)
+
+
+def advice(parameters: int, characters: int, history: Sequence[dict[str, float]]) -> str:
+    """A hint in plain words on over- and under-fitting."""
+    last = history[-1]
+    best = min(history, key=lambda row: row["val_loss"])
+    gap = last["val_loss"] - last["loss"]
+    ratio = f"{parameters:,} parameters for {characters:,} characters of training text"
+    if last["val_loss"] > best["val_loss"] + 0.02:
+        return f"It over-fits ({ratio}; validation rose from {best['val_loss']:.3f} to {last['val_loss']:.3f}): more text, more model.dropout or fewer units."
+    if gap > 0.25:
+        return f"It begins to over-fit ({ratio}; validation {gap:.2f} nats above training): more model.dropout may help."
+    if len(history) > 1 and best["val_loss"] < history[-2]["val_loss"] - 0.02:
+        return f"It still learns ({ratio}; the last epoch took {history[-2]['val_loss'] - best['val_loss']:.3f} nats off): train longer."
+    if gap < 0.05:
+        return f"It under-fits ({ratio}; validation is near training): more units or layers, or less model.dropout."
+    return f"It fits well ({ratio}; validation {gap:.2f} nats above training)."
+
+
+def list_runs(parent: Path) -> None:
+    """A line a run: what it reached and which artifacts it has."""
+    rows = []
+    for path in sorted(parent.glob("*/recipe.toml")):
+        metrics = _read(path.parent / "metrics.json")
+        nats = f"{metrics['validation']['nats_per_token']:.3f}" if metrics else "unfinished"
+        minutes = f"{metrics['minutes']:.1f}" if metrics else ""
+        rows.append((path.parent.name, nats, minutes, ", ".join(_artifacts(path.parent)) or "none"))
+    table(f"runs in {parent}", ("run", "nats per token", "minutes", "artifacts"), rows)
+
+
+def describe(folder: Path, metadata: dict[str, Any]) -> None:
+    """A run's recipe, measures and artifacts."""
+    tables = metadata["recipe"].items()
+    rows = [(f"{name}.{key}", _words(value)) for name, values in tables for key, value in values.items()]
+    table(f"{folder}: recipe", ("value", ""), rows)
+    plain = [(key.replace("_", " "), metadata[key]) for key in ("vocab_size", "state_size", "start_id", "end_id")]
+    measured = metadata["metrics"].get("validation", {}).items()
+    table(f"{folder}: model", ("what", ""), plain + [(key.replace("_", " "), f"{value:,.4f}") for key, value in measured])
+    proofs = _artifacts(folder).items()
+    columns = ("artifact", "path", "bytes", "texts identical")
+    rows = [(name, proof["path"], f"{proof['bytes']:,}", f"{proof['identical']} of {proof['tried']}") for name, proof in proofs]
+    table(f"{folder}: artifacts", columns, rows)
+
+
+def _words(value: Any) -> str:
+    return ", ".join(value) if isinstance(value, list) else str(value)
+
+
+def _artifacts(folder: Path) -> dict[str, Any]:
+    """What ``export.json`` says of the artifacts that were kept."""
+    record = _read(folder / "export.json")
+    return {name: proof for name, proof in record.get("artifacts", {}).items() if proof["path"]}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    return dict(files.read_json(path)) if path.is_file() else {}
