@@ -115,7 +115,7 @@ class Validate(keras.callbacks.Callback):
 
 
 class Keep(keras.callbacks.Callback):
-    """Saves after each epoch: the best weights, a checkpoint to go on from, the history. Stops when it gets no better."""
+    """Saves after each epoch: best weights, checkpoint, history. Stops when it gets no better."""
 
     def __init__(self, folder: Path, settings: recipe.Training, progress: Progress, twin: keras.Sequential) -> None:
         """Save into ``folder``; ``twin`` is the same model free of batch size and state, for the best weights."""
@@ -128,7 +128,12 @@ class Keep(keras.callbacks.Callback):
         better = logs["val_loss"] < progress.best
         progress.best, progress.stale = (logs["val_loss"], 0) if better else (progress.best, progress.stale + 1)
         progress.history.append(
-            {"windows": progress.windows, "seconds": progress.seconds, "loss": logs["loss"], "val_loss": logs["val_loss"]}
+            {
+                "windows": progress.windows,
+                "seconds": progress.seconds,
+                "loss": logs["loss"],
+                "val_loss": logs["val_loss"],
+            }
         )
         if better:
             self.twin.set_weights(self.model.get_weights())
@@ -141,13 +146,13 @@ class Keep(keras.callbacks.Callback):
 
 
 def save_checkpoint(path: Path, model: keras.Sequential, progress: Progress) -> None:
-    """Save weights, optimizer, carried states and progress as one ``.keras`` file, whole or not at all."""
+    """Save weights, optimizer, carried states, seeds and progress as one ``.keras`` file, whole or not at all."""
     states = io.BytesIO()
     np.savez(states, *(state.numpy() for state in carried(model)))
     with files.replacing(path) as temporary:
         model.save(temporary)
         with zipfile.ZipFile(temporary, "a") as archive:  # Keras passes over members that it does not know
-            archive.writestr("carried_states.npz", states.getvalue())
+            archive.writestr("carried.npz", states.getvalue())
             archive.writestr("progress.json", json.dumps(asdict(progress)))
 
 
@@ -156,7 +161,7 @@ def load_checkpoint(path: Path, model: keras.Sequential) -> Progress:
     try:
         with zipfile.ZipFile(path) as archive:
             progress = Progress(**json.loads(archive.read("progress.json")))
-            states = np.load(io.BytesIO(archive.read("carried_states.npz")), allow_pickle=False)
+            states = np.load(io.BytesIO(archive.read("carried.npz")), allow_pickle=False)
         model.load_weights(path)
         for variable, name in zip(carried(model), states.files, strict=True):
             variable.assign(states[name])
@@ -167,5 +172,7 @@ def load_checkpoint(path: Path, model: keras.Sequential) -> Progress:
 
 
 def carried(model: keras.Sequential) -> list[Any]:
-    """The state variables of all LSTM layers, in order."""
-    return [state for layer in model.layers if isinstance(layer, keras.layers.LSTM) for state in layer.states]
+    """What one batch leaves to the next and Keras saves nowhere: LSTM states and the dropouts' seeds, in order."""
+    states = [state for layer in model.layers if isinstance(layer, keras.layers.LSTM) for state in layer.states]
+    dropouts = [layer for layer in model.layers if isinstance(layer, keras.layers.Dropout)]
+    return states + [layer.seed_generator.state for layer in dropouts if layer.rate > 0]

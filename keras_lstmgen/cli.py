@@ -11,12 +11,15 @@ from typing import Any, get_args
 from keras_lstmgen import __version__, recipe
 from keras_lstmgen.errors import UserError
 
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; 0, or 2 with one line on standard error, or 130 after Ctrl-C."""
     arguments = parser().parse_args(argv)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # what a machine without a GPU lacks is no news to its owner
     try:
-        from keras_lstmgen import commands  # not above: it imports TensorFlow, and --help does not wait for it
+        from keras_lstmgen import (
+            commands,
+        )  # not above: it imports TensorFlow, and --help does not wait for it
 
         getattr(commands, arguments.verb)(arguments)
         sys.stdout.flush()
@@ -37,7 +40,9 @@ def parser() -> argparse.ArgumentParser:
     verbs = top.add_subparsers(dest="verb", required=True, metavar="verb")
     for verb, (about, add_options) in _VERBS.items():
         part = verbs.add_parser(verb, help=about, description=f"{about[0].upper()}{about[1:]}.", formatter_class=_Help)
-        part.add_argument("--runs", type=Path, default=Path("saved_models"), metavar="FOLDER", help="where runs are kept")
+        part.add_argument(
+            "--runs", type=Path, default=Path("saved_models"), metavar="FOLDER", help="where runs are kept"
+        )
         add_options(part)
     return top
 
@@ -51,7 +56,11 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
 
 
 def _train(part: argparse.ArgumentParser) -> None:
-    part.add_argument("source", nargs="*", help="a recipe (.toml), or texts: files, globs, folders, '-', URLs; none: pydoc, the language reference in this Python")
+    part.add_argument(
+        "source",
+        nargs="*",
+        help="a recipe (.toml), or texts: files, globs, folders, '-', URLs; none: pydoc, Python's language reference",
+    )
     part.add_argument("--name", help="name of the run; by default that of the recipe or text")
     part.add_argument("--resume", metavar="RUN", help="go on with a run from its last checkpoint")
     for name, (kind, default, about) in recipe.knobs().items():
@@ -86,35 +95,87 @@ def _generate(part: argparse.ArgumentParser) -> None:
     part.add_argument("--n", type=int, default=1, metavar="N", help="texts, all in one batch; text k uses seed + k")
     part.add_argument("--seed", type=int, default=0, metavar="N", help="64-bit seed; the same writes the same")
     part.add_argument("--max-new-tokens", type=int, default=300, metavar="N", help="most tokens of a text")
-    part.add_argument("--stop", action="append", default=[], metavar="TEXT", help="end before this text; may be given again")
-    part.add_argument("--interactive", action="store_true", help="ask for prompts, one a line, until the end of input (Ctrl-D)")
+    part.add_argument(
+        "--stop", action="append", default=[], metavar="TEXT", help="end before this text; may be given again"
+    )
+    part.add_argument(
+        "--interactive",
+        action="store_true",
+        help="ask for prompts, one a line, until the end of input (Ctrl-D)",
+    )
     part.add_argument("--output", type=Path, metavar="FILE", help="write the text to a file instead")
     _options(part)
 
 
 def _options(part: argparse.ArgumentParser) -> None:
     options = part.add_argument_group("how tokens are drawn (docs/contract.md)")
-    options.add_argument("--repetition-penalty", type=float, default=1.0, metavar="X", help="above 1: what was written becomes less likely")
-    options.add_argument("--temperature", type=float, default=1.0, metavar="X", help="below 1: safer, above 1: bolder, 0: always the likeliest")
+    options.add_argument(
+        "--repetition-penalty",
+        type=float,
+        default=1.0,
+        metavar="X",
+        help="above 1: what was written becomes less likely",
+    )
+    options.add_argument(
+        "--temperature",
+        type=float,
+        default=1.0,
+        metavar="X",
+        help="below 1: safer, above 1: bolder, 0: always the likeliest",
+    )
     options.add_argument("--top-k", type=int, default=0, metavar="N", help="keep the N likeliest tokens; 0: all")
-    options.add_argument("--top-p", type=float, default=1.0, metavar="X", help="keep the likeliest tokens that make up X of the probability; 1: all")
-    options.add_argument("--min-p", type=float, default=0.0, metavar="X", help="keep tokens of at least X times the largest probability; 0: all")
+    options.add_argument(
+        "--top-p",
+        type=float,
+        default=1.0,
+        metavar="X",
+        help="keep the likeliest tokens that make up X of the probability; 1: all",
+    )
+    options.add_argument(
+        "--min-p",
+        type=float,
+        default=0.0,
+        metavar="X",
+        help="keep tokens of at least X times the largest probability; 0: all",
+    )
 
 
 def _evaluate(part: argparse.ArgumentParser) -> None:
     _run(part)
     part.add_argument("text", nargs="*", help="texts to measure on; none: the run's held-out text")
-    part.add_argument("--samples", type=int, default=4, metavar="N", help="texts to write and look up in the training text")
+    part.add_argument(
+        "--samples", type=int, default=4, metavar="N", help="texts to write and look up in the training text"
+    )
     part.add_argument("--sample-tokens", type=int, default=500, metavar="N", help="tokens of each")
-    part.add_argument("--json", action="store_true", help="print JSON instead of tables (it stands in the run as evaluation.json either way)")
+    part.add_argument(
+        "--json",
+        action="store_true",
+        help="print JSON instead of tables (it stands in the run as evaluation.json either way)",
+    )
 
 
 def _export(part: argparse.ArgumentParser) -> None:
     _run(part)
     knobs = {field.name: field for field in fields(recipe.Export)}
-    part.add_argument("--format", nargs="+", dest="formats", choices=knobs["formats"].metadata["choices"], help="artifacts to write; by default the recipe's")
-    part.add_argument("--texts", type=int, metavar="N", help=f"{knobs['texts'].metadata['about']}; by default as the recipe says")
-    part.add_argument("--tokens", type=int, metavar="N", help=f"{knobs['tokens'].metadata['about']}; by default as the recipe says")
+    part.add_argument(
+        "--format",
+        nargs="+",
+        dest="formats",
+        choices=knobs["formats"].metadata["choices"],
+        help="artifacts to write; by default the recipe's",
+    )
+    part.add_argument(
+        "--texts",
+        type=int,
+        metavar="N",
+        help=f"{knobs['texts'].metadata['about']}; by default as the recipe says",
+    )
+    part.add_argument(
+        "--tokens",
+        type=int,
+        metavar="N",
+        help=f"{knobs['tokens'].metadata['about']}; by default as the recipe says",
+    )
 
 
 def _info(part: argparse.ArgumentParser) -> None:

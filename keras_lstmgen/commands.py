@@ -108,7 +108,14 @@ def _write(model: run.Run, prompt: str, options: Any, arguments: argparse.Namesp
     began = time.perf_counter()
     seeds = [seed + row for row in range(arguments.n)]
     samples = generation.generate(
-        model, prompt, arguments.max_new_tokens, options, seeds=seeds, stop=arguments.stop, emit=emit, call=call
+        model,
+        prompt,
+        arguments.max_new_tokens,
+        options,
+        seeds=seeds,
+        stop=arguments.stop,
+        emit=emit,
+        call=call,
     )
     seconds = time.perf_counter() - began
     rest = "".join(f"\n\n{sample.text}" for sample in samples[1:])
@@ -117,7 +124,9 @@ def _write(model: run.Run, prompt: str, options: Any, arguments: argparse.Namesp
         sys.stdout.flush()
     tokens = sum(len(sample.tokens) for sample in samples)
     reasons = ", ".join(sample.finish_reason for sample in samples)
-    show.notes.print(f"[dim]{tokens} tokens in {seconds:.1f} s, the first call's compiling included; ended by: {reasons}[/dim]")
+    show.notes.print(
+        f"[dim]{tokens} tokens in {seconds:.1f} s, the first call's compiling included; ended by: {reasons}[/dim]"
+    )
     return samples[0].text + rest
 
 

@@ -28,9 +28,7 @@ def begin(B: int, S: int, V: int) -> Text:
     return Text(tf.zeros((B, S)), tf.zeros((B, V), tf.bool))
 
 
-def write(
-    weights: Weights, ids: Any, text: Text, noise: Any, options: Rows, unsampled: Any, end_id: int
-) -> Written:
+def write(weights: Weights, ids: Any, text: Text, noise: Any, options: Rows, unsampled: Any, end_id: int) -> Written:
     """Read int32 ``ids`` [B, P], P ≥ 1, then write one token for each column of float32 ``noise`` [B, N].
 
     All tokens but the last one written are read: to go on, pass it as ``ids`` [B, 1] with the returned ``text``.

@@ -10,7 +10,7 @@ import tensorflow as tf
 from keras_lstmgen.model import Weights, score, state_size
 
 WINDOW = 256  # tokens scored in one call
-WARM_UP = 256  # tokens read, not scored, before each part of a text that is scored in parts side by side
+WARM_UP = WINDOW  # tokens read, not scored, before each part of a text that is scored in parts side by side
 
 
 def scorer(weights: Weights) -> Callable[..., Any]:
@@ -23,7 +23,7 @@ def total_nats(
     ids: np.ndarray[Any, Any],
     parts: int = 1,
     call: Callable[..., Any] | None = None,
-    advance: Callable[[int], None] = lambda tokens: None,
+    advance: Callable[[int], None] = lambda _: None,
 ) -> float:
     """Negative log-likelihood of ``ids[1:]`` [N-1], each given all before it, in nats, summed in float64.
 
@@ -40,6 +40,8 @@ def total_nats(
     total = 0.0
     for start in range(0, warm + length, WINDOW):
         at = first + np.arange(start, min(start + WINDOW, warm + length) + 1)[np.newaxis, :]
+        if start == warm:  # the first part has no text before it
+            state *= (np.arange(parts) > 0)[:, np.newaxis]
         logprobs, state = call(np.asarray(ids[np.clip(at, 0, N)], np.int32), state)
         target = at[:, 1:]
         mine = (target > first + warm) & (target <= N)
@@ -85,7 +87,7 @@ def longest_copy(sample: str, training: Iterable[str]) -> str:
 
 
 def seen_lines(sample: str, training: Iterable[str]) -> tuple[int, int]:
-    """How many whole lines of ``sample`` (empty ones and the last, which is cut, left out) stand in training, of how many."""
+    """How many lines of ``sample`` stand whole in training, of how many; the last, which is cut, and empty ones left out."""
     lines = [line for line in sample.split("\n")[:-1] if line.strip()]
     missing = set(lines)
     rest = ""

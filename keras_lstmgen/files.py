@@ -14,7 +14,7 @@ from keras_lstmgen.errors import UserError
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path`` (same name, for a file or a folder) that takes its place if the block succeeds.
+    """Yield a temporary path, for a file or a folder, that takes the place of ``path`` if the block succeeds.
 
     Whatever stood at ``path`` before stays until then, also when the disk is full.
     """
@@ -27,7 +27,9 @@ def replacing(path: Path) -> Iterator[Path]:
             os.replace(path, folder / "before")
         os.replace(folder / path.name, path)
     except OSError as error:
-        raise UserError(f"{path}: could not be written ({error.strerror or error}); what was there before is kept") from error
+        raise UserError(
+            f"{path}: could not be written ({error.strerror or error}); what was there before is kept"
+        ) from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

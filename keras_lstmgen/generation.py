@@ -3,6 +3,7 @@
 import codecs
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from keras_lstmgen import sampling
 from keras_lstmgen.decode import Text, begin, write
 from keras_lstmgen.run import Run
 from keras_lstmgen.sampling import Options
-from keras_lstmgen.tokenizer import Tokenizer
+from keras_lstmgen.tokenizer import BYTE_BY_BYTE, Tokenizer
 
 CHUNK = 16  # tokens written between two looks at the screen: few enough to flow, many enough to be fast
 
@@ -56,7 +57,7 @@ def generate(
     *,
     seeds: Sequence[int] = (0,),
     stop: Sequence[str] = (),
-    emit: Callable[[int, str], None] = lambda row, text: None,
+    emit: Callable[[int, str], None] = lambda _row, _text: None,
     call: Writer | None = None,
 ) -> list[Sample]:
     """Write one text a seed, all in one batch.
@@ -77,17 +78,18 @@ def generate(
     rows = sampling.rows([options or Options()] * B)
     text = begin(B, run.metadata.state_size, run.metadata.vocab_size)
     ids = np.array([run.prompt_ids(prompt)] * B, np.int32)
+    emitters = [partial(emit, row) for row in range(B)]
     for start in range(0, max_new_tokens, CHUNK):
         N = min(CHUNK, max_new_tokens - start)
         written = call(ids, text, sampling.noise(list(seeds), N, start), rows)
-        tokens, logprobs = written.tokens.numpy(), written.logprobs.numpy()
-        for row, sample in enumerate(samples):
-            _take(sample, tails[row], tokens[row], logprobs[row], run.metadata.end_id, lambda new, row=row: emit(row, new))
+        chunk = zip(written.tokens.numpy(), written.logprobs.numpy(), strict=True)
+        for sample, tail, show, (tokens, logprobs) in zip(samples, tails, emitters, chunk, strict=True):
+            _take(sample, tail, tokens, logprobs, run.metadata.end_id, show)
         if all(sample.finish_reason for sample in samples):
             break
-        ids, text = tokens[:, -1:], written.text
-    for row, sample in enumerate(samples):
-        _finish(sample, tails[row], "length", lambda new, row=row: emit(row, new))
+        ids, text = written.tokens.numpy()[:, -1:], written.text
+    for sample, tail, show in zip(samples, tails, emitters, strict=True):
+        _finish(sample, tail, "length", show)
     return samples
 
 
@@ -124,7 +126,7 @@ class Tail:
         """Follow one text."""
         self.stopped = False
         self._bytes = tokenizer.piece_bytes
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._decoder = codecs.getincrementaldecoder("utf-8")(BYTE_BY_BYTE)
         self._stop = [word for word in stop if word]
         self._held = ""
 

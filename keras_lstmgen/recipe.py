@@ -16,7 +16,14 @@ import tomli_w
 from keras_lstmgen.errors import UserError
 
 
-def knob(default: Any, about: str, *, low: float | None = None, high: float | None = None, choices: tuple[str, ...] = ()) -> Any:
+def knob(
+    default: Any,
+    about: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    choices: tuple[str, ...] = (),
+) -> Any:
     """A value of a recipe: its default, one line of help with the unit, and the range or the words it may take."""
     return field(default=default, metadata={"about": about, "low": low, "high": high, "choices": choices})
 
@@ -25,10 +32,14 @@ def knob(default: Any, about: str, *, low: float | None = None, high: float | No
 class Corpus:
     """Where the text is, what counts as one document, and what is held out."""
 
-    source: tuple[str, ...] = knob(("pydoc",), "'pydoc', files, globs, folders, '-' (standard input) or http(s) URLs; .gz is unpacked")
+    source: tuple[str, ...] = knob(
+        ("pydoc",), "'pydoc', files, globs, folders, '-' (standard input) or http(s) URLs; .gz is unpacked"
+    )
     sha256: tuple[str, ...] = knob((), "checksums of the sources in their order; a URL needs one")
     documents: str = knob(
-        "stream", "what one document is", choices=("stream", "lines", "blocks", "files", "jsonl", "csv", "tsv")
+        "stream",
+        "what one document is",
+        choices=("stream", "lines", "blocks", "files", "jsonl", "csv", "tsv"),
     )
     field: str = knob("", "field of a JSONL object, or name or number (from 1) of a CSV/TSV column")
     validation: tuple[str, ...] = knob((), "files to validate on, instead of a part of the source")
@@ -41,7 +52,12 @@ class Tokenizer:
     """How text becomes ids."""
 
     type: str = knob("char", "unit of text", choices=("char", "word", "bpe", "unigram"))
-    vocab_size: int = knob(0, "entries in the vocabulary, byte pieces left out; 0: char all, word 20000, bpe and unigram 1000", low=0, high=1_000_000)
+    vocab_size: int = knob(
+        0,
+        "entries in the vocabulary, byte pieces left out; 0: char all, word 20000, bpe and unigram 1000",
+        low=0,
+        high=1_000_000,
+    )
 
 
 @dataclass(frozen=True)
@@ -76,7 +92,9 @@ class Training:
 class Export:
     """Which artifacts are written, and how hard each is tried against Keras."""
 
-    formats: tuple[str, ...] = knob(("saved_model", "tflite", "onnx"), "artifacts to write", choices=("saved_model", "tflite", "onnx"))
+    formats: tuple[str, ...] = knob(
+        ("saved_model", "tflite", "onnx"), "artifacts to write", choices=("saved_model", "tflite", "onnx")
+    )
     texts: int = knob(100, "texts that each artifact must write as Keras does", low=1)
     tokens: int = knob(200, "tokens in each of those texts", low=1)
 
@@ -169,15 +187,16 @@ def _typed(where: str, value: Any, kind: Any) -> Any:
         return float(value)
     elif type(value) is kind:
         return value
-    wanted = "list of strings" if get_args(kind) else {int: "whole number", float: "number", bool: "true or false", str: "string"}[kind]
-    raise UserError(f"{where}: {value!r} is not a {wanted}")
+    words = {int: "a whole number", float: "a number", bool: "true or false", str: "a string"}
+    raise UserError(f"{where}: {value!r} is not {words.get(kind, 'a list of strings')}")
 
 
 def _check_together(recipe: Recipe, where: str) -> None:
     """The rules that bind two values."""
     if recipe.model.tied and recipe.model.embedding_size != recipe.model.units:
         raise UserError(
-            f"{where}model.tied needs model.embedding_size = model.units, not {recipe.model.embedding_size} and {recipe.model.units}"
+            f"{where}model.tied needs model.embedding_size = model.units, "
+            f"not {recipe.model.embedding_size} and {recipe.model.units}"
         )
     if not recipe.training.epochs and not recipe.training.minutes:
         raise UserError(f"{where}training.epochs and training.minutes are both 0: give one limit")
@@ -186,7 +205,9 @@ def _check_together(recipe: Recipe, where: str) -> None:
     if not recipe.corpus.source:
         raise UserError(f"{where}corpus.source is empty: name a text")
     if len(recipe.corpus.sha256) not in (0, len(recipe.corpus.source)):
-        raise UserError(f"{where}corpus.sha256 has {len(recipe.corpus.sha256)} checksums for {len(recipe.corpus.source)} sources")
+        raise UserError(
+            f"{where}corpus.sha256 has {len(recipe.corpus.sha256)} checksums for {len(recipe.corpus.source)} sources"
+        )
 
 
 def to_tables(recipe: Recipe) -> dict[str, dict[str, Any]]:

@@ -97,7 +97,9 @@ def save_metadata(folder: Path, metadata: Metadata) -> None:
 def load(folder: Path) -> Run:
     """Open a finished or broken-off run; its best weights so far are what writes."""
     if not (folder / MODEL).is_file():
-        raise UserError(f"{folder}: is no finished run ({MODEL} is missing); go on with 'keras-lstmgen train --resume {folder}'")
+        raise UserError(
+            f"{folder}: is no finished run ({MODEL} is missing); go on with 'keras-lstmgen train --resume {folder}'"
+        )
     metadata = load_metadata(folder)
     tokenizer = Tokenizer((folder / TOKENIZER).read_bytes()) if (folder / TOKENIZER).is_file() else None
     if tokenizer is None:
@@ -122,7 +124,7 @@ def load_metadata(folder: Path) -> Metadata:
 
 
 def load_model(path: Path, settings: recipe.Recipe, V: int) -> keras.Sequential:
-    """Build the recipe's model and read the numbers alone out of a ``.keras`` file: what it says of layers and code is not looked at."""
+    """Build the recipe's model and read the numbers alone out of a ``.keras`` file, nothing of layers or code."""
     model = build(settings.model, V)
     try:
         model.load_weights(path)
@@ -137,7 +139,9 @@ def _agree(folder: Path, metadata: Metadata, tokenizer: Tokenizer, weights: Weig
     said = (metadata.vocab_size, metadata.vocab_size, metadata.state_size)
     found = (tokenizer.vocab_size, vocab_size(weights), state_size(weights))
     if said != found:
-        raise UserError(f"{folder}: {METADATA}, {TOKENIZER} and {MODEL} are of different runs (V, V, S: {said} and {found})")
+        raise UserError(
+            f"{folder}: {METADATA}, {TOKENIZER} and {MODEL} are of different runs (V, V, S: {said} and {found})"
+        )
     ids = (metadata.start_id, metadata.end_id, *metadata.unsampled_ids)
     if any(not 0 <= token < metadata.vocab_size for token in ids):
         raise UserError(f"{folder / METADATA}: names ids outside the vocabulary of {metadata.vocab_size}")

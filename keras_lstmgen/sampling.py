@@ -4,7 +4,6 @@
 are kept; what is left is renormalised, and the token is the first id whose cumulative probability exceeds the noise.
 """
 
-import math
 from dataclasses import astuple, dataclass
 from typing import Any, NamedTuple
 
@@ -26,16 +25,23 @@ class Options:
 
     def __post_init__(self) -> None:
         """Refuse what no runtime could honour; comparisons are written so that NaN is refused too."""
-        _require(0 < self.repetition_penalty < math.inf, "repetition_penalty", self.repetition_penalty, "above 0")
-        _require(0 <= self.temperature < math.inf, "temperature", self.temperature, "0 (greedy) or more")
-        _require(0 <= self.top_k < 2**31, "top_k", self.top_k, "0 (off) or more")
-        _require(0 < self.top_p <= 1, "top_p", self.top_p, "above 0 and at most 1 (off)")
-        _require(0 <= self.min_p <= 1, "min_p", self.min_p, "from 0 (off) to 1")
+        for name, (holds, wanted) in ranges(*astuple(self)).items():
+            if not holds:
+                raise UserError(f"{name}: {getattr(self, name)} is out of range; give a number {wanted}")
 
 
-def _require(holds: bool, name: str, value: float, wanted: str) -> None:
-    if not holds:
-        raise UserError(f"{name}: {value} is out of range; give a number {wanted}")
+def ranges(r: Any, T: Any, k: Any, p: Any, m: Any) -> dict[str, tuple[Any, str]]:
+    """What each option may be, for numbers and tensors alike: ``{name: (holds, in words)}``."""
+    return {
+        "repetition_penalty": ((r >= 1e-6) & (r <= 1e6), "from 0.000001 to 1000000 (1: off)"),
+        "temperature": (
+            (T == 0) | (T >= 1e-6) & (T <= 1e6),
+            "0 (greedy), or from 0.000001 to 1000000 (1: off)",
+        ),
+        "top_k": ((k >= 0) & (k <= 2**31 - 1), "from 0 (off) to 2147483647"),
+        "top_p": ((p > 0) & (p <= 1), "above 0 and up to 1 (off)"),
+        "min_p": ((m >= 0) & (m <= 1), "from 0 (off) to 1"),
+    }
 
 
 class Rows(NamedTuple):

@@ -59,7 +59,12 @@ class Screen(keras.callbacks.Callback):
     def __init__(self, tracker: Any, tokens: int, tokens_per_character: float, sample: Any) -> None:
         """Take ``tracker`` () → part done, the tokens of a batch, and ``sample`` () → text."""
         super().__init__()
-        self.tracker, self.tokens, self.per_character, self.sample = tracker, tokens, tokens_per_character, sample
+        self.tracker, self.tokens, self.per_character, self.sample = (
+            tracker,
+            tokens,
+            tokens_per_character,
+            sample,
+        )
         self.bar = progress_bar()
         self.task = self.bar.add_task("training", total=1.0, figures="")
         self._recent: list[float] = []
@@ -89,7 +94,9 @@ class Screen(keras.callbacks.Callback):
         """Print the epoch's line and a sample."""
         speed = self.tokens * self._batches / (self._recent[-1] - self._began)
         held_out = figures(logs["val_loss"], self.per_character)
-        out.print(f"[bold]epoch {epoch + 1}[/bold]  {speed:,.0f} tokens/s  train {logs['loss']:.3f}  validation {held_out}")
+        out.print(
+            f"[bold]epoch {epoch + 1}[/bold]  {speed:,.0f} tokens/s  train {logs['loss']:.3f}  validation {held_out}"
+        )
         out.print(f"[dim]{escape(self.sample().strip())}[/dim]\n")
 
 
@@ -116,11 +123,15 @@ def advice(parameters: int, characters: int, history: Sequence[dict[str, float]]
     gap = last["val_loss"] - last["loss"]
     ratio = f"{parameters:,} parameters for {characters:,} characters of training text"
     if last["val_loss"] > best["val_loss"] + 0.02:
-        return f"It over-fits ({ratio}; validation rose from {best['val_loss']:.3f} to {last['val_loss']:.3f}): more text, more model.dropout or fewer units."
+        rise = f"validation rose from {best['val_loss']:.3f} to {last['val_loss']:.3f}"
+        return f"It over-fits ({ratio}; {rise}): more text, more model.dropout or fewer units."
     if gap > 0.25:
-        return f"It begins to over-fit ({ratio}; validation {gap:.2f} nats above training): more model.dropout may help."
+        return (
+            f"It begins to over-fit ({ratio}; validation {gap:.2f} nats above training): more model.dropout may help."
+        )
     if len(history) > 1 and best["val_loss"] < history[-2]["val_loss"] - 0.02:
-        return f"It still learns ({ratio}; the last epoch took {history[-2]['val_loss'] - best['val_loss']:.3f} nats off): train longer."
+        fall = history[-2]["val_loss"] - best["val_loss"]
+        return f"It still learns ({ratio}; the last epoch took {fall:.3f} nats off): train longer."
     if gap < 0.05:
         return f"It under-fits ({ratio}; validation is near training): more units or layers, or less model.dropout."
     return f"It fits well ({ratio}; validation {gap:.2f} nats above training)."
@@ -144,10 +155,14 @@ def describe(folder: Path, metadata: dict[str, Any]) -> None:
     table(f"{folder}: recipe", ("value", ""), rows)
     plain = [(key.replace("_", " "), metadata[key]) for key in ("vocab_size", "state_size", "start_id", "end_id")]
     measured = metadata["metrics"].get("validation", {}).items()
-    table(f"{folder}: model", ("what", ""), plain + [(key.replace("_", " "), f"{value:,.4f}") for key, value in measured])
+    loss = [(key.replace("_", " "), f"{value:,.4f}") for key, value in measured]
+    table(f"{folder}: model", ("what", ""), plain + loss)
     proofs = _artifacts(folder).items()
     columns = ("artifact", "path", "bytes", "texts identical")
-    rows = [(name, proof["path"], f"{proof['bytes']:,}", f"{proof['identical']} of {proof['tried']}") for name, proof in proofs]
+    rows = [
+        (name, proof["path"], f"{proof['bytes']:,}", f"{proof['identical']} of {proof['tried']}")
+        for name, proof in proofs
+    ]
     table(f"{folder}: artifacts", columns, rows)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import keras
 
-from keras_lstmgen import callbacks, evaluation, files, generation, recipe, run, show, streams
+from keras_lstmgen import callbacks, evaluation, files, generation, recipe, run, show, sources, streams
 from keras_lstmgen.callbacks import Keep, Pace, Progress, Validate
 from keras_lstmgen.encoding import Encoded, encode
 from keras_lstmgen.errors import UserError
@@ -21,6 +21,7 @@ SAMPLE_TOKENS = 160
 
 def train(settings: recipe.Recipe, runs: Path, name: str) -> Path:
     """Train a new run ``runs/name``; nothing is made before the corpus has proved to be usable."""
+    settings = _without_standard_input(settings)
     encoded = prepare(settings, runs)
     folder = run.create(runs, name)
     files.write_text(folder / run.RECIPE, recipe.to_toml(settings))
@@ -39,24 +40,40 @@ def resume(folder: Path, settings: recipe.Recipe) -> Path:
     return _fit(settings, encoded, folder, resume=True)
 
 
+def _without_standard_input(settings: recipe.Recipe) -> recipe.Recipe:
+    """Name the file that standard input was kept in, so that the run can be gone on with and evaluated."""
+    corpus = settings.corpus
+    names = [
+        str(sources.resolve(replace(corpus, source=("-",), sha256=()))[0].path) if name == "-" else name
+        for name in corpus.source
+    ]
+    return replace(settings, corpus=replace(corpus, source=tuple(names)))
+
+
 def prepare(settings: recipe.Recipe, runs: Path) -> Encoded:
     """Encode the corpus into ``runs/.encoded`` and check that it fills a window."""
     with show.out.status("reading the corpus") as status:
         encoded = encode(settings, runs / ".encoded", lambda text: status.update(text))
     streams.windows(len(encoded.train), settings.training.batch_size, settings.training.window)
     if len(encoded.validation) < 2:
-        raise UserError("the validation part has no text to predict: raise corpus.validation_fraction or give more text")
+        raise UserError(
+            "the validation part has no text to predict: raise corpus.validation_fraction or give more text"
+        )
     return encoded
 
 
 def compiled(settings: recipe.Recipe, V: int) -> keras.Sequential:
-    """A seeded model ready for ``fit``: int32 [B, T] in, the next ids [B, T] as targets, the mean negative log-likelihood."""
+    """A seeded model ready for ``fit``: int32 [B, T] in, the next ids as targets, mean negative log-likelihood."""
     keras.utils.set_random_seed(settings.training.seed)
     model = build(settings.model, V, settings.training.batch_size, settings.training.window)
-    optimizer = {"adamw": _adamw, "adam": keras.optimizers.Adam}[settings.training.optimizer]
+    optimizer: Any = {"adamw": _adamw, "adam": keras.optimizers.Adam}[settings.training.optimizer]
     weight_decay = {"weight_decay": settings.training.weight_decay} if settings.training.optimizer == "adamw" else {}
     model.compile(
-        optimizer(settings.training.learning_rate, global_clipnorm=settings.training.clip_norm or None, **weight_decay),
+        optimizer(
+            settings.training.learning_rate,
+            global_clipnorm=settings.training.clip_norm or None,
+            **weight_decay,
+        ),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
     )
     model.optimizer.build(model.trainable_variables)
@@ -118,7 +135,10 @@ def _callbacks(
         Keep(folder, settings.training, progress, build(settings.model, encoded.tokenizer.vocab_size)),
         keras.callbacks.TensorBoard(folder / "logs", write_graph=False),
         show.Screen(
-            lambda: callbacks.done(settings.training, progress, windows), B * T, _per_character(encoded), sample
+            lambda: callbacks.done(settings.training, progress, windows),
+            B * T,
+            _per_character(encoded),
+            sample,
         ),
     ]
 
@@ -143,10 +163,9 @@ def _metadata(settings: recipe.Recipe, encoded: Encoded, model: keras.Sequential
 def _announce(settings: recipe.Recipe, encoded: Encoded, model: keras.Sequential, folder: Path) -> None:
     """Say what is trained on what, and what the tokenizer loses."""
     counts = encoded.counts["train"]
-    show.out.print(
-        f"{folder}: {model.count_params():,} parameters, {settings.tokenizer.type} vocabulary of "
-        f"{encoded.tokenizer.vocab_size:,}, {counts['tokens']:,} tokens to train on, {len(encoded.validation):,} held out"
-    )
+    vocabulary = f"{settings.tokenizer.type} vocabulary of {encoded.tokenizer.vocab_size:,}"
+    tokens = f"{counts['tokens']:,} tokens to train on, {len(encoded.validation):,} held out"
+    show.out.print(f"{folder}: {model.count_params():,} parameters, {vocabulary}, {tokens}")
     for split, values in encoded.counts.items():
         if values["unknown"]:
             share = values["unknown"] / values["tokens"]
@@ -171,21 +190,14 @@ def _conclude(encoded: Encoded, folder: Path, progress: Progress, writes: Run) -
     run.save_metadata(folder, replace(writes.metadata, metrics=metrics))
     files.write_json(folder / "metrics.json", metrics)
     show.curve(folder / "curve.png", progress.history)
-    parameters = sum(int(weight.shape.num_elements()) for weight in _distinct(writes))
-    rows = [(name.replace("_", " "), f"{value:,.4f}") for name, value in metrics["validation"].items()]
+    loss = evaluation.measures(nats, validation)
+    rows: list[tuple[str, Any]] = [(name.replace("_", " "), f"{value:,.4f}") for name, value in loss.items()]
     rows += [("training nats per token", f"{best['loss']:.4f}"), ("minutes", f"{metrics['minutes']:.1f}")]
     rows += [("tokens per second", f"{metrics['tokens_per_second']:,.0f}"), ("curve", folder / "curve.png")]
     show.table(f"{folder}: best epoch, held-out text", ("measure", "value"), rows)
-    show.out.print(show.advice(parameters, encoded.counts["train"]["characters"], progress.history))
+    show.out.print(show.advice(writes.model.count_params(), encoded.counts["train"]["characters"], progress.history))
 
 
 def _batch_tokens(writes: Run) -> int:
     training = writes.metadata.recipe["training"]
     return int(training["batch_size"]) * int(training["window"])
-
-
-def _distinct(writes: Run) -> list[Any]:
-    """The weights, a shared one once."""
-    weights = writes.weights
-    own = [] if weights.tied else [weights.output]
-    return [weights.embedding, *(part for cell in weights.cells for part in cell), *own, weights.output_bias]

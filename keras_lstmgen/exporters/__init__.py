@@ -15,11 +15,20 @@ import tensorflow as tf
 from keras_lstmgen import files, recipe, run, show
 from keras_lstmgen.errors import UserError
 from keras_lstmgen.exporters import contract, verify
-from keras_lstmgen.exporters.verify import Proof
+from keras_lstmgen.exporters.verify import Proof, Trial
 from keras_lstmgen.run import Run
 
 NAMES = {"saved_model": "SavedModel", "tflite": "TFLite", "onnx": "ONNX"}
-PACKAGES = ("tensorflow", "keras", "ai-edge-litert", "tf2onnx", "onnx", "onnxruntime", "numpy", "sentencepiece")
+PACKAGES = (
+    "tensorflow",
+    "keras",
+    "ai-edge-litert",
+    "tf2onnx",
+    "onnx",
+    "onnxruntime",
+    "numpy",
+    "sentencepiece",
+)
 
 
 def export(folder: Path, settings: recipe.Export) -> dict[str, Proof]:
@@ -28,12 +37,16 @@ def export(folder: Path, settings: recipe.Export) -> dict[str, Proof]:
     model = run.load(folder)
     contract.check_weights(model)
     modules = {name: _module(name) for name in settings.formats}
-    proofs = {name: _export_one(name, module, model, folder, settings) for name, module in modules.items()}
+    with show.out.status(f"Keras writes {settings.texts} texts of {settings.tokens} tokens"):
+        tried = verify.trial(model, settings.texts, settings.tokens)
+    proofs = {name: _export_one(name, module, model, folder, tried) for name, module in modules.items()}
     _record(folder, modules, proofs)
     _print(folder, modules, proofs)
     failed = {name: proof for name, proof in proofs.items() if proof.reasons}
     if failed:
-        raise UserError("; ".join(f"{NAMES[name]}: {', '.join(proof.reasons)}; deleted" for name, proof in failed.items()))
+        raise UserError(
+            "; ".join(f"{NAMES[name]}: {', '.join(proof.reasons)}; deleted" for name, proof in failed.items())
+        )
     return proofs
 
 
@@ -42,16 +55,18 @@ def _module(name: str) -> ModuleType:
     try:
         return importlib.import_module(f"keras_lstmgen.exporters.{name}")
     except ModuleNotFoundError as error:
-        raise UserError(f"--format {name}: {error.name} is not installed; pip install 'keras_lstmgen[export]'") from error
+        raise UserError(
+            f"--format {name}: {error.name} is not installed; pip install 'keras_lstmgen[export]'"
+        ) from error
 
 
-def _export_one(name: str, module: ModuleType, model: Run, folder: Path, settings: recipe.Export) -> Proof:
+def _export_one(name: str, module: ModuleType, model: Run, folder: Path, tried: Trial) -> Proof:
     with show.out.status(f"{NAMES[name]}: converting") as status:
         try:
             with contextlib.redirect_stdout(io.StringIO()):  # the converters talk
                 module.write(model, folder)
-            status.update(f"{NAMES[name]}: writing {settings.texts} texts of {settings.tokens} tokens")
-            proof = verify.verify(model, module.open_artifact(folder), settings.texts, settings.tokens, name == "tflite")
+            status.update(f"{NAMES[name]}: writing the same texts")
+            proof = verify.verify(model, tried, module.open_artifact(folder), single_row=name == "tflite")
         except BaseException:
             _delete(folder / module.PLACE)
             raise

@@ -28,10 +28,15 @@ class Graphs(tf.Module):
         self.weights = run.weights
         self.end_id, self.unsampled = run.metadata.end_id, unsampled_mask(run)
         self.V, self.check_options = run.metadata.vocab_size, check_options
-        ids, state = tf.TensorSpec([B], tf.int32, "ids"), tf.TensorSpec([B, run.metadata.state_size], tf.float32, "state")
+        ids, state = (
+            tf.TensorSpec([B], tf.int32, "ids"),
+            tf.TensorSpec([B, run.metadata.state_size], tf.float32, "state"),
+        )
         window = tf.TensorSpec([B, None], tf.int32, "ids")
         noise = tf.TensorSpec([B, None], tf.float32, "noise")
-        options = [tf.TensorSpec([B], tf.int32 if name == "top_k" else tf.float32, name) for name in sampling.Rows._fields]
+        options = [
+            tf.TensorSpec([B], tf.int32 if name == "top_k" else tf.float32, name) for name in sampling.Rows._fields
+        ]
         self.step = tf.function(self._step, input_signature=[ids, state])
         self.generate = tf.function(self._generate, input_signature=[window, state, noise, *options])
         self.score = tf.function(self._score, input_signature=[window, state])
@@ -60,16 +65,11 @@ class Graphs(tf.Module):
 
 
 def _assertions(options: sampling.Rows) -> list[Any]:
-    """The ranges of ``sampling.Options``, in the graph; each names its option."""
-    r, T, k, p, m = options
-    ranges = {
-        "repetition_penalty must be above 0": (r > 0) & tf.math.is_finite(r),
-        "temperature must be 0 (greedy) or more": (T >= 0) & tf.math.is_finite(T),
-        "top_k must be 0 (off) or more": k >= 0,
-        "top_p must be above 0 and at most 1 (off)": (p > 0) & (p <= 1),
-        "min_p must be from 0 (off) to 1": (m >= 0) & (m <= 1),
-    }
-    return [tf.debugging.Assert(tf.reduce_all(holds), [text]) for text, holds in ranges.items()]
+    """The ranges of the options, in the graph; each names its option."""
+    return [
+        tf.debugging.Assert(tf.reduce_all(holds), [f"{name} is out of range; give a number {wanted}"])
+        for name, (holds, wanted) in sampling.ranges(*options).items()
+    ]
 
 
 def metadata_json(run: Run) -> str:
@@ -81,4 +81,6 @@ def check_weights(run: Run) -> None:
     """Refuse to export a model that is not made of numbers."""
     for weight in tf.nest.flatten(run.weights):
         if not isinstance(weight, bool) and not np.all(np.isfinite(weight.numpy())):
-            raise UserError(f"weights {weight.name}: hold NaN or infinity; train again with a lower training.learning_rate")
+            raise UserError(
+                f"weights {weight.name}: hold NaN or infinity; train again with a lower training.learning_rate"
+            )

@@ -2,6 +2,7 @@
 
 import itertools
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -46,31 +47,46 @@ class Case(NamedTuple):
     seed: int
 
 
-def cases(run: Run, texts: int) -> list[Case]:
-    """Prompts of several lengths, out of what the model itself writes, under all mixes of options, each with its seed."""
-    own = generation.generate(run, "", max(LENGTHS), seeds=range(texts))
-    start = run.metadata.start_id
-    prompts = [np.array([start, *sample.tokens][: LENGTHS[i % len(LENGTHS)]], np.int32) for i, sample in enumerate(own)]
-    # A prompt that holds an end token would end at once: the part before it serves as well.
-    prompts = [prompt[: _until(prompt, run.metadata.end_id)] for prompt in prompts]
-    return [Case(prompt, MIXES[i % len(MIXES)], 2**32 * i + 7 * i) for i, prompt in enumerate(prompts)]
+class Trial(NamedTuple):
+    """What Keras computes and writes, to hold any artifact against."""
+
+    cases: list[Case]
+    tokens: np.ndarray[Any, Any]  # int32 [texts, N], in the order of ``_groups``
+    ids: np.ndarray[Any, Any]  # int32 [max(BATCHES), P]
+    logits: np.ndarray[Any, Any]  # float32 [max(BATCHES), P, V], by the ``Sequential`` itself, read as a whole
+
+
+def trial(run: Run, texts: int, tokens: int) -> Trial:
+    """Let Keras write ``texts`` texts of ``tokens`` tokens, and read a few."""
+    call = generation.writer(run)
+    written = generation.generate(run, "", max(LENGTHS), seeds=range(max(texts, *BATCHES)), call=call)
+    own = [np.array([run.metadata.start_id, *sample.tokens], np.int32) for sample in written]
+    ids = np.stack([np.resize(text, max(LENGTHS)) for text in own[: max(BATCHES)]])
+    cases = [_case(i, text, run.metadata.end_id) for i, text in enumerate(own[:texts])]
+    expected = [_keras_texts(run, call, group, tokens) for group in _groups(cases, [texts])]
+    return Trial(cases, np.concatenate(expected), ids, run.model(ids, training=False).numpy())
+
+
+def _case(i: int, text: np.ndarray[Any, Any], end_id: int) -> Case:
+    """A prompt of one of the lengths, out of what the model itself writes, one of the mixes, a seed of 64 bits.
+
+    A prompt with an end token would end at once: the part before it serves as well.
+    """
+    prompt = text[: LENGTHS[i % len(LENGTHS)]]
+    return Case(prompt[: _until(prompt, end_id)], MIXES[i % len(MIXES)], 2**32 * i + 7 * i)
 
 
 def _until(prompt: np.ndarray[Any, Any], end_id: int) -> int:
     return max(1, int(np.argmax(prompt == end_id))) if end_id in prompt else len(prompt)
 
 
-def verify(run: Run, call: Call, texts: int, tokens: int, single_row: bool) -> Proof:
-    """Try an artifact on ``texts`` texts of ``tokens`` tokens; ``single_row`` where it takes B = 1 alone."""
-    tried = cases(run, texts)
-    difference = max(_logit_difference(run, call, 1 if single_row else B) for B in BATCHES)
-    expected = [row for group in _groups(tried, [texts]) for row in _keras_texts(run, group, tokens)]
-    found, seconds = [], 0.0
-    for group in _groups(tried, [1] if single_row else BATCHES):
-        began = time.perf_counter()
-        found += list(_artifact_texts(run, call, group, tokens))
-        seconds += time.perf_counter() - began
-    identical = sum(np.array_equal(*pair) for pair in zip(expected, found, strict=True))
+def verify(run: Run, tried: Trial, call: Call, single_row: bool) -> Proof:
+    """Try an artifact; ``single_row`` where it takes B = 1 alone."""
+    texts, tokens = tried.tokens.shape
+    difference = max(_logit_difference(run, tried, call, 1 if single_row else B) for B in BATCHES)
+    groups = _groups(tried.cases, [1] if single_row else BATCHES)
+    found = np.concatenate([_artifact_texts(run, call, group, tokens) for group in groups])
+    identical = int((found == tried.tokens).all(axis=1).sum())
     return Proof(difference, identical, texts, _speed(run, call, tokens), _reasons(difference, identical, texts))
 
 
@@ -83,9 +99,10 @@ def _reasons(difference: float, identical: int, texts: int) -> tuple[str, ...]:
     return tuple(reasons)
 
 
-def _groups(tried: list[Case], sizes: Any) -> Any:
+def _groups(cases: list[Case], sizes: Sequence[int]) -> Iterator[list[Case]]:
     """Cases of one prompt length at a time, in batches of ``sizes`` in turn; the same order for any sizes."""
-    for _, same in itertools.groupby(sorted(tried, key=lambda case: len(case.prompt)), key=lambda case: len(case.prompt)):
+    by_length = sorted(cases, key=lambda case: len(case.prompt))
+    for _, same in itertools.groupby(by_length, key=lambda case: len(case.prompt)):
         rest = list(same)
         for size in itertools.cycle(sizes):
             if not rest:
@@ -94,33 +111,36 @@ def _groups(tried: list[Case], sizes: Any) -> Any:
             rest = rest[size:]
 
 
-def _inputs(run: Run, group: list[Case], tokens: int) -> tuple[Any, Any, sampling.Rows]:
+def _inputs(group: list[Case], tokens: int) -> tuple[Any, Any, sampling.Rows]:
     ids = np.stack([case.prompt for case in group])
-    return ids, sampling.noise([case.seed for case in group], tokens), sampling.rows([case.options for case in group])
+    return (
+        ids,
+        sampling.noise([case.seed for case in group], tokens),
+        sampling.rows([case.options for case in group]),
+    )
 
 
-def _keras_texts(run: Run, group: list[Case], tokens: int) -> Any:
-    ids, noise, options = _inputs(run, group, tokens)
+def _keras_texts(run: Run, call: generation.Writer, group: list[Case], tokens: int) -> Any:
+    ids, noise, options = _inputs(group, tokens)
     text = decode.begin(len(group), run.metadata.state_size, run.metadata.vocab_size)
-    return generation.writer(run)(ids, text, noise, options).tokens.numpy()
+    return call(ids, text, noise, options).tokens.numpy()
 
 
 def _artifact_texts(run: Run, call: Call, group: list[Case], tokens: int) -> Any:
-    ids, noise, options = _inputs(run, group, tokens)
+    ids, noise, options = _inputs(group, tokens)
     state = np.zeros((len(group), run.metadata.state_size), np.float32)
     return call("generate", ids=ids, state=state, noise=noise, **options._asdict())["tokens"]
 
 
-def _logit_difference(run: Run, call: Call, B: int) -> float:
-    """The largest difference to the ``Sequential`` itself, read as a whole: logits of ``step``, log-probabilities of ``score``."""
-    P = max(LENGTHS)
-    ids = np.stack([np.resize(case.prompt, P) for case in cases(run, 4 * B)[3::4]])
-    logits = run.model(ids, training=False).numpy()
-    state, worst = np.zeros((B, run.metadata.state_size), np.float32), 0.0
-    for t in range(P):
+def _logit_difference(run: Run, tried: Trial, call: Call, B: int) -> float:
+    """The largest difference to Keras: logits of ``step``, token by token, and log-probabilities of ``score``."""
+    ids, logits = tried.ids[:B], tried.logits[:B]
+    zeros = np.zeros((B, run.metadata.state_size), np.float32)
+    state, worst = zeros, 0.0
+    for t in range(ids.shape[1]):
         step = call("step", ids=ids[:, t], state=state)
         state, worst = step["next_state"], _worst(worst, step["logits"], logits[:, t])
-    scored = call("score", ids=ids, state=np.zeros_like(state))["logprobs"]
+    scored = call("score", ids=ids, state=zeros)["logprobs"]
     targets = tf.nn.log_softmax(logits[:, :-1]).numpy()
     return _worst(worst, scored, np.take_along_axis(targets, ids[:, 1:, np.newaxis], axis=2)[..., 0])
 

@@ -1,0 +1,34 @@
+# Everything that people and CI type. All of it happens in .venv, made on first use.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help demo install test lint clean
+
+help:  ## say what there is
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
+
+demo: $(VENV)/installed  ## train, write, evaluate, export and prove: about five minutes on two cores
+	$(BIN)/keras-lstmgen train pipelines/quickstart.toml
+	$(BIN)/keras-lstmgen generate --temperature 0.8 --seed 1 --max-new-tokens 600
+	$(BIN)/keras-lstmgen evaluate --samples 2
+	$(BIN)/keras-lstmgen export
+
+install: $(VENV)/installed  ## make .venv with keras_lstmgen and all that its tests need
+
+$(VENV)/installed: setup.cfg pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --editable '.[export,test,lint]'
+	touch $@
+
+test: $(VENV)/installed  ## run all tests and print the branch coverage
+	$(BIN)/python -m pytest --cov --cov-report=term --durations=10
+
+lint: $(VENV)/installed  ## ruff and mypy --strict
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:  ## remove .venv and caches, never a run
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage* build *.egg-info

@@ -1,0 +1,122 @@
+"""The command line that the Python clients share; each brings the function that opens its own artifact."""
+
+import argparse
+import io
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+
+from export.contract import Metadata, Options, Step, finish_reason, generate, prompt_ids, read_metadata
+from export.tokenizer import Tokenizer, decode_stream, encode, read
+
+Load = Callable[[Path], tuple[Step, bytes, bytes]]  # path -> step, the metadata's JSON, the SentencePiece model
+
+HELP = {
+    "temperature": "divides the logits; 0 always takes the likeliest token",
+    "top_k": "keeps the k likeliest tokens; 0: all",
+    "top_p": "keeps the likeliest tokens that together reach this probability; 1: all",
+    "min_p": "keeps tokens of at least this part of the largest probability; 0: all",
+    "repetition_penalty": "makes tokens already in the text less likely; 1: off",
+}
+
+
+@dataclass(frozen=True)
+class Model:
+    """An artifact, opened."""
+
+    step: Step
+    metadata: Metadata
+    tokenizer: Tokenizer
+
+
+def main(load: Load, artifact: str) -> int:
+    """Write text with one artifact and return the exit status: 2, after one line on stderr, for bad input."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8")  # whatever the terminal says of itself
+    arguments = _arguments(artifact)
+    try:
+        options = Options(**{field.name: getattr(arguments, field.name) for field in fields(Options)})
+        model = _open(load, arguments.model)
+        ids = prompt_ids(encode(model.tokenizer, arguments.prompt), model.metadata)
+    except ValueError as error:
+        print(f"generate.py: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    _write(model, ids, options, arguments)
+    return 0
+
+
+def _arguments(artifact: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=f"Write text with {artifact}.", formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("model", type=Path, help=artifact)
+    parser.add_argument("--prompt", type=_utf8, default="", help="text to continue; none: a new text")
+    parser.add_argument("--seed", type=int, default=0, help="64-bit number; the same one writes the same text")
+    parser.add_argument("--n", type=_at_least_1, default=1, help="texts to write, with seed, seed + 1, ...")
+    parser.add_argument("--max-new-tokens", type=_at_least_1, default=200, help="limit of each text, in tokens")
+    for field in fields(Options):
+        name = "--" + field.name.replace("_", "-")
+        parser.add_argument(name, type=type(field.default), default=field.default, help=HELP[field.name])
+    return parser.parse_args()
+
+
+def _utf8(text: str) -> str:
+    """Refuse what the shell passed on as bytes that are no text."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise argparse.ArgumentTypeError("it is not UTF-8") from None
+    return text
+
+
+def _at_least_1(text: str) -> int:
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is below 1")
+    return int(text)
+
+
+def _open(load: Load, path: Path) -> Model:
+    """Open an artifact; whatever is wrong with it is a ``ValueError`` that begins with its path."""
+    if not path.exists():
+        raise ValueError(f"{path}: there is no such model")
+    try:
+        step, json, tokenizer = load(path)
+        model = Model(step, read_metadata(json), read(tokenizer))
+        logits, _ = step(model.metadata.start_id, np.zeros(model.metadata.state_size, np.float32))
+    except Exception as error:  # every runtime has its own for a damaged file
+        raise ValueError(f"{path}: cannot be used: {error}") from error
+    if not len(logits) == len(model.tokenizer.pieces) == model.metadata.vocab_size:
+        raise ValueError(f"{path}: cannot be used: model, tokenizer and metadata differ in vocabulary size")
+    return model
+
+
+def _write(model: Model, ids: list[int], options: Options, arguments: argparse.Namespace) -> None:
+    """Stream the texts to standard output, and then count and speed to standard error."""
+    start = time.perf_counter()
+    texts: list[list[int]] = []
+    for seed in range(arguments.seed, arguments.seed + arguments.n):
+        if arguments.n > 1:
+            print(f"--- seed {seed}")
+        texts.append([])
+        limit = arguments.max_new_tokens
+        tokens = generate(model.step, ids, model.metadata, options, seed=seed, max_new_tokens=limit)
+        for text in decode_stream(model.tokenizer, _noting(tokens, texts[-1])):
+            print(text, end="", flush=True)
+        print()
+    seconds, count = time.perf_counter() - start, sum(map(len, texts))
+    reasons = ", ".join(finish_reason(text, model.metadata) for text in texts)
+    print(
+        f"{count} tokens in {seconds:.2f} s, {count / seconds:.0f} tokens/s, finish reason: {reasons}",
+        file=sys.stderr,
+    )
+
+
+def _noting(tokens: Iterator[int], written: list[int]) -> Iterator[int]:
+    """Pass tokens on, and keep them in ``written``."""
+    for token in tokens:
+        written.append(token)
+        yield token

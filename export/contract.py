@@ -1,0 +1,160 @@
+"""How an exported model writes, in NumPy, for one text at a time: docs/contract.md as code.
+
+All that a client needs besides its runtime and the tokenizer: the noise that a seed stands for, the choice of
+a token from logits, and the loop around the artifact's ``step``. V is the vocabulary size, S the state size.
+Numbers are float32, so that the same seed chooses the same tokens in every runtime.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float32]
+Bools = npt.NDArray[np.bool_]
+Ids = Sequence[int] | npt.NDArray[np.intp]
+Step = Callable[[int, Floats], tuple[Floats, Floats]]  # (id, state [S]) -> (logits [V], next state [S])
+
+FORMAT_VERSION = 1
+LOWEST = np.float32(-np.inf)
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What the JSON inside an artifact says about ids and sizes."""
+
+    vocab_size: int
+    state_size: int
+    start_id: int
+    end_id: int
+    unsampled_ids: tuple[int, ...]
+    prompt_start: bool = False
+
+
+def read_metadata(text: str | bytes) -> Metadata:
+    """Read the JSON of an artifact; ``ValueError`` if it is not one of the format that is known here."""
+    values = json.loads(text)
+    if not isinstance(values, dict) or values.get("format_version") != FORMAT_VERSION:
+        raise ValueError(f"its metadata is not of format_version {FORMAT_VERSION}")
+    for name in ("vocab_size", "state_size", "start_id", "end_id", "unsampled_ids"):
+        if name not in values:
+            raise ValueError(f"its metadata lacks {name}")
+    known = {field.name: values[field.name] for field in fields(Metadata) if field.name in values}
+    return Metadata(**known | {"unsampled_ids": tuple(known["unsampled_ids"])})
+
+
+@dataclass(frozen=True)
+class Options:
+    """How a token is chosen; the defaults change nothing. ``ValueError`` names one out of range."""
+
+    repetition_penalty: float = 1.0
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Hold every option against its range; the comparisons refuse NaN too."""
+        penalty, heat = self.repetition_penalty, self.temperature
+        _require("repetition_penalty", 1e-6 <= penalty <= 1e6, "0.000001 to 1000000 (1: off)")
+        _require("temperature", heat == 0 or 1e-6 <= heat <= 1e6, "0 (greedy), or 0.000001 to 1000000")
+        _require("top_k", 0 <= self.top_k < 2**31, "0 (off) to 2147483647")
+        _require("top_p", 0 < self.top_p <= 1, "above 0, up to 1 (off)")
+        _require("min_p", 0 <= self.min_p <= 1, "0 (off) to 1")
+
+
+def _require(option: str, holds: bool, wanted: str) -> None:
+    if not holds:
+        raise ValueError(f"{option} is out of range: it must be {wanted}")
+
+
+def noise(seed: int, n: int, start: int = 0) -> Floats:
+    """Numbers ``start`` to ``start + n - 1`` of a 64-bit seed, float32 [n] in [0,1); number t is token t's.
+
+    Negative seeds count as their two's complement. ``noise(0, 2)`` is about ``[0.2202, 0.6937]``.
+    """
+    low, high = (np.array([half], np.uint32) for half in (seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF))
+    key = _mix(_mix(low + np.uint32(0x9E3779B9)) ^ high)
+    t = np.arange(start, start + n, dtype=np.uint64).astype(np.uint32)
+    bits = _mix(key ^ _mix(t + np.uint32(0x9E3779B9))) >> np.uint32(8)
+    return bits.astype(np.float32) / np.float32(2**24)
+
+
+def _mix(x: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
+    """The hash "lowbias32". Unsigned arrays wrap, as it wants."""
+    x = (x ^ (x >> np.uint32(16))) * np.uint32(0x7FEB352D)
+    x = (x ^ (x >> np.uint32(15))) * np.uint32(0x846CA68B)
+    return x ^ (x >> np.uint32(16))
+
+
+def choose(logits: Floats, noise: float, seen: Bools, options: Options, unsampled_ids: Ids = ()) -> int:
+    """Choose the next token from the logits [V] of ``step`` by one number of noise, in the contract's order.
+
+    ``seen`` [V] is true for every id of the prompt and of the output so far.
+    """
+    sampled = np.ones(len(logits), np.bool_)
+    sampled[np.asarray(unsampled_ids, np.intp)] = False
+    logits = np.where(sampled, logits, LOWEST)
+
+    penalty = np.float32(options.repetition_penalty)
+    logits = np.where(seen, np.where(logits > 0, logits / penalty, logits * penalty), logits)
+
+    if options.temperature == 0:
+        return int(np.argmax(logits))  # the lowest id among equals
+    scaled = logits / np.float32(options.temperature)
+
+    kept = sampled & (scaled >= _threshold(scaled, options))
+    above = np.cumsum(_softmax(np.where(kept, scaled, LOWEST))) > noise
+    return int(np.argmax(above)) if above.any() else int(np.flatnonzero(kept)[-1])
+
+
+def _threshold(scaled: Floats, options: Options) -> np.float32:
+    """The highest of the thresholds that ``top_k``, ``top_p`` and ``min_p`` set on the scaled logits [V]."""
+    falling = np.sort(scaled)[::-1]
+    thresholds = [LOWEST]
+    if 0 < options.top_k <= len(falling):
+        thresholds.append(falling[options.top_k - 1])
+    if np.float32(options.top_p) < 1:
+        first = int(np.searchsorted(np.cumsum(_softmax(falling)), np.float32(options.top_p)))
+        thresholds.append(falling[min(first, len(falling) - 1)])  # rounding may leave the whole sum below p
+    if options.min_p > 0:
+        thresholds.append(falling[0] + np.log(np.float32(options.min_p)))
+    return max(thresholds)
+
+
+def _softmax(logits: Floats) -> Floats:
+    powers = np.exp(logits - logits.max())
+    return powers / powers.sum()
+
+
+def prompt_ids(encoded: Sequence[int], metadata: Metadata) -> list[int]:
+    """The ids to feed for a prompt: behind the start symbol if training had one there, or if it is empty."""
+    return [metadata.start_id, *encoded] if metadata.prompt_start or not encoded else list(encoded)
+
+
+def generate(
+    step: Step, ids: Sequence[int], metadata: Metadata, options: Options, *, seed: int, max_new_tokens: int
+) -> Iterator[int]:
+    """Feed ``ids`` (at least one) and yield each token as it is chosen, up to the end token or the limit.
+
+    Ids that end with the end token are a text that is over: nothing follows.
+    """
+    state = np.zeros(metadata.state_size, np.float32)
+    seen = np.zeros(metadata.vocab_size, np.bool_)
+    unsampled = np.array(metadata.unsampled_ids, np.intp)
+    waiting = list(ids)
+    for number in noise(seed, max_new_tokens):
+        if waiting[-1] == metadata.end_id:
+            return
+        for token in waiting:
+            logits, state = step(token, state)
+        seen[waiting] = True
+        waiting = [choose(logits, number, seen, options, unsampled)]
+        yield waiting[0]
+
+
+def finish_reason(tokens: Sequence[int], metadata: Metadata) -> str:
+    """``stop`` if the model ended the text itself, ``length`` if the limit did."""
+    return "length" if tokens and tokens[-1] != metadata.end_id else "stop"

@@ -1,0 +1,35 @@
+"""Write text with ``model.onnx``: needs numpy and onnxruntime.
+
+python export/onnx/generate.py model.onnx --prompt "Once" --seed 1
+"""
+
+import base64
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the folder that holds export/, whose files are shared
+from export.client import main
+from export.contract import Floats, Step
+
+
+def load(path: Path) -> tuple[Step, bytes, bytes]:
+    """Open the step graph, and take the JSON and the tokenizer out of its ``metadata_props``."""
+    onnxruntime.set_default_logger_severity(4)  # what is wrong is raised too; once is enough
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    carried = session.get_modelmeta().custom_metadata_map
+    if not carried.keys() >= {"keras_lstmgen", "tokenizer"}:
+        raise ValueError("it carries no metadata 'keras_lstmgen' and 'tokenizer'")
+
+    def step(token: int, state: Floats) -> tuple[Floats, Floats]:
+        feeds = {"ids": np.array([token], np.int32), "state": state[np.newaxis]}
+        logits, next_state = session.run(["logits", "next_state"], feeds)
+        return logits[0], next_state[0]
+
+    return step, carried["keras_lstmgen"].encode(), base64.b64decode(carried["tokenizer"], validate=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(load, "an ONNX step graph (model.onnx)"))

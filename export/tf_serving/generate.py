@@ -1,0 +1,59 @@
+"""Write text with a SavedModel, loaded as TensorFlow Serving loads it: needs numpy and tensorflow.
+
+python export/tf_serving/generate.py serving/1 --prompt "Once" --seed 1
+"""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the folder that holds export/, whose files are shared
+from export.client import main
+from export.contract import Floats, Step
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """Keep what native code says on standard error to itself; Python's exceptions pass."""
+    kept = os.dup(2)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+with silence():  # importing TensorFlow logs before it heeds its log level
+    import tensorflow as tf
+
+
+def load(path: Path) -> tuple[Step, bytes, bytes]:
+    """Load the version folder into a session of its own, and read the two assets."""
+    tf.get_logger().setLevel("ERROR")
+    carried = [(path / "assets" / name).read_bytes() for name in ("keras_lstmgen.json", "tokenizer.model")]
+    session = tf.compat.v1.Session(graph=tf.Graph())
+    meta_graph = tf.compat.v1.saved_model.loader.load(session, ["serve"], str(path))
+    if "step" not in meta_graph.signature_def:
+        raise ValueError("it has no signature 'step'")
+    signature = meta_graph.signature_def["step"]
+    run = session.make_callable(
+        [signature.outputs[name].name for name in ("logits", "next_state")],
+        feed_list=[signature.inputs[name].name for name in ("ids", "state")],
+    )
+
+    def step(token: int, state: Floats) -> tuple[Floats, Floats]:
+        logits, next_state = run(np.array([token], np.int32), state[np.newaxis])
+        return logits[0], next_state[0]
+
+    return step, carried[0], carried[1]
+
+
+if __name__ == "__main__":
+    sys.exit(main(load, "the version folder of a SavedModel (serving/1)"))

@@ -1,0 +1,176 @@
+"""The corpus as ids, written once beside the runs and mapped into memory from then on.
+
+A folder of the cache holds ``tokenizer.model``, ``train.ids``, ``validation.ids`` (little-endian, uint16 or
+int32) and ``encoding.json``. Its name is a hash of the texts, the split and the tokenizer's settings. It
+appears when it is whole.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from keras_lstmgen.corpus import Split, fingerprint, pieces
+from keras_lstmgen.errors import UserError
+from keras_lstmgen.files import read_json, replacing, write_json
+from keras_lstmgen.recipe import Corpus, Recipe
+from keras_lstmgen.tokenizer import Tokenizer, train
+
+FORMAT = 1
+SPLITS: tuple[Split, Split] = ("train", "validation")
+BATCH = 1 << 16  # characters of short documents that are written together
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A corpus as ids.
+
+    ``train`` and ``validation`` are read-only, one dimension, uint16 or int32, mapped from the disk.
+    ``counts`` has for each: characters, bytes, words (between white space), documents, tokens, unknown.
+    ``start_id`` begins a text: ``<s>`` of documents; in a stream the newline, or its first id if it has none.
+    ``unsampled_ids`` are never to be generated: all that training never saw, ``<unk>`` and ``<s>``; sorted.
+    """
+
+    tokenizer: Tokenizer
+    train: NDArray[Any]
+    validation: NDArray[Any]
+    counts: dict[str, dict[str, int]]
+    start_id: int
+    end_id: int
+    unsampled_ids: tuple[int, ...]
+
+
+def encode(recipe: Recipe, cache: Path, report: Callable[[str], None] = lambda _: None) -> Encoded:
+    """Encode the corpus of a recipe into a folder of ``cache``, or reuse what is there if nothing changed.
+
+    A folder that is damaged is made anew. Memory is bounded by the longest document, not by the corpus.
+    ``report`` is told what is going on, a line each. Raises UserError for what cannot be used.
+    """
+    folder = cache / _key(recipe)
+    if (encoded := _opened(folder)) is not None:
+        report(f"Corpus and tokenizer are unchanged: reusing {folder}")
+        return encoded
+    shutil.rmtree(folder, ignore_errors=True)
+    with replacing(folder) as temporary:
+        temporary.mkdir()
+        _write(recipe, temporary, report)
+    encoded = _opened(folder)
+    if encoded is None:
+        raise UserError(f"{folder}: does not read back as it was written; check the disk")
+    return encoded
+
+
+def _key(recipe: Recipe) -> str:
+    settings = json.dumps([FORMAT, asdict(recipe.tokenizer), fingerprint(recipe.corpus)], sort_keys=True)
+    return hashlib.sha256(settings.encode()).hexdigest()[:16]
+
+
+def _opened(folder: Path) -> Encoded | None:
+    """The encoding in a folder; None if it is not there or not as it was written."""
+    try:
+        about = read_json(folder / "encoding.json")
+        if any(_sha256(folder / name) != checksum for name, checksum in about["sha256"].items()):
+            return None
+        tokenizer = Tokenizer((folder / "tokenizer.model").read_bytes())
+    except (UserError, OSError, KeyError, TypeError, AttributeError):
+        return None
+    return Encoded(
+        tokenizer=tokenizer,
+        train=np.memmap(folder / "train.ids", about["dtype"], "r"),
+        validation=np.memmap(folder / "validation.ids", about["dtype"], "r"),
+        counts=about["counts"],
+        start_id=about["start_id"],
+        end_id=tokenizer.end_id,
+        unsampled_ids=tuple(about["unsampled_ids"]),
+    )
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _write(recipe: Recipe, folder: Path, report: Callable[[str], None]) -> None:
+    """Learn the vocabulary, write the ids of both sides, and last ``encoding.json``."""
+    report(f"Learning a vocabulary of type {recipe.tokenizer.type}")
+    tokenizer = Tokenizer(train(recipe.tokenizer, partial(pieces, recipe.corpus, "train")))
+    (folder / "tokenizer.model").write_bytes(tokenizer.model)
+    dtype = "<u2" if tokenizer.vocab_size <= 1 << 16 else "<i4"
+    counts, seen = {}, {}
+    for split in SPLITS:
+        counts[split], seen[split] = encode_split(recipe.corpus, split, tokenizer, folder / f"{split}.ids", dtype)
+        numbers = ", ".join(f"{number:,} {name}" for name, number in counts[split].items())
+        report(f"Encoded {split}: {numbers}")
+    is_stream = recipe.corpus.documents == "stream"
+    first = int(np.fromfile(folder / "train.ids", dtype, 1)[0])
+    start = (
+        (tokenizer.newline_id if seen["train"][tokenizer.newline_id] else first) if is_stream else tokenizer.start_id
+    )
+    about = {
+        "format_version": FORMAT,
+        "dtype": dtype,
+        "counts": counts,
+        "start_id": start,
+        "unsampled_ids": _unsampled(seen["train"], tokenizer),
+        "sha256": {path.name: _sha256(path) for path in sorted(folder.iterdir())},
+    }
+    write_json(folder / "encoding.json", about)
+
+
+def _unsampled(seen: NDArray[np.bool_], tokenizer: Tokenizer) -> list[int]:
+    writable = seen.copy()
+    writable[[tokenizer.unk_id, tokenizer.start_id]] = False
+    return [int(unsampled) for unsampled in np.flatnonzero(~writable)]
+
+
+def encode_split(
+    corpus: Corpus, split: Split, tokenizer: Tokenizer, path: Path, dtype: str
+) -> tuple[dict[str, int], NDArray[np.bool_]]:
+    """Write the ids of one side; return its counts, and bool (V,): which ids occur in it."""
+    counts = dict.fromkeys(("characters", "bytes", "words", "documents", "tokens", "unknown"), 0)
+    seen = np.zeros(tokenizer.vocab_size, np.bool_)
+    with path.open("wb") as file:
+        for texts in _batches(pieces(corpus, split)):
+            ids = _ids(texts, tokenizer, corpus.documents == "stream")
+            ids.astype(dtype).tofile(file)
+            seen[ids] = True
+            _add_up(counts, texts, ids, tokenizer.unk_id)
+    if corpus.documents == "stream":
+        counts["documents"] = 1
+    return counts, seen
+
+
+def _batches(texts: Iterator[str]) -> Iterator[list[str]]:
+    """Group texts to about 64k characters, so that short documents do not cost a write each."""
+    batch: list[str] = []
+    characters = 0
+    for text in texts:
+        batch.append(text)
+        characters += len(text)
+        if characters >= BATCH:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
+
+
+def _ids(texts: list[str], tokenizer: Tokenizer, is_stream: bool) -> NDArray[np.int32]:
+    """The ids of texts one after another, each document between ``<s>`` and ``</s>``."""
+    start, end = ([], []) if is_stream else ([tokenizer.start_id], [tokenizer.end_id])
+    return np.concatenate([part for text in texts for part in (start, tokenizer.encode(text), end)]).astype(np.int32)
+
+
+def _add_up(counts: dict[str, int], texts: list[str], ids: NDArray[np.int32], unk_id: int) -> None:
+    counts["characters"] += sum(map(len, texts))
+    counts["bytes"] += sum(len(text.encode()) for text in texts)
+    counts["words"] += sum(len(text.split()) for text in texts)
+    counts["documents"] += len(texts)
+    counts["tokens"] += len(ids)
+    counts["unknown"] += int(np.count_nonzero(ids == unk_id))

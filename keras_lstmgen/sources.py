@@ -1,0 +1,247 @@
+"""Where text comes from: files, globs, folders, downloads, standard input, and the built-in ``pydoc``.
+
+``resolve`` turns what a recipe names into a list of files, ``read_text`` reads one of them, always in pieces.
+The environment variable ``KERAS_LSTMGEN_DATA`` names a folder in which whatever is not found as given is
+looked for, by file name and checksum, before anything is downloaded.
+"""
+
+import codecs
+import functools
+import glob
+import gzip
+import hashlib
+import http.client
+import io
+import itertools
+import os
+import sys
+import urllib.request
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from keras_lstmgen import recipe
+from keras_lstmgen.errors import UserError
+from keras_lstmgen.files import replacing
+
+PIECE = 1 << 16  # bytes read at a time
+
+
+@dataclass(frozen=True)
+class Source:
+    """One readable text: its name for messages, and its file (``None``: Python's own ``pydoc``)."""
+
+    name: str
+    path: Path | None
+
+
+def resolve(corpus: recipe.Corpus) -> list[Source]:
+    """Find the texts of ``corpus.source`` in their order; download what is not here yet, check every sha256.
+
+    Raises UserError for what cannot be found, for a folder without text and for a wrong checksum.
+    """
+    checksums = corpus.sha256 or ("",) * len(corpus.source)
+    pairs = zip(corpus.source, checksums, strict=True)
+    return [source for entry, checksum in pairs for source in _resolve(entry, checksum.lower())]
+
+
+def read_text(source: Source) -> Iterator[str]:
+    """Yield a text in pieces of about 64k characters, as it is but for a byte order mark at its start.
+
+    Raises UserError naming file and byte (from 0) where it is not UTF-8 or has a NUL, as binary files do.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    read = 0
+    for chunk in itertools.chain(read_bytes(source), [b""]):
+        if b"\0" in chunk:
+            raise UserError(f"{source.name}: binary file (NUL at byte {read + chunk.index(0)}); give text in UTF-8")
+        waiting = len(decoder.getstate()[0])
+        try:
+            text = decoder.decode(chunk, final=not chunk)
+        except UnicodeDecodeError as error:
+            byte = read - waiting + error.start
+            raise UserError(f"{source.name}: not UTF-8 at byte {byte}; convert it with iconv") from error
+        if text:
+            yield text if read else text.removeprefix("\ufeff")
+        read += len(chunk)
+
+
+def read_bytes(source: Source) -> Iterator[bytes]:
+    """Yield what a text consists of, unpacked, in pieces of 64 KiB."""
+    try:
+        with _open(source) as file:
+            while chunk := file.read(PIECE):
+                yield chunk
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise UserError(f"{source.name}: not a whole .gz file ({error}); fetch or pack it again") from error
+    except OSError as error:
+        raise UserError(f"{source.name}: cannot be read ({error.strerror or error})") from error
+
+
+def cache_folder() -> Path:
+    """The folder for what was downloaded or came from standard input."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "keras_lstmgen"
+
+
+def _open(source: Source) -> BinaryIO:
+    if source.path is None:
+        return io.BytesIO(_pydoc())
+    if source.path.suffix == ".gz":
+        return cast(BinaryIO, gzip.open(source.path, "rb"))
+    return source.path.open("rb")
+
+
+def _pydoc() -> bytes:
+    """The language reference that every CPython carries, topic after topic."""
+    from pydoc_data.topics import topics  # half a megabyte that other sources need not load
+
+    return "\n".join(topics[name] for name in sorted(topics)).encode()
+
+
+def _resolve(entry: str, checksum: str) -> list[Source]:
+    if entry == "pydoc":
+        return [Source(entry, None)]
+    if entry == "-":
+        sources = [Source("standard input", _spooled())]
+    elif entry.startswith(("http://", "https://")):
+        sources = [Source(entry, _fetched(entry, checksum))]
+    else:
+        sources = [Source(str(path), path) for path in _local(entry, checksum)]
+    if checksum:
+        _check_sum(sources, entry, checksum)
+    return sources
+
+
+def _check_sum(sources: list[Source], entry: str, checksum: str) -> None:
+    if len(sources) != 1:
+        raise UserError(f"{entry}: corpus.sha256 is for single files, and this is {len(sources)}; give '' for it")
+    path = sources[0].path
+    if path and (found := _sha256(path)) != checksum:
+        raise UserError(f"{sources[0].name}: its sha256 is {found}, not {checksum}; correct corpus.sha256 or the file")
+
+
+def _local(entry: str, checksum: str) -> list[Path]:
+    """The files that a path, glob or folder stands for, here or else in ``KERAS_LSTMGEN_DATA``."""
+    if found := _expanded(Path(entry).expanduser()) or _expanded_on_shelf(entry):
+        return found
+    found = _on_shelf(Path(entry).name, checksum)
+    if len(found) > 1 and not checksum:
+        shown = ", ".join(str(path) for path in found[:3])
+        raise UserError(f"{entry}: {len(found)} files bear this name ({shown}); give more of the path or a sha256")
+    if not found:
+        raise UserError(f"{entry}: no file, folder or glob match here, nor in the folder KERAS_LSTMGEN_DATA names")
+    return found[:1]
+
+
+def _expanded(path: Path) -> list[Path]:
+    if path.is_dir():
+        return _texts_below(path)
+    if path.exists():
+        return [path]
+    return [Path(match) for match in sorted(glob.glob(str(path), recursive=True)) if Path(match).is_file()]
+
+
+def _expanded_on_shelf(entry: str) -> list[Path]:
+    folder = os.environ.get("KERAS_LSTMGEN_DATA")
+    return _expanded(Path(folder) / entry) if folder else []
+
+
+def _on_shelf(name: str, checksum: str) -> list[Path]:
+    """Files of ``KERAS_LSTMGEN_DATA`` with this name; with a checksum, the one that has it goes first."""
+    folder = os.environ.get("KERAS_LSTMGEN_DATA")
+    files = _files_below(Path(folder)) if folder else []
+    named = [path for path in files if path.name == name]
+    right = (path for path in named + files if checksum and _sha256(path) == checksum)
+    return [*itertools.islice(right, 1), *named]
+
+
+def _files_below(folder: Path) -> list[Path]:
+    """All files below a folder, sorted; hidden files and folders are left out."""
+    found = []
+    for parent, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(parent, name) for name in names if not name.startswith(".")]
+    return sorted(found)
+
+
+def _texts_below(folder: Path) -> list[Path]:
+    found = [path for path in _files_below(folder) if _looks_like_text(path)]
+    if not found:
+        raise UserError(f"{folder}: a folder without a text file (hidden ones do not count)")
+    return found
+
+
+def _looks_like_text(path: Path) -> bool:
+    """Whether a file of a folder is text, by its first pieces. A picture among the texts is not an error."""
+    try:
+        return any(list(itertools.islice(read_text(Source(path.name, path)), 2)))
+    except UserError:
+        return False
+
+
+def _fetched(url: str, checksum: str) -> Path:
+    """The file of a URL: from ``KERAS_LSTMGEN_DATA``, from the cache folder, or downloaded into that."""
+    if not checksum:
+        raise UserError(
+            f"{url}: a download needs its checksum in corpus.sha256; print it with: curl -L {url} | sha256sum"
+        )
+    name = url.partition("?")[0].rpartition("/")[2] or "download"
+    kept = cache_folder() / f"{checksum[:16]}-{name}"
+    for path in [*_on_shelf(name, checksum), kept]:
+        if path.is_file() and _sha256(path) == checksum:
+            return path
+    _download(url, checksum, kept)
+    return kept
+
+
+def _download(url: str, checksum: str, kept: Path) -> None:
+    with replacing(kept) as temporary:
+        found = _write(_downloaded(url), temporary)
+        if found != checksum:
+            raise UserError(
+                f"{url}: what came has the sha256 {found}, not {checksum}; correct corpus.sha256 or the URL"
+            )
+
+
+def _downloaded(url: str) -> Iterator[bytes]:
+    try:
+        with urllib.request.urlopen(url, timeout=60) as answer:
+            while chunk := answer.read(PIECE):
+                yield chunk
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        raise UserError(f"{url}: cannot be downloaded ({error}); check the address and the network") from error
+
+
+@functools.cache  # it can be read only once, and a text is read several times
+def _spooled() -> Path:
+    """Standard input, kept as a file in the cache folder."""
+    spool = cache_folder() / f"{os.getpid()}-stdin"
+    with replacing(spool) as temporary:
+        checksum = _write(iter(lambda: sys.stdin.buffer.read(PIECE), b""), temporary)
+    return spool.replace(spool.with_name(f"{checksum[:16]}-stdin"))
+
+
+def _write(chunks: Iterator[bytes], path: Path) -> str:
+    """Write the chunks to a file and return their sha256."""
+    digest = hashlib.sha256()
+    with path.open("wb") as file:
+        for chunk in chunks:
+            digest.update(chunk)
+            file.write(chunk)
+    return digest.hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    try:
+        about = path.stat()
+        return _sha256_of(path, about.st_size, about.st_mtime_ns)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
+@functools.lru_cache(maxsize=1024)
+def _sha256_of(path: Path, size: int, changed: int) -> str:  # noqa: ARG001 a file that changed is hashed again
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,54 @@
+"""Ids in windows for training: B streams side by side, each the continuation of its window before.
+
+An epoch cuts the text into B streams of equal length and walks down all of them, T steps at a time, so that a
+state carried from window to window has read everything before it. Where the streams begin changes each epoch.
+"""
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from keras_lstmgen.errors import UserError
+
+ENDLESS = 1 << 62  # windows
+
+
+def windows(tokens: int, B: int, T: int) -> int:
+    """Windows in an epoch, the same in each: as many as leave T offsets to begin at, but at least one.
+
+    Raises UserError if B windows of T steps and their next ids are more than there are tokens.
+    """
+    if tokens < B * T + 1:
+        raise UserError(
+            f"the training text has {tokens} tokens, but a window of {T} for each of {B} streams takes "
+            f"{B * T + 1}; lower training.batch_size or training.window, or give more text"
+        )
+    return max((tokens - T) // (B * T), 1)
+
+
+def dataset(ids: NDArray[np.integer], B: int, T: int, epochs: int, seed: int, first_window: int = 0) -> tf.data.Dataset:
+    """Yield ``epochs * windows`` pairs (ids, next ids), int32 (B,T) each; epochs = 0 never ends.
+
+    Within an epoch row b of window n + 1 goes on where row b of window n ended. The offset of an epoch
+    depends on (seed, epoch) alone. ``first_window`` leaves out as many windows at the start, unread.
+    ``ids`` may be mapped from the disk: B * (T + 1) of them are read for a window, on its turn.
+    """
+    total = epochs * windows(len(ids), B, T) if epochs else ENDLESS
+
+    def gather(window: NDArray[np.int64]) -> NDArray[np.int32]:
+        return np.asarray(ids[positions(int(window), len(ids), B, T, seed)], np.int32)
+
+    ds = tf.data.Dataset.range(first_window, total)
+    ds = ds.map(lambda window: tf.numpy_function(gather, [window], tf.int32, stateful=False))
+    ds = ds.map(lambda both: (tf.ensure_shape(both[:, :-1], (B, T)), tf.ensure_shape(both[:, 1:], (B, T))))
+    return ds.prefetch(8)
+
+
+def positions(window: int, tokens: int, B: int, T: int, seed: int) -> NDArray[np.int64]:
+    """Where in the text a window (counted over all epochs) takes its ids and next ids: int64 (B,T+1)."""
+    count = windows(tokens, B, T)
+    epoch, within = divmod(window, count)
+    slack = tokens - 1 - B * T * count
+    offset = np.random.default_rng([seed, epoch]).integers(slack + 1)
+    starts = offset + T * (count * np.arange(B) + within)
+    return starts[:, None] + np.arange(T + 1)

@@ -1,0 +1,276 @@
+"""Text to ids and back. Every kind of tokenizer is one SentencePiece model, which any runtime can open.
+
+The first ids are the same in all: 0 ``<unk>``, 1 ``<s>`` (start), 2 ``</s>`` (end), 3 a newline. Then, except
+in type word, come the 256 byte pieces that spell what the vocabulary lacks, then what was learned.
+``tokenizer.vocab_size`` counts all of these but the byte pieces.
+
+Text is encoded line by line, a newline being a token of its own. So a text gives the same ids whole or in
+pieces; SentencePiece alone does not, because a unigram model adds up the scores of a whole text in float32.
+Lossless for all text but the character U+2581 (▁), SentencePiece's sign for a space, which comes back as one.
+"""
+
+import codecs
+import io
+import math
+import os
+import random
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import sentencepiece
+from numpy.typing import NDArray
+from sentencepiece import sentencepiece_model_pb2 as proto
+
+from keras_lstmgen import recipe
+from keras_lstmgen.errors import UserError
+from keras_lstmgen.files import write_bytes
+
+UNK, START, END, NEWLINE = 0, 1, 2, 3
+FIXED = 4  # entries of every vocabulary that are not learned
+BYTES = 256  # byte pieces
+DEFAULT_SIZES = {"word": 20_000, "bpe": 1_000, "unigram": 1_000}
+# A word goes with the space before it, as in SentencePiece's own word model. A space that ends a line goes
+# with the newline, so that text like " a line \n" has a token for each word and one for the end of the line.
+WORD = re.compile(r" ?\n| ?[^ \n]+| ")
+LINE = re.compile(rb"(?<=\n)")
+LONGEST_WORD = 200  # characters; longer ones are <unk>
+DISTINCT_WORDS = 4_000_000  # held while counting; beyond, the rarer half is forgotten
+SAMPLED_LINES = 100_000  # that bpe and unigram learn from
+LONGEST_LINE = 1_000  # characters; longer ones are cut, and SentencePiece skips what exceeds 4,192 bytes
+PARALLEL_LINES = 256  # from this many lines on, encoding pays for its threads
+
+BYTE_BY_BYTE = (
+    "keras_lstmgen.byte_by_byte"  # an error handler for UTF-8 that writes one U+FFFD a byte, as SentencePiece does
+)
+
+
+def _replace_byte(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeDecodeError):
+        raise error
+    return "\N{REPLACEMENT CHARACTER}", error.start + 1
+
+
+codecs.register_error(BYTE_BY_BYTE, _replace_byte)
+
+
+class Tokenizer:
+    """A vocabulary, and the way between text and ids.
+
+    Attributes: ``model`` (the bytes of a SentencePiece model), ``vocab_size`` (V, byte pieces included),
+    ``unk_id``, ``start_id``, ``end_id``, ``newline_id``.
+    """
+
+    def __init__(self, model: bytes) -> None:
+        """Open a model that ``train`` made. Raises UserError for any other bytes."""
+        self.model = model
+        self._processor, pieces, unk_surface = _opened(model)
+        self.vocab_size = len(pieces)
+        self.unk_id, self.start_id, self.end_id, self.newline_id = UNK, START, END, NEWLINE
+        self._bytes = [_bytes_of(piece, unk_surface) for piece in pieces]
+        has_byte_pieces = any(piece.type == piece.BYTE for piece in pieces)
+        self._words = None if has_byte_pieces else _numbered_words(self._bytes)
+
+    def encode(self, text: str) -> NDArray[np.int32]:
+        """Ids of a text, int32, shape (tokens,). No start or end symbol is added, nor found in the text.
+
+        Type word looks its words up itself: SentencePiece would make one ``<unk>`` of several in a row.
+        """
+        try:
+            lines = [line for line in LINE.split(text.encode()) if line]
+        except UnicodeEncodeError as error:
+            raise UserError("the text is not valid Unicode (half a surrogate pair); give it as UTF-8") from error
+        if self._words is not None:
+            words = WORD.findall(text.replace("▁", " "))
+            return np.array([self._words.get(word, UNK) for word in words], np.int32)
+        threads = (os.cpu_count() or 1) if len(lines) >= PARALLEL_LINES else 1
+        ids = self._processor.encode(lines, return_type="numpy", num_threads=threads)
+        return np.concatenate([*ids, np.zeros(0, np.int32)])
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text that ids stand for. Start and end symbol vanish; each byte that is not UTF-8 becomes U+FFFD."""
+        return b"".join([self._bytes[token] for token in ids]).decode("utf-8", errors=BYTE_BY_BYTE)
+
+    def piece_bytes(self, id: int) -> bytes:  # noqa: A002
+        """The UTF-8 bytes that one id adds to a text: one for a byte piece, none for start or end."""
+        return self._bytes[id]
+
+
+def save(tokenizer: Tokenizer, path: Path) -> None:
+    """Write the tokenizer as a SentencePiece model file."""
+    write_bytes(path, tokenizer.model)
+
+
+def load(path: Path) -> Tokenizer:
+    """Read a tokenizer that ``save`` wrote. UserError if it is missing or damaged."""
+    try:
+        return Tokenizer(path.read_bytes())
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def train(settings: recipe.Tokenizer, texts: Callable[[], Iterator[str]]) -> bytes:
+    """Learn a vocabulary from texts; return it as a SentencePiece model, the same bytes for the same texts.
+
+    char and word keep the most frequent symbols, most frequent first (equals by code point), at most
+    ``vocab_size`` entries in all. bpe and unigram learn from a seeded sample of 100,000 lines, and have just
+    ``vocab_size`` entries; single characters take half of them, or more where longer pieces are few, and byte
+    pieces spell the rest.
+    Raises UserError if bpe or unigram cannot find that many, or if the size leaves no room to learn.
+    """
+    if 0 < settings.vocab_size <= FIXED:
+        raise UserError(f"tokenizer.vocab_size = {settings.vocab_size} leaves no room for text; give more than {FIXED}")
+    if settings.type in ("char", "word"):
+        return _count(settings, texts)
+    return _learn(settings, texts)
+
+
+def _opened(model: bytes) -> tuple[Any, Any, str]:
+    """Processor, pieces and the text for unknown of a model, once it is sure to be one of ours and whole."""
+    try:
+        parsed = proto.ModelProto.FromString(model)
+        processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+    except Exception as error:  # protobuf and SentencePiece have no common class of errors
+        raise UserError("not a whole SentencePiece model; train or export again") from error
+    names = [piece.piece for piece in parsed.pieces[:FIXED]]
+    whole = parsed.trainer_spec.vocab_size == len(parsed.pieces) and parsed.normalizer_spec.name == "identity"
+    if names != ["<unk>", "<s>", "</s>", "\n"] or not whole:
+        raise UserError("not a tokenizer that this package wrote; train or export again")
+    return processor, parsed.pieces, parsed.trainer_spec.unk_surface
+
+
+def _numbered_words(texts: list[bytes]) -> dict[str, int]:
+    """Ids by word, but those of unknown, start and end, which no text spells."""
+    return {text.decode(): token for token, text in enumerate(texts) if token >= NEWLINE}
+
+
+def _bytes_of(piece: Any, unk_surface: str) -> bytes:
+    """The bytes of a piece: ``<0x0A>`` of type BYTE gives b"\\n", ``▁the`` gives b" the"."""
+    if piece.type == piece.BYTE:
+        return bytes([int(piece.piece[1:-1], 16)])
+    if piece.type == piece.CONTROL:
+        return b""
+    text = unk_surface if piece.type == piece.UNKNOWN else piece.piece
+    return text.replace("▁", " ").encode()
+
+
+def _count(settings: recipe.Tokenizer, texts: Callable[[], Iterator[str]]) -> bytes:
+    """A model whose learned entries are counted: SentencePiece makes the frame, the symbols are put in."""
+    counts = _count_words(texts) if settings.type == "word" else _count_characters(texts)
+    ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    size = settings.vocab_size or DEFAULT_SIZES.get(settings.type, 0)
+    kept = ranked[: size - FIXED] if size else ranked
+    model = proto.ModelProto.FromString(_sentencepiece(settings.type, iter("a"), FIXED + BYTES + 1))
+    del model.pieces[FIXED + (BYTES if settings.type == "char" else 0) :]
+    total = sum(counts.values())
+    for symbol, count in kept:
+        model.pieces.add(piece=symbol.replace(" ", "▁"), score=math.log(count / total))
+    model.trainer_spec.vocab_size = len(model.pieces)
+    return bytes(model.SerializeToString(deterministic=True))
+
+
+def _count_characters(texts: Callable[[], Iterator[str]]) -> Counter[str]:
+    counts: Counter[str] = Counter()
+    for text in texts():
+        counts.update(text)
+    counts[" "] += counts.pop("▁", 0)
+    del counts["\n"]
+    return +counts
+
+
+def _count_words(texts: Callable[[], Iterator[str]]) -> Counter[str]:
+    """Words that can be entries. ``<s>`` at the start of a line cannot: that name is taken."""
+    counts: Counter[str] = Counter()
+    for text in texts():
+        counts.update(word for word in WORD.findall(text.replace("▁", " ")) if len(word) <= LONGEST_WORD)
+        if len(counts) > DISTINCT_WORDS:
+            counts = Counter(dict(counts.most_common(DISTINCT_WORDS // 2)))
+    for taken in ("<unk>", "<s>", "</s>", "\n"):
+        del counts[taken]
+    return counts
+
+
+def _learn(settings: recipe.Tokenizer, texts: Callable[[], Iterator[str]]) -> bytes:
+    """A model that SentencePiece learns. Where it finds too few pieces, more characters get entries."""
+    size = settings.vocab_size or DEFAULT_SIZES[settings.type]
+    sample = _sample(texts)
+    characters = _ranked_characters(sample)
+    single = (size - FIXED + 1) // 2
+    model, possible = _attempt(settings.type, _only(characters[:single], sample), size)
+    while not model and single < len(characters):
+        single += max(size - possible, 1)
+        model, possible = _attempt(settings.type, _only(characters[:single], sample), size)
+    if not model and settings.vocab_size:
+        raise UserError(f"tokenizer.vocab_size = {size} is more than this text allows; give at most {possible}")
+    return model or _attempt(settings.type, _only(characters, sample), possible)[0]
+
+
+def _attempt(kind: str, lines: list[str], size: int) -> tuple[bytes, int]:
+    """The model and its size; no bytes and the largest size that these lines allow, if they allow less."""
+    try:
+        return _sentencepiece(kind, iter(lines), size + BYTES), size
+    except RuntimeError as error:
+        largest = re.search(r"value <= (\d+)", str(error))
+        if largest is None:
+            raise UserError(f"tokenizer.type = '{kind}' cannot learn from this text ({error})") from error
+        return b"", int(largest[1]) - BYTES
+
+
+def _sample(texts: Callable[[], Iterator[str]]) -> list[str]:
+    """Lines of the texts in their order: all of them, or a sample in which each is as likely as the next."""
+    dice = random.Random(0)
+    kept: list[tuple[int, str]] = []
+    for numbered in enumerate(line for text in texts() for line in _short_lines(text)):
+        if len(kept) < SAMPLED_LINES:
+            kept.append(numbered)
+        elif (place := dice.randrange(numbered[0] + 1)) < SAMPLED_LINES:
+            kept[place] = numbered
+    return [line for _, line in sorted(kept)]
+
+
+def _short_lines(text: str) -> Iterator[str]:
+    for line in text.split("\n"):
+        yield from (line[i : i + LONGEST_LINE] for i in range(0, len(line), LONGEST_LINE))
+
+
+def _ranked_characters(lines: list[str]) -> str:
+    """The characters that pieces may hold, most frequent first. SentencePiece skips lines with U+2585."""
+    counts = Counter[str]()
+    for line in lines:
+        counts.update(line)
+    del counts["▅"]
+    return "".join(sorted(counts, key=lambda character: (-counts[character], character)))
+
+
+def _only(characters: str, lines: list[str]) -> list[str]:
+    """The runs of these characters in the lines: ``_only("ab", ["abcab"])`` is ``["ab", "ab"]``."""
+    runs = re.compile(f"[{re.escape(characters)}]+" if characters else "(?!)")
+    return [run for line in lines for run in runs.findall(line)]
+
+
+def _sentencepiece(kind: str, lines: Iterator[str], vocab_size: int) -> bytes:
+    """SentencePiece's trainer with all that makes it lossless; it learns from lines and logs nothing."""
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=lines,
+        model_writer=model,
+        model_type=kind,
+        vocab_size=vocab_size,
+        character_coverage=1.0,
+        use_all_vocab=kind in ("char", "word"),
+        normalization_rule_name="identity",
+        add_dummy_prefix=False,
+        remove_extra_whitespaces=False,
+        allow_whitespace_only_pieces=True,  # indented text: a run of spaces is a piece
+        byte_fallback=kind != "word",
+        user_defined_symbols=["\n"],
+        unk_surface=" ⁇",
+        num_threads=4,  # of the result, not of the machine: sums are added in this many parts
+        minloglevel=3,
+    )
+    return model.getvalue()

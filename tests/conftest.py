@@ -1,0 +1,64 @@
+"""What many tests share: one small text, one small run trained on it, its artifacts."""
+
+import os
+import pydoc_data.topics
+import shutil
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+from keras_lstmgen import exporters, recipe, training  # (after the variable that TensorFlow reads)
+
+# Small, and all dimensions different, so that a swapped axis cannot pass.
+SMALL = {
+    "model.embedding_size": 5, "model.units": 12, "model.layers": 2, "training.batch_size": 3, "training.window": 17,
+    "training.epochs": 2, "export.texts": 24, "export.tokens": 20,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of 12,000 characters of real English prose."""
+    path = tmp_path_factory.mktemp("text") / "prose.txt"
+    path.write_text("".join(pydoc_data.topics.topics.values())[:12_000], encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def settings(text: Path) -> recipe.Recipe:
+    """A recipe that trains in seconds."""
+    return recipe.override(recipe.Recipe(), {"corpus.source": [str(text)], **SMALL})
+
+
+@pytest.fixture(scope="session")
+def trained(settings: recipe.Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on a stream of characters, with all its artifacts. Tests that change it take a copy."""
+    folder = training.train(settings, tmp_path_factory.mktemp("runs"), "small")
+    exporters.export(folder, settings.export)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trained_lines(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on documents, one a line, in subwords, Chinese among them, the output tied; exported."""
+    folder = tmp_path_factory.mktemp("lines")
+    (folder / "lines.txt").write_text(
+        "床前明月光\n疑是地上霜\nthe moon is bright\nthe frost is white\n" * 60, encoding="utf-8"
+    )
+    values = SMALL | {
+        "corpus.source": [str(folder / "lines.txt")], "corpus.documents": "lines",
+        "corpus.validation": [str(folder / "lines.txt")], "tokenizer.type": "bpe", "tokenizer.vocab_size": 50,
+        "model.embedding_size": 12, "model.tied": True, "training.epochs": 6, "training.learning_rate": 0.02,
+    }  # fmt: skip
+    settings = recipe.override(recipe.Recipe(), values)
+    run = training.train(settings, folder / "runs", "lines")
+    exporters.export(run, settings.export)
+    return run
+
+
+@pytest.fixture
+def copied(trained: Path, tmp_path: Path) -> Path:
+    """The run, moved elsewhere, to be changed at will."""
+    return Path(shutil.copytree(trained, tmp_path / "moved"))

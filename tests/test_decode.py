@@ -1,0 +1,86 @@
+"""The loop in the graph writes what one step after another writes."""
+
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from keras_lstmgen import decode, model, recipe, sampling
+from keras_lstmgen.sampling import Options
+
+B, P, N, E, H, V = 3, 4, 9, 5, 6, 8
+END = 2
+NEVER = np.isin(np.arange(V), [0, 1])
+WEIGHTS = model.weights_of(model.build(recipe.Model(embedding_size=E, units=H, layers=2), V))
+S = model.state_size(WEIGHTS)
+IDS = np.random.default_rng(5).integers(3, V, (B, P)).astype(np.int32)
+OPTIONS = [Options(repetition_penalty=1.4), Options(temperature=0.5, top_k=3), Options(top_p=0.8)]
+
+
+def write(ids: Any, text: decode.Text, noise: Any, end_id: int = END) -> decode.Written:
+    call = tf.function(lambda ids, text, noise, rows: decode.write(WEIGHTS, ids, text, noise, rows, NEVER, end_id))
+    return call(tf.constant(ids), text, tf.constant(noise), sampling.rows(OPTIONS))
+
+
+def step_by_step(noise: Any, end_id: int) -> tuple[Any, Any]:
+    """The same in a Python loop of ``step`` and ``choose``, row by row."""
+    tokens, logprobs = np.full((B, N), end_id), np.zeros((B, N))
+    for b in range(B):
+        state, seen, rows = tf.zeros((1, S)), np.zeros((1, V), bool), sampling.rows(OPTIONS[b : b + 1])
+        for token in IDS[b]:
+            logits, state = model.step(WEIGHTS, tf.constant([token]), state)
+            seen[0, token] = True
+        for t in range(N):
+            token = int(sampling.choose(logits, noise[b : b + 1, t], seen, rows, NEVER)[0])
+            tokens[b, t], logprobs[b, t] = token, tf.nn.log_softmax(logits)[0, token]
+            if token == end_id:
+                break
+            logits, state = model.step(WEIGHTS, tf.constant([token]), state)
+            seen[0, token] = True
+    return tokens, logprobs
+
+
+def test_the_loop_equals_step_and_choose_one_after_another() -> None:
+    noise = sampling.noise([1, 2, 3], N)
+    written = write(IDS, decode.begin(B, S, V), noise)
+    tokens, logprobs = step_by_step(noise, END)
+    np.testing.assert_array_equal(written.tokens, tokens)
+    np.testing.assert_allclose(written.logprobs, logprobs, atol=1e-5)
+
+
+def test_a_row_that_ended_holds_end_tokens_with_log_probability_zero() -> None:
+    ends = 0
+    for seed in range(12):
+        written = write(IDS, decode.begin(B, S, V), sampling.noise([seed, seed + 50, seed + 90], N))
+        for tokens, logprobs in zip(written.tokens.numpy(), written.logprobs.numpy(), strict=True):
+            if END in tokens:
+                first = int(np.argmax(tokens == END))
+                ends += 1
+                assert (tokens[first:] == END).all()
+                assert logprobs[first] < 0
+                assert (logprobs[first + 1 :] == 0).all()
+    assert ends > 3
+
+
+def test_a_prompt_that_ends_a_text_is_followed_by_nothing() -> None:
+    ids = IDS.copy()
+    ids[1, -1] = END
+    written = write(ids, decode.begin(B, S, V), sampling.noise([1, 2, 3], N))
+    assert (written.tokens.numpy()[1] == END).all()
+
+
+def test_going_on_with_the_last_token_equals_writing_at_once() -> None:
+    noise, never_ends = sampling.noise([4, 5, 6], N), 0
+    whole = write(IDS, decode.begin(B, S, V), noise, never_ends)
+    first = write(IDS, decode.begin(B, S, V), noise[:, :4], never_ends)
+    second = write(first.tokens[:, -1:], first.text, noise[:, 4:], never_ends)
+    np.testing.assert_array_equal(tf.concat([first.tokens, second.tokens], axis=1), whole.tokens)
+    np.testing.assert_allclose(second.text.state, whole.text.state, atol=1e-6)
+    np.testing.assert_array_equal(second.text.seen, whole.text.seen)
+
+
+def test_ids_that_are_never_written_are_not() -> None:
+    tokens = np.concatenate(
+        [write(IDS, decode.begin(B, S, V), sampling.noise([s, s + 1, s + 2], N)).tokens for s in range(20)]
+    )
+    assert set(tokens.ravel()) <= set(range(2, V))

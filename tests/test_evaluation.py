@@ -1,0 +1,83 @@
+"""A loss is the loss of the whole text, in every unit; a copy is found wherever it stands."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given
+from hypothesis import strategies as st
+
+from keras_lstmgen import evaluation, model, recipe
+
+V, H, N = 9, 6, 1500
+BUILT = model.build(recipe.Model(embedding_size=4, units=H, layers=2), V)
+WEIGHTS = model.weights_of(BUILT)
+IDS = np.random.default_rng(0).integers(0, V, N)
+
+
+@pytest.fixture(scope="module")
+def whole() -> float:
+    """The whole text in one call of the Sequential: nats of all tokens but the first."""
+    logprobs = tf.nn.log_softmax(BUILT(IDS[np.newaxis, :-1], training=False)[0]).numpy()
+    return -float(np.take_along_axis(logprobs, IDS[1:, np.newaxis], axis=1).sum(dtype=np.float64))
+
+
+def test_the_loss_is_that_of_the_whole_text_with_the_state_carried(whole: float) -> None:
+    assert evaluation.total_nats(WEIGHTS, IDS) == pytest.approx(whole, rel=1e-6)
+
+
+@pytest.mark.parametrize("parts", [2, 5, 7])
+def test_in_parts_side_by_side_after_a_warm_up_it_is_the_same(whole: float, parts: int) -> None:
+    assert evaluation.total_nats(WEIGHTS, IDS, parts) == pytest.approx(whole, rel=1e-4)
+
+
+@pytest.mark.parametrize("parts", [1, 3, 7])
+def test_every_token_is_scored_once(parts: int) -> None:
+    scored: list[int] = []
+    evaluation.total_nats(WEIGHTS, IDS, parts, advance=scored.append)
+    assert sum(scored) == N - 1
+
+
+@pytest.mark.parametrize("length", [2, 3, 256, 257, 258, 513])
+def test_texts_of_every_length_are_scored_to_the_end(length: int) -> None:
+    logprobs = tf.nn.log_softmax(BUILT(IDS[np.newaxis, : length - 1], training=False)[0]).numpy()
+    expected = -logprobs[np.arange(length - 1), IDS[1:length]].sum(dtype=np.float64)
+    assert evaluation.total_nats(WEIGHTS, IDS[:length]) == pytest.approx(expected, rel=1e-5)
+
+
+def test_units_follow_from_the_nats_and_the_counts() -> None:
+    loss = evaluation.measures(12.0, {"tokens": 8, "characters": 20, "bytes": 24, "words": 4})
+    assert loss == {
+        "nats_per_token": 1.5,
+        "bits_per_character": pytest.approx(12 / math.log(2) / 20),
+        "bits_per_byte": pytest.approx(12 / math.log(2) / 24),
+        "perplexity": pytest.approx(math.exp(1.5)),
+        "word_perplexity": pytest.approx(math.exp(3)),
+    }
+
+
+def test_a_hopeless_loss_is_a_number_that_json_can_hold() -> None:
+    assert math.isfinite(evaluation.measures(1e6, {"tokens": 1, "characters": 1, "bytes": 1, "words": 1})["perplexity"])
+
+
+pieces_of = st.lists(st.text("ab\n", max_size=9), max_size=6)
+
+
+@given(st.text("ab\n", max_size=14), pieces_of)
+def test_the_longest_copy_is_found_also_across_pieces(sample: str, pieces: list[str]) -> None:
+    training = "".join(pieces)
+    passages = {sample[i:j] for i in range(len(sample)) for j in range(i, len(sample) + 1)}
+    longest = max((len(passage) for passage in passages if passage in training), default=0)
+    found = evaluation.longest_copy(sample, pieces)
+    assert len(found) == longest
+    assert found in sample
+    assert found in training
+
+
+@given(st.text("ab\n", max_size=14), pieces_of)
+def test_lines_seen_are_counted_as_whole_lines(sample: str, pieces: list[str]) -> None:
+    training = set("".join(pieces).split("\n"))
+    lines: list[Any] = [line for line in sample.split("\n")[:-1] if line]
+    assert evaluation.seen_lines(sample, pieces) == (sum(line in training for line in lines), len(lines))

@@ -1,0 +1,134 @@
+"""Text comes as it is written, whole characters only, and ends where it should."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from keras_lstmgen import generation, recipe, run, tokenizer
+from keras_lstmgen.generation import Tail
+from keras_lstmgen.sampling import Options
+
+TOKENIZER = tokenizer.Tokenizer(tokenizer.train(recipe.Tokenizer(type="char"), lambda: iter(["abc \n字"])))
+ids_of = TOKENIZER.encode
+
+
+def fed(text: str, *stop: str) -> tuple[list[str], bool]:
+    """What comes out token by token, and at the end."""
+    tail = Tail(TOKENIZER, stop)
+    out = []
+    for token in ids_of(text):
+        out.append(tail.push(int(token)))
+        if tail.stopped:
+            return out, True
+    return [*out, tail.flush()], tail.stopped
+
+
+def test_a_character_of_four_bytes_comes_with_its_last_byte() -> None:
+    assert len(ids_of("😀")) == 4
+    assert fed("a😀b")[0] == ["a", "", "", "", "😀", "b", ""]
+
+
+def test_each_byte_of_half_a_character_at_the_end_becomes_a_replacement_mark() -> None:
+    tail = Tail(TOKENIZER)
+    assert [tail.push(int(token)) for token in ids_of("😀")[:2]] == ["", ""]
+    assert tail.flush() == "\N{REPLACEMENT CHARACTER}" * 2
+
+
+def test_what_may_begin_a_stop_string_is_held_back_until_it_cannot() -> None:
+    assert fed("caabac", "aabb") == (["c", "", "", "", "aab", "ac", ""], False)
+
+
+@settings(deadline=None)
+@given(st.text("abc", max_size=12), st.lists(st.text("abc", min_size=1, max_size=4), max_size=3))
+def test_the_text_ends_before_the_first_stop_string_whatever_came_before(text: str, stop: list[str]) -> None:
+    out, stopped = fed(text, *stop)
+    ends = [end for end in range(len(text) + 1) if any(text[:end].endswith(word) for word in stop)]
+    if not ends:
+        assert ("".join(out), stopped) == (text, False)
+        return
+    begins = min(text.find(word) for word in stop if word in text[: ends[0]])
+    assert ("".join(out), stopped) == (text[:begins], True)
+
+
+@given(st.text("abc", max_size=12), st.text("abc", min_size=1, max_size=4))
+@settings(deadline=None)
+def test_nothing_is_held_back_that_cannot_become_a_stop_string(text: str, stop: str) -> None:
+    tail, shown = Tail(TOKENIZER, [stop]), ""
+    for token in ids_of(text):
+        shown += tail.push(int(token))
+        if tail.stopped:
+            return
+        read = text[: len(shown) + len(tail._held)]
+        held = tail._held
+        assert read == shown + held
+        assert held == max(
+            (read[i:] for i in range(len(read) + 1) if stop.startswith(read[i:]) and read[i:] != stop),
+            key=len,
+        )
+
+
+def test_the_same_seed_writes_the_same_text_alone_and_in_a_batch(trained: Path) -> None:
+    model = run.load(trained)
+    together = generation.generate(model, "The ", 40, Options(temperature=0.7), seeds=[5, 6, 7])
+    assert len({sample.text for sample in together}) == 3
+    for seed, sample in zip([5, 6, 7], together, strict=True):
+        alone = generation.generate(model, "The ", 40, Options(temperature=0.7), seeds=[seed])[0]
+        assert (alone.text, alone.tokens) == (sample.text, sample.tokens)
+        assert alone.logprob == pytest.approx(sample.logprob, abs=1e-3)
+
+
+def test_what_is_emitted_is_the_text(trained: Path) -> None:
+    emitted = ["", ""]
+
+    def emit(row: int, text: str) -> None:
+        emitted[row] += text
+
+    samples = generation.generate(run.load(trained), "x", 37, seeds=[1, 2], emit=emit)
+    assert emitted == [sample.text for sample in samples]
+    assert [(len(sample.tokens), sample.finish_reason) for sample in samples] == [(37, "length")] * 2
+
+
+def test_a_stop_string_ends_the_text_and_stands_outside_it(trained: Path) -> None:
+    model = run.load(trained)
+    free = generation.generate(model, "", 120)[0].text
+    word = free[60:63]
+    stopped = generation.generate(model, "", 120, stop=[word])[0]
+    assert stopped.finish_reason == "stop"
+    assert stopped.text == free[: free.index(word)]
+
+
+def test_an_end_symbol_ends_a_document(trained_lines: Path) -> None:
+    model = run.load(trained_lines)
+    samples = generation.generate(model, "", 60, Options(temperature=0.5), seeds=range(6))
+    ended = [sample for sample in samples if sample.finish_reason == "stop"]
+    assert len(ended) >= 3
+    assert all(sample.tokens[-1] == model.metadata.end_id and "</s>" not in sample.text for sample in ended)
+
+
+def test_an_empty_prompt_starts_at_the_start_symbol_and_a_document_s_prompt_after_it(
+    trained: Path, trained_lines: Path
+) -> None:
+    stream, lines = run.load(trained), run.load(trained_lines)
+    assert stream.prompt_ids("") == [stream.tokenizer.newline_id]
+    assert stream.prompt_ids("ab") == stream.tokenizer.encode("ab").tolist()
+    assert lines.prompt_ids("") == [lines.tokenizer.start_id]
+    assert lines.prompt_ids("the") == [lines.tokenizer.start_id, *lines.tokenizer.encode("the")]
+
+
+def test_characters_that_training_never_saw_are_read_by_their_bytes(trained: Path) -> None:
+    model = run.load(trained)
+    assert len(model.prompt_ids("月")) == 3
+    text = generation.generate(model, "月", 50, Options(temperature=2.0))[0].text
+    assert text.encode("utf-8").decode("utf-8") == text
+    assert "\N{REPLACEMENT CHARACTER}" not in text
+
+
+def test_ids_that_training_never_saw_are_never_written(trained: Path) -> None:
+    model = run.load(trained)
+    samples = generation.generate(model, "", 200, Options(temperature=3.0), seeds=range(8))
+    written = np.unique([token for sample in samples for token in sample.tokens])
+    assert not set(written.tolist()) & set(model.metadata.unsampled_ids)
+    assert len(model.metadata.unsampled_ids) > 200

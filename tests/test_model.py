@@ -1,0 +1,114 @@
+"""The Sequential that trains and the step that writes are one model."""
+
+import zipfile
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_lstmgen import callbacks, model, recipe
+
+B, T, E, H, L, V = 2, 6, 4, 5, 3, 11
+IDS = np.random.default_rng(0).integers(0, V, (B, T))
+
+
+def settings(tied: bool = False, dropout: float = 0.0) -> recipe.Model:
+    return recipe.Model(embedding_size=H if tied else E, units=H, layers=L, dropout=dropout, tied=tied)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_step_by_step_equals_the_whole_sequence(tied: bool) -> None:
+    built = model.build(settings(tied), V)
+    weights, state = model.weights_of(built), tf.zeros((B, 2 * L * H))
+    whole = built(IDS, training=False)
+    assert model.state_size(weights) == 2 * L * H
+    for t in range(T):
+        logits, state = model.step(weights, IDS[:, t], state)
+        np.testing.assert_allclose(logits, whole[:, t], atol=1e-6)
+
+
+def test_score_is_the_log_softmax_of_the_sequence_at_the_next_tokens() -> None:
+    built = model.build(settings(), V)
+    logprobs, _ = model.score(model.weights_of(built), tf.constant(IDS, tf.int32), tf.zeros((B, 2 * L * H)))
+    expected = tf.nn.log_softmax(built(IDS, training=False))
+    np.testing.assert_allclose(
+        logprobs, [[expected[b, t, IDS[b, t + 1]] for t in range(T - 1)] for b in range(B)], atol=1e-6
+    )
+
+
+def test_a_window_scored_after_another_equals_both_scored_at_once() -> None:
+    weights, ids = model.weights_of(model.build(settings(), V)), tf.constant(IDS, tf.int32)
+    whole, end = model.score(weights, ids, tf.zeros((B, 2 * L * H)))
+    first, between = model.score(weights, ids[:, :3], tf.zeros((B, 2 * L * H)))
+    second, last = model.score(weights, ids[:, 2:], between)
+    np.testing.assert_allclose(tf.concat([first, second], axis=1), whole, atol=1e-6)
+    np.testing.assert_allclose(last, end, atol=1e-6)
+
+
+def test_training_carries_the_state_from_window_to_window() -> None:
+    built = model.build(settings(), V, B, T // 2)
+    first, second = built(IDS[:, : T // 2]), built(IDS[:, T // 2 :])
+    free = model.build(settings(), V)
+    free.set_weights(built.get_weights())
+    np.testing.assert_allclose(tf.concat([first, second], axis=1), free(IDS), atol=1e-6)
+
+
+def test_one_dropout_mask_serves_all_steps_of_a_window() -> None:
+    layer = next(layer for layer in model.build(settings(dropout=0.5), V).layers if "dropout" in layer.name)
+    kept = layer(tf.ones((B, T, H)), training=True).numpy() > 0
+    assert 0 < kept.mean() < 1
+    np.testing.assert_array_equal(kept, np.repeat(kept[:, :1], T, axis=1))
+
+
+def test_every_lstm_layer_meets_the_conditions_of_cudnn() -> None:
+    layers = [layer for layer in model.build(settings(), V).layers if isinstance(layer, keras.layers.LSTM)]
+    assert len(layers) == L
+    for layer in layers:
+        config = layer.get_config()
+        assert (config["activation"], config["recurrent_activation"], config["use_bias"]) == (
+            "tanh",
+            "sigmoid",
+            True,
+        )
+        assert (config["recurrent_dropout"], config["unroll"]) == (0, False)
+
+
+def test_tied_output_and_embedding_are_one_matrix_also_after_loading_in_safe_mode(tmp_path: Path) -> None:
+    built = model.build(settings(tied=True), V)
+    built.save(tmp_path / "tied.keras")
+    again = keras.saving.load_model(tmp_path / "tied.keras", safe_mode=True)
+    assert again.layers[-1].embedding is again.layers[0]
+    assert sum("embedding" in variable.path for variable in again.trainable_variables) == 1
+    np.testing.assert_array_equal(again(IDS), built(IDS))
+
+
+def test_a_file_that_names_something_else_as_the_embedding_is_refused() -> None:
+    layer = model.build(settings(tied=True), V).layers[-1]
+    config = layer.get_config() | {"embedding": keras.saving.serialize_keras_object(keras.layers.Dense(3))}
+    with pytest.raises(TypeError, match="Embedding"):
+        type(layer).from_config(config)
+
+
+def test_a_checkpoint_brings_back_weights_optimizer_states_and_progress(tmp_path: Path) -> None:
+    built = model.build(settings(dropout=0.5), V, B, T)
+    built.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    built.fit(IDS, np.roll(IDS, -1, 1), batch_size=B, epochs=2, verbose=0, shuffle=False)
+    callbacks.save_checkpoint(
+        tmp_path / "checkpoint.keras", built, callbacks.Progress(windows=2, seconds=1.5, best=0.5)
+    )
+    again = model.build(settings(dropout=0.5), V, B, T)
+    again.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    again.optimizer.build(again.trainable_variables)
+    progress = callbacks.load_checkpoint(tmp_path / "checkpoint.keras", again)
+    assert (progress.windows, progress.seconds, progress.best) == (2, 1.5, 0.5)
+    assert len(callbacks.carried(again)) == 2 * L + L + 1
+    for mine, theirs in zip(
+        [*again.trainable_variables, *again.optimizer.variables, *callbacks.carried(again)],
+        [*built.trainable_variables, *built.optimizer.variables, *callbacks.carried(built)],
+        strict=True,
+    ):
+        np.testing.assert_array_equal(mine.numpy(), theirs.numpy())
+    with zipfile.ZipFile(tmp_path / "checkpoint.keras") as archive:
+        assert archive.testzip() is None

@@ -1,0 +1,161 @@
+"""Choosing a token is what docs/contract.md says, held against an oracle that sorts and adds by hand."""
+
+import math
+from dataclasses import astuple
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from keras_lstmgen import sampling
+from keras_lstmgen.errors import UserError
+from keras_lstmgen.sampling import Options
+
+V = 7
+choose = tf.function(sampling.choose, reduce_retracing=True)
+
+
+def drawn(logits: list[float], noise: float, options: Options, seen: Any = (), unsampled: Any = ()) -> int:
+    """One row."""
+    mask = np.isin(np.arange(len(logits)), list(seen))[np.newaxis]
+    never = np.isin(np.arange(len(logits)), list(unsampled))
+    ids = choose(np.array([logits], np.float32), np.array([noise], np.float32), mask, sampling.rows([options]), never)
+    return int(ids[0])
+
+
+def scaled(logits: list[float], options: Options, seen: Any, unsampled: Any) -> dict[int, float]:
+    """The logit of each id that may be written, after penalty and temperature."""
+    r = options.repetition_penalty
+    penalised = [(x / r if x > 0 else x * r) if token in seen else x for token, x in enumerate(logits)]
+    return {token: x / options.temperature for token, x in enumerate(penalised) if token not in unsampled}
+
+
+def thresholds(left: dict[int, float], options: Options) -> list[float]:
+    """Where each option that is on cuts, in Python's float64, from the words of the contract."""
+    falling = sorted(left.values(), reverse=True)
+    whole, cuts, total = sum(math.exp(x) for x in falling), [-math.inf], 0.0
+    if options.top_k:
+        cuts.append(falling[min(options.top_k, len(falling)) - 1])
+    if options.min_p:
+        cuts.append(falling[0] + math.log(options.min_p))
+    for x in falling if options.top_p < 1 else []:
+        total += math.exp(x) / whole
+        if total >= options.top_p:
+            return [*cuts, x]
+    return cuts
+
+
+def probabilities(logits: list[float], options: Options, seen: Any, unsampled: Any) -> list[float]:
+    """What each id is drawn with."""
+    left = scaled(logits, options, seen, unsampled)
+    cut = max(thresholds(left, options)) - 1e-12
+    weights = [math.exp(left[token]) if token in left and left[token] >= cut else 0.0 for token in range(len(logits))]
+    return [weight / sum(weights) for weight in weights]
+
+
+mixes = st.builds(
+    Options,
+    repetition_penalty=st.sampled_from([0.8, 1.0, 1.3]),
+    temperature=st.sampled_from([0.3, 0.9, 1.0, 2.0]),
+    top_k=st.integers(0, V + 2),
+    top_p=st.sampled_from([0.2, 0.55, 0.9, 1.0]),
+    min_p=st.sampled_from([0.0, 0.03, 0.4]),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.permutations(range(V)),
+    mixes,
+    st.sets(st.integers(0, V - 1)),
+    st.sets(st.integers(0, V - 1), max_size=V - 1),
+    st.floats(0, 0.999),
+)
+def test_any_mix_of_options_draws_by_the_contract_s_words(
+    order: list[int], options: Options, seen: set[int], unsampled: set[int], noise: float
+) -> None:
+    logits = [rank * 0.73 - 2.1 for rank in order]
+    cumulative = np.cumsum(probabilities(logits, options, seen, unsampled))
+    if np.min(np.abs(cumulative - noise)) < 1e-5:  # between two ids, rounding decides
+        return
+    assert drawn(logits, noise, options, seen, unsampled) == int(np.argmax(cumulative > noise))
+
+
+def test_greedy_takes_the_lowest_id_among_equals_and_looks_at_nothing_else() -> None:
+    options = Options(temperature=0.0, top_k=1, top_p=0.1, min_p=1.0)
+    assert drawn([1, 3, 3, 2, 0, 0, 0], 0.99, options) == 1
+    assert drawn([1, 3, 3, 2, 0, 0, 0], 0.99, options, unsampled={1}) == 2
+    assert drawn([1, 3, 3, 2, 0, 0, 0], 0.99, Options(temperature=0.0, repetition_penalty=2.0), seen={1}) == 2
+
+
+def test_top_k_keeps_equals_of_the_k_th() -> None:
+    logits = [0.0, 5, 5, 5, 0, 0, 0]
+    assert {drawn(logits, noise, Options(top_k=1)) for noise in (0.1, 0.5, 0.9)} == {1, 2, 3}
+
+
+def test_top_p_keeps_the_token_that_reaches_the_sum() -> None:
+    logits = [math.log(p) for p in (0.4, 0.3, 0.2, 0.04, 0.03, 0.02, 0.01)]
+    assert {drawn(logits, noise, Options(top_p=0.6)) for noise in np.linspace(0, 0.999, 50)} == {0, 1}
+
+
+def test_rounding_that_leaves_no_id_takes_the_last_one_kept() -> None:
+    # 2^24 - 1 over 2^24 is the largest noise; a third thrice adds up to less in float32 in some orders.
+    assert drawn([0.0] * 3 + [-50.0] * 4, float(np.float32(2**24 - 1) / 2**24), Options(top_k=3)) == 2
+
+
+def test_an_id_that_is_never_written_is_not_even_when_it_is_likeliest() -> None:
+    assert all(
+        drawn([50.0, 1, 1, 1, 1, 1, 1], noise, Options(), unsampled={0}) > 0 for noise in np.linspace(0, 0.999, 20)
+    )
+
+
+def test_each_row_has_its_own_options() -> None:
+    logits = np.array([[0, 1, 2, 3, 4, 5, 6]] * 3, np.float32)
+    rows = sampling.rows([Options(temperature=0.0), Options(top_k=2), Options()])
+    ids = choose(logits, np.array([0, 0, 0], np.float32), np.zeros((3, V), bool), rows, np.zeros(V, bool))
+    assert ids.numpy().tolist() == [6, 5, 0]
+
+
+@given(st.integers(0, 2**64 - 1), st.integers(0, 50), st.integers(1, 20))
+@settings(deadline=None)
+def test_noise_is_in_range_and_goes_on_where_it_stopped(seed: int, start: int, N: int) -> None:
+    whole = sampling.noise([seed, 1], start + N)
+    np.testing.assert_array_equal(sampling.noise([seed, 1], N, start), whole[:, start:])
+    assert whole.dtype == np.float32
+    assert np.all((whole >= 0) & (whole < 1))
+
+
+def test_noise_is_the_published_hash() -> None:
+    def mix(x: int) -> int:
+        x ^= x >> 16
+        x = x * 0x7FEB352D % 2**32
+        x ^= x >> 15
+        x = x * 0x846CA68B % 2**32
+        return x ^ x >> 16
+
+    for seed in (0, 1, 2**32, 2**64 - 1, 0x123456789ABCDEF):
+        key = mix(mix(((seed & 0xFFFFFFFF) + 0x9E3779B9) % 2**32) ^ (seed >> 32))
+        expected = [(mix(key ^ mix((t + 0x9E3779B9) % 2**32)) >> 8) / 2**24 for t in range(5)]
+        np.testing.assert_array_equal(sampling.noise([seed], 5)[0], np.array(expected, np.float32))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"repetition_penalty": 0.0}, {"repetition_penalty": -1.0}, {"repetition_penalty": math.inf},
+        {"temperature": -0.1}, {"temperature": 1e-9}, {"temperature": math.nan}, {"temperature": math.inf},
+        {"top_k": -1}, {"top_k": 2**31}, {"top_p": 0.0}, {"top_p": 1.1}, {"top_p": math.nan},
+        {"min_p": -0.1}, {"min_p": 1.5},
+    ],
+)  # fmt: skip
+def test_an_option_out_of_range_is_named(wrong: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=next(iter(wrong))):
+        Options(**wrong)
+
+
+def test_rows_keep_the_order_of_the_options() -> None:
+    options = Options(1.5, 0.7, 9, 0.8, 0.1)
+    assert [column.item() for column in sampling.rows([options])] == pytest.approx(list(astuple(options)))
