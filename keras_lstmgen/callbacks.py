@@ -27,7 +27,8 @@ class Progress:
     windows: int = 0  # batches trained on, over all epochs
     seconds: float = 0.0
     best: float = math.inf  # lowest validation loss, nats per token
-    stale: int = 0  # epochs since then
+    stale: int = 0  # whole epochs since then
+    text: str = ""  # sha256 of the ids that it learns from and is measured on
     history: list[dict[str, float]] = field(default_factory=list)  # a row an epoch
 
 
@@ -53,7 +54,11 @@ def done(settings: recipe.Training, progress: Progress, windows: int) -> float:
 
 
 class Pace(keras.callbacks.Callback):
-    """Sets the rate, begins each epoch's streams with an empty state, and stops at a limit or a signal."""
+    """Sets the rate, begins each epoch's streams with an empty state, and stops at a limit or a signal.
+
+    After a stop within an epoch Keras counts on from there: its first epoch is cut short, so that all end where they
+    would have ended without the stop.
+    """
 
     def __init__(self, settings: recipe.Training, progress: Progress, windows: int) -> None:
         """Keep ``progress`` up to date; an epoch has so many ``windows``."""
@@ -73,11 +78,21 @@ class Pace(keras.callbacks.Callback):
         self.model.optimizer.learning_rate.assign(rate(self.settings, done(self.settings, ahead, self.windows)))
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:  # noqa: ARG002
-        """Count; stop when the time is over or somebody pressed Ctrl-C."""
+        """Count; leave Keras's epoch at the end of the streams, when the time is over, or after Ctrl-C."""
         self.progress.windows += 1
         self.progress.seconds = time.monotonic() - self._began
-        if self.interrupted or done(self.settings, self.progress, self.windows) >= 1:
-            self.model.stop_training = True
+        self.model.stop_training = self._over() or self.progress.windows % self.windows == 0
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:  # noqa: ARG002
+        """Go on with the next epoch, unless it is over."""
+        self.model.stop_training = self._over()
+
+    def interrupt(self) -> None:
+        """End after the batch in hand, or after the validation if that is running."""
+        self.interrupted = self.model.stop_training = True
+
+    def _over(self) -> bool:
+        return self.interrupted or done(self.settings, self.progress, self.windows) >= 1
 
 
 @contextmanager
@@ -87,7 +102,7 @@ def ctrl_c_ends(pace: Pace) -> Iterator[None]:
     def end(number: int, frame: Any) -> None:
         if pace.interrupted:
             signal.default_int_handler(number, frame)
-        pace.interrupted = True
+        pace.interrupt()
 
     before = signal.signal(signal.SIGINT, end)
     try:
@@ -102,15 +117,26 @@ class Validate(keras.callbacks.Callback):
     def __init__(self, loss: Callable[[], float]) -> None:
         """Take what computes the loss."""
         super().__init__()
-        self.loss = loss
+        self.loss, self.epoch = loss, 0
 
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any]) -> None:
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:  # noqa: ARG002
+        """Remember the epoch, for the message."""
+        self.epoch = epoch
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any]) -> None:  # noqa: ARG002
+        """Stop at once where the training itself has failed."""
+        self._check(logs["loss"])
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any]) -> None:  # noqa: ARG002
         """Compute it; later callbacks find it in ``logs``."""
         logs["val_loss"] = self.loss()
-        if not math.isfinite(logs["val_loss"]) or not math.isfinite(logs["loss"]):
+        self._check(logs["val_loss"])
+
+    def _check(self, loss: float) -> None:
+        if not math.isfinite(loss):
             raise UserError(
-                f"the loss is no number any more in epoch {epoch + 1}; "
-                "lower training.learning_rate or training.clip_norm, then go on with --resume"
+                f"the loss is no number any more in epoch {self.epoch + 1}; lower training.learning_rate or "
+                "training.clip_norm, and train again or --resume what was saved"
             )
 
 

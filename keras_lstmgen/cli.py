@@ -15,11 +15,8 @@ from keras_lstmgen.errors import UserError
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; 0, or 2 with one line on standard error, or 130 after Ctrl-C."""
     arguments = parser().parse_args(argv)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # what a machine without a GPU lacks is no news to its owner
     try:
-        from keras_lstmgen import (
-            commands,
-        )  # not above: it imports TensorFlow, and --help does not wait for it
+        from keras_lstmgen import commands  # TensorFlow comes with it, and --help does not wait for that
 
         getattr(commands, arguments.verb)(arguments)
         sys.stdout.flush()

@@ -8,14 +8,17 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from keras_lstmgen import files, recipe, run, show
+from keras_lstmgen import files, recipe
 from keras_lstmgen.errors import UserError
+from keras_lstmgen.quiet import quiet
+
+with quiet():
+    from keras_lstmgen import exporters, generation, reports, run, show, training
+    from keras_lstmgen.sampling import Options
 
 
 def train(arguments: argparse.Namespace) -> None:
     """Train a new run, or go on with one."""
-    from keras_lstmgen import training
-
     given = {name: value for name, value in vars(arguments).items() if "." in name}
     if arguments.resume:
         folder = run.find(arguments.resume, arguments.runs)
@@ -46,9 +49,6 @@ def _named_after(source: str) -> str:
 
 def generate(arguments: argparse.Namespace) -> None:
     """Write, to the screen as it comes or to a file."""
-    from keras_lstmgen import generation
-    from keras_lstmgen.sampling import Options
-
     names = Options.__dataclass_fields__
     options = Options(**{name: getattr(arguments, name) for name in names})
     _at_least("--n", arguments.n, 1)
@@ -98,7 +98,6 @@ def _asked() -> Any:
 
 def _write(model: run.Run, prompt: str, options: Any, arguments: argparse.Namespace, seed: int, call: Any) -> str:
     """Write ``--n`` texts: the first flows, the others follow. Gives all of them, a blank line between two."""
-    from keras_lstmgen import generation
 
     def emit(row: int, text: str) -> None:
         if row == 0 and not arguments.output:
@@ -132,8 +131,6 @@ def _write(model: run.Run, prompt: str, options: Any, arguments: argparse.Namesp
 
 def evaluate(arguments: argparse.Namespace) -> None:
     """Measure, print the tables, keep the JSON."""
-    from keras_lstmgen import reports
-
     _at_least("--samples", arguments.samples, 0)
     _at_least("--sample-tokens", arguments.sample_tokens, 1)
     folder = run.find(arguments.run, arguments.runs)
@@ -148,8 +145,6 @@ def evaluate(arguments: argparse.Namespace) -> None:
 
 def export(arguments: argparse.Namespace) -> None:
     """Write and verify the artifacts."""
-    from keras_lstmgen import exporters
-
     folder = run.find(arguments.run, arguments.runs)
     settings = recipe.parse(run.load_metadata(folder).recipe)
     asked = {name: getattr(arguments, name) for name in ("formats", "texts", "tokens")}

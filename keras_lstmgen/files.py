@@ -18,20 +18,34 @@ def replacing(path: Path) -> Iterator[Path]:
 
     Whatever stood at ``path`` before stays until then, also when the disk is full.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=".writing-", dir=path.parent))
+    folder = None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix=".writing-", dir=path.parent))
         yield folder / path.name
         _sync(folder / path.name)
-        if path.is_dir():  # a folder can only be renamed to a name that is free
-            os.replace(path, folder / "before")
-        os.replace(folder / path.name, path)
+        _put(folder / path.name, path, folder / "before" / path.name)
     except OSError as error:
         raise UserError(
             f"{path}: could not be written ({error.strerror or error}); what was there before is kept"
         ) from error
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        if folder:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _put(new: Path, path: Path, before: Path) -> None:
+    """Rename ``new`` to ``path``. A folder can only take a name that is free: what has it goes to ``before``, or back."""
+    if not new.is_dir() or not path.is_dir():
+        os.replace(new, path)
+        return
+    before.parent.mkdir()
+    os.replace(path, before)
+    try:
+        os.replace(new, path)
+    except OSError:
+        os.replace(before, path)
+        raise
 
 
 def _sync(path: Path) -> None:

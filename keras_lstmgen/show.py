@@ -122,6 +122,8 @@ def advice(parameters: int, characters: int, history: Sequence[dict[str, float]]
     best = min(history, key=lambda row: row["val_loss"])
     gap = last["val_loss"] - last["loss"]
     ratio = f"{parameters:,} parameters for {characters:,} characters of training text"
+    if len(history) == 1:
+        return f"One epoch is too few to tell how it fits ({ratio}): train longer."
     if last["val_loss"] > best["val_loss"] + 0.02:
         rise = f"validation rose from {best['val_loss']:.3f} to {last['val_loss']:.3f}"
         return f"It over-fits ({ratio}; {rise}): more text, more model.dropout or fewer units."
@@ -129,7 +131,7 @@ def advice(parameters: int, characters: int, history: Sequence[dict[str, float]]
         return (
             f"It begins to over-fit ({ratio}; validation {gap:.2f} nats above training): more model.dropout may help."
         )
-    if len(history) > 1 and best["val_loss"] < history[-2]["val_loss"] - 0.02:
+    if best["val_loss"] < history[-2]["val_loss"] - 0.02:
         fall = history[-2]["val_loss"] - best["val_loss"]
         return f"It still learns ({ratio}; the last epoch took {fall:.3f} nats off): train longer."
     if gap < 0.05:

@@ -16,6 +16,7 @@ from keras_lstmgen import files, recipe, run, show
 from keras_lstmgen.errors import UserError
 from keras_lstmgen.exporters import contract, verify
 from keras_lstmgen.exporters.verify import Proof, Trial
+from keras_lstmgen.quiet import quiet
 from keras_lstmgen.run import Run
 
 NAMES = {"saved_model": "SavedModel", "tflite": "TFLite", "onnx": "ONNX"}
@@ -63,10 +64,11 @@ def _module(name: str) -> ModuleType:
 def _export_one(name: str, module: ModuleType, model: Run, folder: Path, tried: Trial) -> Proof:
     with show.out.status(f"{NAMES[name]}: converting") as status:
         try:
-            with contextlib.redirect_stdout(io.StringIO()):  # the converters talk
+            with quiet(), contextlib.redirect_stdout(io.StringIO()):  # the converters talk
                 module.write(model, folder)
+                call = module.open_artifact(folder)
             status.update(f"{NAMES[name]}: writing the same texts")
-            proof = verify.verify(model, tried, module.open_artifact(folder), single_row=name == "tflite")
+            proof = verify.verify(model, tried, call, single_row=name == "tflite")
         except BaseException:
             _delete(folder / module.PLACE)
             raise
