@@ -1,8 +1,39 @@
-"""The one layer that Keras does not have: an output that shares the embedding's weights."""
+"""The two layers that Keras does not have: a fast LSTM for CPUs, and an output that shares the embedding's weights."""
 
 from typing import Any
 
 import keras
+import tensorflow as tf
+
+from keras_lstmgen import kernel
+
+
+@keras.saving.register_keras_serializable(package="keras_lstmgen")
+class LSTM(keras.layers.LSTM):
+    """``keras.layers.LSTM``, the same weights, arguments and results; on a CPU by a kernel of its own.
+
+    On a GPU, or with arguments that the kernel does not know, it is the parent.
+    """
+
+    def inner_loop(self, sequences: Any, initial_state: Any, mask: Any, training: bool = False) -> Any:
+        """Outputs of a window: what Keras's own loop gives, (last output, outputs, states)."""
+        if mask is not None or not self._is_plain() or tf.config.list_logical_devices("GPU"):
+            return super().inner_loop(sequences, initial_state, mask, training)
+        if training and self.dropout:
+            sequences *= self.cell.get_dropout_mask(sequences[:, 0, :])[:, tf.newaxis, :]
+        h, c = (tf.convert_to_tensor(state) for state in initial_state)
+        weights = (self.cell.kernel.value, self.cell.recurrent_kernel.value, self.cell.bias.value)
+        outputs, h, c = kernel.lstm(sequences, h, c, *weights)
+        return h, outputs, [h, c]
+
+    def _is_plain(self) -> bool:
+        """Whether the layer is the textbook's, in float32."""
+        activations = (self.activation, self.recurrent_activation) == (
+            keras.activations.tanh,
+            keras.activations.sigmoid,
+        )
+        unusual = self.recurrent_dropout or self.unroll or self.go_backwards or not self.use_bias
+        return activations and not unusual and self.compute_dtype == "float32"
 
 
 @keras.saving.register_keras_serializable(package="keras_lstmgen")

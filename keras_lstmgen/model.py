@@ -15,7 +15,7 @@ import keras
 import tensorflow as tf
 
 from keras_lstmgen import recipe
-from keras_lstmgen.layers import TiedOutput
+from keras_lstmgen.layers import LSTM, TiedOutput
 
 
 def build(settings: recipe.Model, V: int, B: int | None = None, T: int | None = None) -> keras.Sequential:
@@ -32,11 +32,11 @@ def build(settings: recipe.Model, V: int, B: int | None = None, T: int | None = 
     )
     embedding = keras.layers.Embedding(V, settings.embedding_size, embeddings_initializer=spread, name="embedding")
     layers: list[keras.layers.Layer] = [keras.Input(batch_shape=(B, T), dtype="int32"), embedding]
+    # What is saved for others holds Keras's own layer, which needs nothing of ours to be opened.
+    lstm = keras.layers.LSTM if B is None else LSTM
     for number in range(1, settings.layers + 1):
         layers.append(keras.layers.SpatialDropout1D(settings.dropout, name=f"dropout_{number}"))
-        layers.append(
-            keras.layers.LSTM(settings.units, return_sequences=True, stateful=B is not None, name=f"lstm_{number}")
-        )
+        layers.append(lstm(settings.units, return_sequences=True, stateful=B is not None, name=f"lstm_{number}"))
     layers.append(keras.layers.SpatialDropout1D(settings.dropout, name="dropout_output"))
     layers.append(TiedOutput(embedding, name="output") if settings.tied else keras.layers.Dense(V, name="output"))
     return keras.Sequential(layers, name="lstmgen")
