@@ -2,9 +2,11 @@
 
 import argparse
 import io
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -22,6 +24,19 @@ HELP = {
     "min_p": "keeps tokens of at least this part of the largest probability; 0: all",
     "repetition_penalty": "makes tokens already in the text less likely; 1: off",
 }
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """Keep what native code says on standard error to itself; Python's exceptions pass."""
+    kept = os.dup(2)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 @dataclass(frozen=True)

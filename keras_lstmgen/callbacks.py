@@ -89,10 +89,16 @@ class Pace(keras.callbacks.Callback):
 
     def interrupt(self) -> None:
         """End after the batch in hand, or after the validation if that is running."""
-        self.interrupted = self.model.stop_training = True
+        self.interrupted = True
+        if self.model:  # it has none before ``fit``
+            self.model.stop_training = True
+
+    def done(self) -> float:
+        """The part of the training that is over."""
+        return done(self.settings, self.progress, self.windows)
 
     def _over(self) -> bool:
-        return self.interrupted or done(self.settings, self.progress, self.windows) >= 1
+        return self.interrupted or self.done() >= 1
 
 
 @contextmanager
@@ -143,16 +149,19 @@ class Validate(keras.callbacks.Callback):
 class Keep(keras.callbacks.Callback):
     """Saves after each epoch: best weights, checkpoint, history. Stops when it gets no better."""
 
-    def __init__(self, folder: Path, settings: recipe.Training, progress: Progress, twin: keras.Sequential) -> None:
+    def __init__(
+        self, folder: Path, settings: recipe.Training, progress: Progress, windows: int, twin: keras.Sequential
+    ) -> None:
         """Save into ``folder``; ``twin`` is the same model free of batch size and state, for the best weights."""
         super().__init__()
-        self.folder, self.settings, self.progress, self.twin = folder, settings, progress, twin
+        self.folder, self.settings, self.progress, self.windows, self.twin = folder, settings, progress, windows, twin
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any]) -> None:  # noqa: ARG002
         """Save."""
         progress = self.progress
-        better = logs["val_loss"] < progress.best
-        progress.best, progress.stale = (logs["val_loss"], 0) if better else (progress.best, progress.stale + 1)
+        better, whole = logs["val_loss"] < progress.best, progress.windows % self.windows == 0
+        progress.best = min(logs["val_loss"], progress.best)
+        progress.stale = 0 if better else progress.stale + whole  # a stop half-way is no verdict
         progress.history.append(
             {
                 "windows": progress.windows,
@@ -182,18 +191,24 @@ def save_checkpoint(path: Path, model: keras.Sequential, progress: Progress) -> 
             archive.writestr("progress.json", json.dumps(asdict(progress)))
 
 
-def load_checkpoint(path: Path, model: keras.Sequential) -> Progress:
-    """Put a checkpoint's weights, optimizer and carried states into a compiled ``model``; give the progress."""
+def load_checkpoint(path: Path, model: keras.Sequential, text: str) -> Progress:
+    """Put a checkpoint's weights, optimizer and carried states into a compiled ``model``; give the progress.
+
+    Raises UserError if it is damaged, or of another ``text`` (``Progress.text``).
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             progress = Progress(**json.loads(archive.read("progress.json")))
             states = np.load(io.BytesIO(archive.read("carried.npz")), allow_pickle=False)
-        model.load_weights(path)
-        for variable, name in zip(carried(model), states.files, strict=True):
-            variable.assign(states[name])
+        if progress.text == text:
+            model.load_weights(path)
+            for variable, name in zip(carried(model), states.files, strict=True):
+                variable.assign(states[name])
     except Exception as error:  # zipfile, h5py, Keras and NumPy each have their own for a damaged file
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{path}: cannot be gone on from ({reason}); start the training again") from error
+    if progress.text != text:
+        raise UserError(f"{path.parent}: its corpus is not the text that it was trained on any more; start a new run")
     return progress
 
 

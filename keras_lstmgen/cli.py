@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, NoReturn, get_args
 
 from keras_lstmgen import __version__, recipe
 from keras_lstmgen.errors import UserError
@@ -14,8 +14,8 @@ from keras_lstmgen.errors import UserError
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; 0, or 2 with one line on standard error, or 130 after Ctrl-C."""
-    arguments = parser().parse_args(argv)
     try:
+        arguments = parser().parse_args(argv)
         from keras_lstmgen import commands  # TensorFlow comes with it, and --help does not wait for that
 
         getattr(commands, arguments.verb)(arguments)
@@ -25,18 +25,41 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except BrokenPipeError:  # the reader of a pipe left; what it wanted it has
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:  # a full disk, a folder that may not be written, wherever it is noticed
+        print(f"keras-lstmgen: {error.filename or 'writing'}: {error.strerror or error}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         return 130
     return 0
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says in one line what is wrong with a command line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Where argparse prints its usage and exits."""
+        raise UserError(f"{message}; see '{self.prog} --help'")
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Nothing may be left over; of an option that there is not, the nearest is named."""
+        known, unknown = super().parse_known_args(args, namespace)
+        if unknown and unknown[0].startswith("--"):
+            option = unknown[0].partition("=")[0]
+            near = recipe.nearest(option, list(self._option_string_actions))
+            raise UserError(f"there is no option '{option}'; the nearest is '{near}'")
+        if unknown:
+            raise UserError(f"{unknown[0]}: is one word too many; such words stand together, before the options")
+        return known, unknown
+
+
 def parser() -> argparse.ArgumentParser:
     """All verbs and options."""
-    top = argparse.ArgumentParser(prog="keras-lstmgen", description="From a text of yours to an LSTM that writes.")
+    top = _Parser(prog="keras-lstmgen", allow_abbrev=False, description="From a text of yours to an LSTM that writes.")
     top.add_argument("--version", action="version", version=__version__)
     verbs = top.add_subparsers(dest="verb", required=True, metavar="verb")
     for verb, (about, add_options) in _VERBS.items():
-        part = verbs.add_parser(verb, help=about, description=f"{about[0].upper()}{about[1:]}.", formatter_class=_Help)
+        description = f"{about[0].upper()}{about[1:]}."
+        part = verbs.add_parser(verb, help=about, description=description, formatter_class=_Help, allow_abbrev=False)
         part.add_argument(
             "--runs", type=Path, default=Path("saved_models"), metavar="FOLDER", help="where runs are kept"
         )
@@ -87,15 +110,16 @@ def _truth(word: str) -> bool:
 
 def _generate(part: argparse.ArgumentParser) -> None:
     _run(part)
-    part.add_argument("--prompt", default="", metavar="TEXT", help="text to go on from; none: the start symbol")
-    part.add_argument("--prompt-file", metavar="FILE", help="read the prompt from a file ('-': standard input)")
+    prompts = part.add_mutually_exclusive_group()
+    prompts.add_argument("--prompt", default="", metavar="TEXT", help="text to go on from; none: the start symbol")
+    prompts.add_argument("--prompt-file", metavar="FILE", help="read the prompt from a file ('-': standard input)")
     part.add_argument("--n", type=int, default=1, metavar="N", help="texts, all in one batch; text k uses seed + k")
     part.add_argument("--seed", type=int, default=0, metavar="N", help="64-bit seed; the same writes the same")
     part.add_argument("--max-new-tokens", type=int, default=300, metavar="N", help="most tokens of a text")
     part.add_argument(
         "--stop", action="append", default=[], metavar="TEXT", help="end before this text; may be given again"
     )
-    part.add_argument(
+    prompts.add_argument(
         "--interactive",
         action="store_true",
         help="ask for prompts, one a line, until the end of input (Ctrl-D)",

@@ -2,11 +2,15 @@
 
 import argparse
 import json
+import os
+import shlex
 import sys
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+
+from rich.markup import escape
 
 from keras_lstmgen import files, recipe
 from keras_lstmgen.errors import UserError
@@ -21,8 +25,10 @@ def train(arguments: argparse.Namespace) -> None:
     """Train a new run, or go on with one."""
     given = {name: value for name, value in vars(arguments).items() if "." in name}
     if arguments.resume:
+        if arguments.source or arguments.name:
+            raise UserError("--resume: the run has a text and a name; leave them out, or train a new run without it")
         folder = run.find(arguments.resume, arguments.runs)
-        training.resume(folder, recipe.override(recipe.load(folder / run.RECIPE), given))
+        training.resume(folder, recipe.override(recipe.load(folder / run.RECIPE), given, "--"))
     else:
         settings, name = _what_to_train(arguments.source, given)
         folder = training.train(settings, arguments.runs, arguments.name or name)
@@ -35,9 +41,9 @@ def _what_to_train(sources: list[str], given: dict[str, Any]) -> tuple[recipe.Re
     if recipes and len(sources) > 1:
         raise UserError(f"{recipes[0]}: a recipe stands alone; its text is given by --corpus.source")
     if recipes:
-        return recipe.override(recipe.load(Path(recipes[0])), given), Path(recipes[0]).stem
+        return recipe.override(recipe.load(Path(recipes[0])), given, "--"), Path(recipes[0]).stem
     settings = recipe.override(recipe.Recipe(), {"corpus.source": sources} if sources else {})
-    return recipe.override(settings, given), _named_after(sources[0] if sources else "quickstart")
+    return recipe.override(settings, given, "--"), _named_after(sources[0] if sources else "quickstart")
 
 
 def _named_after(source: str) -> str:
@@ -53,6 +59,7 @@ def generate(arguments: argparse.Namespace) -> None:
     options = Options(**{name: getattr(arguments, name) for name in names})
     _at_least("--n", arguments.n, 1)
     _at_least("--max-new-tokens", arguments.max_new_tokens, 1)
+    _check_output(arguments.output)
     folder = run.find(arguments.run, arguments.runs)
     model = run.load(folder)
     call = generation.writer(model)
@@ -60,14 +67,24 @@ def generate(arguments: argparse.Namespace) -> None:
     def write(prompt: str, seed: int) -> str:
         return _write(model, prompt, options, arguments, seed, call)
 
-    if arguments.interactive:
-        for count, prompt in enumerate(_asked()):
-            write(prompt, arguments.seed + count)
-    else:
-        text = write(_prompt(arguments), arguments.seed)
-        if arguments.output:
-            files.write_text(arguments.output, text)
-    show.notes.print(f"\n[bold]next:[/bold] keras-lstmgen evaluate {folder}")
+    prompts = _asked() if arguments.interactive else [_prompt(arguments)]
+    texts = [write(prompt, arguments.seed + number) for number, prompt in enumerate(prompts)]
+    if arguments.output:
+        files.write_text(arguments.output, "\n\n".join(texts))
+    _next_beside("evaluate", folder)
+
+
+def _next_beside(verb: str, folder: Path) -> None:
+    """The next command, where standard output is for something else."""
+    words = shlex.join(["keras-lstmgen", verb, str(folder)])
+    show.notes.print(f"\n[bold]next:[/bold] {escape(words)}")
+
+
+def _check_output(path: Path | None) -> None:
+    """Find out before the writing, not after it, that its file cannot be made."""
+    if path and (path.is_dir() or not os.access(path.parent, os.W_OK)):
+        reason = "is a folder" if path.is_dir() else f"there is no folder {path.parent} that may be written to"
+        raise UserError(f"--output {path}: {reason}; name a file in a folder of yours")
 
 
 def _at_least(name: str, value: int, low: int) -> None:
@@ -91,9 +108,11 @@ def _asked() -> Any:
     """Prompts from the keyboard, until the end of input."""
     while True:
         try:
-            yield input("prompt> ")
+            yield input("prompt> " if sys.stdin.isatty() else "")
         except EOFError:
             return
+        except UnicodeDecodeError as error:
+            raise UserError(f"standard input: not UTF-8 at byte {error.start} of a line; convert it first") from error
 
 
 def _write(model: run.Run, prompt: str, options: Any, arguments: argparse.Namespace, seed: int, call: Any) -> str:
@@ -138,6 +157,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
     files.write_json(folder / "evaluation.json", report)
     if arguments.json:
         print(json.dumps(report, indent=2, ensure_ascii=False))
+        _next_beside("export", folder)
         return
     reports.show_tables(folder, report)
     show.next_command("keras-lstmgen", "export", folder)
@@ -150,9 +170,8 @@ def export(arguments: argparse.Namespace) -> None:
     asked = {name: getattr(arguments, name) for name in ("formats", "texts", "tokens")}
     given = {f"export.{name}": value for name, value in asked.items() if value is not None}
     settings = recipe.override(settings, given, "--")
-    proofs = exporters.export(folder, settings.export)
+    exporters.export(folder, settings.export)
     show.next_command("keras-lstmgen", "info", folder)
-    del proofs
 
 
 def info(arguments: argparse.Namespace) -> None:
@@ -162,5 +181,5 @@ def info(arguments: argparse.Namespace) -> None:
         show.next_command("keras-lstmgen", "info", run.find(None, arguments.runs))
     else:
         folder = run.find(arguments.run, arguments.runs)
-        show.describe(folder, asdict(replace(run.load_metadata(folder))))
+        show.describe(folder, asdict(run.load_metadata(folder)))
         show.next_command("keras-lstmgen", "generate", folder)

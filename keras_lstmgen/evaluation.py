@@ -87,7 +87,7 @@ def longest_copy(sample: str, training: Iterable[str]) -> str:
 
 
 def seen_lines(sample: str, training: Iterable[str]) -> tuple[int, int]:
-    """How many lines of ``sample`` stand whole in training, of how many; the last, which is cut, and empty ones apart."""
+    """How many lines of ``sample`` stand whole in training, of how many; the last (it is cut) and empty ones apart."""
     lines = [line for line in sample.split("\n")[:-1] if line.strip()]
     missing = set(lines)
     rest = ""

@@ -24,7 +24,7 @@ def replacing(path: Path) -> Iterator[Path]:
         folder = Path(tempfile.mkdtemp(prefix=".writing-", dir=path.parent))
         yield folder / path.name
         _sync(folder / path.name)
-        _put(folder / path.name, path, folder / "before" / path.name)
+        _put(folder / path.name, path, folder / f"{path.name}.before")
     except OSError as error:
         raise UserError(
             f"{path}: could not be written ({error.strerror or error}); what was there before is kept"
@@ -35,11 +35,10 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def _put(new: Path, path: Path, before: Path) -> None:
-    """Rename ``new`` to ``path``. A folder can only take a name that is free: what has it goes to ``before``, or back."""
+    """Rename ``new`` to ``path``. A folder only takes a name that is free: what has it goes to ``before``, or back."""
     if not new.is_dir() or not path.is_dir():
         os.replace(new, path)
         return
-    before.parent.mkdir()
     os.replace(path, before)
     try:
         os.replace(new, path)

@@ -12,6 +12,7 @@ The state of a text is one opaque float32 [B, S], S = 2 L H: ``h`` and ``c`` of 
 from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from keras_lstmgen import recipe
@@ -40,6 +41,16 @@ def build(settings: recipe.Model, V: int, B: int | None = None, T: int | None = 
     layers.append(keras.layers.SpatialDropout1D(settings.dropout, name="dropout_output"))
     layers.append(TiedOutput(embedding, name="output") if settings.tied else keras.layers.Dense(V, name="output"))
     return keras.Sequential(layers, name="lstmgen")
+
+
+def start_at(model: keras.Sequential, counts: np.ndarray[Any, Any]) -> None:
+    """Let a new model begin by predicting each id as often as the training text has it: ``counts`` int [V].
+
+    Otherwise it first learns, by saturating its units, which ids never come: of a character vocabulary that is most of
+    them, the byte pieces, and tiny Shakespeare's loss after 400 updates is 0.3 nats higher.
+    """
+    never = 1e-3  # of an occurrence: next to nothing, but a finite logit
+    model.layers[-1].bias.assign(np.log(np.maximum(counts, never) / counts.sum()))
 
 
 class Cell(NamedTuple):

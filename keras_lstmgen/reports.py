@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_lstmgen import corpus, evaluation, generation, recipe, show
+from keras_lstmgen import corpus, evaluation, generation, recipe, show, sources
 from keras_lstmgen.encoding import encode_split
 from keras_lstmgen.errors import UserError
 from keras_lstmgen.run import Run
@@ -17,11 +17,21 @@ from keras_lstmgen.run import Run
 def evaluate(model: Run, texts: list[str], samples: int, sample_tokens: int) -> dict[str, Any]:
     """Measure ``model`` on ``texts`` (none: the run's held-out text), and on what it writes itself."""
     settings = recipe.parse(model.metadata.recipe).corpus
+    if samples:
+        _check_training_text(settings)
     report: dict[str, Any] = {"text": ", ".join(texts) or "held-out part of the corpus"}
     report |= _on_text(model, replace(settings, validation=tuple(texts)) if texts else settings)
     if samples:
         report["samples"] = _on_samples(model, settings, samples, sample_tokens)
     return report
+
+
+def _check_training_text(settings: recipe.Corpus) -> None:
+    """Find out before the measuring, not after it, that samples cannot be looked up: a run may have been moved."""
+    try:
+        sources.resolve(settings)
+    except UserError as error:
+        raise UserError(f"{error}; --samples 0 does without the training text") from error
 
 
 def _on_text(model: Run, settings: recipe.Corpus) -> dict[str, Any]:
@@ -62,7 +72,7 @@ def _on_samples(model: Run, settings: recipe.Corpus, samples: int, tokens: int) 
     written = generation.generate(model, "", tokens, seeds=range(samples))
     texts = [sample.text for sample in written]
     copies = [evaluation.longest_copy(text, _training(settings)) for text in texts]
-    seen, lines = evaluation.seen_lines("\n".join(f"{text}\n" for text in texts), _training(settings))
+    seen, lines = evaluation.seen_lines("".join(map(_whole_lines, written)), _training(settings))
     longest = max(copies, key=len)
     return {
         "texts": texts,
@@ -71,6 +81,11 @@ def _on_samples(model: Run, settings: recipe.Corpus, samples: int, tokens: int) 
         "lines": lines,
         "lines_seen_in_training": seen,
     }
+
+
+def _whole_lines(sample: generation.Sample) -> str:
+    """The text without the last line, unless it ends with a document: elsewhere it is cut."""
+    return f"{sample.text}\n" if sample.finish_reason == "stop" else sample.text[: sample.text.rfind("\n") + 1]
 
 
 def _training(settings: recipe.Corpus) -> Iterable[str]:

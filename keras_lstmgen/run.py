@@ -1,14 +1,16 @@
 """The run directory: everything that a model needs to write, in one folder that can be moved anywhere."""
 
+import zipfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_origin, get_type_hints
 
+import h5py  # type: ignore[import-untyped]
 import keras
 
-from keras_lstmgen import files, recipe
+from keras_lstmgen import files, recipe, tokenizer
 from keras_lstmgen.errors import UserError
-from keras_lstmgen.model import Weights, build, state_size, vocab_size, weights_of
+from keras_lstmgen.model import Weights, build, weights_of
 from keras_lstmgen.tokenizer import Tokenizer
 
 FORMAT_VERSION = 1
@@ -101,13 +103,12 @@ def load(folder: Path) -> Run:
             f"{folder}: is no finished run ({MODEL} is missing); go on with 'keras-lstmgen train --resume {folder}'"
         )
     metadata = load_metadata(folder)
-    tokenizer = Tokenizer((folder / TOKENIZER).read_bytes()) if (folder / TOKENIZER).is_file() else None
-    if tokenizer is None:
+    if not (folder / TOKENIZER).is_file():
         raise UserError(f"{folder}: is incomplete, {TOKENIZER} is missing; copy the whole folder of the run")
-    settings = recipe.parse(metadata.recipe, f"{folder / METADATA}: ")
-    model = load_model(folder / MODEL, settings, metadata.vocab_size)
-    _agree(folder, metadata, tokenizer, weights_of(model))
-    return Run(metadata, tokenizer, model)
+    words = tokenizer.load(folder / TOKENIZER)
+    settings = recipe.parse(metadata.recipe)
+    _agree(folder, metadata, words, settings.model)
+    return Run(metadata, words, load_model(folder / MODEL, settings, metadata.vocab_size))
 
 
 def load_metadata(folder: Path) -> Metadata:
@@ -117,10 +118,21 @@ def load_metadata(folder: Path) -> Metadata:
     if not isinstance(values, dict) or values.get("format_version") != FORMAT_VERSION:
         raise UserError(f"{path}: is not metadata of format {FORMAT_VERSION}; export the run again with this version")
     try:
-        metadata = Metadata(**values)
-        return Metadata(**{**values, "unsampled_ids": tuple(int(token) for token in metadata.unsampled_ids)})
-    except (TypeError, ValueError) as error:
+        metadata = _typed(Metadata(**{**values, "unsampled_ids": tuple(values["unsampled_ids"])}))
+    except (KeyError, TypeError) as error:
         raise UserError(f"{path}: is damaged ({error}); copy it again from where the run was trained") from error
+    recipe.parse(metadata.recipe, f"{path}: ")
+    return metadata
+
+
+def _typed(metadata: Metadata) -> Metadata:
+    """Hold every value against its annotation; TypeError names one that is of another type."""
+    for name, kind in get_type_hints(Metadata).items():
+        if type(getattr(metadata, name)) is not (get_origin(kind) or kind):
+            raise TypeError(f"{name} is {getattr(metadata, name)!r}")
+    if not all(type(token) is int for token in metadata.unsampled_ids):
+        raise TypeError("unsampled_ids are not all whole numbers")
+    return metadata
 
 
 def load_model(path: Path, settings: recipe.Recipe, V: int) -> keras.Sequential:
@@ -128,20 +140,43 @@ def load_model(path: Path, settings: recipe.Recipe, V: int) -> keras.Sequential:
     model = build(settings.model, V)
     try:
         model.load_weights(path)
+        stored = _stored_numbers(path)
     except Exception as error:  # Keras, zipfile and h5py each have their own for a damaged file
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{path}: holds no weights of this model ({reason}); copy or train it again") from error
+    if stored != model.count_params():  # Keras passes over layers that the model lacks
+        raise UserError(
+            f"{path}: holds {stored:,} numbers where the recipe's model has {model.count_params():,}; "
+            "copy the whole folder of the run"
+        )
     return model
 
 
-def _agree(folder: Path, metadata: Metadata, tokenizer: Tokenizer, weights: Weights) -> None:
+def _stored_numbers(path: Path) -> int:
+    """How many numbers the layers in a ``.keras`` file hold."""
+    sizes: list[int] = []
+
+    def count(name: str, entry: Any) -> None:
+        if isinstance(entry, h5py.Dataset) and name.startswith("layers/"):
+            sizes.append(int(entry.size))
+
+    with zipfile.ZipFile(path) as archive, archive.open("model.weights.h5") as member, h5py.File(member) as weights:
+        weights.visititems(count)
+    return sum(sizes)
+
+
+def _agree(folder: Path, metadata: Metadata, words: Tokenizer, settings: recipe.Model) -> None:
     """Refuse files of different runs mixed into one folder."""
-    said = (metadata.vocab_size, metadata.vocab_size, metadata.state_size)
-    found = (tokenizer.vocab_size, vocab_size(weights), state_size(weights))
+    said = (metadata.vocab_size, metadata.state_size)
+    found = (words.vocab_size, 2 * settings.layers * settings.units)
     if said != found:
         raise UserError(
-            f"{folder}: {METADATA}, {TOKENIZER} and {MODEL} are of different runs (V, V, S: {said} and {found})"
+            f"{folder}: {METADATA} and {TOKENIZER} are of different runs (V, S: {said} and {found}); "
+            "copy the whole folder of the run"
         )
     ids = (metadata.start_id, metadata.end_id, *metadata.unsampled_ids)
     if any(not 0 <= token < metadata.vocab_size for token in ids):
-        raise UserError(f"{folder / METADATA}: names ids outside the vocabulary of {metadata.vocab_size}")
+        raise UserError(
+            f"{folder / METADATA}: names ids outside the vocabulary of {metadata.vocab_size}; "
+            "copy the whole folder of the run"
+        )

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 
 from keras_lstmgen import files
+from keras_lstmgen.errors import UserError
 
 # A pipe or a log has no width of its own; 80 columns would break the tables.
 _width = None if sys.stdout.isatty() else 120
@@ -25,11 +26,12 @@ notes = Console(highlight=False, soft_wrap=True, stderr=True)  # beside a text t
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Print a table; the first column is words, the others are numbers."""
-    grid = Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", title_style="bold")
+    grid = Table(box=box.SIMPLE_HEAD)
     for number, column in enumerate(columns):
         grid.add_column(column, justify="right" if number else "left", overflow="fold")
     for row in rows:
         grid.add_row(*(escape(str(cell)) for cell in row))
+    out.print(f"[bold]{escape(title)}[/bold]")  # not the table's own, which would be broken at its width
     out.print(grid, soft_wrap=False)
 
 
@@ -54,7 +56,7 @@ def figures(nats: float, tokens_per_character: float) -> str:
 
 
 class Screen(keras.callbacks.Callback):
-    """Shows a training while it runs: a bar, a line an epoch, a sample of what the model writes by then."""
+    """Shows a training while it runs: ``bar``, a line an epoch, a sample of what the model writes by then."""
 
     def __init__(self, tracker: Any, tokens: int, tokens_per_character: float, sample: Any) -> None:
         """Take ``tracker`` () → part done, the tokens of a batch, and ``sample`` () → text."""
@@ -68,14 +70,6 @@ class Screen(keras.callbacks.Callback):
         self.bar = progress_bar()
         self.task = self.bar.add_task("training", total=1.0, figures="")
         self._recent: list[float] = []
-
-    def on_train_begin(self, logs: Any = None) -> None:  # noqa: ARG002
-        """Show the bar."""
-        self.bar.start()
-
-    def on_train_end(self, logs: Any = None) -> None:  # noqa: ARG002
-        """Take the bar away."""
-        self.bar.stop()
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:  # noqa: ARG002
         """Begin to measure; validation and saving do not count as training time."""
@@ -141,13 +135,20 @@ def advice(parameters: int, characters: int, history: Sequence[dict[str, float]]
 
 def list_runs(parent: Path) -> None:
     """A line a run: what it reached and which artifacts it has."""
-    rows = []
-    for path in sorted(parent.glob("*/recipe.toml")):
-        metrics = _read(path.parent / "metrics.json")
-        nats = f"{metrics['validation']['nats_per_token']:.3f}" if metrics else "unfinished"
-        minutes = f"{metrics['minutes']:.1f}" if metrics else ""
-        rows.append((path.parent.name, nats, minutes, ", ".join(_artifacts(path.parent)) or "none"))
+    rows = [_in_a_line(path.parent) for path in sorted(parent.glob("*/recipe.toml"))]
     table(f"runs in {parent}", ("run", "nats per token", "minutes", "artifacts"), rows)
+
+
+def _in_a_line(folder: Path) -> tuple[str, str, str, str]:
+    """A run's row; one that is damaged does not hide the others."""
+    try:
+        artifacts = ", ".join(_artifacts(folder)) or "none"
+        metrics = _read(folder / "metrics.json")
+        if not metrics:
+            return folder.name, "unfinished", "", artifacts
+        return folder.name, f"{metrics['validation']['nats_per_token']:.3f}", f"{metrics['minutes']:.1f}", artifacts
+    except (UserError, KeyError, TypeError, ValueError):
+        return folder.name, "damaged", "", ""
 
 
 def describe(folder: Path, metadata: dict[str, Any]) -> None:
@@ -161,11 +162,11 @@ def describe(folder: Path, metadata: dict[str, Any]) -> None:
     table(f"{folder}: model", ("what", ""), plain + loss)
     proofs = _artifacts(folder).items()
     columns = ("artifact", "path", "bytes", "texts identical")
-    rows = [
+    proved = [
         (name, proof["path"], f"{proof['bytes']:,}", f"{proof['identical']} of {proof['tried']}")
         for name, proof in proofs
     ]
-    table(f"{folder}: artifacts", columns, rows)
+    table(f"{folder}: artifacts", columns, proved)
 
 
 def _words(value: Any) -> str:
@@ -173,9 +174,9 @@ def _words(value: Any) -> str:
 
 
 def _artifacts(folder: Path) -> dict[str, Any]:
-    """What ``export.json`` says of the artifacts that were kept."""
-    record = _read(folder / "export.json")
-    return {name: proof for name, proof in record.get("artifacts", {}).items() if proof["path"]}
+    """What ``export.json`` says of the artifacts that are there."""
+    proofs = _read(folder / "export.json").get("artifacts", {}).items()
+    return {name: proof for name, proof in proofs if proof["path"] and (folder / proof["path"]).exists()}
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from keras_lstmgen.errors import UserError
 
 ENDLESS = 1 << 62  # windows
+PIECE = 1 << 20  # ids counted at once
 
 
 def windows(tokens: int, B: int, T: int) -> int:
@@ -42,6 +43,12 @@ def dataset(ids: NDArray[np.integer], B: int, T: int, epochs: int, seed: int, fi
     ds = ds.map(lambda window: tf.numpy_function(gather, [window], tf.int32, stateful=False))
     ds = ds.map(lambda both: (tf.ensure_shape(both[:, :-1], (B, T)), tf.ensure_shape(both[:, 1:], (B, T))))
     return ds.prefetch(8)
+
+
+def counts(ids: NDArray[np.integer], V: int) -> NDArray[np.int64]:
+    """How often each id occurs, int64 (V,); read in pieces."""
+    pieces = (ids[start : start + PIECE] for start in range(0, len(ids), PIECE))
+    return sum((np.bincount(piece, minlength=V) for piece in pieces), np.zeros(V, np.int64))
 
 
 def positions(window: int, tokens: int, B: int, T: int, seed: int) -> NDArray[np.int64]:

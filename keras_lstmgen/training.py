@@ -1,6 +1,8 @@
 """Training: from a recipe to a run directory, by ``model.fit``."""
 
+import hashlib
 import os
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,33 +13,45 @@ from keras_lstmgen import callbacks, evaluation, files, generation, recipe, run,
 from keras_lstmgen.callbacks import Keep, Pace, Progress, Validate
 from keras_lstmgen.encoding import Encoded, encode
 from keras_lstmgen.errors import UserError
-from keras_lstmgen.model import build, state_size, weights_of
+from keras_lstmgen.model import build, start_at, state_size, weights_of
 from keras_lstmgen.run import Metadata, Run
 from keras_lstmgen.sampling import Options
 
 VALIDATION_TOKENS = 2**19  # most tokens of the held-out text that each epoch is measured on, so that it stays short
 SAMPLE_TOKENS = 160
+# What --resume may change; all else is built into the weights or into the place in the text.
+LIMITS = ("epochs", "minutes", "learning_rate", "warmup", "weight_decay", "clip_norm", "patience")
 
 
 def train(settings: recipe.Recipe, runs: Path, name: str) -> Path:
-    """Train a new run ``runs/name``; nothing is made before the corpus has proved to be usable."""
+    """Train a new run ``runs/name``; where nothing comes of it, no folder is left."""
     settings = _without_standard_input(settings)
     encoded = prepare(settings, runs)
     folder = run.create(runs, name)
-    files.write_text(folder / run.RECIPE, recipe.to_toml(settings))
-    files.write_bytes(folder / run.TOKENIZER, encoded.tokenizer.model)
-    return _fit(settings, encoded, folder, resume=False)
+    try:
+        files.write_bytes(folder / run.TOKENIZER, encoded.tokenizer.model)
+        return _fit(settings, encoded, folder, resume=False)
+    except BaseException:
+        if not (folder / run.MODEL).is_file():
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def resume(folder: Path, settings: recipe.Recipe) -> Path:
-    """Go on with a run from its last checkpoint; ``settings`` may raise its limits."""
+    """Go on with a run from its last checkpoint; ``settings`` may change its limits."""
     if not (folder / run.CHECKPOINT).is_file():
         raise UserError(f"{folder}: has no checkpoint to go on from; train it again")
-    encoded = prepare(settings, folder.parent)
-    if encoded.tokenizer.model != (folder / run.TOKENIZER).read_bytes():
-        raise UserError(f"{folder}: its corpus or tokenizer is not what it was trained with; start a new run")
-    files.write_text(folder / run.RECIPE, recipe.to_toml(settings))
-    return _fit(settings, encoded, folder, resume=True)
+    _check_changes(recipe.load(folder / run.RECIPE), settings)
+    return _fit(settings, prepare(settings, folder.parent), folder, resume=True)
+
+
+def _check_changes(before: recipe.Recipe, settings: recipe.Recipe) -> None:
+    """Refuse what a run cannot change on its way; that its text is the same is known from the checkpoint."""
+    old, new = recipe.to_tables(before), recipe.to_tables(settings)
+    for table in ("tokenizer", "model", "training"):
+        for key, value in new[table].items():
+            if key not in LIMITS and value != old[table][key]:
+                raise UserError(f"--{table}.{key}: {value} does not go with --resume: the run has {old[table][key]}")
 
 
 def _without_standard_input(settings: recipe.Recipe) -> recipe.Recipe:
@@ -54,7 +68,7 @@ def prepare(settings: recipe.Recipe, runs: Path) -> Encoded:
     """Encode the corpus into ``runs/.encoded`` and check that it fills a window."""
     with show.out.status("reading the corpus") as status:
         encoded = encode(settings, runs / ".encoded", lambda text: status.update(text))
-    streams.windows(len(encoded.train), settings.training.batch_size, settings.training.window)
+    _windows(settings, encoded)
     if len(encoded.validation) < 2:
         raise UserError(
             "the validation part has no text to predict: raise corpus.validation_fraction or give more text"
@@ -75,6 +89,7 @@ def compiled(settings: recipe.Recipe, V: int) -> keras.Sequential:
             **weight_decay,
         ),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        jit_compile=False,  # the kernel's loop gains nothing from XLA, which takes longer to compile
     )
     model.optimizer.build(model.trainable_variables)
     return model
@@ -88,35 +103,58 @@ def _adamw(*arguments: Any, **options: Any) -> keras.optimizers.Optimizer:
 
 
 def _fit(settings: recipe.Recipe, encoded: Encoded, folder: Path, resume: bool) -> Path:
+    """Train from the beginning or from the checkpoint up to the limit, and conclude."""
     model = compiled(settings, encoded.tokenizer.vocab_size)
-    progress = callbacks.load_checkpoint(folder / run.CHECKPOINT, model) if resume else Progress()
-    B, T, epochs = settings.training.batch_size, settings.training.window, settings.training.epochs
-    windows = streams.windows(len(encoded.train), B, T)
+    text = _digest(encoded)
+    progress = callbacks.load_checkpoint(folder / run.CHECKPOINT, model, text) if resume else Progress(text=text)
     writes = Run(_metadata(settings, encoded, model), encoded.tokenizer, model)
-    run.save_metadata(folder, writes.metadata)
-    pace = Pace(settings.training, progress, windows)
+    files.write_text(folder / run.RECIPE, recipe.to_toml(settings))
+    if not resume:  # which has weights, and metrics until there are new ones
+        start_at(model, streams.counts(encoded.train, encoded.tokenizer.vocab_size))
+        run.save_metadata(folder, writes.metadata)
     _announce(settings, encoded, model, folder)
-    with callbacks.ctrl_c_ends(pace):
-        if callbacks.done(settings.training, progress, windows) < 1:
-            model.fit(
-                streams.dataset(encoded.train, B, T, epochs, settings.training.seed, first_window=progress.windows),
-                epochs=epochs or 1_000_000,
-                initial_epoch=progress.windows // windows,
-                steps_per_epoch=windows,
-                callbacks=[pace, *_callbacks(settings, encoded, folder, progress, windows, writes)],
-                shuffle=False,  # the order of the windows is what carries the state on
-                verbose=0,
-            )
-    _conclude(encoded, folder, progress, writes)
+    pace = Pace(settings.training, progress, _windows(settings, encoded))
+    if pace.done() < 1:
+        _epochs(settings, encoded, folder, pace, writes)
+    else:
+        show.out.print("It has reached its limit: raise training.epochs or training.minutes to go on.")
+    _conclude(encoded, folder, pace, writes)
     if pace.interrupted:
-        show.out.print("stopped by Ctrl-C; all is saved")
+        show.out.print(f"Stopped by Ctrl-C, and saved. To go on: keras-lstmgen train --resume {folder}", markup=False)
     return folder
 
 
+def _epochs(settings: recipe.Recipe, encoded: Encoded, folder: Path, pace: Pace, writes: Run) -> None:
+    """All that is left of the training."""
+    B, T, epochs = settings.training.batch_size, settings.training.window, settings.training.epochs
+    ds = streams.dataset(encoded.train, B, T, epochs, settings.training.seed, first_window=pace.progress.windows)
+    *others, screen = _callbacks(settings, encoded, folder, pace, writes)
+    with callbacks.ctrl_c_ends(pace), screen.bar:
+        writes.model.fit(
+            ds,
+            epochs=epochs or 1_000_000,
+            initial_epoch=pace.progress.windows // pace.windows,
+            steps_per_epoch=pace.windows,
+            callbacks=[pace, *others, screen],
+            shuffle=False,  # the order of the windows is what carries the state on
+            verbose=0,
+        )
+
+
+def _windows(settings: recipe.Recipe, encoded: Encoded) -> int:
+    return streams.windows(len(encoded.train), settings.training.batch_size, settings.training.window)
+
+
+def _digest(encoded: Encoded) -> str:
+    """What tells one text from another: sha256 of its ids, train and validation."""
+    digest = hashlib.sha256(encoded.train.data)
+    digest.update(encoded.validation.data)
+    return digest.hexdigest()
+
+
 def _callbacks(
-    settings: recipe.Recipe, encoded: Encoded, folder: Path, progress: Progress, windows: int, writes: Run
-) -> list[keras.callbacks.Callback]:
-    B, T = settings.training.batch_size, settings.training.window
+    settings: recipe.Recipe, encoded: Encoded, folder: Path, pace: Pace, writes: Run
+) -> tuple[Validate, Keep, keras.callbacks.TensorBoard, show.Screen]:
     held_out = encoded.validation[:VALIDATION_TOKENS]
     parts = max(1, min(64, len(held_out) // 2048))
     score, call = evaluation.scorer(writes.weights), generation.writer(writes)
@@ -125,22 +163,19 @@ def _callbacks(
         return evaluation.total_nats(writes.weights, held_out, parts, score) / (len(held_out) - 1)
 
     def sample() -> str:
+        epochs = pace.progress.windows / pace.windows
         text = generation.generate(writes, "", SAMPLE_TOKENS, Options(temperature=0.8), call=call)[0].text
         with (folder / "samples.txt").open("a", encoding="utf-8") as file:
-            file.write(f"--- after {progress.windows / windows:.2f} epochs, temperature 0.8, seed 0\n{text}\n\n")
+            file.write(f"--- after {epochs:.2f} epochs, temperature 0.8, seed 0\n{text}\n\n")
         return text
 
-    return [
+    twin = build(settings.model, encoded.tokenizer.vocab_size)
+    return (
         Validate(validation_loss),
-        Keep(folder, settings.training, progress, build(settings.model, encoded.tokenizer.vocab_size)),
+        Keep(folder, settings.training, pace.progress, pace.windows, twin),
         keras.callbacks.TensorBoard(folder / "logs", write_graph=False),
-        show.Screen(
-            lambda: callbacks.done(settings.training, progress, windows),
-            B * T,
-            _per_character(encoded),
-            sample,
-        ),
-    ]
+        show.Screen(pace.done, _batch_tokens(settings.training), _per_character(encoded), sample),
+    )
 
 
 def _per_character(encoded: Encoded) -> float:
@@ -165,15 +200,16 @@ def _announce(settings: recipe.Recipe, encoded: Encoded, model: keras.Sequential
     counts = encoded.counts["train"]
     vocabulary = f"{settings.tokenizer.type} vocabulary of {encoded.tokenizer.vocab_size:,}"
     tokens = f"{counts['tokens']:,} tokens to train on, {len(encoded.validation):,} held out"
-    show.out.print(f"{folder}: {model.count_params():,} parameters, {vocabulary}, {tokens}")
+    show.out.print(f"{folder}: {model.count_params():,} parameters, {vocabulary}, {tokens}", markup=False)
     for split, values in encoded.counts.items():
         if values["unknown"]:
             share = values["unknown"] / values["tokens"]
             show.out.print(f"{split}: {share:.2%} of the tokens are <unk>, words that the vocabulary has not")
 
 
-def _conclude(encoded: Encoded, folder: Path, progress: Progress, writes: Run) -> None:
+def _conclude(encoded: Encoded, folder: Path, pace: Pace, writes: Run) -> None:
     """Write the metrics and the curve, print the table and the hint."""
+    progress = pace.progress
     best = min(progress.history, key=lambda row: row["val_loss"])
     validation = encoded.counts["validation"]
     scored = min(len(encoded.validation), VALIDATION_TOKENS) - 1
@@ -182,9 +218,9 @@ def _conclude(encoded: Encoded, folder: Path, progress: Progress, writes: Run) -
         "validation": evaluation.measures(nats, validation),
         "validation_tokens_scored": scored,
         "train_nats_per_token": best["loss"],
-        "epochs": len(progress.history),
+        "epochs": progress.windows / pace.windows,
         "minutes": progress.seconds / 60,
-        "tokens_per_second": progress.windows * _batch_tokens(writes) / progress.seconds,
+        "tokens_per_second": progress.windows * _batch_tokens(pace.settings) / progress.seconds,
         "cores": os.cpu_count(),
     }
     run.save_metadata(folder, replace(writes.metadata, metrics=metrics))
@@ -195,9 +231,9 @@ def _conclude(encoded: Encoded, folder: Path, progress: Progress, writes: Run) -
     rows += [("training nats per token", f"{best['loss']:.4f}"), ("minutes", f"{metrics['minutes']:.1f}")]
     rows += [("tokens per second", f"{metrics['tokens_per_second']:,.0f}"), ("curve", folder / "curve.png")]
     show.table(f"{folder}: best epoch, held-out text", ("measure", "value"), rows)
-    show.out.print(show.advice(writes.model.count_params(), encoded.counts["train"]["characters"], progress.history))
+    characters = encoded.counts["train"]["characters"]
+    show.out.print(show.advice(writes.model.count_params(), characters, progress.history))
 
 
-def _batch_tokens(writes: Run) -> int:
-    training = writes.metadata.recipe["training"]
-    return int(training["batch_size"]) * int(training["window"])
+def _batch_tokens(settings: recipe.Training) -> int:
+    return settings.batch_size * settings.window

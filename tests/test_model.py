@@ -101,7 +101,7 @@ def test_a_checkpoint_brings_back_weights_optimizer_states_and_progress(tmp_path
     again = model.build(settings(dropout=0.5), V, B, T)
     again.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     again.optimizer.build(again.trainable_variables)
-    progress = callbacks.load_checkpoint(tmp_path / "checkpoint.keras", again)
+    progress = callbacks.load_checkpoint(tmp_path / "checkpoint.keras", again, text="")
     assert (progress.windows, progress.seconds, progress.best) == (2, 1.5, 0.5)
     assert len(callbacks.carried(again)) == 2 * L + L + 1
     for mine, theirs in zip(
@@ -112,3 +112,10 @@ def test_a_checkpoint_brings_back_weights_optimizer_states_and_progress(tmp_path
         np.testing.assert_array_equal(mine.numpy(), theirs.numpy())
     with zipfile.ZipFile(tmp_path / "checkpoint.keras") as archive:
         assert archive.testzip() is None
+
+
+def test_a_new_model_begins_with_the_frequencies_of_the_text() -> None:
+    built, counts = model.build(settings(), V), np.array([0, 5, 1, 0, 2, 2, 0, 0, 0, 9, 1])
+    built.layers[-1].kernel.assign(np.zeros((H, V)))
+    model.start_at(built, counts)
+    np.testing.assert_allclose(tf.nn.softmax(built(IDS))[0, 0], counts / 20, atol=1e-3)

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from keras_lstmgen import streams
 from keras_lstmgen.errors import UserError
 from keras_lstmgen.streams import dataset, positions, windows
 
@@ -128,3 +129,9 @@ def test_windows_of_a_mapped_file_are_read_on_their_turn_and_the_file_never_whol
     tracemalloc.stop()
     assert [x.shape for x, _ in found] == [(B, T)] * 2
     assert peak < 4_000_000
+
+
+def test_counts_are_those_of_the_whole_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "PIECE", 7)
+    ids = np.random.default_rng(0).integers(0, 5, 100).astype(np.uint16)
+    assert streams.counts(ids, 9).tolist() == [int((ids == token).sum()) for token in range(9)]

@@ -5,29 +5,13 @@ python export/tf_serving/generate.py serving/1 --prompt "Once" --seed 1
 
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the folder that holds export/, whose files are shared
-from export.client import main
+from export.client import main, silence
 from export.contract import Floats, Step
-
-
-@contextmanager
-def silence() -> Iterator[None]:
-    """Keep what native code says on standard error to itself; Python's exceptions pass."""
-    kept = os.dup(2)
-    with open(os.devnull, "wb") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 with silence():  # importing TensorFlow logs before it heeds its log level

@@ -11,7 +11,7 @@ import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the folder that holds export/, whose files are shared
-from export.client import main
+from export.client import main, silence
 from export.contract import Floats, Step
 
 
@@ -20,7 +20,10 @@ def load(path: Path) -> tuple[Step, bytes, bytes]:
     carried = metadata_buffers(path.read_bytes())
     if not carried.keys() >= {"keras_lstmgen", "tokenizer"}:
         raise ValueError("it carries no metadata 'keras_lstmgen' and 'tokenizer'")
-    runner = Interpreter(str(path)).get_signature_runner("step")
+    interpreter = Interpreter(str(path))
+    with silence():  # it says which delegate it takes
+        interpreter.allocate_tensors()
+    runner = interpreter.get_signature_runner("step")
 
     def step(token: int, state: Floats) -> tuple[Floats, Floats]:
         outputs = runner(ids=np.array([token], np.int32), state=state[np.newaxis])

@@ -19,6 +19,7 @@ from keras_lstmgen.exporters.verify import Proof, Trial
 from keras_lstmgen.quiet import quiet
 from keras_lstmgen.run import Run
 
+RECORD = "export.json"
 NAMES = {"saved_model": "SavedModel", "tflite": "TFLite", "onnx": "ONNX"}
 PACKAGES = (
     "tensorflow",
@@ -33,21 +34,28 @@ PACKAGES = (
 
 
 def export(folder: Path, settings: recipe.Export) -> dict[str, Proof]:
-    """Write and verify the artifacts of a run; one that fails is deleted. The proofs stand in ``export.json``."""
+    """Write and verify the artifacts of a run. The proofs stand in ``export.json``.
+
+    An artifact that computes or writes something else is deleted; one that cannot be written leaves what was there
+    before. Either is a UserError in the end, after the other formats.
+    """
     tf.config.set_visible_devices([], "GPU")  # what is traced beside a GPU may not run without one
-    model = run.load(folder)
+    model, record = run.load(folder), _read_record(folder / RECORD)
     contract.check_weights(model)
     modules = {name: _module(name) for name in settings.formats}
     with show.out.status(f"Keras writes {settings.texts} texts of {settings.tokens} tokens"):
         tried = verify.trial(model, settings.texts, settings.tokens)
-    proofs = {name: _export_one(name, module, model, folder, tried) for name, module in modules.items()}
-    _record(folder, modules, proofs)
+    proofs: dict[str, Proof] = {}
+    failures: list[str] = []
+    for name, module in modules.items():
+        try:
+            proofs[name] = _export_one(name, module, model, folder, tried, record)
+            failures += [f"{NAMES[name]}: {reason}; deleted" for reason in proofs[name].reasons]
+        except UserError as error:
+            failures.append(str(error))
     _print(folder, modules, proofs)
-    failed = {name: proof for name, proof in proofs.items() if proof.reasons}
-    if failed:
-        raise UserError(
-            "; ".join(f"{NAMES[name]}: {', '.join(proof.reasons)}; deleted" for name, proof in failed.items())
-        )
+    if failures:
+        raise UserError("; ".join(failures))
     return proofs
 
 
@@ -61,38 +69,81 @@ def _module(name: str) -> ModuleType:
         ) from error
 
 
-def _export_one(name: str, module: ModuleType, model: Run, folder: Path, tried: Trial) -> Proof:
+def _export_one(name: str, module: ModuleType, model: Run, folder: Path, tried: Trial, record: dict[str, Any]) -> Proof:
+    """Write, prove, record. While an artifact is not proved, the record does not name it."""
     with show.out.status(f"{NAMES[name]}: converting") as status:
-        try:
-            with quiet(), contextlib.redirect_stdout(io.StringIO()):  # the converters talk
-                module.write(model, folder)
-                call = module.open_artifact(folder)
-            status.update(f"{NAMES[name]}: writing the same texts")
-            proof = verify.verify(model, tried, call, single_row=name == "tflite")
-        except BaseException:
-            _delete(folder / module.PLACE)
-            raise
-    if proof.reasons:
-        _delete(folder / module.PLACE)
+        _write(name, module, model, folder)
+        _keep(folder, record, name, None)
+        status.update(f"{NAMES[name]}: writing the same texts")
+        proof = _prove(name, module, model, folder, tried)
+    size = 0 if proof.reasons else module.size(folder)
+    path = None if proof.reasons else str(module.PLACE)
+    _keep(folder, record, name, {"path": path, "bytes": size, **asdict(proof)})
     return proof
+
+
+def _write(name: str, module: ModuleType, model: Run, folder: Path) -> None:
+    """Write one format, whole or not at all."""
+    try:
+        with quiet(), contextlib.redirect_stdout(io.StringIO()):  # the converters talk
+            module.write(model, folder)
+    except UserError:
+        raise
+    except Exception as error:  # every converter has its own
+        raise UserError(f"{NAMES[name]}: cannot be converted ({_line(error)}); nothing was written") from error
+
+
+def _prove(name: str, module: ModuleType, model: Run, folder: Path, tried: Trial) -> Proof:
+    """Try an artifact, and delete it if it does not hold, or if nobody waited for the end of it."""
+    kept = False
+    try:
+        with quiet():
+            call = module.open_artifact(folder)
+        proof = verify.verify(model, tried, call, single_row=name == "tflite")
+        kept = not proof.reasons
+    except Exception as error:  # every runtime has its own for what it cannot run
+        proof = Proof(None, 0, len(tried.cases), 0.0, (f"cannot be run ({_line(error)})",))
+    finally:
+        if not kept:
+            _delete(folder / module.PLACE)
+    return proof
+
+
+def _line(error: Exception) -> str:
+    """The first line of what a library says."""
+    return next(iter(str(error).splitlines()), "") or type(error).__name__
 
 
 def _delete(path: Path) -> None:
     if path.is_dir():
         shutil.rmtree(path)
-    path.unlink(missing_ok=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
-def _record(folder: Path, modules: dict[str, ModuleType], proofs: dict[str, Proof]) -> None:
-    """Write ``export.json``; formats exported before and not now keep their entry."""
-    path = folder / "export.json"
-    record: dict[str, Any] = files.read_json(path) if path.is_file() else {"artifacts": {}}
-    record["versions"] = {name: importlib.metadata.version(name) for name in PACKAGES}
-    for name, proof in proofs.items():
-        place, kept = str(modules[name].PLACE), not proof.reasons
-        size = modules[name].size(folder) if kept else 0
-        record["artifacts"][name] = {"path": place if kept else None, "bytes": size, **asdict(proof)}
-    files.write_json(path, record)
+def _read_record(path: Path) -> dict[str, Any]:
+    """What ``export.json`` says so far: formats exported before and not now keep their entry."""
+    record = files.read_json(path) if path.is_file() else {"artifacts": {}}
+    if not isinstance(record, dict) or not isinstance(record.get("artifacts"), dict):
+        raise UserError(f"{path}: is damaged; delete it and export all formats again")
+    return record
+
+
+def _keep(folder: Path, record: dict[str, Any], name: str, entry: dict[str, Any] | None) -> None:
+    """Write ``export.json`` with the new entry of a format, or without the old one."""
+    record["artifacts"].pop(name, None)
+    if entry:
+        record["artifacts"][name] = entry
+    record["versions"] = {package: version for package in PACKAGES if (version := _version(package))}
+    files.write_json(folder / RECORD, record)
+
+
+def _version(package: str) -> str | None:
+    """The version of a package; a converter that is not needed need not be installed."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _print(folder: Path, modules: dict[str, ModuleType], proofs: dict[str, Proof]) -> None:
@@ -103,7 +154,7 @@ def _print(folder: Path, modules: dict[str, ModuleType], proofs: dict[str, Proof
             NAMES[name],
             modules[name].PLACE if not proof.reasons else "deleted",
             f"{modules[name].size(folder) / 1e6:.2f} MB" if not proof.reasons else "",
-            f"{proof.difference:.1e}",
+            "no number" if proof.difference is None else f"{proof.difference:.1e}",
             f"{proof.identical} of {proof.tried}",
             f"{proof.tokens_per_second:,.0f}",
         )

@@ -31,6 +31,7 @@ def write(model: Run, folder: Path) -> Path:
         for name, graph in graphs.signatures().items():
             proto, _ = tf2onnx.convert.from_function(graph, input_signature=graph.input_signature, opset=OPSET)
             _check(proto, name)
+            _import_standard_only(proto)
             onnx.helper.set_model_props(proto, carried)
             files.write_bytes(path / FILES[name], proto.SerializeToString())
     return folder / PLACE
@@ -42,6 +43,12 @@ def _check(proto: Any, name: str) -> None:
     strange = sorted({node.domain for node in _nodes(proto.graph)} - {"", "ai.onnx"})
     if strange:
         raise UserError(f"ONNX {FILES[name]}: operators of unknown domains: {', '.join(strange)}")
+
+
+def _import_standard_only(proto: Any) -> None:
+    """Drop the imports of domains that no operator is of; a runtime might lack them."""
+    for imported in [imported for imported in proto.opset_import if imported.domain]:
+        proto.opset_import.remove(imported)
 
 
 def _nodes(graph: Any) -> list[Any]:

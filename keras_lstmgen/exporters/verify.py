@@ -1,6 +1,7 @@
 """The proof that an export carries: opened by its own runtime, it computes and writes what Keras does."""
 
 import itertools
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -32,7 +33,7 @@ MIXES = (
 class Proof:
     """What was found; ``reasons`` is empty where the artifact holds."""
 
-    difference: float  # largest, in logits and log-probabilities
+    difference: float | None  # largest, in logits and log-probabilities; None if it is no finite number
     identical: int
     tried: int
     tokens_per_second: float  # one row at a time
@@ -83,11 +84,14 @@ def _until(prompt: np.ndarray[Any, Any], end_id: int) -> int:
 def verify(run: Run, tried: Trial, call: Call, single_row: bool) -> Proof:
     """Try an artifact; ``single_row`` where it takes B = 1 alone."""
     texts, tokens = tried.tokens.shape
-    difference = max(_logit_difference(run, tried, call, 1 if single_row else B) for B in BATCHES)
-    groups = _groups(tried.cases, [1] if single_row else BATCHES)
+    sizes = [1] if single_row else BATCHES
+    difference = float(np.max([_logit_difference(run, tried, call, B) for B in sizes]))
+    groups = _groups(tried.cases, sizes)
     found = np.concatenate([_artifact_texts(run, call, group, tokens) for group in groups])
     identical = int((found == tried.tokens).all(axis=1).sum())
-    return Proof(difference, identical, texts, _speed(run, call, tokens), _reasons(difference, identical, texts))
+    reasons = _reasons(difference, identical, texts)
+    finite = difference if math.isfinite(difference) else None
+    return Proof(finite, identical, texts, _speed(run, call, tokens), reasons)
 
 
 def _reasons(difference: float, identical: int, texts: int) -> tuple[str, ...]:

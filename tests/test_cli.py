@@ -1,0 +1,322 @@
+"""Each verb does what its help says, prints texts alone on standard output, and ends with the next command."""
+
+import importlib.metadata
+import io
+import json
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from keras_lstmgen import cli, generation, recipe, run, sources, training
+from keras_lstmgen.sampling import Options
+
+VERBS = ("train", "generate", "evaluate", "export", "info")
+TINY = shlex.split(
+    "--model.units 7 --model.embedding_size 4 --training.batch_size 3 --training.window 5 --training.epochs 1"
+)
+
+
+def typed(capsys: pytest.CaptureFixture[str], *words: str | Path) -> tuple[str, str]:
+    """Standard output and error of a command that succeeds."""
+    capsys.readouterr()
+    status = cli.main([str(word) for word in words])
+    out, err = capsys.readouterr()
+    assert status == 0, err
+    return out, err
+
+
+def printed_next(text: str) -> list[str]:
+    """The words of the next command, which stands in the last line."""
+    last = text.rstrip("\n").splitlines()[-1]
+    assert last.startswith("next: "), last
+    return shlex.split(last.removeprefix("next: "))
+
+
+def help_of(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    with pytest.raises(SystemExit) as ended:
+        cli.main([*words, "--help"])
+    assert ended.value.code == 0
+    return " ".join(capsys.readouterr().out.split())
+
+
+def keyboard(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    """Let standard input hold this text."""
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode()), encoding="utf-8"))
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[recipe.Recipe, Path, str]]:
+    """What ``train`` is asked for: (recipe, folder of runs, name). Nothing is trained."""
+    calls: list[tuple[recipe.Recipe, Path, str]] = []
+
+    def note(settings: recipe.Recipe, runs: Path, name: str) -> Path:
+        calls.append((settings, runs, name))
+        return runs / name
+
+    monkeypatch.setattr(training, "train", note)
+    monkeypatch.chdir(tmp_path)
+    return calls
+
+
+# Help and names
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_comes_by_both_names_without_waiting_for_tensorflow(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    command = [sys.executable, "-X", "importtime", "-m", f"keras_lstmgen.{verb}", "--help"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    imported = re.findall(r"\| +([\w.]+)$", done.stderr, re.M)
+    assert "keras_lstmgen.recipe" in imported
+    assert not {"tensorflow", "keras", "numpy", "rich", "matplotlib"} & set(imported)
+    assert " ".join(done.stdout.split()) == help_of(capsys, verb)
+    assert done.stdout.startswith(f"usage: keras-lstmgen {verb} ")
+
+
+def test_the_console_script_is_the_same_function_and_names_all_verbs(capsys: pytest.CaptureFixture[str]) -> None:
+    (script,) = importlib.metadata.entry_points(group="console_scripts", name="keras-lstmgen")
+    assert script.load() is cli.main
+    text = help_of(capsys)
+    assert all(f" {verb} " in text for verb in VERBS)
+
+
+def test_the_help_of_train_has_every_value_of_a_recipe_with_its_default(capsys: pytest.CaptureFixture[str]) -> None:
+    text = help_of(capsys, "train")
+    for name, (_, default, about) in recipe.knobs().items():
+        words = " ".join(default) if isinstance(default, tuple) else str(default)
+        said = words.lower() if isinstance(default, bool) else words
+        choices = f"; one of {', '.join(about['choices'])}" if about["choices"] else ""
+        told = re.escape(f"{about['about']}{choices} (default: {said or 'none'})")
+        assert re.search(rf"--{re.escape(name)} \S.*? {told}", text), name
+
+
+@pytest.mark.parametrize("verb", ["generate", "evaluate"])
+def test_the_help_says_the_default_of_each_number(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    text = help_of(capsys, verb)
+    numbers = re.findall(r"--[\w-]+ [NX] ", text.split("options:", 1)[1])
+    assert len(numbers) == len(re.findall(r"\(default: [\d.]+\)", text)) >= 2
+    assert "(default: saved_models)" in text
+
+
+# train
+
+
+def test_every_value_of_a_recipe_is_an_option(asked: list[Any]) -> None:
+    words = {
+        "corpus.source": "a.txt b.txt", "corpus.sha256": "x y", "corpus.documents": "jsonl", "corpus.field": "text",
+        "corpus.validation": "c.txt", "corpus.validation_fraction": "0.25", "corpus.split_seed": "3",
+        "tokenizer.type": "bpe", "tokenizer.vocab_size": "900", "model.embedding_size": "11", "model.units": "11",
+        "model.layers": "3", "model.dropout": "0.4", "model.tied": "true", "training.batch_size": "5",
+        "training.window": "6", "training.epochs": "7", "training.minutes": "8", "training.optimizer": "adam",
+        "training.learning_rate": "1e-3", "training.warmup": "0.2", "training.weight_decay": "0.3",
+        "training.clip_norm": "0.5", "training.patience": "9", "training.seed": "10", "export.formats": "onnx tflite",
+        "export.texts": "12", "export.tokens": "13",
+    }  # fmt: skip
+    assert words.keys() == recipe.knobs().keys()
+    assert cli.main(["train", *(word for name, said in words.items() for word in (f"--{name}", *said.split()))]) == 0
+    ((settings, _, _),) = asked
+    kinds: dict[Any, Any] = {bool: lambda word: word == "true", int: int, float: float, str: str}
+    for name, (kind, default, _) in recipe.knobs().items():
+        section, key = name.split(".")
+        value = getattr(getattr(settings, section), key)
+        assert value == (kinds[kind](words[name]) if kind in kinds else tuple(words[name].split())), name
+        assert value != default, name
+
+
+def test_what_is_trained_and_what_it_is_called(asked: list[Any], tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text('[corpus]\nsource = "x.txt"\n[model]\nunits = 33\nlayers = 2\n')
+    lines = ("", "'my book.txt' b.txt", "mine.toml --model.units 44", "texts/*.txt --name n", "-")
+    for line in lines:
+        assert cli.main(["train", "--runs", "r", *shlex.split(line)]) == 0
+    assert {runs for _, runs, _ in asked} == {Path("r")}
+    assert [name for *_, name in asked] == ["quickstart", "my-book", "mine", "n", "text"]
+    recipes = [settings for settings, *_ in asked]
+    assert recipes[0] == recipe.Recipe()
+    assert [settings.corpus.source for settings in recipes[1:]] == [
+        ("my book.txt", "b.txt"), ("x.txt",), ("texts/*.txt",), ("-",),
+    ]  # fmt: skip
+    assert (recipes[2].model.units, recipes[2].model.layers) == (44, 2)
+
+
+def test_without_an_argument_it_learns_from_pydoc_in_any_folder_and_the_next_command_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    out, _ = typed(capsys, "train", *TINY, "--training.batch_size", "50", "--training.minutes", "0.01")
+    words = printed_next(out)
+    assert words == ["keras-lstmgen", "generate", "saved_models/quickstart", "--temperature", "0.8"]
+    assert run.load_metadata(tmp_path / words[2]).recipe["corpus"]["source"] == ["pydoc"]
+    text, err = typed(capsys, *words[1:], "--max-new-tokens", "10")
+    assert len(text) >= 2
+    assert printed_next(err) == ["keras-lstmgen", "evaluate", "saved_models/quickstart"]
+
+
+def test_a_corpus_from_standard_input_is_trained_on_gone_on_with_and_evaluated(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    sources._spooled.cache_clear()
+    keyboard(monkeypatch, text.read_text(encoding="utf-8")[:2000])
+    typed(capsys, "train", "-", "--runs", tmp_path / "runs", "--name", "piped", *TINY)
+    sources._spooled.cache_clear()
+    keyboard(monkeypatch, "")
+    typed(capsys, "train", "--resume", "piped", "--runs", tmp_path / "runs", "--training.epochs", "2")
+    assert len(json.loads((tmp_path / "runs/piped/history.json").read_text())) == 2
+    out, _ = typed(capsys, "evaluate", "--runs", tmp_path / "runs", "--json", "--samples", "0")
+    assert json.loads(out)["counts"]["characters"] == 200
+
+
+def test_ctrl_c_at_the_keyboard_ends_a_training_cleanly_and_it_can_be_gone_on_with(
+    text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "prose.txt").write_text(text.read_text(encoding="utf-8")[:2000], encoding="utf-8")
+    words = [sys.executable, "-u", "-m", "keras_lstmgen.train", f"{tmp_path}/prose.txt", "--runs", str(tmp_path), *TINY]
+    started = subprocess.Popen(
+        [*words, "--training.epochs", "100000", "--training.patience", "0"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert started.stdout
+    assert any(line.startswith("epoch 1 ") for line in started.stdout)  # it trains
+    started.send_signal(signal.SIGINT)
+    out, err = started.communicate(timeout=60)
+    folder = tmp_path / "prose"
+    assert (started.returncode, err) == (0, "")
+    assert f"Stopped by Ctrl-C, and saved. To go on: keras-lstmgen train --resume {folder}\n" in out
+    assert printed_next(out)[:3] == ["keras-lstmgen", "generate", str(folder)]
+    history = json.loads((folder / "history.json").read_text())
+    epochs = len(history) + 1
+    typed(capsys, "generate", folder, "--max-new-tokens", "5")
+    typed(capsys, "train", "--resume", folder, "--training.epochs", str(epochs))
+    assert json.loads((folder / "history.json").read_text())[-1]["windows"] == epochs * history[0]["windows"]
+
+
+# generate
+
+
+def test_the_text_alone_goes_to_standard_output_and_the_notes_beside_it(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, err = typed(
+        capsys, "generate", trained, "--prompt", "The ", "--max-new-tokens", "40", "--seed", "7", "--n", "2",
+        "--temperature", "0.9", "--top-k", "30", "--top-p", "0.95", "--min-p", "0.01", "--repetition-penalty", "1.1",
+    )  # fmt: skip
+    options = Options(temperature=0.9, top_k=30, top_p=0.95, min_p=0.01, repetition_penalty=1.1)
+    first, second = generation.generate(run.load(trained), "The ", 40, options, seeds=[7, 8])
+    assert out == f"{first.text}\n\n{second.text}\n"
+    assert "80 tokens in" in err
+    assert "ended by: length, length" in err
+    assert printed_next(err) == ["keras-lstmgen", "evaluate", str(trained)]
+
+
+def test_a_prompt_comes_from_the_command_line_a_file_or_standard_input(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "prompt.txt").write_text("Ein\nÜbel", encoding="utf-8")
+    keyboard(monkeypatch, "Ein\nÜbel")
+    short = ("generate", trained, "--max-new-tokens", "20")
+    given = [("--prompt", "Ein\nÜbel"), ("--prompt-file", str(tmp_path / "prompt.txt")), ("--prompt-file", "-")]
+    texts = {typed(capsys, *short, *words)[0] for words in given}
+    assert len(texts) == 1
+    assert texts != {typed(capsys, *short)[0]}
+
+
+def test_a_stop_string_ends_the_text(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    free = typed(capsys, "generate", trained, "--max-new-tokens", "60")[0]
+    out, err = typed(capsys, "generate", trained, "--max-new-tokens", "60", "--stop", free[20:22], "--stop", "\0")
+    assert out == free[: free.index(free[20:22])] + "\n"
+    assert "ended by: stop" in err
+
+
+def test_interactive_answers_each_line_until_the_end_of_input(
+    trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    keyboard(monkeypatch, "The \nA\n")
+    out, err = typed(capsys, "generate", trained, "--interactive", "--max-new-tokens", "15", "--seed", "3")
+    model = run.load(trained)
+    texts = [generation.generate(model, p, 15, seeds=[s])[0].text for p, s in (("The ", 3), ("A", 4))]
+    assert out == "".join(f"{text}\n" for text in texts)
+    assert printed_next(err)[1] == "evaluate"
+
+
+def test_the_output_goes_to_a_file_instead(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    short = ("generate", trained, "--max-new-tokens", "15")
+    shown, (out, _) = typed(capsys, *short)[0], typed(capsys, *short, "--output", tmp_path / "a.txt")
+    assert (out, (tmp_path / "a.txt").read_text()) == ("", shown.removesuffix("\n"))
+    keyboard(monkeypatch, "\n\n")
+    out, _ = typed(capsys, *short, "--interactive", "--output", tmp_path / "a.txt")
+    assert out == ""
+    assert (tmp_path / "a.txt").read_text().startswith(shown.removesuffix("\n") + "\n\n")
+
+
+def test_a_reader_that_has_enough_ends_it_without_a_word(trained: Path) -> None:
+    words = [sys.executable, "-m", "keras_lstmgen.generate", str(trained), "--max-new-tokens", "5000"]
+    started = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert started.stdout
+    assert len(started.stdout.read(10)) == 10
+    started.stdout.close()
+    assert started.stderr
+    assert started.stderr.read() == b""
+    started.stderr.close()
+    assert started.wait(timeout=60) == 0
+
+
+# evaluate, export, info
+
+
+def test_evaluate_prints_tables_or_json_and_keeps_the_json(
+    copied: Path, text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, _ = typed(capsys, "evaluate", copied, "--samples", "2", "--sample-tokens", "50")
+    report = json.loads((copied / "evaluation.json").read_text())
+    assert f"{report['loss']['nats_per_token']:.4f}" in out
+    assert re.search(rf"longest passage copied, characters +{report['samples']['longest_copy_characters']} *\n", out)
+    assert printed_next(out) == ["keras-lstmgen", "export", str(copied)]
+
+    (tmp_path / "other.txt").write_text(text.read_text(encoding="utf-8")[:700], encoding="utf-8")
+    out, err = typed(capsys, "evaluate", copied, tmp_path / "other.txt", "--json", "--samples", "0")
+    report = json.loads(out)
+    assert report == json.loads((copied / "evaluation.json").read_text())
+    assert (report["text"], report["counts"]["characters"]) == (str(tmp_path / "other.txt"), 700)
+    assert "samples" not in report
+    assert printed_next(err) == ["keras-lstmgen", "export", str(copied)]
+
+
+def test_export_writes_the_formats_asked_for(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("serving", "tflite", "onnx"):
+        shutil.rmtree(copied / name)
+    (copied / "export.json").unlink()
+    out, _ = typed(capsys, "export", copied, "--format", "tflite", "--texts", "6", "--tokens", "5")
+    record = json.loads((copied / "export.json").read_text())["artifacts"]
+    assert (list(record), record["tflite"]["identical"], record["tflite"]["tried"]) == (["tflite"], 6, 6)
+    assert (copied / record["tflite"]["path"]).is_file()
+    assert re.search(r"TFLite .* 6 of 6 ", out)
+    assert printed_next(out) == ["keras-lstmgen", "info", str(copied)]
+
+
+def test_info_lists_the_runs_or_describes_one(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    nats = json.loads((trained / "metrics.json").read_text())["validation"]["nats_per_token"]
+    out, _ = typed(capsys, "info", "--runs", trained.parent)
+    assert re.search(rf"small +{nats:.3f} .*saved_model, tflite, onnx", out)
+    assert printed_next(out) == ["keras-lstmgen", "info", str(trained)]
+    out, _ = typed(capsys, "info", "small", "--runs", trained.parent)
+    assert re.search(r"model\.units +12 *\n", out)
+    assert re.search(r"tflite +tflite/model\.tflite .* 24 of 24", out)
+    assert f"{nats:,.4f}" in out
+    assert printed_next(out) == ["keras-lstmgen", "generate", str(trained)]
+
+
+def test_a_name_with_brackets_or_spaces_is_printed_so_that_it_can_be_typed(
+    copied: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    strange = tmp_path / "a [bold]run[/bold]"
+    shutil.copytree(copied, strange)
+    assert printed_next(typed(capsys, "generate", strange, "--max-new-tokens", "1")[1])[2] == str(strange)
+    assert printed_next(typed(capsys, "info", strange)[0])[2] == str(strange)

@@ -1,0 +1,52 @@
+"""What the documents say to type can be typed, and what they say is there is there."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from keras_lstmgen import cli
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("*/README.md")), *sorted(ROOT.glob("docs/*.md"))]
+
+
+def commands(page: Path) -> list[str]:
+    """The lines of code blocks that call us."""
+    text = page.read_text(encoding="utf-8")
+    return [line.split("   #")[0].strip() for line in re.findall(r"^    (keras-lstmgen .*)$", text, re.MULTILINE)]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_command_of_a_page_is_understood(page: Path) -> None:
+    for command in commands(page):
+        cli.parser().parse_args(shlex.split(command)[1:])
+
+
+def test_the_readme_shows_every_verb() -> None:
+    shown = {shlex.split(command)[1] for command in commands(ROOT / "README.md")}
+    assert shown == {"train", "generate", "evaluate", "export", "info"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_link_leads_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
+        assert (page.parent / target).exists(), target
+
+
+def test_every_make_target_that_is_named_is_there() -> None:
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for page in PAGES:
+        assert set(re.findall(r"\bmake ([a-z]+)\b", page.read_text(encoding="utf-8"))) <= targets | {"sure"}, page
+
+
+def test_the_tree_of_the_readme_is_the_tree() -> None:
+    block = next(block for block in re.findall(r"```\n(.*?)```", README, re.DOTALL) if "keras_lstmgen/" in block)
+    for name in re.findall(r"^ *([\w./]+)  ", block, re.MULTILINE):
+        assert any((folder / name).exists() for folder in (ROOT, ROOT / "keras_lstmgen")), name
+
+
+def test_the_readme_reads_at_one_sitting() -> None:
+    assert 80 <= len(README.splitlines()) <= 150

@@ -1,0 +1,496 @@
+"""Each artifact is what the contract says, and what does not write as Keras does is not kept."""
+
+import base64
+import importlib.metadata
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import ai_edge_litert.schema_py_generated as schema
+import numpy as np
+import onnx as onnx_library
+import pytest
+import tensorflow as tf
+from ai_edge_litert.interpreter import Interpreter
+from ai_edge_litert.tools import flatbuffer_utils
+from tensorflow.core.protobuf import saved_model_pb2
+
+from keras_lstmgen import exporters, files, recipe, run
+from keras_lstmgen.errors import UserError
+from keras_lstmgen.exporters import contract, onnx, saved_model, tflite, verify
+from keras_lstmgen.exporters.contract import Call
+
+FORMATS = {"saved_model": saved_model, "tflite": tflite, "onnx": onnx}
+OPTIONS = {"repetition_penalty": "float32", "temperature": "float32", "top_k": "int32", "top_p": "float32"}
+OPTIONS |= {"min_p": "float32"}
+FEW = recipe.Export(texts=6, tokens=5)
+
+Tensors = dict[str, tuple[str, tuple[int | None, ...]]]  # name -> type and shape; None: free
+
+
+@pytest.fixture(params=["trained", "trained_lines"])
+def exported(request: pytest.FixtureRequest) -> Path:
+    """A run with its artifacts: a stream of characters, then documents in subwords."""
+    folder: Path = request.getfixturevalue(request.param)
+    return folder
+
+
+def graphs_of_the_page(V: int, S: int, B: int | None) -> dict[str, tuple[Tensors, Tensors]]:
+    """The table of docs/contract.md: inputs and outputs of each graph."""
+    state: Tensors = {"state": ("float32", (B, S))}
+    next_state: Tensors = {"next_state": ("float32", (B, S))}
+    window: Tensors = {"ids": ("int32", (B, None)), **state}
+    logprobs: Tensors = {"logprobs": ("float32", (B, None))}
+    options: Tensors = {name: (kind, (B,)) for name, kind in OPTIONS.items()}
+    noise: Tensors = {"noise": ("float32", (B, None))}
+    return {
+        "step": ({"ids": ("int32", (B,)), **state}, {"logits": ("float32", (B, V)), **next_state}),
+        "generate": (window | noise | options, {"tokens": ("int32", (B, None)), **logprobs, **next_state}),
+        "score": (window, logprobs | next_state),
+    }
+
+
+def meta_graph(folder: Path) -> Any:
+    saved = saved_model_pb2.SavedModel.FromString((folder / "serving/1/saved_model.pb").read_bytes())
+    return saved.meta_graphs[0]
+
+
+def onnx_file(folder: Path, graph: str) -> Path:
+    return folder / "onnx" / {"step": "model.onnx", "generate": "generate.onnx", "score": "score.onnx"}[graph]
+
+
+def in_saved_model(folder: Path) -> dict[str, tuple[Tensors, Tensors]]:
+    def tensors(infos: Any) -> Tensors:
+        return {
+            name: (tf.as_dtype(info.dtype).name, tuple(d.size if d.size >= 0 else None for d in info.tensor_shape.dim))
+            for name, info in infos.items()
+        }
+
+    signatures = meta_graph(folder).signature_def.items()
+    return {name: (tensors(s.inputs), tensors(s.outputs)) for name, s in signatures if not name.startswith("__")}
+
+
+def in_tflite(folder: Path) -> dict[str, tuple[Tensors, Tensors]]:
+    def tensors(details: dict[str, Any]) -> Tensors:
+        return {
+            name: (np.dtype(d["dtype"]).name, tuple(int(n) if n >= 0 else None for n in d["shape_signature"]))
+            for name, d in details.items()
+        }
+
+    interpreter = Interpreter(str(folder / "tflite/model.tflite"))
+    runners = {name: interpreter.get_signature_runner(name) for name in interpreter.get_signature_list()}
+    return {name: (tensors(r.get_input_details()), tensors(r.get_output_details())) for name, r in runners.items()}
+
+
+def in_onnx(folder: Path) -> dict[str, tuple[Tensors, Tensors]]:
+    def tensors(values: Any) -> Tensors:
+        return {value.name: (kind(value.type.tensor_type), shape(value.type.tensor_type)) for value in values}
+
+    def kind(tensor: Any) -> str:
+        return onnx_library.helper.tensor_dtype_to_np_dtype(tensor.elem_type).name
+
+    def shape(tensor: Any) -> tuple[int | None, ...]:
+        return tuple(d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim)
+
+    models = {name: onnx_library.load(onnx_file(folder, name)) for name in contract.GRAPHS}
+    assert len(list((folder / "onnx").iterdir())) == len(models)
+    return {name: (tensors(m.graph.input), tensors(m.graph.output)) for name, m in models.items()}
+
+
+@pytest.mark.parametrize(("read", "B"), [(in_saved_model, None), (in_tflite, 1), (in_onnx, None)])
+def test_the_graphs_have_the_inputs_and_outputs_of_the_page_and_no_others(
+    exported: Path, read: Callable[[Path], Any], B: int | None
+) -> None:
+    metadata = run.load_metadata(exported)
+    assert read(exported) == graphs_of_the_page(metadata.vocab_size, metadata.state_size, B)
+
+
+def carried(folder: Path) -> dict[str, tuple[bytes, bytes]]:
+    """The JSON and the tokenizer that each file carries."""
+    assets = folder / "serving/1/assets"
+    found = {"saved_model": ((assets / "keras_lstmgen.json").read_bytes(), (assets / "tokenizer.model").read_bytes())}
+    content = flatbuffer_utils.read_model(str(folder / "tflite/model.tflite"))
+    buffers = {entry.name.decode(): bytes(content.buffers[entry.buffer].data) for entry in content.metadata}
+    found["tflite"] = buffers["keras_lstmgen"], buffers["tokenizer"]
+    for graph in contract.GRAPHS:
+        props = {prop.key: prop.value for prop in onnx_library.load(onnx_file(folder, graph)).metadata_props}
+        found[graph] = props["keras_lstmgen"].encode(), base64.b64decode(props["tokenizer"], validate=True)
+    return found
+
+
+def test_every_file_carries_the_metadata_and_the_tokenizer_of_its_run(exported: Path) -> None:
+    said = json.loads((exported / "keras_lstmgen.json").read_text(encoding="utf-8"))
+    assert {"format_version", "vocab_size", "state_size", "start_id", "end_id"} < said.keys()
+    assert {"prompt_start", "unsampled_ids", "recipe", "metrics"} < said.keys()
+    assert said["metrics"]["validation"]["nats_per_token"] > 0
+    for name, (metadata, tokenizer) in carried(exported).items():
+        assert json.loads(metadata) == said, name
+        assert tokenizer == (exported / "tokenizer.model").read_bytes(), name
+
+
+def test_the_saved_model_names_its_two_files_as_assets(trained: Path) -> None:
+    assets = {asset.filename for asset in meta_graph(trained).asset_file_def}
+    assert assets == {"keras_lstmgen.json", "tokenizer.model"}
+
+
+def test_no_operator_of_a_tflite_file_needs_more_than_the_runtime(exported: Path) -> None:
+    content = flatbuffer_utils.read_model(str(exported / "tflite/model.tflite"))
+    kinds = {code.builtinCode for code in content.operatorCodes}
+    assert schema.BuiltinOperator.WHILE in kinds
+    assert schema.BuiltinOperator.CUSTOM not in kinds
+    assert not any(code.customCode for code in content.operatorCodes)
+
+
+def test_a_tflite_file_with_an_operator_of_tensorflow_is_refused(trained: Path) -> None:
+    content = flatbuffer_utils.read_model(str(trained / "tflite/model.tflite"))
+    tflite._check(content)
+    content.operatorCodes[0].builtinCode, content.operatorCodes[0].customCode = 32, b"FlexCumsum"
+    with pytest.raises(UserError, match="FlexCumsum"):
+        tflite._check(content)
+
+
+def operators(graph: Any) -> set[str]:
+    return {node.op for node in [*graph.node, *(node for f in graph.library.function for node in f.node_def)]}
+
+
+def test_the_saved_model_holds_operators_of_tensorflow_alone_and_none_for_a_gpu(exported: Path) -> None:
+    graph = meta_graph(exported).graph_def
+    found = operators(graph) - {function.signature.name for function in graph.library.function}
+    assert {"MatMul", "Assert"} < found
+    assert found <= set(tf.raw_ops.__dict__)
+    assert not any("cudnn" in operator.lower() for operator in found)
+
+
+@pytest.mark.parametrize("operator", ["CudnnRNNV3", "TFText>Foreign"])
+def test_a_saved_model_with_an_operator_that_a_server_may_not_have_is_refused(
+    trained: Path, tmp_path: Path, operator: str
+) -> None:
+    saved = saved_model_pb2.SavedModel.FromString((trained / "serving/1/saved_model.pb").read_bytes())
+    function = next(f for f in saved.meta_graphs[0].graph_def.library.function if f.node_def)
+    function.node_def[0].op = operator
+    (tmp_path / "saved_model.pb").write_bytes(saved.SerializeToString())
+    with pytest.raises(UserError, match="cuDNN" if "Cudnn" in operator else operator):
+        saved_model._check(tmp_path)
+
+
+def bodies(graph: Any) -> list[Any]:
+    """A graph and the graphs inside its nodes."""
+    inner = [a.g for node in graph.node for a in node.attribute if a.type == onnx_library.AttributeProto.GRAPH]
+    return [graph, *(body for one in inner for body in bodies(one))]
+
+
+@pytest.mark.parametrize("graph", contract.GRAPHS)
+def test_onnx_files_hold_the_standard_domain_alone_in_loop_bodies_too(exported: Path, graph: str) -> None:
+    model = onnx_library.load(onnx_file(exported, graph))
+    assert [(imported.domain, imported.version) for imported in model.opset_import] == [("", 18)]
+    assert {node.domain for body in bodies(model.graph) for node in body.node} == {""}
+    assert (len(bodies(model.graph)) > 1) == (graph != "step")
+
+
+def test_an_onnx_file_with_a_foreign_operator_in_a_loop_is_refused(trained: Path) -> None:
+    model = onnx_library.load(onnx_file(trained, "generate"))
+    onnx._check(model, "generate")
+    bodies(model.graph)[-1].node[0].domain = "com.example"
+    model.opset_import.add(domain="com.example", version=1)
+    with pytest.raises(UserError, match=r"generate.onnx.*com\.example"):
+        onnx._check(model, "generate")
+
+
+def inputs(metadata: run.Metadata, B: int, **options: float) -> dict[str, Any]:
+    """Inputs of ``generate``; the options given are those of the last row, the others are neutral."""
+    neutral = {"repetition_penalty": 1.0, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
+    rows = {name: np.full(B, neutral[name], kind) for name, kind in OPTIONS.items()}
+    for name, value in options.items():
+        rows[name][-1] = value
+    state = np.zeros((B, metadata.state_size), np.float32)
+    return {"ids": np.full((B, 2), 5, np.int32), "state": state, "noise": np.full((B, 3), 0.5, np.float32), **rows}
+
+
+def test_the_saved_model_refuses_an_option_out_of_range_by_its_name(trained: Path) -> None:
+    metadata, call = run.load_metadata(trained), saved_model.open_artifact(trained)
+    wrong = {"repetition_penalty": (0, 1e-7, 1e7, np.nan), "temperature": (-1, 1e-7, 1e7, np.nan), "top_k": (-1,)}
+    wrong |= {"top_p": (0, -0.5, 1.001, np.nan), "min_p": (-0.1, 1.001, np.nan)}
+    for name, values in wrong.items():
+        for value in values:
+            with pytest.raises(tf.errors.InvalidArgumentError, match=f"{name} is out of range"):
+                call("generate", **inputs(metadata, 2, **{name: value}))
+    extreme = {"repetition_penalty": 1e-6, "temperature": 1e6, "top_k": 2**31 - 1, "top_p": 1e-9, "min_p": 1}
+    assert call("generate", **inputs(metadata, 2, **extreme))["tokens"].shape == (2, 3)
+    assert call("generate", **inputs(metadata, 2, temperature=0))["tokens"].shape == (2, 3)
+
+
+def record(folder: Path) -> dict[str, Any]:
+    return dict(json.loads((folder / "export.json").read_text(encoding="utf-8")))
+
+
+def test_export_json_records_versions_sizes_differences_and_counts(exported: Path) -> None:
+    said = record(exported)
+    assert said["versions"] == {name: importlib.metadata.version(name) for name in exporters.PACKAGES}
+    assert list(said["artifacts"]) == ["saved_model", "tflite", "onnx"]
+    for name, entry in said["artifacts"].items():
+        place = exported / entry["path"]
+        stored = [path for path in (place, *place.rglob("*")) if path.is_file()]
+        assert entry["bytes"] == sum(path.stat().st_size for path in stored) > 0, name
+        assert (entry["identical"], entry["tried"], entry["reasons"]) == (24, 24, [])
+        assert 0 <= entry["difference"] < 1e-4
+        assert entry["tokens_per_second"] > 0
+
+
+def test_exporting_again_replaces_the_whole_artifact_and_leaves_the_others(copied: Path) -> None:
+    (copied / "serving/1/stray").write_text("of an earlier export")
+    before = record(copied)
+    others = {path: path.stat().st_mtime_ns for path in (copied / "tflite").iterdir()}
+    proofs = exporters.export(copied, recipe.Export(formats=("saved_model",), texts=6, tokens=5))
+    assert not (copied / "serving/1/stray").exists()
+    assert [path.name for path in (copied / "serving").iterdir()] == ["1"]
+    after = record(copied)
+    assert (proofs["saved_model"].tried, after["artifacts"]["saved_model"]["tried"]) == (6, 6)
+    assert after["artifacts"]["saved_model"]["identical"] == 6
+    for name in ("tflite", "onnx"):
+        assert after["artifacts"][name] == before["artifacts"][name]
+    assert others == {path: path.stat().st_mtime_ns for path in (copied / "tflite").iterdir()}
+
+
+def test_weights_that_are_no_numbers_are_not_exported(copied: Path) -> None:
+    model = run.load(copied).model
+    for bad in (np.nan, np.inf):
+        model.layers[-1].bias.assign(np.full(model.layers[-1].bias.shape, bad, np.float32))
+        model.save(copied / "model.keras")
+        before = record(copied)
+        with pytest.raises(UserError, match="NaN or infinity"):
+            exporters.export(copied, FEW)
+        assert record(copied) == before
+        assert (copied / "serving/1").is_dir()
+
+
+def change_onnx(graph: str) -> Callable[[Path], None]:
+    """Move the output's bias of one of the three files."""
+
+    def change(folder: Path) -> None:
+        model = onnx_library.load(onnx_file(folder, graph))
+        V = json.loads((folder / "keras_lstmgen.json").read_text(encoding="utf-8"))["vocab_size"]
+        held = [tensor for body in bodies(model.graph) for tensor in body.initializer if list(tensor.dims) == [V]]
+        changed = [tensor for tensor in held if tensor.data_type == onnx_library.TensorProto.FLOAT]
+        assert changed
+        for tensor in changed:
+            values = onnx_library.numpy_helper.to_array(tensor) + np.linspace(0, 1, V, dtype=np.float32)
+            tensor.CopyFrom(onnx_library.numpy_helper.from_array(values, tensor.name))
+        files.write_bytes(onnx_file(folder, graph), model.SerializeToString())
+
+    return change
+
+
+def change_tflite(folder: Path) -> None:
+    """Move every weight."""
+    path = str(folder / "tflite/model.tflite")
+    content = flatbuffer_utils.read_model(path)
+    tensors = [tensor for graph in content.subgraphs for tensor in graph.tensors]
+    for number in {tensor.buffer for tensor in tensors if tensor.type == schema.TensorType.FLOAT32}:
+        data = content.buffers[number].data
+        if data is not None and len(data) > 400:  # the others are single numbers and biases
+            weights = np.array(data, np.uint8).view(np.float32) * np.float32(1.01)
+            content.buffers[number].data = weights.view(np.uint8)
+    flatbuffer_utils.write_model(content, path)
+
+
+def cut(file: str) -> Callable[[Path], None]:
+    def change(folder: Path) -> None:
+        data = (folder / file).read_bytes()
+        (folder / file).write_bytes(data[: len(data) // 2])
+
+    return change
+
+
+def nothing(folder: Path) -> None:
+    del folder
+
+
+def converters_that_copy(trained: Path, **changes: Callable[[Path], None]) -> Callable[[str], Any]:
+    """Formats that write ``trained``'s artifacts, quickly, and then ``changes`` them."""
+
+    def module(name: str) -> Any:
+        real = FORMATS[name]
+
+        def write(model: run.Run, folder: Path) -> None:
+            del model
+            exporters._delete(folder / real.PLACE)
+            copy = shutil.copytree if (trained / real.PLACE).is_dir() else shutil.copy
+            copy(trained / real.PLACE, folder / real.PLACE)
+            changes.get(name, nothing)(folder)
+
+        return SimpleNamespace(write=write, PLACE=real.PLACE, size=real.size, open_artifact=real.open_artifact)
+
+    return module
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "reason"),
+    [
+        ("onnx", change_onnx("step"), r"ONNX: logits differ by [\d.]+"),
+        ("onnx", change_onnx("score"), r"ONNX: logits differ by [\d.]+"),
+        ("onnx", change_onnx("generate"), r"ONNX: \d of 6 texts are identical \(needed: 99%\)"),
+        ("tflite", change_tflite, r"TFLite: logits differ by [\d.]+"),
+        ("onnx", cut("onnx/generate.onnx"), "ONNX: cannot be run"),
+        ("tflite", cut("tflite/model.tflite"), "TFLite: cannot be run"),
+        ("saved_model", cut("serving/1/saved_model.pb"), "SavedModel: cannot be run"),
+        ("saved_model", cut("serving/1/variables/variables.data-00000-of-00001"), "SavedModel: cannot be run"),
+    ],
+)
+def test_an_artifact_that_computes_something_else_or_does_not_run_is_deleted_and_reported(
+    trained: Path, copied: Path, monkeypatch: pytest.MonkeyPatch, name: str, change: Any, reason: str
+) -> None:
+    good = "tflite" if name == "onnx" else "onnx"
+    monkeypatch.setattr(exporters, "_module", converters_that_copy(trained, **{name: change}))
+    with pytest.raises(UserError, match=reason) as caught:
+        exporters.export(copied, recipe.Export(formats=(name, good), texts=6, tokens=5))
+    assert "\n" not in str(caught.value)
+    assert "deleted" in str(caught.value)
+    assert not (copied / FORMATS[name].PLACE).exists()
+    assert (copied / FORMATS[good].PLACE).exists()
+    entries = record(copied)["artifacts"]
+    assert (entries[name]["path"], entries[name]["bytes"]) == (None, 0)
+    assert entries[name]["reasons"]
+    assert (entries[good]["path"], entries[good]["identical"]) == (str(FORMATS[good].PLACE), 6)
+
+
+def test_a_format_that_cannot_be_written_leaves_what_was_there_and_the_others_go_on(
+    trained: Path, copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(folder: Path) -> None:
+        shutil.copytree(trained / "onnx", folder / "onnx", dirs_exist_ok=True)
+        raise RuntimeError("an operator is\nnot known")
+
+    monkeypatch.setattr(exporters, "_module", converters_that_copy(trained, onnx=fails))
+    before = record(copied)["artifacts"]
+    with pytest.raises(UserError, match=r"^ONNX: cannot be converted \(an operator is\); nothing was written$"):
+        exporters.export(copied, recipe.Export(formats=("onnx", "tflite"), texts=6, tokens=5))
+    after = record(copied)["artifacts"]
+    assert after["onnx"] == before["onnx"]
+    assert after["tflite"]["tried"] == 6
+
+
+def test_an_artifact_whose_proof_was_broken_off_is_neither_kept_nor_recorded(
+    trained: Path, copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken_off(*_: Any, **__: Any) -> Any:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(exporters, "_module", converters_that_copy(trained))
+    monkeypatch.setattr(verify, "verify", broken_off)
+    with pytest.raises(KeyboardInterrupt):
+        exporters.export(copied, recipe.Export(formats=("tflite",), texts=6, tokens=5))
+    assert not (copied / "tflite/model.tflite").exists()
+    assert list(record(copied)["artifacts"]) == ["saved_model", "onnx"]
+
+
+def test_what_is_exported_is_traced_with_the_gpu_hidden(
+    trained: Path, copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[str] = []
+    monkeypatch.setattr(tf.config, "set_visible_devices", lambda *what: done.append(f"hide {what}"))
+    module = converters_that_copy(trained, tflite=lambda folder: done.append(f"write into {folder.name}"))
+    monkeypatch.setattr(exporters, "_module", module)
+    exporters.export(copied, recipe.Export(formats=("tflite",), texts=6, tokens=5))
+    assert done == ["hide ([], 'GPU')", "write into moved"]
+
+
+def test_a_format_whose_package_is_missing_is_an_error_that_names_the_extra(
+    trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, package in (("onnx", "tf2onnx"), ("tflite", "ai_edge_litert")):
+        monkeypatch.delitem(sys.modules, f"keras_lstmgen.exporters.{name}")
+        monkeypatch.setitem(sys.modules, package, None)
+        with pytest.raises(UserError, match=rf"--format {name}: {package} .*keras_lstmgen\[export\]"):
+            exporters.export(trained, recipe.Export(formats=(name,)))
+
+
+def test_a_package_that_is_not_installed_has_no_version_and_stops_nothing(
+    trained: Path, copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    version = importlib.metadata.version
+
+    def without_onnx(name: str) -> str:
+        if "onnx" in name:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return version(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", without_onnx)
+    monkeypatch.setattr(exporters, "_module", converters_that_copy(trained))
+    exporters.export(copied, recipe.Export(formats=("tflite",), texts=6, tokens=5))
+    assert record(copied)["versions"].keys() == set(exporters.PACKAGES) - {"onnx", "tf2onnx", "onnxruntime"}
+
+
+@pytest.mark.parametrize("content", ['{"artifacts": ', "[]", '{"versions": {}}'])
+def test_a_damaged_export_json_is_one_clear_line_before_anything_is_written(copied: Path, content: str) -> None:
+    (copied / "export.json").write_text(content)
+    with pytest.raises(UserError, match=r"^.*export\.json: .*$"):
+        exporters.export(copied, FEW)
+    assert (copied / "export.json").read_text() == content
+
+
+@pytest.fixture(scope="module")
+def tried(trained: Path) -> tuple[run.Run, verify.Trial, Call]:
+    """A run, what Keras writes, and its ONNX files."""
+    model = run.load(trained)
+    return model, verify.trial(model, texts=20, tokens=3), onnx.open_artifact(trained)
+
+
+Outputs = dict[str, Any]
+
+
+@pytest.mark.parametrize(
+    ("graph", "rows", "change", "reasons"),
+    [
+        ("step", 1, lambda out: out | {"logits": out["logits"] + np.float32(5e-5)}, []),
+        ("step", 1, lambda out: out | {"logits": out["logits"] + np.float32(2e-4)}, ["logits differ by 0.0002"]),
+        ("step", 8, lambda out: out | {"logits": out["logits"] - np.float32(2e-4)}, ["logits differ by 0.0002"]),
+        ("step", 3, lambda out: out | {"logits": out["logits"] * np.float32(np.nan)}, ["logits differ by nan"]),
+        ("score", 8, lambda out: out | {"logprobs": out["logprobs"] + np.float32(3e-4)}, ["logits differ by 0.0003"]),
+        ("score", 8, lambda out: out | {"logprobs": out["logprobs"] / np.float32(0)}, ["logits differ by inf"]),
+        ("generate", 3, lambda out: out | {"tokens": out["tokens"] * 0}, ["texts are identical"]),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:divide by zero")
+def test_a_proof_sees_what_is_wrong_in_any_graph_and_batch(
+    tried: tuple[run.Run, verify.Trial, Call],
+    graph: str,
+    rows: int,
+    change: Callable[[Outputs], Outputs],
+    reasons: list[str],
+) -> None:
+    model, trial, call = tried
+
+    def wrong(name: str, **values: Any) -> Outputs:
+        out = call(name, **values)
+        return change(out) if name == graph and len(values["ids"]) == rows else out
+
+    proof = verify.verify(model, trial, wrong, single_row=False)
+    assert len(proof.reasons) == len(reasons)
+    assert all(wanted in found for wanted, found in zip(reasons, proof.reasons, strict=True))
+    assert proof.difference is None or np.isfinite(proof.difference)
+
+
+def test_a_proof_allows_one_text_in_a_hundred_and_no_more() -> None:
+    assert verify._reasons(1e-6, 99, 100) == ()
+    assert len(verify._reasons(1e-6, 98, 100)) == 1
+    assert len(verify._reasons(1e-4, 98, 100)) == 2
+
+
+def test_the_texts_of_a_proof_try_several_lengths_batches_and_all_mixes_of_options(
+    trained_lines: Path,
+) -> None:
+    model = run.load(trained_lines)
+    trial = verify.trial(model, texts=48, tokens=2)
+    assert trial.tokens.shape == (48, 2)
+    assert len({len(case.prompt) for case in trial.cases}) >= len(verify.LENGTHS)
+    assert {case.options for case in trial.cases} == set(verify.MIXES)
+    assert len({case.seed for case in trial.cases}) == 48
+    assert max(case.seed for case in trial.cases) >= 2**32
+    assert all(model.metadata.end_id not in case.prompt[1:] for case in trial.cases)
+    sizes = [len(group) for group in verify._groups(trial.cases, verify.BATCHES)]
+    assert set(verify.BATCHES) <= set(sizes)
+    assert sum(sizes) == 48

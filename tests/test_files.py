@@ -1,0 +1,192 @@
+"""A file is whole or not there, whatever happens while it is written."""
+
+import errno
+import json
+import os
+import resource
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from keras_lstmgen import files
+from keras_lstmgen.errors import UserError
+
+KEPT = "what was there before is kept"
+
+
+def names(folder: Path) -> list[str]:
+    """All that stands in a folder, hidden and temporary things too."""
+    return sorted(path.name for path in folder.iterdir())
+
+
+def write_half(path: Path, error: BaseException) -> None:
+    path.write_text("half")
+    raise error
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """A file that has something to lose."""
+    path = tmp_path / "precious.txt"
+    path.write_text("old")
+    return path
+
+
+@pytest.fixture
+def small_disk() -> Iterator[None]:
+    """No file may grow beyond 4,096 bytes: the system itself refuses, as it does when a disk is full."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    assert signal.getsignal(signal.SIGXFSZ) == signal.SIG_IGN  # as Python sets it; else the process would be killed
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.fixture
+def full_disk(tmp_path: Path) -> Iterator[Path]:
+    """A real file system of 64 KiB, where this process may mount one."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=64k", "none", folder], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("no file system can be mounted here (needs root)")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def test_what_was_written_takes_the_place_of_what_was_there(file: Path) -> None:
+    files.write_text(file, "new\r\nлиния\n")
+    assert file.read_bytes() == "new\r\nлиния\n".encode()
+    assert names(file.parent) == ["precious.txt"]
+
+
+def test_until_the_block_ends_the_old_file_is_there(file: Path) -> None:
+    with files.replacing(file) as temporary:
+        temporary.write_text("new")
+        assert file.read_text() == "old"
+    assert file.read_text() == "new"
+
+
+@pytest.mark.parametrize("error", [ValueError("no"), KeyboardInterrupt(), SystemExit(1)])
+def test_the_old_file_survives_whatever_breaks_the_block_off(file: Path, error: BaseException) -> None:
+    with pytest.raises(type(error)), files.replacing(file) as temporary:
+        write_half(temporary, error)
+    assert file.read_text() == "old"
+    assert names(file.parent) == ["precious.txt"]
+
+
+def test_an_error_of_the_system_is_told_in_one_line_and_the_old_file_survives(file: Path) -> None:
+    said = rf"precious\.txt: could not be written \(No space left on device\); {KEPT}$"
+    with pytest.raises(UserError, match=said), files.replacing(file) as temporary:
+        write_half(temporary, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+    assert file.read_text() == "old"
+    assert names(file.parent) == ["precious.txt"]
+
+
+def test_a_block_that_writes_nothing_is_an_error(file: Path) -> None:
+    with pytest.raises(UserError, match=KEPT), files.replacing(file):
+        pass
+    assert file.read_text() == "old"
+
+
+@pytest.mark.usefixtures("small_disk")
+def test_a_file_too_large_for_the_system_leaves_the_old_one(file: Path) -> None:
+    with pytest.raises(UserError, match=rf"could not be written \(File too large\); {KEPT}"):
+        files.write_bytes(file, b"x" * 5000)
+    assert file.read_text() == "old"
+    assert names(file.parent) == ["precious.txt"]
+
+
+def test_a_full_disk_leaves_the_old_file_and_no_leftovers(full_disk: Path) -> None:
+    file = full_disk / "precious.txt"
+    files.write_text(file, "old")
+    with pytest.raises(UserError, match=rf"could not be written \(No space left on device\); {KEPT}"):
+        files.write_bytes(file, b"x" * 100_000)
+    assert file.read_text() == "old"
+    assert names(full_disk) == ["precious.txt"]
+    files.write_bytes(file, b"x" * 40_000)  # the space is free again
+
+
+def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    folder = tmp_path / "artifact"
+    for version in ("old", "new"):
+        with files.replacing(folder) as temporary:
+            temporary.mkdir()
+            (temporary / version).write_text(version)
+    assert names(folder) == ["new"]
+    assert names(tmp_path) == ["artifact"]
+
+
+def test_a_folder_survives_a_failure_within_the_block(tmp_path: Path) -> None:
+    folder = tmp_path / "artifact"
+    folder.mkdir()
+    (folder / "old").touch()
+    with pytest.raises(ZeroDivisionError), files.replacing(folder) as temporary:
+        write_half(temporary, ZeroDivisionError())
+    assert names(folder) == ["old"]
+    assert names(tmp_path) == ["artifact"]
+
+
+def test_a_folder_survives_a_failure_of_the_very_last_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, rename = tmp_path / "artifact", os.replace
+    folder.mkdir()
+    (folder / "old").touch()
+
+    def fail(source: Path, target: Path) -> None:
+        if target == folder and source.name == "artifact":
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        rename(source, target)
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(UserError, match=KEPT), files.replacing(folder) as temporary:
+        temporary.mkdir()
+    assert names(folder) == ["old"]
+    assert names(tmp_path) == ["artifact"]
+
+
+def test_a_folder_called_before_can_be_replaced(tmp_path: Path) -> None:
+    folder = tmp_path / "before"
+    folder.mkdir()
+    with files.replacing(folder) as temporary:
+        temporary.mkdir()
+        (temporary / "new").touch()
+    assert names(folder) == ["new"]
+
+
+def test_a_file_never_takes_the_place_of_a_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "saved_models"
+    folder.mkdir()
+    (folder / "run").touch()
+    with pytest.raises(UserError, match=rf"saved_models: could not be written \(Is a directory\); {KEPT}"):
+        files.write_text(folder, "text")
+    assert names(folder) == ["run"]
+    assert names(tmp_path) == ["saved_models"]
+
+
+def test_where_no_folder_can_be_made_is_told_in_one_line(file: Path) -> None:
+    with pytest.raises(UserError, match=r"a\.txt: could not be written \((File exists|Not a directory)\)"):
+        files.write_text(file / "a.txt", "text")
+    assert file.read_text() == "old"
+
+
+def test_json_is_read_back_and_holds_no_infinity(tmp_path: Path) -> None:
+    path = tmp_path / "values.json"
+    files.write_json(path, {"a": [1.5, "ü"]})
+    assert files.read_json(path) == {"a": [1.5, "ü"]}
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        files.write_json(path, {"a": float("inf")})
+    assert json.loads(path.read_text()) == {"a": [1.5, "ü"]}
+
+
+@pytest.mark.parametrize("content", [b"{", b"\xff\xfe", None])
+def test_json_that_cannot_be_read_is_told_with_its_path(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "values.json"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(UserError, match=r"values\.json: cannot be read as JSON"):
+        files.read_json(path)

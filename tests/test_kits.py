@@ -1,0 +1,162 @@
+"""A kit and an artifact, without the package that made it, write what Keras writes."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from keras_lstmgen import generation, run
+from keras_lstmgen.sampling import Options
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the kit is no package: it travels as a folder
+from export import client
+from export.tf_serving import generate as tf_serving
+
+ROOT = Path(__file__).resolve().parents[1]
+KITS = {"tf_serving": "serving/1", "tflite": "tflite/model.tflite", "onnx": "onnx/model.onnx"}
+Result = subprocess.CompletedProcess[str]
+
+
+@pytest.fixture(scope="module")
+def python(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Result]:
+    """Python in a folder of its own, with a copy of ``export/`` and no ``keras_lstmgen``."""
+    folder = tmp_path_factory.mktemp("elsewhere")
+    shutil.copytree(ROOT / "export", folder / "export", ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "keras_lstmgen.py").write_text("raise ImportError('keras_lstmgen is blocked')\n")
+    variables = os.environ | {"PYTHONPATH": str(folder), "TF_CPP_MIN_LOG_LEVEL": "3"}
+
+    def call(*words: str | Path) -> Result:
+        command = [sys.executable, *map(str, words)]
+        return subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, encoding="utf-8")
+
+    return call
+
+
+def kit(python: Callable[..., Result], name: str, artifact: Path, *options: str | Path) -> Result:
+    return python(f"export/{name}/generate.py", artifact, *options)
+
+
+def test_where_the_kits_run_the_package_cannot_be_imported(python: Callable[..., Result]) -> None:
+    done = python("-c", "import keras_lstmgen")
+    assert done.returncode == 1
+    assert "keras_lstmgen is blocked" in done.stderr
+
+
+def test_what_the_kits_share_needs_numpy_alone(python: Callable[..., Result]) -> None:
+    done = python("-c", "import export.client, sys; print(*sorted(sys.modules))")
+    loaded = set(done.stdout.split())
+    assert "numpy" in loaded
+    assert not loaded & {"tensorflow", "keras", "keras_lstmgen", "onnxruntime", "ai_edge_litert", "sentencepiece"}
+
+
+@pytest.mark.parametrize("name", KITS)
+def test_a_kit_writes_the_texts_that_keras_writes(python: Callable[..., Result], trained: Path, name: str) -> None:
+    options = Options(temperature=0.8, top_k=40, top_p=0.95, min_p=0.01, repetition_penalty=1.1)
+    words = [f"--{key.replace('_', '-')}={value}" for key, value in vars(options).items()]
+    words += ["--prompt", "The class", "--seed", "-1", "--n", "2", "--max-new-tokens", "70"]
+    done = kit(python, name, trained / KITS[name], *words)
+    assert done.returncode == 0, done.stderr
+    samples = generation.generate(run.load(trained), "The class", 70, options, seeds=[-1, 0])
+    assert done.stdout == f"--- seed -1\n{samples[0].text}\n--- seed 0\n{samples[1].text}\n"
+    assert samples[0].text != samples[1].text
+    assert done.stderr.startswith("140 tokens in ")
+    assert done.stderr.endswith("finish reason: length, length\n")
+
+
+@pytest.mark.parametrize("name", KITS)
+def test_a_kit_goes_on_with_a_chinese_prompt_as_keras_does(
+    python: Callable[..., Result], trained_lines: Path, name: str
+) -> None:
+    """After a prompt of known and unknown characters, to the end symbol."""
+    done = kit(
+        python, name, trained_lines / KITS[name], "--prompt", "床前明月光，", "--seed", "4", "--temperature", "0.7"
+    )
+    assert done.returncode == 0, done.stderr
+    model, options = run.load(trained_lines), Options(temperature=0.7)
+    sample = generation.generate(model, "床前明月光，", 200, options, seeds=[4])[0]
+    assert done.stdout == sample.text + "\n"
+    assert done.stderr.endswith(f"finish reason: {sample.finish_reason}\n")
+
+
+def cut(source: Path, place: Path, part: float) -> Path:
+    data = source.read_bytes()
+    place.write_bytes(data[: int(len(data) * part)])
+    return place
+
+
+@pytest.mark.parametrize("name", ["tflite", "onnx"])
+def test_a_file_cut_short_is_one_line_and_exit_status_2(
+    python: Callable[..., Result], trained: Path, tmp_path: Path, name: str
+) -> None:
+    for part in (0.0, 0.0001, 0.3, 0.6, 0.95, 0.9999):
+        damaged = cut(trained / KITS[name], tmp_path / "damaged", part)
+        done = kit(python, name, damaged)
+        assert (done.returncode, done.stdout) == (2, ""), part
+        assert done.stderr.startswith(f"generate.py: {damaged}: cannot be used: "), done.stderr
+        assert len(done.stderr.splitlines()) == 1, done.stderr
+
+
+def test_a_saved_model_cut_short_is_one_line_and_exit_status_2(
+    python: Callable[..., Result], trained: Path, tmp_path: Path
+) -> None:
+    damaged = Path(shutil.copytree(trained / "serving/1", tmp_path / "1"))
+    cut(damaged / "saved_model.pb", damaged / "saved_model.pb", 0.5)
+    done = kit(python, "tf_serving", damaged)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"generate.py: {damaged}: cannot be used: ")
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("file", "part"),
+    [
+        ("saved_model.pb", 0.0),
+        ("saved_model.pb", 0.999),
+        ("variables/variables.data-00000-of-00001", 0.5),
+        ("variables/variables.index", 0.5),
+        ("assets/keras_lstmgen.json", 0.0),
+        ("assets/keras_lstmgen.json", 0.5),
+        ("assets/tokenizer.model", 0.5),
+        ("assets/tokenizer.model", 0.99),
+    ],
+)
+def test_any_part_of_a_saved_model_cut_short_is_one_line(
+    trained: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    file: str,
+    part: float,
+) -> None:
+    """In this process, where TensorFlow is there already."""
+    damaged = Path(shutil.copytree(trained / "serving/1", tmp_path / "1"))
+    cut(damaged / file, damaged / file, part)
+    monkeypatch.setattr(sys, "argv", ["generate.py", str(damaged)])
+    assert client.main(tf_serving.load, "a SavedModel") == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(f"generate.py: {damaged}: cannot be used: ")
+    assert len(err.splitlines()) == 1
+
+
+def test_other_bad_input_is_one_line_and_exit_status_2(
+    python: Callable[..., Result], trained: Path, tmp_path: Path
+) -> None:
+    artifact = trained / KITS["onnx"]
+    bad: list[tuple[list[Any], str]] = [
+        ([tmp_path / "none.onnx"], "none.onnx: there is no such model"),
+        ([artifact, "--temperature", "-1"], "temperature is out of range"),
+        ([artifact, "--top-p", "0"], "top_p is out of range"),
+        ([trained / "onnx/score.onnx"], "score.onnx: cannot be used"),
+    ]
+    for words, line in bad:
+        done = kit(python, "onnx", *words)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert line in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+    assert kit(python, "onnx", artifact, "--n", "0").returncode == 2

@@ -1,0 +1,121 @@
+"""A report gives the loss of the whole held-out text, and says truly what of the samples stands in training."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_lstmgen import corpus, evaluation, generation, recipe, reports, run
+from keras_lstmgen.errors import UserError
+
+
+def test_the_loss_is_that_of_the_held_out_text_in_every_unit(trained: Path, text: Path) -> None:
+    """Against Keras's own layers, the text read in one piece."""
+    model = run.load(trained)
+    report = reports.evaluate(model, [], samples=0, sample_tokens=1)
+    held_out = text.read_text(encoding="utf-8")[10_800:]
+    ids = model.tokenizer.encode(held_out)
+    logprobs = tf.nn.log_softmax(tf.function(model.model)(ids[np.newaxis, :-1])[0]).numpy()
+    nats = -float(np.sum(logprobs[np.arange(len(ids) - 1), ids[1:]], dtype=np.float64))
+    rest = held_out[1:]
+    assert report["loss"] == pytest.approx(
+        {
+            "nats_per_token": nats / (len(ids) - 1),
+            "bits_per_character": nats / math.log(2) / len(rest),
+            "bits_per_byte": nats / math.log(2) / len(rest.encode()),
+            "perplexity": math.exp(nats / (len(ids) - 1)),
+            "word_perplexity": math.exp(nats / len(held_out.split())),
+        },
+        rel=1e-5,
+    )
+    assert report["counts"]["characters"] == 1200
+    assert report["text"] == "held-out part of the corpus"
+    assert "samples" not in report
+
+
+def test_training_and_evaluation_agree_on_the_best_loss(trained: Path, trained_lines: Path) -> None:
+    for folder in (trained, trained_lines):
+        loss = reports.evaluate(run.load(folder), [], 0, 1)["loss"]["nats_per_token"]
+        history = json.loads((folder / "history.json").read_text())
+        assert loss == pytest.approx(min(row["val_loss"] for row in history), abs=1e-5)
+
+
+def test_given_texts_are_measured_instead_as_one_text(trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("The first part, ")
+    (tmp_path / "b.txt").write_text("and the second one.\n")
+    model = run.load(trained)
+    report = reports.evaluate(model, [str(tmp_path / "a.txt"), str(tmp_path / "b.txt")], 0, 1)
+    ids = model.tokenizer.encode("The first part, and the second one.\n")
+    assert report["loss"]["nats_per_token"] == pytest.approx(evaluation.total_nats(model.weights, ids) / (len(ids) - 1))
+    assert report["text"] == f"{tmp_path}/a.txt, {tmp_path}/b.txt"
+    assert report["counts"] == {
+        "characters": 36, "bytes": 36, "words": 7, "documents": 1, "tokens": 36, "unknown": 0,
+    }  # fmt: skip
+
+
+def test_documents_are_measured_between_their_symbols(trained_lines: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("the moon\nthe frost\n")
+    model = run.load(trained_lines)
+    report = reports.evaluate(model, [str(tmp_path / "a.txt")], 0, 1)
+    start, end, encode = model.metadata.start_id, model.metadata.end_id, model.tokenizer.encode
+    ids = np.array([start, *encode("the moon"), end, start, *encode("the frost"), end])
+    assert report["loss"]["nats_per_token"] == pytest.approx(evaluation.total_nats(model.weights, ids) / (len(ids) - 1))
+    assert (report["counts"]["documents"], report["counts"]["tokens"]) == (2, len(ids))
+
+
+def test_samples_are_looked_up_in_the_training_text_alone(trained: Path) -> None:
+    model = run.load(trained)
+    found = reports.evaluate(model, [], samples=3, sample_tokens=80)["samples"]
+    written = generation.generate(model, "", 80, seeds=[0, 1, 2])
+    assert found["texts"] == [sample.text for sample in written]
+    training = "".join(corpus.pieces(recipe.parse(model.metadata.recipe).corpus, "train"))
+    passages = {text[i:j] for text in found["texts"] for i in range(80) for j in range(i, 81)}
+    assert found["longest_copy_characters"] == max(len(passage) for passage in passages if passage in training)
+    assert found["longest_copy"] in training
+    whole = [line for text in found["texts"] for line in text.split("\n")[:-1] if line.strip()]
+    assert found["lines"] == len(whole)
+    assert found["lines_seen_in_training"] == sum(line in training.split("\n") for line in whole)
+
+
+def test_documents_count_as_whole_lines_where_they_end(trained_lines: Path) -> None:
+    model = run.load(trained_lines)
+    found = reports.evaluate(model, [], samples=6, sample_tokens=40)["samples"]
+    written = generation.generate(model, "", 40, seeds=range(6))
+    ended = [sample.text for sample in written if sample.finish_reason == "stop" and sample.text.strip()]
+    assert len(ended) > 0
+    assert found["lines"] == len(ended)
+
+
+@pytest.mark.parametrize("content", ["", "x"])
+def test_a_text_without_anything_to_predict_is_refused(trained: Path, tmp_path: Path, content: str) -> None:
+    (tmp_path / "a.txt").write_text(content)
+    with pytest.raises(UserError, match=r"a\.txt: (has no token to predict; give a longer text|empty corpus)"):
+        reports.evaluate(run.load(trained), [str(tmp_path / "a.txt")], 0, 1)
+
+
+def test_where_the_training_text_is_gone_a_given_text_can_still_be_measured(trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("The text.")
+    model = run.load(trained)
+    model.metadata.recipe["corpus"]["source"] = ["gone.txt"]
+    with pytest.raises(UserError, match=r"^gone\.txt: .*; --samples 0 does without the training text$"):
+        reports.evaluate(model, [str(tmp_path / "a.txt")], 1, 5)
+    assert reports.evaluate(model, [str(tmp_path / "a.txt")], 0, 5)["counts"]["characters"] == 9
+
+
+def test_the_tables_show_what_the_report_says(capsys: pytest.CaptureFixture[str]) -> None:
+    report = {
+        "text": "a.txt", "counts": {"tokens": 1234, "characters": 5678, "bytes": 6000, "words": 90, "unknown": 12},
+        "loss": {"nats_per_token": 1.25, "bits_per_character": 1.8},
+        "samples": {"texts": ["x", "y"], "longest_copy": "[bold] x", "longest_copy_characters": 8, "lines": 7,
+                    "lines_seen_in_training": 3},
+    }  # fmt: skip
+    reports.show_tables(Path("runs/one"), report)
+    rows = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    for row in (
+        "nats per token 1.2500", "tokens 1,234", "unknown 12", "longest passage copied, characters 8",
+        "whole lines seen in training 3 of 7", "the longest copy: '[bold] x'",
+    ):  # fmt: skip
+        assert row in rows

@@ -1,0 +1,460 @@
+"""A training can be repeated, broken off and gone on with, and what it keeps is the best that it found."""
+
+import contextlib
+import io
+import itertools
+import json
+import math
+import pydoc_data.topics
+import re
+import signal
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import h5py  # type: ignore[import-untyped]
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from numpy.typing import NDArray
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
+
+from keras_lstmgen import callbacks, encoding, evaluation, generation, recipe, run, show, streams, training
+from keras_lstmgen.errors import UserError
+from keras_lstmgen.sampling import Options
+
+B, T, E, H, L = 3, 17, 5, 12, 2
+SMALL = {
+    "model.embedding_size": E, "model.units": H, "model.layers": L, "training.batch_size": B, "training.window": T,
+    "training.epochs": 3,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> recipe.Recipe:
+    """A recipe of 52 windows an epoch, on 3,000 characters of prose."""
+    path = tmp_path_factory.mktemp("text") / "prose.txt"
+    path.write_text("".join(pydoc_data.topics.topics.values())[:3000], encoding="utf-8")
+    return recipe.override(recipe.Recipe(), {"corpus.source": str(path), **SMALL})
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the runs of this file."""
+    return tmp_path_factory.mktemp("runs")
+
+
+@pytest.fixture(scope="module")
+def straight_and_told(small: recipe.Recipe, runs: Path) -> tuple[Path, str]:
+    """A run trained from beginning to end without a break, and what was on the screen."""
+    with contextlib.redirect_stdout(io.StringIO()) as screen:
+        folder = training.train(small, runs, "straight")
+    return folder, screen.getvalue()
+
+
+@pytest.fixture(scope="module")
+def straight(straight_and_told: tuple[Path, str]) -> Path:
+    return straight_and_told[0]
+
+
+@pytest.fixture(scope="module")
+def told(straight_and_told: tuple[Path, str]) -> str:
+    return straight_and_told[1]
+
+
+def encoded(settings: recipe.Recipe, runs: Path) -> encoding.Encoded:
+    return encoding.encode(settings, runs / ".encoded")
+
+
+def numbers(path: Path) -> dict[str, NDArray[Any]]:
+    """All numbers of a ``.keras`` file by their place in it: weights and, in a checkpoint, the optimizer's."""
+    found: dict[str, NDArray[Any]] = {}
+    with zipfile.ZipFile(path) as archive, h5py.File(io.BytesIO(archive.read("model.weights.h5"))) as file:
+        file.visititems(
+            lambda name, item: found.update({name: np.array(item)} if isinstance(item, h5py.Dataset) else {})
+        )
+    return found
+
+
+def progress(folder: Path) -> dict[str, Any]:
+    with zipfile.ZipFile(folder / run.CHECKPOINT) as archive:
+        return dict(json.loads(archive.read("progress.json")))
+
+
+def losses(folder: Path) -> list[tuple[int, float, float]]:
+    """Windows so far, training loss, validation loss, of each epoch."""
+    return [(row["windows"], row["loss"], row["val_loss"]) for row in json.loads((folder / "history.json").read_text())]
+
+
+def assert_same_numbers(one: Path, other: Path) -> None:
+    first, second = numbers(one), numbers(other)
+    assert first.keys() == second.keys()
+    assert len(first) >= 2 + 3 * L + 1
+    for name, values in first.items():
+        np.testing.assert_array_equal(values, second[name], err_msg=name)
+
+
+def at_window(monkeypatch: pytest.MonkeyPatch, number: int, act: Callable[[], None]) -> None:
+    """Do something in the midst of a training, after so many windows."""
+    after = callbacks.Pace.on_train_batch_end
+
+    def wrapped(pace: callbacks.Pace, batch: int, logs: Any = None) -> None:
+        after(pace, batch, logs)
+        if pace.progress.windows == number:
+            act()
+
+    monkeypatch.setattr(callbacks.Pace, "on_train_batch_end", wrapped)
+
+
+# The same again
+
+
+def test_the_same_recipe_gives_the_same_losses_and_weights_to_the_last_bit(
+    small: recipe.Recipe, runs: Path, straight: Path
+) -> None:
+    again = training.train(small, runs, "straight")
+    assert again.name == "straight-2"  # the name was taken, and nothing is overwritten
+    assert losses(again) == losses(straight)
+    assert len(losses(again)) == 3
+    assert_same_numbers(again / run.CHECKPOINT, straight / run.CHECKPOINT)
+    assert (again / "samples.txt").read_bytes() == (straight / "samples.txt").read_bytes()
+
+
+def test_another_seed_gives_other_losses(small: recipe.Recipe, runs: Path, straight: Path) -> None:
+    other = training.train(recipe.override(small, {"training.seed": 1}), runs, "other")
+    assert all(one != another for one, another in zip(losses(straight), losses(other), strict=True))
+
+
+# Broken off and gone on with
+
+
+def test_ctrl_c_within_an_epoch_saves_and_what_follows_is_as_if_nothing_had_happened(
+    small: recipe.Recipe,
+    runs: Path,
+    straight: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with monkeypatch.context() as patch:
+        at_window(patch, 70, lambda: signal.raise_signal(signal.SIGINT))
+        folder = training.train(small, runs, "interrupted")
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert f"Stopped by Ctrl-C, and saved. To go on: keras-lstmgen train --resume {folder}" in capsys.readouterr().out
+    assert progress(folder)["windows"] == 70
+    assert generation.generate(run.load(folder), "The ", 20)[0].finish_reason == "length"
+
+    training.resume(folder, small)
+    whole = [row for row in losses(folder) if row[0] % 52 == 0]
+    assert [row[0] for row in losses(folder)] == [52, 70, 104, 156]
+    assert [row[2] for row in whole] == [row[2] for row in losses(straight)]
+    assert_same_numbers(folder / run.CHECKPOINT, straight / run.CHECKPOINT)
+    assert_same_numbers(folder / run.MODEL, straight / run.MODEL)
+
+
+def test_a_run_that_was_killed_goes_on_from_its_last_epoch_as_if_nothing_had_happened(
+    small: recipe.Recipe, runs: Path, straight: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def die() -> None:
+        raise SystemExit("killed")
+
+    with monkeypatch.context() as patch:
+        at_window(patch, 110, die)
+        with pytest.raises(SystemExit):
+            training.train(small, runs, "killed")
+    folder = runs / "killed"
+    assert progress(folder)["windows"] == 104
+    training.resume(folder, small)
+    assert losses(folder) == losses(straight)
+    assert_same_numbers(folder / run.CHECKPOINT, straight / run.CHECKPOINT)
+    assert_same_numbers(folder / run.MODEL, straight / run.MODEL)
+
+
+def test_a_finished_run_goes_on_with_more_epochs_as_if_it_had_been_meant_so_but_for_the_rate(
+    small: recipe.Recipe, runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rate depends on how many epochs there will be; with one that does not, nothing differs."""
+    monkeypatch.setattr(callbacks, "rate", lambda *_: 2e-3)
+    shorter = recipe.override(small, {"training.epochs": 1})
+    longer = recipe.override(small, {"training.epochs": 2})
+    folder, whole = training.train(shorter, runs, "shorter"), training.train(longer, runs, "longer")
+    training.resume(folder, longer)
+    assert recipe.load(folder / run.RECIPE) == longer
+    assert losses(folder) == losses(whole)
+    assert_same_numbers(folder / run.CHECKPOINT, whole / run.CHECKPOINT)
+
+
+def test_a_finished_run_gone_on_with_at_the_same_limit_stays_as_it_is(
+    small: recipe.Recipe, straight: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (straight / run.CHECKPOINT).read_bytes()
+    training.resume(straight, small)
+    assert "It has reached its limit: raise training.epochs or training.minutes" in capsys.readouterr().out
+    assert (straight / run.CHECKPOINT).read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("model.units", 13), ("training.batch_size", 4), ("training.seed", 9), ("tokenizer.type", "bpe")],
+)
+def test_what_is_built_into_the_weights_or_the_place_in_the_text_cannot_change_on_the_way(
+    small: recipe.Recipe, straight: Path, name: str, value: Any
+) -> None:
+    before = (straight / run.RECIPE).read_bytes()
+    with pytest.raises(UserError, match=rf"^--{name}: {value} does not go with --resume: the run has"):
+        training.resume(straight, recipe.override(small, {name: value}))
+    assert (straight / run.RECIPE).read_bytes() == before
+
+
+def test_a_second_ctrl_c_breaks_off_at_once_and_no_empty_run_is_left(
+    small: recipe.Recipe, runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def twice() -> None:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    at_window(monkeypatch, 5, twice)
+    with pytest.raises(KeyboardInterrupt):
+        training.train(small, runs, "twice")
+    assert not (runs / "twice").exists()
+
+
+# When it ends
+
+
+def test_minutes_end_it_within_an_epoch_too(small: recipe.Recipe, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a clock that goes on by a second a window."""
+    monkeypatch.setattr(callbacks, "time", SimpleNamespace(monotonic=itertools.count(1000.0).__next__))
+    limits = {"training.epochs": 0, "training.minutes": 1.0}
+    folder = training.train(recipe.override(small, limits), runs, "minutes")
+    history = json.loads((folder / "history.json").read_text())
+    assert [(row["windows"], row["seconds"]) for row in history] == [(52, 52.0), (60, 60.0)]
+    assert json.loads((folder / "metrics.json").read_text())["minutes"] == 1.0
+    assert numbers(folder / run.CHECKPOINT)["optimizer/vars/1"] < 0.02 * small.training.learning_rate  # the rate
+
+
+@pytest.fixture(scope="module")
+def stopped_early(tmp_path_factory: pytest.TempPathFactory, small: recipe.Recipe) -> Path:
+    """A run on ``abab…`` that is measured on a random order: the surer it gets, the worse it is."""
+    folder = tmp_path_factory.mktemp("stopped")
+    (folder / "train.txt").write_text("ab" * 1500)
+    (folder / "validation.txt").write_text("".join(np.random.default_rng(0).choice(["a", "b"], 300)))
+    values = {
+        "corpus.source": str(folder / "train.txt"), "corpus.validation": str(folder / "validation.txt"),
+        "model.layers": 1, "model.units": 32, "training.learning_rate": 0.01,
+        "training.epochs": 20, "training.patience": 2,
+    }  # fmt: skip
+    return training.train(recipe.override(small, values), folder / "runs", "early")
+
+
+def test_it_stops_when_so_many_epochs_brought_nothing_better(stopped_early: Path) -> None:
+    validation = [row[2] for row in losses(stopped_early)]
+    assert len(validation) == np.argmin(validation) + 1 + 2 < 20
+
+
+def test_the_weights_kept_are_the_best_and_not_the_last(stopped_early: Path) -> None:
+    model = run.load(stopped_early)
+    held_out = encoded(recipe.load(stopped_early / run.RECIPE), stopped_early.parent).validation
+    nats = evaluation.total_nats(model.weights, held_out) / (len(held_out) - 1)
+    validation = [row[2] for row in losses(stopped_early)]
+    assert nats == pytest.approx(min(validation), abs=1e-5)
+    assert nats < validation[-1] - 0.1
+    assert json.loads((stopped_early / "metrics.json").read_text())["validation"]["nats_per_token"] == min(validation)
+
+
+def test_an_epoch_broken_off_does_not_count_as_one_without_a_better_loss(small: recipe.Recipe, tmp_path: Path) -> None:
+    model = training.compiled(small, V=9)
+    state = callbacks.Progress(windows=4, best=1.0)
+    keep = callbacks.Keep(tmp_path, recipe.Training(patience=1), state, 4, keras.models.clone_model(model))
+    keep.set_model(model)
+    model.stop_training = False
+    state.windows = 6
+    keep.on_epoch_end(1, {"loss": 1.0, "val_loss": 2.0})
+    assert (state.stale, model.stop_training) == (0, False)
+    state.windows = 8
+    keep.on_epoch_end(1, {"loss": 1.0, "val_loss": 2.0})
+    assert (state.stale, model.stop_training, state.best) == (1, True, 1.0)
+
+
+def test_a_loss_that_is_no_number_any_more_ends_it_at_once(small: recipe.Recipe, runs: Path) -> None:
+    wild = {"training.learning_rate": 10.0, "training.weight_decay": 10.0, "training.warmup": 0.0}
+    with pytest.raises(UserError, match=r"the loss is no number any more in epoch 1; lower training\.learning_rate"):
+        training.train(recipe.override(small, wild), runs, "wild")
+    assert not (runs / "wild").exists()
+    with show.progress_bar():  # the screen is free again
+        pass
+
+
+# The rate
+
+
+def test_the_rate_rises_to_its_peak_and_falls_as_a_cosine_to_one_percent() -> None:
+    settings = recipe.Training(learning_rate=0.5, warmup=0.2)
+    rates = [callbacks.rate(settings, part) for part in (0.0, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)]
+    middle = [0.005 + 0.495 * (1 + math.cos(math.pi * over)) / 2 for over in (0.25, 0.5, 0.75)]
+    assert rates == pytest.approx([0.0, 0.25, 0.5, *middle, 0.005])
+
+
+@pytest.mark.parametrize(("warmup", "expected"), [(0.0, [0.5, 0.005]), (1.0, [0.0, 0.5])])
+def test_the_warm_up_may_be_nothing_or_all(warmup: float, expected: list[float]) -> None:
+    settings = recipe.Training(learning_rate=0.5, warmup=warmup)
+    assert [callbacks.rate(settings, part) for part in (0.0, 1.0)] == pytest.approx(expected)
+
+
+def test_the_clock_plays_no_part_where_epochs_alone_limit() -> None:
+    settings = recipe.Training(epochs=4, minutes=0.0)
+    parts = {callbacks.done(settings, callbacks.Progress(windows=6, seconds=s), 3) for s in (0.0, 1e9)}
+    assert parts == {0.5}
+
+
+def test_of_two_limits_the_nearer_one_counts() -> None:
+    settings = recipe.Training(epochs=4, minutes=1.0)
+    parts = [callbacks.done(settings, callbacks.Progress(windows=6, seconds=s), 3) for s in (0.0, 45.0, 99.0)]
+    assert parts == [0.5, 0.75, 1.0]
+    endless = recipe.Training(epochs=0, minutes=1.0)
+    assert callbacks.done(endless, callbacks.Progress(windows=10**9, seconds=15.0), 3) == 0.25
+
+
+def test_each_update_is_made_at_its_rate(small: recipe.Recipe, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[float] = []
+    after = callbacks.Pace.on_train_batch_end
+
+    def wrapped(pace: callbacks.Pace, batch: int, logs: Any = None) -> None:
+        made.append(float(pace.model.optimizer.learning_rate.numpy()))
+        after(pace, batch, logs)
+
+    monkeypatch.setattr(callbacks.Pace, "on_train_batch_end", wrapped)
+    settings = recipe.override(small, {"training.epochs": 1, "training.warmup": 0.25})
+    training.train(settings, runs, "rates")
+    assert made == pytest.approx([callbacks.rate(settings.training, (n + 1) / 52) for n in range(52)])
+    assert np.argmax(made) == 12  # the end of the warm-up
+    assert made[-1] == pytest.approx(0.01 * settings.training.learning_rate)
+
+
+# The state, the gradient, the loss
+
+
+def test_the_loss_of_an_epoch_is_that_of_streams_read_from_an_empty_state_to_their_end(
+    small: recipe.Recipe, runs: Path
+) -> None:
+    """With a rate of zero the weights stay: each epoch's loss can be computed from its streams, read in one piece."""
+    still = {"training.learning_rate": 0.0, "training.epochs": 2, "model.dropout": 0.0}
+    folder = training.train(recipe.override(small, still), runs, "still")
+    weights, ids = run.load(folder).weights, encoded(small, runs).train
+    score, zeros = evaluation.scorer(weights), np.zeros((B, 2 * L * H), np.float32)
+    count = streams.windows(len(ids), B, T)
+    for epoch, (_, loss, _) in enumerate(losses(folder)):
+        at = [streams.positions(epoch * count + n, len(ids), B, T, seed=0) for n in range(count)]
+        whole = np.concatenate([at[0], *(part[:, 1:] for part in at[1:])], axis=1)
+        assert loss == pytest.approx(-np.mean(score(ids[whole].astype(np.int32), zeros)[0]), abs=3e-6)
+        forgetful = [score(ids[part].astype(np.int32), zeros)[0] for part in at]
+        assert loss != pytest.approx(-np.mean(forgetful), abs=1e-4)
+
+
+def updated(settings: recipe.Recipe, gradient: float) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
+    """All weights before and after one update with the same ``gradient`` everywhere, by their path."""
+    model = training.compiled(settings, V=9)
+    for weight in model.trainable_variables:
+        weight.assign(keras.ops.ones_like(weight))
+    before = {weight.path: weight.numpy() for weight in model.trainable_variables}
+    model.optimizer.apply_gradients((gradient * keras.ops.ones_like(w), w) for w in model.trainable_variables)
+    return before, {weight.path: weight.numpy() for weight in model.trainable_variables}
+
+
+def with_values(settings: recipe.Recipe, **values: Any) -> recipe.Recipe:
+    return recipe.override(settings, {f"training.{name}": value for name, value in values.items()})
+
+
+def test_adamw_shrinks_weights_but_no_biases_and_adam_shrinks_none(small: recipe.Recipe) -> None:
+    values = {"learning_rate": 0.5, "weight_decay": 0.1, "clip_norm": 0.0}
+    before, after = updated(with_values(small, optimizer="adamw", **values), gradient=0.0)
+    for path in before:
+        expected = 1.0 if "bias" in path else 1 - 0.5 * 0.1
+        np.testing.assert_allclose(after[path], expected, rtol=1e-6, err_msg=path)
+    assert sum("bias" in path for path in before) == L + 1
+    before, after = updated(with_values(small, optimizer="adam", **values), gradient=0.0)
+    assert all(np.all(after[path] == 1) for path in before)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+def test_the_gradient_is_clipped_by_its_norm_over_all_weights(small: recipe.Recipe, optimizer: str) -> None:
+    """Adam's first moment after one update is a tenth of the gradient that reached it."""
+    model = training.compiled(with_values(small, optimizer=optimizer, clip_norm=0.5), V=9)
+    weights = model.trainable_variables
+    model.optimizer.apply_gradients((3.0 * keras.ops.ones_like(w), w) for w in weights)
+    moments = [v.numpy() for v in model.optimizer.variables if "momentum" in v.path]
+    assert len(moments) == len(weights)
+    assert math.sqrt(sum(float(np.sum((10 * m) ** 2)) for m in moments)) == pytest.approx(0.5, rel=1e-4)
+
+
+def test_a_clip_norm_of_zero_clips_nothing(small: recipe.Recipe) -> None:
+    assert training.compiled(with_values(small, clip_norm=0.0), V=9).optimizer.global_clipnorm is None
+
+
+def test_it_learns_more_than_how_frequent_each_token_is(stopped_early: Path, straight: Path) -> None:
+    uniform, unigram = math.log(run.load_metadata(straight).vocab_size), math.log(2)
+    assert losses(straight)[-1][2] < uniform - 2
+    assert losses(stopped_early)[-1][1] < 0.5 * unigram
+
+
+# What is kept and told
+
+
+def test_the_curve_of_losses_is_a_picture_and_a_table_for_tensorboard(straight: Path) -> None:
+    picture = (straight / "curve.png").read_bytes()
+    width, height = tf.io.decode_png(picture).shape[1::-1]
+    assert width > height > 300
+    for folder, tag, column in (("train", "epoch_loss", 1), ("validation", "epoch_loss", 2)):
+        events = EventAccumulator(str(straight / "logs" / folder)).Reload()
+        logged = [float(tf.make_ndarray(event.tensor_proto)) for event in events.Tensors(tag)]
+        assert logged == pytest.approx([row[column] for row in losses(straight)])
+
+
+def test_each_epoch_leaves_a_sample_with_its_settings(straight: Path) -> None:
+    text = (straight / "samples.txt").read_text()
+    assert re.findall(r"^--- after (.*)$", text, re.M) == [f"{n}.00 epochs, temperature 0.8, seed 0" for n in (1, 2, 3)]
+    model = run.load(straight)
+    best = int(np.argmin([row[2] for row in losses(straight)]))
+    again = generation.generate(model, "", training.SAMPLE_TOKENS, Options(temperature=0.8))[0].text
+    assert text.split("--- after ")[1:][best].split("\n", 1)[1] == f"{again}\n\n"
+
+
+def test_the_metrics_say_what_was_reached(small: recipe.Recipe, runs: Path, straight: Path) -> None:
+    metrics = json.loads((straight / "metrics.json").read_text())
+    assert run.load_metadata(straight).metrics == metrics
+    held_out = encoded(small, runs).validation
+    nats = evaluation.total_nats(run.load(straight).weights, held_out) / (len(held_out) - 1)
+    assert metrics["validation"]["nats_per_token"] == pytest.approx(nats, abs=1e-6)
+    assert metrics["validation"]["perplexity"] == pytest.approx(math.exp(nats), rel=1e-5)
+    assert metrics["validation_tokens_scored"] == len(held_out) - 1
+    assert metrics["epochs"] == 3.0
+    seconds = progress(straight)["seconds"]
+    assert metrics["tokens_per_second"] == pytest.approx(3 * 52 * B * T / seconds)
+
+
+def test_the_recipe_that_it_was_made_with_stands_in_the_run_whole(small: recipe.Recipe, straight: Path) -> None:
+    assert recipe.load(straight / run.RECIPE) == small
+    assert recipe.parse(run.load_metadata(straight).recipe) == small
+
+
+def test_while_it_runs_it_tells_speed_and_losses_in_three_units(straight: Path, told: str) -> None:
+    assert len(losses(straight)) == 3
+    for epoch, (_, loss, val_loss) in enumerate(losses(straight), 1):
+        units = show.figures(val_loss, tokens_per_character=1.0)
+        assert re.search(rf"^epoch {epoch}  [\d,]+ tokens/s  train {loss:.3f}  validation {units}$", told, re.M)
+    assert f"{straight}: 7,716 parameters, char vocabulary of 314, 2,700 tokens to train on, 304 held out" in told
+
+
+def test_of_words_it_is_told_how_many_the_vocabulary_lacks(
+    small: recipe.Recipe, runs: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = {"tokenizer.type": "word", "tokenizer.vocab_size": 40, "training.epochs": 1, "training.window": 7}
+    settings = recipe.override(small, words)
+    training.train(settings, runs, "words")
+    out = capsys.readouterr().out
+    for split, ids in (("train", encoded(settings, runs).train), ("validation", encoded(settings, runs).validation)):
+        share = np.mean(np.asarray(ids) == 0)
+        assert share > 0.3
+        assert f"{split}: {share:.2%} of the tokens are <unk>" in out
