@@ -10,7 +10,7 @@ help:  ## say what there is
 
 demo: $(VENV)/installed  ## train, write, evaluate, export and prove: about five minutes on two cores
 	$(BIN)/keras-lstmgen train pipelines/quickstart.toml
-	$(BIN)/keras-lstmgen generate --temperature 0.8 --seed 1 --max-new-tokens 600
+	$(BIN)/keras-lstmgen generate --prompt 'The statement ' --temperature 0.8 --seed 1
 	$(BIN)/keras-lstmgen evaluate --samples 2
 	$(BIN)/keras-lstmgen export
 

@@ -50,12 +50,12 @@ def lstm(x: Any, h0: Any, c0: Any, W: Any, U: Any, b: Any) -> Any:
         The outputs [B, T, H], and the last h and c, [B, H] each.
     """
     n = parts_of(x.shape[0])
-    rows = zip(*(tf.split(value, n) for value in (x, h0, c0)), strict=True)
-    parts = [_forward(*row, W, U, b) for row in rows]
+    rows = zip(tf.split(x, n), tf.split(h0, n), tf.split(c0, n), strict=True)
+    parts = [_forward(*row, weights=(W, U, b)) for row in rows]
 
     def gradient(dy: Any, dh: Any, dc: Any) -> Any:
-        after = zip(parts, *(tf.split(value, n) for value in (dy, dh, dc)), strict=True)
-        by_row, by_weight = zip(*(_backward(*values, W, U) for values in after), strict=True)
+        after = zip(parts, tf.split(dy, n), tf.split(dh, n), tf.split(dc, n), strict=True)
+        by_row, by_weight = zip(*(_backward(*values, weights=(W, U)) for values in after), strict=True)
         joined = [tf.concat(values, axis=0) for values in zip(*by_row, strict=True)]
         return (*joined, *(tf.add_n(values) for values in zip(*by_weight, strict=True)))
 
@@ -66,7 +66,8 @@ def lstm(x: Any, h0: Any, c0: Any, W: Any, U: Any, b: Any) -> Any:
     return (y, *last), gradient
 
 
-def _forward(x: Any, h0: Any, c0: Any, W: Any, U: Any, b: Any) -> Part:
+def _forward(x: Any, h0: Any, c0: Any, weights: tuple[Any, Any, Any]) -> Part:
+    W, U, b = weights
     H = U.shape[0]
     half, rest = _halves(H)
     T, B = tf.shape(x)[1], tf.shape(x)[0]
@@ -86,7 +87,9 @@ def _forward(x: Any, h0: Any, c0: Any, W: Any, U: Any, b: Any) -> Part:
     return Part(flat, h0, c0, gates.stack(), cs.stack(), hs.stack())
 
 
-def _backward(part: Part, dy: Any, dh: Any, dc: Any, W: Any, U: Any) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+def _backward(
+    part: Part, dy: Any, dh: Any, dc: Any, weights: tuple[Any, Any]
+) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     """Gradients of one part: of (x, h0, c0), and of (W, U, b).
 
     With z the gates before their sigmoids and tanh, the loop runs backward through::
@@ -94,6 +97,7 @@ def _backward(part: Part, dy: Any, dh: Any, dc: Any, W: Any, U: Any) -> tuple[tu
         dc += dh o (1 - tanh(c)^2)        dz = [dc g i', dc c_before f', dc i g', dh tanh(c) o']
         dh_before = dz U^T                dc_before = dc f
     """
+    W, U = weights
     T, B, H = tf.shape(part.c)[0], part.h0.shape[0], U.shape[0]
     i, f, g, o = tf.split(part.gates, 4, axis=2)
     before, tanh_c = _shifted(part.c0, part.c), tf.tanh(part.c)

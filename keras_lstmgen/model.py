@@ -85,11 +85,6 @@ def weights_of(model: keras.Sequential) -> Weights:
     )
 
 
-def vocab_size(weights: Weights) -> int:
-    """V."""
-    return int(weights.embedding.shape[0])
-
-
 def state_size(weights: Weights) -> int:
     """S = 2 L H."""
     return sum(2 * int(cell.recurrent.shape[0]) for cell in weights.cells)
