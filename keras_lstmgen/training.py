@@ -214,8 +214,9 @@ def _conclude(encoded: Encoded, folder: Path, pace: Pace, writes: Run) -> None:
     validation = encoded.counts["validation"]
     scored = min(len(encoded.validation), VALIDATION_TOKENS) - 1
     nats = best["val_loss"] * validation["tokens"]  # per token as measured, for the whole text's counts
+    loss = evaluation.measures(nats, validation)
     metrics = {
-        "validation": evaluation.measures(nats, validation),
+        "validation": loss,
         "validation_tokens_scored": scored,
         "train_nats_per_token": best["loss"],
         "epochs": progress.windows / pace.windows,
@@ -226,7 +227,6 @@ def _conclude(encoded: Encoded, folder: Path, pace: Pace, writes: Run) -> None:
     run.save_metadata(folder, replace(writes.metadata, metrics=metrics))
     files.write_json(folder / "metrics.json", metrics)
     show.curve(folder / "curve.png", progress.history)
-    loss = evaluation.measures(nats, validation)
     rows: list[tuple[str, Any]] = [(name.replace("_", " "), f"{value:,.4f}") for name, value in loss.items()]
     rows += [("training nats per token", f"{best['loss']:.4f}"), ("minutes", f"{metrics['minutes']:.1f}")]
     rows += [("tokens per second", f"{metrics['tokens_per_second']:,.0f}"), ("curve", folder / "curve.png")]

@@ -61,7 +61,7 @@ mixes = st.builds(
     repetition_penalty=st.sampled_from([0.8, 1.0, 1.3]),
     temperature=st.sampled_from([0.3, 0.9, 1.0, 2.0]),
     top_k=st.integers(0, V + 2),
-    top_p=st.sampled_from([0.2, 0.55, 0.9, 1.0]),
+    top_p=st.sampled_from([*np.arange(0.047, 1, 0.05).tolist(), 1.0]),
     min_p=st.sampled_from([0.0, 0.03, 0.4]),
 )
 

@@ -147,6 +147,7 @@ def test_ctrl_c_within_an_epoch_saves_and_what_follows_is_as_if_nothing_had_happ
     assert generation.generate(run.load(folder), "The ", 20)[0].finish_reason == "length"
 
     training.resume(folder, small)
+    assert re.findall(r"^epoch (\d+)  ", capsys.readouterr().out, re.M) == ["2", "3"]
     whole = [row for row in losses(folder) if row[0] % 52 == 0]
     assert [row[0] for row in losses(folder)] == [52, 70, 104, 156]
     assert [row[2] for row in whole] == [row[2] for row in losses(straight)]
