@@ -84,6 +84,23 @@ def test_any_mix_of_options_draws_by_the_contract_s_words(
     assert drawn(logits, noise, options, seen, unsampled) == int(np.argmax(cumulative > noise))
 
 
+@pytest.mark.parametrize("p", np.arange(0.047, 1, 0.08))
+def test_top_p_keeps_just_as_many_as_the_sum_needs(p: float) -> None:
+    logits, noise, options = [0.9, 2.0, 0.1, 1.4, -0.5, 1.7, 0.5], np.linspace(0, 0.999, 400), Options(top_p=p)
+    rows = sampling.rows([options] * len(noise))
+    seen = np.zeros((len(noise), V), bool)
+    ids = choose(np.array([logits] * len(noise), np.float32), noise.astype(np.float32), seen, rows, np.zeros(V, bool))
+    expected = probabilities(logits, options, (), ())
+    assert set(ids.numpy().tolist()) == {token for token in range(V) if expected[token]}
+
+
+def test_each_id_gets_its_share_of_the_noise_in_the_order_of_ids() -> None:
+    noise = np.linspace(0.001, 0.999, 500).astype(np.float32)
+    rows, seen = sampling.rows([Options()] * len(noise)), np.zeros((len(noise), V), bool)
+    ids = choose(np.zeros((len(noise), V), np.float32), noise, seen, rows, np.zeros(V, bool))
+    np.testing.assert_array_equal(ids, np.floor(noise * V))
+
+
 def test_greedy_takes_the_lowest_id_among_equals_and_looks_at_nothing_else() -> None:
     options = Options(temperature=0.0, top_k=1, top_p=0.1, min_p=1.0)
     assert drawn([1, 3, 3, 2, 0, 0, 0], 0.99, options) == 1
