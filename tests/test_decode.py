@@ -84,3 +84,9 @@ def test_ids_that_are_never_written_are_not() -> None:
         [write(IDS, decode.begin(B, S, V), sampling.noise([s, s + 1, s + 2], N)).tokens for s in range(20)]
     )
     assert set(tokens.ravel()) <= set(range(2, V))
+
+
+def test_seen_is_all_of_prompt_and_output() -> None:
+    written = write(IDS, decode.begin(B, S, V), sampling.noise([7, 8, 9], 2), end_id=0)
+    for b in range(B):
+        assert set(np.flatnonzero(written.text.seen[b])) == {*IDS[b].tolist(), *written.tokens.numpy()[b].tolist()}
