@@ -8,12 +8,13 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-# How long an example takes says something of the machine, not of us.
-hypothesis.settings.register_profile("ours", deadline=None)
-hypothesis.settings.load_profile("ours")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from keras_lstmgen import exporters, recipe, training  # (after the variable that TensorFlow reads)
+
+# How long an example takes says something of the machine, not of us.
+hypothesis.settings.register_profile("ours", deadline=None)
+hypothesis.settings.load_profile("ours")
 
 # Small, and all dimensions different, so that a swapped axis cannot pass.
 SMALL = {

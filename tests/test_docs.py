@@ -10,7 +10,7 @@ from keras_lstmgen import cli
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("*/README.md")), *sorted(ROOT.glob("docs/*.md"))]
+PAGES = sorted([*ROOT.glob("[RC]*.md"), *ROOT.glob("[a-z]*/README.md"), *ROOT.glob("docs/*.md")])
 
 
 def commands(page: Path) -> list[str]:
