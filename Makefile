@@ -23,7 +23,7 @@ $(VENV)/installed: setup.cfg pyproject.toml
 	touch $@
 
 test: $(VENV)/installed  ## run all tests and print the branch coverage
-	$(BIN)/python -m pytest --cov --cov-report=term --durations=10
+	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --cov --cov-report=term --durations=10
 
 lint: $(VENV)/installed  ## ruff and mypy --strict
 	$(BIN)/ruff check .

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keras_lstmgen import generation, recipe, run, tokenizer
+from keras_lstmgen import decode, generation, recipe, run, sampling, tokenizer
 from keras_lstmgen.generation import Tail
 from keras_lstmgen.sampling import Options
 
@@ -132,3 +132,16 @@ def test_ids_that_training_never_saw_are_never_written(trained: Path) -> None:
     written = np.unique([token for sample in samples for token in sample.tokens])
     assert not set(written.tolist()) & set(model.metadata.unsampled_ids)
     assert len(model.metadata.unsampled_ids) > 200
+
+
+def test_a_text_longer_than_a_chunk_is_the_one_that_a_single_call_writes(trained: Path) -> None:
+    model = run.load(trained)
+    N = 2 * generation.CHUNK + 5
+    options = Options(temperature=0.9, repetition_penalty=1.2)
+    text = decode.begin(2, model.metadata.state_size, model.metadata.vocab_size)
+    ids = np.array([model.prompt_ids("The ")] * 2, np.int32)
+    rows = sampling.rows([options] * 2)
+    whole = generation.writer(model)(ids, text, sampling.noise([5, 6], N), rows)
+    samples = generation.generate(model, "The ", N, options, seeds=[5, 6])
+    assert [sample.tokens for sample in samples] == whole.tokens.numpy().tolist()
+    assert [sample.logprob for sample in samples] == pytest.approx(whole.logprobs.numpy().sum(axis=1), abs=1e-3)
