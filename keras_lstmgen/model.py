@@ -46,8 +46,8 @@ def build(settings: recipe.Model, V: int, B: int | None = None, T: int | None = 
 def start_at(model: keras.Sequential, counts: np.ndarray[Any, Any]) -> None:
     """Let a new model begin by predicting each id as often as the training text has it: ``counts`` int [V].
 
-    Otherwise it first learns, by saturating its units, which ids never come: of a character vocabulary that is most of
-    them, the byte pieces, and tiny Shakespeare's loss after 400 updates is 0.3 nats higher.
+    Otherwise it first learns, by saturating its units, which ids never come (of a character vocabulary that is most of
+    them, the byte pieces), and from saturated units it learns slowly.
     """
     never = 1e-3  # of an occurrence: next to nothing, but a finite logit
     model.layers[-1].bias.assign(np.log(np.maximum(counts, never) / counts.sum()))

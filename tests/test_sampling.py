@@ -101,6 +101,11 @@ def test_each_id_gets_its_share_of_the_noise_in_the_order_of_ids() -> None:
     np.testing.assert_array_equal(ids, np.floor(noise * V))
 
 
+@pytest.mark.parametrize(("noise", "token"), [(0.0, 0), (0.25, 1), (0.5, 2), (0.75, 3)])
+def test_noise_at_the_very_edge_of_a_share_draws_the_next_id(noise: float, token: int) -> None:
+    assert drawn([0.0] * V, noise, Options(), unsampled=(4, 5, 6)) == token
+
+
 def test_greedy_takes_the_lowest_id_among_equals_and_looks_at_nothing_else() -> None:
     options = Options(temperature=0.0, top_k=1, top_p=0.1, min_p=1.0)
     assert drawn([1, 3, 3, 2, 0, 0, 0], 0.99, options) == 1
