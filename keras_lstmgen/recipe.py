@@ -77,7 +77,7 @@ class Training:
 
     batch_size: int = knob(32, "B, streams read side by side", low=1, high=65_536)
     window: int = knob(64, "T, time steps the gradient flows back", low=1, high=65_536)
-    epochs: int = knob(6, "passes over the text; 0: no limit (then minutes is one)", low=0, high=1_000_000)
+    epochs: int = knob(9, "passes over the text; 0: no limit (then minutes is one)", low=0, high=1_000_000)
     minutes: float = knob(0.0, "minutes of training; 0: no limit (the rate then decays over the epochs alone)", low=0.0)
     optimizer: str = knob("adamw", "update rule", choices=("adamw", "adam"))
     learning_rate: float = knob(4e-3, "highest rate, after the warm-up", low=0.0, high=10.0)
