@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 help:  ## say what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
 
-demo: $(VENV)/installed  ## train, write, evaluate, export and prove: about five minutes on two cores
+demo: $(VENV)/installed  ## train, write, evaluate, export and prove: some four minutes on two cores
 	$(BIN)/keras-lstmgen train pipelines/quickstart.toml
 	$(BIN)/keras-lstmgen generate --prompt 'The statement ' --temperature 0.8 --seed 1
 	$(BIN)/keras-lstmgen evaluate --samples 2
