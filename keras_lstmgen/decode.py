@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from keras_lstmgen.model import Weights, loose, pick, put, step
+from keras_lstmgen.model import Weights, pick, put, step
 from keras_lstmgen.sampling import Rows, choose
 
 
@@ -51,7 +51,7 @@ def write(weights: Weights, ids: Any, text: Text, noise: Any, options: Rows, uns
         return t + 1, token, state, _mark(seen, token), put(tokens, t, token), put(logprobs, t, logprob)
 
     start = (0, last, text.state, text.seen, tokens, logprobs)
-    _, _, state, seen, tokens, logprobs = tf.while_loop(going, advance, start, shape_invariants=loose(*start))
+    _, _, state, seen, tokens, logprobs = tf.while_loop(going, advance, start)
     return Written(tokens, logprobs, Text(state, seen))
 
 
@@ -64,7 +64,7 @@ def _read(weights: Weights, ids: Any, text: Text) -> Text:
         return t + 1, state, _mark(seen, ids[:, t])
 
     start = (0, *text)
-    _, state, seen = tf.while_loop(lambda t, *_: t < P - 1, read, start, shape_invariants=loose(*start))
+    _, state, seen = tf.while_loop(lambda t, *_: t < P - 1, read, start)
     return Text(state, _mark(seen, ids[:, -1]))
 
 

@@ -123,9 +123,7 @@ def score(weights: Weights, ids: Any, state: Any) -> tuple[Any, Any]:
         return t + 1, state, put(logprobs, t, logprob)
 
     nothing = tf.zeros_like(ids[:, 1:], tf.float32)
-    _, state, logprobs = tf.while_loop(
-        lambda t, *_: t < P - 1, read, (0, state, nothing), shape_invariants=loose(0, state, nothing)
-    )
+    _, state, logprobs = tf.while_loop(lambda t, *_: t < P - 1, read, (0, state, nothing))
     return logprobs, state
 
 
@@ -137,8 +135,3 @@ def pick(table: Any, ids: Any) -> Any:
 def put(table: Any, t: Any, column: Any) -> Any:
     """Write [B] into column ``t`` of [B, N], with operators that every runtime has."""
     return tf.where(tf.range(tf.shape(table)[1])[tf.newaxis, :] == t, column[:, tf.newaxis], table)
-
-
-def loose(*values: Any) -> tuple[tf.TensorShape, ...]:
-    """Shapes that a loop may leave open: a converter cannot always follow [B, N] through it."""
-    return tuple(tf.TensorShape(tf.convert_to_tensor(value).shape) for value in values)

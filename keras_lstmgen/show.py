@@ -96,7 +96,7 @@ class Screen(keras.callbacks.Callback):
 
 def curve(path: Path, history: Sequence[dict[str, float]]) -> None:
     """Draw training and validation loss against minutes, as PNG."""
-    from matplotlib.figure import Figure  # takes half a second, and only training draws
+    from matplotlib.figure import Figure  # slow to import, and only training draws
 
     figure = Figure(figsize=(7, 4), dpi=120, layout="constrained")
     axes = figure.add_subplot()

@@ -9,7 +9,7 @@ from typing import Any
 
 import keras
 
-from keras_lstmgen import callbacks, evaluation, files, generation, recipe, run, show, sources, streams
+from keras_lstmgen import callbacks, evaluation, files, generation, recipe, run, show, sources, streams, tokenizer
 from keras_lstmgen.callbacks import Keep, Pace, Progress, Validate
 from keras_lstmgen.encoding import Encoded, encode
 from keras_lstmgen.errors import UserError
@@ -29,7 +29,7 @@ def train(settings: recipe.Recipe, runs: Path, name: str) -> Path:
     encoded = prepare(settings, runs)
     folder = run.create(runs, name)
     try:
-        files.write_bytes(folder / run.TOKENIZER, encoded.tokenizer.model)
+        tokenizer.save(encoded.tokenizer, folder / run.TOKENIZER)
         return _fit(settings, encoded, folder, resume=False)
     except BaseException:
         if not (folder / run.MODEL).is_file():

@@ -60,7 +60,7 @@ def _nodes(graph: Any) -> list[Any]:
 def open_artifact(folder: Path) -> Call:
     """Open the three files in ONNX Runtime, on the CPU."""
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1  # a step is too small to share; see benchmarks
+    options.intra_op_num_threads = 1  # a step is too small to be shared between threads
     sessions = {
         name: onnxruntime.InferenceSession(folder / PLACE / file, options, providers=["CPUExecutionProvider"])
         for name, file in FILES.items()
