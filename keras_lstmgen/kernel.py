@@ -1,144 +1,131 @@
-"""The LSTM over a window on a CPU: the same numbers as Keras's loop, in a fraction of its time.
+"""The LSTM over a window on a CPU, in compiled code: the numbers of Keras's loop in a small part of its time.
 
-What makes it fast, against one small graph a time step and automatic differentiation:
+``native/lstm.c`` does the work; here it is made an operator with a gradient. What makes it fast:
 
-- The input projection of the whole window is one matrix product, and so is every gradient of a weight; only the
-  recurrent half is left in the loop.
-- One tanh serves all four gates: sigmoid(z) = tanh(z / 2) / 2 + 1/2, with the halving folded into the weights.
-- All factors of the backward pass that do not depend on it are computed for the whole window at once.
-- The batch is cut into one part a core, each with a loop of its own, so that no operator waits for another thread.
-
-Arrays inside are time-major, [T, B, ...]; gates are in Keras's order i, f, g, o.
+- The operands of [x, h] [W; U] and of its gradients are packed once a window, in the order in which they are read, so
+  that a time step is products at the processor's full rate and nothing else: no small operators, no waiting.
+- The four gates of some units are computed while their sums are still in registers.
+- Each thread takes rows of the batch of its own through all steps, and meets the others only at the window's end.
+- Operands may be bfloat16, where the processor multiplies them; sums, gates and states are float32 always.
 """
 
-import os
-from typing import Any, NamedTuple
+import ctypes
+import functools
+import importlib.machinery
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
+
+from keras_lstmgen import threads
+
+ALIGNMENT = 64  # bytes; what begins there TensorFlow takes over without a copy
+TEXTS_A_THREAD = 4  # with fewer a thread waits for weights rather than computes
+KEPT = 3  # arrays that the forward pass leaves for the backward pass: gates, cell states, operands
 
 
-class Part(NamedTuple):
-    """What the forward pass of some rows leaves for the backward pass."""
-
-    x: Any  # [T B, E], the inputs
-    h0: Any  # [B, H]
-    c0: Any  # [B, H]
-    gates: Any  # [T, B, 4H], after their sigmoids and tanh
-    c: Any  # [T, B, H]
-    h: Any  # [T, B, H]
-
-
-def parts_of(B: int | None) -> int:
-    """Into how many parts a batch is cut: as many as cores, or the next smaller divisor of B."""
-    return max((n for n in range(1, (os.cpu_count() or 1) + 1) if B is not None and B % n == 0), default=1)
+@functools.cache
+def library() -> ctypes.CDLL | None:
+    """The compiled code, or None where it was installed without a C compiler."""
+    folder = Path(__file__).parent / "native"
+    for suffix in importlib.machinery.EXTENSION_SUFFIXES:
+        if (path := folder / f"lstm{suffix}").is_file():
+            return ctypes.CDLL(str(path))
+    return None
 
 
-@tf.custom_gradient
-def lstm(x: Any, h0: Any, c0: Any, W: Any, U: Any, b: Any) -> Any:
+def has_bfloat16() -> bool:
+    """Whether this processor multiplies pairs of bfloat16."""
+    found = library()
+    return found is not None and bool(found.lstm_has_bfloat16())
+
+
+def choose(kind: str) -> bool:
+    """Compute float32 from now on as a plainer processor would: "plain", "avx2", "avx512", or "best" again.
+
+    False, and no change, where this processor is no such one. For tests.
+    """
+    found = library()
+    return found is not None and found.lstm_choose(kind.encode()) == 0
+
+
+def lstm(x: Any, h0: Any, c0: Any, W: Any, U: Any, b: Any, bfloat16: bool = False) -> tuple[Any, Any, Any]:
     """Run a layer over a window.
 
     Args:
         x: float32 [B, T, E].
         h0: float32 [B, H].
         c0: float32 [B, H].
-        W: float32 [E, 4H], the kernel.
+        W: float32 [E, 4H], the kernel; gates in Keras's order i, f, g, o.
         U: float32 [H, 4H], the recurrent kernel.
         b: float32 [4H].
+        bfloat16: round the operands of all products to bfloat16.
 
     Returns:
-        The outputs [B, T, H], and the last h and c, [B, H] each.
+        The outputs float32 [B, T, H], and the last h and c, [B, H] each.
     """
-    n = parts_of(x.shape[0])
-    rows = zip(tf.split(x, n), tf.split(h0, n), tf.split(c0, n), strict=True)
-    parts = [_forward(*row, weights=(W, U, b)) for row in rows]
 
-    def gradient(dy: Any, dh: Any, dc: Any) -> Any:
-        after = zip(parts, tf.split(dy, n), tf.split(dh, n), tf.split(dc, n), strict=True)
-        by_row, by_weight = zip(*(_backward(*values, weights=(W, U)) for values in after), strict=True)
-        joined = [tf.concat(values, axis=0) for values in zip(*by_row, strict=True)]
-        return (*joined, *(tf.add_n(values) for values in zip(*by_weight, strict=True)))
+    @tf.custom_gradient
+    def window(*inputs: Any) -> Any:
+        kinds = [tf.float32] * 3 + [tf.uint8] * KEPT
+        forward = functools.partial(_forward, bfloat16)
+        results = tf.numpy_function(forward, inputs, kinds, stateful=False)
+        outputs = _shaped(results[:3], ([*x.shape[:2], U.shape[0]], h0.shape, c0.shape))
 
-    y = tf.concat([tf.transpose(part.h, [1, 0, 2]) for part in parts], axis=0)
-    last = (
-        tf.concat([values[-1] for values in pair], axis=0) for pair in zip(*((p.h, p.c) for p in parts), strict=True)
-    )
-    return (y, *last), gradient
+        def gradient(*gradients: Any) -> Any:
+            backward = functools.partial(_backward, bfloat16)
+            arguments = [x, W, U, *gradients, *results[3:]]
+            found = tf.numpy_function(backward, arguments, [tf.float32] * len(inputs), stateful=False)
+            return _shaped(found, [value.shape for value in inputs])
 
+        return tuple(outputs), gradient
 
-def _forward(x: Any, h0: Any, c0: Any, weights: tuple[Any, Any, Any]) -> Part:
-    W, U, b = weights
-    H = U.shape[0]
-    half, rest = _halves(H)
-    T, B = tf.shape(x)[1], tf.shape(x)[0]
-    flat = tf.reshape(tf.transpose(x, [1, 0, 2]), [-1, x.shape[2]])
-    projected = _elements(tf.reshape(tf.matmul(flat, W * half) + b * half, [T, B, 4 * H]))
-    recurrent = U * half
-
-    def advance(t: Any, h: Any, c: Any, gates: Any, cs: Any, hs: Any) -> tuple[Any, ...]:
-        gate = tf.tanh(projected.read(t) + tf.matmul(h, recurrent)) * half + rest
-        i, f, g, o = tf.split(gate, 4, axis=1)
-        c = f * c + i * g
-        h = o * tf.tanh(c)
-        return t + 1, h, c, gates.write(t, gate), cs.write(t, c), hs.write(t, h)
-
-    arrays = [_empty(T, h0.shape[0], width) for width in (4 * H, H, H)]
-    _, _, _, gates, cs, hs = _loop(lambda t, *_: t < T, advance, (0, h0, c0, *arrays))
-    return Part(flat, h0, c0, gates.stack(), cs.stack(), hs.stack())
+    outputs, h, c = window(x, h0, c0, W, U, b)
+    return outputs, h, c
 
 
-def _backward(
-    part: Part, dy: Any, dh: Any, dc: Any, weights: tuple[Any, Any]
-) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
-    """Gradients of one part: of (x, h0, c0), and of (W, U, b).
-
-    With z the gates before their sigmoids and tanh, the loop runs backward through::
-
-        dc += dh o (1 - tanh(c)^2)        dz = [dc g i', dc c_before f', dc i g', dh tanh(c) o']
-        dh_before = dz U^T                dc_before = dc f
-    """
-    W, U = weights
-    T, B, H = tf.shape(part.c)[0], part.h0.shape[0], U.shape[0]
-    i, f, g, o = tf.split(part.gates, 4, axis=2)
-    before, tanh_c = _shifted(part.c0, part.c), tf.tanh(part.c)
-    by_c = _elements(tf.concat([g * i * (1 - i), before * f * (1 - f), i * (1 - g * g)], axis=2))
-    by_h, through = _elements(tanh_c * o * (1 - o)), _elements(o * (1 - tanh_c * tanh_c))
-    kept, dys, transposed = _elements(f), _elements(tf.transpose(dy, [1, 0, 2])), tf.transpose(U)
-
-    def retreat(t: Any, dh: Any, dc: Any, dzs: Any) -> tuple[Any, ...]:
-        dh += dys.read(t)
-        dc += dh * through.read(t)
-        dz = tf.concat([tf.tile(dc, [1, 3]) * by_c.read(t), dh * by_h.read(t)], axis=1)
-        return t - 1, tf.matmul(dz, transposed), dc * kept.read(t), dzs.write(t, dz)
-
-    _, dh, dc, dzs = _loop(lambda t, *_: t >= 0, retreat, (T - 1, dh, dc, _empty(T, B, 4 * H)))
-    dz = tf.reshape(dzs.stack(), [-1, 4 * H])
-    dx = tf.reshape(tf.matmul(dz, W, transpose_b=True), [T, -1, W.shape[0]])
-    dW = tf.matmul(part.x, dz, transpose_a=True)
-    dU = tf.matmul(tf.reshape(_shifted(part.h0, part.h), [-1, H]), dz, transpose_a=True)
-    return (tf.transpose(dx, [1, 0, 2]), dh, dc), (dW, dU, tf.reduce_sum(dz, axis=0))
+def _shaped(values: Any, shapes: Any) -> list[Any]:
+    return [tf.ensure_shape(value, shape) for value, shape in zip(values, shapes, strict=True)]
 
 
-def _halves(H: int) -> tuple[Any, Any]:
-    """What turns tanh into the gates: factors and summands [4H], 1/2 for the sigmoids, 1 and 0 for the candidate."""
-    half = np.repeat(np.array([0.5, 0.5, 1.0, 0.5], np.float32), H)
-    return half, 1 - half
+def _forward(bfloat16: bool, *inputs: NDArray[np.float32]) -> list[NDArray[Any]]:
+    """Outputs [B,T,H], h and c [B,H], and what is kept."""
+    (B, T, E), H = inputs[0].shape, inputs[1].shape[1]
+    outputs = [np.empty(shape, np.float32) for shape in ((B, T, H), (B, H), (B, H))]
+    sizes = (ctypes.c_long * KEPT)()
+    _call("lstm_sizes", int(bfloat16), *map(ctypes.c_long, (B, T, E, H)), sizes)
+    kept = [_aligned(size) for size in sizes]
+    _run("lstm_forward", bfloat16, (B, T, E, H), inputs, outputs, kept)
+    return outputs + kept
 
 
-def _shifted(first: Any, rest: Any) -> Any:
-    """The values one step before: [B, H] and [T, B, H] give [T, B, H]."""
-    return tf.concat([first[tf.newaxis], rest[:-1]], axis=0)
+def _backward(bfloat16: bool, x: NDArray[np.float32], *inputs: NDArray[Any]) -> list[NDArray[np.float32]]:
+    """Gradients by x, h0, c0, W, U and b."""
+    *given, gates, c, operands = inputs  # W, U, and the gradients by the outputs and the last h and c
+    (B, T, E), H = x.shape, given[1].shape[0]
+    shapes = ((B, T, E), (B, H), (B, H), (E, 4 * H), (H, 4 * H), (4 * H,))
+    outputs = [np.empty(shape, np.float32) for shape in shapes]
+    _run("lstm_backward", bfloat16, (B, T, E, H), given, outputs, [gates, c, operands])
+    return outputs
 
 
-def _elements(values: Any) -> tf.TensorArray:
-    """[T, B, width] as an array of T tensors, read without a copy."""
-    return tf.TensorArray(tf.float32, tf.shape(values)[0], element_shape=values.shape[1:]).unstack(values)
+def _run(name: str, bfloat16: bool, shape: tuple[int, ...], *groups: Any) -> None:
+    count = max(1, min(threads.available(), shape[0] // TEXTS_A_THREAD))
+    pointers = [(ctypes.c_void_p * len(arrays))(*(array.ctypes.data for array in arrays)) for arrays in groups]
+    _call(name, int(bfloat16), count, (ctypes.c_long * 4)(*shape), *pointers)
 
 
-def _empty(T: Any, B: int | None, width: int) -> tf.TensorArray:
-    return tf.TensorArray(tf.float32, T, element_shape=[B, width])
+def _call(name: str, *arguments: Any) -> None:
+    function: Callable[..., int] = getattr(library(), name)
+    if function(*arguments):
+        raise MemoryError(f"{name}: no memory for a window this large, or no bfloat16 here")
 
 
-def _loop(going: Any, body: Any, start: tuple[Any, ...]) -> Any:
-    """A loop that waits for each step: with more in flight the steps only get in each other's way."""
-    return tf.while_loop(going, body, start, parallel_iterations=1)
+def _aligned(size: int) -> NDArray[np.uint8]:
+    """``size`` bytes that begin at a multiple of ALIGNMENT."""
+    raw = np.empty(size + ALIGNMENT, np.uint8)
+    start = -raw.ctypes.data % ALIGNMENT
+    return raw[start : start + size]

@@ -1,4 +1,4 @@
-"""The two layers that Keras does not have: a fast LSTM for CPUs, and an output that shares the embedding's weights."""
+"""The layers that Keras does not have: a fast LSTM for CPUs, and outputs: fast, or of the embedding's weights."""
 
 from typing import Any
 
@@ -12,19 +12,53 @@ from keras_lstmgen import kernel
 class LSTM(keras.layers.LSTM):
     """``keras.layers.LSTM``, the same weights, arguments and results; on a CPU by a kernel of its own.
 
-    On a GPU, or with arguments that the kernel does not know, it is the parent.
+    On a GPU, with arguments that the kernel does not know, or without the compiled kernel, it is the parent.
     """
+
+    def __init__(self, units: int, *, precision: str = "float32", weight_drop: float = 0.0, **options: Any) -> None:
+        """Take the parent's arguments, and two more.
+
+        Args:
+            units: H.
+            precision: of the operands of the kernel's products, "float32", "bfloat16", or "auto": bfloat16 where the
+                processor multiplies it. Sums, gates and states are float32. The parent pays no heed to it.
+            weight_drop: share of the recurrent kernel's weights that are dropped in training, the same for all steps
+                of a window (DropConnect: Wan et al., 2013; on the recurrent weights: Merity et al., "Regularizing and
+                Optimizing LSTM Language Models", 2018).
+            options: of ``keras.layers.LSTM``.
+        """
+        super().__init__(units, **options)
+        self.precision, self.weight_drop = precision, weight_drop
+        self.weight_drop_seed = keras.random.SeedGenerator(options.get("seed"))
+        self.supports_jit = False  # XLA cannot compile the kernel
 
     def inner_loop(self, sequences: Any, initial_state: Any, mask: Any, training: bool = False) -> Any:
         """Outputs of a window: what Keras's own loop gives, (last output, outputs, states)."""
-        if mask is not None or not self._is_plain() or tf.config.list_logical_devices("GPU"):
-            return super().inner_loop(sequences, initial_state, mask, training)
+        recurrent = self._recurrent_kernel(training)
+        if mask is not None or not self._is_plain() or kernel.library() is None or _has_gpu():
+            if not training or not self.weight_drop:
+                return super().inner_loop(sequences, initial_state, mask, training)
+            self.cell.get_dropout_mask(sequences[:, 0, :])  # drawn (and kept) outside of the scope, which forgets draws
+            # Inside the scope the recurrent kernel reads as what is left of it: cuDNN gets it like any other.
+            with keras.StatelessScope(state_mapping=[(self.cell.recurrent_kernel, recurrent)]):
+                return super().inner_loop(sequences, initial_state, mask, training)
         if training and self.dropout:
             sequences *= self.cell.get_dropout_mask(sequences[:, 0, :])[:, tf.newaxis, :]
         h, c = (tf.convert_to_tensor(state) for state in initial_state)
-        weights = (self.cell.kernel.value, self.cell.recurrent_kernel.value, self.cell.bias.value)
-        outputs, h, c = kernel.lstm(sequences, h, c, *weights)
+        weights = (self.cell.kernel.value, recurrent, self.cell.bias.value)
+        outputs, h, c = kernel.lstm(sequences, h, c, *weights, bfloat16=in_bfloat16(self.precision))
         return h, outputs, [h, c]
+
+    def get_config(self) -> dict[str, Any]:
+        """Add the two arguments of its own."""
+        return {**super().get_config(), "precision": self.precision, "weight_drop": self.weight_drop}
+
+    def _recurrent_kernel(self, training: bool) -> Any:
+        """U, in training with weights dropped and the others scaled up."""
+        weights = self.cell.recurrent_kernel.value
+        if not training or not self.weight_drop:
+            return weights
+        return keras.random.dropout(weights, self.weight_drop, seed=self.weight_drop_seed)
 
     def _is_plain(self) -> bool:
         """Whether the layer is the textbook's, in float32."""
@@ -37,6 +71,24 @@ class LSTM(keras.layers.LSTM):
 
 
 @keras.saving.register_keras_serializable(package="keras_lstmgen")
+class Output(keras.layers.Dense):
+    """``keras.layers.Dense`` whose products may have operands in bfloat16: float32 [B, T, H] to logits [B, T, V]."""
+
+    def __init__(self, units: int, *, precision: str = "float32", **options: Any) -> None:
+        """Take V, and ``precision`` as ``LSTM`` has it."""
+        super().__init__(units, **options)
+        self.precision = precision
+
+    def call(self, inputs: Any, training: bool | None = None) -> Any:  # noqa: ARG002 (Keras passes it)
+        """Give the logits of the next token."""
+        return _product(inputs, self.kernel.value, self.precision) + self.bias.value
+
+    def get_config(self) -> dict[str, Any]:
+        """Add the argument of its own."""
+        return {**super().get_config(), "precision": self.precision}
+
+
+@keras.saving.register_keras_serializable(package="keras_lstmgen")
 class TiedOutput(keras.layers.Layer):
     """Logits from the embedding's own matrix: ``h @ embeddings.T + bias``.
 
@@ -45,10 +97,10 @@ class TiedOutput(keras.layers.Layer):
     In float32 [B, T, E], out float32 [B, T, V].
     """
 
-    def __init__(self, embedding: keras.layers.Embedding, **options: Any) -> None:
-        """Take the layer whose weights are shared; in a file both are stored once."""
+    def __init__(self, embedding: keras.layers.Embedding, *, precision: str = "float32", **options: Any) -> None:
+        """Take the layer whose weights are shared (a file has them once), and ``precision`` as ``LSTM`` has it."""
         super().__init__(**options)
-        self.embedding = embedding
+        self.embedding, self.precision = embedding, precision
 
     def build(self, input_shape: Any) -> None:  # noqa: ARG002 (Keras passes it)
         """Add the bias, the only weight of its own."""
@@ -56,11 +108,12 @@ class TiedOutput(keras.layers.Layer):
 
     def call(self, inputs: Any) -> Any:
         """Give the logits of the next token."""
-        return keras.ops.matmul(inputs, keras.ops.transpose(self.embedding.embeddings)) + self.bias
+        return _product(inputs, self.embedding.embeddings.value, self.precision, turned=True) + self.bias.value
 
     def get_config(self) -> dict[str, Any]:
         """Name the embedding; Keras stores a layer that stands twice in a file once."""
-        return {**super().get_config(), "embedding": keras.saving.serialize_keras_object(self.embedding)}
+        embedding = keras.saving.serialize_keras_object(self.embedding)
+        return {**super().get_config(), "embedding": embedding, "precision": self.precision}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "TiedOutput":
@@ -69,3 +122,20 @@ class TiedOutput(keras.layers.Layer):
         if not isinstance(embedding, keras.layers.Embedding):
             raise TypeError("TiedOutput: its embedding is not an Embedding layer")
         return cls(embedding, **config)
+
+
+def _product(x: Any, weights: Any, precision: str, turned: bool = False) -> Any:
+    """[B, T, H] times [H, V], or the turned [V, H], in float32; for operands in bfloat16 that is its last rounding."""
+    kind = tf.bfloat16 if in_bfloat16(precision) else tf.float32
+    flat = tf.cast(tf.reshape(x, [-1, x.shape[-1]]), kind)
+    logits = tf.cast(tf.matmul(flat, tf.cast(weights, kind), transpose_b=turned), tf.float32)
+    return tf.reshape(logits, tf.concat([tf.shape(x)[:-1], [logits.shape[-1]]], axis=0))
+
+
+def in_bfloat16(precision: str) -> bool:
+    """Whether products have operands in bfloat16: "auto" where a processor multiplies them, and no GPU does."""
+    return precision == "bfloat16" or (precision == "auto" and kernel.has_bfloat16() and not _has_gpu())
+
+
+def _has_gpu() -> bool:
+    return bool(tf.config.list_logical_devices("GPU"))
