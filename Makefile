@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo install test lint clean
+.PHONY: help demo install test lint bench clean
 
 help:  ## say what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -29,6 +29,17 @@ lint: $(VENV)/installed  ## ruff and mypy --strict
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+BENCHMARKS := training generation quality growth
+
+bench: $(BENCHMARKS:%=bench-%)  ## all benchmarks, hours of them; one alone: make bench-training
+
+bench-%: $(VENV)/installed-bench
+	$(BIN)/python -m benchmarks.$*
+
+$(VENV)/installed-bench: $(VENV)/installed
+	$(BIN)/pip install --quiet --editable '.[bench]'
+	touch $@
 
 clean:  ## remove .venv and caches, never a run
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage* build *.egg-info

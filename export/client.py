@@ -17,6 +17,9 @@ from export.tokenizer import Tokenizer, decode_stream, encode, read
 
 Load = Callable[[Path], tuple[Step, bytes, bytes]]  # path -> step, the metadata's JSON, the SentencePiece model
 
+# A step is little more than one reading of all weights, which many threads do no faster than a few.
+THREADS = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 4)
+
 HELP = {
     "temperature": "divides the logits; 0 always takes the likeliest token",
     "top_k": "keeps the k likeliest tokens; 0: all",

@@ -17,6 +17,7 @@ import numpy as np
 
 from keras_lstmgen import files, recipe
 from keras_lstmgen.errors import UserError
+from keras_lstmgen.regularization import ActivationRegularization
 from keras_lstmgen.run import CHECKPOINT, MODEL
 
 
@@ -118,7 +119,10 @@ def ctrl_c_ends(pace: Pace) -> Iterator[None]:
 
 
 class Validate(keras.callbacks.Callback):
-    """Adds ``val_loss``, nats per token of the held-out text with the state carried, to the logs of each epoch."""
+    """Adds ``val_loss``, nats per token of the held-out text with the state carried, to the logs of each epoch.
+
+    ``loss`` in the logs becomes the negative log-likelihood alone, comparable with it.
+    """
 
     def __init__(self, loss: Callable[[], float]) -> None:
         """Take what computes the loss."""
@@ -132,9 +136,11 @@ class Validate(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: dict[str, Any]) -> None:  # noqa: ARG002
         """Stop at once where the training itself has failed."""
         self._check(logs["loss"])
+        _without_penalty(logs)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any]) -> None:  # noqa: ARG002
         """Compute it; later callbacks find it in ``logs``."""
+        _without_penalty(logs)
         logs["val_loss"] = self.loss()
         self._check(logs["val_loss"])
 
@@ -146,13 +152,18 @@ class Validate(keras.callbacks.Callback):
             )
 
 
+def _without_penalty(logs: dict[str, Any]) -> None:
+    """Take out of ``loss`` what ``ActivationRegularization`` added."""
+    logs["loss"] -= logs.pop(ActivationRegularization.METRIC, 0.0)
+
+
 class Keep(keras.callbacks.Callback):
     """Saves after each epoch: best weights, checkpoint, history. Stops when it gets no better."""
 
     def __init__(
         self, folder: Path, settings: recipe.Training, progress: Progress, windows: int, twin: keras.Sequential
     ) -> None:
-        """Save into ``folder``; ``twin`` is the same model free of batch size and state, for the best weights."""
+        """Save into ``folder``; ``twin`` is the model that writes, of which ``val_loss`` was measured."""
         super().__init__()
         self.folder, self.settings, self.progress, self.windows, self.twin = folder, settings, progress, windows, twin
 
@@ -171,7 +182,6 @@ class Keep(keras.callbacks.Callback):
             }
         )
         if better:
-            self.twin.set_weights(self.model.get_weights())
             with files.replacing(self.folder / MODEL) as path:
                 self.twin.save(path)
         save_checkpoint(self.folder / CHECKPOINT, self.model, progress)
@@ -213,7 +223,7 @@ def load_checkpoint(path: Path, model: keras.Sequential, text: str) -> Progress:
 
 
 def carried(model: keras.Sequential) -> list[Any]:
-    """What one batch leaves to the next and Keras saves nowhere: LSTM states and the dropouts' seeds, in order."""
+    """What one batch leaves to the next and Keras saves nowhere: LSTM states and all dropouts' seeds, in order."""
     states = [state for layer in model.layers if isinstance(layer, keras.layers.LSTM) for state in layer.states]
-    dropouts = [layer for layer in model.layers if isinstance(layer, keras.layers.Dropout)]
-    return states + [layer.seed_generator.state for layer in dropouts if layer.rate > 0]
+    weights = {id(weight) for weight in model.weights}
+    return states + [variable for variable in model.variables if id(variable) not in weights]

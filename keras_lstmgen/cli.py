@@ -8,7 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
-from keras_lstmgen import __version__, recipe
+from keras_lstmgen import __version__, recipe, threads
 from keras_lstmgen.errors import UserError
 
 
@@ -16,6 +16,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; 0, or 2 with one line on standard error, or 130 after Ctrl-C."""
     try:
         arguments = parser().parse_args(argv)
+        threads.configure()
         from keras_lstmgen import commands  # TensorFlow comes with it, and --help does not wait for that
 
         getattr(commands, arguments.verb)(arguments)
@@ -85,12 +86,20 @@ def _train(part: argparse.ArgumentParser) -> None:
     part.add_argument("--resume", metavar="RUN", help="go on with a run from its last checkpoint")
     for name, (kind, default, about) in recipe.knobs().items():
         choices = f"; one of {', '.join(about['choices'])}" if about["choices"] else ""
-        said = " ".join(default) if isinstance(default, tuple) else str(default).lower() if kind is bool else default
+        typed = _number_or_auto(kind) if default == recipe.AUTO else _typed(kind)
         part.add_argument(
             f"--{name}", dest=name, metavar=_metavar(kind), default=argparse.SUPPRESS,
-            nargs="*" if get_args(kind) else None, type=_typed(kind),
-            help=f"{about['about']}{choices} (default: {said if said != '' else 'none'})".replace("%", "%%"),
+            nargs="*" if get_args(kind) else None, type=typed,
+            help=f"{about['about']}{choices} (default: {_said(default)})".replace("%", "%%"),
         )  # fmt: skip
+
+
+def _said(default: Any) -> str:
+    """A default as it is typed."""
+    if default == recipe.AUTO:
+        return recipe.AUTO_WORD
+    words = " ".join(default) if isinstance(default, tuple) else str(default)
+    return (words.lower() if isinstance(default, bool) else words) or "none"
 
 
 def _metavar(kind: Any) -> str:
@@ -100,6 +109,14 @@ def _metavar(kind: Any) -> str:
 def _typed(kind: Any) -> Any:
     """What turns a word of the command line into the type of a recipe's value."""
     return str if get_args(kind) else _truth if kind is bool else kind
+
+
+def _number_or_auto(kind: Any) -> Any:
+    def typed(word: str) -> Any:
+        return word if word == recipe.AUTO_WORD else kind(word)
+
+    typed.__name__ = kind.__name__  # which argparse names in its message
+    return typed
 
 
 def _truth(word: str) -> bool:

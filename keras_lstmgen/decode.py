@@ -2,10 +2,13 @@
 
 from typing import Any, NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
-from keras_lstmgen.model import Weights, pick, put, step
-from keras_lstmgen.sampling import Rows, choose
+from keras_lstmgen import sampling
+from keras_lstmgen.model import Weights, column, pick, put, step
+
+Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
 
 class Text(NamedTuple):
@@ -28,46 +31,59 @@ def begin(B: int, S: int, V: int) -> Text:
     return Text(tf.zeros((B, S)), tf.zeros((B, V), tf.bool))
 
 
-def write(weights: Weights, ids: Any, text: Text, noise: Any, options: Rows, unsampled: Any, end_id: int) -> Written:
+def write(
+    weights: Weights, ids: Any, text: Text, noise: Any, options: sampling.Rows, unsampled: Mask, end_id: int
+) -> Written:
     """Read int32 ``ids`` [B, P], P ≥ 1, then write one token for each column of float32 ``noise`` [B, N].
 
     All tokens but the last one written are read: to go on, pass it as ``ids`` [B, 1] with the returned ``text``.
-    The loop ends early once every row has ended.
+    The loop ends early once every row has ended. ``unsampled``, bool [V], are the ids that are never written.
     """
     text = _read(weights, ids, text)
-    last = ids[:, -1]
-    tokens, logprobs = tf.fill(tf.shape(noise), end_id), tf.zeros_like(noise)
-    N = tf.shape(noise)[1]
+    N, columns = tf.shape(noise)[1], tf.expand_dims(tf.range(tf.shape(noise)[1]), 0)
+    # All that has to do with choosing looks at the A ids that may be written alone: of characters these are few.
+    allowed = np.flatnonzero(~unsampled).astype(np.int32)
+    places = np.arange(len(allowed), dtype=np.int32)[np.newaxis, :]
+    ready, noise = sampling.ready(options, len(allowed)), sampling.ready_noise(noise, options)
 
     def going(t: Any, last: Any, *_: Any) -> Any:
         return (t < N) & tf.reduce_any(last != end_id)
 
     def advance(t: Any, last: Any, state: Any, seen: Any, tokens: Any, logprobs: Any) -> tuple[Any, ...]:
-        ended = last == end_id
-        logits, state = step(weights, last, state)
-        token = choose(logits, noise[:, t], seen, options, unsampled)
-        token = tf.where(ended, end_id, token)
+        ended, here = last == end_id, columns == t
+        logits, state = step(weights, tf.squeeze(last, 1), state)
+        place = sampling.choose(tf.gather(logits, allowed, axis=1), column(noise, t), seen, ready)
+        token = tf.where(ended, end_id, tf.gather(allowed, place))
         logprob = tf.where(ended, 0.0, pick(tf.nn.log_softmax(logits), token))
-        return t + 1, token, state, _mark(seen, token), put(tokens, t, token), put(logprobs, t, logprob)
+        return t + 1, token, state, seen | (places == place), put(tokens, here, token), put(logprobs, here, logprob)
 
-    start = (0, last, text.state, text.seen, tokens, logprobs)
+    seen, tokens = tf.gather(text.seen, allowed, axis=1), tf.fill(tf.shape(noise), end_id)
+    start = (0, column(ids, tf.shape(ids)[1] - 1), text.state, seen, tokens, tf.zeros_like(noise))
     _, _, state, seen, tokens, logprobs = tf.while_loop(going, advance, start)
-    return Written(tokens, logprobs, Text(state, seen))
+    return Written(tokens, logprobs, Text(state, _spread(seen, text.seen, allowed)))
 
 
 def _read(weights: Weights, ids: Any, text: Text) -> Text:
     """Read all but the last of ``ids`` [B, P]; mark them all as seen."""
     P = tf.shape(ids)[1]
 
-    def read(t: Any, state: Any, seen: Any) -> tuple[Any, Any, Any]:
-        _, state = step(weights, ids[:, t], state)
-        return t + 1, state, _mark(seen, ids[:, t])
+    def advance(t: Any, state: Any, seen: Any) -> tuple[Any, Any, Any]:
+        read = column(ids, t)
+        _, state = step(weights, tf.squeeze(read, 1), state)
+        return t + 1, state, _mark(seen, read)
 
     start = (0, *text)
-    _, state, seen = tf.while_loop(lambda t, *_: t < P - 1, read, start)
-    return Text(state, _mark(seen, ids[:, -1]))
+    _, state, seen = tf.while_loop(lambda t, *_: t < P - 1, advance, start)
+    return Text(state, _mark(seen, column(ids, P - 1)))
 
 
 def _mark(seen: Any, ids: Any) -> Any:
-    """Add int32 ids [B] to bool [B, V]."""
-    return seen | tf.one_hot(ids, seen.shape[1], on_value=True, off_value=False, dtype=tf.bool)
+    """Add int32 ids [B, 1] to bool [B, V]."""
+    return seen | (np.arange(seen.shape[1], dtype=np.int32)[np.newaxis, :] == ids)
+
+
+def _spread(seen: Any, before: Any, allowed: np.ndarray[Any, Any]) -> Any:
+    """Bring bool [B, A] back to the columns of ``before`` [B, V]."""
+    places = np.full(before.shape[1], len(allowed), np.int32)
+    places[allowed] = np.arange(len(allowed))
+    return before | tf.gather(tf.pad(seen, [[0, 0], [0, 1]]), places, axis=1)

@@ -7,15 +7,34 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from keras_lstmgen import kernel
 from keras_lstmgen.model import Weights, score, state_size
 
-WINDOW = 256  # tokens scored in one call
+WINDOW = 256  # most tokens a row scored in one call
 WARM_UP = WINDOW  # tokens read, not scored, before each part of a text that is scored in parts side by side
+LOGITS = 1 << 25  # most numbers in the logits of one call, so that a large vocabulary does not take all memory
+FRESH_WINDOWS = 1000
 
 
 def scorer(weights: Weights) -> Callable[..., Any]:
-    """Compile ``score`` for a model's weights; traced once, for any B and P."""
-    return tf.function(lambda ids, state: score(weights, ids, state), reduce_retracing=True)
+    """Compile ``score`` for a model's weights; traced once, for any B and P.
+
+    Where the compiled kernel is, layer after layer reads the whole window, with the same result.
+    """
+    read = _read if kernel.library() and not tf.config.list_logical_devices("GPU") else score
+    return tf.function(lambda ids, state: read(weights, ids, state), reduce_retracing=True)
+
+
+def _read(weights: Weights, ids: Any, state: Any) -> tuple[Any, Any]:
+    """What ``score`` gives."""
+    x, carried = tf.gather(weights.embedding, ids[:, :-1]), []
+    parts = tf.split(state, 2 * len(weights.cells), axis=1)
+    for cell, h, c in zip(weights.cells, parts[::2], parts[1::2], strict=True):
+        x, h, c = kernel.lstm(x, h, c, *cell)
+        carried += [h, c]
+    logits = tf.einsum("bth,vh->btv" if weights.tied else "bth,hv->btv", x, weights.output) + weights.output_bias
+    nats = tf.nn.sparse_softmax_cross_entropy_with_logits(ids[:, 1:], logits)
+    return -nats, tf.concat(carried, axis=1)
 
 
 def total_nats(
@@ -38,8 +57,9 @@ def total_nats(
     first = np.arange(parts)[:, np.newaxis] * length - warm
     state = tf.zeros((parts, state_size(weights)))
     total = 0.0
-    for start in range(0, warm + length, WINDOW):
-        at = first + np.arange(start, min(start + WINDOW, warm + length) + 1)[np.newaxis, :]
+    window = _window(weights, parts)
+    for start in range(0, warm + length, window):
+        at = first + np.arange(start, min(start + window, warm + length) + 1)[np.newaxis, :]
         if start == warm:  # the first part has no text before it
             state *= (np.arange(parts) > 0)[:, np.newaxis]
         logprobs, state = call(np.asarray(ids[np.clip(at, 0, N)], np.int32), state)
@@ -48,6 +68,39 @@ def total_nats(
         total -= float(np.sum(logprobs.numpy(), where=mine, dtype=np.float64))
         advance(int(mine.sum()))
     return total
+
+
+def _window(weights: Weights, B: int) -> int:
+    """Tokens a row to score in one call; a power of two, so that WARM_UP ends with a window."""
+    most = LOGITS // (B * int(weights.output_bias.shape[0]))
+    return min(WINDOW, 1 << max(most.bit_length() - 1, 0))
+
+
+def fresh_nats(
+    weights: Weights,
+    ids: np.ndarray[Any, Any],
+    length: int = 256,
+    windows: int = FRESH_WINDOWS,
+    call: Callable[..., Any] | None = None,
+) -> float:
+    """Mean nats per token over random windows of ``length`` targets, each read from an empty state.
+
+    This is how transformers are measured that see no further than a window (nanoGPT's ``estimate_loss``): higher than
+    with the state carried. The windows are seeded, and may overlap; where the text has no more than ``windows``, it is
+    each of them once. A text shorter than a window is one.
+    """
+    call = call or scorer(weights)
+    length = min(length, len(ids) - 1)
+    possible = len(ids) - length
+    few = possible <= windows
+    starts = np.arange(possible) if few else np.random.default_rng(0).integers(possible, size=windows)
+    rows = max(1, min(64, LOGITS // (length * int(weights.output_bias.shape[0]))))
+    total = 0.0
+    for some in np.split(starts, range(rows, len(starts), rows)):
+        at = some[:, np.newaxis] + np.arange(length + 1)
+        logprobs, _ = call(np.asarray(ids[at], np.int32), tf.zeros((len(some), state_size(weights))))
+        total -= float(np.sum(logprobs.numpy(), dtype=np.float64))
+    return total / (len(starts) * length)
 
 
 def measures(nats: float, counts: dict[str, int]) -> dict[str, float]:

@@ -16,31 +16,58 @@ import numpy as np
 import tensorflow as tf
 
 from keras_lstmgen import recipe
-from keras_lstmgen.layers import LSTM, TiedOutput
+from keras_lstmgen.layers import LSTM, Output, TiedOutput
+from keras_lstmgen.regularization import ActivationRegularization, DroppedEmbedding
 
 
-def build(settings: recipe.Model, V: int, B: int | None = None, T: int | None = None) -> keras.Sequential:
+def build(
+    settings: recipe.Model, V: int, B: int | None = None, T: int | None = None, precision: str = "float32"
+) -> keras.Sequential:
     """Stack the layers of a recipe: int32 [B, T] in, float32 logits [B, T, V] out.
 
     With ``B`` given, the LSTM layers carry their state from one batch to the next, as training on contiguous
-    streams wants it; without, every call begins with zeros. The layers meet cuDNN's conditions, and one dropout
-    mask serves all steps of a window (Gal and Ghahramani, 2016).
+    streams wants it, and the layers of ``regularization`` are among them; without, every call begins with zeros, and
+    all layers but a tied output are Keras's own, which need nothing of ours to be opened. Both have the same weights
+    in the same order. The LSTM layers meet cuDNN's conditions, and one dropout mask serves all steps of a window (Gal
+    and Ghahramani, 2016). ``precision`` is that of the operands of the LSTM's products on a CPU, in training.
     """
+    embedding = _embedding(settings, V, B is not None)
+    layers: list[keras.layers.Layer] = [keras.Input(batch_shape=(B, T), dtype="int32"), embedding]
+    for number in range(1, settings.layers + 1):
+        rate = settings.dropout if number > 1 or settings.input_dropout == recipe.AUTO else settings.input_dropout
+        layers.append(keras.layers.SpatialDropout1D(rate, name=f"dropout_{number}"))
+        layers.append(_lstm(settings, None if B is None else precision, name=f"lstm_{number}"))
+    layers.append(keras.layers.SpatialDropout1D(settings.dropout, name="dropout_output"))
+    if B is not None and settings.activation_regularization:
+        layers.append(ActivationRegularization(settings.activation_regularization, name="activation_regularization"))
+    if settings.tied:
+        layers.append(TiedOutput(embedding, precision=precision, name="output"))
+    else:
+        layers.append(
+            keras.layers.Dense(V, name="output") if B is None else Output(V, precision=precision, name="output")
+        )
+    return keras.Sequential(layers, name="lstmgen")
+
+
+def _embedding(settings: recipe.Model, V: int, trains: bool) -> keras.layers.Embedding:
+    """The first layer, with its beginning."""
     # Inputs of unit size: from Keras's own ±0.05 training takes far longer to get going. A matrix
     # that is the output layer too has to begin small (Merity et al., "Regularizing and Optimizing LSTM", 2018).
     spread = (
         keras.initializers.RandomUniform(-0.1, 0.1) if settings.tied else keras.initializers.RandomNormal(stddev=1.0)
     )
-    embedding = keras.layers.Embedding(V, settings.embedding_size, embeddings_initializer=spread, name="embedding")
-    layers: list[keras.layers.Layer] = [keras.Input(batch_shape=(B, T), dtype="int32"), embedding]
-    # What is saved for others holds Keras's own layer, which needs nothing of ours to be opened.
-    lstm = keras.layers.LSTM if B is None else LSTM
-    for number in range(1, settings.layers + 1):
-        layers.append(keras.layers.SpatialDropout1D(settings.dropout, name=f"dropout_{number}"))
-        layers.append(lstm(settings.units, return_sequences=True, stateful=B is not None, name=f"lstm_{number}"))
-    layers.append(keras.layers.SpatialDropout1D(settings.dropout, name="dropout_output"))
-    layers.append(TiedOutput(embedding, name="output") if settings.tied else keras.layers.Dense(V, name="output"))
-    return keras.Sequential(layers, name="lstmgen")
+    options = {"embeddings_initializer": spread, "name": "embedding"}
+    if trains and settings.embedding_dropout:
+        return DroppedEmbedding(V, settings.embedding_size, rate=settings.embedding_dropout, **options)
+    return keras.layers.Embedding(V, settings.embedding_size, **options)
+
+
+def _lstm(settings: recipe.Model, precision: str | None, name: str) -> keras.layers.LSTM:
+    """One LSTM layer: with a precision ours, which trains; without, Keras's own."""
+    if precision is None:
+        return keras.layers.LSTM(settings.units, return_sequences=True, name=name)
+    options: dict[str, Any] = {"precision": precision, "weight_drop": settings.weight_drop, "name": name}
+    return LSTM(settings.units, return_sequences=True, stateful=True, **options)
 
 
 def start_at(model: keras.Sequential, counts: np.ndarray[Any, Any]) -> None:
@@ -56,7 +83,7 @@ def start_at(model: keras.Sequential, counts: np.ndarray[Any, Any]) -> None:
 class Cell(NamedTuple):
     """The weights of one LSTM layer, gates in Keras's order i, f, g, o."""
 
-    kernel: Any  # float32 [E or H, 4H], W
+    kernel: Any  # float32 [E or H, 4H], W; None where what the cell is given holds W and b already
     recurrent: Any  # float32 [H, 4H], U
     bias: Any  # float32 [4H], b; the forget quarter begins at 1
 
@@ -64,7 +91,7 @@ class Cell(NamedTuple):
 class Weights(NamedTuple):
     """Everything a step needs, as the variables of a ``Sequential`` (so that export finds them)."""
 
-    embedding: Any  # float32 [V, E]
+    embedding: Any  # float32 [V, E]; or [V, 4H], the table of ``folded``
     cells: tuple[Cell, ...]
     output: Any  # float32 [H, V]; or [V, H], the embedding, when tied
     output_bias: Any  # float32 [V]
@@ -104,7 +131,8 @@ def step(weights: Weights, ids: Any, state: Any) -> tuple[Any, Any]:
 
 def _cell(cell: Cell, x: Any, h: Any, c: Any) -> tuple[Any, Any]:
     """The gate equations above: the next h and c, each [B, H]."""
-    z = tf.matmul(x, cell.kernel) + tf.matmul(h, cell.recurrent) + cell.bias
+    x = x if cell.kernel is None else tf.matmul(x, cell.kernel) + cell.bias
+    z = x + tf.matmul(h, cell.recurrent)
     i, f, g, o = tf.split(z, 4, axis=1)
     c = tf.sigmoid(f) * c + tf.sigmoid(i) * tf.tanh(g)
     return tf.sigmoid(o) * tf.tanh(c), c
@@ -115,23 +143,29 @@ def score(weights: Weights, ids: Any, state: Any) -> tuple[Any, Any]:
 
     All tokens but the last are read, so the next window of a long text begins with the last token of this one.
     """
-    P = tf.shape(ids)[1]
+    P, columns = tf.shape(ids)[1], tf.expand_dims(tf.range(tf.shape(ids)[1] - 1), 0)
 
     def read(t: Any, state: Any, logprobs: Any) -> tuple[Any, Any, Any]:
-        logits, state = step(weights, ids[:, t], state)
-        logprob = pick(tf.nn.log_softmax(logits), ids[:, t + 1])
-        return t + 1, state, put(logprobs, t, logprob)
+        logits, state = step(weights, tf.squeeze(column(ids, t), 1), state)
+        logprob = pick(tf.nn.log_softmax(logits), column(ids, t + 1))
+        return t + 1, state, put(logprobs, columns == t, logprob)
 
     nothing = tf.zeros_like(ids[:, 1:], tf.float32)
     _, state, logprobs = tf.while_loop(lambda t, *_: t < P - 1, read, (0, state, nothing))
     return logprobs, state
 
 
+# These three are written for few operators in every runtime: what a slice or a scatter becomes is many.
+def column(table: Any, t: Any) -> Any:
+    """Column ``t`` of [B, N], as [B, 1]."""
+    return tf.gather(table, tf.expand_dims(t, 0), axis=1)
+
+
 def pick(table: Any, ids: Any) -> Any:
-    """One entry a row: [B, V] and int32 [B] give [B]."""
+    """One entry a row: [B, V] and int32 [B, 1] give [B, 1]."""
     return tf.gather(table, ids, batch_dims=1)
 
 
-def put(table: Any, t: Any, column: Any) -> Any:
-    """Write [B] into column ``t`` of [B, N], with operators that every runtime has."""
-    return tf.where(tf.range(tf.shape(table)[1])[tf.newaxis, :] == t, column[:, tf.newaxis], table)
+def put(table: Any, here: Any, column: Any) -> Any:
+    """Write [B, 1] into the column of [B, N] that ``here``, bool [1, N], marks."""
+    return tf.where(here, column, table)

@@ -1,7 +1,8 @@
 """The recipe: every choice of a run in one small TOML file, a table for each stage.
 
-What a recipe leaves out has the default below; ``keras-lstmgen train --help`` lists them all. Every value can be
-given on the command line too, as ``--model.units 512``. A recipe is data: nothing in it is ever executed.
+What a recipe leaves out has the default below; ``keras-lstmgen train --help`` lists them all. A default ``"auto"`` is
+chosen from the size of the text (``defaults``). Every value can be given on the command line too, as
+``--model.units 512``. A recipe is data: nothing in it is ever executed.
 """
 
 import difflib
@@ -15,6 +16,9 @@ import tomli_w
 
 from keras_lstmgen.errors import UserError
 
+AUTO = -1  # how a number that a recipe gives as "auto" is held; no knob takes it as a number
+AUTO_WORD = "auto"
+
 
 def knob(
     default: Any,
@@ -24,7 +28,10 @@ def knob(
     high: float | None = None,
     choices: tuple[str, ...] = (),
 ) -> Any:
-    """A value of a recipe: its default, one line of help with the unit, and the range or the words it may take."""
+    """A value of a recipe: its default, one line of help with the unit, and the range or the words it may take.
+
+    A number whose default is AUTO may be given as ``"auto"``: ``defaults`` chooses it from the size of the text.
+    """
     return field(default=default, metadata={"about": about, "low": low, "high": high, "choices": choices})
 
 
@@ -64,10 +71,18 @@ class Tokenizer:
 class Model:
     """The Sequential: Embedding, dropout, LSTM layers, output."""
 
-    embedding_size: int = knob(64, "E, numbers a token is embedded in", low=1, high=65_536)
-    units: int = knob(256, "H, units of each LSTM layer", low=1, high=65_536)
-    layers: int = knob(1, "L, LSTM layers", low=1, high=64)
-    dropout: float = knob(0.1, "share of features dropped, one mask for all steps of a window", low=0.0, high=0.95)
+    embedding_size: int = knob(AUTO, "E, numbers a token is embedded in", low=1, high=65_536)
+    units: int = knob(AUTO, "H, units of each LSTM layer", low=1, high=65_536)
+    layers: int = knob(AUTO, "L, LSTM layers", low=1, high=64)
+    dropout: float = knob(AUTO, "share of features dropped, one mask for all steps of a window", low=0.0, high=0.95)
+    input_dropout: float = knob(AUTO, "the same before the first LSTM; auto: as dropout", low=0.0, high=0.95)
+    embedding_dropout: float = knob(0.0, "share of ids whose embedding is dropped for a window", low=0.0, high=0.95)
+    weight_drop: float = knob(
+        0.0, "share of each LSTM's recurrent weights dropped, one mask a window", low=0.0, high=0.95
+    )
+    activation_regularization: float = knob(
+        0.0, "added to the loss: so many times the mean squared output, half of it of its change a step", low=0.0
+    )
     tied: bool = knob(False, "output layer shares the embedding's weights (needs embedding_size = units)")
 
 
@@ -75,16 +90,32 @@ class Model:
 class Training:
     """How the weights are found. It ends at whichever limit comes first."""
 
-    batch_size: int = knob(32, "B, streams read side by side", low=1, high=65_536)
+    batch_size: int = knob(AUTO, "B, streams read side by side", low=1, high=65_536)
     window: int = knob(64, "T, time steps the gradient flows back", low=1, high=65_536)
-    epochs: int = knob(9, "passes over the text; 0: no limit (then minutes is one)", low=0, high=1_000_000)
+    epochs: int = knob(
+        AUTO,
+        "passes over the text; 0: no limit (then minutes is one), and so is auto where minutes is given",
+        low=0,
+        high=1_000_000,
+    )
     minutes: float = knob(0.0, "minutes of training; 0: no limit (the rate then decays over the epochs alone)", low=0.0)
     optimizer: str = knob("adamw", "update rule", choices=("adamw", "adam"))
     learning_rate: float = knob(4e-3, "highest rate, after the warm-up", low=0.0, high=10.0)
     warmup: float = knob(0.03, "part of the training in which the rate rises from 0", low=0.0, high=1.0)
     weight_decay: float = knob(0.01, "AdamW's decoupled weight decay", low=0.0, high=10.0)
     clip_norm: float = knob(1.0, "largest global norm of the gradient; 0: no clipping", low=0.0)
+    average: int = knob(
+        0,
+        "updates over which weights are averaged for validation and for what is saved; 0: as they are",
+        low=0,
+        high=1_000_000,
+    )
     patience: int = knob(3, "epochs without a better validation loss before it stops; 0: never stops early", low=0)
+    precision: str = knob(
+        "auto",
+        "operands of the LSTM's products on a CPU; auto: bfloat16 where the processor has the instructions",
+        choices=("auto", "float32", "bfloat16"),
+    )
     seed: int = knob(0, "seed of weights, dropout and offsets", low=0, high=2**31 - 1)
 
 
@@ -93,7 +124,9 @@ class Export:
     """Which artifacts are written, and how hard each is tried against Keras."""
 
     formats: tuple[str, ...] = knob(
-        ("saved_model", "tflite", "onnx"), "artifacts to write", choices=("saved_model", "tflite", "onnx")
+        ("saved_model", "tflite", "onnx"),
+        "artifacts to write",
+        choices=("saved_model", "tflite", "tflite_int8", "onnx"),
     )
     texts: int = knob(100, "texts that each artifact must write as Keras does", low=1)
     tokens: int = knob(200, "tokens in each of those texts", low=1)
@@ -164,7 +197,9 @@ def nearest(word: str, words: list[str]) -> str:
 
 
 def _checked(where: str, value: Any, known: tuple[Any, Any, Mapping[str, Any]]) -> Any:
-    kind, _, limits = known
+    kind, default, limits = known
+    if default == AUTO and value == AUTO_WORD:
+        return AUTO
     value = _typed(where, value, kind)
     for word in value if isinstance(value, tuple) else (value,):
         if limits["choices"] and word not in limits["choices"]:
@@ -193,7 +228,8 @@ def _typed(where: str, value: Any, kind: Any) -> Any:
 
 def _check_together(recipe: Recipe, where: str) -> None:
     """The rules that bind two values."""
-    if recipe.model.tied and recipe.model.embedding_size != recipe.model.units:
+    sizes = {recipe.model.embedding_size, recipe.model.units} - {AUTO}
+    if recipe.model.tied and len(sizes) == 2:
         raise UserError(
             f"{where}model.tied needs model.embedding_size = model.units, "
             f"not {recipe.model.embedding_size} and {recipe.model.units}"
@@ -212,10 +248,13 @@ def _check_together(recipe: Recipe, where: str) -> None:
 
 def to_tables(recipe: Recipe) -> dict[str, dict[str, Any]]:
     """The recipe as plain tables, for JSON and TOML: tuples become lists."""
-    return {
-        name: {key: list(value) if isinstance(value, tuple) else value for key, value in table.items()}
-        for name, table in asdict(recipe).items()
-    }
+    return {name: {key: _plain(value) for key, value in table.items()} for name, table in asdict(recipe).items()}
+
+
+def _plain(value: Any) -> Any:
+    if value == AUTO:
+        return AUTO_WORD
+    return list(value) if isinstance(value, tuple) else value
 
 
 def to_toml(recipe: Recipe) -> str:

@@ -42,8 +42,10 @@ def _on_text(model: Run, settings: recipe.Corpus) -> dict[str, Any]:
         ids = np.memmap(path, "<i4", "r")
         if len(ids) < 2:
             raise UserError(f"{_name(settings)}: has no token to predict; give a longer text")
-        nats = _nats(model, ids)
-        return {"counts": counts, "loss": evaluation.measures(nats, _scored(counts, ids, model))}
+        loss = evaluation.measures(_nats(model, ids), _scored(counts, ids, model))
+        with show.out.status("windows read from an empty state"):
+            loss["nats_per_token_fresh_windows"] = evaluation.fresh_nats(model.weights, ids)
+        return {"counts": counts, "loss": loss}
 
 
 def _name(settings: recipe.Corpus) -> str:

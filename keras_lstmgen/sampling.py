@@ -83,50 +83,79 @@ def _mix(x: np.ndarray[Any, np.dtype[np.uint32]]) -> np.ndarray[Any, np.dtype[np
     return x ^ (x >> np.uint32(16))
 
 
-def choose(logits: Any, noise: Any, seen: Any, options: Rows, unsampled: Any) -> Any:
-    """Draw one token a row.
+class Ready(NamedTuple):
+    """The options of B rows over the A ids that may be written, as ``choose`` wants them: worked out once a text."""
+
+    penalty: Any  # float32 [B, 1]
+    temperature: Any  # float32 [B, 1]; 1 where greedy
+    ranked: Any  # bool [B, K]: which of the K largest, in falling order, top_k keeps; none where top_p is off too
+    mass: Any  # float32 [B, 1], the probability that top_p wants; 2, which no sum reaches, where off
+    lowest: Any  # float32 [B, 1], where K logits are not looked at: -inf where top_k and top_p are off, else inf
+    distance: Any  # float32 [B, 1], 0 or below, how far under the largest logit min_p keeps one
+
+
+def ready(options: Rows, A: int) -> Ready:
+    """Work out what stays the same from token to token. A greedy row keeps just the largest logit and its equals.
+
+    Sorting is dear, so no more is sorted than some row needs: all for top_p, k for top_k, one logit where all are off.
+    """
+    r, T, k, p, m = (tf.expand_dims(option, 1) for option in options)
+    greedy = T <= 0
+    nucleus, best = ~greedy & (p < 1), ~greedy & (k > 0)
+    K = tf.reduce_max(tf.where(nucleus, A, tf.where(best, tf.minimum(k, A), 1)))
+    return Ready(
+        penalty=r,
+        temperature=tf.where(greedy, 1.0, T),
+        ranked=(best & (tf.expand_dims(tf.range(K), 0) < k)) | (nucleus & (k <= 0)),
+        mass=tf.where(nucleus, p, 2.0),
+        lowest=tf.where(nucleus | best, np.inf, -np.inf),
+        distance=tf.math.log(tf.where(greedy, 1.0, m)),  # log 0 is -inf: off
+    )
+
+
+def ready_noise(noise: Any, options: Rows) -> Any:
+    """The noise [B, N] of a text: 0 where it is greedy, which takes the lowest id among equals."""
+    return tf.where(tf.expand_dims(options.temperature, 1) > 0, noise, 0.0)
+
+
+def choose(logits: Any, noise: Any, seen: Any, options: Ready) -> Any:
+    """Draw one id a row out of the A that may be written.
+
+    It runs once a token, and a runtime takes about as long for an operator on so few numbers as for none: what counts
+    is how few there are.
 
     Args:
-        logits: float32 [B, V], the model's own.
-        noise: float32 [B] in [0, 1).
-        seen: bool [B, V], tokens already in prompt or output.
-        options: each [B].
-        unsampled: bool [V], ids that are never written.
+        logits: float32 [B, A], the model's own.
+        noise: float32 [B, 1] in [0, 1), 0 where greedy.
+        seen: bool [B, A], ids already in prompt or output.
+        options: as ``ready`` gives them.
 
     Returns:
-        int32 [B].
+        int32 [B, 1], places among the A.
     """
-    allowed = tf.where(unsampled[tf.newaxis, :], -np.inf, _penalised(logits, seen, options.repetition_penalty))
-    greedy = tf.argmax(allowed, axis=1, output_type=tf.int32)  # the lowest id among equals
-    hot = options.temperature > 0
-    scaled = allowed / tf.where(hot, options.temperature, 1.0)[:, tf.newaxis]
-    kept = scaled >= _threshold(scaled, options)[:, tf.newaxis]
-    return tf.where(hot, _draw(scaled, kept & ~unsampled[tf.newaxis, :], noise), greedy)
+    scaled = _penalised(logits, seen, options.penalty) / options.temperature
+    return _draw(scaled, scaled >= _threshold(scaled, options), noise)
 
 
 def _penalised(logits: Any, seen: Any, penalty: Any) -> Any:
     """Make what was written less likely (Keskar et al., "CTRL", 2019)."""
-    r = penalty[:, tf.newaxis]
-    return tf.where(seen, tf.where(logits > 0, logits / r, logits * r), logits)
+    return tf.where(seen, tf.where(logits > 0, logits / penalty, logits * penalty), logits)
 
 
-def _threshold(scaled: Any, options: Rows) -> Any:
-    """The lowest scaled logit [B] that top_k, top_p and min_p all keep."""
-    V = scaled.shape[1]
-    falling = tf.math.top_k(scaled, V).values
-    off = (options.top_k <= 0) | (options.top_k > V)
-    by_k = tf.gather(falling, tf.where(off, V - 1, options.top_k - 1), batch_dims=1)
-    reached = tf.cumsum(tf.nn.softmax(falling), axis=1) < options.top_p[:, tf.newaxis]
-    first = tf.minimum(tf.reduce_sum(tf.cast(reached, tf.int32), axis=1), V - 1)
-    by_p = tf.gather(falling, tf.where(options.top_p >= 1, V - 1, first), batch_dims=1)
-    by_m = falling[:, 0] + tf.math.log(options.min_p)  # log 0 is -inf: off
-    return tf.maximum(tf.maximum(by_k, by_p), by_m)
+def _threshold(scaled: Any, options: Ready) -> Any:
+    """The lowest scaled logit [B, 1] that top_k, top_p and min_p all keep."""
+    falling = tf.math.top_k(scaled, tf.shape(options.ranked)[1]).values
+    before = tf.cumsum(tf.nn.softmax(falling), axis=1, exclusive=True)  # the sum that each one adds to
+    wanted = tf.where((before < options.mass) & options.ranked, falling, options.lowest)
+    largest = tf.reduce_max(scaled, axis=1, keepdims=True)
+    return tf.maximum(tf.reduce_min(wanted, axis=1, keepdims=True), largest + options.distance)
 
 
 def _draw(scaled: Any, kept: Any, noise: Any) -> Any:
     """The first id whose cumulative probability exceeds the noise; the last one kept, should rounding leave none."""
-    probabilities = tf.nn.softmax(tf.where(kept, scaled, -np.inf))
-    beyond = kept & (tf.cumsum(probabilities, axis=1) > noise[:, tf.newaxis])
-    ids = tf.range(scaled.shape[1], dtype=tf.int32)[tf.newaxis, :]
-    last = tf.reduce_max(tf.where(kept, ids, 0), axis=1)
-    return tf.minimum(tf.reduce_min(tf.where(beyond, ids, scaled.shape[1]), axis=1), last)
+    A = scaled.shape[1]
+    ids = np.arange(A, dtype=np.int32)[np.newaxis, :]
+    sums = tf.cumsum(tf.nn.softmax(tf.where(kept, scaled, -np.inf)), axis=1)
+    # Where the sum first exceeds the noise it has just grown: no id that is not kept is found.
+    first = tf.reduce_min(tf.where(sums > noise, ids, A), axis=1, keepdims=True)
+    return tf.minimum(first, tf.reduce_max(tf.where(kept, ids, 0), axis=1, keepdims=True))

@@ -9,7 +9,20 @@ from typing import Any
 
 import keras
 
-from keras_lstmgen import callbacks, evaluation, files, generation, recipe, run, show, sources, streams, tokenizer
+from keras_lstmgen import (
+    callbacks,
+    defaults,
+    evaluation,
+    files,
+    generation,
+    kernel,
+    recipe,
+    run,
+    show,
+    sources,
+    streams,
+    tokenizer,
+)
 from keras_lstmgen.callbacks import Keep, Pace, Progress, Validate
 from keras_lstmgen.encoding import Encoded, encode
 from keras_lstmgen.errors import UserError
@@ -26,7 +39,7 @@ LIMITS = ("epochs", "minutes", "learning_rate", "warmup", "weight_decay", "clip_
 def train(settings: recipe.Recipe, runs: Path, name: str) -> Path:
     """Train a new run ``runs/name``; where nothing comes of it, no folder is left."""
     settings = _without_standard_input(settings)
-    encoded = prepare(settings, runs)
+    settings, encoded = prepare(settings, runs)
     folder = run.create(runs, name)
     try:
         tokenizer.save(encoded.tokenizer, folder / run.TOKENIZER)
@@ -42,7 +55,7 @@ def resume(folder: Path, settings: recipe.Recipe) -> Path:
     if not (folder / run.CHECKPOINT).is_file():
         raise UserError(f"{folder}: has no checkpoint to go on from; train it again")
     _check_changes(recipe.load(folder / run.RECIPE), settings)
-    return _fit(settings, prepare(settings, folder.parent), folder, resume=True)
+    return _fit(*prepare(settings, folder.parent), folder, resume=True)
 
 
 def _check_changes(before: recipe.Recipe, settings: recipe.Recipe) -> None:
@@ -64,28 +77,37 @@ def _without_standard_input(settings: recipe.Recipe) -> recipe.Recipe:
     return replace(settings, corpus=replace(corpus, source=tuple(names)))
 
 
-def prepare(settings: recipe.Recipe, runs: Path) -> Encoded:
-    """Encode the corpus into ``runs/.encoded`` and check that it fills a window."""
+def prepare(settings: recipe.Recipe, runs: Path) -> tuple[recipe.Recipe, Encoded]:
+    """Encode the corpus into ``runs/.encoded``, choose what is left to its size, check that it fills a window."""
+    if settings.training.precision == "bfloat16" and not kernel.has_bfloat16():
+        raise UserError("training.precision: this processor does not multiply bfloat16; give auto or float32")
     with show.out.status("reading the corpus") as status:
         encoded = encode(settings, runs / ".encoded", lambda text: status.update(text))
+    tokens = len(encoded.train)
+    if values := defaults.chosen(settings, tokens, encoded.tokenizer.vocab_size):
+        show.out.print(defaults.told(values, tokens), markup=False)
+        settings = recipe.override(settings, values)
     _windows(settings, encoded)
     if len(encoded.validation) < 2:
         raise UserError(
             "the validation part has no text to predict: raise corpus.validation_fraction or give more text"
         )
-    return encoded
+    return settings, encoded
 
 
 def compiled(settings: recipe.Recipe, V: int) -> keras.Sequential:
     """A seeded model ready for ``fit``: int32 [B, T] in, the next ids as targets, mean negative log-likelihood."""
     keras.utils.set_random_seed(settings.training.seed)
-    model = build(settings.model, V, settings.training.batch_size, settings.training.window)
+    part = settings.training
+    model = build(settings.model, V, part.batch_size, part.window, part.precision)
     optimizer: Any = {"adamw": _adamw, "adam": keras.optimizers.Adam}[settings.training.optimizer]
     weight_decay = {"weight_decay": settings.training.weight_decay} if settings.training.optimizer == "adamw" else {}
     model.compile(
         optimizer(
             settings.training.learning_rate,
             global_clipnorm=settings.training.clip_norm or None,
+            use_ema=settings.training.average > 0,
+            ema_momentum=1 - 1 / max(settings.training.average, 1),
             **weight_decay,
         ),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
@@ -107,7 +129,8 @@ def _fit(settings: recipe.Recipe, encoded: Encoded, folder: Path, resume: bool) 
     model = compiled(settings, encoded.tokenizer.vocab_size)
     text = _digest(encoded)
     progress = callbacks.load_checkpoint(folder / run.CHECKPOINT, model, text) if resume else Progress(text=text)
-    writes = Run(_metadata(settings, encoded, model), encoded.tokenizer, model)
+    twin = build(settings.model, encoded.tokenizer.vocab_size)
+    writes = Run(_metadata(settings, encoded, twin), encoded.tokenizer, twin)
     files.write_text(folder / run.RECIPE, recipe.to_toml(settings))
     if not resume:  # which has weights, and metrics until there are new ones
         start_at(model, streams.counts(encoded.train, encoded.tokenizer.vocab_size))
@@ -115,7 +138,7 @@ def _fit(settings: recipe.Recipe, encoded: Encoded, folder: Path, resume: bool) 
     _announce(settings, encoded, model, folder)
     pace = Pace(settings.training, progress, _windows(settings, encoded))
     if pace.done() < 1:
-        _epochs(settings, encoded, folder, pace, writes)
+        _epochs(settings, encoded, folder, pace, model, writes)
     else:
         show.out.print("It has reached its limit: raise training.epochs or training.minutes to go on.")
     _conclude(encoded, folder, pace, writes)
@@ -124,13 +147,15 @@ def _fit(settings: recipe.Recipe, encoded: Encoded, folder: Path, resume: bool) 
     return folder
 
 
-def _epochs(settings: recipe.Recipe, encoded: Encoded, folder: Path, pace: Pace, writes: Run) -> None:
+def _epochs(
+    settings: recipe.Recipe, encoded: Encoded, folder: Path, pace: Pace, model: keras.Sequential, writes: Run
+) -> None:
     """All that is left of the training."""
     B, T, epochs = settings.training.batch_size, settings.training.window, settings.training.epochs
     ds = streams.dataset(encoded.train, B, T, epochs, settings.training.seed, first_window=pace.progress.windows)
-    *others, screen = _callbacks(settings, encoded, folder, pace, writes)
+    *others, screen = _callbacks(settings, encoded, folder, pace, model, writes)
     with callbacks.ctrl_c_ends(pace), screen.bar:
-        writes.model.fit(
+        model.fit(
             ds,
             epochs=epochs or 1_000_000,
             initial_epoch=pace.progress.windows // pace.windows,
@@ -153,13 +178,14 @@ def _digest(encoded: Encoded) -> str:
 
 
 def _callbacks(
-    settings: recipe.Recipe, encoded: Encoded, folder: Path, pace: Pace, writes: Run
+    settings: recipe.Recipe, encoded: Encoded, folder: Path, pace: Pace, model: keras.Sequential, writes: Run
 ) -> tuple[Validate, Keep, keras.callbacks.TensorBoard, show.Screen]:
     held_out = encoded.validation[:VALIDATION_TOKENS]
     parts = max(1, min(64, len(held_out) // 2048))
     score, call = evaluation.scorer(writes.weights), generation.writer(writes)
 
     def validation_loss() -> float:
+        hand_over(model, writes.model)
         return evaluation.total_nats(writes.weights, held_out, parts, score) / (len(held_out) - 1)
 
     def sample() -> str:
@@ -169,13 +195,18 @@ def _callbacks(
             file.write(f"--- after {epochs:.2f} epochs, temperature 0.8, seed 0\n{text}\n\n")
         return text
 
-    twin = build(settings.model, encoded.tokenizer.vocab_size)
     return (
         Validate(validation_loss),
-        Keep(folder, settings.training, pace.progress, pace.windows, twin),
+        Keep(folder, settings.training, pace.progress, pace.windows, writes.model),
         keras.callbacks.TensorBoard(folder / "logs", write_graph=False),
         show.Screen(pace.done, _batch_tokens(settings.training), _per_character(encoded), sample),
     )
+
+
+def hand_over(model: keras.Sequential, twin: keras.Sequential) -> None:
+    """Give the model that writes the weights so far: averaged, where the optimizer averages."""
+    twin.set_weights(model.get_weights())
+    model.optimizer.finalize_variable_values(twin.trainable_variables)
 
 
 def _per_character(encoded: Encoded) -> float:

@@ -89,7 +89,7 @@ def test_the_console_script_is_the_same_function_and_names_all_verbs(capsys: pyt
 def test_the_help_of_train_has_every_value_of_a_recipe_with_its_default(capsys: pytest.CaptureFixture[str]) -> None:
     text = help_of(capsys, "train")
     for name, (_, default, about) in recipe.knobs().items():
-        words = " ".join(default) if isinstance(default, tuple) else str(default)
+        words = " ".join(default) if isinstance(default, tuple) else "auto" if default == -1 else str(default)
         said = words.lower() if isinstance(default, bool) else words
         choices = f"; one of {', '.join(about['choices'])}" if about["choices"] else ""
         told = re.escape(f"{about['about']}{choices} (default: {said or 'none'})")
@@ -112,7 +112,9 @@ def test_every_value_of_a_recipe_is_an_option(asked: list[Any]) -> None:
         "corpus.source": "a.txt b.txt", "corpus.sha256": "x y", "corpus.documents": "jsonl", "corpus.field": "text",
         "corpus.validation": "c.txt", "corpus.validation_fraction": "0.25", "corpus.split_seed": "3",
         "tokenizer.type": "bpe", "tokenizer.vocab_size": "900", "model.embedding_size": "11", "model.units": "11",
-        "model.layers": "3", "model.dropout": "0.4", "model.tied": "true", "training.batch_size": "5",
+        "model.layers": "3", "model.dropout": "0.4", "model.input_dropout": "0.3", "model.tied": "true",
+            "model.embedding_dropout": "0.2", "model.weight_drop": "0.1", "model.activation_regularization": "2",
+            "training.batch_size": "5", "training.average": "50", "training.precision": "float32",
         "training.window": "6", "training.epochs": "7", "training.minutes": "8", "training.optimizer": "adam",
         "training.learning_rate": "1e-3", "training.warmup": "0.2", "training.weight_decay": "0.3",
         "training.clip_norm": "0.5", "training.patience": "9", "training.seed": "10", "export.formats": "onnx tflite",

@@ -18,6 +18,7 @@ import export.contract as kit
 from export import tokenizer as kit_tokenizer
 
 FORMATS = {"saved_model": saved_model, "tflite": tflite, "onnx": onnx}
+ROWS = 3  # that an artifact is asked for at once
 N = 21  # tokens of a text: more than Keras writes in one call, and no multiple of it
 PROMPTS = {"trained": ("", "The ", "a 月b", "x\n\n  y"), "trained_lines": ("", "the ", "床前明月", "moon字")}
 MIXES: tuple[dict[str, Any], ...] = (
@@ -40,11 +41,6 @@ class Artifact(NamedTuple):
     call: Call
     run: run.Run
     metadata: kit.Metadata
-
-    @property
-    def rows(self) -> int:
-        """How many rows it is asked for at once."""
-        return 1 if self.format == "tflite" else 3
 
     def zeros(self, B: int) -> Any:
         """The state in which a text begins."""
@@ -120,8 +116,6 @@ def test_step_with_a_client_s_sampling_generate_and_keras_write_the_same(
 
 def test_the_rows_of_a_batch_know_nothing_of_each_other(artifact: Artifact) -> None:
     """Each row has a prompt, seed and options of its own."""
-    if artifact.rows == 1:
-        pytest.skip("TFLite takes one row")
     ids, noise = np.array([[5, 6], [7, 5], [270, 9]], np.int32), np.stack([kit.noise(seed, N) for seed in (3, 4, 5)])
     mixes = [sampling.Options(), sampling.Options(temperature=0.0), sampling.Options(repetition_penalty=2.0, top_k=9)]
     rows = sampling.rows(mixes)._asdict()
@@ -143,24 +137,24 @@ def log_softmax(logits: Any) -> Any:
 def random_ids(artifact: Artifact, P: int) -> Any:
     """Any ids of the vocabulary, int32 [B, P], those that training never saw among them."""
     dice = np.random.default_rng(P)
-    return dice.integers(4, artifact.metadata.vocab_size, (artifact.rows, P)).astype(np.int32)
+    return dice.integers(4, artifact.metadata.vocab_size, (ROWS, P)).astype(np.int32)
 
 
 @pytest.mark.parametrize("P", [2, 3, 19])
 def test_score_is_the_log_softmax_of_one_step_after_another(artifact: Artifact, P: int) -> None:
-    ids, state, logprobs = random_ids(artifact, P), artifact.zeros(artifact.rows), []
+    ids, state, logprobs = random_ids(artifact, P), artifact.zeros(ROWS), []
     for t in range(P - 1):
         out = artifact.call("step", ids=ids[:, t], state=state)
         state = out["next_state"]
         logprobs.append(np.take_along_axis(log_softmax(out["logits"]), ids[:, t + 1, np.newaxis], axis=1))
-    scored = artifact.call("score", ids=ids, state=artifact.zeros(artifact.rows))
+    scored = artifact.call("score", ids=ids, state=artifact.zeros(ROWS))
     np.testing.assert_allclose(scored["logprobs"], np.concatenate(logprobs, axis=1), atol=1e-5)
     np.testing.assert_allclose(scored["next_state"], state, atol=1e-5)
     assert scored["logprobs"].dtype == scored["next_state"].dtype == np.float32
 
 
 def test_windows_of_score_chain_without_losing_a_token_between_them(artifact: Artifact) -> None:
-    ids, zeros = random_ids(artifact, 11), artifact.zeros(artifact.rows)
+    ids, zeros = random_ids(artifact, 11), artifact.zeros(ROWS)
     whole = artifact.call("score", ids=ids, state=zeros)
     first = artifact.call("score", ids=ids[:, :5], state=zeros)
     second = artifact.call("score", ids=ids[:, 4:], state=first["next_state"])
@@ -169,13 +163,13 @@ def test_windows_of_score_chain_without_losing_a_token_between_them(artifact: Ar
     np.testing.assert_allclose(second["next_state"], whole["next_state"], atol=1e-6)
 
 
-def noises(artifact: Artifact, first_seed: int = 0) -> Any:
-    return np.stack([kit.noise(first_seed + row, N) for row in range(artifact.rows)])
+def noises(first_seed: int = 0) -> Any:
+    return np.stack([kit.noise(first_seed + row, N) for row in range(ROWS)])
 
 
 def test_going_on_with_the_last_token_and_the_state_equals_one_call(artifact: Artifact) -> None:
     ids, cut, options = random_ids(artifact, 4), 6, {"temperature": 0.9, "top_p": 0.95}
-    noise = noises(artifact)
+    noise = noises()
     whole = artifact.write(ids, noise, **options)
     first = artifact.write(ids, noise[:, :cut], **options)
     second = artifact.write(first["tokens"][:, -1:], noise[:, cut:], first["next_state"], **options)
@@ -188,8 +182,8 @@ def test_going_on_with_the_last_token_and_the_state_equals_one_call(artifact: Ar
 
 def test_the_repetition_penalty_knows_the_ids_of_the_call_start_symbol_included(artifact: Artifact) -> None:
     """Greedy, with a penalty that no difference of logits outweighs, nothing is written twice, nor the prompt's ids."""
-    ids = np.array([[artifact.metadata.start_id, 5, 6, 7]] * artifact.rows, np.int32)
-    written = artifact.write(ids, noises(artifact)[:, :9], temperature=0.0, repetition_penalty=1e6)["tokens"]
+    ids = np.array([[artifact.metadata.start_id, 5, 6, 7]] * ROWS, np.int32)
+    written = artifact.write(ids, noises()[:, :9], temperature=0.0, repetition_penalty=1e6)["tokens"]
     for row in written.tolist():
         text = row[: row.index(artifact.metadata.end_id) + 1] if artifact.metadata.end_id in row else row
         assert len({*text, *ids[0].tolist()}) == len(text) + 4
@@ -199,7 +193,7 @@ def test_after_an_end_token_a_row_holds_end_tokens_with_logprobs_zero(artifact: 
     """The end token is never sampled in a stream of characters; where it may be, some texts end."""
     end, ended = artifact.metadata.end_id, 0
     for seed in range(0, 60, 10):
-        out = artifact.write(random_ids(artifact, 3), noises(artifact, seed))
+        out = artifact.write(random_ids(artifact, 3), noises(seed))
         for tokens, logprobs in zip(out["tokens"], out["logprobs"], strict=True):
             length = int(np.argmax(tokens == end)) + 1 if end in tokens else N
             ended += length < N
@@ -212,7 +206,7 @@ def test_after_an_end_token_a_row_holds_end_tokens_with_logprobs_zero(artifact: 
 def test_ids_that_end_with_the_end_token_are_a_text_that_is_over(artifact: Artifact) -> None:
     ids = random_ids(artifact, 4)
     ids[-1, -1] = artifact.metadata.end_id
-    out = artifact.write(ids, noises(artifact)[:, :5])
+    out = artifact.write(ids, noises()[:, :5])
     assert (out["tokens"][-1] == artifact.metadata.end_id).all()
     assert (out["logprobs"][-1] == 0).all()
     assert (out["logprobs"][:-1, 0] < 0).all()
@@ -224,10 +218,8 @@ def test_ids_that_end_with_the_end_token_are_a_text_that_is_over(artifact: Artif
 
 def test_logprobs_are_the_model_s_own_before_any_option(artifact: Artifact) -> None:
     ids = random_ids(artifact, 2)
-    out = artifact.write(ids, noises(artifact), temperature=0.5, top_k=9, repetition_penalty=1.5)
-    scored = artifact.call(
-        "score", ids=np.concatenate([ids, out["tokens"]], axis=1), state=artifact.zeros(artifact.rows)
-    )
+    out = artifact.write(ids, noises(), temperature=0.5, top_k=9, repetition_penalty=1.5)
+    scored = artifact.call("score", ids=np.concatenate([ids, out["tokens"]], axis=1), state=artifact.zeros(ROWS))
     before_the_end = out["logprobs"] != 0
     assert before_the_end[:, 0].all()
     np.testing.assert_allclose(out["logprobs"][before_the_end], scored["logprobs"][:, 1:][before_the_end], atol=1e-5)
@@ -236,7 +228,7 @@ def test_logprobs_are_the_model_s_own_before_any_option(artifact: Artifact) -> N
 def test_unsampled_ids_are_never_written_and_keep_their_logits_in_step(artifact: Artifact) -> None:
     never = set(artifact.metadata.unsampled_ids)
     assert {0, artifact.run.tokenizer.start_id} < never
-    written = artifact.write(random_ids(artifact, 2), noises(artifact), temperature=1e6)["tokens"]
+    written = artifact.write(random_ids(artifact, 2), noises(), temperature=1e6)["tokens"]
     assert not never & set(written.ravel().tolist())
     logits, _ = artifact.step(5, artifact.zeros(1)[0])
     assert np.isfinite(logits).all()

@@ -11,7 +11,8 @@ from keras_lstmgen.sampling import Options
 B, P, N, E, H, V = 3, 4, 9, 5, 6, 8
 END = 2
 NEVER = np.isin(np.arange(V), [0, 1])
-WEIGHTS = model.weights_of(model.build(recipe.Model(embedding_size=E, units=H, layers=2), V))
+ALLOWED = np.flatnonzero(~NEVER)
+WEIGHTS = model.weights_of(model.build(recipe.Model(embedding_size=E, units=H, layers=2, dropout=0.0), V))
 S = model.state_size(WEIGHTS)
 IDS = np.random.default_rng(5).integers(3, V, (B, P)).astype(np.int32)
 OPTIONS = [Options(repetition_penalty=1.4), Options(temperature=0.5, top_k=3), Options(top_p=0.8)]
@@ -31,7 +32,9 @@ def step_by_step(noise: Any, end_id: int) -> tuple[Any, Any]:
             logits, state = model.step(WEIGHTS, tf.constant([token]), state)
             seen[0, token] = True
         for t in range(N):
-            token = int(sampling.choose(logits, noise[b : b + 1, t], seen, rows, NEVER)[0])
+            ready, u = sampling.ready(rows, len(ALLOWED)), sampling.ready_noise(noise[b : b + 1, t : t + 1], rows)
+            logits_of_allowed = tf.gather(logits, ALLOWED, axis=1)
+            token = int(ALLOWED[int(sampling.choose(logits_of_allowed, u, seen[:, ALLOWED], ready)[0, 0])])
             tokens[b, t], logprobs[b, t] = token, tf.nn.log_softmax(logits)[0, token]
             if token == end_id:
                 break

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from keras_lstmgen import evaluation, model, recipe
 
 V, H, N = 9, 6, 1500
-BUILT = model.build(recipe.Model(embedding_size=4, units=H, layers=2), V)
+BUILT = model.build(recipe.Model(embedding_size=4, units=H, layers=2, dropout=0.0), V)
 WEIGHTS = model.weights_of(BUILT)
 IDS = np.random.default_rng(0).integers(0, V, N)
 
@@ -45,6 +45,52 @@ def test_texts_of_every_length_are_scored_to_the_end(length: int) -> None:
     logprobs = tf.nn.log_softmax(BUILT(IDS[np.newaxis, : length - 1], training=False)[0]).numpy()
     expected = -logprobs[np.arange(length - 1), IDS[1:length]].sum(dtype=np.float64)
     assert evaluation.total_nats(WEIGHTS, IDS[:length]) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_window_read_layer_by_layer_is_scored_as_step_by_step(tied: bool) -> None:
+    B, P = 3, 20
+    built = model.build(recipe.Model(embedding_size=H if tied else 4, units=H, layers=2, dropout=0.0, tied=tied), V)
+    weights, ids = model.weights_of(built), IDS[: B * P].reshape(B, P).astype(np.int32)
+    state = np.random.default_rng(1).normal(size=(B, 4 * H)).astype(np.float32)
+    expected = model.score(weights, tf.constant(ids), tf.constant(state))
+    for found, wanted in zip(evaluation.scorer(weights)(ids, state), expected, strict=True):
+        np.testing.assert_allclose(found, wanted, atol=1e-5)
+
+
+def test_a_large_vocabulary_is_scored_in_shorter_windows(whole: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes: list[tuple[int, int]] = []
+    score = evaluation.scorer(WEIGHTS)
+
+    def call(ids: Any, state: Any) -> Any:
+        shapes.append(ids.shape)
+        return score(ids, state)
+
+    monkeypatch.setattr(evaluation, "LOGITS", 5 * V * 40)
+    assert evaluation.total_nats(WEIGHTS, IDS, parts=5, call=call) == pytest.approx(whole, rel=1e-4)
+    assert {B for B, _ in shapes} == {5}
+    assert max(P for _, P in shapes) == 32 + 1
+
+
+def test_the_loss_of_fresh_windows_is_the_mean_over_windows_read_from_an_empty_state() -> None:
+    """Against the Sequential, one window at a time: all windows of a short text, seeded ones of a long one."""
+    length, windows = 7, 30
+
+    def mean(starts: Any) -> float:
+        logprobs = [tf.nn.log_softmax(BUILT(IDS[np.newaxis, at : at + length], training=False)[0]) for at in starts]
+        rows = np.arange(length)
+        pairs = zip(starts, logprobs, strict=True)
+        return -float(np.mean([row.numpy()[rows, IDS[at + 1 :][rows]] for at, row in pairs]))
+
+    few = IDS[: windows + length]
+    assert evaluation.fresh_nats(WEIGHTS, few, length, windows) == pytest.approx(mean(range(windows)), rel=1e-5)
+    drawn = np.random.default_rng(0).integers(N - length, size=windows)
+    assert drawn.max() + length < N
+    assert evaluation.fresh_nats(WEIGHTS, IDS, length, windows) == pytest.approx(mean(drawn), rel=1e-5)
+
+
+def test_a_text_shorter_than_a_window_is_one_window(whole: float) -> None:
+    assert evaluation.fresh_nats(WEIGHTS, IDS, length=5000) == pytest.approx(whole / (N - 1), rel=1e-5)
 
 
 def test_units_follow_from_the_nats_and_the_counts() -> None:

@@ -39,17 +39,17 @@ def exported(request: pytest.FixtureRequest) -> Path:
     return folder
 
 
-def graphs_of_the_page(V: int, S: int, B: int | None) -> dict[str, tuple[Tensors, Tensors]]:
+def graphs_of_the_page(V: int, S: int) -> dict[str, tuple[Tensors, Tensors]]:
     """The table of docs/contract.md: inputs and outputs of each graph."""
-    state: Tensors = {"state": ("float32", (B, S))}
-    next_state: Tensors = {"next_state": ("float32", (B, S))}
-    window: Tensors = {"ids": ("int32", (B, None)), **state}
-    logprobs: Tensors = {"logprobs": ("float32", (B, None))}
-    options: Tensors = {name: (kind, (B,)) for name, kind in OPTIONS.items()}
-    noise: Tensors = {"noise": ("float32", (B, None))}
+    state: Tensors = {"state": ("float32", (None, S))}
+    next_state: Tensors = {"next_state": ("float32", (None, S))}
+    window: Tensors = {"ids": ("int32", (None, None)), **state}
+    logprobs: Tensors = {"logprobs": ("float32", (None, None))}
+    options: Tensors = {name: (kind, (None,)) for name, kind in OPTIONS.items()}
+    noise: Tensors = {"noise": ("float32", (None, None))}
     return {
-        "step": ({"ids": ("int32", (B,)), **state}, {"logits": ("float32", (B, V)), **next_state}),
-        "generate": (window | noise | options, {"tokens": ("int32", (B, None)), **logprobs, **next_state}),
+        "step": ({"ids": ("int32", (None,)), **state}, {"logits": ("float32", (None, V)), **next_state}),
+        "generate": (window | noise | options, {"tokens": ("int32", (None, None)), **logprobs, **next_state}),
         "score": (window, logprobs | next_state),
     }
 
@@ -101,12 +101,12 @@ def in_onnx(folder: Path) -> dict[str, tuple[Tensors, Tensors]]:
     return {name: (tensors(m.graph.input), tensors(m.graph.output)) for name, m in models.items()}
 
 
-@pytest.mark.parametrize(("read", "B"), [(in_saved_model, None), (in_tflite, 1), (in_onnx, None)])
+@pytest.mark.parametrize("read", [in_saved_model, in_tflite, in_onnx])
 def test_the_graphs_have_the_inputs_and_outputs_of_the_page_and_no_others(
-    exported: Path, read: Callable[[Path], Any], B: int | None
+    exported: Path, read: Callable[[Path], Any]
 ) -> None:
     metadata = run.load_metadata(exported)
-    assert read(exported) == graphs_of_the_page(metadata.vocab_size, metadata.state_size, B)
+    assert read(exported) == graphs_of_the_page(metadata.vocab_size, metadata.state_size)
 
 
 def carried(folder: Path) -> dict[str, tuple[bytes, bytes]]:
@@ -189,6 +189,17 @@ def test_onnx_files_hold_the_standard_domain_alone_in_loop_bodies_too(exported: 
     assert [(imported.domain, imported.version) for imported in model.opset_import] == [("", 18)]
     assert {node.domain for body in bodies(model.graph) for node in body.node} == {""}
     assert (len(bodies(model.graph)) > 1) == (graph != "step")
+
+
+def test_the_loops_of_onnx_files_reach_for_their_weights_and_carry_what_changes(exported: Path) -> None:
+    for graph, carried in (("generate", (3, 6)), ("score", (3,))):
+        model = onnx_library.load(onnx_file(exported, graph))
+        loops = [node for node in model.graph.node if node.op_type == "Loop"]
+        assert tuple(len(loop.output) for loop in loops) == carried
+        weights = {tensor.name for tensor in model.graph.initializer if len(tensor.dims) == 2}
+        for loop in loops:
+            nodes = loop.attribute[0].g.node
+            assert len({name for node in nodes if node.op_type == "MatMul" for name in node.input} & weights) >= 4
 
 
 def test_an_onnx_file_with_a_foreign_operator_in_a_loop_is_refused(trained: Path) -> None:
@@ -468,7 +479,7 @@ def test_a_proof_sees_what_is_wrong_in_any_graph_and_batch(
         out = call(name, **values)
         return change(out) if name == graph and len(values["ids"]) == rows else out
 
-    proof = verify.verify(model, trial, wrong, single_row=False)
+    proof = verify.verify(model, trial, wrong)
     assert len(proof.reasons) == len(reasons)
     assert all(wanted in found for wanted, found in zip(reasons, proof.reasons, strict=True))
     assert proof.difference is None or np.isfinite(proof.difference)

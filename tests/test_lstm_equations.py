@@ -95,6 +95,7 @@ def central_difference(parameters: list[Array], parameter: Array, place: Any, id
 
 
 def test_forget_gates_begin_open_with_a_bias_of_one() -> None:
-    biases = [cell.bias.numpy() for cell in model.weights_of(model.build(recipe.Model(units=H, layers=2), V)).cells]
+    settings = recipe.Model(embedding_size=E, units=H, layers=2, dropout=0.0)
+    biases = [cell.bias.numpy() for cell in model.weights_of(model.build(settings, V)).cells]
     for bias in biases:
         np.testing.assert_array_equal(bias, np.repeat([0, 1, 0, 0], H))

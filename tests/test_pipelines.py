@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from keras_lstmgen import recipe
+from keras_lstmgen import defaults, recipe
+from keras_lstmgen.encoding import encode
 
 PIPELINES = Path(__file__).parents[1] / "pipelines"
 RECIPES = sorted(PIPELINES.glob("*.toml"))
@@ -19,5 +20,8 @@ def test_a_recipe_of_the_repository_is_valid_and_gives_its_reasons(path: Path) -
     assert lines[-1].startswith("# "), "the expected result stands at the foot"
 
 
-def test_the_quickstart_is_what_train_does_without_arguments() -> None:
-    assert recipe.load(PIPELINES / "quickstart.toml") == recipe.Recipe()
+def test_the_quickstart_is_what_train_does_without_arguments(tmp_path: Path) -> None:
+    bare = recipe.Recipe()
+    encoded = encode(bare, tmp_path)
+    values = defaults.chosen(bare, len(encoded.train), encoded.tokenizer.vocab_size)
+    assert recipe.load(PIPELINES / "quickstart.toml") == recipe.override(bare, values)

@@ -50,13 +50,15 @@ def test_what_is_written_is_what_is_read(data: st.DataObject) -> None:
         ),
         ("[modle]\nunits = 3", r"the nearest is 'model\.units'"),
         ("[model]\nunits = 0", r"model\.units: 0 is out of range; give a number from 1"),
+        ("[model]\nunits = -1", r"model\.units: -1 is out of range"),
+        ("[training]\nwindow = 'auto'", r"training\.window: 'auto' is not a whole number"),
         ("[model]\nunits = 'many'", r"model\.units: 'many' is not a whole number"),
         ("[model]\nunits = true", r"model\.units: True is not a whole number"),
         ("[model]\ntied = 1", r"model\.tied: 1 is not true or false"),
         ("[training]\nlearning_rate = nan", r"training\.learning_rate: nan is out of range"),
         ("[training]\nminutes = -1", r"training\.minutes: -1\.0 is out of range; give a number at least 0"),
         ("[training]\nepochs = 0", r"training\.epochs and training\.minutes are both 0"),
-        ("[model]\ntied = true", r"model\.tied needs model\.embedding_size = model\.units"),
+        ("[model]\ntied = true\nunits = 8\nembedding_size = 9", r"model\.tied needs model\.embedding_size = model"),
         ("[corpus]\ndocuments = 'jsonl'", r"needs corpus\.field"),
         ("[corpus]\ndocuments = 'pages'", r"'pages' is not one of stream, lines"),
         ("[corpus]\nsource = []", r"corpus\.source is empty"),
@@ -82,6 +84,12 @@ def test_a_single_word_is_a_list_of_one_and_a_whole_number_a_number() -> None:
     made = recipe.override(recipe.Recipe(), {"corpus.source": "a.txt", "training.minutes": 3})
     assert made.corpus.source == ("a.txt",)
     assert made.training.minutes == 3.0
+
+
+def test_auto_may_be_said_and_is_written_as_it_is_said() -> None:
+    assert recipe.override(recipe.Recipe(), {"model.units": "auto", "model.dropout": "auto"}) == recipe.Recipe()
+    assert recipe.to_tables(recipe.Recipe())["model"]["units"] == "auto"
+    assert recipe.override(recipe.Recipe(), {"model.dropout": 0}).model.dropout == 0.0
 
 
 def test_every_value_says_what_it_is() -> None:

@@ -28,6 +28,7 @@ def test_the_loss_is_that_of_the_held_out_text_in_every_unit(trained: Path, text
             "bits_per_byte": nats / math.log(2) / len(rest.encode()),
             "perplexity": math.exp(nats / (len(ids) - 1)),
             "word_perplexity": math.exp(nats / len(held_out.split())),
+            "nats_per_token_fresh_windows": evaluation.fresh_nats(model.weights, ids),
         },
         rel=1e-5,
     )

@@ -15,7 +15,19 @@ from keras_lstmgen.errors import UserError
 from keras_lstmgen.sampling import Options
 
 V = 7
-choose = tf.function(sampling.choose, reduce_retracing=True)
+
+
+@tf.function
+def _choose(logits: Any, noise: Any, seen: Any, rows: sampling.Rows) -> Any:
+    ready = sampling.ready(rows, logits.shape[1])
+    return sampling.choose(logits, sampling.ready_noise(noise, rows), seen, ready)
+
+
+def choose(logits: Any, noise: Any, seen: Any, rows: sampling.Rows, unsampled: Any) -> Any:
+    """Draw ids [B] as ``decode.write`` does: among those that may be written."""
+    allowed = np.flatnonzero(~unsampled)
+    places = _choose(logits[:, allowed], noise[:, np.newaxis], seen[:, allowed], sampling.Rows(*map(tf.constant, rows)))
+    return allowed[places[:, 0]]
 
 
 def drawn(logits: list[float], noise: float, options: Options, seen: Any = (), unsampled: Any = ()) -> int:
@@ -91,7 +103,7 @@ def test_top_p_keeps_just_as_many_as_the_sum_needs(p: float) -> None:
     seen = np.zeros((len(noise), V), bool)
     ids = choose(np.array([logits] * len(noise), np.float32), noise.astype(np.float32), seen, rows, np.zeros(V, bool))
     expected = probabilities(logits, options, (), ())
-    assert set(ids.numpy().tolist()) == {token for token in range(V) if expected[token]}
+    assert set(ids.tolist()) == {token for token in range(V) if expected[token]}
 
 
 def test_each_id_gets_its_share_of_the_noise_in_the_order_of_ids() -> None:
@@ -138,7 +150,7 @@ def test_each_row_has_its_own_options() -> None:
     logits = np.array([[0, 1, 2, 3, 4, 5, 6]] * 3, np.float32)
     rows = sampling.rows([Options(temperature=0.0), Options(top_k=2), Options()])
     ids = choose(logits, np.array([0, 0, 0], np.float32), np.zeros((3, V), bool), rows, np.zeros(V, bool))
-    assert ids.numpy().tolist() == [6, 5, 0]
+    assert ids.tolist() == [6, 5, 0]
 
 
 @given(st.integers(0, 2**64 - 1), st.integers(0, 50), st.integers(1, 20))

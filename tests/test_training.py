@@ -28,8 +28,8 @@ from keras_lstmgen.sampling import Options
 
 B, T, E, H, L = 3, 17, 5, 12, 2
 SMALL = {
-    "model.embedding_size": E, "model.units": H, "model.layers": L, "training.batch_size": B, "training.window": T,
-    "training.epochs": 3,
+    "model.embedding_size": E, "model.units": H, "model.layers": L, "model.dropout": 0.1, "training.batch_size": B,
+    "training.window": T, "training.epochs": 3, "training.precision": "float32",
 }  # fmt: skip
 
 
@@ -351,7 +351,7 @@ def test_the_loss_of_an_epoch_is_that_of_streams_read_from_an_empty_state_to_the
         whole = np.concatenate([at[0], *(part[:, 1:] for part in at[1:])], axis=1)
         assert loss == pytest.approx(-np.mean(score(ids[whole].astype(np.int32), zeros)[0]), abs=3e-6)
         forgetful = [score(ids[part].astype(np.int32), zeros)[0] for part in at]
-        assert loss != pytest.approx(-np.mean(forgetful), abs=1e-4)
+        assert loss != pytest.approx(-np.mean(forgetful), abs=2e-5)
 
 
 def updated(settings: recipe.Recipe, gradient: float) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:

@@ -11,14 +11,16 @@ import numpy as np
 import onnxruntime
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the folder that holds export/, whose files are shared
-from export.client import main
+from export.client import THREADS, main
 from export.contract import Floats, Step
 
 
 def load(path: Path) -> tuple[Step, bytes, bytes]:
     """Open the step graph, and take the JSON and the tokenizer out of its ``metadata_props``."""
     onnxruntime.set_default_logger_severity(4)  # what is wrong is raised too; once is enough
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = THREADS
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     carried = session.get_modelmeta().custom_metadata_map
     if not carried.keys() >= {"keras_lstmgen", "tokenizer"}:
         raise ValueError("it carries no metadata 'keras_lstmgen' and 'tokenizer'")

@@ -22,7 +22,9 @@ def load(path: Path) -> tuple[Step, bytes, bytes]:
     """Load the version folder into a session of its own, and read the two assets."""
     tf.get_logger().setLevel("ERROR")
     carried = [(path / "assets" / name).read_bytes() for name in ("keras_lstmgen.json", "tokenizer.model")]
-    session = tf.compat.v1.Session(graph=tf.Graph())
+    # One thread, the caller's own: to hand a step for one text over to another takes longer than the step.
+    config = tf.compat.v1.ConfigProto(intra_op_parallelism_threads=1, inter_op_parallelism_threads=-1)
+    session = tf.compat.v1.Session(graph=tf.Graph(), config=config)
     meta_graph = tf.compat.v1.saved_model.loader.load(session, ["serve"], str(path))
     if "step" not in meta_graph.signature_def:
         raise ValueError("it has no signature 'step'")

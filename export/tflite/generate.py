@@ -11,7 +11,7 @@ import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the folder that holds export/, whose files are shared
-from export.client import main, silence
+from export.client import THREADS, main, silence
 from export.contract import Floats, Step
 
 
@@ -20,7 +20,7 @@ def load(path: Path) -> tuple[Step, bytes, bytes]:
     carried = metadata_buffers(path.read_bytes())
     if not carried.keys() >= {"keras_lstmgen", "tokenizer"}:
         raise ValueError("it carries no metadata 'keras_lstmgen' and 'tokenizer'")
-    interpreter = Interpreter(str(path))
+    interpreter = Interpreter(str(path), num_threads=THREADS)
     with silence():  # it says which delegate it takes
         interpreter.allocate_tensors()
     runner = interpreter.get_signature_runner("step")

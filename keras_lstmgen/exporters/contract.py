@@ -20,22 +20,22 @@ Call = Callable[..., dict[str, np.ndarray[Any, Any]]]
 
 
 class Graphs(tf.Module):
-    """The three graphs over a run's weights, for B rows (None: any number)."""
+    """The three graphs over a run's weights, for any number of rows."""
 
-    def __init__(self, run: Run, B: int | None, check_options: bool = False) -> None:
+    def __init__(self, run: Run, check_options: bool = False) -> None:
         """Trace nothing yet; with ``check_options`` the graph itself refuses options out of range."""
         super().__init__()
-        self.weights = run.weights
+        self.weights = folded(run.weights)
         self.end_id, self.unsampled = run.metadata.end_id, unsampled_mask(run)
         self.V, self.check_options = run.metadata.vocab_size, check_options
         ids, state = (
-            tf.TensorSpec([B], tf.int32, "ids"),
-            tf.TensorSpec([B, run.metadata.state_size], tf.float32, "state"),
+            tf.TensorSpec([None], tf.int32, "ids"),
+            tf.TensorSpec([None, run.metadata.state_size], tf.float32, "state"),
         )
-        window = tf.TensorSpec([B, None], tf.int32, "ids")
-        noise = tf.TensorSpec([B, None], tf.float32, "noise")
+        window = tf.TensorSpec([None, None], tf.int32, "ids")
+        noise = tf.TensorSpec([None, None], tf.float32, "noise")
         options = [
-            tf.TensorSpec([B], tf.int32 if name == "top_k" else tf.float32, name) for name in sampling.Rows._fields
+            tf.TensorSpec([None], tf.int32 if name == "top_k" else tf.float32, name) for name in sampling.Rows._fields
         ]
         self.step = tf.function(self._step, input_signature=[ids, state])
         self.generate = tf.function(self._generate, input_signature=[window, state, noise, *options])
@@ -70,6 +70,20 @@ def _assertions(options: sampling.Rows) -> list[Any]:
         tf.debugging.Assert(tf.reduce_all(holds), [f"{name} is out of range; give a number {wanted}"])
         for name, (holds, wanted) in sampling.ranges(*options).items()
     ]
+
+
+def folded(weights: model.Weights) -> model.Weights:
+    """Look up what the first layer makes of an id, ``embedding W + b``, where that is no more to carry.
+
+    That is so of characters, which are few: a token then costs a product less.
+    """
+    first, embedding = weights.cells[0], weights.embedding
+    tables = [embedding, first.kernel, first.bias][weights.tied :]  # what is the output too is kept
+    if embedding.shape[0] * first.kernel.shape[1] > sum(table.shape.num_elements() for table in tables):
+        return weights
+    table = tf.Variable(tf.matmul(embedding, first.kernel) + first.bias, trainable=False, name="embedding_table")
+    cells = (model.Cell(None, first.recurrent, None), *weights.cells[1:])
+    return weights._replace(embedding=table, cells=cells)
 
 
 def metadata_json(run: Run) -> str:

@@ -25,16 +25,58 @@ def write(model: Run, folder: Path) -> Path:
         "keras_lstmgen": contract.metadata_json(model),
         "tokenizer": base64.b64encode(model.tokenizer.model).decode("ascii"),
     }
-    graphs = Graphs(model, B=None)
+    graphs = Graphs(model)
     with files.replacing(folder / PLACE) as path:
         path.mkdir()
         for name, graph in graphs.signatures().items():
-            proto, _ = tf2onnx.convert.from_function(graph, input_signature=graph.input_signature, opset=OPSET)
+            proto = _converted(graph)
             _check(proto, name)
             _import_standard_only(proto)
             onnx.helper.set_model_props(proto, carried)
             files.write_bytes(path / FILES[name], proto.SerializeToString())
     return folder / PLACE
+
+
+def _converted(graph: Any) -> Any:
+    """Convert one graph. Left to itself, tf2onnx makes seven operators of a choice between two numbers."""
+
+    def where(_: Any, node: Any, *__: Any) -> Any:
+        node.type = "Where"
+        return node
+
+    handlers: dict[str, Any] = {"SelectV2": (where, [])}
+    proto, _ = tf2onnx.convert.from_function(
+        graph, input_signature=graph.input_signature, opset=OPSET, custom_op_handlers=handlers
+    )
+    for node in proto.graph.node:
+        if node.op_type == "Loop":
+            _close_over_invariants(node)
+    return proto
+
+
+def _close_over_invariants(loop: Any) -> None:
+    """Let the body of a loop take from outside what tf2onnx hands from turn to turn unchanged, the weights above all.
+
+    Only then does a runtime see constants in them, which it lays out once as its products want them.
+    """
+    body = loop.attribute[0].g
+    # A loop takes a number of turns, a condition and what it carries; its body is told the turn, the condition and
+    # what is carried, and gives the condition and what it carries on.
+    carried = list(zip(loop.input[2:], body.input[2:], body.output[1:], strict=True))
+    kept = [number for number, (_, inside, out) in enumerate(carried) if inside.name != out.name]
+    outside = {inside.name: name for name, inside, out in carried if inside.name == out.name}
+    for node in body.node:
+        node.input[:] = [outside.get(name, name) for name in node.input]
+    results = list(loop.output)
+    loop.input[2:] = [carried[number][0] for number in kept]
+    loop.output[:] = [results[number] for number in kept]
+    _keep(body.input, {body.input[0].name, body.input[1].name, *(carried[number][1].name for number in kept)})
+    _keep(body.output, {body.output[0].name, *(carried[number][2].name for number in kept)})
+
+
+def _keep(values: Any, names: set[str]) -> None:
+    for value in [value for value in values if value.name not in names]:
+        values.remove(value)
 
 
 def _check(proto: Any, name: str) -> None:
@@ -57,10 +99,10 @@ def _nodes(graph: Any) -> list[Any]:
     return [*graph.node, *(node for body in inner for node in _nodes(body))]
 
 
-def open_artifact(folder: Path) -> Call:
-    """Open the three files in ONNX Runtime, on the CPU."""
+def open_artifact(folder: Path, threads: int = 1) -> Call:
+    """Open the three files in ONNX Runtime, on the CPU; ``threads`` work within an operator."""
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1  # a step is too small to be shared between threads
+    options.intra_op_num_threads = threads
     sessions = {
         name: onnxruntime.InferenceSession(folder / PLACE / file, options, providers=["CPUExecutionProvider"])
         for name, file in FILES.items()

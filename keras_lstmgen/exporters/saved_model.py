@@ -18,7 +18,7 @@ PLACE = Path("serving/1")
 def write(model: Run, folder: Path) -> Path:
     """Write the artifact into a run's folder; metadata and tokenizer are its assets."""
     with files.replacing(folder / PLACE) as path:
-        graphs = Graphs(model, B=None, check_options=True)
+        graphs = Graphs(model, check_options=True)
         assets = path.parent / "assets"
         assets.mkdir()
         files.write_text(assets / run.METADATA, contract.metadata_json(model))
@@ -41,9 +41,14 @@ def _check(path: Path) -> None:
         raise UserError(f"{path}: holds operators that a server may not have: {', '.join(sorted(strange)) or 'cuDNN'}")
 
 
-def open_artifact(folder: Path) -> Call:
-    """Load it the way TF Serving does: tag ``serve``, a session of its own, tensors by the names in the signature."""
-    session = tf.compat.v1.Session(graph=tf.Graph())
+def open_artifact(folder: Path, threads: int = 1) -> Call:
+    """Load it the way TF Serving does: tag ``serve``, a session of its own, tensors by the names in the signature.
+
+    ``threads`` work within an operator. Operators follow each other in the caller's own thread (-1): to hand one over
+    takes longer than most of them do.
+    """
+    config = tf.compat.v1.ConfigProto(intra_op_parallelism_threads=threads, inter_op_parallelism_threads=-1)
+    session = tf.compat.v1.Session(graph=tf.Graph(), config=config)
     with session.graph.as_default():
         signatures = tf.compat.v1.saved_model.loader.load(session, ["serve"], str(folder / PLACE)).signature_def
 

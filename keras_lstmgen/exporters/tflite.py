@@ -1,4 +1,7 @@
-"""TFLite (LiteRT): one file, three signatures, batch 1, built-in operators only."""
+"""TFLite (LiteRT): one file, three signatures, built-in operators only.
+
+As the file lies, its inputs have one row; a caller that resizes them gets as many as it asks for.
+"""
 
 import tempfile
 from pathlib import Path
@@ -21,21 +24,27 @@ PLACE = Path("tflite/model.tflite")
 
 def write(model: Run, folder: Path) -> Path:
     """Write the artifact into a run's folder; metadata and tokenizer are metadata buffers of the file."""
-    content = flatbuffer_utils.convert_bytearray_to_object(bytearray(_converted(model)))
+    return write_file(model, folder / PLACE, [])
+
+
+def write_file(model: Run, path: Path, optimizations: list[Any]) -> Path:
+    """Write one file with TensorFlow Lite's ``optimizations``."""
+    content = flatbuffer_utils.convert_bytearray_to_object(bytearray(_converted(model, optimizations)))
     _check(content)
     _attach(content, "keras_lstmgen", contract.metadata_json(model).encode())
     _attach(content, "tokenizer", model.tokenizer.model)
-    files.write_bytes(folder / PLACE, bytes(flatbuffer_utils.convert_object_to_bytearray(content)))
-    return folder / PLACE
+    files.write_bytes(path, bytes(flatbuffer_utils.convert_object_to_bytearray(content)))
+    return path
 
 
-def _converted(model: Run) -> bytes:
+def _converted(model: Run, optimizations: list[Any]) -> bytes:
     """Convert by way of a SavedModel, the way that shares the weights between signatures."""
     with tempfile.TemporaryDirectory() as folder:
-        graphs = Graphs(model, B=1)
+        graphs = Graphs(model)
         tf.saved_model.save(graphs, folder, signatures=graphs.signatures())
         converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=list(contract.GRAPHS))
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+        converter.optimizations = optimizations
         return bytes(converter.convert())
 
 
@@ -55,9 +64,14 @@ def _attach(content: Any, name: str, data: bytes) -> None:
     content.metadata = [*(content.metadata or []), entry]
 
 
-def open_artifact(folder: Path) -> Call:
-    """Open it in LiteRT's interpreter; signatures want exactly one row."""
-    interpreter = Interpreter(model_path=str(folder / PLACE), num_threads=1)
+def open_artifact(folder: Path, threads: int = 1) -> Call:
+    """Open it in LiteRT's interpreter; ``threads`` work within an operator."""
+    return open_file(folder / PLACE, threads)
+
+
+def open_file(path: Path, threads: int) -> Call:
+    """Open one file; a signature runner gives its inputs the shapes that it is called with."""
+    interpreter = Interpreter(model_path=str(path), num_threads=threads)
     runners = {name: interpreter.get_signature_runner(name) for name in contract.GRAPHS}
 
     def call(graph: str, **inputs: Any) -> Any:

@@ -2,23 +2,30 @@
 
 import itertools
 import math
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
-from keras_lstmgen import decode, generation, sampling
+from keras_lstmgen import decode, evaluation, generation, recipe, sampling
+from keras_lstmgen.encoding import encode_split
+from keras_lstmgen.errors import UserError
 from keras_lstmgen.exporters.contract import Call
 from keras_lstmgen.run import Run
 from keras_lstmgen.sampling import Options
 
 LARGEST_DIFFERENCE = 1e-4  # in a logit, below which two runtimes count as equal
 IDENTICAL = 0.99  # part of the texts that must be the same to the last token
+LARGEST_LOSS = 0.02  # nats a token that quantization may cost
+LOSS_TOKENS = 20_000  # of the text that this is measured on, at most
+LOSS_PARTS = 8  # of that text, read side by side
 LENGTHS = (1, 2, 7, 33)  # of prompts, in tokens
-BATCHES = (1, 3, 8)  # rows at once, where an artifact takes more than one
+BATCHES = (1, 3, 8)  # rows at once
 MIXES = (
     Options(),
     Options(temperature=0.0),
@@ -38,6 +45,8 @@ class Proof:
     tried: int
     tokens_per_second: float  # one row at a time
     reasons: tuple[str, ...] = ()
+    loss_difference: float | None = None  # of a quantized artifact: nats a token above Keras's
+    loss_text: str = ""  # what it was measured on
 
 
 class Case(NamedTuple):
@@ -81,17 +90,33 @@ def _until(prompt: np.ndarray[Any, Any], end_id: int) -> int:
     return max(1, int(np.argmax(prompt == end_id))) if end_id in prompt else len(prompt)
 
 
-def verify(run: Run, tried: Trial, call: Call, single_row: bool) -> Proof:
-    """Try an artifact; ``single_row`` where it takes B = 1 alone."""
+def verify(run: Run, tried: Trial, call: Call) -> Proof:
+    """Try an artifact that promises the texts of Keras."""
     texts, tokens = tried.tokens.shape
-    sizes = [1] if single_row else BATCHES
-    difference = float(np.max([_logit_difference(run, tried, call, B) for B in sizes]))
-    groups = _groups(tried.cases, sizes)
-    found = np.concatenate([_artifact_texts(run, call, group, tokens) for group in groups])
-    identical = int((found == tried.tokens).all(axis=1).sum())
+    difference = _largest_logit_difference(run, tried, call)
+    identical = int((_all_texts(run, tried, call, BATCHES) == tried.tokens).all(axis=1).sum())
     reasons = _reasons(difference, identical, texts)
-    finite = difference if math.isfinite(difference) else None
-    return Proof(finite, identical, texts, _speed(run, call, tokens), reasons)
+    return Proof(_finite(difference), identical, texts, _speed(run, call, tokens), reasons)
+
+
+def verify_quantized(run: Run, tried: Trial, call: Call, again: Call) -> Proof:
+    """Try an artifact of rounded weights, opened twice: it writes texts of its own, but the same each time.
+
+    What it promises is its loss, and that a seed stands for a text, also in other company.
+    """
+    texts, tokens = tried.tokens.shape
+    found = _all_texts(run, tried, call, BATCHES)
+    repeated = int((_all_texts(run, tried, again, [1]) == found).all(axis=1).sum())
+    ids, text = _held_out(run, tried)
+    loss = _loss_difference(run, call, ids)
+    reasons = _reasons_quantized(loss, repeated, texts)
+    difference = _largest_logit_difference(run, tried, call)
+    identical = int((found == tried.tokens).all(axis=1).sum())
+    return Proof(_finite(difference), identical, texts, _speed(run, call, tokens), reasons, _finite(loss), text)
+
+
+def _finite(number: float) -> float | None:
+    return number if math.isfinite(number) else None
 
 
 def _reasons(difference: float, identical: int, texts: int) -> tuple[str, ...]:
@@ -101,6 +126,52 @@ def _reasons(difference: float, identical: int, texts: int) -> tuple[str, ...]:
     if identical < IDENTICAL * texts:
         reasons.append(f"{identical} of {texts} texts are identical (needed: {IDENTICAL:.0%})")
     return tuple(reasons)
+
+
+def _reasons_quantized(loss: float, repeated: int, texts: int) -> tuple[str, ...]:
+    reasons = []
+    if not loss < LARGEST_LOSS:
+        reasons.append(f"its loss is {loss:.3g} nats a token above Keras's (allowed: {LARGEST_LOSS:g})")
+    if repeated < texts:
+        reasons.append(f"{texts - repeated} of {texts} texts are others the second time")
+    return tuple(reasons)
+
+
+def _held_out(run: Run, tried: Trial) -> tuple[np.ndarray[Any, Any], str]:
+    """Ids of the run's held-out text; where that is not at hand, of what Keras has written itself."""
+    settings = recipe.parse(run.metadata.recipe).corpus
+    try:
+        if "-" in settings.source:
+            raise UserError("what came by standard input has gone")
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "text.ids"
+            encode_split(settings, "validation", run.tokenizer, path, "<i4")
+            ids = np.fromfile(path, "<i4", LOSS_TOKENS)
+    except UserError:
+        ids = np.array([], np.int32)
+    own = np.concatenate([text[: _until(text, run.metadata.end_id)] for text in tried.tokens])[:LOSS_TOKENS]
+    return (ids, "held-out text") if len(ids) > 1 else (own, "texts that Keras wrote")
+
+
+def _loss_difference(run: Run, call: Call, ids: np.ndarray[Any, Any]) -> float:
+    """By how many nats a token the artifact's loss is higher."""
+
+    def score(ids: Any, state: Any) -> tuple[Any, Any]:
+        out = call("score", ids=ids, state=np.asarray(state, np.float32))
+        return tf.constant(out["logprobs"]), out["next_state"]
+
+    keras, artifact = (evaluation.total_nats(run.weights, ids, LOSS_PARTS, scorer) for scorer in (None, score))
+    return (artifact - keras) / (len(ids) - 1)
+
+
+def _largest_logit_difference(run: Run, tried: Trial, call: Call) -> float:
+    return float(np.max([_logit_difference(run, tried, call, B) for B in BATCHES]))
+
+
+def _all_texts(run: Run, tried: Trial, call: Call, sizes: Sequence[int]) -> Any:
+    """What the artifact writes in all cases, in batches of ``sizes`` in turn."""
+    groups = _groups(tried.cases, sizes)
+    return np.concatenate([_artifact_texts(run, call, group, tried.tokens.shape[1]) for group in groups])
 
 
 def _groups(cases: list[Case], sizes: Sequence[int]) -> Iterator[list[Case]]:

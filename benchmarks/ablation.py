@@ -1,0 +1,108 @@
+"""What each option against over-fitting is worth: the base recipe, and it again with one option turned over.
+
+    python -m benchmarks.ablation
+    python -m benchmarks.ablation --epochs 3 --seeds 0 1 2 --only model.weight_drop
+
+An option that the base leaves off is turned on, one that it has is turned off. All train for the same number of epochs,
+so that the learning rate falls alike, and start from the same seeds. The loss is that of the best epoch: the whole
+held-out text, the state carried.
+"""
+
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks import measure
+from benchmarks.growth import COMMAND
+from benchmarks.measure import Table, publish
+from benchmarks.workers import ROOT
+from keras_lstmgen import files, recipe
+
+RECIPE = ROOT / "pipelines" / "shakespeare.toml"
+BASE = "base"
+# Off and on of each. What is on is what the sources found good, scaled to one layer and a small text.
+OPTIONS: dict[str, tuple[float | str, float | str]] = {
+    "model.dropout": (0.0, 0.3),
+    "model.input_dropout": (0.0, "auto"),
+    "model.weight_drop": (0.0, 0.3),
+    "model.embedding_dropout": (0.0, 0.1),
+    "model.activation_regularization": (0.0, 1.0),
+    "training.average": (0, 200),
+    "training.weight_decay": (0.0, 0.01),
+    "training.clip_norm": (0.0, 1.0),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train all, and compare each with the base."""
+    parser = measure.parser("ablation", __doc__)
+    parser.add_argument("--recipe", type=Path, default=RECIPE, metavar="FILE", help="the base")
+    parser.add_argument("--epochs", type=int, default=10, metavar="N", help="of every training")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], metavar="N", help="a training a row for each")
+    parser.add_argument("--only", nargs="+", choices=OPTIONS, default=list(OPTIONS), metavar="KEY", help="these rows")
+    arguments = parser.parse_args(argv)
+    base = recipe.load(arguments.recipe)
+    rows: dict[str, list[dict[str, Any]]] = {}
+    for name, options in {BASE: {}, **turned(base, arguments.only)}.items():
+        rows[name] = [trained(arguments.recipe.resolve(), options, arguments.epochs, seed) for seed in arguments.seeds]
+    results = {"recipe": arguments.recipe.name, "epochs": arguments.epochs, "seeds": arguments.seeds, "rows": rows}
+    publish("ablation", results, [table(arguments.recipe.stem, arguments.epochs, rows)], arguments.results)
+    return 0
+
+
+def turned(base: recipe.Recipe, names: Sequence[str]) -> dict[str, dict[str, float | str]]:
+    """For each option what turns it over: ``{"model.dropout 0": {"model.dropout": 0.0}, ...}``."""
+    tables = recipe.to_tables(base)
+    changes = {}
+    for name in names:
+        section, key = name.split(".")
+        off, on = OPTIONS[name]
+        value = on if tables[section][key] == off else off
+        changes[f"{name} {value}"] = {name: value}
+    return changes
+
+
+def trained(path: Path, options: Mapping[str, float | str], epochs: int, seed: int) -> dict[str, Any]:
+    """Train by the command; what it reached."""
+    fixed = {"training.epochs": epochs, "training.minutes": 0, "training.patience": 0, "training.seed": seed}
+    words = [word for key, value in {**fixed, **options}.items() for word in (f"--{key}", str(value))]
+    with tempfile.TemporaryDirectory() as runs:
+        command = [*COMMAND, "train", str(path), "--name", "run", "--runs", runs, *words]
+        subprocess.run(command, check=True, cwd=ROOT)
+        metrics = files.read_json(Path(runs) / "run" / "metrics.json")
+        history = files.read_json(Path(runs) / "run" / "history.json")
+    return {
+        "seed": seed,
+        "validation": metrics["validation"]["nats_per_token"],
+        "training": metrics["train_nats_per_token"],
+        "minutes": metrics["minutes"],
+        "history": history,
+    }
+
+
+def table(name: str, epochs: int, rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> Table:
+    """A row an option: means over the seeds, and what it changes; below zero is better than the base."""
+
+    def mean(row: str, key: str) -> float:
+        return statistics.mean(float(run[key]) for run in rows[row])
+
+    columns = ("one change", "validation, nats", "change", "training, nats", "minutes")
+    cells = [
+        [
+            row,
+            f"{mean(row, 'validation'):.4f}",
+            "" if row == BASE else f"{mean(row, 'validation') - mean(BASE, 'validation'):+.4f}",
+            f"{mean(row, 'training'):.4f}",
+            f"{mean(row, 'minutes'):.1f}",
+        ]
+        for row in rows
+    ]
+    return Table(f"{name}, {epochs} epochs, mean of {len(rows[BASE])}", columns, cells)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

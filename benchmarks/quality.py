@@ -1,0 +1,102 @@
+"""Quality against time: what so many minutes of training on tiny Shakespeare are worth.
+
+    python -m benchmarks.quality
+    python -m benchmarks.quality --minutes 1 3
+
+Each is a run of its own, since the learning rate decays over the minutes. The loss is what ``keras-lstmgen evaluate``
+gives: that of the whole held-out text, the state carried.
+"""
+
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from benchmarks import measure, peak
+from benchmarks.growth import COMMAND
+from benchmarks.measure import Table, publish
+from benchmarks.workers import ROOT
+from keras_lstmgen import files
+
+MINUTES = (1.0, 3.0, 10.0, 30.0)
+RECIPE = ROOT / "pipelines" / "shakespeare.toml"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Train, evaluate, and show how the loss falls."""
+    parser = measure.parser("quality", __doc__)
+    parser.add_argument("--minutes", type=float, nargs="+", default=MINUTES, metavar="X", help="lengths of trainings")
+    parser.add_argument("--recipe", type=Path, default=RECIPE, metavar="FILE", help="what is trained")
+    arguments = parser.parse_args(argv)
+    with tempfile.TemporaryDirectory() as runs:
+        results = [measured(arguments.recipe.resolve(), minutes, Path(runs)) for minutes in arguments.minutes]
+    about = {"recipe": arguments.recipe.name, "peak_gflops": peak.measured(), "runs": results}
+    publish("quality", about, [table(arguments.recipe.stem, results)], arguments.results)
+    plot(results, arguments.results / "quality.png")
+    return 0
+
+
+def measured(recipe: Path, minutes: float, runs: Path) -> dict[str, Any]:
+    """Train for so many minutes and evaluate, by the commands."""
+    name = f"minutes_{minutes:g}"
+    limits = ["--training.minutes", str(minutes), "--training.epochs", "0"]
+    _command("train", str(recipe), "--name", name, "--runs", str(runs), *limits)
+    _command("evaluate", name, "--runs", str(runs), "--samples", "0")
+    metrics = files.read_json(runs / name / "metrics.json")
+    return {
+        "minutes": minutes,
+        "minutes_taken": metrics["minutes"],
+        "epochs": metrics["epochs"],
+        "tokens_per_second": metrics["tokens_per_second"],
+        "loss": files.read_json(runs / name / "evaluation.json")["loss"],
+        "history": files.read_json(runs / name / "history.json"),
+    }
+
+
+def _command(*words: str) -> None:
+    subprocess.run([*COMMAND, *words], check=True, cwd=ROOT)
+
+
+def table(name: str, results: Sequence[Mapping[str, Any]]) -> Table:
+    """A row a run."""
+    losses = [loss for loss in results[0]["loss"] if "nats" in loss or "character" in loss]
+    columns = ["minutes", "minutes taken", "epochs", "tokens/s", *(loss.replace("_", " ") for loss in losses)]
+    rows = [
+        [
+            f"{run['minutes']:g}",
+            f"{run['minutes_taken']:.2f}",
+            f"{run['epochs']:.1f}",
+            f"{run['tokens_per_second']:,.0f}",
+            *(f"{run['loss'][loss]:.4f}" for loss in losses),
+        ]
+        for run in results
+    ]
+    return Table(f"{name}: loss of the held-out text after so many minutes", columns, rows)
+
+
+def plot(results: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Draw where each run ended, and how it came there."""
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for run in results:
+        minutes = [row["seconds"] / 60 for row in run["history"]]
+        losses = [row["val_loss"] for row in run["history"]]
+        axes.plot(minutes, losses, linewidth=1, alpha=0.6, label=f"{run['minutes']:g} minutes, epoch by epoch")
+    ends = [(run["minutes_taken"], run["loss"]["nats_per_token"]) for run in results]
+    axes.plot(*zip(*ends, strict=True), "ko--", linewidth=1, label="best of each run")
+    for minutes, nats in ends:
+        axes.annotate(f"{nats:.3f}", (minutes, nats), textcoords="offset points", xytext=(0, 8), ha="center")
+    axes.set(xscale="log", xlabel="minutes of training", ylabel="nats per token", title="Quality against time")
+    axes.set_xticks([run["minutes"] for run in results], [f"{run['minutes']:g}" for run in results])
+    axes.minorticks_off()
+    axes.set_ylim(top=max(nats for _, nats in ends) + 0.2)  # how each began says nothing
+    axes.legend()
+    figure.savefig(path, dpi=100)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,76 @@
+"""What a recipe leaves to choose, chosen from the size of its text."""
+
+import math
+from typing import NamedTuple
+
+from keras_lstmgen import recipe
+from keras_lstmgen.recipe import AUTO, Recipe
+
+
+class Size(NamedTuple):
+    """What suits training texts of up to so many tokens."""
+
+    tokens: float
+    units: int
+    layers: int
+    dropout: float
+    batch_size: int
+    epochs: int
+
+
+# The smaller the text, the sooner a model knows it by heart: fewer units, or more dropout. The larger, the less each
+# of its passes has to be repeated.
+CHARACTERS = (
+    Size(60_000, units=128, layers=1, dropout=0.2, batch_size=16, epochs=30),
+    Size(700_000, units=256, layers=1, dropout=0.1, batch_size=32, epochs=9),
+    Size(3_000_000, units=512, layers=1, dropout=0.3, batch_size=32, epochs=9),
+    Size(20_000_000, units=768, layers=1, dropout=0.2, batch_size=64, epochs=3),
+    Size(math.inf, units=1024, layers=2, dropout=0.1, batch_size=64, epochs=1),
+)
+# A token that is a word or a piece of one says more, and comes less often.
+PIECES = (
+    Size(100_000, units=128, layers=1, dropout=0.4, batch_size=16, epochs=20),
+    Size(700_000, units=256, layers=1, dropout=0.4, batch_size=32, epochs=12),
+    Size(5_000_000, units=512, layers=1, dropout=0.5, batch_size=32, epochs=9),
+    Size(math.inf, units=1024, layers=1, dropout=0.3, batch_size=64, epochs=2),
+)
+EMBEDDINGS = ((1_000, 64), (10_000, 256), (math.inf, 512))  # E for vocabularies of up to so many entries
+WINDOWS = 20  # at least, in an epoch
+
+
+def chosen(settings: Recipe, tokens: int, V: int) -> dict[str, int | float]:
+    """What suits a training text of so many tokens and a vocabulary of V, for all that ``settings`` leaves AUTO.
+
+    By dotted name, as ``recipe.override`` takes it: ``{"model.units": 512, ...}``.
+    """
+    model, training = settings.model, settings.training
+    table = CHARACTERS if settings.tokenizer.type == "char" else PIECES
+    size = next(size for size in table if tokens <= size.tokens)
+    units = model.embedding_size if model.tied and model.embedding_size != AUTO else size.units
+    tied_size = model.units if model.units != AUTO else units
+    values = {
+        "model.units": units,
+        "model.layers": size.layers,
+        "model.embedding_size": tied_size if model.tied else next(E for most, E in EMBEDDINGS if most >= V),
+        "model.dropout": size.dropout,
+        "training.batch_size": _batch_size(size.batch_size, tokens, training.window),
+        "training.epochs": 0 if training.minutes else size.epochs,
+    }
+    open_values = {
+        f"{section}.{key}" for section, table in recipe.to_tables(settings).items()
+        for key, value in table.items() if value == recipe.AUTO_WORD
+    }  # fmt: skip
+    return {name: value for name, value in values.items() if name in open_values}
+
+
+def _batch_size(most: int, tokens: int, T: int) -> int:
+    """As many streams as leave each enough windows to carry a state through."""
+    while most > 1 and tokens < WINDOWS * most * T:
+        most //= 2
+    return most
+
+
+def told(values: dict[str, int | float], tokens: int) -> str:
+    """Say what was chosen, in the words of the command line."""
+    options = " ".join(f"--{name} {value:g}" for name, value in values.items())
+    return f"Chosen for a text of {tokens:,} tokens, where you did not: {options}"

@@ -1,0 +1,322 @@
+"""The benchmarks measure what they say: the same model on every side, turns in rounds, the work as counted by hand."""
+
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given
+from hypothesis import strategies as st
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the benchmarks are no package that is installed
+from benchmarks import growth, keras_sides, measure, quality, shapes, training
+from benchmarks.measure import Table
+from benchmarks.shapes import Shape
+from benchmarks.workers import Worker, WorkerError
+from keras_lstmgen import cli, recipe
+
+L, H, B, T, V = 2, 7, 3, 5, 11
+SHAPE = Shape(L, H, B, T, V)
+FIGURES = {
+    "ours float32": [30.0, 10.0, 40.0],
+    "ours bfloat16": [60.0, 30.0, 50.0],
+    "Keras as it is": [10.0, 10.0, 10.0],
+    "PyTorch float32": [20.0, 20.0, 20.0],
+    "PyTorch bfloat16": [30.0, 20.0, 25.0],
+    "peak float32 tensorflow": [4e9, 1e9, 3e9],
+    "peak float32 torch": [2e9, 2e9, 2e9],
+    "peak bfloat16 tensorflow": [5e9, 5e9, 5e9],
+    "peak bfloat16 torch": [6e9, 6e9, 6e9],
+}
+
+
+@pytest.fixture(scope="module")
+def ours() -> keras.Sequential:
+    return keras_sides.our_model(SHAPE, "float32")
+
+
+def logits_and_loss(model: keras.Sequential) -> tuple[Any, float]:
+    """Of the first two windows, the state carried from the one to the other: what writing and training see."""
+    first, second = shapes.windows(SHAPE)[:2]
+    model(first[:, :-1])
+    logits = model(second[:, :-1])
+    return np.asarray(logits), float(model.loss(second[:, 1:], logits))
+
+
+def fresh(model: keras.Sequential) -> keras.Sequential:
+    for layer in model.layers:
+        if isinstance(layer, keras.layers.LSTM):
+            layer.reset_states()
+    return model
+
+
+@pytest.mark.parametrize("unroll", [False, True], ids=["as it is", "unrolled"])
+def test_keras_s_side_is_our_model(ours: keras.Sequential, unroll: bool) -> None:
+    theirs = keras_sides.keras_model(SHAPE, unroll)
+    theirs.set_weights(ours.get_weights())
+    for mine, other in zip(logits_and_loss(fresh(ours)), logits_and_loss(theirs), strict=True):
+        np.testing.assert_allclose(mine, other, atol=1e-4)
+
+
+def test_pytorch_s_side_is_our_model(ours: keras.Sequential) -> None:
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed (the extra 'bench')")
+    from benchmarks import torch_side
+
+    network = torch_side.Network(SHAPE).eval()
+    layers = [(lstm.weight_ih_l0, lstm.weight_hh_l0, lstm.bias_ih_l0) for lstm in network.lstms]
+    cells = [tensor for layer in layers for tensor in layer]
+    embedding, *others = ours.get_weights()
+    with torch.no_grad():
+        network.embedding.weight.copy_(torch.from_numpy(embedding))
+        for tensor, values in zip([*cells, network.output.weight, network.output.bias], others, strict=True):
+            tensor.copy_(torch.from_numpy(values.T))  # PyTorch's gates have Keras's order, its matrices are transposed
+        for lstm in network.lstms:
+            lstm.bias_hh_l0.zero_()  # its second bias
+    states = torch_side.zeros(SHAPE)
+    for window in torch.from_numpy(shapes.windows(SHAPE)[:2]).long().transpose(1, 2):
+        logits, states = network(window[:-1], states)
+    expected, loss = logits_and_loss(fresh(ours))
+    np.testing.assert_allclose(logits.detach().numpy().transpose(1, 0, 2), expected, atol=1e-4)
+    found = torch.nn.functional.cross_entropy(logits.flatten(0, 1), window[1:].flatten())
+    assert float(found.detach()) == pytest.approx(loss, abs=1e-4)
+
+
+def test_pytorch_s_mask_is_one_for_all_steps() -> None:
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed (the extra 'bench')")
+    from benchmarks import torch_side
+
+    torch.manual_seed(0)
+    masks = torch_side.Network(SHAPE).train().dropped(torch.ones(T, B, 400)).numpy()
+    assert (masks == masks[:1]).all()
+    assert set(np.unique(masks)) == {np.float32(0), np.float32(1 / (1 - shapes.DROPOUT))}
+    assert (masks == 0).mean() == pytest.approx(shapes.DROPOUT, abs=0.03)
+
+
+@pytest.mark.parametrize("kind", ["ours", "Keras"])
+def test_a_side_in_tensorflow_trains_whole_steps_and_tells_its_speed(kind: str, ours: keras.Sequential) -> None:
+    model = ours if kind == "ours" else keras_sides.keras_model(SHAPE, unroll=False)
+    ids = shapes.windows(SHAPE)
+    side = keras_sides.trained(model, tf.data.Dataset.from_tensor_slices((ids[:, :, :-1], ids[:, :, 1:])), SHAPE)
+    before, steps = model.get_weights(), int(model.optimizer.iterations)
+    tells_its_speed(side)
+    assert int(model.optimizer.iterations) == steps + 4
+    assert all((old != new).any() for old, new in zip(before, model.get_weights(), strict=True))
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_pytorch_s_side_trains_and_tells_its_speed(precision: str) -> None:
+    pytest.importorskip("torch", reason="PyTorch is not installed (the extra 'bench')")
+    from benchmarks import torch_side
+
+    tells_its_speed(torch_side.train(list(SHAPE), precision))
+
+
+def tells_its_speed(side: Callable[[int], float]) -> None:
+    """What it says to have taken for four steps is less than it took, and not nothing of it."""
+    began = time.perf_counter()
+    rate = side(4)
+    seconds = time.perf_counter() - began
+    assert 0.05 * seconds < 4 * B * T / rate <= seconds
+
+
+def test_the_work_of_a_token_is_what_a_count_by_hand_gives(ours: keras.Sequential) -> None:
+    """2 layers of 512 units, 65 symbols: W and U [512, 2048] twice, the output [512, 65]; 6 operations a weight."""
+    assert shapes.flop_per_token(Shape(2, 512, 64, 128)) == 6 * (2 * 2 * 512 * 2048 + 512 * 65) == 25_365_504
+    matrices = [weight.shape for weight in ours.weights[1:] if len(weight.shape) == 2]  # without the embedding
+    assert shapes.flop_per_token(SHAPE) == 6 * sum(rows * columns for rows, columns in matrices)
+
+
+@given(st.builds(Shape, *(st.integers(1, 10**5) for _ in range(5))))
+def test_a_shape_reads_as_it_is_written(shape: Shape) -> None:
+    assert shapes.parse(str(shape)) == shape
+
+
+@pytest.mark.parametrize("text", ["", "512", "1x512", "1x512,32", "0x512,32,64", "1x512,32,64,65,1", "1x512,32,6.4"])
+def test_what_is_no_shape_is_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as refusal:
+        training.main(["--shapes", text])
+    assert refusal.value.code == 2
+    assert "--shapes" in capsys.readouterr().err
+
+
+def test_sides_take_turns_and_every_other_round_goes_backwards() -> None:
+    asked: list[str] = []
+
+    def side(name: str) -> Callable[[], float]:
+        def turn() -> float:
+            asked.append(name)
+            return len(asked)
+
+        return turn
+
+    figures = measure.interleaved({name: side(name) for name in "abc"}, 3)
+    assert "".join(asked) == "abccbaabc"
+    assert figures == {"a": [1, 6, 7], "b": [2, 5, 8], "c": [3, 4, 9]}
+
+
+@given(st.lists(st.tuples(*[st.floats(0.1, 10)] * 3), min_size=1))
+def test_what_slows_a_whole_round_leaves_the_ratio(rounds: list[tuple[float, ...]]) -> None:
+    one, other, slow = zip(*rounds, strict=True)
+    figures = {"one": one, "other": other}
+    slowed = {name: [rate * factor for rate, factor in zip(row, slow, strict=True)] for name, row in figures.items()}
+    expected = statistics.median(a / b for a, b in zip(one, other, strict=True))
+    assert measure.ratio(figures, "one", "other") == expected
+    assert measure.ratio(slowed, "one", "other") == pytest.approx(expected)
+
+
+def test_a_summary_has_medians_ratios_and_shares_of_the_peak() -> None:
+    """Of each round: the larger peak of the two libraries, and the ratio; then the median."""
+    flop = shapes.flop_per_token(SHAPE)
+    result = training.summary(SHAPE, FIGURES)
+    assert result["median"]["ours bfloat16"] == 50
+    assert result["peak_gflops"] == {"float32": 3.0, "bfloat16": 6.0}
+    assert set(result["times"]) == {"PyTorch bfloat16", "Keras as it is"}
+    assert result["times"]["PyTorch bfloat16"]["ours float32"] == 1.0  # of 30/30, 10/20, 40/25
+    assert result["times"]["PyTorch bfloat16"]["ours bfloat16"] == 2.0
+    assert result["times"]["Keras as it is"]["ours bfloat16"] == 5.0
+    assert result["share_of_peak"]["ours float32"] == flop * 30 / 4e9  # of 30/4, 10/2, 40/3
+    assert result["share_of_peak"]["PyTorch bfloat16"] == flop * 25 / 6e9
+
+
+def test_the_table_of_a_shape_shows_them_and_what_did_not_start() -> None:
+    more = {"start_seconds": dict.fromkeys(FIGURES, 12.3), "failed": {"PyTorch compiled": "BackendError: no"}}
+    table = training.table(training.summary(SHAPE, FIGURES) | more)
+    rows = {row[0]: row[1:] for row in table.rows}
+    assert table.columns[-2:] == ["× PyTorch bfloat16", "× Keras as it is"]
+    assert rows["ours bfloat16"][:3] == ["50", "30 to 60", "12"]
+    assert rows["ours bfloat16"][-2:] == ["2.00", "5.00"]
+    assert rows["PyTorch compiled"][:2] == ["did not start", "BackendError: no"]
+    assert {len(row) for row in table.rows} == {len(table.columns)}
+
+
+def test_results_are_kept_as_json_and_as_a_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = Table("Speeds", ("side", "tokens/s"), [["ours", "1,234"], ["[other]", "5"]])
+    measure.publish("speeds", {"peak_gflops": {"float32": 300.0}, "rates": [1.5]}, [table], tmp_path)
+    kept = json.loads((tmp_path / "speeds.json").read_text())
+    assert kept["rates"] == [1.5]
+    assert kept["machine"]["cores"] >= 1
+    assert kept["machine"]["versions"]["keras"] == keras.__version__
+    page = (tmp_path / "speeds.md").read_text()
+    assert "| side | tokens/s |\n|---|---:|\n| ours | 1,234 |\n| [other] | 5 |\n" in page
+    for text in (page, capsys.readouterr().out):
+        assert "Speeds" in text
+        assert "[other]" in text
+        assert "300 GFLOP/s float32" in text
+
+
+def test_a_worker_answers_when_asked_and_stands_still_in_between() -> None:
+    with closing(Worker("unittest.mock:Mock", return_value=7)) as worker:
+        assert [worker.ask(3), state(worker), worker.ask(5), state(worker)] == [7, "T", 7, "T"]
+
+
+def state(worker: Worker) -> str:
+    """What the system says of its process: T, stopped."""
+    for _ in range(100):
+        if (found := Path(f"/proc/{worker.process.pid}/stat").read_text().rpartition(") ")[2][0]) == "T":
+            break
+        time.sleep(0.01)
+    return found
+
+
+def test_a_turn_has_as_many_steps_as_fill_its_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a side that gives 50 tokens a second for few steps and 100 for many: 2 seconds of 10 tokens a step are 20."""
+    worker = Worker.__new__(Worker)
+    asked: list[float] = []
+
+    def ask(steps: float) -> float:
+        asked.append(steps)
+        return 50 if steps < 5 else 100
+
+    monkeypatch.setattr(worker, "ask", ask)
+    worker.turn(2, per_step=10)()
+    assert asked == [2, 10, 20]
+
+
+def test_a_worker_that_fails_says_why() -> None:
+    with pytest.raises(WorkerError, match=r"unittest.mock:Knock: AttributeError: .* no attribute 'Knock'"):
+        Worker("unittest.mock:Knock")
+
+
+def test_without_a_gpu_its_benchmark_says_so_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("torch", reason="PyTorch is not installed (the extra 'bench')")
+    if tf.config.list_physical_devices("GPU"):
+        pytest.skip("this machine has a GPU")
+    assert training.main(["--device", "gpu"]) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        "benchmarks.training: TensorFlow sees no GPU on this machine; nothing was measured"
+    ]
+
+
+def test_what_ran_is_read_from_the_profiler_s_trace() -> None:
+    product = tf.function(lambda: tf.linalg.matmul(tf.random.normal((50, 50)), tf.random.normal((50, 50))))
+    assert keras_sides.traced(product, rb"MatMul") == ["MatMul"]
+    assert keras_sides.traced(product, keras_sides.CUDNN) == []
+
+
+def test_a_corpus_has_its_size_and_no_two_lines_alike(tmp_path: Path) -> None:
+    growth.write_corpus(tmp_path / "text", 0.9)
+    text = (tmp_path / "text").read_bytes()
+    assert 900_000 <= len(text) < 901_000
+    lines = text.splitlines()
+    assert len(lines) == len(set(lines))
+    assert len({line.partition(b" ")[2] for line in lines}) < 0.9 * len(lines)  # which without numbers are alike
+
+
+def test_growth_measures_each_work_on_a_corpus_and_leaves_only_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(growth, "WORK", {"encode": growth.WORK["encode"]})  # a process each takes its time
+    (row,) = growth.of_corpus(0.1, tmp_path / "small")
+    assert row["tokens"] == pytest.approx(90_000, rel=0.05)  # nine tenths, a character a token
+    assert 20 < row["peak_mb"] < 1_000
+    assert not list((tmp_path / "small").rglob("*.ids"))
+
+
+def test_growth_reads_each_token_of_whole_windows_once(tmp_path: Path) -> None:
+    growth.write_corpus(tmp_path / "text", 0.1)
+    growth.encoded(str(tmp_path / "text"), str(tmp_path))(0)
+    row = growth.one_pass(str(tmp_path / "text"), str(tmp_path))(0)
+    assert row["tokens"] == 10 * growth.B * growth.T  # of 90,000
+    assert row["peak_mb"] > row["files_mb"] > 0
+
+
+def test_growth_waits_for_commands_that_there_are(tmp_path: Path) -> None:
+    for name, words in growth.commands(tmp_path).items():
+        if name.endswith("--help"):
+            with pytest.raises(SystemExit, match="0"):
+                cli.parser().parse_args(words)
+        else:
+            assert cli.parser().parse_args(words).runs == tmp_path
+    seconds = growth.startup({"help": ["--help"]}, 2)
+    assert all(0.01 < value < 10 for value in seconds["help"])
+
+
+def test_growth_of_a_dimension_is_told_against_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    group = [Shape(1, H, B, T) for H in (7, 14)]
+    monkeypatch.setattr(growth, "SHAPES", {"H": group})
+    table = growth.speeds_table(
+        "H", dict(zip(group, ([1_000.0, 2_000.0, 9_000.0], [500.0, 400.0, 600.0]), strict=True))
+    )
+    assert table.title == f"Growth of H: L 1, B {B}, T {T}, V 65"
+    assert table.rows == [["H = 7", "2,000", "1.00"], ["H = 14", "500", "0.25"]]
+
+
+def test_quality_trains_for_the_minutes_and_gives_the_loss_of_evaluate(text: Path, tmp_path: Path) -> None:
+    tables = {"corpus.source": [str(text)], "model.units": 8, "model.embedding_size": 4, "model.layers": 1}
+    settings = recipe.override(recipe.Recipe(), tables | {"training.minutes": 30.0, "training.epochs": 0})
+    (tmp_path / "small.toml").write_text(recipe.to_toml(settings), encoding="utf-8")
+    run = quality.measured(tmp_path / "small.toml", 0.02, tmp_path / "runs")
+    assert 0.02 <= run["minutes_taken"] < 0.2
+    assert 1 < run["loss"]["nats_per_token"] < 6
+    quality.plot([run], tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
+    (row,) = quality.table("small", [run]).rows
+    assert f"{run['loss']['nats_per_token']:.4f}" in row
