@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from benchmarks.shapes import CLIP_NORM, DROPOUT, LEARNING_RATE, Shape, windows
@@ -36,7 +37,7 @@ def our_model(shape: Shape, precision: str) -> keras.Sequential:
         "training.batch_size": shape.B, "training.window": shape.T, "training.optimizer": "adam",
         "training.learning_rate": LEARNING_RATE, "training.clip_norm": CLIP_NORM, "training.precision": precision,
     }  # fmt: skip
-    return training.compiled(recipe.override(recipe.Recipe(), values), shape.V)
+    return training.compiled(recipe.override(recipe.Recipe(), values), np.ones(shape.V, np.int64))
 
 
 def of_keras(shape: list[int], unroll: bool) -> Callable[[int], float]:

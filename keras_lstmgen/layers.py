@@ -74,18 +74,25 @@ class LSTM(keras.layers.LSTM):
 class Output(keras.layers.Dense):
     """``keras.layers.Dense`` whose products may have operands in bfloat16: float32 [B, T, H] to logits [B, T, V]."""
 
-    def __init__(self, units: int, *, precision: str = "float32", **options: Any) -> None:
-        """Take V, and ``precision`` as ``LSTM`` has it."""
+    def __init__(self, units: int, *, precision: str = "float32", sampled: bool = False, **options: Any) -> None:
+        """Take V, ``precision`` as ``LSTM`` has it, and whether training leaves the product to ``SampledSoftmax``."""
         super().__init__(units, **options)
-        self.precision = precision
+        self.precision, self.sampled = precision, sampled
+        self.draws_seed = keras.random.SeedGenerator()  # of the loss: a checkpoint keeps what belongs to a layer
 
-    def call(self, inputs: Any, training: bool | None = None) -> Any:  # noqa: ARG002 (Keras passes it)
-        """Give the logits of the next token."""
-        return _product(inputs, self.kernel.value, self.precision) + self.bias.value
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        """Give the logits of the next token; in training, where the loss is sampled, the inputs."""
+        if training and self.sampled:
+            return inputs
+        return _logits(inputs, self.kernel.value, self.bias.value, self.precision)
+
+    def part(self, ids: Any) -> tuple[Any, Any]:
+        """Weights float32 [C, H] and bias [C] of some ids, int32 [C]."""
+        return tf.transpose(tf.gather(self.kernel.value, ids, axis=1)), tf.gather(self.bias.value, ids)
 
     def get_config(self) -> dict[str, Any]:
-        """Add the argument of its own."""
-        return {**super().get_config(), "precision": self.precision}
+        """Add the arguments of its own."""
+        return {**super().get_config(), "precision": self.precision, "sampled": self.sampled}
 
 
 @keras.saving.register_keras_serializable(package="keras_lstmgen")
@@ -97,23 +104,38 @@ class TiedOutput(keras.layers.Layer):
     In float32 [B, T, E], out float32 [B, T, V].
     """
 
-    def __init__(self, embedding: keras.layers.Embedding, *, precision: str = "float32", **options: Any) -> None:
-        """Take the layer whose weights are shared (a file has them once), and ``precision`` as ``LSTM`` has it."""
+    def __init__(
+        self,
+        embedding: keras.layers.Embedding,
+        *,
+        precision: str = "float32",
+        sampled: bool = False,
+        **options: Any,
+    ) -> None:
+        """Take the layer whose weights are shared (a file has them once); the others as ``Output`` has them."""
         super().__init__(**options)
-        self.embedding, self.precision = embedding, precision
+        self.embedding, self.precision, self.sampled = embedding, precision, sampled
+        self.draws_seed = keras.random.SeedGenerator()
 
     def build(self, input_shape: Any) -> None:  # noqa: ARG002 (Keras passes it)
         """Add the bias, the only weight of its own."""
         self.bias = self.add_weight(shape=(self.embedding.input_dim,), initializer="zeros", name="bias")
 
-    def call(self, inputs: Any) -> Any:
-        """Give the logits of the next token."""
-        return _product(inputs, self.embedding.embeddings.value, self.precision, turned=True) + self.bias.value
+    def call(self, inputs: Any, training: bool | None = None) -> Any:
+        """Give the logits of the next token; in training, where the loss is sampled, the inputs."""
+        if training and self.sampled:
+            return inputs
+        return _logits(inputs, self.embedding.embeddings.value, self.bias.value, self.precision, turned=True)
+
+    def part(self, ids: Any) -> tuple[Any, Any]:
+        """Weights float32 [C, E] and bias [C] of some ids, int32 [C]."""
+        return tf.gather(self.embedding.embeddings.value, ids), tf.gather(self.bias.value, ids)
 
     def get_config(self) -> dict[str, Any]:
         """Name the embedding; Keras stores a layer that stands twice in a file once."""
         embedding = keras.saving.serialize_keras_object(self.embedding)
-        return {**super().get_config(), "embedding": embedding, "precision": self.precision}
+        own = {"embedding": embedding, "precision": self.precision, "sampled": self.sampled}
+        return {**super().get_config(), **own}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "TiedOutput":
@@ -124,12 +146,16 @@ class TiedOutput(keras.layers.Layer):
         return cls(embedding, **config)
 
 
-def _product(x: Any, weights: Any, precision: str, turned: bool = False) -> Any:
-    """[B, T, H] times [H, V], or the turned [V, H], in float32; for operands in bfloat16 that is its last rounding."""
+def product(x: Any, weights: Any, precision: str, turned: bool = False) -> Any:
+    """[N, H] times [H, V], or the turned [V, H], in float32; for operands in bfloat16 that is its last rounding."""
     kind = tf.bfloat16 if in_bfloat16(precision) else tf.float32
-    flat = tf.cast(tf.reshape(x, [-1, x.shape[-1]]), kind)
-    logits = tf.cast(tf.matmul(flat, tf.cast(weights, kind), transpose_b=turned), tf.float32)
-    return tf.reshape(logits, tf.concat([tf.shape(x)[:-1], [logits.shape[-1]]], axis=0))
+    return tf.cast(tf.matmul(tf.cast(x, kind), tf.cast(weights, kind), transpose_b=turned), tf.float32)
+
+
+def _logits(x: Any, weights: Any, bias: Any, precision: str, turned: bool = False) -> Any:
+    """Give float32 [B, T, V] for [B, T, H]."""
+    flat = product(tf.reshape(x, [-1, x.shape[-1]]), weights, precision, turned)
+    return tf.reshape(flat, tf.concat([tf.shape(x)[:-1], [bias.shape[0]]], axis=0)) + bias
 
 
 def in_bfloat16(precision: str) -> bool:

@@ -21,7 +21,13 @@ from keras_lstmgen.regularization import ActivationRegularization, DroppedEmbedd
 
 
 def build(
-    settings: recipe.Model, V: int, B: int | None = None, T: int | None = None, precision: str = "float32"
+    settings: recipe.Model,
+    V: int,
+    B: int | None = None,
+    T: int | None = None,
+    *,
+    precision: str = "float32",
+    sampled: bool = False,
 ) -> keras.Sequential:
     """Stack the layers of a recipe: int32 [B, T] in, float32 logits [B, T, V] out.
 
@@ -29,7 +35,8 @@ def build(
     streams wants it, and the layers of ``regularization`` are among them; without, every call begins with zeros, and
     all layers but a tied output are Keras's own, which need nothing of ours to be opened. Both have the same weights
     in the same order. The LSTM layers meet cuDNN's conditions, and one dropout mask serves all steps of a window (Gal
-    and Ghahramani, 2016). ``precision`` is that of the operands of the LSTM's products on a CPU, in training.
+    and Ghahramani, 2016). ``precision`` is that of the operands of the LSTM's products on a CPU, in training;
+    with ``sampled`` the model gives in training what its output layer is given, for ``SampledSoftmax``.
     """
     embedding = _embedding(settings, V, B is not None)
     layers: list[keras.layers.Layer] = [keras.Input(batch_shape=(B, T), dtype="int32"), embedding]
@@ -40,12 +47,11 @@ def build(
     layers.append(keras.layers.SpatialDropout1D(settings.dropout, name="dropout_output"))
     if B is not None and settings.activation_regularization:
         layers.append(ActivationRegularization(settings.activation_regularization, name="activation_regularization"))
+    options: dict[str, Any] = {"precision": precision, "sampled": sampled, "name": "output"}
     if settings.tied:
-        layers.append(TiedOutput(embedding, precision=precision, name="output"))
+        layers.append(TiedOutput(embedding, **options))
     else:
-        layers.append(
-            keras.layers.Dense(V, name="output") if B is None else Output(V, precision=precision, name="output")
-        )
+        layers.append(keras.layers.Dense(V, name="output") if B is None else Output(V, **options))
     return keras.Sequential(layers, name="lstmgen")
 
 

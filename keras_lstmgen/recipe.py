@@ -99,6 +99,12 @@ class Training:
         high=1_000_000,
     )
     minutes: float = knob(0.0, "minutes of training; 0: no limit (the rate then decays over the epochs alone)", low=0.0)
+    sampled_softmax: int = knob(
+        0,
+        "ids drawn, beside the targets, to estimate the loss of an update from; 0: exact, from the whole vocabulary",
+        low=0,
+        high=1_000_000,
+    )
     optimizer: str = knob("adamw", "update rule", choices=("adamw", "adam"))
     learning_rate: float = knob(4e-3, "highest rate, after the warm-up", low=0.0, high=10.0)
     warmup: float = knob(0.03, "part of the training in which the rate rises from 0", low=0.0, high=1.0)

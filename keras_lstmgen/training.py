@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_lstmgen import (
     callbacks,
@@ -26,7 +27,9 @@ from keras_lstmgen import (
 from keras_lstmgen.callbacks import Keep, Pace, Progress, Validate
 from keras_lstmgen.encoding import Encoded, encode
 from keras_lstmgen.errors import UserError
+from keras_lstmgen.loss import SampledSoftmax
 from keras_lstmgen.model import build, start_at, state_size, weights_of
+from keras_lstmgen.optimizer import Adam
 from keras_lstmgen.run import Metadata, Run
 from keras_lstmgen.sampling import Options
 
@@ -95,45 +98,44 @@ def prepare(settings: recipe.Recipe, runs: Path) -> tuple[recipe.Recipe, Encoded
     return settings, encoded
 
 
-def compiled(settings: recipe.Recipe, V: int) -> keras.Sequential:
-    """A seeded model ready for ``fit``: int32 [B, T] in, the next ids as targets, mean negative log-likelihood."""
+def compiled(settings: recipe.Recipe, counts: np.ndarray[Any, Any]) -> keras.Sequential:
+    """A seeded model ready for ``fit``: int32 [B, T] in, the next ids as targets, mean negative log-likelihood.
+
+    ``counts``, int [V], is how often the training text has each id.
+    """
     keras.utils.set_random_seed(settings.training.seed)
     part = settings.training
-    model = build(settings.model, V, part.batch_size, part.window, part.precision)
-    optimizer: Any = {"adamw": _adamw, "adam": keras.optimizers.Adam}[settings.training.optimizer]
-    weight_decay = {"weight_decay": settings.training.weight_decay} if settings.training.optimizer == "adamw" else {}
+    draws = part.sampled_softmax
+    sizes = (len(counts), part.batch_size, part.window)
+    model = build(settings.model, *sizes, precision=part.precision, sampled=draws > 0)
     model.compile(
-        optimizer(
-            settings.training.learning_rate,
-            global_clipnorm=settings.training.clip_norm or None,
-            use_ema=settings.training.average > 0,
-            ema_momentum=1 - 1 / max(settings.training.average, 1),
-            **weight_decay,
+        Adam(
+            part.learning_rate,
+            weight_decay=part.weight_decay if part.optimizer == "adamw" else None,
+            global_clipnorm=part.clip_norm or None,
+            use_ema=part.average > 0,
+            ema_momentum=1 - 1 / max(part.average, 1),
         ),
-        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        SampledSoftmax(model.layers[-1], counts, draws)
+        if draws
+        else keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         jit_compile=False,  # the kernel's loop gains nothing from XLA, which takes longer to compile
     )
     model.optimizer.build(model.trainable_variables)
     return model
 
 
-def _adamw(*arguments: Any, **options: Any) -> keras.optimizers.Optimizer:
-    """AdamW (Loshchilov and Hutter, 2019) that leaves biases alone."""
-    optimizer = keras.optimizers.AdamW(*arguments, **options)
-    optimizer.exclude_from_weight_decay(var_names=["bias"])
-    return optimizer
-
-
 def _fit(settings: recipe.Recipe, encoded: Encoded, folder: Path, resume: bool) -> Path:
     """Train from the beginning or from the checkpoint up to the limit, and conclude."""
-    model = compiled(settings, encoded.tokenizer.vocab_size)
+    counts = streams.counts(encoded.train, encoded.tokenizer.vocab_size)
+    model = compiled(settings, counts)
     text = _digest(encoded)
     progress = callbacks.load_checkpoint(folder / run.CHECKPOINT, model, text) if resume else Progress(text=text)
     twin = build(settings.model, encoded.tokenizer.vocab_size)
     writes = Run(_metadata(settings, encoded, twin), encoded.tokenizer, twin)
     files.write_text(folder / run.RECIPE, recipe.to_toml(settings))
     if not resume:  # which has weights, and metrics until there are new ones
-        start_at(model, streams.counts(encoded.train, encoded.tokenizer.vocab_size))
+        start_at(model, counts)
         run.save_metadata(folder, writes.metadata)
     _announce(settings, encoded, model, folder)
     pace = Pace(settings.training, progress, _windows(settings, encoded))

@@ -24,6 +24,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from keras_lstmgen import callbacks, encoding, evaluation, generation, recipe, run, show, streams, training
 from keras_lstmgen.errors import UserError
+from keras_lstmgen.optimizer import Adam
 from keras_lstmgen.sampling import Options
 
 B, T, E, H, L = 3, 17, 5, 12, 2
@@ -266,7 +267,7 @@ def test_the_weights_kept_are_the_best_and_not_the_last(stopped_early: Path) -> 
 
 
 def test_an_epoch_broken_off_does_not_count_as_one_without_a_better_loss(small: recipe.Recipe, tmp_path: Path) -> None:
-    model = training.compiled(small, V=9)
+    model = training.compiled(small, counts=np.full(9, 7))
     state = callbacks.Progress(windows=4, best=1.0)
     keep = callbacks.Keep(tmp_path, recipe.Training(patience=1), state, 4, keras.models.clone_model(model))
     keep.set_model(model)
@@ -356,7 +357,7 @@ def test_the_loss_of_an_epoch_is_that_of_streams_read_from_an_empty_state_to_the
 
 def updated(settings: recipe.Recipe, gradient: float) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
     """All weights before and after one update with the same ``gradient`` everywhere, by their path."""
-    model = training.compiled(settings, V=9)
+    model = training.compiled(settings, counts=np.full(9, 7))
     for weight in model.trainable_variables:
         weight.assign(keras.ops.ones_like(weight))
     before = {weight.path: weight.numpy() for weight in model.trainable_variables}
@@ -379,10 +380,29 @@ def test_adamw_shrinks_weights_but_no_biases_and_adam_shrinks_none(small: recipe
     assert all(np.all(after[path] == 1) for path in before)
 
 
+@pytest.mark.parametrize("weight_decay", [None, 0.1])
+def test_an_update_is_that_of_keras_s_own_adam(weight_decay: float | None) -> None:
+    """Also where the gradient is a list of rows, one of them twice: clipped by the norm of the matrix that it is."""
+    dice = np.random.default_rng(0)
+    starts = [dice.normal(size=shape).astype(np.float32) for shape in ((5, 3), (4,))]
+    steps = [(dice.normal(size=(3, 3)), dice.normal(size=4)) for _ in range(4)]
+    results = []
+    for kind in (Adam, keras.optimizers.Adam):
+        optimizer = kind(0.1, weight_decay=weight_decay, global_clipnorm=1.5)
+        weights = [keras.Variable(start, name=name) for start, name in zip(starts, ("table", "scale"), strict=True)]
+        for rows, dense in steps:
+            table: Any = tf.IndexedSlices(tf.constant(rows, tf.float32), tf.constant([4, 1, 4]), tf.constant([5, 3]))
+            table = table if kind is Adam else tf.convert_to_tensor(table)
+            optimizer.apply_gradients(zip([table, tf.constant(dense, tf.float32)], weights, strict=True))
+        results.append([weight.numpy() for weight in weights])
+    for mine, theirs in zip(*results, strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=2e-6)
+
+
 @pytest.mark.parametrize("optimizer", ["adam", "adamw"])
 def test_the_gradient_is_clipped_by_its_norm_over_all_weights(small: recipe.Recipe, optimizer: str) -> None:
     """Adam's first moment after one update is a tenth of the gradient that reached it."""
-    model = training.compiled(with_values(small, optimizer=optimizer, clip_norm=0.5), V=9)
+    model = training.compiled(with_values(small, optimizer=optimizer, clip_norm=0.5), counts=np.full(9, 7))
     weights = model.trainable_variables
     model.optimizer.apply_gradients((3.0 * keras.ops.ones_like(w), w) for w in weights)
     moments = [v.numpy() for v in model.optimizer.variables if "momentum" in v.path]
@@ -391,7 +411,7 @@ def test_the_gradient_is_clipped_by_its_norm_over_all_weights(small: recipe.Reci
 
 
 def test_a_clip_norm_of_zero_clips_nothing(small: recipe.Recipe) -> None:
-    assert training.compiled(with_values(small, clip_norm=0.0), V=9).optimizer.global_clipnorm is None
+    assert training.compiled(with_values(small, clip_norm=0.0), counts=np.full(9, 7)).optimizer.global_clipnorm is None
 
 
 def test_it_learns_more_than_how_frequent_each_token_is(stopped_early: Path, straight: Path) -> None:

@@ -1,0 +1,58 @@
+"""The negative log-likelihood of a large vocabulary, estimated in each update from a part of it."""
+
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_lstmgen.layers import Output, TiedOutput, product
+
+
+class SampledSoftmax(keras.losses.Loss):
+    """The mean negative log-likelihood of the targets, its sum over all V ids estimated from the candidates of a batch.
+
+    Sources: Jean et al., "On Using Very Large Target Vocabulary for Neural Machine Translation", 2015, for the shared
+    candidates; Horvitz and Thompson, 1952, for the estimate of a sum from a part of its terms.
+
+    Candidates are all targets of the batch and ``draws`` ids more, drawn with replacement, each as often as the power
+    0.75 of its count in the training text. A candidate stands for as many ids as its probability of being one has in
+    1, so that the estimated sum is right on average; a target, which is always a candidate of its own row, for itself.
+
+    ``y_true`` are ids [B, T], ``y_pred`` what the output layer is given: float32 [B, T, H].
+    """
+
+    FLATTENED = 0.75  # as the negative samples of Mikolov et al., "Distributed Representations of Words", 2013
+
+    def __init__(self, output: Output | TiedOutput, counts: np.ndarray[Any, Any], draws: int) -> None:
+        """Take the layer that has the weights, and how often the training text has each id: int [V]."""
+        super().__init__(name="sampled_softmax")
+        self.output, self.draws = output, draws
+        self.targets = counts / counts.sum()
+        flattened = counts**self.FLATTENED
+        self.others = flattened / flattened.sum()
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        """Give the negative log-likelihood of each target, [B * T]."""
+        targets = tf.reshape(tf.cast(y_true, tf.int32), [-1])
+        ids, places = tf.unique(tf.concat([targets, self._draw()], axis=0))
+        rarity = tf.gather(self._rarity(targets.shape[0]), ids)  # of each candidate
+        weights, bias = self.output.part(ids)
+        features = tf.reshape(y_pred, [-1, y_pred.shape[-1]])
+        logits = product(features, weights, self.output.precision, turned=True)
+        labels = places[: targets.shape[0]]
+        nats = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits + (bias + rarity))
+        own = tf.gather(rarity, labels)
+        # In the sum of this row the target has counted exp(own) times; it is to count once.
+        return nats + own + tf.math.log1p(tf.exp(-nats) * tf.math.expm1(-own))
+
+    def _draw(self) -> Any:
+        """Ids int32 [draws]: where uniform numbers fall among the cumulative probabilities."""
+        uniform = keras.random.uniform((self.draws,), seed=self.output.draws_seed)
+        return tf.searchsorted(tf.constant(np.cumsum(self.others), tf.float32), uniform, side="right")
+
+    def _rarity(self, N: int) -> Any:
+        """-log of the probability of each id to be among the targets of N rows or the draws: float32 [V], 0: sure."""
+        missed = N * np.log1p(-self.targets) + self.draws * np.log1p(-self.others)
+        found = np.maximum(-np.expm1(missed), np.finfo(np.float32).tiny)  # an id that is never met is never asked for
+        return tf.constant(-np.log(found), tf.float32)
