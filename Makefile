@@ -16,7 +16,7 @@ demo: $(VENV)/installed  ## train, write, evaluate, export and prove: some four 
 
 install: $(VENV)/installed  ## make .venv with keras_lstmgen and all that its tests need
 
-$(VENV)/installed: setup.cfg pyproject.toml
+$(VENV)/installed: setup.cfg pyproject.toml setup.py $(wildcard keras_lstmgen/native/*.[ch])
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet --editable '.[export,test,lint]'

@@ -9,6 +9,7 @@ from typing import Any
 
 import keras
 import numpy as np
+from numpy.typing import NDArray
 
 from keras_lstmgen import (
     callbacks,
@@ -33,7 +34,8 @@ from keras_lstmgen.optimizer import Adam
 from keras_lstmgen.run import Metadata, Run
 from keras_lstmgen.sampling import Options
 
-VALIDATION_TOKENS = 2**19  # most tokens of the held-out text that each epoch is measured on, so that it stays short
+# Most tokens of the held-out text that each epoch is measured on, and numbers in their logits: it is to stay short.
+VALIDATION_TOKENS, VALIDATION_LOGITS = 2**19, 2**31
 SAMPLE_TOKENS = 160
 # What --resume may change; all else is built into the weights or into the place in the text.
 LIMITS = ("epochs", "minutes", "learning_rate", "warmup", "weight_decay", "clip_norm", "patience")
@@ -182,7 +184,7 @@ def _digest(encoded: Encoded) -> str:
 def _callbacks(
     settings: recipe.Recipe, encoded: Encoded, folder: Path, pace: Pace, model: keras.Sequential, writes: Run
 ) -> tuple[Validate, Keep, keras.callbacks.TensorBoard, show.Screen]:
-    held_out = encoded.validation[:VALIDATION_TOKENS]
+    held_out = _held_out(encoded)
     parts = max(1, min(64, len(held_out) // 2048))
     score, call = evaluation.scorer(writes.weights), generation.writer(writes)
 
@@ -203,6 +205,11 @@ def _callbacks(
         keras.callbacks.TensorBoard(folder / "logs", write_graph=False),
         show.Screen(pace.done, _batch_tokens(settings.training), _per_character(encoded), sample),
     )
+
+
+def _held_out(encoded: Encoded) -> NDArray[np.integer]:
+    """The part of the held-out text that each epoch is measured on."""
+    return encoded.validation[: min(VALIDATION_TOKENS, VALIDATION_LOGITS // encoded.tokenizer.vocab_size)]
 
 
 def hand_over(model: keras.Sequential, twin: keras.Sequential) -> None:
@@ -245,7 +252,7 @@ def _conclude(encoded: Encoded, folder: Path, pace: Pace, writes: Run) -> None:
     progress = pace.progress
     best = min(progress.history, key=lambda row: row["val_loss"])
     validation = encoded.counts["validation"]
-    scored = min(len(encoded.validation), VALIDATION_TOKENS) - 1
+    scored = len(_held_out(encoded)) - 1
     nats = best["val_loss"] * validation["tokens"]  # per token as measured, for the whole text's counts
     loss = evaluation.measures(nats, validation)
     metrics = {
