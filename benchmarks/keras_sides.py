@@ -65,24 +65,27 @@ def keras_model(shape: Shape, unroll: bool) -> keras.Sequential:
 
 
 class _Clock(keras.callbacks.Callback):
-    """Knows when the first step began."""
+    """Knows when the first step began and the last one ended: what ``fit`` does around them may take seconds."""
 
-    began = 0.0
+    began = ended = 0.0
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:  # noqa: ARG002
         if batch == 0:
             self.began = time.perf_counter()
 
+    def on_train_batch_end(self, batch: int, logs: dict[str, Any]) -> None:  # noqa: ARG002
+        float(logs["loss"])  # a GPU may still be at it
+        self.ended = time.perf_counter()
+
 
 def trained(model: keras.Sequential, ds: tf.data.Dataset, shape: Shape) -> Callable[[int], float]:
-    """A side: ``model.fit`` on so many batches of ``ds``, timed from the first step on."""
+    """A side: ``model.fit`` on so many batches of ``ds``, timed from the first step to the last."""
     clock = _Clock()
 
     def side(steps: int) -> float:
         before = int(model.optimizer.iterations)
         model.fit(ds, steps_per_epoch=steps, shuffle=False, verbose=0, callbacks=[clock])
-        seconds = time.perf_counter() - clock.began
-        return (int(model.optimizer.iterations) - before) * shape.B * shape.T / seconds
+        return (int(model.optimizer.iterations) - before) * shape.B * shape.T / (clock.ended - clock.began)
 
     side(2)  # traces
     return side
