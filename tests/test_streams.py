@@ -135,3 +135,8 @@ def test_counts_are_those_of_the_whole_text(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(streams, "PIECE", 7)
     ids = np.random.default_rng(0).integers(0, 5, 100).astype(np.uint16)
     assert streams.counts(ids, 9).tolist() == [int((ids == token).sum()) for token in range(9)]
+
+
+def test_nothing_tunes_the_pipeline_whose_end_would_wait_for_it() -> None:
+    """TensorFlow's tuner wakes up after 10 ms, 20 ms, 40 ms, ... and the end of ``fit`` waits for its next time."""
+    assert streams.dataset(np.arange(99), B=3, T=7, epochs=1, seed=0).options().autotune.enabled is False
