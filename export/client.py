@@ -57,7 +57,7 @@ def main(load: Load, artifact: str) -> int:
         sys.stdout.reconfigure(encoding="utf-8")  # whatever the terminal says of itself
     arguments = _arguments(artifact)
     try:
-        options = Options(**{field.name: getattr(arguments, field.name) for field in fields(Options)})
+        options = options_of(arguments)
         model = _open(load, arguments.model)
         ids = prompt_ids(encode(model.tokenizer, arguments.prompt), model.metadata)
     except ValueError as error:
@@ -68,10 +68,14 @@ def main(load: Load, artifact: str) -> int:
 
 
 def _arguments(artifact: str) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=f"Write text with {artifact}.", formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    parser = parser_of_texts(f"Write text with {artifact}.")
     parser.add_argument("model", type=Path, help=artifact)
+    return parser.parse_args()
+
+
+def parser_of_texts(description: str) -> argparse.ArgumentParser:
+    """The options of a text: prompt, seeds, length, and how a token is chosen."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--prompt", type=_utf8, default="", help="text to continue; none: a new text")
     parser.add_argument("--seed", type=int, default=0, help="64-bit number; the same one writes the same text")
     parser.add_argument("--n", type=_at_least_1, default=1, help="texts to write, with seed, seed + 1, ...")
@@ -79,7 +83,12 @@ def _arguments(artifact: str) -> argparse.Namespace:
     for field in fields(Options):
         name = "--" + field.name.replace("_", "-")
         parser.add_argument(name, type=type(field.default), default=field.default, help=HELP[field.name])
-    return parser.parse_args()
+    return parser
+
+
+def options_of(arguments: argparse.Namespace) -> Options:
+    """What ``parser_of_texts`` read of them; ``ValueError`` names one out of range."""
+    return Options(**{field.name: getattr(arguments, field.name) for field in fields(Options)})
 
 
 def _utf8(text: str) -> str:

@@ -8,6 +8,7 @@ import tensorflow as tf
 from keras_lstmgen import sampling
 from keras_lstmgen.model import Weights, column, pick, put, step
 
+NO_ID = -1
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
 
@@ -32,22 +33,35 @@ def begin(B: int, S: int, V: int) -> Text:
 
 
 def write(
-    weights: Weights, ids: Any, text: Text, noise: Any, options: sampling.Rows, unsampled: Mask, end_id: int
+    weights: Weights,
+    ids: Any,
+    text: Text,
+    noise: Any,
+    options: sampling.Rows,
+    unsampled: Mask,
+    end_id: int,
+    *,
+    first: Any = None,
+    limits: Any = None,
 ) -> Written:
     """Read int32 ``ids`` [B, P], P ≥ 1, then write one token for each column of float32 ``noise`` [B, N].
 
     All tokens but the last one written are read: to go on, pass it as ``ids`` [B, 1] with the returned ``text``.
     The loop ends early once every row has ended. ``unsampled``, bool [V], are the ids that are never written.
+
+    Texts of different lengths: what is left of column ``first``, int32 [B, 1], is not read; what a row holds from
+    column ``limits``, int32 [B, 1], on means nothing, and the loop does not go on for it.
     """
-    text = _read(weights, ids, text)
+    text = _read(weights, ids, text, first)
     N, columns = tf.shape(noise)[1], tf.expand_dims(tf.range(tf.shape(noise)[1]), 0)
+    limits = N if limits is None else limits
     # All that has to do with choosing looks at the A ids that may be written alone: of characters these are few.
     allowed = np.flatnonzero(~unsampled).astype(np.int32)
     places = np.arange(len(allowed), dtype=np.int32)[np.newaxis, :]
     ready, noise = sampling.ready(options, len(allowed)), sampling.ready_noise(noise, options)
 
     def going(t: Any, last: Any, *_: Any) -> Any:
-        return (t < N) & tf.reduce_any(last != end_id)
+        return tf.reduce_any((last != end_id) & (t < limits))
 
     def advance(t: Any, last: Any, state: Any, seen: Any, tokens: Any, logprobs: Any) -> tuple[Any, ...]:
         ended, here = last == end_id, columns == t
@@ -63,14 +77,17 @@ def write(
     return Written(tokens, logprobs, Text(state, _spread(seen, text.seen, allowed)))
 
 
-def _read(weights: Weights, ids: Any, text: Text) -> Text:
-    """Read all but the last of ``ids`` [B, P]; mark them all as seen."""
+def _read(weights: Weights, ids: Any, text: Text, first: Any) -> Text:
+    """Read all but the last of ``ids`` [B, P], from column ``first`` on; mark them all as seen."""
     P = tf.shape(ids)[1]
 
     def advance(t: Any, state: Any, seen: Any) -> tuple[Any, Any, Any]:
         read = column(ids, t)
-        _, state = step(weights, tf.squeeze(read, 1), state)
-        return t + 1, state, _mark(seen, read)
+        _, after = step(weights, tf.squeeze(read, 1), state)
+        if first is None:
+            return t + 1, after, _mark(seen, read)
+        begun = t >= first
+        return t + 1, tf.where(begun, after, state), _mark(seen, tf.where(begun, read, NO_ID))
 
     start = (0, *text)
     _, state, seen = tf.while_loop(lambda t, *_: t < P - 1, advance, start)

@@ -61,7 +61,7 @@ class Tokenizer:
     """A vocabulary, and the way between text and ids.
 
     Attributes: ``model`` (the bytes of a SentencePiece model), ``vocab_size`` (V, byte pieces included),
-    ``unk_id``, ``start_id``, ``end_id``, ``newline_id``.
+    ``unk_id``, ``start_id``, ``end_id``, ``newline_id``, ``by_word`` (pieces are whole words, as ``WORD`` cuts them).
     """
 
     def __init__(self, model: bytes) -> None:
@@ -72,7 +72,8 @@ class Tokenizer:
         self.unk_id, self.start_id, self.end_id, self.newline_id = UNK, START, END, NEWLINE
         self._bytes = [_bytes_of(piece, unk_surface) for piece in pieces]
         has_byte_pieces = any(piece.type == piece.BYTE for piece in pieces)
-        self._words = None if has_byte_pieces else _numbered_words(self._bytes)
+        self.by_word = not has_byte_pieces
+        self._words = _numbered_words(self._bytes) if self.by_word else None
 
     def encode(self, text: str) -> NDArray[np.int32]:
         """Ids of a text, int32, shape (tokens,). No start or end symbol is added, nor found in the text.

@@ -1,4 +1,4 @@
-"""Write text with a SavedModel, loaded as TensorFlow Serving loads it: needs numpy and tensorflow.
+"""Write text with a SavedModel, loaded as TensorFlow Serving loads it: needs numpy, tensorflow and tensorflow-text.
 
 python export/tf_serving/generate.py serving/1 --prompt "Once" --seed 1
 """
@@ -16,6 +16,7 @@ from export.contract import Floats, Step
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 with silence():  # importing TensorFlow logs before it heeds its log level
     import tensorflow as tf
+    import tensorflow_text  # noqa: F401 (its operators are in the graph)
 
 
 def load(path: Path) -> tuple[Step, bytes, bytes]:

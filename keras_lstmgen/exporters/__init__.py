@@ -20,8 +20,13 @@ from keras_lstmgen.quiet import quiet
 from keras_lstmgen.run import Run
 
 RECORD = "export.json"
-NAMES = {"saved_model": "SavedModel", "tflite": "TFLite", "tflite_int8": "TFLite int8", "onnx": "ONNX"}
-QUANTIZED = {"tflite_int8"}  # their weights are rounded: they promise a loss, not the texts of Keras
+NAMES = {
+    "saved_model": "SavedModel",
+    "tflite": "TFLite",
+    "tflite_float16": "TFLite float16",
+    "tflite_int8": "TFLite int8",
+    "onnx": "ONNX",
+}
 PACKAGES = (
     "tensorflow",
     "keras",
@@ -76,7 +81,7 @@ def _export_one(name: str, module: ModuleType, model: Run, folder: Path, tried: 
         _write(name, module, model, folder)
         _keep(folder, record, name, None)
         status.update(f"{NAMES[name]}: writing the same texts")
-        proof = _prove(name, module, model, folder, tried)
+        proof = _prove(module, model, folder, tried)
     size = 0 if proof.reasons else module.size(folder)
     path = None if proof.reasons else str(module.PLACE)
     _keep(folder, record, name, {"path": path, "bytes": size, **asdict(proof)})
@@ -94,11 +99,11 @@ def _write(name: str, module: ModuleType, model: Run, folder: Path) -> None:
         raise UserError(f"{NAMES[name]}: cannot be converted ({_line(error)}); nothing was written") from error
 
 
-def _prove(name: str, module: ModuleType, model: Run, folder: Path, tried: Trial) -> Proof:
+def _prove(module: ModuleType, model: Run, folder: Path, tried: Trial) -> Proof:
     """Try an artifact, and delete it if it does not hold, or if nobody waited for the end of it."""
     kept = False
     try:
-        proof = _verified(name, module, model, folder, tried)
+        proof = _verified(module, model, folder, tried)
         kept = not proof.reasons
     except Exception as error:  # every runtime has its own for what it cannot run
         proof = Proof(None, 0, len(tried.cases), 0.0, (f"cannot be run ({_line(error)})",))
@@ -108,12 +113,18 @@ def _prove(name: str, module: ModuleType, model: Run, folder: Path, tried: Trial
     return proof
 
 
-def _verified(name: str, module: ModuleType, model: Run, folder: Path, tried: Trial) -> Proof:
+def _verified(module: ModuleType, model: Run, folder: Path, tried: Trial) -> Proof:
     """Open an artifact and try it by what its format promises."""
     with quiet():
         call = module.open_artifact(folder)
-        again = module.open_artifact(folder) if name in QUANTIZED else None
-    return verify.verify_quantized(model, tried, call, again) if again else verify.verify(model, tried, call)
+        if _largest_loss(module) is None:
+            return verify.verify(model, tried, call)
+        return verify.verify_quantized(model, tried, call, module.open_artifact(folder), _largest_loss(module))
+
+
+def _largest_loss(module: ModuleType) -> Any:
+    """What a format whose weights are rounded promises instead of the texts of Keras; None for the others."""
+    return getattr(module, "LARGEST_LOSS", None)
 
 
 def _line(error: Exception) -> str:
@@ -169,8 +180,9 @@ def _print(folder: Path, modules: dict[str, ModuleType], proofs: dict[str, Proof
         for name, proof in proofs.items()
     ]
     show.table(f"{folder}: what each artifact writes, against Keras", columns, rows)
-    for name in proofs.keys() & QUANTIZED:
-        show.out.print(
-            f"{NAMES[name]} does not promise the texts of the others: its promise is a loss within "
-            f"{verify.LARGEST_LOSS:g} nats a token of Keras's, and the same text each time from the same seed."
-        )
+    for name in proofs:
+        if (largest := _largest_loss(modules[name])) is not None:
+            show.out.print(
+                f"{NAMES[name]} does not promise the texts of the others: its promise is a loss within "
+                f"{largest:g} nats a token of Keras's, and the same text each time from the same seed."
+            )

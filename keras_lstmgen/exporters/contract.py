@@ -54,7 +54,7 @@ class Graphs(tf.Module):
         repetition_penalty: Any, temperature: Any, top_k: Any, top_p: Any, min_p: Any,
     ) -> dict[str, Any]:  # fmt: skip
         options = sampling.Rows(repetition_penalty, temperature, top_k, top_p, min_p)
-        with tf.control_dependencies(_assertions(options) if self.check_options else []):
+        with tf.control_dependencies(assertions(options) if self.check_options else []):
             text = decode.Text(state, tf.zeros([tf.shape(ids)[0], self.V], tf.bool))
         written = decode.write(self.weights, ids, text, noise, options, self.unsampled, self.end_id)
         return {"tokens": written.tokens, "logprobs": written.logprobs, "next_state": written.text.state}
@@ -64,7 +64,7 @@ class Graphs(tf.Module):
         return {"logprobs": logprobs, "next_state": state}
 
 
-def _assertions(options: sampling.Rows) -> list[Any]:
+def assertions(options: sampling.Rows) -> list[Any]:
     """The ranges of the options, in the graph; each names its option."""
     return [
         tf.debugging.Assert(tf.reduce_all(holds), [f"{name} is out of range; give a number {wanted}"])

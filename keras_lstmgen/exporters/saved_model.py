@@ -1,41 +1,48 @@
-"""SavedModel, as TF Serving loads it: ``serving/<version>/`` with one signature a graph."""
+"""SavedModel, as TF Serving loads it: ``serving/<version>/`` with one signature a graph, and more in strings."""
 
 from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
+import tensorflow_text  # noqa: F401 (a loader needs its operators)
 from tensorflow.core.protobuf import saved_model_pb2
 
 from keras_lstmgen import files, run
 from keras_lstmgen.errors import UserError
-from keras_lstmgen.exporters import contract
+from keras_lstmgen.exporters import contract, warmup
 from keras_lstmgen.exporters.contract import Call, Graphs
+from keras_lstmgen.exporters.strings import Strings
 from keras_lstmgen.run import Run
 
 PLACE = Path("serving/1")
+# Those of tensorflow-text that it may hold; servers are built with them.
+TEXT_OPERATORS = {"SentencepieceOp", "SentencepieceTokenizeOp", "SentencepieceDetokenizeOp"}
+TEXT_OPERATORS |= {"SentencepieceStringToIdOp", "RegexSplitWithOffsets"}
 
 
 def write(model: Run, folder: Path) -> Path:
     """Write the artifact into a run's folder; metadata and tokenizer are its assets."""
     with files.replacing(folder / PLACE) as path:
         graphs = Graphs(model, check_options=True)
+        graphs.strings = Strings(model, graphs)
         assets = path.parent / "assets"
         assets.mkdir()
         files.write_text(assets / run.METADATA, contract.metadata_json(model))
         files.write_bytes(assets / run.TOKENIZER, model.tokenizer.model)
         graphs.assets = [tf.saved_model.Asset(str(assets / name)) for name in (run.METADATA, run.TOKENIZER)]
-        tf.saved_model.save(graphs, str(path), signatures=graphs.signatures())
+        tf.saved_model.save(graphs, str(path), signatures=graphs.signatures() | graphs.strings.signatures())
+        warmup.write(model, path / warmup.PLACE)
         _check(path)
     return folder / PLACE
 
 
 def _check(path: Path) -> None:
-    """Assert that any server can load it: operators of TensorFlow alone, none that needs a GPU."""
+    """Assert that a server can load it: operators of TensorFlow and tensorflow-text alone, none that needs a GPU."""
     saved = saved_model_pb2.SavedModel.FromString((path / "saved_model.pb").read_bytes())
     graph = saved.meta_graphs[0].graph_def
     nodes = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
     functions = {function.signature.name for function in graph.library.function}
-    known = set(tf.raw_ops.__dict__)
+    known = set(tf.raw_ops.__dict__) | TEXT_OPERATORS
     strange = {node.op for node in nodes if node.op not in known and node.op not in functions}
     if strange or any("cudnn" in node.op.lower() for node in nodes):
         raise UserError(f"{path}: holds operators that a server may not have: {', '.join(sorted(strange)) or 'cuDNN'}")

@@ -4,6 +4,7 @@ As the file lies, its inputs have one row; a caller that resizes them gets as ma
 """
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,9 @@ def write(model: Run, folder: Path) -> Path:
     return write_file(model, folder / PLACE, [])
 
 
-def write_file(model: Run, path: Path, optimizations: list[Any]) -> Path:
-    """Write one file with TensorFlow Lite's ``optimizations``."""
-    content = flatbuffer_utils.convert_bytearray_to_object(bytearray(_converted(model, optimizations)))
+def write_file(model: Run, path: Path, optimizations: list[Any], types: Sequence[Any] = ()) -> Path:
+    """Write one file with TensorFlow Lite's ``optimizations``, which may bring weights to one of ``types``."""
+    content = flatbuffer_utils.convert_bytearray_to_object(bytearray(_converted(model, optimizations, types)))
     _check(content)
     _attach(content, "keras_lstmgen", contract.metadata_json(model).encode())
     _attach(content, "tokenizer", model.tokenizer.model)
@@ -37,13 +38,14 @@ def write_file(model: Run, path: Path, optimizations: list[Any]) -> Path:
     return path
 
 
-def _converted(model: Run, optimizations: list[Any]) -> bytes:
+def _converted(model: Run, optimizations: list[Any], types: Sequence[Any]) -> bytes:
     """Convert by way of a SavedModel, the way that shares the weights between signatures."""
     with tempfile.TemporaryDirectory() as folder:
         graphs = Graphs(model)
         tf.saved_model.save(graphs, folder, signatures=graphs.signatures())
         converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=list(contract.GRAPHS))
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
+        converter.target_spec.supported_types = types
         converter.optimizations = optimizations
         return bytes(converter.convert())
 

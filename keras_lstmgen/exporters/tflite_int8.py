@@ -13,6 +13,7 @@ from keras_lstmgen.exporters.contract import Call
 from keras_lstmgen.run import Run
 
 PLACE = Path("tflite/model_int8.tflite")
+LARGEST_LOSS = 0.02  # nats a token that rounding the weights may cost
 
 
 def write(model: Run, folder: Path) -> Path:

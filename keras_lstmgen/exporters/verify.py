@@ -21,7 +21,6 @@ from keras_lstmgen.sampling import Options
 
 LARGEST_DIFFERENCE = 1e-4  # in a logit, below which two runtimes count as equal
 IDENTICAL = 0.99  # part of the texts that must be the same to the last token
-LARGEST_LOSS = 0.02  # nats a token that quantization may cost
 LOSS_TOKENS = 20_000  # of the text that this is measured on, at most
 LOSS_PARTS = 8  # of that text, read side by side
 LENGTHS = (1, 2, 7, 33)  # of prompts, in tokens
@@ -99,17 +98,18 @@ def verify(run: Run, tried: Trial, call: Call) -> Proof:
     return Proof(_finite(difference), identical, texts, _speed(run, call, tokens), reasons)
 
 
-def verify_quantized(run: Run, tried: Trial, call: Call, again: Call) -> Proof:
+def verify_quantized(run: Run, tried: Trial, call: Call, again: Call, largest: float) -> Proof:
     """Try an artifact of rounded weights, opened twice: it writes texts of its own, but the same each time.
 
-    What it promises is its loss, and that a seed stands for a text, also in other company.
+    What it promises is a loss at most ``largest`` nats a token above Keras's, and that a seed stands for a text, also in
+    other company.
     """
     texts, tokens = tried.tokens.shape
     found = _all_texts(run, tried, call, BATCHES)
     repeated = int((_all_texts(run, tried, again, [1]) == found).all(axis=1).sum())
     ids, text = _held_out(run, tried)
     loss = _loss_difference(run, call, ids)
-    reasons = _reasons_quantized(loss, repeated, texts)
+    reasons = _reasons_quantized(loss, largest, repeated, texts)
     difference = _largest_logit_difference(run, tried, call)
     identical = int((found == tried.tokens).all(axis=1).sum())
     return Proof(_finite(difference), identical, texts, _speed(run, call, tokens), reasons, _finite(loss), text)
@@ -128,10 +128,10 @@ def _reasons(difference: float, identical: int, texts: int) -> tuple[str, ...]:
     return tuple(reasons)
 
 
-def _reasons_quantized(loss: float, repeated: int, texts: int) -> tuple[str, ...]:
+def _reasons_quantized(loss: float, largest: float, repeated: int, texts: int) -> tuple[str, ...]:
     reasons = []
-    if not loss < LARGEST_LOSS:
-        reasons.append(f"its loss is {loss:.3g} nats a token above Keras's (allowed: {LARGEST_LOSS:g})")
+    if not loss < largest:
+        reasons.append(f"its loss is {loss:.3g} nats a token above Keras's (allowed: {largest:g})")
     if repeated < texts:
         reasons.append(f"{texts - repeated} of {texts} texts are others the second time")
     return tuple(reasons)

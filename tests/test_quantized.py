@@ -1,4 +1,4 @@
-"""TFLite with eight-bit weights: small, as good as float32 within its bound, and the same text each time."""
+"""TFLite with rounded weights: small, as good as float32 within its bound, and the same text each time."""
 
 import json
 import shutil
@@ -15,7 +15,7 @@ from ai_edge_litert.tools import flatbuffer_utils
 
 from keras_lstmgen import exporters, recipe, run, sampling, training
 from keras_lstmgen.errors import UserError
-from keras_lstmgen.exporters import contract, tflite, tflite_int8, verify
+from keras_lstmgen.exporters import contract, tflite, tflite_float16, tflite_int8, verify
 from keras_lstmgen.exporters.contract import Call
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the kit is no package: it travels as a folder
@@ -24,7 +24,7 @@ from export.tflite import generate as client
 
 # Tensors of fewer than 1,024 numbers are left as they are, so that the model has to be larger than that of other tests.
 SIZES = {"model.embedding_size": 40, "model.units": 56, "model.layers": 2, "training.epochs": 3}
-ASKED = recipe.Export(formats=("tflite", "tflite_int8"), texts=12, tokens=30)
+ASKED = recipe.Export(formats=("tflite", "tflite_float16", "tflite_int8"), texts=12, tokens=30)
 
 
 @pytest.fixture(scope="module")
@@ -58,10 +58,18 @@ def nats(folder: Path, call: Call) -> float:
 def test_the_loss_on_held_out_text_is_that_of_float32_within_the_bound(quantized: Path) -> None:
     said = entry(quantized)
     assert said["loss_text"] == "held-out text"
-    assert abs(said["loss_difference"]) < verify.LARGEST_LOSS == 0.02
+    assert abs(said["loss_difference"]) < tflite_int8.LARGEST_LOSS == 0.02
     found = nats(quantized, tflite_int8.open_artifact(quantized)) - nats(quantized, tflite.open_artifact(quantized))
     assert found != 0
     assert found == pytest.approx(said["loss_difference"], abs=2e-3)
+
+
+def test_sixteen_bits_cost_next_to_nothing_and_halve_the_file(quantized: Path) -> None:
+    found = nats(quantized, tflite_float16.open_artifact(quantized)) - nats(quantized, tflite.open_artifact(quantized))
+    assert 0 < abs(found) < tflite_float16.LARGEST_LOSS == 0.001
+    weights = sum(int(np.prod(weight.shape)) for weight in run.load(quantized).model.weights)
+    saved = tflite.size(quantized) - tflite_float16.size(quantized)
+    assert saved == pytest.approx(2 * weights, rel=0.2)
 
 
 def test_size_and_speed_stand_in_the_record(quantized: Path) -> None:
@@ -166,16 +174,16 @@ def test_a_file_that_writes_another_text_the_second_time_is_refused(quantized: P
         shifted = {"noise": inputs["noise"] * np.float32(0.5)} if graph == "generate" else {}
         return call(graph, **inputs | shifted)
 
-    proof = verify.verify_quantized(model, verify.trial(model, texts=12, tokens=30), call, again)
+    proof = verify.verify_quantized(model, verify.trial(model, texts=12, tokens=30), call, again, 0.02)
     assert len(proof.reasons) == 1
     assert "texts are others the second time" in proof.reasons[0]
 
 
 def test_a_loss_that_is_no_number_is_refused() -> None:
-    assert verify._reasons_quantized(float("nan"), 5, 5)
-    assert verify._reasons_quantized(0.0201, 5, 5)
-    assert verify._reasons_quantized(0.0199, 5, 5) == ()
-    assert verify._reasons_quantized(-0.5, 5, 5) == ()
+    assert verify._reasons_quantized(float("nan"), 0.02, 5, 5)
+    assert verify._reasons_quantized(0.0201, 0.02, 5, 5)
+    assert verify._reasons_quantized(0.0199, 0.02, 5, 5) == ()
+    assert verify._reasons_quantized(-0.5, 0.02, 5, 5) == ()
 
 
 def test_the_table_says_what_it_does_not_promise(moved: Path, capsys: pytest.CaptureFixture[str]) -> None:

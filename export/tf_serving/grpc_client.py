@@ -1,0 +1,51 @@
+"""Ask a running TF Serving for text by gRPC: needs tensorflow-serving-api.
+
+python export/tf_serving/grpc_client.py --prompt "Once" --seed 1
+"""
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the folder that holds export/, whose files are shared
+from export.client import silence
+from export.tf_serving.request import NAME, Answers, Inputs, main
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+with silence():  # importing TensorFlow logs before it heeds its log level
+    import grpc
+    import tensorflow as tf
+    from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
+
+KINDS = {"seed": tf.int64, "max_new_tokens": tf.int32, "top_k": tf.int32}  # of numbers that are not float32
+SECONDS = 60.0  # to wait for an answer
+
+
+def message(inputs: Inputs, signature: str = "serving_default") -> Any:
+    """The request: every input a tensor with one entry a row."""
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name, request.model_spec.signature_name = NAME, signature
+    for name, column in inputs.items():
+        kind = KINDS.get(name, tf.string if isinstance(column[0], str) else tf.float32)
+        request.inputs[name].CopyFrom(tf.make_tensor_proto(column, kind))
+    return request
+
+
+def ask(server: str, inputs: Inputs) -> Answers:
+    """Call ``server``, as localhost:8500; ``ValueError`` with what the server says if it refuses."""
+    with grpc.insecure_channel(server) as channel:
+        stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
+        try:
+            answer = stub.Predict(message(inputs), timeout=SECONDS)
+        except grpc.RpcError as error:
+            raise ValueError(error.details()) from error
+    return {name: _entries(tf.make_ndarray(tensor)) for name, tensor in answer.outputs.items()}
+
+
+def _entries(column: Any) -> list[Any]:
+    return [entry.decode() if isinstance(entry, bytes) else entry for entry in column.tolist()]
+
+
+if __name__ == "__main__":
+    sys.exit(main(ask, "gRPC", "localhost:8500"))

@@ -1,0 +1,56 @@
+"""What the clients ask of a server, and how they print what comes back. Python alone.
+
+The signatures in strings take columns: ``prompt`` and every option has one entry a row.
+"""
+
+import argparse
+import io
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from export.client import options_of, parser_of_texts
+
+NAME = "lstm"  # of the model, in models.config
+Inputs = dict[str, list[Any]]
+Answers = Mapping[str, Sequence[Any]]  # text, token_count, finish_reason, logprob: one entry a row
+
+
+def inputs_of(arguments: argparse.Namespace) -> Inputs:
+    """The inputs of ``serving_default``: n rows, with seed, seed + 1, ..."""
+    n = arguments.n
+    row = {"prompt": arguments.prompt, "max_new_tokens": arguments.max_new_tokens, **asdict(options_of(arguments))}
+    seeds = [signed(arguments.seed + i) for i in range(n)]
+    return {"seed": seeds, **{name: [value] * n for name, value in row.items()}}
+
+
+def signed(seed: int) -> int:
+    """The 64-bit number as int64, which the signature takes: two's complement."""
+    return (seed + 2**63) % 2**64 - 2**63
+
+
+def main(ask: Callable[[str, Inputs], Answers], protocol: str, address: str) -> int:
+    """Ask a server for texts and return the exit status: 2, after one line on stderr, for bad input or no answer."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8")
+    parser = parser_of_texts(f"Write text with a running TF Serving, asked by {protocol}.")
+    parser.add_argument("--server", default=address, help="where it listens")
+    arguments = parser.parse_args()
+    try:
+        inputs = inputs_of(arguments)
+        answers = ask(arguments.server, inputs)
+    except (ValueError, OSError) as error:
+        print(f"{parser.prog}: {arguments.server}: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    _print(inputs["seed"], answers)
+    return 0
+
+
+def _print(seeds: Sequence[int], answers: Answers) -> None:
+    for seed, text in zip(seeds, answers["text"], strict=True):
+        if len(seeds) > 1:
+            print(f"--- seed {seed}")
+        print(text)
+    count = sum(int(number) for number in answers["token_count"])
+    print(f"{count} tokens, finish reason: {', '.join(answers['finish_reason'])}", file=sys.stderr)

@@ -1,0 +1,57 @@
+"""The requests that TF Serving replays when it loads a model, so that the first user does not wait for its set-up."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
+
+from keras_lstmgen import sampling
+from keras_lstmgen.run import Run
+
+PLACE = Path("assets.extra/tf_serving_warmup_requests")
+NAME = "lstm"  # what export/tf_serving/models.config calls the model
+ROWS = (1, 16)  # in a batch
+TOKENS = 8  # that a text of a warm-up has
+Request = tuple[str, dict[str, Any]]  # a signature, and its inputs
+
+
+def write(run: Run, path: Path) -> None:
+    """Write the file, a TFRecord of ``PredictionLog``."""
+    path.parent.mkdir()
+    with tf.io.TFRecordWriter(str(path)) as records:
+        for signature, inputs in requests(run):
+            log = prediction_log_pb2.PredictionLog(
+                predict_log=prediction_log_pb2.PredictLog(request=_message(signature, inputs))
+            )
+            records.write(log.SerializeToString(deterministic=True))
+
+
+def requests(run: Run) -> Iterator[Request]:
+    """Each signature, alone and in a batch; prompts are one symbol, or many, or none."""
+    for B in ROWS:
+        prompts = np.resize(np.array([b"", b" ", b"\n \n"], object), B)
+        rows = sampling.rows([sampling.Options()] * B)._asdict()
+        mixed = rows | {"top_k": np.full(B, 5, np.int32), "top_p": np.full(B, 0.9, np.float32)}
+        limits = {"max_new_tokens": np.full(B, TOKENS, np.int32), "seed": np.arange(B)}
+        yield from (("serving_default", {"prompt": prompts, **limits, **options}) for options in (rows, mixed))
+        yield from ((name, {"text": prompts}) for name in ("score_text", "tokenize"))
+        ids, state = (
+            np.full((B, 2), run.metadata.start_id, np.int32),
+            np.zeros((B, run.metadata.state_size), np.float32),
+        )
+        yield "detokenize", {"ids": ids}
+        yield "step", {"ids": ids[:, 0], "state": state}
+        yield "score", {"ids": ids, "state": state}
+        yield "generate", {"ids": ids, "state": state, "noise": sampling.noise([0] * B, TOKENS), **rows}
+    yield "complete", {"prompt": np.array([b""], object)}
+
+
+def _message(signature: str, inputs: dict[str, Any]) -> Any:
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name, request.model_spec.signature_name = NAME, signature
+    for name, value in inputs.items():
+        request.inputs[name].CopyFrom(tf.make_tensor_proto(value))
+    return request
