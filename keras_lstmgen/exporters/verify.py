@@ -101,8 +101,8 @@ def verify(run: Run, tried: Trial, call: Call) -> Proof:
 def verify_quantized(run: Run, tried: Trial, call: Call, again: Call, largest: float) -> Proof:
     """Try an artifact of rounded weights, opened twice: it writes texts of its own, but the same each time.
 
-    What it promises is a loss at most ``largest`` nats a token above Keras's, and that a seed stands for a text, also in
-    other company.
+    What it promises is a loss at most ``largest`` nats a token above Keras's, and that a seed stands for a text, in
+    other company too.
     """
     texts, tokens = tried.tokens.shape
     found = _all_texts(run, tried, call, BATCHES)
