@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo install test lint bench clean
+.PHONY: help demo install test lint bench parity clean
 
 help:  ## say what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -40,6 +40,10 @@ bench-%: $(VENV)/installed-bench
 $(VENV)/installed-bench: $(VENV)/installed
 	$(BIN)/pip install --quiet --editable '.[bench]'
 	touch $@
+
+parity: $(VENV)/installed  ## a thousand texts in every runtime, held against Keras (of the demo, made if it is not there)
+	[ -f saved_models/quickstart/export.json ] || $(MAKE) demo
+	$(BIN)/python -m benchmarks.parity saved_models/quickstart
 
 clean:  ## remove .venv and caches, never a run
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage* build *.egg-info

@@ -2,13 +2,14 @@
 
 import importlib
 import itertools
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks import texts
+from benchmarks import measure, texts
 from export import contract as kit
 
 FILES = {"tflite": "model.tflite", "tflite_int8": "model_int8.tflite", "onnx": "model.onnx", "saved_model": ""}
@@ -22,6 +23,28 @@ def generated(folder: str, name: str, B: int) -> Callable[[float], float]:
     module = importlib.import_module(f"keras_lstmgen.exporters.{name}")
     calls = {threads: module.open_artifact(Path(folder), threads) for threads in texts.cores()}
     return texts.writes({threads: _generate(call, metadata(folder), B) for threads, call in calls.items()}, B)
+
+
+def served(folder: str, B: int) -> Callable[[float], dict[str, float]]:
+    """Texts by ``serving_default``, B a request, every core at work; peak memory is that of this process."""
+    from keras_lstmgen.exporters import saved_model
+
+    call, length = saved_model.open_artifact(Path(folder), threads=len(texts.cores())), texts.LENGTH
+    neutral = vars(kit.Options())
+    options = {name: np.full(B, value, np.int32 if name == "top_k" else np.float32) for name, value in neutral.items()}
+    fixed = {"prompt": np.full(B, b"", object), "max_new_tokens": np.full(B, length, np.int32)}
+
+    def answer(seconds: float) -> dict[str, float]:
+        requests, began = 0, time.perf_counter()
+        while requests < 2 or time.perf_counter() - began < seconds:
+            call("serving_default", seed=np.arange(B) + B * requests, **fixed, **options)
+            requests += 1
+        each = (time.perf_counter() - began) / requests
+        rates = {"characters_per_second": B * length / each, "seconds_per_request": each}
+        return {**rates, "peak_bytes": measure.memory("VmHWM")}
+
+    answer(0.0)
+    return answer
 
 
 def metadata(folder: str) -> kit.Metadata:

@@ -164,15 +164,9 @@ def _figures(began: float, tokens: int = 0) -> dict[str, float]:
     return {
         "seconds": time.perf_counter() - began,
         "tokens": tokens,
-        "peak_mb": _memory("VmHWM"),
-        "files_mb": _memory("RssFile"),
+        "peak_mb": measure.memory("VmHWM") / 1e6,
+        "files_mb": measure.memory("RssFile") / 1e6,
     }
-
-
-def _memory(key: str) -> float:
-    """A line of this process's status, in MB."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith(f"{key}:")).split()[1]) * 1024 / 1e6
 
 
 def speeds(shapes: Sequence[Shape], rounds: int, seconds: float) -> dict[Shape, list[float]]:

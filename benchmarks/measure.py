@@ -84,6 +84,11 @@ def _first(path: str, key: str) -> str:
     return next((value.strip() for name, _, value in lines if name.strip() == key), "")
 
 
+def memory(key: str) -> int:
+    """A line of this process's status, ``VmHWM`` say, in bytes."""
+    return int(_first("/proc/self/status", key).split()[0]) * 1024
+
+
 def _versions() -> dict[str, str]:
     installed = {distribution.name.lower(): distribution.version for distribution in metadata.distributions()}
     return {name: installed[name] for name in PACKAGES if name in installed}

@@ -502,6 +502,6 @@ def test_the_texts_of_a_proof_try_several_lengths_batches_and_all_mixes_of_optio
     assert len({case.seed for case in trial.cases}) == 48
     assert max(case.seed for case in trial.cases) >= 2**32
     assert all(model.metadata.end_id not in case.prompt[1:] for case in trial.cases)
-    sizes = [len(group) for group in verify._groups(trial.cases, verify.BATCHES)]
+    sizes = [len(group) for group in verify.groups(trial.cases, verify.BATCHES)]
     assert set(verify.BATCHES) <= set(sizes)
     assert sum(sizes) == 48

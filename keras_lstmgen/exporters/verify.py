@@ -60,7 +60,7 @@ class Trial(NamedTuple):
     """What Keras computes and writes, to hold any artifact against."""
 
     cases: list[Case]
-    tokens: np.ndarray[Any, Any]  # int32 [texts, N], in the order of ``_groups``
+    tokens: np.ndarray[Any, Any]  # int32 [texts, N], in the order of ``groups``
     ids: np.ndarray[Any, Any]  # int32 [max(BATCHES), P]
     logits: np.ndarray[Any, Any]  # float32 [max(BATCHES), P, V], by the ``Sequential`` itself, read as a whole
 
@@ -72,7 +72,7 @@ def trial(run: Run, texts: int, tokens: int) -> Trial:
     own = [np.array([run.metadata.start_id, *sample.tokens], np.int32) for sample in written]
     ids = np.stack([np.resize(text, max(LENGTHS)) for text in own[: max(BATCHES)]])
     cases = [_case(i, text, run.metadata.end_id) for i, text in enumerate(own[:texts])]
-    expected = [_keras_texts(run, call, group, tokens) for group in _groups(cases, [texts])]
+    expected = [keras_texts(run, call, group, tokens) for group in groups(cases, [texts])]
     return Trial(cases, np.concatenate(expected), ids, run.model(ids, training=False).numpy())
 
 
@@ -170,11 +170,11 @@ def _largest_logit_difference(run: Run, tried: Trial, call: Call) -> float:
 
 def _all_texts(run: Run, tried: Trial, call: Call, sizes: Sequence[int]) -> Any:
     """What the artifact writes in all cases, in batches of ``sizes`` in turn."""
-    groups = _groups(tried.cases, sizes)
-    return np.concatenate([_artifact_texts(run, call, group, tried.tokens.shape[1]) for group in groups])
+    N = tried.tokens.shape[1]
+    return np.concatenate([artifact_texts(run, call, group, N) for group in groups(tried.cases, sizes)])
 
 
-def _groups(cases: list[Case], sizes: Sequence[int]) -> Iterator[list[Case]]:
+def groups(cases: list[Case], sizes: Sequence[int]) -> Iterator[list[Case]]:
     """Cases of one prompt length at a time, in batches of ``sizes`` in turn; the same order for any sizes."""
     by_length = sorted(cases, key=lambda case: len(case.prompt))
     for _, same in itertools.groupby(by_length, key=lambda case: len(case.prompt)):
@@ -195,13 +195,15 @@ def _inputs(group: list[Case], tokens: int) -> tuple[Any, Any, sampling.Rows]:
     )
 
 
-def _keras_texts(run: Run, call: generation.Writer, group: list[Case], tokens: int) -> Any:
+def keras_texts(run: Run, call: generation.Writer, group: list[Case], tokens: int) -> Any:
+    """Tokens int32 [B, N] that Keras writes for B cases with prompts of one length."""
     ids, noise, options = _inputs(group, tokens)
     text = decode.begin(len(group), run.metadata.state_size, run.metadata.vocab_size)
     return call(ids, text, noise, options).tokens.numpy()
 
 
-def _artifact_texts(run: Run, call: Call, group: list[Case], tokens: int) -> Any:
+def artifact_texts(run: Run, call: Call, group: list[Case], tokens: int) -> Any:
+    """Tokens int32 [B, N] that an artifact writes for B cases with prompts of one length."""
     ids, noise, options = _inputs(group, tokens)
     state = np.zeros((len(group), run.metadata.state_size), np.float32)
     return call("generate", ids=ids, state=state, noise=noise, **options._asdict())["tokens"]
@@ -232,5 +234,5 @@ def _speed(run: Run, call: Call, tokens: int) -> float:
 
 def _tokens_a_second(run: Run, call: Call, group: list[Case], tokens: int) -> float:
     began = time.perf_counter()
-    written = _artifact_texts(run, call, group, tokens)[0]
+    written = artifact_texts(run, call, group, tokens)[0]
     return _until(written, run.metadata.end_id) / (time.perf_counter() - began)

@@ -1,0 +1,224 @@
+"""The same text everywhere: a thousand prompts and seeds, all options mixed, written by every artifact and by Keras.
+
+    python -m benchmarks.parity saved_models/quickstart
+    python -m benchmarks.parity saved_models/quickstart --texts 100 --tokens 50
+
+Exit status 1 where an artifact writes less than 999 in 1,000 texts as Keras does, to the last of their tokens.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from benchmarks import measure
+from benchmarks.measure import Table, publish
+from keras_lstmgen import decode, generation, model, sampling
+from keras_lstmgen import run as runs
+from keras_lstmgen.errors import UserError
+from keras_lstmgen.exporters import onnx, saved_model, tflite, verify
+from keras_lstmgen.exporters.verify import Case
+from keras_lstmgen.sampling import Options
+
+FORMATS = {"SavedModel": saved_model, "TFLite": tflite, "ONNX": onnx}
+STRINGS = "SavedModel, in strings"
+NEEDED = 0.999  # part of the texts
+ROWS = 64  # at once
+PROMPTS = (0, 1, 2, 5, 12, 33)  # characters
+SOURCE = 64  # tokens of the texts that prompts are cut from
+# Each option has one of these values, drawn anew for every text.
+VALUES: dict[str, tuple[float, ...]] = {
+    "repetition_penalty": (1.0, 1.0, 1.1, 1.5, 0.9),
+    "temperature": (1.0, 0.8, 0.5, 1.3, 0.0),
+    "top_k": (0, 0, 5, 40),
+    "top_p": (1.0, 1.0, 0.95, 0.7),
+    "min_p": (0.0, 0.0, 0.02, 0.1),
+}
+Texts = list[list[int]]  # tokens
+
+
+class Difference(NamedTuple):
+    """Where a text leaves the one that Keras writes."""
+
+    case: int
+    at: int  # the first token that differs
+    keras: int
+    other: int
+    logits: float  # between the two, in Keras
+    noise: float  # to the nearest number that lets Keras choose otherwise
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write all, compare, and show."""
+    arguments = _arguments(argv)
+    try:
+        run = runs.load(arguments.run)
+    except UserError as error:
+        print(f"benchmarks.parity: {error}", file=sys.stderr)
+        return 2
+    prompts, cases = drawn(run, arguments.texts)
+    expected, _ = timed(lambda: in_keras(run, cases, arguments.tokens))
+    found = {}
+    for name, module in FORMATS.items():
+        call = module.open_artifact(arguments.run)
+        found[name] = timed(lambda call=call: in_artifact(run, call, cases, arguments.tokens))  # type: ignore[misc]
+    call = saved_model.open_artifact(arguments.run)
+    strings, seconds = timed(lambda: in_strings(call, prompts, cases, arguments.tokens))
+    rows = [row(run, name, cases, expected, *texts) for name, texts in found.items()]
+    rows.append(_row_of_strings(strings, [run.tokenizer.decode(_whole(run, text)) for text in expected], seconds))
+    about = {"run": arguments.run.name, "texts": len(cases), "tokens": arguments.tokens, "rows": rows}
+    title = f"{len(cases):,} texts of {arguments.tokens} tokens, every option mixed: as Keras writes them"
+    publish("parity", about, [table(title, rows), differences(run, rows)], arguments.results)
+    return 0 if all(entry["identical"] >= NEEDED * len(cases) for entry in rows) else 1
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = measure.parser("parity", __doc__)
+    parser.add_argument("run", type=Path, metavar="RUN", help="an exported run: its folder")
+    parser.add_argument("--texts", type=int, default=1000, metavar="N")
+    parser.add_argument("--tokens", type=int, default=200, metavar="N", help="of each text")
+    return parser.parse_args(argv)
+
+
+def drawn(run: runs.Run, texts: int) -> tuple[list[str], list[Case]]:
+    """Prompts out of what the model itself writes, and what is asked of them, drawn from a fixed seed."""
+    dice = np.random.default_rng(0)
+    written = [sample.text for sample in generation.generate(run, "", SOURCE, seeds=range(min(texts, ROWS)))]
+    prompts = [written[i % len(written)][i // len(written) :][: PROMPTS[i % len(PROMPTS)]] for i in range(texts)]
+    seeds = dice.integers(0, 2**64, texts, dtype=np.uint64).tolist()
+    cases = [
+        Case(np.array(run.prompt_ids(prompt), np.int32), _options(dice), seed)
+        for prompt, seed in zip(prompts, seeds, strict=True)
+    ]
+    return prompts, cases
+
+
+def _options(dice: np.random.Generator) -> Options:
+    return Options(**{name: dice.choice(values).item() for name, values in VALUES.items()})
+
+
+def timed(work: Callable[[], Any]) -> tuple[Any, float]:
+    """What the work gives, and how many seconds it took."""
+    began = time.perf_counter()
+    return work(), time.perf_counter() - began
+
+
+def in_keras(run: runs.Run, cases: list[Case], tokens: int) -> Texts:
+    """What Keras writes."""
+    call = generation.writer(run)
+    return _in_order(cases, lambda group: verify.keras_texts(run, call, group, tokens))
+
+
+def in_artifact(run: runs.Run, call: Any, cases: list[Case], tokens: int) -> Texts:
+    """What an artifact's graph ``generate`` writes."""
+    return _in_order(cases, lambda group: verify.artifact_texts(run, call, group, tokens))
+
+
+def _in_order(cases: list[Case], write: Callable[[list[Case]], Any]) -> Texts:
+    """Write in groups of prompts of one length; give the texts in the order of the cases."""
+    texts: dict[int, list[int]] = {}
+    for group in verify.groups(cases, [ROWS]):
+        texts |= zip(map(id, group), write(group).tolist(), strict=True)
+    return [texts[id(case)] for case in cases]
+
+
+def in_strings(call: Any, prompts: list[str], cases: list[Case], tokens: int) -> list[str]:
+    """What ``serving_default`` writes, prompts of all lengths side by side."""
+    texts: list[str] = []
+    for start in range(0, len(cases), ROWS):
+        part = cases[start : start + ROWS]
+        seeds = np.array([case.seed for case in part], np.uint64).view(np.int64)
+        inputs = {"seed": seeds, "max_new_tokens": np.full(len(part), tokens, np.int32)}
+        words = np.array([prompt.encode() for prompt in prompts[start : start + ROWS]], object)
+        options = sampling.rows([case.options for case in part])._asdict()
+        texts += [text.decode() for text in call("serving_default", prompt=words, **inputs, **options)["text"]]
+    return texts
+
+
+def _whole(run: runs.Run, tokens: list[int]) -> list[int]:
+    """The tokens up to the end token."""
+    end = run.metadata.end_id
+    return tokens[: tokens.index(end)] if end in tokens else tokens
+
+
+def row(run: runs.Run, name: str, cases: list[Case], expected: Texts, texts: Texts, seconds: float) -> dict[str, Any]:
+    """What is known of a runtime, with every difference."""
+    wrong = [i for i, text in enumerate(texts) if text != expected[i]]
+    found = [difference(run, i, cases[i], expected[i], texts[i])._asdict() for i in wrong]
+    return {"runtime": name, "identical": len(texts) - len(wrong), "seconds": seconds, "differences": found}
+
+
+def _row_of_strings(found: list[str], expected: list[str], seconds: float) -> dict[str, Any]:
+    identical = sum(one == other for one, other in zip(found, expected, strict=True))
+    return {"runtime": STRINGS, "identical": identical, "seconds": seconds, "differences": []}
+
+
+def difference(run: runs.Run, number: int, case: Case, expected: list[int], found: list[int]) -> Difference:
+    """The first step that differs, and how near the two candidates were."""
+    at = next(t for t, (one, other) in enumerate(zip(expected, found, strict=True)) if one != other)
+    read = [*case.prompt.tolist(), *expected[:at]]
+    logits, seen = _before(run, read)
+    noise = float(sampling.noise([case.seed], 1, at)[0, 0])
+    gap = abs(float(logits[0, expected[at]] - logits[0, found[at]]))
+    return Difference(number, at, expected[at], found[at], gap, _room(run, logits, seen, case, noise))
+
+
+def _before(run: runs.Run, ids: list[int]) -> tuple[Any, Any]:
+    """Logits [1, V] after ids, and which ids they were: bool [1, V]."""
+    state = decode.begin(1, run.metadata.state_size, run.metadata.vocab_size).state
+    for token in ids:
+        logits, state = model.step(run.weights, tf.constant([token]), state)
+    return logits, np.isin(np.arange(run.metadata.vocab_size), ids)[np.newaxis]
+
+
+def _room(run: runs.Run, logits: Any, seen: Any, case: Case, noise: float) -> float:
+    """How far the noise is from the nearest number with which another token is chosen; 1: none is."""
+    allowed = np.flatnonzero(~generation.unsampled_mask(run))
+    logits, seen = tf.gather(logits, allowed, axis=1), tf.gather(seen, allowed, axis=1)
+    ready = sampling.ready(sampling.rows([case.options]), len(allowed))
+
+    def choice(number: float) -> int:
+        return int(sampling.choose(logits, tf.constant([[number]], tf.float32), seen, ready)[0, 0])
+
+    changes = [far for far in (0.0, 1.0 - 2.0**-24) if choice(far) != choice(noise)]
+    return min((_bisected(choice, noise, far) for far in changes), default=1.0)
+
+
+def _bisected(choice: Callable[[float], int], here: float, there: float) -> float:
+    """How far from ``here``, on the way ``there``, the choice changes."""
+    begin, chosen = here, choice(here)
+    for _ in range(30):
+        middle = (here + there) / 2
+        here, there = (middle, there) if choice(middle) == chosen else (here, middle)
+    return abs(here - begin)
+
+
+def table(title: str, rows: Sequence[dict[str, Any]]) -> Table:
+    """A row a runtime."""
+    cells = [[entry["runtime"], f"{entry['identical']:,}", f"{entry['seconds']:.0f}"] for entry in rows]
+    return Table(title, ("runtime", "identical", "seconds"), cells)
+
+
+def differences(run: runs.Run, rows: Sequence[dict[str, Any]]) -> Table:
+    """A row a text that differs, with the two candidates."""
+    columns = ("runtime", "text", "token", "Keras", "other", "logits apart", "noise from a change")
+    cells = [
+        [
+            entry["runtime"],
+            *(str(one[key]) for key in ("case", "at")),
+            *(repr(run.tokenizer.decode([one[key]])) for key in ("keras", "other")),
+            *(f"{one[key]:.1e}" for key in ("logits", "noise")),
+        ]
+        for entry in rows
+        for one in entry["differences"]
+    ]
+    return Table("Texts that differ", columns, cells)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,66 @@
+"""The command that holds every runtime against Keras finds what is the same, and shows what is not."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks import parity
+from keras_lstmgen import run
+from keras_lstmgen.exporters import onnx
+from keras_lstmgen.exporters.contract import Call
+
+TEXTS, TOKENS = 70, 9
+
+
+def asked(folder: Path, results: Path) -> tuple[int, list[dict[str, Any]]]:
+    words = [str(folder), "--texts", str(TEXTS), "--tokens", str(TOKENS), "--results", str(results)]
+    status = parity.main(words)
+    return status, json.loads((results / "parity.json").read_text(encoding="utf-8"))["rows"]
+
+
+@pytest.mark.parametrize("fixture", ["trained", "trained_lines"])
+def test_every_runtime_writes_the_texts_of_keras(fixture: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    status, rows = asked(request.getfixturevalue(fixture), tmp_path)
+    assert status == 0
+    assert {row["runtime"]: row["identical"] for row in rows} == dict.fromkeys([*parity.FORMATS, parity.STRINGS], TEXTS)
+
+
+def test_a_text_that_differs_is_shown_with_the_step_and_the_distance_of_the_candidates(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def wrong(folder: Path) -> Call:
+        """As if the noise of the fifth token were another."""
+        right = open_artifact(folder)
+
+        def call(graph: str, **inputs: Any) -> Any:
+            shifted = inputs["noise"].copy()
+            shifted[:, 4] = 1 - shifted[:, 4]
+            return right(graph, **inputs | {"noise": shifted})
+
+        return call
+
+    open_artifact = onnx.open_artifact
+    monkeypatch.setattr(onnx, "open_artifact", wrong)
+    status, rows = asked(trained, tmp_path)
+    assert status == 1
+    (bad,) = [row for row in rows if row["identical"] < TEXTS]
+    assert bad["runtime"] == "ONNX"
+    assert len(bad["differences"]) == TEXTS - bad["identical"] > TEXTS // 2
+    assert {one["at"] for one in bad["differences"]} == {4}
+    model = run.load(trained)
+    prompts, cases = parity.drawn(model, TEXTS)
+    assert len(set(prompts)) > TEXTS // 4
+    for one in bad["differences"]:
+        assert one["keras"] != one["other"]
+        noise = float(parity.sampling.noise([cases[one["case"]].seed], 1, 4)[0, 0])
+        assert 0 <= one["noise"] <= abs(1 - 2 * noise) + 1e-6  # the mirrored number chose otherwise
+    assert "Texts that differ" in capsys.readouterr().out
+    assert np.isfinite([one["logits"] for one in bad["differences"]]).all()
+
+
+def test_a_folder_that_is_no_run_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert parity.main([str(tmp_path)]) == 2
+    assert "is no finished run" in capsys.readouterr().err
