@@ -3,8 +3,8 @@
     python -m benchmarks.serving
     python -m benchmarks.serving --rows 1 1024
 
-Each number of rows has a process of its own, which loads the SavedModel as a server does and asks ``serving_default`` for
-texts of 200 characters, in strings, all rows in one request.
+Each number of rows has a process of its own, which loads the SavedModel as a server does and asks ``serving_default``
+for texts of 200 characters, in strings, all rows in one request.
 """
 
 import sys

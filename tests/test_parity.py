@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from benchmarks import parity
-from keras_lstmgen import run
+from keras_lstmgen import run, sampling
 from keras_lstmgen.exporters import onnx
 from keras_lstmgen.exporters.contract import Call
 
@@ -55,7 +55,7 @@ def test_a_text_that_differs_is_shown_with_the_step_and_the_distance_of_the_cand
     assert len(set(prompts)) > TEXTS // 4
     for one in bad["differences"]:
         assert one["keras"] != one["other"]
-        noise = float(parity.sampling.noise([cases[one["case"]].seed], 1, 4)[0, 0])
+        noise = float(sampling.noise([cases[one["case"]].seed], 1, 4)[0, 0])
         assert 0 <= one["noise"] <= abs(1 - 2 * noise) + 1e-6  # the mirrored number chose otherwise
     assert "Texts that differ" in capsys.readouterr().out
     assert np.isfinite([one["logits"] for one in bad["differences"]]).all()
