@@ -30,7 +30,7 @@ lint: $(VENV)/installed  ## ruff and mypy --strict
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-BENCHMARKS := training generation quality growth
+BENCHMARKS := training generation serving quality growth
 
 bench: $(BENCHMARKS:%=bench-%)  ## all benchmarks, hours of them; one alone: make bench-training
 
