@@ -13,6 +13,7 @@ from keras_lstmgen.tokenizer import NEWLINE, UNK, WORD
 
 MAX_NEW_TOKENS = 200  # where a request does not say how many
 MOST_NEW_TOKENS = 65_536  # a request may ask for: the noise of a text has to fit in memory
+CUT = b"\xff"  # a byte that UTF-8 never has
 NO_ID = -1  # in place of an id, where the texts of a batch differ in length
 
 # An input that a request may leave out has its default in the signature: of shape [1], for all rows.
@@ -123,13 +124,21 @@ class Strings(tf.Module):
         return tf.concat([tf.RaggedTensor.from_row_lengths(symbols, starts), ids], axis=1)
 
     def encode(self, text: Any) -> Any:
-        """Ids of string [B], ragged: the cuts of ``Tokenizer.encode``, by RE2 and tensorflow-text."""
+        """Ids of string [B], ragged: the cuts of ``Tokenizer.encode``, by RE2, and SentencePiece's pieces."""
         if not self.by_word:
-            lines = tensorflow_text.regex_split(text, "\n", "\n")
-            return self.tokenizer.tokenize(lines).merge_dims(1, 2)
-        words = tensorflow_text.regex_split(tf.strings.regex_replace(text, "▁", " "), WORD.pattern, WORD.pattern)
+            return self.tokenizer.tokenize(_cut(text, "[^\n]*\n")).merge_dims(1, 2)
+        words = _cut(tf.strings.regex_replace(text, "▁", " "), WORD.pattern)
         ids = self.tokenizer.string_to_id(tf.strings.regex_replace(words.flat_values, " ", "▁"))
         return words.with_flat_values(tf.where(ids < NEWLINE, UNK, ids))  # no text spells <s>
+
+
+def _cut(text: Any, pattern: str) -> Any:
+    """Cut string [B] behind each match, ragged; what is left at the end is the last piece.
+
+    ``tensorflow_text.regex_split`` would lose what follows a zero byte.
+    """
+    pieces = tf.strings.split(tf.strings.regex_replace(text, f"({pattern})", rb"\1" + CUT), CUT)
+    return tf.ragged.boolean_mask(pieces, pieces != b"")
 
 
 def _with_defaults(complete: Callable[..., Any]) -> Any:
