@@ -5,7 +5,7 @@ import importlib
 import importlib.metadata
 import io
 import shutil
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -81,7 +81,7 @@ def _export_one(name: str, module: ModuleType, model: Run, folder: Path, tried: 
         _write(name, module, model, folder)
         _keep(folder, record, name, None)
         status.update(f"{NAMES[name]}: writing the same texts")
-        proof = _prove(module, model, folder, tried)
+        proof = _prove(name, module, model, folder, tried)
     size = 0 if proof.reasons else module.size(folder)
     path = None if proof.reasons else str(module.PLACE)
     _keep(folder, record, name, {"path": path, "bytes": size, **asdict(proof)})
@@ -99,11 +99,11 @@ def _write(name: str, module: ModuleType, model: Run, folder: Path) -> None:
         raise UserError(f"{NAMES[name]}: cannot be converted ({_line(error)}); nothing was written") from error
 
 
-def _prove(module: ModuleType, model: Run, folder: Path, tried: Trial) -> Proof:
+def _prove(name: str, module: ModuleType, model: Run, folder: Path, tried: Trial) -> Proof:
     """Try an artifact, and delete it if it does not hold, or if nobody waited for the end of it."""
     kept = False
     try:
-        proof = _verified(module, model, folder, tried)
+        proof = _verified(name, module, model, folder, tried)
         kept = not proof.reasons
     except Exception as error:  # every runtime has its own for what it cannot run
         proof = Proof(None, 0, len(tried.cases), 0.0, (f"cannot be run ({_line(error)})",))
@@ -113,12 +113,14 @@ def _prove(module: ModuleType, model: Run, folder: Path, tried: Trial) -> Proof:
     return proof
 
 
-def _verified(module: ModuleType, model: Run, folder: Path, tried: Trial) -> Proof:
+def _verified(name: str, module: ModuleType, model: Run, folder: Path, tried: Trial) -> Proof:
     """Open an artifact and try it by what its format promises."""
     with quiet():
         call = module.open_artifact(folder)
         if _largest_loss(module) is None:
-            return verify.verify(model, tried, call)
+            proof = verify.verify(model, tried, call)
+            more = verify.reasons_in_strings(model, tried, call) if name == "saved_model" else ()
+            return replace(proof, reasons=proof.reasons + more)
         return verify.verify_quantized(model, tried, call, module.open_artifact(folder), _largest_loss(module))
 
 

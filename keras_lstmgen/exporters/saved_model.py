@@ -16,7 +16,7 @@ from keras_lstmgen.run import Run
 
 PLACE = Path("serving/1")
 # Those of tensorflow-text that it may hold; servers are built with them.
-TEXT_OPERATORS = {"SentencepieceOp", "SentencepieceTokenizeOp", "SentencepieceDetokenizeOp", "SentencepieceStringToIdOp"}
+TEXT_OPERATORS = {f"Sentencepiece{name}Op" for name in ("", "Tokenize", "Detokenize", "StringToId")}
 
 
 def write(model: Run, folder: Path) -> Path:

@@ -71,18 +71,20 @@ def trial(run: Run, texts: int, tokens: int) -> Trial:
     written = generation.generate(run, "", max(LENGTHS), seeds=range(max(texts, *BATCHES)), call=call)
     own = [np.array([run.metadata.start_id, *sample.tokens], np.int32) for sample in written]
     ids = np.stack([np.resize(text, max(LENGTHS)) for text in own[: max(BATCHES)]])
-    cases = [_case(i, text, run.metadata.end_id) for i, text in enumerate(own[:texts])]
+    cases = [_case(run, i, text) for i, text in enumerate(own[:texts])]
     expected = [keras_texts(run, call, group, tokens) for group in groups(cases, [texts])]
     return Trial(cases, np.concatenate(expected), ids, run.model(ids, training=False).numpy())
 
 
-def _case(i: int, text: np.ndarray[Any, Any], end_id: int) -> Case:
+def _case(run: Run, i: int, text: np.ndarray[Any, Any]) -> Case:
     """A prompt of one of the lengths, out of what the model itself writes, one of the mixes, a seed of 64 bits.
 
-    A prompt with an end token would end at once: the part before it serves as well.
+    It begins as ``Run.prompt_ids`` would have it. One with an end token would end at once: the part before it serves
+    as well.
     """
-    prompt = text[: LENGTHS[i % len(LENGTHS)]]
-    return Case(prompt[: _until(prompt, end_id)], MIXES[i % len(MIXES)], 2**32 * i + 7 * i)
+    P = LENGTHS[i % len(LENGTHS)]
+    prompt = text[:P] if P == 1 or run.metadata.prompt_start else text[1 : P + 1]
+    return Case(prompt[: _until(prompt, run.metadata.end_id)], MIXES[i % len(MIXES)], 2**32 * i + 7 * i)
 
 
 def _until(prompt: np.ndarray[Any, Any], end_id: int) -> int:
@@ -113,6 +115,27 @@ def verify_quantized(run: Run, tried: Trial, call: Call, again: Call, largest: f
     difference = _largest_logit_difference(run, tried, call)
     identical = int((found == tried.tokens).all(axis=1).sum())
     return Proof(_finite(difference), identical, texts, _speed(run, call, tokens), reasons, _finite(loss), text)
+
+
+def reasons_in_strings(run: Run, tried: Trial, call: Call) -> tuple[str, ...]:
+    """Try the signature in strings: the prompts that are text, all lengths side by side, in one request."""
+    ordered = sorted(tried.cases, key=lambda case: len(case.prompt))  # as ``tried.tokens`` is
+    prompts = [run.tokenizer.decode(case.prompt) for case in ordered]
+    whole = [run.prompt_ids(text) == case.prompt.tolist() for text, case in zip(prompts, ordered, strict=True)]
+    if not any(whole):
+        return ()
+    options = sampling.rows(list(itertools.compress((case.options for case in ordered), whole)))
+    expected = [run.tokenizer.decode(text[: _until(text, run.metadata.end_id)]) for text in tried.tokens[whole]]
+    written = call(
+        "serving_default",
+        prompt=np.array([text.encode() for text in itertools.compress(prompts, whole)], object),
+        seed=np.array([case.seed for case in itertools.compress(ordered, whole)], np.uint64).view(np.int64),
+        max_new_tokens=np.full(len(expected), tried.tokens.shape[1], np.int32),
+        **options._asdict(),
+    )["text"]
+    identical = sum(text.decode() == other for text, other in zip(written, expected, strict=True))
+    enough = identical >= IDENTICAL * len(expected)
+    return () if enough else (f"in strings {identical} of {len(expected)} texts are identical",)
 
 
 def _finite(number: float) -> float | None:
