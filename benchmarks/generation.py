@@ -119,7 +119,8 @@ def _started(stack: ExitStack, wanted: Mapping[str, Side]) -> tuple[dict[str, Wo
 
 def summary(B: int, figures: Figures) -> dict[str, Any]:
     """What the rounds of a batch say: medians, and medians of the ratios of each round to PyTorch's best."""
-    peers = {"best": _among(figures, PLAIN | TUNED), "plain": _among(figures, PLAIN)}
+    everyone = _among(figures, PLAIN | TUNED)
+    peers = {"best": everyone, "float32": [side for side in everyone if "int8" not in side]}
     rivals = {key: best(figures, names) for key, names in peers.items() if names}
     return {
         "batch": B,

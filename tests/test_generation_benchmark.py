@@ -95,9 +95,9 @@ def test_the_summary_compares_with_the_best_of_pytorch_round_by_round() -> None:
         "PyTorch LSTMCell int8 scripted": [2.0, 10.0, 4.0],
     }
     result = generation.summary(1, figures) | {"threads": {"TFLite int8": 2}, "failed": {"ONNX": "none"}}
-    assert result["rivals"] == {"best": "PyTorch LSTMCell int8 scripted", "plain": "PyTorch LSTMCell"}
+    assert result["rivals"] == {"best": "PyTorch LSTMCell int8 scripted", "float32": "PyTorch LSTMCell"}
     assert result["times"]["best"]["TFLite int8"] == 3.0
-    assert result["times"]["plain"]["TFLite int8"] == 6.0
+    assert result["times"]["float32"]["TFLite int8"] == 6.0
     table = generation.table(result)
     assert table.columns[3:] == ["× PyTorch LSTMCell int8 scripted", "× PyTorch LSTMCell"]
     assert table.rows[0] == ["TFLite int8", "2", "8", "3.00", "6.00"]
