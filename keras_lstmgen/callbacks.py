@@ -16,9 +16,12 @@ import keras
 import numpy as np
 
 from keras_lstmgen import files, recipe
+from keras_lstmgen.attention import Attention
 from keras_lstmgen.errors import UserError
 from keras_lstmgen.regularization import ActivationRegularization
 from keras_lstmgen.run import CHECKPOINT, MODEL
+
+CARRYING = (keras.layers.LSTM, Attention)  # layers that leave something to the next window of a text
 
 
 @dataclass
@@ -72,7 +75,7 @@ class Pace(keras.callbacks.Callback):
         """Set the rate; forget the state where the next window continues none."""
         if self.progress.windows % self.windows == 0:
             for layer in self.model.layers:
-                if isinstance(layer, keras.layers.LSTM):
+                if isinstance(layer, CARRYING):
                     layer.reset_states()
         # + 1, so that the first update of a warm-up is not made at rate 0.
         ahead = Progress(self.progress.windows + 1, self.progress.seconds)
@@ -223,7 +226,7 @@ def load_checkpoint(path: Path, model: keras.Sequential, text: str) -> Progress:
 
 
 def carried(model: keras.Sequential) -> list[Any]:
-    """What one batch leaves to the next and Keras saves nowhere: LSTM states and all dropouts' seeds, in order."""
-    states = [state for layer in model.layers if isinstance(layer, keras.layers.LSTM) for state in layer.states]
+    """What one batch leaves to the next and Keras saves nowhere: states, memories and all dropouts' seeds, in order."""
+    states = [state for layer in model.layers if isinstance(layer, CARRYING) for state in layer.states]
     weights = {id(weight) for weight in model.weights}
     return states + [variable for variable in model.variables if id(variable) not in weights]

@@ -8,7 +8,8 @@ import numpy as np
 import tensorflow as tf
 
 from keras_lstmgen import kernel
-from keras_lstmgen.model import Weights, score, state_size
+from keras_lstmgen.attention import attend
+from keras_lstmgen.model import Weights, join_state, score, split_state, state_size
 
 WINDOW = 256  # most tokens a row scored in one call
 WARM_UP = WINDOW  # tokens read, not scored, before each part of a text that is scored in parts side by side
@@ -28,13 +29,15 @@ def scorer(weights: Weights) -> Callable[..., Any]:
 def _read(weights: Weights, ids: Any, state: Any) -> tuple[Any, Any]:
     """What ``score`` gives."""
     x, carried = tf.gather(weights.embedding, ids[:, :-1]), []
-    parts = tf.split(state, 2 * len(weights.cells), axis=1)
+    parts, memory = split_state(weights, state)
     for cell, h, c in zip(weights.cells, parts[::2], parts[1::2], strict=True):
         x, h, c = kernel.lstm(x, h, c, *cell)
         carried += [h, c]
+    if weights.heads:
+        x, memory, _ = attend(weights.heads, x, memory)
     logits = tf.einsum("bth,vh->btv" if weights.tied else "bth,hv->btv", x, weights.output) + weights.output_bias
     nats = tf.nn.sparse_softmax_cross_entropy_with_logits(ids[:, 1:], logits)
-    return -nats, tf.concat(carried, axis=1)
+    return -nats, join_state(carried, memory)
 
 
 def total_nats(

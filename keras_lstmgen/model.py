@@ -6,7 +6,8 @@ The equations of the cell (Hochreiter and Schmidhuber, 1997; forget gate: Gers, 
     c' = sigmoid(f) * c + sigmoid(i) * tanh(g)
     h' = sigmoid(o) * tanh(c')
 
-The state of a text is one opaque float32 [B, S], S = 2 L H: ``h`` and ``c`` of each layer in turn. Zeros begin a text.
+The state of a text is one opaque float32 [B, S]: ``h`` and ``c`` of each layer in turn, 2 L H numbers, and after them
+the memory of ``attention`` where there is one. Zeros begin a text.
 """
 
 from typing import Any, NamedTuple
@@ -16,6 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_lstmgen import recipe
+from keras_lstmgen.attention import Attention, Heads, attend, memory_size
 from keras_lstmgen.layers import LSTM, Output, TiedOutput
 from keras_lstmgen.regularization import ActivationRegularization, DroppedEmbedding
 
@@ -33,10 +35,10 @@ def build(
 
     With ``B`` given, the LSTM layers carry their state from one batch to the next, as training on contiguous
     streams wants it, and the layers of ``regularization`` are among them; without, every call begins with zeros, and
-    all layers but a tied output are Keras's own, which need nothing of ours to be opened. Both have the same weights
-    in the same order. The LSTM layers meet cuDNN's conditions, and one dropout mask serves all steps of a window (Gal
-    and Ghahramani, 2016). ``precision`` is that of the operands of the LSTM's products on a CPU, in training;
-    with ``sampled`` the model gives in training what its output layer is given, for ``SampledSoftmax``.
+    all layers but attention and a tied output are Keras's own, which need nothing of ours to be opened. Both have the
+    same weights in the same order. The LSTM layers meet cuDNN's conditions, and one dropout mask serves all steps of a
+    window (Gal and Ghahramani, 2016). ``precision`` is that of the operands of the LSTM's products on a CPU, in
+    training; with ``sampled`` the model gives in training what its output layer is given, for ``SampledSoftmax``.
     """
     embedding = _embedding(settings, V, B is not None)
     layers: list[keras.layers.Layer] = [keras.Input(batch_shape=(B, T), dtype="int32"), embedding]
@@ -44,6 +46,8 @@ def build(
         rate = settings.dropout if number > 1 or settings.input_dropout == recipe.AUTO else settings.input_dropout
         layers.append(keras.layers.SpatialDropout1D(rate, name=f"dropout_{number}"))
         layers.append(_lstm(settings, None if B is None else precision, name=f"lstm_{number}"))
+    if settings.attention:
+        layers.append(Attention(settings.attention, B, name="attention"))
     layers.append(keras.layers.SpatialDropout1D(settings.dropout, name="dropout_output"))
     if B is not None and settings.activation_regularization:
         layers.append(ActivationRegularization(settings.activation_regularization, name="activation_regularization"))
@@ -102,6 +106,8 @@ class Weights(NamedTuple):
     output: Any  # float32 [H, V]; or [V, H], the embedding, when tied
     output_bias: Any  # float32 [V]
     tied: bool
+    heads: Heads | None  # of the attention
+    slots: int  # M, of its memory
 
 
 def weights_of(model: keras.Sequential) -> Weights:
@@ -109,30 +115,56 @@ def weights_of(model: keras.Sequential) -> Weights:
     cells = [layer.cell for layer in model.layers if isinstance(layer, keras.layers.LSTM)]
     embedding, output = model.layers[0], model.layers[-1]
     tied = isinstance(output, TiedOutput)
+    attention = next((layer for layer in model.layers if isinstance(layer, Attention)), None)
     return Weights(
         embedding.embeddings.value,
         tuple(Cell(cell.kernel.value, cell.recurrent_kernel.value, cell.bias.value) for cell in cells),
         embedding.embeddings.value if tied else output.kernel.value,
         output.bias.value,
         tied,
+        attention and attention.weights_now(),
+        attention.slots if attention else 0,
     )
 
 
 def state_size(weights: Weights) -> int:
-    """S = 2 L H."""
-    return sum(2 * int(cell.recurrent.shape[0]) for cell in weights.cells)
+    """S = 2 L H, and the numbers of the attention's memory."""
+    return sum(_sizes(weights))
+
+
+def _sizes(weights: Weights) -> list[int]:
+    """How many numbers of a state are whose: h and c of each layer, and the memory where there is one."""
+    sizes = [int(cell.recurrent.shape[0]) for cell in weights.cells for _ in "hc"]
+    return sizes + ([memory_size(weights.slots)] if weights.heads else [])
 
 
 def step(weights: Weights, ids: Any, state: Any) -> tuple[Any, Any]:
     """Read one token a row: int32 [B] and float32 [B, S] give logits [B, V] of the next token and the state [B, S]."""
     x = tf.gather(weights.embedding, ids)
-    parts = tf.split(state, 2 * len(weights.cells), axis=1)
+    parts, memory = split_state(weights, state)
     carried = []
     for cell, h, c in zip(weights.cells, parts[::2], parts[1::2], strict=True):
         x, c = _cell(cell, x, h, c)
         carried += [x, c]
+    if weights.heads:
+        looked, memory, _ = attend(weights.heads, tf.expand_dims(x, 1), memory)
+        x = tf.squeeze(looked, 1)
     logits = tf.matmul(x, weights.output, transpose_b=weights.tied) + weights.output_bias
-    return logits, tf.concat(carried, axis=1)
+    return logits, join_state(carried, memory)
+
+
+def split_state(weights: Weights, state: Any) -> tuple[list[Any], Any]:
+    """The h and c [B, H] of each layer, and the memory [B, M, 2 D + 1] or None, in a state [B, S]."""
+    parts = tf.split(state, _sizes(weights), axis=1)
+    if not weights.heads:
+        return parts, None
+    return parts[:-1], tf.reshape(parts[-1], [-1, weights.slots, memory_size(weights.slots) // weights.slots])
+
+
+def join_state(parts: list[Any], memory: Any) -> Any:
+    """The state [B, S] of what ``split_state`` gives."""
+    flat = [] if memory is None else [tf.reshape(memory, [-1, memory_size(memory.shape[1])])]
+    return tf.concat([*parts, *flat], axis=1)
 
 
 def _cell(cell: Cell, x: Any, h: Any, c: Any) -> tuple[Any, Any]:

@@ -83,6 +83,12 @@ class Model:
     activation_regularization: float = knob(
         0.0, "added to the loss: so many times the mean squared output, half of it of its change a step", low=0.0
     )
+    attention: int = knob(
+        0,
+        "M, latest states of its own text that each step attends to, after the last LSTM; 0: none",
+        low=0,
+        high=65_536,
+    )
     tied: bool = knob(False, "output layer shares the embedding's weights (needs embedding_size = units)")
 
 

@@ -9,6 +9,7 @@ import h5py  # type: ignore[import-untyped]
 import keras
 
 from keras_lstmgen import files, recipe, tokenizer
+from keras_lstmgen.attention import memory_size
 from keras_lstmgen.errors import UserError
 from keras_lstmgen.model import Weights, build, weights_of
 from keras_lstmgen.tokenizer import Tokenizer
@@ -168,7 +169,7 @@ def _stored_numbers(path: Path) -> int:
 def _agree(folder: Path, metadata: Metadata, words: Tokenizer, settings: recipe.Model) -> None:
     """Refuse files of different runs mixed into one folder."""
     said = (metadata.vocab_size, metadata.state_size)
-    found = (words.vocab_size, 2 * settings.layers * settings.units)
+    found = (words.vocab_size, 2 * settings.layers * settings.units + memory_size(settings.attention))
     if said != found:
         raise UserError(
             f"{folder}: {METADATA} and {TOKENIZER} are of different runs (V, S: {said} and {found}); "

@@ -114,6 +114,7 @@ def test_every_value_of_a_recipe_is_an_option(asked: list[Any]) -> None:
         "tokenizer.type": "bpe", "tokenizer.vocab_size": "900", "model.embedding_size": "11", "model.units": "11",
         "model.layers": "3", "model.dropout": "0.4", "model.input_dropout": "0.3", "model.tied": "true",
         "model.embedding_dropout": "0.2", "model.weight_drop": "0.1", "model.activation_regularization": "2",
+        "model.attention": "3",
         "training.batch_size": "5", "training.average": "50", "training.precision": "float32",
         "training.sampled_softmax": "8",
         "training.window": "6", "training.epochs": "7", "training.minutes": "8", "training.optimizer": "adam",

@@ -94,7 +94,7 @@ def metadata_json(run: Run) -> str:
 def check_weights(run: Run) -> None:
     """Refuse to export a model that is not made of numbers."""
     for weight in tf.nest.flatten(run.weights):
-        if not isinstance(weight, bool) and not np.all(np.isfinite(weight.numpy())):
+        if isinstance(weight, tf.Variable) and not np.all(np.isfinite(weight.numpy())):
             raise UserError(
                 f"weights {weight.name}: hold NaN or infinity; train again with a lower training.learning_rate"
             )
