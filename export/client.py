@@ -12,8 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
+from export import beam
 from export.contract import Metadata, Options, Step, finish_reason, generate, prompt_ids, read_metadata
-from export.tokenizer import Tokenizer, decode_stream, encode, read
+from export.tokenizer import Tokenizer, decode, decode_stream, encode, read
 
 Load = Callable[[Path], tuple[Step, bytes, bytes]]  # path -> step, the metadata's JSON, the SentencePiece model
 
@@ -57,20 +58,44 @@ def main(load: Load, artifact: str) -> int:
         sys.stdout.reconfigure(encoding="utf-8")  # whatever the terminal says of itself
     arguments = _arguments(artifact)
     try:
-        options = options_of(arguments)
+        options, searched = options_of(arguments), _searched(arguments)
         model = _open(load, arguments.model)
         ids = prompt_ids(encode(model.tokenizer, arguments.prompt), model.metadata)
     except ValueError as error:
         print(f"generate.py: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    _write(model, ids, options, arguments)
+    if searched:
+        _search(model, ids, searched, arguments)
+    else:
+        _write(model, ids, options, arguments)
     return 0
 
 
 def _arguments(artifact: str) -> argparse.Namespace:
     parser = parser_of_texts(f"Write text with {artifact}.")
     parser.add_argument("model", type=Path, help=artifact)
+    parser.add_argument(
+        "--beams", type=int, default=0, help="search for the best texts, this many at a time, and draw nothing; 0: draw"
+    )
+    parser.add_argument(
+        "--length-penalty", type=float, default=0.0, help="of the search: above 0, longer texts score better"
+    )
     return parser.parse_args()
+
+
+def _searched(arguments: argparse.Namespace) -> beam.Options | None:
+    """What a search is asked for, if it is; ``ValueError`` names an option that does not go with it."""
+    if not arguments.beams:
+        if arguments.length_penalty:
+            raise ValueError("length_penalty is of a search: give beams too")
+        return None
+    options = beam.Options(arguments.beams, arguments.length_penalty)
+    for field in fields(Options):
+        if getattr(arguments, field.name) != field.default:
+            raise ValueError(f"{field.name} has no place in a search, which draws nothing: leave it or beams out")
+    if arguments.n > options.beams:
+        raise ValueError(f"n is out of range: a search with {options.beams} beams finds that many texts at most")
+    return options
 
 
 def parser_of_texts(description: str) -> argparse.ArgumentParser:
@@ -134,12 +159,27 @@ def _write(model: Model, ids: list[int], options: Options, arguments: argparse.N
         for text in decode_stream(model.tokenizer, _noting(tokens, texts[-1])):
             print(text, end="", flush=True)
         print()
-    seconds, count = time.perf_counter() - start, sum(map(len, texts))
-    reasons = ", ".join(finish_reason(text, model.metadata) for text in texts)
-    print(
-        f"{count} tokens in {seconds:.2f} s, {count / seconds:.0f} tokens/s, finish reason: {reasons}",
-        file=sys.stderr,
-    )
+    _tell(texts, model.metadata, time.perf_counter() - start)
+
+
+def _search(model: Model, ids: list[int], options: beam.Options, arguments: argparse.Namespace) -> None:
+    """Print the best texts of a search to standard output, and count, speed and scores to standard error."""
+    start = time.perf_counter()
+    texts = beam.search(model.step, ids, model.metadata, options, max_new_tokens=arguments.max_new_tokens)
+    seconds, texts = time.perf_counter() - start, texts[: arguments.n]
+    for text in texts:
+        if arguments.n > 1:
+            print(f"--- score {text.score:.4f}")
+        print(decode(model.tokenizer, text.tokens))
+    scores = ", ".join(f"{text.score:.4f}" for text in texts)
+    _tell([list(text.tokens) for text in texts], model.metadata, seconds, f"; score: {scores}")
+
+
+def _tell(texts: list[list[int]], metadata: Metadata, seconds: float, more: str = "") -> None:
+    """Say on standard error how much was written, how fast, and why it ended."""
+    count, reasons = sum(map(len, texts)), ", ".join(finish_reason(text, metadata) for text in texts)
+    said = f"{count} tokens in {seconds:.2f} s, {count / seconds:.0f} tokens/s, finish reason: {reasons}{more}"
+    print(said, file=sys.stderr)
 
 
 def _noting(tokens: Iterator[int], written: list[int]) -> Iterator[int]:

@@ -142,7 +142,15 @@ def _generate(part: argparse.ArgumentParser) -> None:
         help="ask for prompts, one a line, until the end of input (Ctrl-D)",
     )
     part.add_argument("--output", type=Path, metavar="FILE", help="write the text to a file instead")
+    part.add_argument(
+        "--logprobs",
+        type=int,
+        metavar="K",
+        help="print JSON instead, a line a token: its log-probability, and those of the K likeliest; none: off",
+    )
     _options(part)
+    _host_options(part)
+    _search(part)
 
 
 def _options(part: argparse.ArgumentParser) -> None:
@@ -175,6 +183,58 @@ def _options(part: argparse.ArgumentParser) -> None:
         default=0.0,
         metavar="X",
         help="keep tokens of at least X times the largest probability; 0: all",
+    )
+
+
+def _host_options(part: argparse.ArgumentParser) -> None:
+    host = part.add_argument_group("what a text may not, or should less, hold (docs/generation.md)")
+    host.add_argument(
+        "--no-repeat-ngram",
+        type=int,
+        default=0,
+        metavar="N",
+        help="no N tokens of prompt and text come twice; 0: off",
+    )
+    host.add_argument(
+        "--presence-penalty",
+        type=float,
+        default=0.0,
+        metavar="X",
+        help="taken from the logit of each token that the text holds",
+    )
+    host.add_argument(
+        "--frequency-penalty",
+        type=float,
+        default=0.0,
+        metavar="X",
+        help="taken from it for each time that the text holds it",
+    )
+    host.add_argument(
+        "--logit-bias",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="TOKEN=X",
+        help="added to the logit of a token, given as its tokenizer spells it or as #ID; -inf: never",
+    )
+    host.add_argument("--regex", metavar="PATTERN", help="the text has to match, all of it")
+
+
+def _search(part: argparse.ArgumentParser) -> None:
+    search = part.add_argument_group("beam search instead of drawing (docs/generation.md)")
+    search.add_argument(
+        "--beams",
+        type=int,
+        default=0,
+        metavar="N",
+        help="search for the best texts, N at a time, of which the --n best are written; 0: draw",
+    )
+    search.add_argument(
+        "--length-penalty",
+        type=float,
+        default=0.0,
+        metavar="X",
+        help="above 0: longer texts score better; 0: a text scores what its tokens do",
     )
 
 

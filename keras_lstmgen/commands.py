@@ -6,7 +6,9 @@ import os
 import shlex
 import sys
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,8 @@ from keras_lstmgen.errors import UserError
 from keras_lstmgen.quiet import quiet
 
 with quiet():
-    from keras_lstmgen import exporters, generation, reports, run, show, training
+    from keras_lstmgen import beam, decode, exporters, generation, reports, run, show, training
+    from keras_lstmgen.constraints import HostOptions
     from keras_lstmgen.sampling import Options
 
 
@@ -55,23 +58,69 @@ def _named_after(source: str) -> str:
 
 def generate(arguments: argparse.Namespace) -> None:
     """Write, to the screen as it comes or to a file."""
-    names = Options.__dataclass_fields__
-    options = Options(**{name: getattr(arguments, name) for name in names})
-    _at_least("--n", arguments.n, 1)
-    _at_least("--max-new-tokens", arguments.max_new_tokens, 1)
+    options, host, asked = _choices(arguments)
     _check_output(arguments.output)
     folder = run.find(arguments.run, arguments.runs)
     model = run.load(folder)
-    call = generation.writer(model)
-
-    def write(prompt: str, seed: int) -> str:
-        return _write(model, prompt, options, arguments, seed, call)
-
+    step = decode.stepper(model.weights)
+    write = _writer(model, step, options, host, asked, arguments)
     prompts = _asked() if arguments.interactive else [_prompt(arguments)]
-    texts = [write(prompt, arguments.seed + number) for number, prompt in enumerate(prompts)]
+    texts = [
+        _write(model, step, prompt, partial(write, prompt, arguments.seed + number), arguments)
+        for number, prompt in enumerate(prompts)
+    ]
     if arguments.output:
-        files.write_text(arguments.output, "\n\n".join(texts))
+        files.write_text(arguments.output, ("\n\n" if arguments.logprobs is None else "\n").join(texts))
     _next_beside("evaluate", folder)
+
+
+def _choices(arguments: argparse.Namespace) -> tuple[Options, HostOptions, beam.Search | None]:
+    """How tokens are chosen; UserError for what is out of range or does not go together."""
+    options = Options(**{name: getattr(arguments, name) for name in Options.__dataclass_fields__})
+    words = {name: getattr(arguments, name) for name in HostOptions.__dataclass_fields__}
+    host = HostOptions(**{**words, "logit_bias": tuple(arguments.logit_bias)})
+    _at_least("--n", arguments.n, 1)
+    _at_least("--max-new-tokens", arguments.max_new_tokens, 1)
+    if arguments.logprobs is not None:
+        _at_least("--logprobs", arguments.logprobs, 0)
+    return options, host, _search(options, arguments)
+
+
+def _search(options: Options, arguments: argparse.Namespace) -> beam.Search | None:
+    """The beam search that is asked for, if it is."""
+    if not arguments.beams:
+        if arguments.length_penalty:
+            raise UserError("--length-penalty: is of a beam search; give --beams too")
+        return None
+    asked = beam.Search(arguments.beams, arguments.length_penalty, arguments.max_new_tokens)
+    for name, value in asdict(Options()).items():
+        if getattr(options, name) != value:
+            option = f"--{name.replace('_', '-')}"
+            raise UserError(f"{option}: has no place in a beam search, which draws nothing; leave it or --beams out")
+    if arguments.n > asked.beams:
+        raise UserError(f"--n: {arguments.n} is out of range; a search with --beams {asked.beams} finds no more texts")
+    return asked
+
+
+def _writer(
+    model: run.Run,
+    step: decode.Step,
+    options: Options,
+    host: HostOptions,
+    asked: beam.Search | None,
+    arguments: argparse.Namespace,
+) -> Callable[..., list[generation.Sample]]:
+    """What takes a prompt, a seed and ``emit``, and writes ``--n`` texts."""
+    limits = generation.constrained(model, host) if host != HostOptions() else None
+    if asked is not None:
+        return lambda prompt, _seed, _emit: generation.search(
+            model, step, prompt, asked, limits=limits, stop=arguments.stop
+        )[: arguments.n]
+    call = generation.writer(model)
+    return lambda prompt, seed, emit: generation.generate(
+        model, prompt, arguments.max_new_tokens, options, seeds=[seed + row for row in range(arguments.n)],
+        stop=arguments.stop, emit=emit, call=call, limits=limits,
+    )  # fmt: skip
 
 
 def _next_beside(verb: str, folder: Path) -> None:
@@ -115,37 +164,55 @@ def _asked() -> Any:
             raise UserError(f"standard input: not UTF-8 at byte {error.start} of a line; convert it first") from error
 
 
-def _write(model: run.Run, prompt: str, options: Any, arguments: argparse.Namespace, seed: int, call: Any) -> str:
-    """Write ``--n`` texts: the first flows, the others follow. Gives all of them, a blank line between two."""
+def _write(
+    model: run.Run, step: decode.Step, prompt: str, write: Callable[..., Any], arguments: argparse.Namespace
+) -> str:
+    """Write ``--n`` texts: the first flows, the others follow. Gives all of them, a blank line between two.
+
+    With ``--logprobs`` it gives lines of JSON instead.
+    """
+    shown = ""
 
     def emit(row: int, text: str) -> None:
-        if row == 0 and not arguments.output:
+        nonlocal shown
+        if row == 0 and arguments.logprobs is None and not arguments.output:
+            shown += text
             sys.stdout.write(text)
             sys.stdout.flush()
 
     began = time.perf_counter()
-    seeds = [seed + row for row in range(arguments.n)]
-    samples = generation.generate(
-        model,
-        prompt,
-        arguments.max_new_tokens,
-        options,
-        seeds=seeds,
-        stop=arguments.stop,
-        emit=emit,
-        call=call,
-    )
+    samples = write(emit)
     seconds = time.perf_counter() - began
-    rest = "".join(f"\n\n{sample.text}" for sample in samples[1:])
+    if arguments.logprobs is None:
+        whole = "\n\n".join(sample.text for sample in samples)
+    else:
+        whole = "\n".join(_logprobs(model, step, prompt, samples, arguments.logprobs))
     if not arguments.output:
-        sys.stdout.write(f"{rest}\n")
+        sys.stdout.write(f"{whole[len(shown) :]}\n")
         sys.stdout.flush()
+    _tell(samples, seconds)
+    return whole
+
+
+def _logprobs(
+    model: run.Run, step: decode.Step, prompt: str, samples: list[generation.Sample], K: int
+) -> Iterator[str]:
+    """A line of JSON for each token of each text."""
+    for number, sample in enumerate(samples):
+        for told in generation.logprobs(model, step, prompt, sample.tokens, K):
+            yield json.dumps({"text": number, **told}, ensure_ascii=False)
+
+
+def _tell(samples: list[generation.Sample], seconds: float) -> None:
+    """Say beside the texts how much was written, why it ended, and what went otherwise than was asked."""
     tokens = sum(len(sample.tokens) for sample in samples)
     reasons = ", ".join(sample.finish_reason for sample in samples)
-    show.notes.print(
-        f"[dim]{tokens} tokens in {seconds:.1f} s, the first call's compiling included; ended by: {reasons}[/dim]"
-    )
-    return samples[0].text + rest
+    scores = ", ".join(f"{sample.score:.4f}" for sample in samples if sample.score is not None)
+    said = f"{tokens} tokens in {seconds:.1f} s, the first call's compiling included; ended by: {reasons}"
+    show.notes.print(f"[dim]{said}{f'; scores: {scores}' if scores else ''}[/dim]")
+    for number, sample in enumerate(samples, 1):
+        if sample.note:
+            show.notes.print(f"[bold]text {number}:[/bold] {escape(sample.note)}")
 
 
 def evaluate(arguments: argparse.Namespace) -> None:

@@ -1,14 +1,16 @@
 """The decoding loop, whole in the graph: prompt in, tokens out. It knows ids alone."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from keras_lstmgen import sampling
-from keras_lstmgen.model import Weights, column, pick, put, step
+from keras_lstmgen.model import Weights, column, pick, put, state_size, step
 
 NO_ID = -1
+Step = Callable[[Any, Any], tuple[Any, Any]]  # of arrays, as ``stepper`` gives it
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
 
@@ -27,6 +29,20 @@ class Written(NamedTuple):
     text: Text
 
 
+def stepper(weights: Weights) -> Step:
+    """One token a row, for a loop on the host: int32 [B] and float32 [B, S] give logits [B, V] and the state [B, S]."""
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.int32), tf.TensorSpec([None, state_size(weights)])])
+    def call(ids: Any, state: Any) -> tuple[Any, Any]:
+        return step(weights, ids, state)
+
+    def read(ids: Any, state: Any) -> tuple[Any, Any]:
+        logits, state = call(tf.constant(ids, tf.int32), tf.constant(state, tf.float32))
+        return logits.numpy(), state.numpy()
+
+    return read
+
+
 def begin(B: int, S: int, V: int) -> Text:
     """Start B texts: nothing read, nothing written."""
     return Text(tf.zeros((B, S)), tf.zeros((B, V), tf.bool))
@@ -43,6 +59,7 @@ def write(
     *,
     first: Any = None,
     limits: Any = None,
+    bias: Any = None,
 ) -> Written:
     """Read int32 ``ids`` [B, P], P ≥ 1, then write one token for each column of float32 ``noise`` [B, N].
 
@@ -51,6 +68,8 @@ def write(
 
     Texts of different lengths: what is left of column ``first``, int32 [B, 1], is not read; what a row holds from
     column ``limits``, int32 [B, 1], on means nothing, and the loop does not go on for it.
+
+    ``bias``, float32 [B, V], is what the host's options add to the logits, the same for all N tokens (``constraints``).
     """
     text = _read(weights, ids, text, first)
     N, columns = tf.shape(noise)[1], tf.expand_dims(tf.range(tf.shape(noise)[1]), 0)
@@ -59,6 +78,7 @@ def write(
     allowed = np.flatnonzero(~unsampled).astype(np.int32)
     places = np.arange(len(allowed), dtype=np.int32)[np.newaxis, :]
     ready, noise = sampling.ready(options, len(allowed)), sampling.ready_noise(noise, options)
+    bias = None if bias is None else tf.gather(bias, allowed, axis=1)
 
     def going(t: Any, last: Any, *_: Any) -> Any:
         return tf.reduce_any((last != end_id) & (t < limits))
@@ -66,7 +86,7 @@ def write(
     def advance(t: Any, last: Any, state: Any, seen: Any, tokens: Any, logprobs: Any) -> tuple[Any, ...]:
         ended, here = last == end_id, columns == t
         logits, state = step(weights, tf.squeeze(last, 1), state)
-        place = sampling.choose(tf.gather(logits, allowed, axis=1), column(noise, t), seen, ready)
+        place = sampling.choose(tf.gather(logits, allowed, axis=1), column(noise, t), seen, ready, bias)
         token = tf.where(ended, end_id, tf.gather(allowed, place))
         logprob = tf.where(ended, 0.0, pick(tf.nn.log_softmax(logits), token))
         return t + 1, token, state, seen | (places == place), put(tokens, here, token), put(logprobs, here, logprob)

@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_lstmgen import sampling
-from keras_lstmgen.decode import Text, begin, write
+from keras_lstmgen import beam, constraints, sampling
+from keras_lstmgen.constraints import Constraints, Draft, HostOptions
+from keras_lstmgen.decode import Step, Text, begin, write
 from keras_lstmgen.run import Run
 from keras_lstmgen.sampling import Options
 from keras_lstmgen.tokenizer import BYTE_BY_BYTE, Tokenizer
 
+UNFINISHED = "the match of --regex is unfinished"
 CHUNK = 16  # tokens written between two looks at the screen: few enough to flow, many enough to be fast
 
 
@@ -25,7 +27,9 @@ class Sample:
     text: str = ""
     tokens: list[int] = field(default_factory=list)
     logprob: float = 0.0
-    finish_reason: str = ""  # "stop": an end symbol or a stop string; "length"; "" while it grows
+    finish_reason: str = ""  # "stop": an end symbol, a stop string, nothing may follow; "length"; "" while it grows
+    note: str = ""  # what went otherwise than was asked
+    score: float | None = None  # of a beam search
 
 
 Writer = Callable[..., Any]
@@ -36,8 +40,8 @@ def writer(run: Run) -> Writer:
     weights, unsampled = run.weights, unsampled_mask(run)
 
     @tf.function(reduce_retracing=True)
-    def call(ids: Any, text: Text, noise: Any, options: sampling.Rows) -> Any:
-        return write(weights, ids, text, noise, options, unsampled, run.metadata.end_id)
+    def call(ids: Any, text: Text, noise: Any, options: sampling.Rows, bias: Any = None) -> Any:
+        return write(weights, ids, text, noise, options, unsampled, run.metadata.end_id, bias=bias)
 
     return call
 
@@ -47,6 +51,11 @@ def unsampled_mask(run: Run) -> np.ndarray[Any, np.dtype[np.bool_]]:
     mask = np.zeros(run.metadata.vocab_size, bool)
     mask[list(run.metadata.unsampled_ids)] = True
     return mask
+
+
+def constrained(run: Run, options: HostOptions) -> Constraints:
+    """Work out the host's options for a run."""
+    return constraints.compiled(options, run.tokenizer, run.metadata.unsampled_ids, run.metadata.end_id)
 
 
 def generate(
@@ -59,6 +68,7 @@ def generate(
     stop: Sequence[str] = (),
     emit: Callable[[int, str], None] = lambda _row, _text: None,
     call: Writer | None = None,
+    limits: Constraints | None = None,
 ) -> list[Sample]:
     """Write one text a seed, all in one batch.
 
@@ -71,52 +81,147 @@ def generate(
         stop: strings that end a text; they are left out of it.
         emit: called with (row, new text) as soon as the text can no longer change.
         call: what ``writer`` gave, to save tracing it again.
+        limits: what ``constrained`` gave. The host then looks at every token before the next is drawn.
     """
     call = call or writer(run)
-    B = len(seeds)
-    samples, tails = [Sample() for _ in seeds], [Tail(run.tokenizer, stop) for _ in seeds]
-    rows = sampling.rows([options or Options()] * B)
-    text = begin(B, run.metadata.state_size, run.metadata.vocab_size)
-    ids = np.array([run.prompt_ids(prompt)] * B, np.int32)
-    emitters = [partial(emit, row) for row in range(B)]
-    for start in range(0, max_new_tokens, CHUNK):
-        N = min(CHUNK, max_new_tokens - start)
-        written = call(ids, text, sampling.noise(list(seeds), N, start), rows)
-        chunk = zip(written.tokens.numpy(), written.logprobs.numpy(), strict=True)
-        for sample, tail, show, (tokens, logprobs) in zip(samples, tails, emitters, chunk, strict=True):
-            _take(sample, tail, tokens, logprobs, run.metadata.end_id, show)
-        if all(sample.finish_reason for sample in samples):
+    ids = np.array([run.prompt_ids(prompt)] * len(seeds), np.int32)
+    texts = [
+        _Growing(
+            Sample(), Tail(run.tokenizer, stop), partial(emit, row), limits and constraints.begin(limits, ids[row])
+        )
+        for row in range(len(seeds))
+    ]
+    rows = sampling.rows([options or Options()] * len(seeds))
+    text = begin(len(seeds), run.metadata.state_size, run.metadata.vocab_size)
+    chunk, bias = (1, _bias(texts, limits)) if limits else (CHUNK, None)
+    for start in range(0, max_new_tokens, chunk):
+        if all(growing.sample.finish_reason for growing in texts):
             break
+        N = min(chunk, max_new_tokens - start)
+        written = call(ids, text, sampling.noise(list(seeds), N, start), rows, bias)
+        parts = zip(written.tokens.numpy(), written.logprobs.numpy(), strict=True)
+        for growing, (tokens, logprobs) in zip(texts, parts, strict=True):
+            _take(growing, tokens, logprobs, run.metadata.end_id)
         ids, text = written.tokens.numpy()[:, -1:], written.text
-    for sample, tail, show in zip(samples, tails, emitters, strict=True):
-        _finish(sample, tail, "length", show)
-    return samples
+        bias = _bias(texts, limits) if limits else None
+    for growing in texts:
+        _finish(growing, "length")
+    return [growing.sample for growing in texts]
 
 
-def _take(sample: Sample, tail: "Tail", tokens: Any, logprobs: Any, end_id: int, emit: Callable[[str], None]) -> None:
+def search(
+    run: Run,
+    step: Step,
+    prompt: str,
+    asked: beam.Search,
+    *,
+    limits: Constraints | None = None,
+    stop: Sequence[str] = (),
+) -> list[Sample]:
+    """Find the best texts by beam search, best first; ``step`` is ``decode.stepper``'s, the others as in ``generate``.
+
+    A stop string ends a text of the search; its tokens count for the score, and it is left out of the text.
+    """
+
+    def over(tokens: Sequence[int]) -> bool:
+        text = run.tokenizer.decode(tokens)
+        return any(word in text for word in stop if word)
+
+    limits, ids = limits or constrained(run, HostOptions()), run.prompt_ids(prompt)
+    found = beam.search(step, asked, limits, ids, run.metadata.state_size, over)
+    return [_found(text, Tail(run.tokenizer, stop)) for text in found]
+
+
+def _found(text: beam.Hypothesis, tail: "Tail") -> Sample:
+    """A text of a beam search in the form of others."""
+    sample = Sample(tokens=text.tokens, logprob=text.logprob, note=text.outlook.note, score=text.score)
+    growing = _Growing(sample, tail, lambda _: None, text.draft)
+    for token in text.tokens:
+        _add(growing, tail.push(token))
+        if tail.stopped:
+            break
+    _finish(growing, "stop" if text.ended else "length")
+    return sample
+
+
+def logprobs(run: Run, step: Step, prompt: str, tokens: Sequence[int], K: int) -> list[dict[str, Any]]:
+    """What the model itself, before any option, thought of each token of a text, and of the K likeliest in its place.
+
+    A dictionary a token: ``position``, ``id``, ``token`` (as the tokenizer spells it), ``logprob`` over all V ids,
+    ``top_logprobs`` (K of ``id``, ``token``, ``logprob``, likeliest first, equals by id).
+    """
+    state: Any = np.zeros((1, run.metadata.state_size), np.float32)
+    for token in run.prompt_ids(prompt):
+        logits, state = step(np.array([token]), state)
+    told = []
+    for position, token in enumerate(tokens):
+        row = beam.log_softmax(logits)[0]
+        likeliest = [_thought(run, int(other), row) for other in np.argsort(-row, kind="stable")[:K]]
+        told.append({"position": position, **_thought(run, token, row), "top_logprobs": likeliest})
+        logits, state = step(np.array([token]), state)
+    return told
+
+
+def _thought(run: Run, token: int, logprobs: Any) -> dict[str, Any]:
+    return {"id": token, "token": run.tokenizer.piece(token), "logprob": round(float(logprobs[token]), 6)}
+
+
+@dataclass
+class _Growing:
+    """One text while it is written."""
+
+    sample: Sample
+    tail: "Tail"
+    emit: Callable[[str], None]
+    draft: Draft | None
+
+
+def _bias(texts: list[_Growing], limits: Constraints) -> Any:
+    """What to add to the logits of the next token, float32 [B, V]; ends the texts that nothing may follow."""
+    biases = np.zeros((len(texts), len(limits.fixed)), np.float32)
+    for bias, growing in zip(biases, texts, strict=True):
+        if growing.draft is None or growing.sample.finish_reason:
+            continue
+        outlook = constraints.outlook(limits, growing.draft)
+        if outlook.over:
+            growing.sample.note = outlook.note
+            _finish(growing, "stop")
+        else:
+            bias[:] = outlook.bias
+    return biases
+
+
+def _take(growing: _Growing, tokens: Any, logprobs: Any, end_id: int) -> None:
     """Add a chunk of tokens to a text, until it ends."""
+    sample, tail = growing.sample, growing.tail
     for token, logprob in zip(tokens, logprobs, strict=True):
         if sample.finish_reason:
             return
         sample.tokens.append(int(token))
         sample.logprob += float(logprob)
-        _add(sample, tail.push(int(token)), emit)
-        if token == end_id:
-            _finish(sample, tail, "stop", emit)
-        elif tail.stopped:
-            sample.finish_reason = "stop"
+        if growing.draft:
+            growing.draft = constraints.follow(growing.draft, int(token), end_id)
+        _add(growing, tail.push(int(token)))
+        if token == end_id or tail.stopped:
+            _finish(growing, "stop")
 
 
-def _finish(sample: Sample, tail: "Tail", reason: str, emit: Callable[[str], None]) -> None:
-    if not sample.finish_reason:
-        sample.finish_reason = reason
-        _add(sample, tail.flush(), emit)
+def _finish(growing: _Growing, reason: str) -> None:
+    """End a text that has not ended, and note what is missing."""
+    sample = growing.sample
+    if sample.finish_reason:
+        return
+    sample.finish_reason = reason
+    if not growing.tail.stopped:
+        _add(growing, growing.tail.flush())
+    if growing.draft and constraints.unfinished(growing.draft):
+        sample.note = "; ".join(filter(None, [sample.note, UNFINISHED]))
 
 
-def _add(sample: Sample, new: str, emit: Callable[[str], None]) -> None:
+def _add(growing: _Growing, new: str) -> None:
     if new:
-        sample.text += new
-        emit(new)
+        growing.sample.text += new
+        growing.emit(new)
 
 
 class Tail:

@@ -118,7 +118,7 @@ def ready_noise(noise: Any, options: Rows) -> Any:
     return tf.where(tf.expand_dims(options.temperature, 1) > 0, noise, 0.0)
 
 
-def choose(logits: Any, noise: Any, seen: Any, options: Ready) -> Any:
+def choose(logits: Any, noise: Any, seen: Any, options: Ready, bias: Any = None) -> Any:
     """Draw one id a row out of the A that may be written.
 
     It runs once a token, and a runtime takes about as long for an operator on so few numbers as for none: what counts
@@ -129,12 +129,19 @@ def choose(logits: Any, noise: Any, seen: Any, options: Ready) -> Any:
         noise: float32 [B, 1] in [0, 1), 0 where greedy.
         seen: bool [B, A], ids already in prompt or output.
         options: as ``ready`` gives them.
+        bias: float32 [B, A] of the host's options, which no exported graph has: added behind the repetition penalty
+            and before the temperature. Minus infinity is never drawn; each row has something else.
 
     Returns:
         int32 [B, 1], places among the A.
     """
-    scaled = _penalised(logits, seen, options.penalty) / options.temperature
-    return _draw(scaled, scaled >= _threshold(scaled, options), noise)
+    penalised = _penalised(logits, seen, options.penalty)
+    if bias is None:
+        scaled = penalised / options.temperature
+        return _draw(scaled, scaled >= _threshold(scaled, options), noise)
+    scaled = (penalised + bias) / options.temperature
+    # Where fewer are left than top_k asks for, its threshold is minus infinity, which would keep the forbidden too.
+    return _draw(scaled, (scaled >= _threshold(scaled, options)) & (bias > -np.inf), noise)
 
 
 def _penalised(logits: Any, seen: Any, penalty: Any) -> Any:

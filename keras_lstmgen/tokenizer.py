@@ -99,6 +99,15 @@ class Tokenizer:
         """The UTF-8 bytes that one id adds to a text: one for a byte piece, none for start or end."""
         return self._bytes[id]
 
+    def piece(self, id: int) -> str:  # noqa: A002
+        """How SentencePiece spells one id: ``▁the``, ``<0xE5>``, ``</s>``."""
+        return str(self._processor.id_to_piece(id))
+
+    def id_of(self, piece: str) -> int | None:
+        """The id that is spelled so, a space being as good as ▁; None if there is none."""
+        found = int(self._processor.piece_to_id(piece.replace(" ", "▁")))
+        return found if self.piece(found) == piece.replace(" ", "▁") else None
+
 
 def save(tokenizer: Tokenizer, path: Path) -> None:
     """Write the tokenizer as a SentencePiece model file."""

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from keras_lstmgen import cli, generation, recipe, run, sources, training
+from keras_lstmgen import beam, cli, decode, generation, recipe, run, sources, training
+from keras_lstmgen.constraints import HostOptions
 from keras_lstmgen.sampling import Options
 
 VERBS = ("train", "generate", "evaluate", "export", "info")
@@ -258,6 +259,84 @@ def test_the_output_goes_to_a_file_instead(
     out, _ = typed(capsys, *short, "--interactive", "--output", tmp_path / "a.txt")
     assert out == ""
     assert (tmp_path / "a.txt").read_text().startswith(shown.removesuffix("\n") + "\n\n")
+
+
+def test_every_option_of_the_host_reaches_the_text(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [
+        "--no-repeat-ngram", "3", "--presence-penalty", "0.5", "--frequency-penalty", "-0.25",
+        "--logit-bias", "e=-inf", "#260=1.5", "--logit-bias", "<0x0A>=-2", "==-3", "--regex", "[^e]*",
+    ]  # fmt: skip
+    model, host = run.load(trained), HostOptions(3, 0.5, -0.25, ("e=-inf", "#260=1.5", "<0x0A>=-2", "==-3"), "[^e]*")
+    out, err = typed(capsys, "generate", trained, "--prompt", "The ", "--max-new-tokens", "40", "--n", "2", *words)
+    limits = generation.constrained(model, host)
+    first, second = generation.generate(model, "The ", 40, seeds=[0, 1], limits=limits)
+    assert out == f"{first.text}\n\n{second.text}\n"
+    assert "e" not in out
+    assert "left nothing" not in err
+
+
+def test_what_a_text_lacks_is_told_beside_it(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, err = typed(capsys, "generate", trained, "--regex", "[a-z]{9}", "--max-new-tokens", "4", "--n", "2")
+    assert re.fullmatch(r"[a-z]{4}\n\n[a-z]{4}\n", out)
+    assert "text 1: the match of --regex is unfinished\ntext 2: the match of --regex is unfinished\n" in err
+
+
+def test_a_search_writes_the_best_texts_and_their_scores_beside_them(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("--prompt", "The ", "--max-new-tokens", "20", "--no-repeat-ngram", "4")
+    out, err = typed(capsys, "generate", trained, *words, "--beams", "3", "--length-penalty", "0.5", "--n", "2")
+    model = run.load(trained)
+    limits = generation.constrained(model, HostOptions(no_repeat_ngram=4))
+    asked = beam.Search(3, 0.5, 20)
+    best, second, _ = generation.search(model, decode.stepper(model.weights), "The ", asked, limits=limits)
+    assert out == f"{best.text}\n\n{second.text}\n"
+    assert f"ended by: length, length; scores: {best.score:.4f}, {second.score:.4f}\n" in err
+
+
+def test_log_probabilities_are_a_line_of_json_a_token(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    short = ("generate", trained, "--prompt", "The ", "--max-new-tokens", "7", "--seed", "2", "--n", "2")
+    out, _ = typed(capsys, *short, "--logprobs", "3")
+    model = run.load(trained)
+    samples = generation.generate(model, "The ", 7, seeds=[2, 3])
+    told = [json.loads(line) for line in out.splitlines()]
+    assert [(line["text"], line["position"]) for line in told] == [(text, t) for text in (0, 1) for t in range(7)]
+    assert [line["id"] for line in told] == samples[0].tokens + samples[1].tokens
+    assert all(len(line["top_logprobs"]) == 3 for line in told)
+    assert sum(line["logprob"] for line in told[:7]) == pytest.approx(samples[0].logprob, abs=1e-3)
+    typed(capsys, *short, "--logprobs", "3", "--output", tmp_path / "told.jsonl")
+    assert (tmp_path / "told.jsonl").read_text(encoding="utf-8") == out.removesuffix("\n")
+    out, _ = typed(capsys, *short, "--logprobs", "0", "--beams", "2")
+    assert [json.loads(line)["top_logprobs"] for line in out.splitlines()] == [[]] * 14
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--no-repeat-ngram", "-1"], "--no-repeat-ngram: -1 is out of range; give 0 (off) or more"),
+        (["--presence-penalty", "nan"], "--presence-penalty: nan is out of range; give a number from "),
+        (["--frequency-penalty", "1e7"], "--frequency-penalty: 10000000.0 is out of range; give a number from "),
+        (["--logit-bias", "e"], "--logit-bias 'e': give TOKEN=X or #ID=X, "),
+        (["--logit-bias", "字=1"], "--logit-bias '字=1': no token is spelled so; the tokenizer cuts it into <0xE5> "),
+        (["--regex", "("], "--regex '(': unclosed group; docs/generation.md says what a pattern may hold"),
+        (["--logprobs", "-1"], "--logprobs: -1 is out of range; give 0 or more"),
+        (["--beams", "-1"], "--beams: -1 is out of range; give 1 or more, or 0 to draw"),
+        (["--beams", "2", "--length-penalty", "-1"], "--length-penalty: -1.0 is out of range; give a number from 0 "),
+        (["--length-penalty", "1"], "--length-penalty: is of a beam search; give --beams too"),
+        (["--beams", "2", "--top-p", "0.5"], "--top-p: has no place in a beam search, which draws nothing; leave it "),
+        (["--beams", "2", "--n", "3"], "--n: 3 is out of range; a search with --beams 2 finds no more texts"),
+    ],
+)
+def test_what_cannot_be_asked_of_a_text_is_one_line(
+    trained: Path, capsys: pytest.CaptureFixture[str], words: list[str], said: str
+) -> None:
+    assert cli.main(["generate", str(trained), *words]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith(f"keras-lstmgen: {said}")
+    assert err.count("\n") == 1
 
 
 def test_a_reader_that_has_enough_ends_it_without_a_word(trained: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from keras_lstmgen import generation, run
+from keras_lstmgen import beam, decode, generation, run
 from keras_lstmgen.sampling import Options
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the kit is no package: it travels as a folder
@@ -83,6 +83,20 @@ def test_a_kit_goes_on_with_a_chinese_prompt_as_keras_does(
     assert done.stderr.endswith(f"finish reason: {sample.finish_reason}\n")
 
 
+@pytest.mark.parametrize("name", KITS)
+def test_a_kit_searches_as_keras_does(python: Callable[..., Result], trained_lines: Path, name: str) -> None:
+    words = ["--prompt", "the ", "--beams", "4", "--length-penalty", "0.6", "--n", "2", "--max-new-tokens", "20"]
+    done = kit(python, name, trained_lines / KITS[name], *words)
+    assert done.returncode == 0, done.stderr
+    model = run.load(trained_lines)
+    best = generation.search(model, decode.stepper(model.weights), "the ", beam.Search(4, 0.6, 20))[:2]
+    assert done.stdout == "".join(f"--- score {sample.score:.4f}\n{sample.text}\n" for sample in best)
+    reasons = ", ".join(sample.finish_reason for sample in best)
+    scores = ", ".join(f"{sample.score:.4f}" for sample in best)
+    assert done.stderr.endswith(f"finish reason: {reasons}; score: {scores}\n")
+    assert done.stderr.startswith(f"{sum(len(sample.tokens) for sample in best)} tokens in ")
+
+
 def cut(source: Path, place: Path, part: float) -> Path:
     data = source.read_bytes()
     place.write_bytes(data[: int(len(data) * part)])
@@ -152,6 +166,11 @@ def test_other_bad_input_is_one_line_and_exit_status_2(
         ([tmp_path / "none.onnx"], "none.onnx: there is no such model"),
         ([artifact, "--temperature", "-1"], "temperature is out of range"),
         ([artifact, "--top-p", "0"], "top_p is out of range"),
+        ([artifact, "--beams", "-1"], "beams is out of range"),
+        ([artifact, "--beams", "2", "--length-penalty", "nan"], "length_penalty is out of range"),
+        ([artifact, "--length-penalty", "1"], "length_penalty is of a search: give beams too"),
+        ([artifact, "--beams", "2", "--top-k", "3"], "top_k has no place in a search"),
+        ([artifact, "--beams", "2", "--n", "3"], "n is out of range: a search with 2 beams"),
         ([trained / "onnx/score.onnx"], "score.onnx: cannot be used"),
     ]
     for words, line in bad:
