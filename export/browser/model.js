@@ -78,13 +78,15 @@ function floats({ data }) {
 export async function* write({ step, metadata, tokenizer }, { prompt, options, seed, max_new_tokens }) {
   checkOptions(options);
   const numbers = noise(seedOf(seed), limitOf(max_new_tokens));
-  const ids = promptIds(encode(tokenizer, prompt), metadata);
+  const encoded = encode(tokenizer, prompt);
+  const ids = promptIds(encoded, metadata);
   const [inPrompt, inText] = [decoder(tokenizer), decoder(tokenizer)];
+  let unseen = ids.length - encoded.length; // the start symbol, which may be a newline, is no text of the prompt
   /** @type {number[]} */
   const tokens = [];
   for await (const { id, logprob, written } of generate(step, ids, metadata, options, numbers)) {
     if (written) tokens.push(id);
-    const text = (written ? inText : inPrompt).push(id);
+    const text = unseen-- > 0 ? "" : (written ? inText : inPrompt).push(id);
     yield { id, text, nats: logprob === null ? null : -logprob, written };
   }
   const rest = inText.flush();
