@@ -138,7 +138,7 @@ class Export:
     formats: tuple[str, ...] = knob(
         ("saved_model", "tflite", "onnx"),
         "artifacts to write",
-        choices=("saved_model", "tflite", "tflite_float16", "tflite_int8", "onnx"),
+        choices=("saved_model", "tflite", "tflite_float16", "tflite_int8", "onnx", "web"),
     )
     texts: int = knob(100, "texts that each artifact must write as Keras does", low=1)
     tokens: int = knob(200, "tokens in each of those texts", low=1)

@@ -199,7 +199,7 @@ def test_a_command_line_that_makes_no_sense(line: str, said: str, capsys: pytest
         ("[training]\nwindow = 0", "training.window: 0 is out of range; give a number from 1"),
         (
             "[export]\nformats = ['pickle']",
-            "export.formats: 'pickle' is not one of saved_model, tflite, tflite_float16, tflite_int8, onnx",
+            "export.formats: 'pickle' is not one of saved_model, tflite, tflite_float16, tflite_int8, onnx, web",
         ),
         ("[model", "is not TOML"),
     ],

@@ -26,6 +26,7 @@ NAMES = {
     "tflite_float16": "TFLite float16",
     "tflite_int8": "TFLite int8",
     "onnx": "ONNX",
+    "web": "Web page",
 }
 PACKAGES = (
     "tensorflow",

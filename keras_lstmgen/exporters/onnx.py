@@ -29,12 +29,18 @@ def write(model: Run, folder: Path) -> Path:
     with files.replacing(folder / PLACE) as path:
         path.mkdir()
         for name, graph in graphs.signatures().items():
-            proto = _converted(graph)
-            _check(proto, name)
-            _import_standard_only(proto)
+            proto = model_of(graph, name)
             onnx.helper.set_model_props(proto, carried)
             files.write_bytes(path / FILES[name], proto.SerializeToString())
     return folder / PLACE
+
+
+def model_of(graph: Any, name: str) -> Any:
+    """One graph, by its name among ``FILES``, as an ONNX model of standard operators alone."""
+    converted = _converted(graph)
+    _check(converted, name)
+    _import_standard_only(converted)
+    return converted
 
 
 def _converted(graph: Any) -> Any:

@@ -1,0 +1,264 @@
+/**
+ * How an exported model writes, for one text at a time: docs/contract.md as code.
+ *
+ * The noise that a seed stands for, the choice of a token from logits, and the loop around the graph `step`. V is the
+ * vocabulary size, S the state size. JavaScript computes in float64: what the page wants in float32 is rounded by
+ * `Math.fround` or by a Float32Array after every operation, so that the same seed chooses the same tokens as elsewhere.
+ */
+
+/**
+ * What the JSON beside a model says.
+ * @typedef {object} Metadata
+ * @property {number} format_version
+ * @property {number} vocab_size V
+ * @property {number} state_size S
+ * @property {number} start_id
+ * @property {number} end_id
+ * @property {number[]} unsampled_ids
+ * @property {boolean} [prompt_start]
+ * @property {any} [recipe]
+ * @property {any} [metrics]
+ */
+
+/**
+ * How a token is chosen.
+ * @typedef {object} Options
+ * @property {number} repetition_penalty
+ * @property {number} temperature
+ * @property {number} top_k
+ * @property {number} top_p
+ * @property {number} min_p
+ */
+
+/**
+ * The graph: an id and a state [S] give logits [V] and the next state [S].
+ * @typedef {(id: number, state: Float32Array) => Promise<{logits: Float32Array, state: Float32Array}>} Step
+ */
+
+/**
+ * A token of the prompt or, if `written`, of the text; `logprob` is null where the model was not asked.
+ * @typedef {object} Token
+ * @property {number} id
+ * @property {number | null} logprob
+ * @property {boolean} written
+ */
+
+const FORMAT_VERSION = 1;
+const GOLDEN = 0x9e3779b9;
+const { fround } = Math;
+
+/** Options that change nothing. */
+export const NEUTRAL = Object.freeze({ repetition_penalty: 1, temperature: 1, top_k: 0, top_p: 1, min_p: 0 });
+
+/**
+ * Read the JSON of a model; an Error if it is not of the format that is known here.
+ * @param {string} text
+ * @returns {Metadata}
+ */
+export function readMetadata(text) {
+  const values = JSON.parse(text);
+  if (values?.format_version !== FORMAT_VERSION) {
+    throw new Error(`its metadata is not of format_version ${FORMAT_VERSION}`);
+  }
+  for (const name of ["vocab_size", "state_size", "start_id", "end_id", "unsampled_ids"]) {
+    if (!(name in values)) throw new Error(`its metadata lacks ${name}`);
+  }
+  return values;
+}
+
+/**
+ * Hold every option against its range; a RangeError names the first that is out of it. NaN is out of any.
+ * @param {Options} options
+ */
+export function checkOptions({ repetition_penalty: r, temperature: T, top_k: k, top_p: p, min_p: m }) {
+  hold("repetition_penalty", r >= 1e-6 && r <= 1e6, "0.000001 to 1000000 (1: off)");
+  hold("temperature", T === 0 || (T >= 1e-6 && T <= 1e6), "0 (greedy), or 0.000001 to 1000000");
+  hold("top_k", Number.isInteger(k) && k >= 0 && k < 2 ** 31, "a whole number, 0 (off) to 2147483647");
+  hold("top_p", p > 0 && p <= 1, "above 0, up to 1 (off)");
+  hold("min_p", m >= 0 && m <= 1, "0 (off) to 1");
+}
+
+/**
+ * @param {string} option
+ * @param {boolean} holds
+ * @param {string} wanted
+ */
+function hold(option, holds, wanted) {
+  if (!holds) throw new RangeError(`${option} is out of range: it must be ${wanted}`);
+}
+
+/**
+ * Numbers `start` to `start + n - 1` of a 64-bit seed, in [0, 1); number t chooses token t of the text.
+ *
+ * Negative seeds count as their two's complement. `noise(0n, 2)` is about [0.2202, 0.6937].
+ * @param {bigint} seed
+ * @param {number} n
+ */
+export function noise(seed, n, start = 0) {
+  const low = Number(BigInt.asUintN(32, seed));
+  const high = Number(BigInt.asUintN(32, seed >> 32n));
+  const key = mix(mix(low + GOLDEN) ^ high);
+  return Float32Array.from({ length: n }, (_, t) => (mix(key ^ mix(start + t + GOLDEN)) >>> 8) / 2 ** 24);
+}
+
+/**
+ * The hash "lowbias32", in unsigned arithmetic of 32 bits that wraps.
+ * @param {number} x
+ */
+function mix(x) {
+  x >>>= 0;
+  x = Math.imul(x ^ (x >>> 16), 0x7feb352d);
+  x = Math.imul(x ^ (x >>> 15), 0x846ca68b);
+  return (x ^ (x >>> 16)) >>> 0;
+}
+
+/**
+ * Choose the next token by one number of noise, in the contract's order.
+ * @param {Float32Array} logits [V], of `step`
+ * @param {number} number of noise
+ * @param {Uint8Array} seen [V], 1 for every id of the prompt and of the text so far
+ * @param {Options} options
+ * @param {Uint8Array} sampled [V], 1 for every id that may be written
+ */
+export function choose(logits, number, seen, options, sampled) {
+  const scaled = penalised(logits, seen, options, sampled);
+  if (options.temperature === 0) return scaled.indexOf(largest(scaled)); // the lowest id among equals
+
+  const temperature = fround(options.temperature);
+  for (let i = 0; i < scaled.length; i++) scaled[i] /= temperature;
+  const lowest = threshold(scaled, options);
+  const kept = scaled.map((logit, i) => (sampled[i] && logit >= lowest ? logit : -Infinity));
+  const shares = softmax(kept);
+  let sum = 0;
+  for (let i = 0; i < shares.length; i++) {
+    sum = fround(sum + shares[i]);
+    if (sum > number) return i;
+  }
+  return kept.findLastIndex((logit) => logit > -Infinity);
+}
+
+/**
+ * The logits [V] without what is never written, and with less of what was written.
+ * @param {Float32Array} logits
+ * @param {Uint8Array} seen
+ * @param {Options} options
+ * @param {Uint8Array} sampled
+ */
+function penalised(logits, seen, options, sampled) {
+  const penalty = fround(options.repetition_penalty);
+  return logits.map((logit, i) => {
+    if (!sampled[i]) return -Infinity;
+    if (!seen[i]) return logit;
+    return logit > 0 ? logit / penalty : logit * penalty;
+  });
+}
+
+/**
+ * The highest of the thresholds that `top_k`, `top_p` and `min_p` set on the scaled logits [V].
+ * @param {Float32Array} scaled
+ * @param {Options} options
+ */
+function threshold(scaled, { top_k, top_p, min_p }) {
+  const sorts = top_k > 0 || fround(top_p) < 1;
+  const falling = sorts ? scaled.slice().sort().reverse() : scaled;
+  const thresholds = [-Infinity];
+  if (top_k > 0 && top_k <= falling.length) thresholds.push(falling[top_k - 1]);
+  if (fround(top_p) < 1) thresholds.push(falling[nucleus(falling, fround(top_p))]);
+  if (min_p > 0) thresholds.push(fround(largest(scaled) + fround(Math.log(fround(min_p)))));
+  return Math.max(...thresholds);
+}
+
+/**
+ * Where in falling order the sum of probabilities is first at least p; the last, should rounding leave it below.
+ * @param {Float32Array} falling
+ * @param {number} p
+ */
+function nucleus(falling, p) {
+  const shares = softmax(falling);
+  let at = 0;
+  for (let sum = shares[0]; sum < p && at < shares.length - 1; ) sum = fround(sum + shares[++at]);
+  return at;
+}
+
+/**
+ * Probabilities [V]. Their total is added up in float64: the float32 nearest to the true one.
+ * @param {Float32Array} logits
+ */
+function softmax(logits) {
+  const top = largest(logits);
+  const powers = logits.map((logit) => Math.exp(fround(logit - top)));
+  let total = 0;
+  for (const power of powers) total += power;
+  total = fround(total);
+  return powers.map((power) => power / total);
+}
+
+/** @param {Float32Array} values */
+function largest(values) {
+  let found = -Infinity;
+  for (const value of values) if (value > found) found = value;
+  return found;
+}
+
+/**
+ * The log-probability of an id, as the model has it before any option.
+ * @param {Float32Array} logits [V]
+ * @param {number} id
+ */
+export function logprob(logits, id) {
+  const top = largest(logits);
+  let total = 0;
+  for (const logit of logits) total += Math.exp(logit - top);
+  return logits[id] - top - Math.log(total);
+}
+
+/**
+ * The ids to feed for a prompt: behind the start symbol if training had one there, or if it is empty.
+ * @param {number[]} encoded
+ * @param {Metadata} metadata
+ */
+export function promptIds(encoded, metadata) {
+  return metadata.prompt_start || !encoded.length ? [metadata.start_id, ...encoded] : encoded;
+}
+
+/**
+ * Feed `ids` (at least one), and then write a token for each number of noise, up to the end token.
+ *
+ * Yields the tokens of the prompt as they are read, and those of the text as they are chosen. Ids that end with the end
+ * token are a text that is over: nothing follows.
+ * @param {Step} step
+ * @param {number[]} ids
+ * @param {Metadata} metadata
+ * @param {Options} options
+ * @param {Float32Array} numbers
+ * @returns {AsyncGenerator<Token, void, void>}
+ */
+export async function* generate(step, ids, metadata, options, numbers) {
+  const seen = new Uint8Array(metadata.vocab_size);
+  const sampled = new Uint8Array(metadata.vocab_size).fill(1);
+  for (const id of metadata.unsampled_ids) sampled[id] = 0;
+  /** @type {{logits: Float32Array | null, state: Float32Array}} */
+  let now = { logits: null, state: new Float32Array(metadata.state_size) };
+  for (const id of ids.at(-1) === metadata.end_id ? [] : ids) {
+    yield { id, logprob: now.logits && logprob(now.logits, id), written: false };
+    now = await step(id, now.state);
+    seen[id] = 1;
+  }
+  for (const [t, number] of numbers.entries()) {
+    if (!now.logits) return;
+    const id = choose(now.logits, number, seen, options, sampled);
+    yield { id, logprob: logprob(now.logits, id), written: true };
+    if (id === metadata.end_id || t === numbers.length - 1) return;
+    now = await step(id, now.state);
+    seen[id] = 1;
+  }
+}
+
+/**
+ * `stop` if the model ended the text itself, `length` if the limit did.
+ * @param {number[]} tokens
+ * @param {Metadata} metadata
+ */
+export function finishReason(tokens, metadata) {
+  return tokens.length && tokens.at(-1) !== metadata.end_id ? "length" : "stop";
+}

@@ -1,0 +1,135 @@
+/**
+ * A web folder without a browser: its own modules and its own runtime, in Node.
+ *
+ *     node run.mjs WEB_FOLDER < requests.json > texts.json
+ *
+ * reads a JSON list of {prompt, options, seed, max_new_tokens}, all of which have defaults, and writes a list of
+ * {text, tokens, finish_reason, logprob}. A seed beyond 2^53 is a string. With `--graphs` it answers each line,
+ * {graph, inputs}, with a line, {outputs} or {error}, a row of inputs with a row of outputs: so an export is proved.
+ */
+
+import { readFile } from "node:fs/promises";
+import { resolve } from "node:path";
+import { createInterface } from "node:readline";
+import { text } from "node:stream/consumers";
+import { pathToFileURL } from "node:url";
+
+/**
+ * @typedef {object} Opened
+ * @property {import("./model.js").Model} model
+ * @property {typeof import("./model.js").write} write
+ * @property {typeof import("./contract.js")} contract
+ */
+
+/**
+ * Open a folder's model with the code that lies beside it.
+ * @param {string} folder
+ * @returns {Promise<Opened>}
+ */
+async function load(folder) {
+  const file = async (/** @type {string} */ name) => new Uint8Array(await readFile(resolve(folder, name)));
+  const [ort, contract, { open, write }] = await Promise.all(
+    ["onnxruntime/ort.js", "contract.js", "model.js"].map((name) => import(pathToFileURL(resolve(folder, name)).href)),
+  );
+  ort.env.logLevel = "fatal"; // what is wrong is raised too; once is enough
+  ort.env.wasm.numThreads = 1;
+  ort.env.wasm.wasmBinary = (await file("onnxruntime/ort-wasm-simd-threaded.wasm")).buffer; // Node fetches no files
+  return { model: await open(file, ort), write, contract };
+}
+
+/**
+ * Answer the list on standard input.
+ * @param {string} folder
+ */
+async function texts(folder) {
+  const requests = JSON.parse(await text(process.stdin));
+  const opened = await load(folder);
+  const written = [];
+  for (const request of requests) written.push(await textOf(opened, request));
+  process.stdout.write(JSON.stringify(written));
+}
+
+/**
+ * @param {Opened} opened
+ * @param {Partial<import("./model.js").Request>} request
+ */
+async function textOf({ model, write, contract }, { prompt = "", seed = 0, max_new_tokens = 200, options }) {
+  const pieces = write(model, { prompt, seed, max_new_tokens, options: { ...contract.NEUTRAL, ...options } });
+  const written = { text: "", tokens: /** @type {number[]} */ ([]), finish_reason: "", logprob: 0 };
+  for (let next = await pieces.next(); ; next = await pieces.next()) {
+    if (next.done) return { ...written, finish_reason: next.value };
+    if (!next.value.written) continue;
+    written.text += next.value.text;
+    written.logprob -= next.value.nats ?? 0;
+    if (next.value.id !== null) written.tokens.push(next.value.id);
+  }
+}
+
+/**
+ * Answer line by line.
+ * @param {string} folder
+ */
+async function graphs(folder) {
+  const opened = load(folder);
+  opened.catch(() => {}); // it is told with the first answer
+  for await (const line of createInterface({ input: process.stdin })) {
+    const answer = await outputsOf(opened, JSON.parse(line)).catch((error) => ({ error: lineOf(error) }));
+    process.stdout.write(`${JSON.stringify(answer)}\n`);
+  }
+}
+
+/**
+ * @param {Promise<Opened>} opened
+ * @param {{graph: string, inputs: Record<string, any[]>}} call
+ */
+async function outputsOf(opened, { graph, inputs }) {
+  const outputs = [];
+  for (const b of inputs.ids.keys()) {
+    const row = Object.fromEntries(Object.entries(inputs).map(([name, values]) => [name, values[b]]));
+    outputs.push(await GRAPHS[graph](await opened, row));
+  }
+  return { outputs };
+}
+
+/**
+ * The graphs of docs/contract.md for one row. The folder has the first alone: the others are what its code makes of that.
+ * @type {Record<string, (opened: Opened, row: any) => Promise<object>>}
+ */
+const GRAPHS = {
+  async step({ model }, { ids, state }) {
+    const out = await model.step(ids, Float32Array.from(state));
+    return { logits: [...out.logits], next_state: [...out.state] };
+  },
+  async score({ model, contract }, { ids, state }) {
+    const logprobs = [];
+    /** @type {Awaited<ReturnType<import("./contract.js").Step>>} */
+    let out = { logits: new Float32Array(), state: Float32Array.from(state) };
+    for (const [t, id] of ids.slice(0, -1).entries()) {
+      out = await model.step(id, out.state);
+      logprobs.push(contract.logprob(out.logits, ids[t + 1]));
+    }
+    return { logprobs, next_state: [...out.state] };
+  },
+  /** As the page does it: from the beginning of a text, whatever `state` is. */
+  async generate({ model: { step, metadata }, contract }, { ids, noise, ...options }) {
+    const tokens = [];
+    for await (const token of contract.generate(step, ids, metadata, options, Float32Array.from(noise))) {
+      if (token.written) tokens.push(token.id);
+    }
+    return { tokens: [...tokens, ...Array(noise.length - tokens.length).fill(metadata.end_id)] };
+  },
+};
+
+/** @param {unknown} error */
+function lineOf(error) {
+  return (error instanceof Error ? error.message : `${error}`).split("\n")[0];
+}
+
+const [folder, flag] = process.argv.slice(2);
+try {
+  if (!folder) throw new Error("name a web folder");
+  await (flag === "--graphs" ? graphs(folder) : texts(folder));
+} catch (error) {
+  process.stderr.write(`run.mjs: ${lineOf(error)}\n`);
+  process.exitCode = 2;
+}

@@ -1,0 +1,143 @@
+/**
+ * The strip: a bar for each piece of the text, the taller and stronger the more the model was surprised at it. Pointing
+ * at a bar or at the text, or the arrow keys, tell its value.
+ */
+
+/**
+ * A piece of the text as it is shown: a character, or as many as a token has.
+ * @typedef {{text: string, nats: number | null, span: HTMLElement}} Shown
+ */
+
+const WIDEST = 7; // pixels of a bar
+const LEAP = 10; // pieces that Page Up and Page Down pass over
+const NAMES = new Map([[" ", "A space"], ["\n", "A new line"], ["\t", "A tab"]]);
+
+/**
+ * Make a strip of an element that holds a canvas. `add` shows a piece more, `clear` none.
+ * @param {HTMLElement} slider
+ * @param {HTMLElement} text where the pieces stand
+ * @param {HTMLElement} readout where the value is told
+ * @param {number} top nats of a full bar
+ */
+export function strip(slider, text, readout, top) {
+  const canvas = /** @type {HTMLCanvasElement} */ (slider.firstElementChild);
+  /** @type {Shown[]} */
+  const pieces = [];
+  const places = new WeakMap();
+  let chosen = -1;
+  let waiting = false;
+
+  const draw = () => {
+    waiting = false;
+    paint(canvas, pieces, chosen, top);
+  };
+  const redraw = () => {
+    if (!waiting) requestAnimationFrame(draw);
+    waiting = true;
+  };
+
+  const choose = (/** @type {number} */ at) => {
+    pieces[chosen]?.span.classList.remove("chosen");
+    chosen = Math.max(0, Math.min(at, pieces.length - 1));
+    const words = pieces[chosen] ? inWords(pieces[chosen]) : "";
+    pieces[chosen]?.span.classList.add("chosen");
+    readout.textContent = words;
+    slider.ariaValueNow = `${chosen + 1}`;
+    slider.ariaValueText = words;
+    redraw();
+  };
+
+  slider.addEventListener("keydown", (event) => {
+    const places = new Map([
+      ["ArrowLeft", chosen - 1], ["ArrowRight", chosen + 1], ["ArrowDown", chosen - 1], ["ArrowUp", chosen + 1],
+      ["PageDown", chosen - LEAP], ["PageUp", chosen + LEAP], ["Home", 0], ["End", pieces.length - 1],
+    ]);
+    const at = places.get(event.key);
+    if (at === undefined || !pieces.length) return;
+    event.preventDefault();
+    choose(at);
+  });
+  const point = (/** @type {PointerEvent} */ event) => {
+    if (pieces.length) choose(Math.floor((event.clientX - slider.getBoundingClientRect().left) / width(slider, pieces)));
+  };
+  slider.addEventListener("pointerdown", point);
+  slider.addEventListener("pointermove", point);
+  for (const kind of /** @type {const} */ (["pointerover", "click"])) {
+    text.addEventListener(kind, ({ target }) => {
+      const at = target instanceof HTMLElement ? places.get(target) : undefined;
+      if (at !== undefined) choose(at);
+    });
+  }
+  new ResizeObserver(redraw).observe(slider);
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
+
+  return {
+    /** @param {Shown} piece */
+    add(piece) {
+      places.set(piece.span, pieces.push(piece) - 1);
+      piece.span.style.setProperty("--surprise", share(piece, top).toFixed(3));
+      slider.ariaValueMin = "1";
+      slider.ariaValueMax = `${pieces.length}`;
+      redraw();
+    },
+    clear() {
+      pieces.length = 0;
+      chosen = -1;
+      slider.ariaValueNow = slider.ariaValueText = null;
+      redraw();
+    },
+  };
+}
+
+/**
+ * How high a bar is, 0 to 1.
+ * @param {Shown} piece
+ * @param {number} top
+ */
+function share({ nats }, top) {
+  return Math.min((nats ?? 0) / top, 1);
+}
+
+/**
+ * The width of a bar, so that all have room.
+ * @param {HTMLElement} slider
+ * @param {Shown[]} pieces
+ */
+function width(slider, pieces) {
+  return Math.min(WIDEST, slider.clientWidth / pieces.length);
+}
+
+/** @param {Shown} piece */
+function inWords({ text, nats }) {
+  const name = NAMES.get(text) ?? `“${text.replaceAll("\n", " ")}”`;
+  if (nats === null) return `${name}: where the model began`;
+  const percent = (100 * Math.exp(-nats)).toLocaleString("en", { maximumSignificantDigits: 2 });
+  return `${name}, expected with ${percent} %: ${nats.toFixed(2)} nats of surprise`;
+}
+
+/**
+ * @param {HTMLCanvasElement} canvas
+ * @param {Shown[]} pieces
+ * @param {number} chosen
+ * @param {number} top
+ */
+function paint(canvas, pieces, chosen, top) {
+  const slider = /** @type {HTMLElement} */ (canvas.parentElement);
+  const [room, height, dots] = [slider.clientWidth, slider.clientHeight, devicePixelRatio];
+  const brush = canvas.getContext("2d");
+  if (!brush) return;
+  [canvas.width, canvas.height] = [room * dots, height * dots];
+  brush.scale(dots, dots);
+  const style = getComputedStyle(slider);
+  const bar = width(slider, pieces);
+  const gap = bar > 3 ? 1 : 0;
+  const stand = (/** @type {number} */ at, /** @type {string} */ colour, /** @type {number} */ alpha) => {
+    const tall = Math.max(2, share(pieces[at], top) * height);
+    brush.fillStyle = colour;
+    brush.globalAlpha = alpha;
+    brush.fillRect(at * bar, height - tall, Math.max(bar - gap, 1), tall);
+  };
+  const [hot, ink] = ["--hot", "--ink"].map((name) => style.getPropertyValue(name));
+  pieces.forEach((piece, at) => stand(at, hot, 0.35 + 0.65 * share(piece, top)));
+  if (pieces[chosen]) stand(chosen, ink, 1);
+}

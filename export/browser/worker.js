@@ -1,0 +1,68 @@
+/** The model at work beside the page, which stays responsive: it is asked to write and to stop, and tells what it wrote. */
+
+import { open, write } from "./model.js";
+import * as ort from "./onnxruntime/ort.js";
+
+/** @typedef {import("./model.js").Piece} Piece */
+
+/**
+ * What the page is told.
+ * @typedef {{ready: import("./contract.js").Metadata}
+ *   | {pieces: Piece[], seconds: number}
+ *   | {done: "stop" | "length" | "stopped"}
+ *   | {error: string}} Answer
+ */
+
+const FRAME = 16; // milliseconds between two answers, about one a frame of the screen
+
+ort.env.wasm.numThreads = 1; // more would need headers that a plain static host does not send
+const opened = open(fetched, ort);
+const { port1: waking, port2: sleeping } = new MessageChannel();
+let stopped = false;
+
+/** @param {Answer} answer */
+const tell = (answer) => self.postMessage(answer);
+const fail = (/** @type {unknown} */ error) => tell({ error: error instanceof Error ? error.message : `${error}` });
+
+opened.then(({ metadata }) => tell({ ready: metadata }), fail);
+self.addEventListener("message", ({ data }) => {
+  stopped = "stop" in data;
+  if ("write" in data) run(data.write).catch(fail);
+});
+
+/** @param {import("./model.js").Request} request */
+async function run(request) {
+  const pieces = write(await opened, request);
+  /** @type {Piece[]} */
+  let waiting = [];
+  let [began, told] = [0, performance.now()];
+  const report = () => tell({ pieces: waiting.splice(0), seconds: began && (performance.now() - began) / 1000 });
+  for (let next = await pieces.next(); ; next = await pieces.next()) {
+    if (next.done) {
+      report();
+      return tell({ done: next.value });
+    }
+    waiting.push(next.value);
+    if (!next.value.written) began = performance.now(); // the speed is that of writing, not of reading the prompt
+    if (performance.now() - told < FRAME) continue;
+    report();
+    await turn();
+    if (stopped) return tell({ done: "stopped" });
+    told = performance.now();
+  }
+}
+
+/** Let messages that wait be read. A timer would do, but is held back by milliseconds. */
+function turn() {
+  return new Promise((resolve) => {
+    waking.onmessage = resolve;
+    sleeping.postMessage(null);
+  });
+}
+
+/** @param {string} name */
+async function fetched(name) {
+  const answer = await fetch(new URL(name, import.meta.url));
+  if (!answer.ok) throw new Error(`${name} cannot be loaded (${answer.status} ${answer.statusText})`);
+  return new Uint8Array(await answer.arrayBuffer());
+}
