@@ -270,7 +270,8 @@ def _conclude(encoded: Encoded, folder: Path, pace: Pace, writes: Run) -> None:
     rows: list[tuple[str, Any]] = [(name.replace("_", " "), f"{value:,.4f}") for name, value in loss.items()]
     rows += [("training nats per token", f"{best['loss']:.4f}"), ("minutes", f"{metrics['minutes']:.1f}")]
     rows += [("tokens per second", f"{metrics['tokens_per_second']:,.0f}"), ("curve", folder / "curve.png")]
-    show.table(f"{folder}: best epoch, held-out text", ("measure", "value"), rows)
+    part = "" if scored == len(encoded.validation) - 1 else f"the first {scored:,} tokens of "
+    show.table(f"{folder}: best epoch, {part}held-out text", ("measure", "value"), rows)
     characters = encoded.counts["train"]["characters"]
     show.out.print(show.advice(writes.model.count_params(), characters, progress.history))
 
