@@ -83,7 +83,7 @@ def search(
     """
     first = constraints.begin(limits, ids)
     empty = Hypothesis(first, constraints.outlook(limits, first))
-    if empty.outlook.over or ids[-1] == limits.end_id:
+    if empty.outlook.over:
         return [empty._replace(ended=True)]
     living, found = [empty], list[Hypothesis]()
     logits, state = _read(step, ids, S)
@@ -126,7 +126,7 @@ def _children(
             total=float(totals[parent, token]),
             logprob=living[parent].logprob + float(logprobs[parent, token]),
             score=float(totals[parent, token]) / penalty(len(draft.output), asked.length_penalty),
-            ended=token == limits.end_id or outlook.over or over(draft.output.tolist()),
+            ended=outlook.over or over(draft.output.tolist()),
             parent=parent,
         )
         children.append(child)

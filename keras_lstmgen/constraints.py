@@ -137,8 +137,10 @@ def follow(draft: Draft, token: int, end_id: int) -> Draft:
 
 
 def outlook(constraints: Constraints, draft: Draft) -> Outlook:
-    """What may follow, and whether anything may."""
+    """What may follow, and whether anything may: behind an end token nothing."""
     options, fixed = constraints.options, constraints.fixed
+    if draft.ids[-1] == constraints.end_id:
+        return Outlook(fixed, over=True)
     bias = fixed - _penalties(options, draft.output, len(fixed))
     twice = repeats(draft.ids, options.no_repeat_ngram)
     bias[twice] = -np.inf

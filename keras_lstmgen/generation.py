@@ -93,7 +93,7 @@ def generate(
     ]
     rows = sampling.rows([options or Options()] * len(seeds))
     text = begin(len(seeds), run.metadata.state_size, run.metadata.vocab_size)
-    chunk, bias = (1, _bias(texts, limits)) if limits else (CHUNK, None)
+    chunk, bias = 1 if limits else CHUNK, _bias(texts, limits)
     for start in range(0, max_new_tokens, chunk):
         if all(growing.sample.finish_reason for growing in texts):
             break
@@ -103,7 +103,7 @@ def generate(
         for growing, (tokens, logprobs) in zip(texts, parts, strict=True):
             _take(growing, tokens, logprobs, run.metadata.end_id)
         ids, text = written.tokens.numpy()[:, -1:], written.text
-        bias = _bias(texts, limits) if limits else None
+        bias = _bias(texts, limits)
     for growing in texts:
         _finish(growing, "length")
     return [growing.sample for growing in texts]
@@ -176,8 +176,10 @@ class _Growing:
     draft: Draft | None
 
 
-def _bias(texts: list[_Growing], limits: Constraints) -> Any:
-    """What to add to the logits of the next token, float32 [B, V]; ends the texts that nothing may follow."""
+def _bias(texts: list[_Growing], limits: Constraints | None) -> Any:
+    """What to add to the logits of the next token, float32 [B, V] or None; ends the texts that nothing may follow."""
+    if limits is None:
+        return None
     biases = np.zeros((len(texts), len(limits.fixed)), np.float32)
     for bias, growing in zip(biases, texts, strict=True):
         if growing.draft is None or growing.sample.finish_reason:

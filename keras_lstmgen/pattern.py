@@ -18,6 +18,7 @@ from keras_lstmgen.tokenizer import END, START, UNK, Tokenizer
 
 Mask = NDArray[np.bool_]
 SPECIAL = [UNK, START, END]
+NOTHING_ALLOWED = "NoExtension"  # how llguidance begins to say that no piece may follow
 TRAILING_BACKSLASH = re.compile(r"(?<!\\)(\\\\)*\\\Z")
 
 
@@ -48,16 +49,24 @@ def begin(regex: str, tokenizer: Tokenizer, writable: Mask) -> Match:
 def follow(match: Match, token: int) -> Match:
     """The match of a text that goes on with a token that was allowed."""
     matcher = match.matcher.deep_copy()
-    if not matcher.consume_token(token):
-        raise UserError(f"--regex: the pattern is too large to follow ({_reason(matcher.get_error())}); simplify it")
+    matcher.consume_token(token)
+    _hold(matcher)
     return Match(matcher)
 
 
 def allowed(match: Match) -> Mask:
     """The pieces with which a text may go on towards a match: bool [V], never start, end or unknown."""
     mask = np.frombuffer(match.matcher.compute_logit_bias(), np.uint8) > 0
+    _hold(match.matcher)
     mask[SPECIAL] = False
     return mask
+
+
+def _hold(matcher: Any) -> None:
+    """Refuse a pattern whose automaton has grown beyond llguidance's limits."""
+    if matcher.is_error() and not matcher.get_error().startswith(NOTHING_ALLOWED):
+        reason = matcher.get_error().splitlines()[0]
+        raise UserError(f"--regex: the pattern is too large to go on with ({reason}); simplify it")
 
 
 def complete(match: Match) -> bool:

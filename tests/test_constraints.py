@@ -96,7 +96,7 @@ def chosen(
     return int(allowed[int(place[0, 0])])
 
 
-ids = st.lists(st.integers(0, V - 1), max_size=9)
+ids = st.lists(st.sampled_from([token for token in range(V) if token != END]), max_size=9)
 mixes = st.builds(
     Options,
     repetition_penalty=st.sampled_from([0.8, 1.0, 1.3]),
@@ -152,6 +152,14 @@ def test_the_penalties_count_the_output_and_not_the_prompt() -> None:
         draft = constraints.follow(draft, token, END)
     bias = constraints.outlook(limited(HostOptions(presence_penalty=0.5, frequency_penalty=0.25)), draft).bias
     assert bias.tolist() == [0, 0, 0, -1.0, -0.75, 0, 0]
+
+
+def test_behind_an_end_token_nothing_follows_and_no_option_is_to_blame() -> None:
+    limits = limited(HostOptions(no_repeat_ngram=1), unsampled=(0, 1))
+    draft = constraints.begin(limits, [3, 4, 5, 6])
+    assert not constraints.outlook(limits, draft).over
+    draft = constraints.follow(draft, END, END)
+    assert constraints.outlook(limits, draft)[1:] == (True, "")
 
 
 # Patterns, against Python's own
@@ -239,6 +247,21 @@ def test_a_pattern_that_cannot_be_used_is_told_in_one_line(regex: str, said: str
         constraints.compiled(HostOptions(regex=regex), CHARACTERS, (0, 1), END)
     assert str(told.value).startswith("--regex")
     assert "\n" not in str(told.value)
+
+
+def wander(match: pattern.Match, letters: list[int | None], tokens: int) -> None:
+    """Write letters at random, each of which has to be allowed."""
+    for dice in np.random.default_rng(0).integers(0, len(letters), tokens):
+        token = letters[dice]
+        assert token is not None
+        assert pattern.allowed(match)[token]
+        match = pattern.follow(match, token)
+
+
+def test_a_pattern_that_grows_too_large_under_way_is_told_in_one_line() -> None:
+    match, ab = pattern.begin("([ab]*a[ab]{200}){50}", CHARACTERS, writable(CHARACTERS, False)), ["a", "b"]
+    with pytest.raises(UserError, match=r"^--regex: the pattern is too large to go on with \([^\n]+\); simplify it$"):
+        wander(match, [CHARACTERS.id_of(letter) for letter in ab], 2000)
 
 
 def test_without_the_engine_of_patterns_the_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
