@@ -119,8 +119,8 @@ def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pages: Path) -> Path:
 def archive(pages: Path) -> Path:
     """What npm fetched when the pages were exported."""
     del pages
-    [kept] = sources.cache_folder().glob("onnxruntime-web-*.tgz")
-    return kept
+    lock = json.loads((web.kit() / "package-lock.json").read_text(encoding="utf-8"))
+    return sources.cache_folder() / f"onnxruntime-web-{lock['packages']['node_modules/onnxruntime-web']['version']}.tgz"
 
 
 def pretend(folder: Path, script: str) -> None:

@@ -162,13 +162,10 @@ element("another", HTMLButtonElement).addEventListener("click", () => {
 for (const slider of document.querySelectorAll("input[type=range]")) {
   if (!(slider instanceof HTMLInputElement)) continue;
   const number = element(slider.dataset.of ?? "", HTMLInputElement);
-  number.labels?.forEach((label) => slider.setAttribute("aria-label", `${label.textContent} (slider)`));
-  number.setAttribute("aria-describedby", `${number.id}-about`);
   slider.addEventListener("input", () => (number.value = slider.value));
   number.addEventListener("input", () => (slider.value = number.value));
   slider.value = number.value; // after a reload a browser may have kept either
 }
-seed.setAttribute("aria-describedby", "seed-about");
 
 // On a phone the options would push the text out of sight.
 element("options", HTMLDetailsElement).open = matchMedia("(min-width: 50rem)").matches;

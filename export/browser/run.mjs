@@ -92,7 +92,7 @@ async function outputsOf(opened, { graph, inputs }) {
 }
 
 /**
- * The graphs of docs/contract.md for one row. The folder has the first alone: the others are what its code makes of that.
+ * The graphs of docs/contract.md for one row. The folder has the first alone: its code makes the others of that.
  * @type {Record<string, (opened: Opened, row: any) => Promise<object>>}
  */
 const GRAPHS = {

@@ -24,6 +24,7 @@ export function strip(slider, text, readout, top) {
   /** @type {Shown[]} */
   const pieces = [];
   const places = new WeakMap();
+  const hint = readout.textContent;
   let chosen = -1;
   let waiting = false;
 
@@ -48,17 +49,18 @@ export function strip(slider, text, readout, top) {
   };
 
   slider.addEventListener("keydown", (event) => {
-    const places = new Map([
+    const goals = new Map([
       ["ArrowLeft", chosen - 1], ["ArrowRight", chosen + 1], ["ArrowDown", chosen - 1], ["ArrowUp", chosen + 1],
       ["PageDown", chosen - LEAP], ["PageUp", chosen + LEAP], ["Home", 0], ["End", pieces.length - 1],
     ]);
-    const at = places.get(event.key);
+    const at = goals.get(event.key);
     if (at === undefined || !pieces.length) return;
     event.preventDefault();
     choose(at);
   });
   const point = (/** @type {PointerEvent} */ event) => {
-    if (pieces.length) choose(Math.floor((event.clientX - slider.getBoundingClientRect().left) / width(slider, pieces)));
+    const x = event.clientX - slider.getBoundingClientRect().left;
+    if (pieces.length) choose(Math.floor(x / width(slider, pieces)));
   };
   slider.addEventListener("pointerdown", point);
   slider.addEventListener("pointermove", point);
@@ -84,6 +86,7 @@ export function strip(slider, text, readout, top) {
       pieces.length = 0;
       chosen = -1;
       slider.ariaValueNow = slider.ariaValueText = null;
+      readout.textContent = hint;
       redraw();
     },
   };

@@ -1,4 +1,6 @@
-/** The model at work beside the page, which stays responsive: it is asked to write and to stop, and tells what it wrote. */
+/**
+ * The model at work beside the page, which stays responsive: it is asked to write and to stop, and tells what it wrote.
+ */
 
 import { open, write } from "./model.js";
 import * as ort from "./onnxruntime/ort.js";

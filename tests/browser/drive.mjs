@@ -21,6 +21,7 @@ async function open(url, { viewport = { width: 1200, height: 800 }, scheme = "li
   const trouble = [];
   page.on("pageerror", (error) => trouble.push(error.message));
   page.on("console", (message) => trouble.push(message.text()));
+  page.on("requestfailed", (request) => trouble.push(request.url()));
   await page.setViewport(viewport);
   await page.emulateMediaFeatures([{ name: "prefers-color-scheme", value: scheme }]);
   await page.goto(url);
