@@ -1,6 +1,8 @@
 """Every client writes the texts of ``tests/golden/texts.json`` with the small model that lies beside it."""
 
 import json
+import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -151,3 +153,18 @@ def test_the_python_command_writes_the_golden_texts_too(tmp_path: Path) -> None:
     case = next(case for case in GOLDEN if len(case["options"]) > 3)
     for name, model in (("tflite", TFLITE), ("onnx", ONNX)):
         assert command(sys.executable, tmp_path / f"export/{name}/generate.py", model)(case) == case["text"]
+
+
+README = Path(tflite_client.__file__).with_name("README.md")
+
+
+def test_the_commands_of_the_page_print_what_it_shows(tmp_path: Path) -> None:
+    """Those that need nothing but the golden model. What stands on standard error is shown where nothing else is."""
+    text, program = README.read_text(encoding="utf-8"), c_client.program(tmp_path)
+    shown = re.findall(r"^    \$ (.*\$model.*)\n((?:    (?!\$).*\n)+)", text, re.MULTILINE)
+    assert len(shown) > 5
+    for line, output in shown:
+        line = line.replace("$model", str(TFLITE)).replace("export/tflite/build/generate", str(program))
+        words = [sys.executable if word == "python" else word for word in shlex.split(line)]
+        done = subprocess.run(words, cwd=README.parents[2], capture_output=True, text=True, encoding="utf-8")
+        assert (done.stdout or done.stderr) == re.sub("^    ", "", output, flags=re.MULTILINE), line
