@@ -59,7 +59,7 @@ def main(load: Load, artifact: str) -> int:
     arguments = _arguments(artifact)
     try:
         options, searched = options_of(arguments), _searched(arguments)
-        model = _open(load, arguments.model)
+        model = open_model(load, arguments.model)
         ids = prompt_ids(encode(model.tokenizer, arguments.prompt), model.metadata)
     except ValueError as error:
         print(f"generate.py: {' '.join(str(error).split())}", file=sys.stderr)
@@ -131,7 +131,7 @@ def _at_least_1(text: str) -> int:
     return int(text)
 
 
-def _open(load: Load, path: Path) -> Model:
+def open_model(load: Load, path: Path) -> Model:
     """Open an artifact; whatever is wrong with it is a ``ValueError`` that begins with its path."""
     if not path.exists():
         raise ValueError(f"{path}: there is no such model")

@@ -1,0 +1,134 @@
+/* docs/contract.md, from "Noise" on. */
+
+#include "contract.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+const struct options NEUTRAL = {.repetition_penalty = 1, .temperature = 1, .top_p = 1};
+
+/* The comparisons refuse NaN too. */
+const char *out_of_range(const struct options *options)
+{
+    double penalty = options->repetition_penalty, heat = options->temperature;
+    if (!(penalty >= 1e-6 && penalty <= 1e6))
+        return "repetition_penalty is out of range: it must be 0.000001 to 1000000 (1: off)";
+    if (!(heat == 0 || (heat >= 1e-6 && heat <= 1e6)))
+        return "temperature is out of range: it must be 0 (greedy), or 0.000001 to 1000000";
+    if (!(options->top_k >= 0 && options->top_k <= INT32_MAX))
+        return "top_k is out of range: it must be 0 (off) to 2147483647";
+    if (!(options->top_p > 0 && options->top_p <= 1))
+        return "top_p is out of range: it must be above 0, up to 1 (off)";
+    if (!(options->min_p >= 0 && options->min_p <= 1))
+        return "min_p is out of range: it must be 0 (off) to 1";
+    return NULL;
+}
+
+/* The hash "lowbias32". */
+static uint32_t mix(uint32_t x)
+{
+    x ^= x >> 16;
+    x *= 0x7feb352d;
+    x ^= x >> 15;
+    x *= 0x846ca68b;
+    return x ^ (x >> 16);
+}
+
+float noise(uint64_t seed, uint32_t t)
+{
+    uint32_t key = mix(mix((uint32_t)seed + 0x9e3779b9) ^ (uint32_t)(seed >> 32));
+    return (float)(mix(key ^ mix(t + 0x9e3779b9)) >> 8) / 16777216;
+}
+
+/* Where the first of the largest numbers stands. */
+static size_t largest(const float *numbers, size_t count)
+{
+    size_t best = 0;
+    for (size_t i = 1; i < count; i++)
+        if (numbers[i] > numbers[best])
+            best = i;
+    return best;
+}
+
+/* The sum of e^(x - top) over all x, which turns such powers into probabilities. */
+static float sum_of_powers(const float *x, size_t count, float top)
+{
+    double sum = 0;
+    for (size_t i = 0; i < count; i++)
+        sum += expf(x[i] - top);
+    return (float)sum;
+}
+
+static int falling(const void *left, const void *right)
+{
+    float a = *(const float *)left, b = *(const float *)right;
+    return (a < b) - (a > b);
+}
+
+/* The first of the falling logits [V] at which the sum of probabilities is at least p; the last, should none be. */
+static size_t nucleus_end(const float *sorted, size_t V, float p)
+{
+    float total = sum_of_powers(sorted, V, sorted[0]), sum = 0;
+    for (size_t i = 0; i < V; i++) {
+        sum += expf(sorted[i] - sorted[0]) / total;
+        if (sum >= p)
+            return i;
+    }
+    return V - 1;
+}
+
+/* The highest of the thresholds that top_k, top_p and min_p set on the scaled logits [V]. */
+static float threshold(const float *scaled, size_t V, const struct options *options, float *sorted)
+{
+    bool best = options->top_k > 0 && (unsigned long long)options->top_k <= V, nucleus = (float)options->top_p < 1;
+    float highest = -INFINITY;
+    if (best || nucleus) {
+        memcpy(sorted, scaled, V * sizeof *sorted);
+        qsort(sorted, V, sizeof *sorted, falling);
+    }
+    if (best)
+        highest = sorted[options->top_k - 1];
+    if (nucleus)
+        highest = fmaxf(highest, sorted[nucleus_end(sorted, V, (float)options->top_p)]);
+    if (options->min_p > 0)
+        highest = fmaxf(highest, scaled[largest(scaled, V)] + logf((float)options->min_p));
+    return highest;
+}
+
+/* The first id whose cumulative probability exceeds the noise; the last one kept, should rounding leave none. */
+static size_t draw(const float *kept, size_t V, float noise)
+{
+    float top = kept[largest(kept, V)], total = sum_of_powers(kept, V, top), sum = 0;
+    size_t last = 0;
+    for (size_t i = 0; i < V; i++) {
+        if (kept[i] == -INFINITY)
+            continue;
+        sum += expf(kept[i] - top) / total;
+        if (sum > noise)
+            return i;
+        last = i;
+    }
+    return last;
+}
+
+int32_t choose(float *logits, size_t V, float noise, const bool *seen, const bool *unsampled,
+               const struct options *options, float *sorted)
+{
+    float penalty = (float)options->repetition_penalty, heat = (float)options->temperature;
+    for (size_t i = 0; i < V; i++) {
+        if (unsampled[i])
+            logits[i] = -INFINITY;
+        else if (seen[i])
+            logits[i] = logits[i] > 0 ? logits[i] / penalty : logits[i] * penalty;
+    }
+    if (heat == 0)
+        return (int32_t)largest(logits, V);
+    for (size_t i = 0; i < V; i++)
+        logits[i] /= heat;
+    float lowest = threshold(logits, V, options, sorted);
+    for (size_t i = 0; i < V; i++)
+        if (!(logits[i] >= lowest))
+            logits[i] = -INFINITY;
+    return (int32_t)draw(logits, V, noise);
+}
