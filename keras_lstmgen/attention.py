@@ -39,9 +39,9 @@ def attend(weights: Heads, h: Any, memory: Any) -> tuple[Any, Any, Any]:
     T = tf.shape(h)[1] if T is None else T
     q, k, v = (tf.matmul(h, matrix) for matrix in weights[:3])
     slots = tf.concat([memory, tf.concat([k, v, tf.ones_like(k[..., :1])], axis=2)], axis=1)
-    keys, values, written = tf.split(slots, [D, D, 1], axis=2)
+    keys, values, written = slots[:, :, :D], slots[:, :, D : 2 * D], slots[:, :, 2 * D]
     logits = tf.matmul(q, keys, transpose_b=True) / np.float32(np.sqrt(D)) + _band(T, M)
-    looks = tf.nn.softmax(logits + (1 - tf.transpose(written, [0, 2, 1])) * NOTHING)
+    looks = tf.nn.softmax(logits + (1 - tf.expand_dims(written, 1)) * NOTHING)
     after = slots[:, T:]
     after.set_shape(memory.shape)  # which is not seen where T is open
     return h + tf.matmul(tf.matmul(looks, values), weights.output), after, looks

@@ -129,13 +129,11 @@ def weights_of(model: keras.Sequential) -> Weights:
 
 def state_size(weights: Weights) -> int:
     """S = 2 L H, and the numbers of the attention's memory."""
-    return sum(_sizes(weights))
+    return _carried_by_cells(weights) + memory_size(weights.slots)
 
 
-def _sizes(weights: Weights) -> list[int]:
-    """How many numbers of a state are whose: h and c of each layer, and the memory where there is one."""
-    sizes = [int(cell.recurrent.shape[0]) for cell in weights.cells for _ in "hc"]
-    return sizes + ([memory_size(weights.slots)] if weights.heads else [])
+def _carried_by_cells(weights: Weights) -> int:
+    return sum(2 * int(cell.recurrent.shape[0]) for cell in weights.cells)
 
 
 def step(weights: Weights, ids: Any, state: Any) -> tuple[Any, Any]:
@@ -155,10 +153,11 @@ def step(weights: Weights, ids: Any, state: Any) -> tuple[Any, Any]:
 
 def split_state(weights: Weights, state: Any) -> tuple[list[Any], Any]:
     """The h and c [B, H] of each layer, and the memory [B, M, 2 D + 1] or None, in a state [B, S]."""
-    parts = tf.split(state, _sizes(weights), axis=1)
     if not weights.heads:
-        return parts, None
-    return parts[:-1], tf.reshape(parts[-1], [-1, weights.slots, memory_size(weights.slots) // weights.slots])
+        return tf.split(state, 2 * len(weights.cells), axis=1), None
+    cut = _carried_by_cells(weights)  # no split into parts of several sizes: TFLite gets that wrong
+    memory = tf.reshape(state[:, cut:], [-1, weights.slots, memory_size(weights.slots) // weights.slots])
+    return tf.split(state[:, :cut], 2 * len(weights.cells), axis=1), memory
 
 
 def join_state(parts: list[Any], memory: Any) -> Any:
