@@ -19,8 +19,8 @@ const FRAME = 16; // milliseconds between two answers, about one a frame of the 
 
 ort.env.wasm.numThreads = 1; // more would need headers that a plain static host does not send
 const opened = open(fetched, ort);
-const { port1: waking, port2: sleeping } = new MessageChannel();
 let stopped = false;
+let seen = () => {};
 
 /** @param {Answer} answer */
 const tell = (answer) => self.postMessage(answer);
@@ -28,6 +28,7 @@ const fail = (/** @type {unknown} */ error) => tell({ error: error instanceof Er
 
 opened.then(({ metadata }) => tell({ ready: metadata }), fail);
 self.addEventListener("message", ({ data }) => {
+  if ("seen" in data) return seen();
   stopped = "stop" in data;
   if ("write" in data) run(data.write).catch(fail);
 });
@@ -47,19 +48,12 @@ async function run(request) {
     waiting.push(next.value);
     if (!next.value.written) began = performance.now(); // the speed is that of writing, not of reading the prompt
     if (performance.now() - told < FRAME) continue;
+    const shown = new Promise((/** @type {(value: void) => void} */ resolve) => (seen = resolve));
     report();
-    await turn();
+    await shown; // or a fast model would be far ahead of the page, which could not stop it
     if (stopped) return tell({ done: "stopped" });
     told = performance.now();
   }
-}
-
-/** Let messages that wait be read. A timer would do, but is held back by milliseconds. */
-function turn() {
-  return new Promise((resolve) => {
-    waking.onmessage = resolve;
-    sleeping.postMessage(null);
-  });
 }
 
 /** @param {string} name */
