@@ -100,6 +100,7 @@ function show(pieces, seconds) {
   speed = seconds > 0 ? `, ${Math.round(characters / seconds).toLocaleString("en")} a second` : "";
   status.textContent = `${characters.toLocaleString("en")} characters${speed}`;
   if (follows) scrollBy(0, Math.max(hidden(), 0));
+  worker.postMessage({ shown: true });
 }
 
 /** How many pixels of the text are behind the panel at the foot, or below. */
@@ -119,9 +120,16 @@ function append({ text: added, nats, written }) {
   const span = document.createElement("span");
   span.textContent = added;
   span.className = written ? "written" : "prompt";
-  text.append(span);
+  line().append(span);
   bars?.add({ ...whole, span });
   if (written) characters += [...added].length;
+}
+
+/** The block of the last line: as it grows, a browser lays out that one again and not the whole text. */
+function line() {
+  const last = text.lastElementChild;
+  const goesOn = last && !last.lastChild?.textContent?.endsWith("\n");
+  return goesOn ? last : text.appendChild(document.createElement("div"));
 }
 
 const ENDS = { stop: "ended by the model", length: "length reached", stopped: "stopped" };

@@ -19,8 +19,8 @@ const FRAME = 16; // milliseconds between two answers, about one a frame of the 
 
 ort.env.wasm.numThreads = 1; // more would need headers that a plain static host does not send
 const opened = open(fetched, ort);
-const { port1: waking, port2: sleeping } = new MessageChannel();
 let stopped = false;
+let wake = () => {};
 
 /** @param {Answer} answer */
 const tell = (answer) => self.postMessage(answer);
@@ -28,17 +28,27 @@ const fail = (/** @type {unknown} */ error) => tell({ error: error instanceof Er
 
 opened.then(({ metadata }) => tell({ ready: metadata }), fail);
 self.addEventListener("message", ({ data }) => {
-  stopped = "stop" in data;
+  if ("stop" in data) stopped = true;
   if ("write" in data) run(data.write).catch(fail);
+  else wake();
 });
 
-/** @param {import("./model.js").Request} request */
+/**
+ * Write, at most one answer ahead of what the page has shown: a fast model must not bury a slow screen.
+ * @param {import("./model.js").Request} request
+ */
 async function run(request) {
+  stopped = false;
   const pieces = write(await opened, request);
   /** @type {Piece[]} */
   let waiting = [];
   let [began, told] = [0, performance.now()];
-  const report = () => tell({ pieces: waiting.splice(0), seconds: began && (performance.now() - began) / 1000 });
+  let shown = Promise.resolve();
+  const report = () => {
+    shown = new Promise((resolve) => (wake = resolve));
+    told = performance.now();
+    tell({ pieces: waiting.splice(0), seconds: began && (told - began) / 1000 });
+  };
   for (let next = await pieces.next(); ; next = await pieces.next()) {
     if (next.done) {
       report();
@@ -47,19 +57,10 @@ async function run(request) {
     waiting.push(next.value);
     if (!next.value.written) began = performance.now(); // the speed is that of writing, not of reading the prompt
     if (performance.now() - told < FRAME) continue;
-    report();
-    await turn();
+    await shown;
     if (stopped) return tell({ done: "stopped" });
-    told = performance.now();
+    report();
   }
-}
-
-/** Let messages that wait be read. A timer would do, but is held back by milliseconds. */
-function turn() {
-  return new Promise((resolve) => {
-    waking.onmessage = resolve;
-    sleeping.postMessage(null);
-  });
 }
 
 /** @param {string} name */

@@ -38,9 +38,12 @@ async function fill(page, name, value) {
   await page.keyboard.type(`${value}`);
 }
 
+/** Type what is not there yet. */
 async function fillAll(page, values) {
   await page.$eval("#options", (options) => (options.open = true));
-  for (const [name, value] of Object.entries(values)) await fill(page, name, value);
+  for (const [name, value] of Object.entries(values)) {
+    if ((await page.$eval(`#${name}`, (one) => one.value)) !== `${value}`) await fill(page, name, value);
+  }
 }
 
 async function write(page, values) {
