@@ -173,6 +173,7 @@ const TASKS = {
 const answers = {};
 for (const { name, task, ...rest } of JSON.parse(await text(process.stdin))) {
   answers[name] = await TASKS[task](rest).catch((error) => ({ failed: error.stack }));
+  for (const done of (await browser.pages()).slice(1)) await done.close();
 }
 await browser.close();
 process.stdout.write(JSON.stringify(answers));
