@@ -47,7 +47,7 @@ def caller(path: Path) -> Client:
     """The client of that path as a function of its words."""
 
     def call(*words: str | Path | bytes) -> Result:
-        return subprocess.run([path, *words], capture_output=True, timeout=60)
+        return subprocess.run([path, *words], capture_output=True, timeout=600)
 
     return call
 

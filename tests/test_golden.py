@@ -93,7 +93,7 @@ def command(*words: str | Path) -> Write:
     def write(case: Case) -> str:
         values = {name: case[name] for name in ("prompt", "seed", "max_new_tokens")} | case["options"]
         options = [f"--{name.replace('_', '-')}={value}" for name, value in values.items()]
-        done = subprocess.run([*words, *options], capture_output=True, timeout=60)
+        done = subprocess.run([*words, *options], capture_output=True, timeout=600)
         assert done.returncode == 0, done.stderr
         return done.stdout.decode().removesuffix("\n")
 

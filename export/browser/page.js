@@ -100,7 +100,7 @@ function show(pieces, seconds) {
   speed = seconds > 0 ? `, ${Math.round(characters / seconds).toLocaleString("en")} a second` : "";
   status.textContent = `${characters.toLocaleString("en")} characters${speed}`;
   if (follows) scrollBy(0, Math.max(hidden(), 0));
-  worker.postMessage({ shown: true });
+  worker.postMessage({ seen: true });
 }
 
 /** How many pixels of the text are behind the panel at the foot, or below. */

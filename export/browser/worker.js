@@ -20,7 +20,7 @@ const FRAME = 16; // milliseconds between two answers, about one a frame of the 
 ort.env.wasm.numThreads = 1; // more would need headers that a plain static host does not send
 const opened = open(fetched, ort);
 let stopped = false;
-let wake = () => {};
+let seen = () => {};
 
 /** @param {Answer} answer */
 const tell = (answer) => self.postMessage(answer);
@@ -28,27 +28,18 @@ const fail = (/** @type {unknown} */ error) => tell({ error: error instanceof Er
 
 opened.then(({ metadata }) => tell({ ready: metadata }), fail);
 self.addEventListener("message", ({ data }) => {
-  if ("stop" in data) stopped = true;
+  if ("seen" in data) return seen();
+  stopped = "stop" in data;
   if ("write" in data) run(data.write).catch(fail);
-  else wake();
 });
 
-/**
- * Write, at most one answer ahead of what the page has shown: a fast model must not bury a slow screen.
- * @param {import("./model.js").Request} request
- */
+/** @param {import("./model.js").Request} request */
 async function run(request) {
-  stopped = false;
   const pieces = write(await opened, request);
   /** @type {Piece[]} */
   let waiting = [];
   let [began, told] = [0, performance.now()];
-  let shown = Promise.resolve();
-  const report = () => {
-    shown = new Promise((resolve) => (wake = resolve));
-    told = performance.now();
-    tell({ pieces: waiting.splice(0), seconds: began && (told - began) / 1000 });
-  };
+  const report = () => tell({ pieces: waiting.splice(0), seconds: began && (performance.now() - began) / 1000 });
   for (let next = await pieces.next(); ; next = await pieces.next()) {
     if (next.done) {
       report();
@@ -57,9 +48,11 @@ async function run(request) {
     waiting.push(next.value);
     if (!next.value.written) began = performance.now(); // the speed is that of writing, not of reading the prompt
     if (performance.now() - told < FRAME) continue;
-    await shown;
-    if (stopped) return tell({ done: "stopped" });
+    const shown = new Promise((/** @type {(value: void) => void} */ resolve) => (seen = resolve));
     report();
+    await shown; // or a fast model would be far ahead of the page, which could not stop it
+    if (stopped) return tell({ done: "stopped" });
+    told = performance.now();
   }
 }
 
