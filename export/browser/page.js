@@ -120,9 +120,16 @@ function append({ text: added, nats, written }) {
   const span = document.createElement("span");
   span.textContent = added;
   span.className = written ? "written" : "prompt";
-  text.append(span);
+  line().append(span);
   bars?.add({ ...whole, span });
   if (written) characters += [...added].length;
+}
+
+/** The block of the last line: as it grows, a browser lays out that one again and not the whole text. */
+function line() {
+  const last = text.lastElementChild;
+  const goesOn = last && !last.lastChild?.textContent?.endsWith("\n");
+  return goesOn ? last : text.appendChild(document.createElement("div"));
 }
 
 const ENDS = { stop: "ended by the model", length: "length reached", stopped: "stopped" };

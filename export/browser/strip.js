@@ -134,13 +134,19 @@ function paint(canvas, pieces, chosen, top) {
   const style = getComputedStyle(slider);
   const bar = width(slider, pieces);
   const gap = bar > 3 ? 1 : 0;
-  const stand = (/** @type {number} */ at, /** @type {string} */ colour, /** @type {number} */ alpha) => {
-    const tall = Math.max(2, share(pieces[at], top) * height);
-    brush.fillStyle = colour;
+  const stand = (/** @type {number} */ x, /** @type {number} */ part, /** @type {number} */ alpha) => {
+    const tall = Math.max(2, part * height);
     brush.globalAlpha = alpha;
-    brush.fillRect(at * bar, height - tall, Math.max(bar - gap, 1), tall);
+    brush.fillRect(x, height - tall, Math.max(bar - gap, 1), tall);
   };
-  const [hot, ink] = ["--hot", "--ink"].map((name) => style.getPropertyValue(name));
-  pieces.forEach((piece, at) => stand(at, hot, 0.35 + 0.65 * share(piece, top)));
-  if (pieces[chosen]) stand(chosen, ink, 1);
+  /** @type {number[]} */
+  const tallest = []; // by column of the screen, of which a long text has fewer than pieces
+  pieces.forEach((piece, at) => {
+    const column = Math.floor(at * bar);
+    tallest[column] = Math.max(tallest[column] ?? 0, share(piece, top));
+  });
+  brush.fillStyle = style.getPropertyValue("--hot");
+  tallest.forEach((part, x) => stand(x, part, 0.35 + 0.65 * part));
+  brush.fillStyle = style.getPropertyValue("--ink");
+  if (pieces[chosen]) stand(Math.floor(chosen * bar), share(pieces[chosen], top), 1);
 }

@@ -38,9 +38,12 @@ async function fill(page, name, value) {
   await page.keyboard.type(`${value}`);
 }
 
+/** Type what is not there yet. */
 async function fillAll(page, values) {
   await page.$eval("#options", (options) => (options.open = true));
-  for (const [name, value] of Object.entries(values)) await fill(page, name, value);
+  for (const [name, value] of Object.entries(values)) {
+    if ((await page.$eval(`#${name}`, (one) => one.value)) !== `${value}`) await fill(page, name, value);
+  }
 }
 
 async function write(page, values) {
@@ -170,6 +173,7 @@ const TASKS = {
 const answers = {};
 for (const { name, task, ...rest } of JSON.parse(await text(process.stdin))) {
   answers[name] = await TASKS[task](rest).catch((error) => ({ failed: error.stack }));
+  for (const done of (await browser.pages()).slice(1)) await done.close();
 }
 await browser.close();
 process.stdout.write(JSON.stringify(answers));
