@@ -17,6 +17,7 @@ import numpy as np
 
 from keras_lstmgen import files, recipe
 from keras_lstmgen.attention import Attention
+from keras_lstmgen.ensemble import layers_of
 from keras_lstmgen.errors import UserError
 from keras_lstmgen.regularization import ActivationRegularization
 from keras_lstmgen.run import CHECKPOINT, MODEL
@@ -74,7 +75,7 @@ class Pace(keras.callbacks.Callback):
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:  # noqa: ARG002
         """Set the rate; forget the state where the next window continues none."""
         if self.progress.windows % self.windows == 0:
-            for layer in self.model.layers:
+            for layer in layers_of(self.model):
                 if isinstance(layer, CARRYING):
                     layer.reset_states()
         # + 1, so that the first update of a warm-up is not made at rate 0.
@@ -227,6 +228,6 @@ def load_checkpoint(path: Path, model: keras.Sequential, text: str) -> Progress:
 
 def carried(model: keras.Sequential) -> list[Any]:
     """What one batch leaves to the next and Keras saves nowhere: states, memories and all dropouts' seeds, in order."""
-    states = [state for layer in model.layers if isinstance(layer, CARRYING) for state in layer.states]
+    states = [state for layer in layers_of(model) if isinstance(layer, CARRYING) for state in layer.states or ()]
     weights = {id(weight) for weight in model.weights}
     return states + [variable for variable in model.variables if id(variable) not in weights]

@@ -33,7 +33,8 @@ class Encoded:
     """A corpus as ids.
 
     ``train`` and ``validation`` are read-only, one dimension, uint16 or int32, mapped from the disk.
-    ``counts`` has for each: characters, bytes, words (between white space), documents, tokens, unknown.
+    ``counts`` has for each: characters, bytes, words (between white space), documents, tokens, unknown; of pairs they
+    are those of the targets.
     ``start_id`` begins a text: ``<s>`` of documents; in a stream the newline, or its first id if it has none.
     ``unsampled_ids`` are never to be generated: all that training never saw, ``<unk>`` and ``<s>``; sorted.
     """
@@ -133,7 +134,10 @@ def _unsampled(seen: NDArray[np.bool_], tokenizer: Tokenizer) -> list[int]:
 def encode_split(
     corpus: Corpus, split: Split, tokenizer: Tokenizer, path: Path, dtype: str
 ) -> tuple[dict[str, int], NDArray[np.bool_]]:
-    """Write the ids of one side; return its counts, and bool (V,): which ids occur in it."""
+    """Write the ids of one side; return its counts, and bool (V,): which ids occur in it.
+
+    What is counted of pairs is what is to be predicted: their targets.
+    """
     counts = dict.fromkeys(("characters", "bytes", "words", "documents", "tokens", "unknown"), 0)
     seen = np.zeros(tokenizer.vocab_size, np.bool_)
     with path.open("wb") as file:
@@ -141,6 +145,10 @@ def encode_split(
             ids = _ids(texts, tokenizer, corpus.documents == "stream")
             ids.astype(dtype).tofile(file)
             seen[ids] = True
+            if corpus.is_pairs:
+                texts = [text.rpartition("\n")[2] for text in texts]
+                ids = _ids(texts, tokenizer, False)
+                counts["tokens"] += len(texts)  # the end of each
             _add_up(counts, texts, ids, tokenizer.unk_id)
     if corpus.documents == "stream":
         counts["documents"] = 1

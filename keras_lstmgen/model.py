@@ -10,6 +10,7 @@ The state of a text is one opaque float32 [B, S]: ``h`` and ``c`` of each layer 
 the memory of ``attention`` where there is one. Zeros begin a text.
 """
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import keras
@@ -18,6 +19,7 @@ import tensorflow as tf
 
 from keras_lstmgen import recipe
 from keras_lstmgen.attention import Attention, Heads, attend, memory_size
+from keras_lstmgen.ensemble import Ensemble, members_of, mixed
 from keras_lstmgen.layers import LSTM, Output, TiedOutput
 from keras_lstmgen.regularization import ActivationRegularization, DroppedEmbedding
 
@@ -30,24 +32,46 @@ def build(
     *,
     precision: str = "float32",
     sampled: bool = False,
+    carries: bool = True,
 ) -> keras.Sequential:
     """Stack the layers of a recipe: int32 [B, T] in, float32 logits [B, T, V] out.
 
-    With ``B`` given, the LSTM layers carry their state from one batch to the next, as training on contiguous
-    streams wants it, and the layers of ``regularization`` are among them; without, every call begins with zeros, and
-    all layers but attention and a tied output are Keras's own, which need nothing of ours to be opened. Both have the
-    same weights in the same order. The LSTM layers meet cuDNN's conditions, and one dropout mask serves all steps of a
-    window (Gal and Ghahramani, 2016). ``precision`` is that of the operands of the LSTM's products on a CPU, in
-    training; with ``sampled`` the model gives in training what its output layer is given, for ``SampledSoftmax``.
+    With ``B`` given, the model is to be trained: the layers of ``regularization`` are in it, and the LSTM layers carry
+    their state from one batch to the next, as contiguous streams want it, unless ``carries`` is false. Without, every
+    call begins with zeros, and all layers but attention and a tied output are Keras's own, which need nothing of ours
+    to be opened. Both have the same weights in the same order. The LSTM layers meet cuDNN's conditions, and one dropout
+    mask serves all steps of a window (Gal and Ghahramani, 2016). ``precision`` is that of the operands of the LSTM's
+    products on a CPU, in training; with ``sampled`` the model gives in training what its output layer is given, for
+    ``SampledSoftmax``. Where there are several members, the model is one layer that holds them.
     """
+    options: dict[str, Any] = {"precision": precision, "sampled": sampled, "carries": carries}
+    if settings.members == 1:
+        return _member(settings, V, B, T, name="lstmgen", **options)
+    members = [_member(settings, V, B, T, name=f"member_{k}", **options) for k in range(1, settings.members + 1)]
+    layers = [keras.Input(batch_shape=(B, T), dtype="int32"), Ensemble(members, name="ensemble")]
+    return keras.Sequential(layers, name="lstmgen")
+
+
+def _member(
+    settings: recipe.Model,
+    V: int,
+    B: int | None,
+    T: int | None,
+    *,
+    precision: str,
+    sampled: bool,
+    carries: bool,
+    name: str,
+) -> keras.Sequential:
+    """One stack of layers, as ``build`` has it."""
     embedding = _embedding(settings, V, B is not None)
     layers: list[keras.layers.Layer] = [keras.Input(batch_shape=(B, T), dtype="int32"), embedding]
     for number in range(1, settings.layers + 1):
         rate = settings.dropout if number > 1 or settings.input_dropout == recipe.AUTO else settings.input_dropout
         layers.append(keras.layers.SpatialDropout1D(rate, name=f"dropout_{number}"))
-        layers.append(_lstm(settings, None if B is None else precision, name=f"lstm_{number}"))
+        layers.append(_lstm(settings, None if B is None else precision, carries, name=f"lstm_{number}"))
     if settings.attention:
-        layers.append(Attention(settings.attention, B, name="attention"))
+        layers.append(Attention(settings.attention, B if carries else None, name="attention"))
     layers.append(keras.layers.SpatialDropout1D(settings.dropout, name="dropout_output"))
     if B is not None and settings.activation_regularization:
         layers.append(ActivationRegularization(settings.activation_regularization, name="activation_regularization"))
@@ -56,7 +80,7 @@ def build(
         layers.append(TiedOutput(embedding, **options))
     else:
         layers.append(keras.layers.Dense(V, name="output") if B is None else Output(V, **options))
-    return keras.Sequential(layers, name="lstmgen")
+    return keras.Sequential(layers, name=name)
 
 
 def _embedding(settings: recipe.Model, V: int, trains: bool) -> keras.layers.Embedding:
@@ -72,12 +96,12 @@ def _embedding(settings: recipe.Model, V: int, trains: bool) -> keras.layers.Emb
     return keras.layers.Embedding(V, settings.embedding_size, **options)
 
 
-def _lstm(settings: recipe.Model, precision: str | None, name: str) -> keras.layers.LSTM:
+def _lstm(settings: recipe.Model, precision: str | None, carries: bool, name: str) -> keras.layers.LSTM:
     """One LSTM layer: with a precision ours, which trains; without, Keras's own."""
     if precision is None:
         return keras.layers.LSTM(settings.units, return_sequences=True, name=name)
     options: dict[str, Any] = {"precision": precision, "weight_drop": settings.weight_drop, "name": name}
-    return LSTM(settings.units, return_sequences=True, stateful=True, **options)
+    return LSTM(settings.units, return_sequences=True, stateful=carries, **options)
 
 
 def start_at(model: keras.Sequential, counts: np.ndarray[Any, Any]) -> None:
@@ -87,7 +111,8 @@ def start_at(model: keras.Sequential, counts: np.ndarray[Any, Any]) -> None:
     them, the byte pieces), and from saturated units it learns slowly.
     """
     never = 1e-3  # of an occurrence: next to nothing, but a finite logit
-    model.layers[-1].bias.assign(np.log(np.maximum(counts, never) / counts.sum()))
+    for member in members_of(model):
+        member.layers[-1].bias.assign(np.log(np.maximum(counts, never) / counts.sum()))
 
 
 class Cell(NamedTuple):
@@ -108,10 +133,21 @@ class Weights(NamedTuple):
     tied: bool
     heads: Heads | None  # of the attention
     slots: int  # M, of its memory
+    others: tuple["Weights", ...] = ()  # the further members of an ensemble
 
 
 def weights_of(model: keras.Sequential) -> Weights:
     """Find the weights of a ``Sequential`` that ``build`` made, as ``tf.Variable`` s."""
+    first, *others = (_weights_of(member) for member in members_of(model))
+    return first._replace(others=tuple(others))
+
+
+def each_member(weights: Weights) -> list[Weights]:
+    """The weights of each member by itself."""
+    return [weights._replace(others=()), *weights.others]
+
+
+def _weights_of(model: keras.Sequential) -> Weights:
     cells = [layer.cell for layer in model.layers if isinstance(layer, keras.layers.LSTM)]
     embedding, output = model.layers[0], model.layers[-1]
     tied = isinstance(output, TiedOutput)
@@ -128,8 +164,8 @@ def weights_of(model: keras.Sequential) -> Weights:
 
 
 def state_size(weights: Weights) -> int:
-    """S = 2 L H, and the numbers of the attention's memory."""
-    return _carried_by_cells(weights) + memory_size(weights.slots)
+    """S = 2 L H, and the numbers of the attention's memory; members' states stand one behind the other."""
+    return (_carried_by_cells(weights) + memory_size(weights.slots)) * (1 + len(weights.others))
 
 
 def _carried_by_cells(weights: Weights) -> int:
@@ -138,6 +174,20 @@ def _carried_by_cells(weights: Weights) -> int:
 
 def step(weights: Weights, ids: Any, state: Any) -> tuple[Any, Any]:
     """Read one token a row: int32 [B] and float32 [B, S] give logits [B, V] of the next token and the state [B, S]."""
+    return together(weights, lambda member, part: _step(member, ids, part), state)
+
+
+def together(weights: Weights, ask: Callable[[Weights, Any], tuple[Any, Any]], state: Any) -> tuple[Any, Any]:
+    """Ask each member, with its part of the state [B, S]: ``ask`` gives its logits and its next state."""
+    if not weights.others:
+        return ask(weights, state)
+    members = each_member(weights)
+    parts = tf.split(state, len(members), axis=1)
+    logits, states = zip(*(ask(member, part) for member, part in zip(members, parts, strict=True)), strict=True)
+    return mixed(logits), tf.concat(states, axis=1)
+
+
+def _step(weights: Weights, ids: Any, state: Any) -> tuple[Any, Any]:
     x = tf.gather(weights.embedding, ids)
     parts, memory = split_state(weights, state)
     carried = []

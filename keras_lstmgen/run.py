@@ -169,7 +169,8 @@ def _stored_numbers(path: Path) -> int:
 def _agree(folder: Path, metadata: Metadata, words: Tokenizer, settings: recipe.Model) -> None:
     """Refuse files of different runs mixed into one folder."""
     said = (metadata.vocab_size, metadata.state_size)
-    found = (words.vocab_size, 2 * settings.layers * settings.units + memory_size(settings.attention))
+    size = settings.members * (2 * settings.layers * settings.units + memory_size(settings.attention))
+    found = (words.vocab_size, size)
     if said != found:
         raise UserError(
             f"{folder}: {METADATA} and {TOKENIZER} are of different runs (V, S: {said} and {found}); "

@@ -58,7 +58,7 @@ def figures(nats: float, tokens_per_character: float) -> str:
 class Screen(keras.callbacks.Callback):
     """Shows a training while it runs: ``bar``, a line an epoch, a sample of what the model writes by then."""
 
-    def __init__(self, tracker: Any, tokens: int, tokens_per_character: float, sample: Any) -> None:
+    def __init__(self, tracker: Any, tokens: float, tokens_per_character: float, sample: Any) -> None:
         """Take ``tracker`` () → part done, the tokens of a batch, and ``sample`` () → text."""
         super().__init__()
         self.tracker, self.tokens, self.per_character, self.sample = (

@@ -3,12 +3,14 @@
 import hashlib
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 from numpy.typing import NDArray
 
 from keras_lstmgen import (
@@ -18,6 +20,7 @@ from keras_lstmgen import (
     files,
     generation,
     kernel,
+    pairs,
     recipe,
     run,
     show,
@@ -28,7 +31,7 @@ from keras_lstmgen import (
 from keras_lstmgen.callbacks import Keep, Pace, Progress, Validate
 from keras_lstmgen.encoding import Encoded, encode
 from keras_lstmgen.errors import UserError
-from keras_lstmgen.loss import SampledSoftmax
+from keras_lstmgen.loss import EachMember, SampledSoftmax
 from keras_lstmgen.model import build, start_at, state_size, weights_of
 from keras_lstmgen.optimizer import Adam
 from keras_lstmgen.run import Metadata, Run
@@ -107,9 +110,9 @@ def compiled(settings: recipe.Recipe, counts: np.ndarray[Any, Any]) -> keras.Seq
     """
     keras.utils.set_random_seed(settings.training.seed)
     part = settings.training
-    draws = part.sampled_softmax
-    sizes = (len(counts), part.batch_size, part.window)
-    model = build(settings.model, *sizes, precision=part.precision, sampled=draws > 0)
+    draws, carries = part.sampled_softmax, not settings.corpus.is_pairs
+    sizes = (len(counts), part.batch_size, part.window if carries else None)
+    model = build(settings.model, *sizes, precision=part.precision, sampled=draws > 0, carries=carries)
     model.compile(
         Adam(
             part.learning_rate,
@@ -118,13 +121,20 @@ def compiled(settings: recipe.Recipe, counts: np.ndarray[Any, Any]) -> keras.Seq
             use_ema=part.average > 0,
             ema_momentum=1 - 1 / max(part.average, 1),
         ),
-        SampledSoftmax(model.layers[-1], counts, draws)
-        if draws
-        else keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        _loss_of(settings, model, counts),
         jit_compile=False,  # the kernel's loop gains nothing from XLA, which takes longer to compile
     )
     model.optimizer.build(model.trainable_variables)
     return model
+
+
+def _loss_of(settings: recipe.Recipe, model: keras.Sequential, counts: np.ndarray[Any, Any]) -> keras.losses.Loss:
+    """The negative log-likelihood of the targets, in the form that the model wants."""
+    if settings.model.members > 1:
+        return EachMember()
+    if settings.training.sampled_softmax:
+        return SampledSoftmax(model.layers[-1], counts, settings.training.sampled_softmax)
+    return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
 def _fit(settings: recipe.Recipe, encoded: Encoded, folder: Path, resume: bool) -> Path:
@@ -145,7 +155,7 @@ def _fit(settings: recipe.Recipe, encoded: Encoded, folder: Path, resume: bool) 
         _epochs(settings, encoded, folder, pace, model, writes)
     else:
         show.out.print("It has reached its limit: raise training.epochs or training.minutes to go on.")
-    _conclude(encoded, folder, pace, writes)
+    _conclude(settings, encoded, folder, pace, writes)
     if pace.interrupted:
         show.out.print(f"Stopped by Ctrl-C, and saved. To go on: keras-lstmgen train --resume {folder}", markup=False)
     return folder
@@ -155,8 +165,7 @@ def _epochs(
     settings: recipe.Recipe, encoded: Encoded, folder: Path, pace: Pace, model: keras.Sequential, writes: Run
 ) -> None:
     """All that is left of the training."""
-    B, T, epochs = settings.training.batch_size, settings.training.window, settings.training.epochs
-    ds = streams.dataset(encoded.train, B, T, epochs, settings.training.seed, first_window=pace.progress.windows)
+    epochs, ds = settings.training.epochs, _dataset(settings, encoded, pace.progress.windows)
     *others, screen = _callbacks(settings, encoded, folder, pace, model, writes)
     with callbacks.ctrl_c_ends(pace), screen.bar:
         model.fit(
@@ -170,7 +179,19 @@ def _epochs(
         )
 
 
+def _dataset(settings: recipe.Recipe, encoded: Encoded, first: int) -> tf.data.Dataset:
+    """The batches from the ``first`` on."""
+    part = settings.training
+    sizes = (part.batch_size, part.window, part.epochs, part.seed)
+    if settings.corpus.is_pairs:
+        return pairs.dataset(pairs.find(encoded.train), *sizes, source_loss=part.source_loss, first_batch=first)
+    return streams.dataset(encoded.train, *sizes, first_window=first)
+
+
 def _windows(settings: recipe.Recipe, encoded: Encoded) -> int:
+    """Batches of an epoch."""
+    if settings.corpus.is_pairs:
+        return pairs.batches(pairs.find(encoded.train), settings.training.batch_size)
     return streams.windows(len(encoded.train), settings.training.batch_size, settings.training.window)
 
 
@@ -184,13 +205,11 @@ def _digest(encoded: Encoded) -> str:
 def _callbacks(
     settings: recipe.Recipe, encoded: Encoded, folder: Path, pace: Pace, model: keras.Sequential, writes: Run
 ) -> tuple[Validate, Keep, keras.callbacks.TensorBoard, show.Screen]:
-    held_out = _held_out(encoded)
-    parts = max(1, min(64, len(held_out) // 2048))
-    score, call = evaluation.scorer(writes.weights), generation.writer(writes)
+    loss, call = _loss(settings, encoded, writes), generation.writer(writes)
 
     def validation_loss() -> float:
         hand_over(model, writes.model)
-        return evaluation.total_nats(writes.weights, held_out, parts, score) / (len(held_out) - 1)
+        return loss()
 
     def sample() -> str:
         epochs = pace.progress.windows / pace.windows
@@ -203,8 +222,28 @@ def _callbacks(
         Validate(validation_loss),
         Keep(folder, settings.training, pace.progress, pace.windows, writes.model),
         keras.callbacks.TensorBoard(folder / "logs", write_graph=False),
-        show.Screen(pace.done, _batch_tokens(settings.training), _per_character(encoded), sample),
+        show.Screen(pace.done, len(encoded.train) / pace.windows, _per_character(encoded), sample),
     )
+
+
+def _loss(settings: recipe.Recipe, encoded: Encoded, writes: Run) -> Callable[[], float]:
+    """What measures the mean nats per token of the held-out text, or of the targets of held-out pairs."""
+    held_out, score = _held_out(encoded), evaluation.scorer(writes.weights)
+    if settings.corpus.is_pairs:
+        tried = _tried(encoded)
+        return lambda: pairs.total_nats(writes.weights, tried, score) / pairs.predicted(tried)
+    parts = max(1, min(64, len(held_out) // 2048))
+    return lambda: evaluation.total_nats(writes.weights, held_out, parts, score) / (len(held_out) - 1)
+
+
+def _scored(settings: recipe.Recipe, encoded: Encoded) -> int:
+    """How many ids ``_loss`` looks at."""
+    return pairs.predicted(_tried(encoded)) if settings.corpus.is_pairs else len(_held_out(encoded)) - 1
+
+
+def _tried(encoded: Encoded) -> pairs.Pairs:
+    """The held-out pairs that each epoch is measured on."""
+    return pairs.some(pairs.find(encoded.validation), len(_held_out(encoded)))
 
 
 def _held_out(encoded: Encoded) -> NDArray[np.integer]:
@@ -247,21 +286,21 @@ def _announce(settings: recipe.Recipe, encoded: Encoded, model: keras.Sequential
             show.out.print(f"{split}: {share:.2%} of the tokens are <unk>, words that the vocabulary has not")
 
 
-def _conclude(encoded: Encoded, folder: Path, pace: Pace, writes: Run) -> None:
+def _conclude(settings: recipe.Recipe, encoded: Encoded, folder: Path, pace: Pace, writes: Run) -> None:
     """Write the metrics and the curve, print the table and the hint."""
     progress = pace.progress
     best = min(progress.history, key=lambda row: row["val_loss"])
     validation = encoded.counts["validation"]
-    scored = len(_held_out(encoded)) - 1
+    whole = len(_held_out(encoded)) == len(encoded.validation)
     nats = best["val_loss"] * validation["tokens"]  # per token as measured, for the whole text's counts
     loss = evaluation.measures(nats, validation)
     metrics = {
         "validation": loss,
-        "validation_tokens_scored": scored,
+        "validation_tokens_scored": _scored(settings, encoded),
         "train_nats_per_token": best["loss"],
         "epochs": progress.windows / pace.windows,
         "minutes": progress.seconds / 60,
-        "tokens_per_second": progress.windows * _batch_tokens(pace.settings) / progress.seconds,
+        "tokens_per_second": progress.windows * len(encoded.train) / pace.windows / progress.seconds,
         "cores": os.cpu_count(),
     }
     run.save_metadata(folder, replace(writes.metadata, metrics=metrics))
@@ -270,11 +309,7 @@ def _conclude(encoded: Encoded, folder: Path, pace: Pace, writes: Run) -> None:
     rows: list[tuple[str, Any]] = [(name.replace("_", " "), f"{value:,.4f}") for name, value in loss.items()]
     rows += [("training nats per token", f"{best['loss']:.4f}"), ("minutes", f"{metrics['minutes']:.1f}")]
     rows += [("tokens per second", f"{metrics['tokens_per_second']:,.0f}"), ("curve", folder / "curve.png")]
-    part = "" if scored == len(encoded.validation) - 1 else f"the first {scored:,} tokens of "
+    part = "" if whole else f"the first {metrics['validation_tokens_scored']:,} tokens of "
     show.table(f"{folder}: best epoch, {part}held-out text", ("measure", "value"), rows)
     characters = encoded.counts["train"]["characters"]
     show.out.print(show.advice(writes.model.count_params(), characters, progress.history))
-
-
-def _batch_tokens(settings: recipe.Training) -> int:
-    return settings.batch_size * settings.window

@@ -77,6 +77,11 @@ def folded(weights: model.Weights) -> model.Weights:
 
     That is so of characters, which are few: a token then costs a product less.
     """
+    first, *others = (_folded(member) for member in model.each_member(weights))
+    return first._replace(others=tuple(others))
+
+
+def _folded(weights: model.Weights) -> model.Weights:
     first, embedding = weights.cells[0], weights.embedding
     tables = [embedding, first.kernel, first.bias][weights.tied :]  # what is the output too is kept
     if embedding.shape[0] * first.kernel.shape[1] > sum(table.shape.num_elements() for table in tables):
