@@ -8,7 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
-from keras_lstmgen import __version__, recipe, threads
+from keras_lstmgen import __version__, memory, recipe, threads
 from keras_lstmgen.errors import UserError
 
 
@@ -17,6 +17,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         arguments = parser().parse_args(argv)
         threads.configure()
+        memory.configure()
         from keras_lstmgen import commands  # TensorFlow comes with it, and --help does not wait for that
 
         getattr(commands, arguments.verb)(arguments)

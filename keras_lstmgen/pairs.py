@@ -151,7 +151,7 @@ def shuffled(pairs: Pairs) -> Pairs:
     """The same targets, each with the source of the example before it: what a model loses that reads its source."""
     parts = []
     for number in range(count(pairs)):
-        other = number - 1
+        other = (number - 1) % count(pairs)
         parts.append(pairs.ids[pairs.starts[other] : pairs.targets[other]])
         parts.append(pairs.ids[pairs.targets[number] : pairs.starts[number + 1]])
     return find(np.concatenate(parts))
