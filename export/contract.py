@@ -31,6 +31,7 @@ class Metadata:
     end_id: int
     unsampled_ids: tuple[int, ...]
     prompt_start: bool = False
+    source_end_id: int = -1
 
 
 def read_metadata(text: str | bytes) -> Metadata:
@@ -130,8 +131,13 @@ def _softmax(logits: Floats) -> Floats:
 
 
 def prompt_ids(encoded: Sequence[int], metadata: Metadata) -> list[int]:
-    """The ids to feed for a prompt: behind the start symbol if training had one there, or if it is empty."""
-    return [metadata.start_id, *encoded] if metadata.prompt_start or not encoded else list(encoded)
+    """The ids to feed for a prompt: behind the start symbol if training had one there, or if it is empty.
+
+    A model of pairs answers a source: a prompt that does not end one gets its end.
+    """
+    end = metadata.source_end_id
+    closed = list(encoded) if end < 0 or end in encoded or not encoded else [*encoded, end]
+    return [metadata.start_id, *closed] if metadata.prompt_start or not encoded else closed
 
 
 def generate(

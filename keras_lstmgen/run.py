@@ -15,6 +15,7 @@ from keras_lstmgen.model import Weights, build, weights_of
 from keras_lstmgen.tokenizer import Tokenizer
 
 FORMAT_VERSION = 1
+NONE = -1  # in place of an id
 METADATA, TOKENIZER, MODEL, CHECKPOINT, RECIPE = (
     "keras_lstmgen.json", "tokenizer.model", "model.keras", "checkpoint.keras", "recipe.toml",
 )  # fmt: skip
@@ -32,6 +33,7 @@ class Metadata:
     unsampled_ids: tuple[int, ...]
     recipe: dict[str, Any]
     metrics: dict[str, Any] = field(default_factory=dict)
+    source_end_id: int = NONE  # ends the source of a pair: a prompt that lacks it gets it
     format_version: int = FORMAT_VERSION
 
 
@@ -50,7 +52,12 @@ class Run(NamedTuple):
     def prompt_ids(self, prompt: str) -> list[int]:
         """The ids to read before writing; an empty prompt starts at the start symbol."""
         start = [self.metadata.start_id] if self.metadata.prompt_start or not prompt else []
-        return start + [int(token) for token in self.tokenizer.encode(prompt)]
+        return self.closed(start + [int(token) for token in self.tokenizer.encode(prompt)])
+
+    def closed(self, ids: list[int]) -> list[int]:
+        """The ids of a prompt, with the end of its source where a model of pairs is to answer one."""
+        end = self.metadata.source_end_id
+        return ids if end == NONE or end in ids or ids == [self.metadata.start_id] else [*ids, end]
 
 
 def create(parent: Path, name: str) -> Path:

@@ -269,6 +269,7 @@ def _metadata(settings: recipe.Recipe, encoded: Encoded, model: keras.Sequential
         start_id=encoded.start_id,
         end_id=encoded.end_id,
         prompt_start=settings.corpus.documents != "stream",
+        source_end_id=tokenizer.NEWLINE if settings.corpus.is_pairs else run.NONE,
         unsampled_ids=encoded.unsampled_ids,
         recipe=recipe.to_tables(settings),
     )

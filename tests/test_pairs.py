@@ -11,7 +11,7 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keras_lstmgen import corpus, evaluation, model, pairs, recipe, run, training
+from keras_lstmgen import corpus, evaluation, exporters, files, generation, model, pairs, recipe, run, training
 from keras_lstmgen.errors import UserError
 from keras_lstmgen.tokenizer import END, NEWLINE, START
 
@@ -187,6 +187,27 @@ def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "training.learning_rate": 0.02, "training.patience": 0,
     })  # fmt: skip
     return training.train(settings, folder / "runs", "colours")
+
+
+def test_a_prompt_is_a_source_and_gets_its_end(colours: Path) -> None:
+    loaded = run.load(colours)
+    ids = loaded.prompt_ids("red blue green")
+    assert (ids[0], ids[-1]) == (START, NEWLINE)
+    assert loaded.prompt_ids("red blue green\n") == ids
+    assert loaded.prompt_ids("") == [START]
+    greedy = generation.Options(temperature=0)
+    for source in ("red blue green", "grey white red", "white grey blue"):
+        (sample,) = generation.generate(loaded, source, 5, greedy)
+        assert (sample.text, sample.finish_reason) == (source.split()[1], "stop")
+
+
+def test_every_artifact_answers_as_keras_does_in_ids_and_strings(colours: Path) -> None:
+    exporters.export(colours, recipe.Export(texts=24, tokens=8))
+    record = files.read_json(colours / "export.json")["artifacts"]
+    assert {name: entry["reasons"] for name, entry in record.items()} == {"saved_model": [], "tflite": [], "onnx": []}
+    saved = tf.saved_model.load(colours / "serving" / "1")
+    answer = saved.signatures["complete"](prompt=tf.constant(["red blue green", "grey white red\n"]))
+    assert answer["text"].numpy().tolist() == [b"blue", b"white"]
 
 
 def test_it_learns_to_read_the_source_and_a_wrong_one_costs(colours: Path) -> None:

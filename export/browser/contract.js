@@ -16,6 +16,7 @@
  * @property {number} end_id
  * @property {number[]} unsampled_ids
  * @property {boolean} [prompt_start]
+ * @property {number} [source_end_id]
  * @property {any} [recipe]
  * @property {any} [metrics]
  */
@@ -214,11 +215,14 @@ export function logprob(logits, id) {
 
 /**
  * The ids to feed for a prompt: behind the start symbol if training had one there, or if it is empty.
+ * A model of pairs answers a source: a prompt that does not end one gets its end.
  * @param {number[]} encoded
  * @param {Metadata} metadata
  */
 export function promptIds(encoded, metadata) {
-  return metadata.prompt_start || !encoded.length ? [metadata.start_id, ...encoded] : encoded;
+  const end = metadata.source_end_id ?? -1;
+  const closed = end < 0 || encoded.includes(end) || !encoded.length ? encoded : [...encoded, end];
+  return metadata.prompt_start || !encoded.length ? [metadata.start_id, ...closed] : closed;
 }
 
 /**

@@ -84,7 +84,8 @@ def _case(run: Run, i: int, text: np.ndarray[Any, Any]) -> Case:
     """
     P = LENGTHS[i % len(LENGTHS)]
     prompt = text[:P] if P == 1 or run.metadata.prompt_start else text[1 : P + 1]
-    return Case(prompt[: _until(prompt, run.metadata.end_id)], MIXES[i % len(MIXES)], 2**32 * i + 7 * i)
+    begun = run.closed([int(token) for token in prompt[: _until(prompt, run.metadata.end_id)]])
+    return Case(np.array(begun, np.int32), MIXES[i % len(MIXES)], 2**32 * i + 7 * i)
 
 
 def _until(prompt: np.ndarray[Any, Any], end_id: int) -> int:
