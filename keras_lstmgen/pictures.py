@@ -65,7 +65,9 @@ def candidates(
         for t, row in enumerate(rows):
             for rank, (label, probability) in enumerate(row):
                 colour = "white" if probability > 0.6 else "black"
-                axes.text(t, rank, label, ha="center", va="center", color=colour, fontsize=_fitting([label]))
+                axes.text(
+                    t, rank, drawable(label), ha="center", va="center", color=colour, fontsize=_fitting(drawable(label))
+                )
         for t, rank in enumerate(came):
             if rank >= 0:
                 axes.add_patch(_frame(t - 0.5, rank - 0.5))
@@ -118,9 +120,9 @@ def _axes(path: Path, width: float, height: float, text: str = "") -> Iterator[A
             figure.savefig(temporary)
 
 
-def _fitting(labels: Sequence[str]) -> float:
-    """The size of letters, in points, with which labels stay in a column."""
-    return min(8.0, TOKEN * 72 * 1.4 / max(1, *map(len, labels)))
+def _fitting(label: str) -> float:
+    """The size of letters, in points, with which a label stays in its column."""
+    return min(8.0, TOKEN * 72 * 1.4 / max(1, len(label)))
 
 
 def drawable(label: str) -> str:

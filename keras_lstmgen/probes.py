@@ -40,7 +40,7 @@ def features(parts: Sequence[str]) -> dict[str, Labels]:
     bracket ends at an empty line at the latest, so that one that stands alone does not turn round all that follows.
     """
     text = "\n" + "".join(parts)  # as if after a line, so that a token without text may come first
-    ends = np.cumsum([len(part) for part in parts])
+    ends = np.cumsum([len(part) for part in parts], dtype=int)
     letters = np.array([character.isalnum() for character in text])
     begins = np.append(~letters[:-1] & letters[1:], False)
     place = np.arange(len(text))
