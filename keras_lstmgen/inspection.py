@@ -70,13 +70,16 @@ def inspect(model: Run, asked: Asked, output: Path) -> None:
     named = [cell, *(finding.cell for finding in probed.findings)]
     _draw(shown, f"layer {layer + 1}", tokens, _units(shown.trace, named), output)
     pictures.candidates(output / "next.png", tokens, likeliest, _came(shown), shown.written)
-    files.write_text(output / "text.html", _page(model, shown, probed, layer, cell))
+    passages = _passages(model, shown, probed, cell)
+    title = f"Cell {cell} of layer {layer + 1}"
+    pictures.coloured(output / "text.png", title, *passages[1][1:])
+    files.write_text(output / "text.html", coloured.page(title, _about(probed, cell), passages))
     _show_likeliest(tokens, likeliest)
     _show_findings(probed, layer)
     show.out.print(
         "units in the pictures: the cells of the table, then those that vary most; above, those that forget least"
     )
-    show.out.print(f"pictures, and text coloured by cell {cell} (text.html): {output}", markup=False)
+    show.out.print(f"pictures, and text coloured by cell {cell} (text.html, text.png): {output}", markup=False)
 
 
 def _check(model: Run, asked: Asked) -> int:
@@ -200,16 +203,18 @@ def _came(shown: Shown) -> list[int]:
     return [ids.index(token) if token in ids else -1 for ids, token in zip(ranked, follows, strict=True)]
 
 
-def _page(model: Run, shown: Shown, probed: Probed, layer: int, cell: int) -> str:
-    """The texts coloured by a cell: the one that was shown, and some of the other's second half."""
-    follows = [_said(finding) for finding in probed.findings if finding.cell == cell]
-    about = "; ".join(follows) or "No feature of the table has it as its best cell."
+def _passages(model: Run, shown: Shown, probed: Probed, cell: int) -> list[coloured.Passage]:
+    """The texts that a cell colours: the one that was watched, and some of the other's second half."""
     half = slice(start := len(probed.parts) // 2, start + EXCERPT)
-    passages = [
+    return [
         coloured.Passage("The prompt, and what follows", _parts(model.tokenizer, shown.ids), shown.cells[:, cell]),
         coloured.Passage(f"From {probed.name}", probed.parts[half], probed.cells[half, cell]),
     ]
-    return coloured.page(f"Cell {cell} of layer {layer + 1}", about, passages)
+
+
+def _about(probed: Probed, cell: int) -> str:
+    follows = [_said(finding) for finding in probed.findings if finding.cell == cell]
+    return "; ".join(follows) or "No feature of the table has it as its best cell."
 
 
 def _said(finding: probes.Finding) -> str:

@@ -13,6 +13,7 @@ from keras_lstmgen import files
 SIZE = 120  # dots an inch
 TOKEN, UNIT, MARGIN = 0.17, 0.17, 1.6  # inches that a column takes, a row, and what stands around them
 NARROWEST = 6.0  # inches, so that a title has room
+COLUMNS, LINES = 72, 14  # characters of a drawn text
 
 
 def curve(path: Path, history: Sequence[dict[str, float]]) -> None:
@@ -40,11 +41,9 @@ def heat(
         signed: see ``values``.
         written: from which token on the model wrote itself; N if all was given.
     """
-    # What is beyond nearly all the rest has the last colour too: the rest would be pale beside it.
-    most = max(float(np.quantile(np.abs(values), 0.98)), 1e-6) if signed else 1.0
     with _grid(path, title, tokens, [str(unit) for unit in units], written) as axes:
-        colours = "RdBu_r" if signed else "viridis"
-        image = axes.imshow(values.T, aspect="auto", cmap=colours, vmin=-most if signed else 0, vmax=most)
+        shares = {"aspect": "auto", "cmap": "viridis", "vmin": 0, "vmax": 1}
+        image = _signed(axes, values.T) if signed else axes.imshow(values.T, **shares)
         axes.set_ylabel("unit")
         axes.figure.colorbar(image, ax=axes, pad=0.01, extend="both" if signed else "neither")
 
@@ -81,6 +80,43 @@ def looks(path: Path, shares: Any, tokens: Sequence[str], written: int) -> None:
         image = axes.imshow(shares, aspect="auto", cmap="magma_r", vmin=0)
         axes.set(xlabel="token that is looked at", ylabel="token that looks")
         axes.figure.colorbar(image, ax=axes, pad=0.01)
+
+
+def coloured(path: Path, title: str, parts: Sequence[str], values: Any) -> None:
+    """Draw the first lines of a text, the text of each of N tokens, on the colours of a cell, float [N]."""
+    rows = _lines(parts, values)
+    grid = np.full((len(rows), COLUMNS), np.nan)
+    for row, line in enumerate(rows):
+        grid[row, : len(line)] = [value for _, value in line]
+    text = "".join(character for line in rows for character, _ in line)
+    with _axes(path, COLUMNS * TOKEN / 1.3 + 1, len(rows) * UNIT * 1.2 + 0.8, text=text) as axes:
+        image = _signed(axes, grid)
+        for row, line in enumerate(rows):
+            for column, (character, _) in enumerate(line):
+                axes.text(column, row, drawable(character), ha="center", va="center", fontsize=8)
+        axes.set_axis_off()
+        axes.set_title(title, fontsize=10)
+        axes.figure.colorbar(image, ax=axes, pad=0.01, extend="both")
+
+
+def _lines(parts: Sequence[str], values: Any) -> list[list[tuple[str, float]]]:
+    """Lines of (character, value of its token), a long one in several, ``LINES`` at most."""
+    lines: list[list[tuple[str, float]]] = [[]]
+    for part, value in zip(parts, values, strict=True):
+        for character in part:
+            if len(lines[-1]) == COLUMNS or (lines[-1] and lines[-1][-1][0] == "↵"):
+                lines.append([])
+            if len(lines) > LINES:
+                return lines[:LINES]
+            lines[-1].append(("↵" if character == "\n" else character, float(value)))
+    return lines
+
+
+def _signed(axes: Any, values: Any) -> Any:
+    """Colours of numbers of any size, 0 in the middle."""
+    # What is beyond nearly all the rest has the last colour too: the rest would be pale beside it.
+    most = max(float(np.nanquantile(np.abs(values), 0.98)), 1e-6)
+    return axes.imshow(values, aspect="auto", cmap="RdBu_r", vmin=-most, vmax=most)
 
 
 def _frame(x: float, y: float) -> Any:

@@ -18,7 +18,7 @@ from keras_lstmgen.sampling import Options
 
 B, T, E, H, L, M, V = 2, 11, 3, 5, 3, 4, 7
 Array = np.ndarray[Any, Any]
-NAMES = ("forget.png", "input.png", "output.png", "cell.png", "next.png", "text.html")
+NAMES = ("forget.png", "input.png", "output.png", "cell.png", "next.png", "text.png", "text.html")
 
 
 def built(slots: int = 0) -> model.Weights:
@@ -116,6 +116,7 @@ def test_looks_are_those_of_the_attention_over_the_whole_text(cut: int) -> None:
     *_, looks = attention.attend(LOOKING.heads, h.astype(np.float32), nothing)
     _, state = gates.reader(LOOKING, 0)(IDS[:cut], gates.begin(LOOKING))
     found = gates.trace(LOOKING, IDS[cut:], 0, state).looks
+    assert found is not None
     np.testing.assert_allclose(found, looks[0, cut:, M + cut :], atol=1e-5)
 
 

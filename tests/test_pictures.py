@@ -46,6 +46,19 @@ def test_every_kind_of_picture_takes_strange_labels_and_leaves_nothing_beside_it
     assert all(width >= 6 * pictures.SIZE and height >= 2 * pictures.SIZE for width, height in map(size, written))
 
 
+def test_a_coloured_text_has_a_line_for_each_line_and_wraps_what_is_longer(tmp_path: Path) -> None:
+    parts = ["a", "b\n", "", "\n", "c" * 100, "$床"]
+    lines = pictures._lines(parts, np.arange(6.0))
+    assert ["".join(character for character, _ in line) for line in lines] == ["ab↵", "↵", "c" * 72, "c" * 28 + "$床"]
+    assert [[value for _, value in line] for line in lines[:2]] == [[0, 1, 1], [3]]
+    assert lines[3][-1] == ("床", 5)
+    assert len(pictures._lines(["x\n"] * 99, np.zeros(99))) == pictures.LINES
+    for number, some in enumerate((parts, parts[:4], ["a"])):
+        pictures.coloured(tmp_path / f"{number}.png", "cell", some, np.linspace(-1, 1, len(some)))
+    heights = [size(tmp_path / f"{number}.png")[1] for number in range(3)]
+    assert heights[0] > heights[1] > heights[2]
+
+
 def test_a_picture_is_wider_for_more_tokens_and_higher_for_more_units(tmp_path: Path) -> None:
     sizes = {}
     for tokens, units in ((60, 20), (90, 20), (60, 30)):
