@@ -92,8 +92,9 @@ def coloured(path: Path, title: str, parts: Sequence[str], values: Any) -> None:
     with _axes(path, COLUMNS * TOKEN / 1.3 + 1, len(rows) * UNIT * 1.2 + 0.8, text=text) as axes:
         image = _signed(axes, grid)
         for row, line in enumerate(rows):
-            for column, (character, _) in enumerate(line):
-                axes.text(column, row, drawable(character), ha="center", va="center", fontsize=8)
+            for column, (character, value) in enumerate(line):
+                ink = "white" if abs(value) > 0.8 * image.norm.vmax else "black"
+                axes.text(column, row, drawable(character), ha="center", va="center", color=ink, fontsize=8)
         axes.set_axis_off()
         axes.set_title(title, fontsize=10)
         axes.figure.colorbar(image, ax=axes, pad=0.01, extend="both")

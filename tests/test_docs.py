@@ -36,6 +36,27 @@ def test_every_link_leads_somewhere(page: Path) -> None:
         assert (page.parent / target).exists(), target
 
 
+def named(page: Path) -> list[tuple[str, Path]]:
+    """The functions and classes that a page links with their files."""
+    links = re.findall(r"\[`(\w+)`\]\(([^)#:]+\.(?:py|c|h))\)", page.read_text(encoding="utf-8"))
+    return [(name, page.parent / target) for name, target in links]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_function_that_a_page_names_is_defined_in_the_file_that_it_links(page: Path) -> None:
+    for name, path in named(page):
+        definition = rf"(def|class) {name}\b" if path.suffix == ".py" else rf"^[\w *]*\b(NAME\({name}\)|{name})\("
+        assert re.search(definition, path.read_text(encoding="utf-8"), re.MULTILINE), (name, path)
+
+
+def test_the_page_on_the_lstm_leads_to_its_code_and_shows_its_pictures() -> None:
+    page = ROOT / "docs/lstm.md"
+    assert len(named(page)) >= 25
+    shown = re.findall(r"!\[[^\]]+\]\((pictures/\w+\.png)\)", page.read_text(encoding="utf-8"))
+    assert {Path(name).name for name in shown} == {path.name for path in (ROOT / "docs/pictures").iterdir()}
+    assert all((ROOT / "docs" / name).stat().st_size < 150_000 for name in shown)
+
+
 def test_every_make_target_that_is_named_is_there() -> None:
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     for page in PAGES:
