@@ -127,7 +127,8 @@ def _text(model: Run, asked: Asked) -> tuple[str, list[int]]:
         return asked.text, _ids_of_corpus(model, replace(settings, validation=(asked.text,)))
     try:
         return "the run's held-out text", _ids_of_corpus(model, settings)
-    except UserError:
+    except UserError as error:
+        show.out.print(f"{error}; the model writes a text instead", markup=False)
         samples = generation.generate(model, asked.prompt, PROBED // OWN_TEXTS, seeds=range(OWN_TEXTS))
         prompt = model.prompt_ids(asked.prompt)
         return "text that the model wrote", [token for sample in samples for token in (*prompt, *sample.tokens)]
@@ -150,16 +151,16 @@ def _parts(tokenizer: Tokenizer, ids: Iterable[int]) -> list[str]:
     return [*parts[:-1], parts[-1] + tail.flush()]
 
 
-def _labels(tokenizer: Tokenizer, ids: Sequence[int]) -> list[str]:
-    """What stands at each token in a picture: its text, or how it is spelled where it has none of its own."""
-    return [
-        tokenizer.piece(token) if token == tokenizer.end_id or not part else _visible(part)
-        for token, part in zip(ids, _parts(tokenizer, ids), strict=True)
-    ]
+def _labels(tokenizer: Tokenizer, ids: Iterable[int]) -> list[str]:
+    """What stands at each token in a picture: the text that it completes, or how it is spelled where that is none."""
+    tail = generation.Tail(tokenizer)
+    return [_visible(tail.push(token)) or tokenizer.piece(token) for token in ids]
 
 
 def _visible(text: str) -> str:
-    return text.replace("\n", "↵").replace(" ", "␣")
+    """A text as it can be seen: the end of a line, spaces, and what a terminal would take for a command."""
+    signs = {"\n": "↵", " ": "␣"}
+    return "".join(signs.get(c, c if c.isprintable() else ascii(c)[1:-1]) for c in text)
 
 
 def _units(trace: gates.Trace, named: Iterable[int]) -> list[int]:

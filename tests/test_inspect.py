@@ -306,7 +306,9 @@ def test_cells_are_looked_for_in_the_held_out_text_or_where_it_is_gone_in_the_mo
     metadata = json.loads((copied / run.METADATA).read_text(encoding="utf-8"))
     metadata["recipe"]["corpus"]["source"] = [str(tmp_path / "gone.txt")]
     (copied / run.METADATA).write_text(json.dumps(metadata), encoding="utf-8")
-    assert "on text that the model wrote: 816 tokens" in inspected(capsys, copied, "--prompt", "a")
+    out = inspected(capsys, copied, "--prompt", "a")
+    assert "gone.txt: " in out.splitlines()[0]
+    assert "on text that the model wrote: 816 tokens" in out
 
 
 @pytest.mark.parametrize("prompt", ["床前明月光", "疑 is 😀\n\0▁"])
@@ -317,6 +319,15 @@ def test_chinese_and_strange_prompts_work_with_and_without_documents(
         inspected(capsys, folder, "--prompt", prompt, "--max-new-tokens", "6", "--output", tmp_path)
         assert page_of(tmp_path).passages[0].startswith(prompt.replace("\n", "↵\n").replace("▁", " "))
         assert sorted(path.name for path in tmp_path.iterdir()) == sorted(NAMES)
+
+
+def test_a_token_is_labelled_by_the_text_that_it_completes_or_as_it_is_spelled(trained: Path) -> None:
+    tokenizer = run.load(trained).tokenizer
+    ids = [1, *tokenizer.encode("a 床\n\x1b[床"), 2, *tokenizer.encode("床")[:2]]
+    han = ["<0xE5>", "<0xBA>", "床"]
+    labels = ["<s>", "a", "␣", *han, "↵", "\\x1b", "[", *han, "</s>", "<0xE5>", "<0xBA>"]
+    assert inspection._labels(tokenizer, ids) == labels
+    assert "".join(inspection._parts(tokenizer, ids)) == "a 床\n\x1b[床\n\n" + "\N{REPLACEMENT CHARACTER}" * 2
 
 
 def test_with_attention_where_it_looks_is_drawn_too(
@@ -356,7 +367,7 @@ def test_what_cannot_be_shown_is_one_line_and_writes_nothing(
     assert not (copied / "inspect").exists()
 
 
-def test_a_run_without_weights_and_an_output_that_is_a_file_are_one_line(
+def test_no_run_a_run_without_weights_and_an_output_that_is_a_file_are_one_line_each(
     copied: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "file").write_text("mine")
@@ -364,6 +375,8 @@ def test_a_run_without_weights_and_an_output_that_is_a_file_are_one_line(
     assert cli.main([*words, "--output", str(tmp_path / "file")]) == 2
     assert f"--output {tmp_path}/file: is a file; name a folder" in capsys.readouterr().err
     assert (tmp_path / "file").read_text() == "mine"
+    assert cli.main(["inspect", "smal", "--prompt", "a", "--runs", str(tmp_path)]) == 2
+    assert "smal: there is no such run" in capsys.readouterr().err
     (copied / run.MODEL).unlink()
     assert cli.main(words) == 2
     assert "is no finished run (model.keras is missing)" in capsys.readouterr().err
