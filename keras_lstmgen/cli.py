@@ -1,4 +1,4 @@
-"""The command line: five verbs, every value of a recipe as an option. ``--help`` never imports TensorFlow."""
+"""The command line: six verbs, every value of a recipe as an option. ``--help`` never imports TensorFlow."""
 
 import argparse
 import os
@@ -253,6 +253,29 @@ def _evaluate(part: argparse.ArgumentParser) -> None:
     )
 
 
+def _inspect(part: argparse.ArgumentParser) -> None:
+    _run(part)
+    part.add_argument("--prompt", required=True, metavar="TEXT", help="text to watch the layer over")
+    part.add_argument(
+        "--max-new-tokens", type=int, default=0, metavar="N", help="tokens of the model's own to go on with"
+    )
+    part.add_argument("--seed", type=int, default=0, metavar="N", help="64-bit seed of these, as in generate")
+    part.add_argument("--layer", type=int, metavar="N", help="layer to watch, 1 next to the input; none: the last")
+    part.add_argument(
+        "--cell",
+        type=int,
+        metavar="N",
+        help="cell to colour the text by, from 0; none: the one that follows something readable best",
+    )
+    part.add_argument(
+        "--text", metavar="FILE", help="text to look for such cells in; none: the run's held-out text, if it is there"
+    )
+    part.add_argument(
+        "--output", type=Path, metavar="FOLDER", help="where pictures and page go; none: inspect/ in the run"
+    )
+    _options(part)
+
+
 def _export(part: argparse.ArgumentParser) -> None:
     _run(part)
     knobs = {field.name: field for field in fields(recipe.Export)}
@@ -289,6 +312,7 @@ _VERBS = {
     "train": ("train a model on a text, or on a recipe's", _train),
     "generate": ("write with a trained model", _generate),
     "evaluate": ("measure a model on held-out text, and what it copies", _evaluate),
+    "inspect": ("draw what gates and cells do over a text, and find cells that can be read", _inspect),
     "export": ("write SavedModel, TFLite and ONNX, each proved to write as Keras does", _export),
     "info": ("say what a run is, or which runs there are", _info),
 }

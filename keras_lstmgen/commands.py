@@ -19,7 +19,7 @@ from keras_lstmgen.errors import UserError
 from keras_lstmgen.quiet import quiet
 
 with quiet():
-    from keras_lstmgen import beam, decode, exporters, generation, reports, run, show, training
+    from keras_lstmgen import beam, decode, exporters, generation, inspection, reports, run, show, training
     from keras_lstmgen.constraints import HostOptions
     from keras_lstmgen.sampling import Options
 
@@ -76,7 +76,7 @@ def generate(arguments: argparse.Namespace) -> None:
 
 def _choices(arguments: argparse.Namespace) -> tuple[Options, HostOptions, beam.Search | None]:
     """How tokens are chosen; UserError for what is out of range or does not go together."""
-    options = Options(**{name: getattr(arguments, name) for name in Options.__dataclass_fields__})
+    options = _drawn(arguments)
     words = {name: getattr(arguments, name) for name in HostOptions.__dataclass_fields__}
     host = HostOptions(**{**words, "logit_bias": tuple(arguments.logit_bias)})
     _at_least("--n", arguments.n, 1)
@@ -84,6 +84,10 @@ def _choices(arguments: argparse.Namespace) -> tuple[Options, HostOptions, beam.
     if arguments.logprobs is not None:
         _at_least("--logprobs", arguments.logprobs, 0)
     return options, host, _search(options, arguments)
+
+
+def _drawn(arguments: argparse.Namespace) -> Options:
+    return Options(**{name: getattr(arguments, name) for name in Options.__dataclass_fields__})
 
 
 def _search(options: Options, arguments: argparse.Namespace) -> beam.Search | None:
@@ -228,6 +232,24 @@ def evaluate(arguments: argparse.Namespace) -> None:
         return
     reports.show_tables(folder, report)
     show.next_command("keras-lstmgen", "export", folder)
+
+
+def inspect(arguments: argparse.Namespace) -> None:
+    """Draw a layer at work over a text."""
+    _at_least("--max-new-tokens", arguments.max_new_tokens, 0)
+    options = _drawn(arguments)
+    asked = {name: getattr(arguments, name) for name in inspection.Asked.__dataclass_fields__ if name != "options"}
+    folder = run.find(arguments.run, arguments.runs)
+    inspection.inspect(run.load(folder), inspection.Asked(**asked, options=options), _folder(arguments, folder))
+    show.next_command("keras-lstmgen", "evaluate", folder)
+
+
+def _folder(arguments: argparse.Namespace, run_folder: Path) -> Path:
+    """Where pictures go; found out before anything is drawn."""
+    path: Path = arguments.output or run_folder / "inspect"
+    if path.exists() and not path.is_dir():
+        raise UserError(f"--output {path}: is a file; name a folder")
+    return path
 
 
 def export(arguments: argparse.Namespace) -> None:

@@ -142,7 +142,7 @@ def encode_split(
     seen = np.zeros(tokenizer.vocab_size, np.bool_)
     with path.open("wb") as file:
         for texts in _batches(pieces(corpus, split)):
-            ids = _ids(texts, tokenizer, corpus.documents == "stream")
+            ids = ids_of(texts, tokenizer, corpus.documents == "stream")
             ids.astype(dtype).tofile(file)
             seen[ids] = True
             if corpus.is_pairs:
@@ -169,7 +169,7 @@ def _batches(texts: Iterator[str]) -> Iterator[list[str]]:
         yield batch
 
 
-def _ids(texts: list[str], tokenizer: Tokenizer, is_stream: bool) -> NDArray[np.int32]:
+def ids_of(texts: list[str], tokenizer: Tokenizer, is_stream: bool) -> NDArray[np.int32]:
     """The ids of texts one after another, each document between ``<s>`` and ``</s>``."""
     start, end = ([], []) if is_stream else ([tokenizer.start_id], [tokenizer.end_id])
     return np.concatenate([part for text in texts for part in (start, tokenizer.encode(text), end)]).astype(np.int32)

@@ -123,6 +123,15 @@ class Cell(NamedTuple):
     bias: Any  # float32 [4H], b; the forget quarter begins at 1
 
 
+class Gates(NamedTuple):
+    """What a layer lets in, keeps, proposes and lets out at a step, each float32 [B, H]."""
+
+    input: Any  # sigmoid(i)
+    forget: Any  # sigmoid(f)
+    candidate: Any  # tanh(g)
+    output: Any  # sigmoid(o)
+
+
 class Weights(NamedTuple):
     """Everything a step needs, as the variables of a ``Sequential`` (so that export finds them)."""
 
@@ -172,9 +181,18 @@ def _carried_by_cells(weights: Weights) -> int:
     return sum(2 * int(cell.recurrent.shape[0]) for cell in weights.cells)
 
 
+class Watched(NamedTuple):
+    """What a step gives, and how it came to it."""
+
+    logits: Any  # float32 [B, V]
+    state: Any  # float32 [B, S]
+    gates: tuple[Gates, ...]  # of each layer
+    looks: Any  # where the attention looked, float32 [B, 1, M + 1]; None without
+
+
 def step(weights: Weights, ids: Any, state: Any) -> tuple[Any, Any]:
     """Read one token a row: int32 [B] and float32 [B, S] give logits [B, V] of the next token and the state [B, S]."""
-    return together(weights, lambda member, part: _step(member, ids, part), state)
+    return together(weights, lambda member, part: watched_step(member, ids, part)[:2], state)
 
 
 def together(weights: Weights, ask: Callable[[Weights, Any], tuple[Any, Any]], state: Any) -> tuple[Any, Any]:
@@ -187,18 +205,20 @@ def together(weights: Weights, ask: Callable[[Weights, Any], tuple[Any, Any]], s
     return mixed(logits), tf.concat(states, axis=1)
 
 
-def _step(weights: Weights, ids: Any, state: Any) -> tuple[Any, Any]:
+def watched_step(weights: Weights, ids: Any, state: Any) -> Watched:
+    """The step of one member, with what it does on the way; a graph that leaves that out has no operator for it."""
     x = tf.gather(weights.embedding, ids)
     parts, memory = split_state(weights, state)
-    carried = []
-    for cell, h, c in zip(weights.cells, parts[::2], parts[1::2], strict=True):
-        x, c = _cell(cell, x, h, c)
+    carried, gates, looks = [], [], None
+    for weights_of_layer, h, c in zip(weights.cells, parts[::2], parts[1::2], strict=True):
+        x, c, of_layer = cell(weights_of_layer, x, h, c)
         carried += [x, c]
+        gates.append(of_layer)
     if weights.heads:
-        looked, memory, _ = attend(weights.heads, tf.expand_dims(x, 1), memory)
+        looked, memory, looks = attend(weights.heads, tf.expand_dims(x, 1), memory)
         x = tf.squeeze(looked, 1)
     logits = tf.matmul(x, weights.output, transpose_b=weights.tied) + weights.output_bias
-    return logits, join_state(carried, memory)
+    return Watched(logits, join_state(carried, memory), tuple(gates), looks)
 
 
 def split_state(weights: Weights, state: Any) -> tuple[list[Any], Any]:
@@ -216,13 +236,14 @@ def join_state(parts: list[Any], memory: Any) -> Any:
     return tf.concat([*parts, *flat], axis=1)
 
 
-def _cell(cell: Cell, x: Any, h: Any, c: Any) -> tuple[Any, Any]:
-    """The gate equations above: the next h and c, each [B, H]."""
-    x = x if cell.kernel is None else tf.matmul(x, cell.kernel) + cell.bias
-    z = x + tf.matmul(h, cell.recurrent)
+def cell(weights: Cell, x: Any, h: Any, c: Any) -> tuple[Any, Any, Gates]:
+    """The gate equations above: the next h and c, each [B, H], and the gates that made them."""
+    x = x if weights.kernel is None else tf.matmul(x, weights.kernel) + weights.bias
+    z = x + tf.matmul(h, weights.recurrent)
     i, f, g, o = tf.split(z, 4, axis=1)
-    c = tf.sigmoid(f) * c + tf.sigmoid(i) * tf.tanh(g)
-    return tf.sigmoid(o) * tf.tanh(c), c
+    f, i, g, o = tf.sigmoid(f), tf.sigmoid(i), tf.tanh(g), tf.sigmoid(o)
+    c = f * c + i * g
+    return o * tf.tanh(c), c, Gates(i, f, g, o)
 
 
 def score(weights: Weights, ids: Any, state: Any) -> tuple[Any, Any]:

@@ -1,4 +1,4 @@
-"""What people see: progress, tables, curves, hints, and the next command to type."""
+"""What people see: progress, tables, hints, and the next command to type."""
 
 import math
 import shlex
@@ -92,22 +92,6 @@ class Screen(keras.callbacks.Callback):
             f"[bold]epoch {epoch + 1}[/bold]  {speed:,.0f} tokens/s  train {logs['loss']:.3f}  validation {held_out}"
         )
         out.print(f"[dim]{escape(self.sample().strip())}[/dim]\n")
-
-
-def curve(path: Path, history: Sequence[dict[str, float]]) -> None:
-    """Draw training and validation loss against minutes, as PNG."""
-    from matplotlib.figure import Figure  # slow to import, and only training draws
-
-    figure = Figure(figsize=(7, 4), dpi=120, layout="constrained")
-    axes = figure.add_subplot()
-    minutes = [row["seconds"] / 60 for row in history]
-    axes.plot(minutes, [row["loss"] for row in history], "o-", label="training (with dropout)")
-    axes.plot(minutes, [row["val_loss"] for row in history], "o-", label="validation")
-    axes.set(xlabel="minutes", ylabel="nats per token", title="Loss after each epoch")
-    axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
-    with files.replacing(path) as temporary:
-        figure.savefig(temporary)
 
 
 def advice(parameters: int, characters: int, history: Sequence[dict[str, float]]) -> str:

@@ -21,6 +21,7 @@ from keras_lstmgen import (
     generation,
     kernel,
     pairs,
+    pictures,
     recipe,
     run,
     show,
@@ -306,7 +307,7 @@ def _conclude(settings: recipe.Recipe, encoded: Encoded, folder: Path, pace: Pac
     }
     run.save_metadata(folder, replace(writes.metadata, metrics=metrics))
     files.write_json(folder / "metrics.json", metrics)
-    show.curve(folder / "curve.png", progress.history)
+    pictures.curve(folder / "curve.png", progress.history)
     rows: list[tuple[str, Any]] = [(name.replace("_", " "), f"{value:,.4f}") for name, value in loss.items()]
     rows += [("training nats per token", f"{best['loss']:.4f}"), ("minutes", f"{metrics['minutes']:.1f}")]
     rows += [("tokens per second", f"{metrics['tokens_per_second']:,.0f}"), ("curve", folder / "curve.png")]

@@ -27,13 +27,34 @@ def test_every_command_of_a_page_is_understood(page: Path) -> None:
 
 def test_the_readme_shows_every_verb() -> None:
     shown = {shlex.split(command)[1] for command in commands(ROOT / "README.md")}
-    assert shown == {"train", "generate", "evaluate", "export", "info"}
+    assert shown == {"train", "generate", "evaluate", "inspect", "export", "info"}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_link_leads_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text(encoding="utf-8")):
         assert (page.parent / target).exists(), target
+
+
+def named(page: Path) -> list[tuple[str, Path]]:
+    """The functions and classes that a page links with their files."""
+    links = re.findall(r"\[`(\w+)`\]\(([^)#:]+\.(?:py|c|h))\)", page.read_text(encoding="utf-8"))
+    return [(name, page.parent / target) for name, target in links]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_function_that_a_page_names_is_defined_in_the_file_that_it_links(page: Path) -> None:
+    for name, path in named(page):
+        definition = rf"(def|class) {name}\b" if path.suffix == ".py" else rf"^[\w *]*\b(NAME\({name}\)|{name})\("
+        assert re.search(definition, path.read_text(encoding="utf-8"), re.MULTILINE), (name, path)
+
+
+def test_the_page_on_the_lstm_leads_to_its_code_and_shows_its_pictures() -> None:
+    page = ROOT / "docs/lstm.md"
+    assert len(named(page)) >= 25
+    shown = re.findall(r"!\[[^\]]+\]\((pictures/\w+\.png)\)", page.read_text(encoding="utf-8"))
+    assert {Path(name).name for name in shown} == {path.name for path in (ROOT / "docs/pictures").iterdir()}
+    assert all((ROOT / "docs" / name).stat().st_size < 150_000 for name in shown)
 
 
 def test_every_make_target_that_is_named_is_there() -> None:
