@@ -147,7 +147,7 @@ def encode_split(
             seen[ids] = True
             if corpus.is_pairs:
                 texts = [text.rpartition("\n")[2] for text in texts]
-                ids = _ids(texts, tokenizer, False)
+                ids = ids_of(texts, tokenizer, is_stream=True)
                 counts["tokens"] += len(texts)  # the end of each
             _add_up(counts, texts, ids, tokenizer.unk_id)
     if corpus.documents == "stream":

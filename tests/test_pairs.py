@@ -11,7 +11,20 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keras_lstmgen import corpus, evaluation, exporters, files, generation, model, pairs, recipe, run, training
+from keras_lstmgen import (
+    corpus,
+    evaluation,
+    exporters,
+    files,
+    generation,
+    model,
+    pairs,
+    recipe,
+    run,
+    sampling,
+    training,
+)
+from keras_lstmgen.encoding import SPLITS, encode
 from keras_lstmgen.errors import UserError
 from keras_lstmgen.tokenizer import END, NEWLINE, START
 
@@ -189,13 +202,24 @@ def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return training.train(settings, folder / "runs", "colours")
 
 
+def test_what_is_counted_of_pairs_are_their_targets(colours: Path) -> None:
+    settings = recipe.load(colours / run.RECIPE)
+    encoded = encode(settings, colours.parent / ".encoded")
+    for side in SPLITS:
+        ids = getattr(encoded, side)
+        texts = [text.split("\n")[1] for text in corpus.pieces(settings.corpus, side)]
+        found = encoded.counts[side]
+        assert found["tokens"] == pairs.predicted(pairs.find(ids)) == 2 * len(texts)  # a word, and the end
+        assert (found["documents"], found["characters"]) == (len(texts), len("".join(texts)))
+
+
 def test_a_prompt_is_a_source_and_gets_its_end(colours: Path) -> None:
     loaded = run.load(colours)
     ids = loaded.prompt_ids("red blue green")
     assert (ids[0], ids[-1]) == (START, NEWLINE)
     assert loaded.prompt_ids("red blue green\n") == ids
     assert loaded.prompt_ids("") == [START]
-    greedy = generation.Options(temperature=0)
+    greedy = sampling.Options(temperature=0)
     for source in ("red blue green", "grey white red", "white grey blue"):
         (sample,) = generation.generate(loaded, source, 5, greedy)
         assert (sample.text, sample.finish_reason) == (source.split()[1], "stop")
