@@ -1,7 +1,7 @@
 """Quality against time: what so many minutes of training on tiny Shakespeare are worth.
 
     python -m benchmarks.quality
-    python -m benchmarks.quality --minutes 1 3
+    python -m benchmarks.quality --minutes 1 3      # these anew, beside what the results have of others
 
 Each is a run of its own, since the learning rate decays over the minutes: up to three of them of ``shakespeare.toml``,
 from then on of ``shakespeare_best.toml``, with a member for every five minutes or six. The loss is what
@@ -36,10 +36,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--recipe", type=Path, metavar="FILE", help="what is trained, whatever the minutes")
     arguments = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as runs:
-        results = [measured(*chosen(arguments.recipe, minutes), minutes, Path(runs)) for minutes in arguments.minutes]
+        new = [measured(*chosen(arguments.recipe, minutes), minutes, Path(runs)) for minutes in arguments.minutes]
+    results = together(kept(arguments.results / "quality.json"), new)
     publish("quality", {"peak_gflops": peak.measured(), "runs": results}, [table(results)], arguments.results)
     plot(results, arguments.results / "quality.png")
     return 0
+
+
+def kept(path: Path) -> list[dict[str, Any]]:
+    """The runs that were measured before."""
+    return list(files.read_json(path)["runs"]) if path.is_file() else []
+
+
+def together(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """All runs by their minutes; a new one takes the place of an old one."""
+    return [run for _, run in sorted({run["minutes"]: run for run in [*old, *new]}.items())]
 
 
 def chosen(recipe: Path | None, minutes: float) -> tuple[Path, int]:

@@ -322,6 +322,14 @@ def test_quality_trains_for_the_minutes_and_gives_the_loss_of_evaluate(text: Pat
     assert f"{run['loss']['nats_per_token']:.4f}" in row
 
 
+def test_a_run_measured_anew_takes_the_place_of_the_old_one() -> None:
+    old, new = (
+        [{"minutes": 1.0, "n": 1}, {"minutes": 9.0, "n": 2}],
+        [{"minutes": 3.0, "n": 3}, {"minutes": 1.0, "n": 4}],
+    )
+    assert [run["n"] for run in quality.together(old, new)] == [4, 3, 2]
+
+
 def test_short_trainings_are_of_one_model_and_long_ones_of_several() -> None:
     best = recipe.load(quality.LONG)
     assert [quality.chosen(None, minutes)[1] for minutes in quality.MINUTES] == [1, 1, 2, 5]
