@@ -92,7 +92,7 @@ def write(
         return t + 1, token, state, seen | (places == place), put(tokens, here, token), put(logprobs, here, logprob)
 
     seen, tokens = tf.gather(text.seen, allowed, axis=1), tf.fill(tf.shape(noise), end_id)
-    start = (0, column(ids, tf.shape(ids)[1] - 1), text.state, seen, tokens, tf.zeros_like(noise))
+    start = (0, column(ids, tf.shape(ids)[1] - 1), text.state, seen, tokens, tf.zeros(tf.shape(noise)))
     _, _, state, seen, tokens, logprobs = tf.while_loop(going, advance, start)
     return Written(tokens, logprobs, Text(state, _spread(seen, text.seen, allowed)))
 
