@@ -51,6 +51,7 @@ def train(settings: recipe.Recipe, runs: Path, name: str) -> Path:
     settings, encoded = prepare(settings, runs)
     folder = run.create(runs, name)
     try:
+        files.write_text(folder / run.RECIPE, recipe.to_toml(settings))  # with this alone it can be gone on with
         return _fit(settings, encoded, folder)
     except BaseException:
         if not any((folder / name).is_file() for name in (run.MODEL, run.PREVIOUS)):  # nothing was trained yet
@@ -136,12 +137,12 @@ def compiled(settings: recipe.Recipe, counts: np.ndarray[Any, Any]) -> keras.Seq
 def _fit(settings: recipe.Recipe, encoded: Encoded, folder: Path) -> Path:
     """Train from the beginning or from the checkpoint up to the limit, and conclude."""
     with files.alone(folder, lambda: _already_trained(folder)):
-        files.write_text(folder / run.RECIPE, recipe.to_toml(settings))
         counts = streams.counts(encoded.train, encoded.tokenizer.vocab_size)
         model = compiled(settings, counts)
         twin = build(settings.model, encoded.tokenizer.vocab_size)
         writes = Run(_metadata(settings, encoded, twin), encoded.tokenizer, twin)
         progress = _progress(encoded, folder, model, counts, writes)
+        files.write_text(folder / run.RECIPE, recipe.to_toml(settings))  # which may have other limits now
         _announce(settings, encoded, model, folder)
         pace = Pace(settings.training, progress, _windows(settings, encoded))
         if pace.stale():

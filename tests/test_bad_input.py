@@ -253,6 +253,7 @@ def test_a_truncated_model_and_a_truncated_checkpoint(
 
 def test_a_run_without_a_checkpoint_cannot_be_gone_on_with(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (copied / run.CHECKPOINT).unlink()
+    (copied / run.PREVIOUS).unlink()
     assert "has no checkpoint to go on from; train it again" in refused(capsys, "train", "--resume", copied)
 
 
