@@ -300,15 +300,15 @@ def test_sigterm_ends_a_training_within_ten_seconds_with_status_143_and_it_can_b
     words = typed(text, "--runs", tmp_path, "--training.patience", "0")
     words[words.index("--training.epochs") + 1] = "100000"
     command = [sys.executable, "-u", "-c", "import sys; from keras_lstmgen.cli import main; sys.exit(main())", *words]
-    started = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert started.stdout
-    assert any(line.startswith("epoch 1 ") for line in started.stdout)  # it trains
-    before = seconds_of_a_core(started.pid)
-    started.send_signal(signal.SIGTERM)
-    assert started.stderr
-    err = started.stderr.read()
-    _, status, used = os.wait4(started.pid, 0)
-    started.returncode = os.waitstatus_to_exitcode(status)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as started:
+        assert started.stdout
+        assert started.stderr
+        assert any(line.startswith("epoch 1 ") for line in started.stdout)  # it trains
+        before = seconds_of_a_core(started.pid)
+        started.send_signal(signal.SIGTERM)
+        err = started.stderr.read()
+        _, status, used = os.wait4(started.pid, 0)
+        started.returncode = os.waitstatus_to_exitcode(status)
     assert used.ru_utime + used.ru_stime - before < 10
     folder = tmp_path / "prose"
     said = f"keras-lstmgen: stopped by SIGTERM, and saved; to go on: keras-lstmgen train --resume {folder}\n"
