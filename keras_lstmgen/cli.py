@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
@@ -9,11 +10,12 @@ from pathlib import Path
 from typing import Any, NoReturn, get_args
 
 from keras_lstmgen import __version__, memory, recipe, threads
-from keras_lstmgen.errors import UserError
+from keras_lstmgen.errors import Terminated, UserError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one verb; 0, or 2 with one line on standard error, or 130 after Ctrl-C."""
+    """Run one verb; 0, or 2 with one line on standard error, or 130 after Ctrl-C, 143 after SIGTERM."""
+    before = signal.signal(signal.SIGTERM, _terminate)
     try:
         arguments = parser().parse_args(argv)
         threads.configure()
@@ -32,7 +34,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
+    except Terminated as ended:
+        print(f"keras-lstmgen: {ended}", file=sys.stderr)
+        return 143
+    finally:
+        signal.signal(signal.SIGTERM, before)
     return 0
+
+
+def _terminate(number: int, frame: Any) -> NoReturn:  # noqa: ARG001
+    """End as after an error, so that what is half written is removed."""
+    raise Terminated("stopped by SIGTERM; nothing that was there before is lost")
 
 
 class _Parser(argparse.ArgumentParser):

@@ -123,8 +123,13 @@ def _writer(
     call = generation.writer(model)
     return lambda prompt, seed, emit: generation.generate(
         model, prompt, arguments.max_new_tokens, options, seeds=[seed + row for row in range(arguments.n)],
-        stop=arguments.stop, emit=emit, call=call, limits=limits,
+        stop=arguments.stop, emit=emit, call=call, limits=limits, keep=_kept(arguments),
     )  # fmt: skip
+
+
+def _kept(arguments: argparse.Namespace) -> bool:
+    """Whether texts are wanted again once they were shown: else the longest takes no more memory than the shortest."""
+    return bool(arguments.n > 1 or arguments.output or arguments.logprobs is not None)
 
 
 def _next_beside(verb: str, folder: Path) -> None:
@@ -171,16 +176,16 @@ def _asked() -> Any:
 def _write(
     model: run.Run, step: decode.Step, prompt: str, write: Callable[..., Any], arguments: argparse.Namespace
 ) -> str:
-    """Write ``--n`` texts: the first flows, the others follow. Gives all of them, a blank line between two.
+    """Write ``--n`` texts: the first flows, the others follow. Gives all that is kept, a blank line between two.
 
     With ``--logprobs`` it gives lines of JSON instead.
     """
-    shown = ""
+    shown = 0  # characters
 
     def emit(row: int, text: str) -> None:
         nonlocal shown
         if row == 0 and arguments.logprobs is None and not arguments.output:
-            shown += text
+            shown += len(text)
             sys.stdout.write(text)
             sys.stdout.flush()
 
@@ -192,7 +197,7 @@ def _write(
     else:
         whole = "\n".join(_logprobs(model, step, prompt, samples, arguments.logprobs))
     if not arguments.output:
-        sys.stdout.write(f"{whole[len(shown) :]}\n")
+        sys.stdout.write(f"{whole[shown:]}\n")
         sys.stdout.flush()
     _tell(samples, seconds)
     return whole
@@ -209,7 +214,7 @@ def _logprobs(
 
 def _tell(samples: list[generation.Sample], seconds: float) -> None:
     """Say beside the texts how much was written, why it ended, and what went otherwise than was asked."""
-    tokens = sum(len(sample.tokens) for sample in samples)
+    tokens = sum(sample.length for sample in samples)
     reasons = ", ".join(sample.finish_reason for sample in samples)
     scores = ", ".join(f"{sample.score:.4f}" for sample in samples if sample.score is not None)
     said = f"{tokens} tokens in {seconds:.1f} s, the first call's compiling included; ended by: {reasons}"

@@ -7,8 +7,8 @@ appears when it is whole.
 
 import hashlib
 import json
-import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from keras_lstmgen.corpus import Split, fingerprint, pieces
 from keras_lstmgen.errors import UserError
-from keras_lstmgen.files import read_json, replacing, write_json
+from keras_lstmgen.files import alone, read_json, replacing, write_json
 from keras_lstmgen.recipe import Corpus, Recipe
 from keras_lstmgen.tokenizer import Tokenizer, train
 
@@ -58,14 +58,30 @@ def encode(recipe: Recipe, cache: Path, report: Callable[[str], None] = lambda _
     if (encoded := _opened(folder)) is not None:
         report(f"Corpus and tokenizer are unchanged: reusing {folder}")
         return encoded
-    shutil.rmtree(folder, ignore_errors=True)
-    with replacing(folder) as temporary:
-        temporary.mkdir()
-        _write(recipe, temporary, report)
-    encoded = _opened(folder)
+    with _turn(folder, report):
+        if _opened(folder) is None:
+            with replacing(folder) as temporary:
+                temporary.mkdir()
+                _write(recipe, temporary, report)
+                if _key(recipe) != folder.name:
+                    raise UserError("corpus.source: a text changed while it was read; train again when it is whole")
+        encoded = _opened(folder)
     if encoded is None:
         raise UserError(f"{folder}: does not read back as it was written; check the disk")
     return encoded
+
+
+@contextmanager
+def _turn(folder: Path, report: Callable[[str], None]) -> Iterator[None]:
+    """Wait for other runs that encode the same text."""
+    lock = folder.with_suffix(".lock")
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        lock.touch()
+    except OSError as error:
+        raise UserError(f"{folder}: could not be written ({error.strerror})") from error
+    with alone(lock, lambda: report("Waiting for another run that encodes this text")):
+        yield
 
 
 def _key(recipe: Recipe) -> str:

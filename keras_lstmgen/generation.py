@@ -26,6 +26,7 @@ class Sample:
 
     text: str = ""
     tokens: list[int] = field(default_factory=list)
+    length: int = 0  # tokens written
     logprob: float = 0.0
     finish_reason: str = ""  # "stop": an end symbol, a stop string, nothing may follow; "length"; "" while it grows
     note: str = ""  # what went otherwise than was asked
@@ -69,6 +70,7 @@ def generate(
     emit: Callable[[int, str], None] = lambda _row, _text: None,
     call: Writer | None = None,
     limits: Constraints | None = None,
+    keep: bool = True,
 ) -> list[Sample]:
     """Write one text a seed, all in one batch.
 
@@ -82,12 +84,17 @@ def generate(
         emit: called with (row, new text) as soon as the text can no longer change.
         call: what ``writer`` gave, to save tracing it again.
         limits: what ``constrained`` gave. The host then looks at every token before the next is drawn.
+        keep: give texts and tokens back; without, they are only emitted, and memory does not grow with them.
     """
     call = call or writer(run)
     ids = np.array([run.prompt_ids(prompt)] * len(seeds), np.int32)
     texts = [
         _Growing(
-            Sample(), Tail(run.tokenizer, stop), partial(emit, row), limits and constraints.begin(limits, ids[row])
+            Sample(),
+            Tail(run.tokenizer, stop),
+            partial(emit, row),
+            limits and constraints.begin(limits, ids[row]),
+            keep,
         )
         for row in range(len(seeds))
     ]
@@ -134,7 +141,9 @@ def search(
 
 def _found(text: beam.Hypothesis, tail: "Tail") -> Sample:
     """A text of a beam search in the form of others."""
-    sample = Sample(tokens=text.tokens, logprob=text.logprob, note=text.outlook.note, score=text.score)
+    sample = Sample(
+        tokens=text.tokens, length=len(text.tokens), logprob=text.logprob, note=text.outlook.note, score=text.score
+    )
     growing = _Growing(sample, tail, lambda _: None, text.draft)
     for token in text.tokens:
         _add(growing, tail.push(token))
@@ -174,6 +183,7 @@ class _Growing:
     tail: "Tail"
     emit: Callable[[str], None]
     draft: Draft | None
+    keep: bool = True
 
 
 def _bias(texts: list[_Growing], limits: Constraints | None) -> Any:
@@ -199,7 +209,9 @@ def _take(growing: _Growing, tokens: Any, logprobs: Any, end_id: int) -> None:
     for token, logprob in zip(tokens, logprobs, strict=True):
         if sample.finish_reason:
             return
-        sample.tokens.append(int(token))
+        sample.length += 1
+        if growing.keep:
+            sample.tokens.append(int(token))
         sample.logprob += float(logprob)
         if growing.draft:
             growing.draft = constraints.follow(growing.draft, int(token), end_id)
@@ -221,8 +233,9 @@ def _finish(growing: _Growing, reason: str) -> None:
 
 
 def _add(growing: _Growing, new: str) -> None:
-    if new:
+    if new and growing.keep:
         growing.sample.text += new
+    if new:
         growing.emit(new)
 
 

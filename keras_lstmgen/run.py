@@ -19,6 +19,8 @@ NONE = -1  # in place of an id
 METADATA, TOKENIZER, MODEL, CHECKPOINT, RECIPE = (
     "keras_lstmgen.json", "tokenizer.model", "model.keras", "checkpoint.keras", "recipe.toml",
 )  # fmt: skip
+PREVIOUS = "checkpoint.before.keras"  # the checkpoint before the last
+WHOLE = "model.whole.keras"  # the best after a whole epoch, while those of a stop within one stand in MODEL
 
 
 @dataclass(frozen=True)

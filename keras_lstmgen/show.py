@@ -86,7 +86,7 @@ class Screen(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any]) -> None:
         """Print the epoch's line and a sample."""
-        speed = self.tokens * self._batches / (self._recent[-1] - self._began)
+        speed = self.tokens * self._batches / max(self._recent[-1] - self._began, 1e-9)
         held_out = figures(logs["val_loss"], self.per_character)
         out.print(
             f"[bold]epoch {epoch + 1}[/bold]  {speed:,.0f} tokens/s  train {logs['loss']:.3f}  validation {held_out}"

@@ -1,5 +1,6 @@
 """Training: from a recipe to a run directory, by ``model.fit``."""
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from keras_lstmgen import (
     callbacks,
+    checkpoint,
     defaults,
     evaluation,
     files,
@@ -29,9 +31,10 @@ from keras_lstmgen import (
     streams,
     tokenizer,
 )
-from keras_lstmgen.callbacks import Keep, Pace, Progress, Validate
+from keras_lstmgen.callbacks import Keep, Pace, Validate
+from keras_lstmgen.checkpoint import Progress
 from keras_lstmgen.encoding import Encoded, encode
-from keras_lstmgen.errors import UserError
+from keras_lstmgen.errors import Terminated, UserError
 from keras_lstmgen.loss import EachMember, SampledSoftmax
 from keras_lstmgen.model import build, start_at, state_size, weights_of
 from keras_lstmgen.optimizer import Adam
@@ -43,6 +46,7 @@ VALIDATION_TOKENS, VALIDATION_LOGITS = 2**19, 2**31
 SAMPLE_TOKENS = 160
 # What --resume may change; all else is built into the weights or into the place in the text.
 LIMITS = ("epochs", "minutes", "learning_rate", "warmup", "weight_decay", "clip_norm", "patience")
+SETBACKS = 3  # times that a training whose loss is lost goes back; then it gives up
 
 
 def train(settings: recipe.Recipe, runs: Path, name: str) -> Path:
@@ -51,20 +55,23 @@ def train(settings: recipe.Recipe, runs: Path, name: str) -> Path:
     settings, encoded = prepare(settings, runs)
     folder = run.create(runs, name)
     try:
-        tokenizer.save(encoded.tokenizer, folder / run.TOKENIZER)
-        return _fit(settings, encoded, folder, resume=False)
+        files.write_text(folder / run.RECIPE, recipe.to_toml(settings))  # with this alone it can be gone on with
+        return _fit(settings, encoded, folder)
     except BaseException:
-        if not (folder / run.MODEL).is_file():
+        if not any((folder / name).is_file() for name in (run.MODEL, run.PREVIOUS)):  # nothing was trained yet
             shutil.rmtree(folder, ignore_errors=True)
         raise
 
 
 def resume(folder: Path, settings: recipe.Recipe) -> Path:
-    """Go on with a run from its last checkpoint; ``settings`` may change its limits."""
-    if not (folder / run.CHECKPOINT).is_file():
+    """Go on with a run from its last checkpoint; ``settings`` may change its limits.
+
+    A run that was killed before there was one begins again.
+    """
+    if not checkpoint.exists(folder) and (folder / run.MODEL).is_file():
         raise UserError(f"{folder}: has no checkpoint to go on from; train it again")
     _check_changes(recipe.load(folder / run.RECIPE), settings)
-    return _fit(*prepare(settings, folder.parent), folder, resume=True)
+    return _fit(*prepare(settings, folder.parent), folder)
 
 
 def _check_changes(before: recipe.Recipe, settings: recipe.Recipe) -> None:
@@ -138,46 +145,116 @@ def _loss_of(settings: recipe.Recipe, model: keras.Sequential, counts: np.ndarra
     return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
-def _fit(settings: recipe.Recipe, encoded: Encoded, folder: Path, resume: bool) -> Path:
+def _fit(settings: recipe.Recipe, encoded: Encoded, folder: Path) -> Path:
     """Train from the beginning or from the checkpoint up to the limit, and conclude."""
-    counts = streams.counts(encoded.train, encoded.tokenizer.vocab_size)
-    model = compiled(settings, counts)
-    text = _digest(encoded)
-    progress = callbacks.load_checkpoint(folder / run.CHECKPOINT, model, text) if resume else Progress(text=text)
-    twin = build(settings.model, encoded.tokenizer.vocab_size)
-    writes = Run(_metadata(settings, encoded, twin), encoded.tokenizer, twin)
-    files.write_text(folder / run.RECIPE, recipe.to_toml(settings))
-    if not resume:  # which has weights, and metrics until there are new ones
-        start_at(model, counts)
-        run.save_metadata(folder, writes.metadata)
-    _announce(settings, encoded, model, folder)
-    pace = Pace(settings.training, progress, _windows(settings, encoded))
-    if pace.done() < 1:
-        _epochs(settings, encoded, folder, pace, model, writes)
-    else:
-        show.out.print("It has reached its limit: raise training.epochs or training.minutes to go on.")
-    _conclude(settings, encoded, folder, pace, writes)
-    if pace.interrupted:
-        show.out.print(f"Stopped by Ctrl-C, and saved. To go on: keras-lstmgen train --resume {folder}", markup=False)
+    with files.alone(folder, lambda: _already_trained(folder)):
+        counts = streams.counts(encoded.train, encoded.tokenizer.vocab_size)
+        model = compiled(settings, counts)
+        twin = build(settings.model, encoded.tokenizer.vocab_size)
+        writes = Run(_metadata(settings, encoded, twin), encoded.tokenizer, twin)
+        progress = _progress(encoded, folder, model, counts, writes)
+        files.write_text(folder / run.RECIPE, recipe.to_toml(settings))  # which may have other limits now
+        _announce(settings, encoded, model, folder)
+        pace = Pace(settings.training, progress, _windows(settings, encoded))
+        if pace.stale():
+            show.out.print(f"{progress.stale} epochs brought nothing better: raise training.patience to go on.")
+        elif pace.done() >= 1 and pace.judged():
+            show.out.print("It has reached its limit: raise training.epochs or training.minutes to go on.")
+        else:
+            _epochs(settings, encoded, folder, pace, model, writes)
+        if progress.history:
+            _conclude(settings, encoded, folder, pace, writes)
+        if pace.interrupted:
+            told = f"Stopped by Ctrl-C, and saved. To go on: keras-lstmgen train --resume {folder}"
+            show.out.print(told, markup=False)
     return folder
+
+
+def _already_trained(folder: Path) -> None:
+    raise UserError(f"{folder}: is being trained by another process; wait for it, or end it first")
+
+
+def _progress(
+    encoded: Encoded, folder: Path, model: keras.Sequential, counts: np.ndarray[Any, Any], writes: Run
+) -> Progress:
+    """Of the last checkpoint, put into ``model``; of a new run, which gets a first checkpoint."""
+    text = _digest(encoded)
+    if not checkpoint.exists(folder):
+        tokenizer.save(encoded.tokenizer, folder / run.TOKENIZER)
+        run.save_metadata(folder, writes.metadata)  # without metrics until there are some
+        start_at(model, counts)
+        checkpoint.save(folder, model, progress := Progress(text=text))
+        return progress
+    progress, complaint = checkpoint.load(folder, model, text)
+    if complaint:
+        show.out.print(complaint, markup=False)
+    if (folder / run.WHOLE).is_file():
+        os.replace(folder / run.WHOLE, folder / run.MODEL)
+    files.write_json(folder / "history.json", progress.history)
+    return progress
 
 
 def _epochs(
     settings: recipe.Recipe, encoded: Encoded, folder: Path, pace: Pace, model: keras.Sequential, writes: Run
 ) -> None:
-    """All that is left of the training."""
+    """All that is left of the training; where it loses its loss, once more from the last checkpoint."""
+    validate, keep, board, screen = _callbacks(settings, encoded, folder, pace, model, writes)
+    with callbacks.signals_end(pace), screen.bar:
+        while not pace.over() or not pace.judged():
+            try:
+                _some_epochs(settings, encoded, pace, model, [pace, validate, keep, board, screen])
+                break
+            except callbacks.DivergedError as error:
+                _go_back(folder, pace, model, str(error))
+            except Terminated:
+                with contextlib.suppress(callbacks.DivergedError):  # then the checkpoint before is the last good one
+                    keep.save()
+                break
+    if pace.terminated and pace.done() < 1:
+        raise Terminated(f"stopped by SIGTERM, and saved; to go on: keras-lstmgen train --resume {folder}")
+
+
+def _some_epochs(
+    settings: recipe.Recipe, encoded: Encoded, pace: Pace, model: keras.Sequential, these: list[Any]
+) -> None:
+    """All epochs that are left, if nothing happens."""
+    first = pace.progress.windows // pace.windows
+    if not pace.judged():  # it was ended between the last update of an epoch and the end of its validation
+        callbacks.judge(model, these, first - 1, pace)
+        if pace.over() or pace.stale():
+            return
     epochs, ds = settings.training.epochs, _dataset(settings, encoded, pace.progress.windows)
-    *others, screen = _callbacks(settings, encoded, folder, pace, model, writes)
-    with callbacks.ctrl_c_ends(pace), screen.bar:
-        model.fit(
-            ds,
-            epochs=epochs or 1_000_000,
-            initial_epoch=pace.progress.windows // pace.windows,
-            steps_per_epoch=pace.windows,
-            callbacks=[pace, *others, screen],
-            shuffle=False,  # the order of the windows is what carries the state on
-            verbose=0,
+    model.fit(
+        ds,
+        epochs=epochs or 1_000_000,
+        initial_epoch=first,
+        steps_per_epoch=pace.windows,
+        callbacks=these,
+        shuffle=False,  # the order of the windows is what carries the state on
+        verbose=0,
+    )
+
+
+def _go_back(folder: Path, pace: Pace, model: keras.Sequential, what: str) -> None:
+    """Put the last checkpoint in the place of what went wrong, to go on at half the rate; UserError if that is enough.
+
+    The time that was lost counts.
+    """
+    progress = pace.progress
+    where = f"{what} in epoch {max(progress.windows - 1, 0) // pace.windows + 1}"
+    if progress.setbacks >= SETBACKS:
+        raise UserError(
+            f"{where}, after {SETBACKS} times of going back and halving the rate too; lower training.learning_rate or "
+            "training.clip_norm, and train again or --resume what was saved"
         )
+    before, _ = checkpoint.load(folder, model, progress.text)
+    vars(progress).update(vars(before) | {"seconds": progress.seconds, "setbacks": progress.setbacks + 1})
+    epochs = progress.windows / pace.windows
+    show.out.print(
+        f"{where}: going back to the checkpoint after {epochs:.2f} epochs, and on at half the rate "
+        f"({progress.setbacks} of {SETBACKS} times)",
+        markup=False,
+    )
 
 
 def _dataset(settings: recipe.Recipe, encoded: Encoded, first: int) -> tf.data.Dataset:
@@ -210,7 +287,7 @@ def _callbacks(
 
     def validation_loss() -> float:
         hand_over(model, writes.model)
-        return loss()
+        return loss(lambda _: pace.heed())
 
     def sample() -> str:
         epochs = pace.progress.windows / pace.windows
@@ -220,21 +297,25 @@ def _callbacks(
         return text
 
     return (
-        Validate(validation_loss),
-        Keep(folder, settings.training, pace.progress, pace.windows, writes.model),
+        Validate(validation_loss, pace),
+        Keep(folder, pace, writes.model),
         keras.callbacks.TensorBoard(folder / "logs", write_graph=False),
         show.Screen(pace.done, len(encoded.train) / pace.windows, _per_character(encoded), sample),
     )
 
 
-def _loss(settings: recipe.Recipe, encoded: Encoded, writes: Run) -> Callable[[], float]:
-    """What measures the mean nats per token of the held-out text, or of the targets of held-out pairs."""
+def _loss(settings: recipe.Recipe, encoded: Encoded, writes: Run) -> Callable[[Callable[[int], None]], float]:
+    """What measures the mean nats per token of the held-out text, or of the targets of held-out pairs.
+
+    It tells what it is given how far it is, now and then.
+    """
     held_out, score = _held_out(encoded), evaluation.scorer(writes.weights)
     if settings.corpus.is_pairs:
         tried = _tried(encoded)
-        return lambda: pairs.total_nats(writes.weights, tried, score) / pairs.predicted(tried)
+        return lambda advance: pairs.total_nats(writes.weights, tried, score, advance) / pairs.predicted(tried)
     parts = max(1, min(64, len(held_out) // 2048))
-    return lambda: evaluation.total_nats(writes.weights, held_out, parts, score) / (len(held_out) - 1)
+    N = len(held_out) - 1
+    return lambda advance: evaluation.total_nats(writes.weights, held_out, parts, score, advance) / N
 
 
 def _scored(settings: recipe.Recipe, encoded: Encoded) -> int:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_lstmgen import callbacks, ensemble, evaluation, exporters, files, model, recipe, run, training
+from keras_lstmgen import checkpoint, ensemble, evaluation, exporters, files, model, recipe, run, training
 from keras_lstmgen.errors import UserError
 from keras_lstmgen.loss import EachMember
 
@@ -66,8 +66,8 @@ def test_a_checkpoint_keeps_the_states_of_all_members(settings: recipe.Recipe, t
     one, other = (training.compiled(chosen, np.ones(V)) for _ in range(2))
     ids = np.random.default_rng(6).integers(0, V, (chosen.training.batch_size, chosen.training.window))
     one(ids)
-    callbacks.save_checkpoint(tmp_path / "checkpoint.keras", one, callbacks.Progress(text="x"))
-    callbacks.load_checkpoint(tmp_path / "checkpoint.keras", other, "x")
+    checkpoint.save(tmp_path, one, checkpoint.Progress(text="x"))
+    checkpoint.load(tmp_path, other, "x")
     np.testing.assert_array_equal(one(ids), other(ids))
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_lstmgen import callbacks, model, recipe
+from keras_lstmgen import checkpoint, model, recipe
 
 B, T, E, H, L, V = 2, 6, 4, 5, 3, 11
 IDS = np.random.default_rng(0).integers(0, V, (B, T))
@@ -96,20 +96,19 @@ def test_a_checkpoint_brings_back_weights_optimizer_states_and_progress(tmp_path
     built = model.build(settings(dropout=0.5), V, B, T)
     built.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     built.fit(IDS, np.roll(IDS, -1, 1), batch_size=B, epochs=2, verbose=0, shuffle=False)
-    callbacks.save_checkpoint(
-        tmp_path / "checkpoint.keras", built, callbacks.Progress(windows=2, seconds=1.5, best=0.5)
-    )
+    checkpoint.save(tmp_path, built, checkpoint.Progress(windows=2, seconds=1.5, best=0.5))
     again = model.build(settings(dropout=0.5), V, B, T)
     again.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     again.optimizer.build(again.trainable_variables)
-    progress = callbacks.load_checkpoint(tmp_path / "checkpoint.keras", again, text="")
+    progress, complaint = checkpoint.load(tmp_path, again, text="")
+    assert complaint == ""
     assert (progress.windows, progress.seconds, progress.best) == (2, 1.5, 0.5)
-    assert len([value for value in callbacks.carried(again) if value.shape == (B, H)]) == 2 * L
+    assert len([value for value in checkpoint.carried(again) if value.shape == (B, H)]) == 2 * L
     dropouts = {id(layer.seed_generator.state) for layer in again.layers if "dropout" in layer.name}
-    assert len(dropouts & {id(value) for value in callbacks.carried(again)}) == L + 1
+    assert len(dropouts & {id(value) for value in checkpoint.carried(again)}) == L + 1
     for mine, theirs in zip(
-        [*again.trainable_variables, *again.optimizer.variables, *callbacks.carried(again)],
-        [*built.trainable_variables, *built.optimizer.variables, *callbacks.carried(built)],
+        [*again.trainable_variables, *again.optimizer.variables, *checkpoint.carried(again)],
+        [*built.trainable_variables, *built.optimizer.variables, *checkpoint.carried(built)],
         strict=True,
     ):
         np.testing.assert_array_equal(mine.numpy(), theirs.numpy())
