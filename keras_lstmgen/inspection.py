@@ -153,7 +153,7 @@ def _ids_of_corpus(model: Run, settings: recipe.Corpus) -> list[int]:
 def _parts(tokenizer: Tokenizer, ids: Iterable[int]) -> list[str]:
     """The text that each token completes: of a character in bytes with the last; a document ends with an empty line."""
     tail = generation.Tail(tokenizer)
-    parts = [tail.push(token) + "\n\n" * (token == tokenizer.end_id) for token in ids]
+    parts = [tail.push(token) + ("\n\n" if token == tokenizer.end_id else "") for token in ids]
     return [*parts[:-1], parts[-1] + tail.flush()]
 
 
