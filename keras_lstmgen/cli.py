@@ -249,7 +249,10 @@ def _evaluate(part: argparse.ArgumentParser) -> None:
     _run(part)
     part.add_argument("text", nargs="*", help="texts to measure on; none: the run's held-out text")
     part.add_argument(
-        "--samples", type=int, default=4, metavar="N",
+        "--samples",
+        type=int,
+        default=4,
+        metavar="N",
         help="texts (of pairs: answers to held-out sources) to write and look up in the training text",
     )
     part.add_argument("--sample-tokens", type=int, default=500, metavar="N", help="most tokens of each, and of answers")

@@ -231,9 +231,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
     folder = run.find(arguments.run, arguments.runs)
     model = run.load(folder)
     settings = recipe.override(recipe.parse(model.metadata.recipe), _knobs(arguments), "--")
-    report = reports.evaluate(
-        model, arguments.text, arguments.samples, arguments.sample_tokens, settings.evaluate
-    )
+    report = reports.evaluate(model, arguments.text, arguments.samples, arguments.sample_tokens, settings.evaluate)
     files.write_json(folder / "evaluation.json", report)
     if arguments.json:
         print(json.dumps(report, indent=2, ensure_ascii=False))

@@ -35,13 +35,13 @@ def features(text: str) -> list[str]:
     return found + [" ".join(neighbours) for neighbours in pairwise(found)]
 
 
-def kind(judge: Judge, text: str) -> str:
+def kind(known: Judge, text: str) -> str:
     """The likeliest kind of a text, the first that was read of equals."""
-    return max(judge.documents, key=lambda name: _log_likelihood(judge, name, features(text)))
+    return max(known.documents, key=lambda name: _log_likelihood(known, name, features(text)))
 
 
-def _log_likelihood(judge: Judge, name: str, found: list[str]) -> float:
+def _log_likelihood(judged: Judge, name: str, found: list[str]) -> float:
     """ln of the share of documents of a kind times the probability of each feature in it."""
-    counts = judge.features[name]
-    total = counts.total() + judge.known
-    return math.log(judge.documents[name]) + sum(math.log((counts[feature] + 1) / total) for feature in found)
+    counts = judged.features[name]
+    total = counts.total() + judged.known
+    return math.log(judged.documents[name]) + sum(math.log((counts[feature] + 1) / total) for feature in found)

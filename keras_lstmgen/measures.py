@@ -69,7 +69,9 @@ def exact_match(answers: Sequence[str], references: References) -> dict[str, flo
     """
     both = list(zip(answers, references, strict=True))
     return {
-        "exact_match": _mean(max(normalised(answer) == normalised(target) for target in known) for answer, known in both),
+        "exact_match": _mean(
+            max(normalised(answer) == normalised(target) for target in known) for answer, known in both
+        ),
         "f1": _mean(max(f1(answer, target) for target in known) for answer, known in both),
     }
 

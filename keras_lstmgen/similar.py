@@ -34,7 +34,9 @@ def index(texts: Iterable[str]) -> Index:
     rarity = np.array([1 + np.log((1 + size) / (1 + len(entries))) for entries in found.values()], np.float32)
     columns = [np.array(entries, np.int32).T for entries in found.values()]
     weights = [times * weight for (_, times), weight in zip(columns, rarity, strict=True)]
-    return _unit(Index({word: place for place, word in enumerate(found)}, [c[0] for c in columns], weights, rarity, size))
+    return _unit(
+        Index({word: place for place, word in enumerate(found)}, [c[0] for c in columns], weights, rarity, size)
+    )
 
 
 def _unit(whole: Index) -> Index:
