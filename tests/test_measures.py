@@ -44,7 +44,7 @@ texts = st.text("ab cd.,!é字 A", max_size=20)
 
 
 def test_bleu_takes_all_targets_of_a_source_however_many_it_has() -> None:
-    """By the formula of Papineni et al.: counts clipped by the nearest target, the brevity penalty by closest lengths."""
+    """By the formula of Papineni et al.: counts clipped by all targets, brevity by the closest lengths."""
     given = ["the cat sat on the mat today", "he came home late in the evening"]
     targets = [
         ["a cat sat on the mat", "the cat sat on a mat today", "on the mat sat the cat today"],
@@ -230,7 +230,7 @@ def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pairs")
     names = ["red", "blue", "green", "white"]
     lines = [f"{a} {b} {c}\t{b}" for a in names for b in names for c in names]
-    lines = [line for line in lines for line in ([line, f"{line} it is"] if line.endswith("red") else [line])]
+    lines = [other for line in lines for other in ([line, f"{line} it is"] if line.endswith("red") else [line])]
     (folder / "colours.tsv").write_text("\n".join(lines), encoding="utf-8")
     return trained(folder, {
         "corpus.source": [str(folder / "colours.tsv")], "corpus.documents": "pairs", "tokenizer.type": "word",
