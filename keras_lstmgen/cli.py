@@ -97,14 +97,20 @@ def _train(part: argparse.ArgumentParser) -> None:
     )
     part.add_argument("--name", help="name of the run; by default that of the recipe or text")
     part.add_argument("--resume", metavar="RUN", help="go on with a run from its last checkpoint")
-    for name, (kind, default, about) in recipe.knobs().items():
-        choices = f"; one of {', '.join(about['choices'])}" if about["choices"] else ""
-        typed = _number_or_auto(kind) if default == recipe.AUTO else _typed(kind)
-        part.add_argument(
-            f"--{name}", dest=name, metavar=_metavar(kind), default=argparse.SUPPRESS,
-            nargs="*" if get_args(kind) else None, type=typed,
-            help=f"{about['about']}{choices} (default: {_said(default)})".replace("%", "%%"),
-        )  # fmt: skip
+    for name in recipe.knobs():
+        _knob(part, name)
+
+
+def _knob(part: argparse.ArgumentParser, name: str) -> None:
+    """A value of a recipe as an option, by its dotted name."""
+    kind, default, about = recipe.knobs()[name]
+    choices = f"; one of {', '.join(about['choices'])}" if about["choices"] else ""
+    typed = _number_or_auto(kind) if default == recipe.AUTO else _typed(kind)
+    part.add_argument(
+        f"--{name}", dest=name, metavar=_metavar(kind), default=argparse.SUPPRESS,
+        nargs="*" if get_args(kind) else None, type=typed,
+        help=f"{about['about']}{choices} (default: {_said(default)})".replace("%", "%%"),
+    )  # fmt: skip
 
 
 def _said(default: Any) -> str:
@@ -255,9 +261,15 @@ def _evaluate(part: argparse.ArgumentParser) -> None:
     _run(part)
     part.add_argument("text", nargs="*", help="texts to measure on; none: the run's held-out text")
     part.add_argument(
-        "--samples", type=int, default=4, metavar="N", help="texts to write and look up in the training text"
+        "--samples",
+        type=int,
+        default=4,
+        metavar="N",
+        help="texts (of pairs: answers to held-out sources) to write and look up in the training text",
     )
-    part.add_argument("--sample-tokens", type=int, default=500, metavar="N", help="tokens of each")
+    part.add_argument("--sample-tokens", type=int, default=500, metavar="N", help="most tokens of each, and of answers")
+    for knob in fields(recipe.Evaluate):
+        _knob(part, f"evaluate.{knob.name}")
     part.add_argument(
         "--json",
         action="store_true",

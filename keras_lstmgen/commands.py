@@ -26,7 +26,7 @@ with quiet():
 
 def train(arguments: argparse.Namespace) -> None:
     """Train a new run, or go on with one."""
-    given = {name: value for name, value in vars(arguments).items() if "." in name}
+    given = _knobs(arguments)
     if arguments.resume:
         if arguments.source or arguments.name:
             raise UserError("--resume: the run has a text and a name; leave them out, or train a new run without it")
@@ -36,6 +36,11 @@ def train(arguments: argparse.Namespace) -> None:
         settings, name = _what_to_train(arguments.source, given)
         folder = training.train(settings, arguments.runs, arguments.name or name)
     show.next_command("keras-lstmgen", "generate", folder, "--temperature", "0.8")
+
+
+def _knobs(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The values of a recipe that stand on the command line."""
+    return {name: value for name, value in vars(arguments).items() if "." in name}
 
 
 def _what_to_train(sources: list[str], given: dict[str, Any]) -> tuple[recipe.Recipe, str]:
@@ -229,7 +234,9 @@ def evaluate(arguments: argparse.Namespace) -> None:
     _at_least("--samples", arguments.samples, 0)
     _at_least("--sample-tokens", arguments.sample_tokens, 1)
     folder = run.find(arguments.run, arguments.runs)
-    report = reports.evaluate(run.load(folder), arguments.text, arguments.samples, arguments.sample_tokens)
+    model = run.load(folder)
+    settings = recipe.override(recipe.parse(model.metadata.recipe), _knobs(arguments), "--")
+    report = reports.evaluate(model, arguments.text, arguments.samples, arguments.sample_tokens, settings.evaluate)
     files.write_json(folder / "evaluation.json", report)
     if arguments.json:
         print(json.dumps(report, indent=2, ensure_ascii=False))

@@ -148,13 +148,27 @@ def _by_length(pairs: Pairs, V: int) -> Iterator[NDArray[np.int64]]:
 
 
 def shuffled(pairs: Pairs) -> Pairs:
-    """The same targets, each with the source of the example before it: what a model loses that reads its source."""
+    """The same targets, each with the source of another example: what a model loses that reads its source.
+
+    It is the nearest example before it whose source differs (before the first one comes the last); where all sources
+    are equal, its own.
+    """
+    sources = [pairs.ids[start:end] for start, end in zip(pairs.starts, pairs.targets, strict=False)]
+    other = _nearest_other(sources)
     parts = []
     for number in range(count(pairs)):
-        other = (number - 1) % count(pairs)
-        parts.append(pairs.ids[pairs.starts[other] : pairs.targets[other]])
+        parts.append(sources[other[number]])
         parts.append(pairs.ids[pairs.targets[number] : pairs.starts[number + 1]])
     return find(np.concatenate(parts))
+
+
+def _nearest_other(sources: list[NDArray[np.integer]]) -> list[int]:
+    """For each source the nearest before it that differs, round and round: of a, b, b, c these are 3, 0, 0, 2."""
+    other = list(range(len(sources)))
+    for number in [*range(len(sources)), *range(len(sources))]:  # only the second round knows what is before the first
+        same = np.array_equal(sources[number - 1], sources[number])
+        other[number] = other[number - 1] if same else (number - 1) % len(sources)
+    return other
 
 
 def some(pairs: Pairs, tokens: int) -> Pairs:

@@ -160,6 +160,24 @@ class Export:
 
 
 @dataclass(frozen=True)
+class Evaluate:
+    """What ``evaluate`` measures beside the loss."""
+
+    measures: tuple[str, ...] = knob(
+        (),
+        "what is measured of answers (of pairs), of samples of a kind (of labels) or of poems (of documents)",
+        choices=("bleu", "rouge", "exact_match", "recall", "distinct_2", "kind", "verses"),
+    )
+    beams: int = knob(
+        0, "width of a beam search whose answers are measured beside the greedy ones; 0: none", low=0, high=1_000
+    )
+    length_penalty: float = knob(
+        0.0, "of that search, above 0: longer answers score better; 0: an answer scores what its tokens do",
+        low=0.0, high=10.0,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
 class Recipe:
     """All of it. Field names are the tables of the TOML file."""
 
@@ -168,10 +186,12 @@ class Recipe:
     model: Model = Model()
     training: Training = Training()
     export: Export = Export()
+    evaluate: Evaluate = Evaluate()
 
 
 SECTIONS: dict[str, type[Any]] = {
     "corpus": Corpus, "tokenizer": Tokenizer, "model": Model, "training": Training, "export": Export,
+    "evaluate": Evaluate,
 }  # fmt: skip
 
 
@@ -266,6 +286,7 @@ def _check_together(recipe: Recipe, where: str) -> None:
     if recipe.corpus.documents in ("jsonl", "csv", "tsv") and not recipe.corpus.field:
         raise UserError(f"{where}corpus.documents = '{recipe.corpus.documents}' needs corpus.field")
     _check_pairs(recipe, where)
+    _check_measures(recipe, where)
     for name in ("training.sampled_softmax", "model.activation_regularization") if recipe.model.members > 1 else ():
         section, key = name.split(".")
         if getattr(getattr(recipe, section), key):
@@ -291,6 +312,18 @@ def _check_pairs(recipe: Recipe, where: str) -> None:
             raise UserError(f"{where}corpus.labels has {len(corpus.labels)} words for {len(sources)} in corpus.{name}")
     if corpus.is_pairs and recipe.training.sampled_softmax:
         raise UserError(f"{where}training.sampled_softmax does not go with pairs of source and target; leave it out")
+
+
+def _check_measures(recipe: Recipe, where: str) -> None:
+    """Which texts a measure is of."""
+    corpus = recipe.corpus
+    for name in recipe.evaluate.measures:
+        if name == "kind" and not corpus.labels:
+            raise UserError(f"{where}evaluate.measures: 'kind' needs corpus.labels, a word for each kind of document")
+        if name == "verses" and (corpus.is_pairs or corpus.documents == "stream"):
+            raise UserError(f"{where}evaluate.measures: 'verses' needs a poem a document: corpus.documents = 'lines'")
+        if name not in ("kind", "verses") and not corpus.is_pairs:
+            raise UserError(f"{where}evaluate.measures: '{name}' needs pairs of source and target: corpus.documents")
 
 
 def to_tables(recipe: Recipe) -> dict[str, dict[str, Any]]:
