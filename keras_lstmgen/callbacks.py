@@ -237,12 +237,10 @@ class Keep(keras.callbacks.Callback):
 
     def save(self) -> None:
         """Save a checkpoint. Raises DivergedError instead where a number in it is none."""
-        began = time.perf_counter()
         for variable in (*self.model.variables, *self.model.optimizer.variables):
             if not np.isfinite(variable.numpy()).all():
                 raise DivergedError(f"{variable.path} is no number any more")
-        checkpoint.save(self.folder, self.model, self.pace.progress)
-        self.saved(time.perf_counter() - began)
+        self.saved(checkpoint.save(self.folder, self.model, self.pace.progress))
 
     def saved(self, seconds: float) -> None:
         """Note when it was saved, and how long that took."""

@@ -378,7 +378,7 @@ def test_a_disk_that_is_full_to_the_last_byte(text: Path, tmp_path: Path, capsys
     """A real file system that has room for the weights, but not for the checkpoint too."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=120k", "none", str(disk)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=240k", "none", str(disk)]
     mounted = subprocess.run(mount, capture_output=True, check=False)
     if mounted.returncode:
         pytest.skip("no file system can be mounted here (needs root)")
