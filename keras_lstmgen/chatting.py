@@ -12,7 +12,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -49,7 +49,7 @@ class Held(NamedTuple):
 class Talk(NamedTuple):
     """What was said so far. It is never changed: ``answer`` gives another."""
 
-    ids: list[int] = []  # of the one text that goes on; in a run on pairs, of the last turn and its answer
+    ids: tuple[int, ...] = ()  # of the one text that goes on; in a run on pairs, of the last turn and its answer
     turns: tuple[str, ...] = ()  # that a run on pairs remembers
     held: tuple[Held, ...] = ()  # before the last answer, and after it
 
@@ -76,7 +76,7 @@ class Session:
 
     speaker: Speaker
     seed: int  # of the next answer
-    talk: Talk = Talk()
+    talk: Talk = field(default_factory=Talk)
     before: Talk | None = None  # what the last turn was said to; None: there is none
     line: str = ""  # the last turn
 
@@ -121,7 +121,7 @@ def answer(
     after = Held([*asked, *sample.tokens[:-1]], text.state) if sample.tokens else held
     said = (*talk.turns, line, sample.text)[-speaker.memory :] if speaker.memory else ()
     ids = _whole(run.tokenizer, [*asked, *sample.tokens])
-    return Talk(ids, said if speaker.is_paired else (), (held, after)), sample
+    return Talk(tuple(ids), said if speaker.is_paired else (), (held, after)), sample
 
 
 def _to_answer(speaker: Speaker, talk: Talk, line: str) -> list[int]:
@@ -190,7 +190,7 @@ def _obey(session: Session, line: str) -> int:
     match line.split():
         case ["/quit"]:
             return LEAVE
-        case ["/again"] if session.before:
+        case ["/again"] if session.before is not None:
             return _answer(session, session.before)
         case ["/again"]:
             _note("There is no turn to answer again.")
