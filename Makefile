@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo install test lint bench parity pictures clean
+.PHONY: help demo install test lint bench parity pictures gallery clean
 
 help:  ## say what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -52,6 +52,9 @@ pictures: $(VENV)/installed  ## the pictures of docs/lstm.md, anew (of the recip
 	$(BIN)/keras-lstmgen inspect $(SHAKESPEARE) --max-new-tokens 30 --temperature 0.5 \
 		--prompt "$$(printf 'ROMEO:\nBut soft, what light')"
 	cp $(SHAKESPEARE)/inspect/*.png docs/pictures/
+
+gallery: $(VENV)/installed  ## docs/gallery.md, what the recipes' runs write; RUNS="folders" for some of them
+	$(BIN)/python -m benchmarks.gallery $(RUNS)
 
 clean:  ## remove .venv and caches, never a run
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage* build *.egg-info

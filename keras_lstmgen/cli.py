@@ -1,4 +1,4 @@
-"""The command line: six verbs, every value of a recipe as an option. ``--help`` never imports TensorFlow."""
+"""The command line: seven verbs, every value of a recipe as an option. ``--help`` never imports TensorFlow."""
 
 import argparse
 import os
@@ -172,6 +172,20 @@ def _generate(part: argparse.ArgumentParser) -> None:
     _search(part)
 
 
+def _chat(part: argparse.ArgumentParser) -> None:
+    _run(part)
+    part.add_argument(
+        "--memory",
+        type=int,
+        metavar="N",
+        help="of a run on pairs: turns, of either side, that are read before the one to answer; "
+        "none: as many as its corpus has",
+    )
+    part.add_argument("--seed", type=int, default=0, metavar="N", help="64-bit seed; each answer takes the next")
+    part.add_argument("--max-new-tokens", type=int, default=300, metavar="N", help="most tokens of an answer")
+    _options(part)
+
+
 def _options(part: argparse.ArgumentParser) -> None:
     options = part.add_argument_group("how tokens are drawn (docs/contract.md)")
     options.add_argument(
@@ -335,6 +349,7 @@ def _run(part: argparse.ArgumentParser) -> None:
 _VERBS = {
     "train": ("train a model on a text, or on a recipe's", _train),
     "generate": ("write with a trained model", _generate),
+    "chat": ("take turns with a trained model: it keeps what was said", _chat),
     "evaluate": ("measure a model on held-out text, and what it copies", _evaluate),
     "inspect": ("draw what gates and cells do over a text, and find cells that can be read", _inspect),
     "export": ("write SavedModel, TFLite and ONNX, each proved to write as Keras does", _export),

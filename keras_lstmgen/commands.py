@@ -19,7 +19,7 @@ from keras_lstmgen.errors import UserError
 from keras_lstmgen.quiet import quiet
 
 with quiet():
-    from keras_lstmgen import beam, decode, exporters, generation, inspection, reports, run, show, training
+    from keras_lstmgen import beam, chatting, decode, exporters, generation, inspection, reports, run, show, training
     from keras_lstmgen.constraints import HostOptions
     from keras_lstmgen.sampling import Options
 
@@ -167,15 +167,10 @@ def _prompt(arguments: argparse.Namespace) -> str:
         raise UserError(f"{arguments.prompt_file}: cannot be read ({error.strerror})") from error
 
 
-def _asked() -> Any:
+def _asked() -> Iterator[str]:
     """Prompts from the keyboard, until the end of input."""
-    while True:
-        try:
-            yield input("prompt> " if sys.stdin.isatty() else "")
-        except EOFError:
-            return
-        except UnicodeDecodeError as error:
-            raise UserError(f"standard input: not UTF-8 at byte {error.start} of a line; convert it first") from error
+    while (prompt := chatting.line_typed("prompt> ")) is not None:
+        yield prompt
 
 
 def _write(
@@ -227,6 +222,18 @@ def _tell(samples: list[generation.Sample], seconds: float) -> None:
     for number, sample in enumerate(samples, 1):
         if sample.note:
             show.notes.print(f"[bold]text {number}:[/bold] {escape(sample.note)}")
+
+
+def chat(arguments: argparse.Namespace) -> None:
+    """Answer what is typed, turn by turn, until the end of input."""
+    options = _drawn(arguments)
+    _at_least("--max-new-tokens", arguments.max_new_tokens, 1)
+    folder = run.find(arguments.run, arguments.runs)
+    model = run.load(folder)
+    memory = chatting.turns_kept(model.metadata, arguments.memory)
+    speaker = chatting.Speaker(model, generation.writer(model), options, arguments.max_new_tokens, memory)
+    chatting.converse(speaker, arguments.seed)
+    _next_beside("evaluate", folder)
 
 
 def evaluate(arguments: argparse.Namespace) -> None:

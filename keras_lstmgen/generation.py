@@ -28,7 +28,8 @@ class Sample:
     tokens: list[int] = field(default_factory=list)
     length: int = 0  # tokens written
     logprob: float = 0.0
-    finish_reason: str = ""  # "stop": an end symbol, a stop string, nothing may follow; "length"; "" while it grows
+    # "stop": an end symbol, a stop string, nothing may follow; "length"; "break": broken off; "" while it grows
+    finish_reason: str = ""
     note: str = ""  # what went otherwise than was asked
     score: float | None = None  # of a beam search
 
@@ -86,8 +87,32 @@ def generate(
         limits: what ``constrained`` gave. The host then looks at every token before the next is drawn.
         keep: give texts and tokens back; without, they are only emitted, and memory does not grow with them.
     """
+    ids, text = run.prompt_ids(prompt), begin(len(seeds), run.metadata.state_size, run.metadata.vocab_size)
+    drawn = options or Options()
+    return go_on(run, ids, text, max_new_tokens, drawn, seeds=seeds, stop=stop, emit=emit, call=call, limits=limits)[0]
+
+
+def go_on(
+    run: Run,
+    unread: Sequence[int],
+    text: Text,
+    max_new_tokens: int,
+    options: Options,
+    *,
+    seeds: Sequence[int] = (0,),
+    stop: Sequence[str] = (),
+    emit: Callable[[int, str], None] = lambda _row, _text: None,
+    call: Writer | None = None,
+    limits: Constraints | None = None,
+    broken_off: Callable[[], bool] = lambda: False,
+) -> tuple[list[Sample], Text]:
+    """Read ``unread``, at least one id, behind the B texts that ``text`` stands for, and write; else as ``generate``.
+
+    ``broken_off`` is asked after each chunk. What is given back beside the samples has read all that was written but
+    the last token of the longest; behind a stop string it has read more than the sample holds.
+    """
     call = call or writer(run)
-    ids = np.array([run.prompt_ids(prompt)] * len(seeds), np.int32)
+    ids = np.array([unread] * len(seeds), np.int32)
     texts = [
         _Growing(
             Sample(),
@@ -98,11 +123,10 @@ def generate(
         )
         for row in range(len(seeds))
     ]
-    rows = sampling.rows([options or Options()] * len(seeds))
-    text = begin(len(seeds), run.metadata.state_size, run.metadata.vocab_size)
+    rows = sampling.rows([options] * len(seeds))
     chunk, bias = 1 if limits else CHUNK, _bias(texts, limits)
     for start in range(0, max_new_tokens, chunk):
-        if all(growing.sample.finish_reason for growing in texts):
+        if all(growing.sample.finish_reason for growing in texts) or broken_off():
             break
         N = min(chunk, max_new_tokens - start)
         written = call(ids, text, sampling.noise(list(seeds), N, start), rows, bias)
@@ -112,8 +136,8 @@ def generate(
         ids, text = written.tokens.numpy()[:, -1:], written.text
         bias = _bias(texts, limits)
     for growing in texts:
-        _finish(growing, "length")
-    return [growing.sample for growing in texts]
+        _finish(growing, "break" if broken_off() else "length")
+    return [growing.sample for growing in texts], text
 
 
 def search(
