@@ -88,8 +88,8 @@ def generate(
         keep: give texts and tokens back; without, they are only emitted, and memory does not grow with them.
     """
     ids, text = run.prompt_ids(prompt), begin(len(seeds), run.metadata.state_size, run.metadata.vocab_size)
-    drawn = options or Options()
-    return go_on(run, ids, text, max_new_tokens, drawn, seeds=seeds, stop=stop, emit=emit, call=call, limits=limits)[0]
+    choices: dict[str, Any] = {"seeds": seeds, "stop": stop, "emit": emit, "call": call, "limits": limits, "keep": keep}
+    return go_on(run, ids, text, max_new_tokens, options or Options(), **choices)[0]
 
 
 def go_on(
@@ -104,6 +104,7 @@ def go_on(
     emit: Callable[[int, str], None] = lambda _row, _text: None,
     call: Writer | None = None,
     limits: Constraints | None = None,
+    keep: bool = True,
     broken_off: Callable[[], bool] = lambda: False,
 ) -> tuple[list[Sample], Text]:
     """Read ``unread``, at least one id, behind the B texts that ``text`` stands for, and write; else as ``generate``.
