@@ -8,6 +8,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from keras_lstmgen import beam, decode, generation, sampling, show
+from keras_lstmgen.constraints import HostOptions
 from keras_lstmgen.run import Run
 
 ROWS = 64  # most sources answered in one batch
@@ -61,7 +62,7 @@ def right(prompts: list[list[int]]) -> tuple[NDArray[np.int32], NDArray[np.int32
 
 def searched(run: Run, sources: Sequence[str], asked: beam.Search) -> list[str]:
     """The best answer to each source that a beam search finds."""
-    step, limits = decode.stepper(run.weights), generation.constrained(run, generation.HostOptions())
+    step, limits = decode.stepper(run.weights), generation.constrained(run, HostOptions())
     found = []
     with show.progress_bar() as bar:
         task = bar.add_task(f"answers, {asked.beams} beams", total=len(sources), figures="")

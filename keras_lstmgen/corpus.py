@@ -1,7 +1,8 @@
 """What counts as a document, and which text trains and which validates.
 
 A stream is cut once, at a character. Documents are dealt out by a seeded hash of their text, so that equal
-documents stand on the same side however often they occur; pairs by that of their source alone.
+documents stand on the same side however often they occur; pairs by that of their source alone, or, where the source is
+one of a few labels, by that of their target.
 
 A pair is one document of two lines, source and target; turns of a dialogue before the last are lines of its source.
 """
@@ -156,7 +157,8 @@ def pair(turns: Iterable[str]) -> str:
 
 
 def _side(document: str, corpus: recipe.Corpus) -> Split:
-    key = document.rpartition("\n")[0] if corpus.is_pairs else document
+    source, _, target = document.rpartition("\n")
+    key = target if corpus.labels else source if corpus.is_pairs else document  # a label is the source of too many
     digest = hashlib.sha256(f"{corpus.split_seed}\n{key}".encode()).digest()
     return "validation" if int.from_bytes(digest[:8]) < corpus.validation_fraction * 2**64 else "train"
 

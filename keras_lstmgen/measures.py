@@ -51,8 +51,9 @@ def library(measure: str) -> Any:
         else:
             return None
     except ImportError as error:
+        package = str(error.name).partition(".")[0]
         raise UserError(
-            f"evaluate.measures: '{measure}' needs the package {error.name}; pip install 'keras_lstmgen[measures]'"
+            f"evaluate.measures: '{measure}' needs the package {package}; pip install 'keras_lstmgen[measures]'"
         ) from error
     return found
 

@@ -48,9 +48,9 @@ def _check(settings: recipe.Corpus, samples: int, asked: recipe.Evaluate) -> Non
     try:
         sources.resolve(settings)
     except UserError as error:
-        without = f"an --evaluate.measures without {', '.join(of_training)}" if of_training else "--samples 0"
-        without = f"--samples 0 with {without}" if of_training and samples else without
-        raise UserError(f"{error}; {without} does without the training text") from error
+        ways = ["--samples 0"] if samples else []
+        ways += [f"--evaluate.measures without {', '.join(of_training)}"] if of_training else []
+        raise UserError(f"{error}; {' with '.join(ways)} does without the training text") from error
 
 
 def _held_out(settings: recipe.Corpus, texts: list[str]) -> recipe.Corpus:

@@ -18,6 +18,7 @@ from keras_lstmgen import (
     answers,
     beam,
     cli,
+    constraints,
     corpus,
     decode,
     encoding,
@@ -129,7 +130,7 @@ def test_the_most_similar_text_is_that_of_the_largest_cosine(known: list[str], a
 
     def vector(text: str) -> np.ndarray[Any, Any]:
         found = np.array([measures.words(text).count(word) for word in every], float) * rarity
-        return found / max(np.linalg.norm(found), 1e-9)
+        return found / max(float(np.linalg.norm(found)), 1e-9)
 
     cosines = [float(vector(text) @ vector(asked)) for text in known]
     assert cosines[similar.nearest(similar.index(known), asked)] == pytest.approx(max(cosines), abs=1e-6)
@@ -355,7 +356,7 @@ def test_all_measures_of_answers_are_reported_and_shown(colours: Path, capsys: p
     model, settings = run.load(colours), recipe.load(colours / run.RECIPE).corpus
     known = tasks.by_source(corpus.pieces(settings, "validation"))
     greedy = answers.answers(model, list(known), 6)
-    step, limits = decode.stepper(model.weights), generation.constrained(model, generation.HostOptions())
+    step, limits = decode.stepper(model.weights), generation.constrained(model, constraints.HostOptions())
     best = [generation.search(model, step, source, beam.Search(3, 0.0, 6), limits=limits)[0].text for source in known]
     assert found["bleu"] == {
         "greedy": measures.bleu(greedy, list(known.values())), "3 beams": measures.bleu(best, list(known.values())),
@@ -451,5 +452,5 @@ def test_measures_that_read_the_training_text_say_so_where_it_is_gone(colours: P
     model = run.load(colours)
     model.metadata.recipe["corpus"]["source"] = ["gone.txt"]
     asked = recipe.Evaluate(measures=("bleu", "recall"))
-    with pytest.raises(UserError, match=r"gone\.txt: .*; an --evaluate\.measures without recall does without the"):
+    with pytest.raises(UserError, match=r"gone\.txt: .*; --evaluate\.measures without recall does without the"):
         reports.evaluate(model, [], 0, 5, asked)

@@ -163,6 +163,19 @@ def test_pairs_of_one_source_stand_on_one_side_of_the_split(tmp_path: Path) -> N
     assert not sides[0] & sides[1]
 
 
+def test_documents_of_each_label_stand_on_both_sides_of_the_split(tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / name).write_text(
+            "".join(f"{name if n % 2 else 'both'} {n}\n" for n in range(100)), encoding="utf-8"
+        )
+    settings = recipe.Corpus(
+        source=(str(tmp_path / "a"), str(tmp_path / "b")), documents="lines", labels=("x", "y"), validation_fraction=0.3
+    )
+    sides = [[text.split("\n") for text in corpus.pieces(settings, side)] for side in ("train", "validation")]
+    assert all({label for label, _ in side} == {"x", "y"} for side in sides)
+    assert not {text for _, text in sides[0]} & {text for _, text in sides[1]}
+
+
 @pytest.mark.parametrize(
     ("text", "values", "said"),
     [
