@@ -98,7 +98,7 @@ def lstm() -> Any:
     @tf.function(experimental_attributes={**known, "time_major": False, "go_backwards": False})
     def run(x: Any, h: Any, c: Any, kernel: Any, recurrent: Any, bias: Any) -> tuple[Any, ...]:
         cell = model.Cell(kernel, recurrent, bias)
-        h, c = tf.scan(lambda state, x: model._cell(cell, x, *state), tf.transpose(x, [1, 0, 2]), (h, c))
+        h, c = tf.scan(lambda state, x: model.cell(cell, x, *state)[:2], tf.transpose(x, [1, 0, 2]), (h, c))
         return h[-1], tf.transpose(h, [1, 0, 2]), h[-1], c[-1], tf.constant(0.0)
 
     return run
