@@ -39,10 +39,19 @@ TINY = {
 def dialogues(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run on dialogues of up to four turns."""
     folder = tmp_path_factory.mktemp("dialogues")
-    lines = [f"{line}{number % 7}" for line in DIALOGUES for number in range(30)]
+    lines = [f"{number % 7}{line}{number % 5}" for line in DIALOGUES for number in range(30)]
     (folder / "talk.tsv").write_text("\n".join(lines), encoding="utf-8")
     values = TINY | {"corpus.source": [str(folder / "talk.tsv")], "corpus.documents": "pairs"}
     return training.train(recipe.override(recipe.Recipe(), values), folder / "runs", "talk")
+
+
+@pytest.fixture(scope="module")
+def poem(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that can write nothing but Chinese: its text has no other characters."""
+    folder = tmp_path_factory.mktemp("poem")
+    (folder / "poem.txt").write_text("床前明月光疑是地上霜举头望明月低头思故乡" * 30, encoding="utf-8")
+    values = TINY | {"corpus.source": [str(folder / "poem.txt")], "training.window": 9}
+    return training.train(recipe.override(recipe.Recipe(), values), folder / "runs", "poem")
 
 
 def speaker(folder: Path, tokens: int = 21, memory: int = 0) -> tuple[Speaker, list[int]]:
@@ -141,13 +150,16 @@ def test_each_answer_is_the_one_to_the_turns_that_are_remembered(dialogues: Path
 def test_earlier_turns_are_not_read_again_until_the_first_is_forgotten(dialogues: Path) -> None:
     who, read = speaker(dialogues, tokens=generation.CHUNK, memory=2)
     who = replace(who, options=Options(temperature=0))
+
+    def ids(text: str) -> int:
+        return len(who.run.tokenizer.encode(text))
+
     talk, first = answer(who, Talk(), "hello", 0)
-    assert read.pop(0) == len("<hello\n")  # one id is the start symbol
-    assert "\n" not in first.text
-    talk, _ = answer(who, talk, "你好", 0)
-    assert read.pop(0) == 1 + len("\n你好\n") - (first.finish_reason == "stop")
+    assert read.pop(0) == 1 + ids("hello\n")  # the start symbol
+    talk, second = answer(who, talk, "你好", 0)
+    assert read.pop(0) == ids("\n你好\n") + (first.finish_reason == "length")  # and the last token, not read yet
     answer(who, talk, "bye", 0)
-    assert read.pop(0) > len("<你好\n\nbye\n")
+    assert read.pop(0) == 1 + ids(f"你好\n{second.text}\nbye\n")
 
 
 def test_it_remembers_as_many_turns_as_its_corpus_has(dialogues: Path, trained: Path, tmp_path: Path) -> None:
@@ -347,11 +359,10 @@ def terminal(*words: str) -> Iterator[Terminal]:
         os.close(master)
 
 
-def test_chinese_is_typed_edited_and_answered_whole_in_a_terminal(trained_lines: Path) -> None:
-    (sample,) = generation.generate(run.load(trained_lines), "床前明月", 9, Options(temperature=0))
-    assert sample.text
-    assert not sample.text.isascii()
-    with terminal(str(trained_lines), "--temperature", "0", "--max-new-tokens", "9") as screen:
+def test_chinese_is_typed_edited_and_answered_whole_in_a_terminal(poem: Path) -> None:
+    (sample,) = generation.generate(run.load(poem), "床前明月", 9, Options(temperature=0))
+    assert re.fullmatch(r"[\u4e00-\u9fff]{9}", sample.text)
+    with terminal(str(poem), "--temperature", "0", "--max-new-tokens", "9") as screen:
         screen.until("> ")
         screen.type("床前霜")
         screen.until("霜")
@@ -359,8 +370,8 @@ def test_chinese_is_typed_edited_and_answered_whole_in_a_terminal(trained_lines:
         shown = screen.until("\n> ")
         assert f"明月\n{sample.text}\n" in shown
         assert "\N{REPLACEMENT CHARACTER}" not in shown
-        screen.type("\x1b[A\x01/again \x0b\n")  # the line before, from its beginning on replaced
-        assert f"/again \n{sample.text}\n" in screen.until("\n> ")
+        screen.type("\x1b[A\x01/again \x0b\n")  # the line before, and all of it replaced
+        assert f"\n{sample.text}\n" in screen.until("\n> ")
         screen.type("\x04")
         assert "next: " in screen.until("evaluate")
         assert screen.process.wait(timeout=60) == 0
