@@ -10,6 +10,7 @@ The state of a text is one opaque float32 [B, S]: ``h`` and ``c`` of each layer 
 the memory of ``attention`` where there is one. Zeros begin a text.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -115,6 +116,10 @@ def start_at(model: keras.Sequential, counts: np.ndarray[Any, Any]) -> None:
         member.layers[-1].bias.assign(np.log(np.maximum(counts, never) / counts.sum()))
 
 
+LARGE = 4096  # tokens, from which a draw is told by the last bits of the logits
+PARTS = 8  # of a matrix of such a model
+
+
 class Cell(NamedTuple):
     """The weights of one LSTM layer, gates in Keras's order i, f, g, o."""
 
@@ -133,7 +138,10 @@ class Gates(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """Everything a step needs, as the variables of a ``Sequential`` (so that export finds them)."""
+    """Everything a step needs, as the variables of a ``Sequential`` (so that export finds them).
+
+    A matrix may be a tuple of its parts: see ``in_parts``.
+    """
 
     embedding: Any  # float32 [V, E]; or [V, 4H], the table of ``folded``
     cells: tuple[Cell, ...]
@@ -172,13 +180,56 @@ def _weights_of(model: keras.Sequential) -> Weights:
     )
 
 
+def in_parts(weights: Weights) -> Weights:
+    """A copy of the weights, the matrices of products in parts; of a small vocabulary the weights themselves.
+
+    A runtime adds up the H numbers of a product one after another, in an order of its own, and loses the more the
+    longer the sum is. Of thousands of words that is enough to draw another one every few thousand tokens. The sum of
+    eight sums of H / 8 loses less, and takes longer: a draw of a large vocabulary is worth that, and no other.
+    """
+    if int(weights.output_bias.shape[0]) < LARGE:
+        return weights
+    first, *others = (_in_parts(member) for member in each_member(weights))
+    return first._replace(others=tuple(others))
+
+
+def _in_parts(weights: Weights) -> Weights:
+    output = _cut(weights.output, int(weights.tied))
+    cells = (Cell(_cut(one.kernel), _cut(one.recurrent), one.bias) for one in weights.cells)
+    embedding = output if weights.tied else weights.embedding
+    return weights._replace(embedding=embedding, cells=tuple(cells), output=output)
+
+
+def _cut(matrix: Any, axis: int = 0) -> Any:
+    """Cut it into parts of one size, where a product adds up."""
+    if matrix is None:
+        return None
+    parts = tf.split(matrix, math.gcd(PARTS, matrix.shape[axis]), axis)
+    return tuple(tf.Variable(part, trainable=False) for part in parts)
+
+
+def _product(x: Any, matrix: Any, transposed: bool = False) -> Any:
+    """Multiply [B, n] by [n, m], by [m, n] transposed, or by the parts of either."""
+    if not isinstance(matrix, tuple):
+        return tf.matmul(x, matrix, transpose_b=transposed)
+    pieces = zip(tf.split(x, len(matrix), axis=1), matrix, strict=True)
+    return tf.add_n([tf.matmul(piece, part, transpose_b=transposed) for piece, part in pieces])
+
+
+def _embedded(weights: Weights, ids: Any) -> Any:
+    """Int32 [B] gives float32 [B, E]."""
+    if not isinstance(weights.embedding, tuple):
+        return tf.gather(weights.embedding, ids)
+    return tf.concat([tf.gather(part, ids) for part in weights.embedding], axis=1)
+
+
 def state_size(weights: Weights) -> int:
     """S = 2 L H, and the numbers of the attention's memory; members' states stand one behind the other."""
     return (_carried_by_cells(weights) + memory_size(weights.slots)) * (1 + len(weights.others))
 
 
 def _carried_by_cells(weights: Weights) -> int:
-    return sum(2 * int(cell.recurrent.shape[0]) for cell in weights.cells)
+    return sum(int(tf.nest.flatten(cell.recurrent)[0].shape[1]) // 2 for cell in weights.cells)
 
 
 class Watched(NamedTuple):
@@ -207,7 +258,7 @@ def together(weights: Weights, ask: Callable[[Weights, Any], tuple[Any, Any]], s
 
 def watched_step(weights: Weights, ids: Any, state: Any) -> Watched:
     """The step of one member, with what it does on the way; a graph that leaves that out has no operator for it."""
-    x = tf.gather(weights.embedding, ids)
+    x = _embedded(weights, ids)
     parts, memory = split_state(weights, state)
     carried, gates, looks = [], [], None
     for weights_of_layer, h, c in zip(weights.cells, parts[::2], parts[1::2], strict=True):
@@ -217,7 +268,7 @@ def watched_step(weights: Weights, ids: Any, state: Any) -> Watched:
     if weights.heads:
         looked, memory, looks = attend(weights.heads, tf.expand_dims(x, 1), memory)
         x = tf.squeeze(looked, 1)
-    logits = tf.matmul(x, weights.output, transpose_b=weights.tied) + weights.output_bias
+    logits = _product(x, weights.output, weights.tied) + weights.output_bias
     return Watched(logits, join_state(carried, memory), tuple(gates), looks)
 
 
@@ -238,8 +289,8 @@ def join_state(parts: list[Any], memory: Any) -> Any:
 
 def cell(weights: Cell, x: Any, h: Any, c: Any) -> tuple[Any, Any, Gates]:
     """The gate equations above: the next h and c, each [B, H], and the gates that made them."""
-    x = x if weights.kernel is None else tf.matmul(x, weights.kernel) + weights.bias
-    z = x + tf.matmul(h, weights.recurrent)
+    x = x if weights.kernel is None else _product(x, weights.kernel) + weights.bias
+    z = x + _product(h, weights.recurrent)
     i, f, g, o = tf.split(z, 4, axis=1)
     f, i, g, o = tf.sigmoid(f), tf.sigmoid(i), tf.tanh(g), tf.sigmoid(o)
     c = f * c + i * g

@@ -283,7 +283,7 @@ def _digest(encoded: Encoded) -> str:
 def _callbacks(
     settings: recipe.Recipe, encoded: Encoded, folder: Path, pace: Pace, model: keras.Sequential, writes: Run
 ) -> tuple[Validate, Keep, keras.callbacks.TensorBoard, show.Screen]:
-    loss, call = _loss(settings, encoded, writes), generation.writer(writes)
+    loss, call = _loss(settings, encoded, writes), generation.writer(writes, writes.weights)
 
     def validation_loss() -> float:
         hand_over(model, writes.model)
