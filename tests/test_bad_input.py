@@ -240,7 +240,7 @@ def test_a_run_that_is_half_there(copied: Path, missing: str, said: str, capsys:
 def test_a_truncated_model_and_a_truncated_checkpoint(
     copied: Path, part: float, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name in (run.MODEL, run.CHECKPOINT):
+    for name in (run.MODEL, run.CHECKPOINT, run.PREVIOUS):
         data = (copied / name).read_bytes()
         (copied / name).write_bytes(data[: int(len(data) * part)])
     before = contents(copied)
