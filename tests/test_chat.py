@@ -173,6 +173,8 @@ def test_it_remembers_as_many_turns_as_its_corpus_has(dialogues: Path, trained: 
     (tmp_path / "two.tsv").write_text("a\tb\nc\td\n", encoding="utf-8")
     assert kept(source=[str(tmp_path / "two.tsv")]) == 0
     assert kept(source=[str(tmp_path / "gone.tsv")]) == 0
+    (tmp_path / "other.tsv").write_text("no longer a pair\n", encoding="utf-8")
+    assert kept(source=[str(tmp_path / "other.tsv")]) == 0
     assert kept(source=["-"]) == 0  # which is what the chat itself reads
     assert kept(source=["https://nowhere.invalid/a.tsv"], sha256=["0" * 64]) == 0
     assert kept(documents="jsonl", field=["a", "b", "c"]) == 1
