@@ -192,10 +192,12 @@ def _room(run: runs.Run, logits: Any, seen: Any, case: Case, noise: float) -> fl
     """How far the noise is from the nearest number with which another token is chosen; 1: none is."""
     allowed = np.flatnonzero(~generation.unsampled_mask(run))
     logits, seen = tf.gather(logits, allowed, axis=1), tf.gather(seen, allowed, axis=1)
-    ready = sampling.ready(sampling.rows([case.options]), len(allowed))
+    options = sampling.rows([case.options])
+    ready = sampling.ready(options, len(allowed))
 
     def choice(number: float) -> int:
-        return int(sampling.choose(logits, tf.constant([[number]], tf.float32), seen, ready)[0, 0])
+        drawn = sampling.ready_noise(np.array([[number]], np.float32), options)
+        return int(sampling.choose(logits, drawn, seen, ready)[0, 0])
 
     changes = [far for far in (0.0, 1.0 - 2.0**-24) if choice(far) != choice(noise)]
     return min((_bisected(choice, noise, far) for far in changes), default=1.0)

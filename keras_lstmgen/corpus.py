@@ -152,8 +152,11 @@ def _labelled(corpus: recipe.Corpus, split: Split) -> Iterator[tuple[str, list[S
 
 
 def pair(turns: Iterable[str]) -> str:
-    """One document of source and target: a line each, as a newline parts them; those inside become spaces."""
-    return "\n".join(" ".join(turn.splitlines()) for turn in turns)
+    """One document of source and target: a line each, as a newline parts them; those inside become spaces.
+
+    Spaces around a turn go: a vocabulary of words takes a space before a newline as one with it.
+    """
+    return "\n".join(" ".join(turn.splitlines()).strip() for turn in turns)
 
 
 def _side(document: str, corpus: recipe.Corpus) -> Split:

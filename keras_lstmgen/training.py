@@ -300,7 +300,7 @@ def _callbacks(
         Validate(validation_loss, pace),
         Keep(folder, pace, writes.model),
         keras.callbacks.TensorBoard(folder / "logs", write_graph=False),
-        show.Screen(pace.done, len(encoded.train) / pace.windows, _per_character(encoded), sample),
+        show.Screen(pace.done, _batch_tokens(settings, encoded, pace), _per_character(encoded), sample),
     )
 
 
@@ -383,7 +383,7 @@ def _conclude(settings: recipe.Recipe, encoded: Encoded, folder: Path, pace: Pac
         "train_nats_per_token": best["loss"],
         "epochs": progress.windows / pace.windows,
         "minutes": progress.seconds / 60,
-        "tokens_per_second": progress.windows * len(encoded.train) / pace.windows / progress.seconds,
+        "tokens_per_second": progress.windows * _batch_tokens(settings, encoded, pace) / progress.seconds,
         "cores": os.cpu_count(),
     }
     run.save_metadata(folder, replace(writes.metadata, metrics=metrics))
@@ -396,3 +396,9 @@ def _conclude(settings: recipe.Recipe, encoded: Encoded, folder: Path, pace: Pac
     show.table(f"{folder}: best epoch, {part}held-out text", ("measure", "value"), rows)
     characters = encoded.counts["train"]["characters"]
     show.out.print(show.advice(writes.model.count_params(), characters, progress.history))
+
+
+def _batch_tokens(settings: recipe.Recipe, encoded: Encoded, pace: Pace) -> float:
+    """Tokens that a batch reads: of pairs, whose batches differ, in the mean and without the padding."""
+    part = settings.training
+    return len(encoded.train) / pace.windows if settings.corpus.is_pairs else part.batch_size * part.window
