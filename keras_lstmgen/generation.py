@@ -12,6 +12,7 @@ import tensorflow as tf
 from keras_lstmgen import beam, constraints, sampling
 from keras_lstmgen.constraints import Constraints, Draft, HostOptions
 from keras_lstmgen.decode import Step, Text, begin, write
+from keras_lstmgen.model import Weights, in_parts
 from keras_lstmgen.run import Run
 from keras_lstmgen.sampling import Options
 from keras_lstmgen.tokenizer import BYTE_BY_BYTE, Tokenizer
@@ -35,9 +36,12 @@ class Sample:
 Writer = Callable[..., Any]
 
 
-def writer(run: Run) -> Writer:
-    """Compile the decoding loop for a run's weights; traced once, for any B, P and N."""
-    weights, unsampled = run.weights, unsampled_mask(run)
+def writer(run: Run, weights: Weights | None = None) -> Writer:
+    """Compile the decoding loop for a run's weights; traced once, for any B, P and N.
+
+    Weights that are going to change are given; otherwise those of a large vocabulary are copied (``model.in_parts``).
+    """
+    weights, unsampled = weights or in_parts(run.weights), unsampled_mask(run)
 
     @tf.function(reduce_retracing=True)
     def call(ids: Any, text: Text, noise: Any, options: sampling.Rows, bias: Any = None) -> Any:

@@ -10,6 +10,7 @@ The state of a text is one opaque float32 [B, S]: ``h`` and ``c`` of each layer 
 the memory of ``attention`` where there is one. Zeros begin a text.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import keras
@@ -90,6 +91,10 @@ def start_at(model: keras.Sequential, counts: np.ndarray[Any, Any]) -> None:
     model.layers[-1].bias.assign(np.log(np.maximum(counts, never) / counts.sum()))
 
 
+LARGE = 4096  # tokens, from which a draw is told by the last bits of the logits
+PARTS = 8  # of a matrix of such a model
+
+
 class Cell(NamedTuple):
     """The weights of one LSTM layer, gates in Keras's order i, f, g, o."""
 
@@ -99,7 +104,10 @@ class Cell(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """Everything a step needs, as the variables of a ``Sequential`` (so that export finds them)."""
+    """Everything a step needs, as the variables of a ``Sequential`` (so that export finds them).
+
+    A matrix may be a tuple of its parts: see ``in_parts``.
+    """
 
     embedding: Any  # float32 [V, E]; or [V, 4H], the table of ``folded``
     cells: tuple[Cell, ...]
@@ -127,18 +135,56 @@ def weights_of(model: keras.Sequential) -> Weights:
     )
 
 
+def in_parts(weights: Weights) -> Weights:
+    """A copy of the weights, the matrices of products in parts; of a small vocabulary the weights themselves.
+
+    A runtime adds up the H numbers of a product one after another, in an order of its own, and loses the more the
+    longer the sum is. Of thousands of words that is enough to draw another one every few thousand tokens. The sum of
+    eight sums of H / 8 loses less, and takes longer: a draw of a large vocabulary is worth that, and no other.
+    """
+    if int(weights.output_bias.shape[0]) < LARGE:
+        return weights
+    output = _cut(weights.output, int(weights.tied))
+    cells = (Cell(_cut(cell.kernel), _cut(cell.recurrent), cell.bias) for cell in weights.cells)
+    embedding = output if weights.tied else weights.embedding
+    return weights._replace(embedding=embedding, cells=tuple(cells), output=output)
+
+
+def _cut(matrix: Any, axis: int = 0) -> Any:
+    """Cut it into parts of one size, where a product adds up."""
+    if matrix is None:
+        return None
+    parts = tf.split(matrix, math.gcd(PARTS, matrix.shape[axis]), axis)
+    return tuple(tf.Variable(part, trainable=False) for part in parts)
+
+
+def _product(x: Any, matrix: Any, transposed: bool = False) -> Any:
+    """Multiply [B, n] by [n, m], by [m, n] transposed, or by the parts of either."""
+    if not isinstance(matrix, tuple):
+        return tf.matmul(x, matrix, transpose_b=transposed)
+    pieces = zip(tf.split(x, len(matrix), axis=1), matrix, strict=True)
+    return tf.add_n([tf.matmul(piece, part, transpose_b=transposed) for piece, part in pieces])
+
+
+def _embedded(weights: Weights, ids: Any) -> Any:
+    """Int32 [B] gives float32 [B, E]."""
+    if not isinstance(weights.embedding, tuple):
+        return tf.gather(weights.embedding, ids)
+    return tf.concat([tf.gather(part, ids) for part in weights.embedding], axis=1)
+
+
 def state_size(weights: Weights) -> int:
     """S = 2 L H, and the numbers of the attention's memory."""
     return _carried_by_cells(weights) + memory_size(weights.slots)
 
 
 def _carried_by_cells(weights: Weights) -> int:
-    return sum(2 * int(cell.recurrent.shape[0]) for cell in weights.cells)
+    return sum(int(tf.nest.flatten(cell.recurrent)[0].shape[1]) // 2 for cell in weights.cells)
 
 
 def step(weights: Weights, ids: Any, state: Any) -> tuple[Any, Any]:
     """Read one token a row: int32 [B] and float32 [B, S] give logits [B, V] of the next token and the state [B, S]."""
-    x = tf.gather(weights.embedding, ids)
+    x = _embedded(weights, ids)
     parts, memory = split_state(weights, state)
     carried = []
     for cell, h, c in zip(weights.cells, parts[::2], parts[1::2], strict=True):
@@ -147,7 +193,7 @@ def step(weights: Weights, ids: Any, state: Any) -> tuple[Any, Any]:
     if weights.heads:
         looked, memory, _ = attend(weights.heads, tf.expand_dims(x, 1), memory)
         x = tf.squeeze(looked, 1)
-    logits = tf.matmul(x, weights.output, transpose_b=weights.tied) + weights.output_bias
+    logits = _product(x, weights.output, weights.tied) + weights.output_bias
     return logits, join_state(carried, memory)
 
 
@@ -168,8 +214,8 @@ def join_state(parts: list[Any], memory: Any) -> Any:
 
 def _cell(cell: Cell, x: Any, h: Any, c: Any) -> tuple[Any, Any]:
     """The gate equations above: the next h and c, each [B, H]."""
-    x = x if cell.kernel is None else tf.matmul(x, cell.kernel) + cell.bias
-    z = x + tf.matmul(h, cell.recurrent)
+    x = x if cell.kernel is None else _product(x, cell.kernel) + cell.bias
+    z = x + _product(h, cell.recurrent)
     i, f, g, o = tf.split(z, 4, axis=1)
     c = tf.sigmoid(f) * c + tf.sigmoid(i) * tf.tanh(g)
     return tf.sigmoid(o) * tf.tanh(c), c

@@ -186,7 +186,7 @@ def _callbacks(
 ) -> tuple[Validate, Keep, keras.callbacks.TensorBoard, show.Screen]:
     held_out = _held_out(encoded)
     parts = max(1, min(64, len(held_out) // 2048))
-    score, call = evaluation.scorer(writes.weights), generation.writer(writes)
+    score, call = evaluation.scorer(writes.weights), generation.writer(writes, writes.weights)
 
     def validation_loss() -> float:
         hand_over(model, writes.model)

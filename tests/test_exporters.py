@@ -19,7 +19,7 @@ from ai_edge_litert.interpreter import Interpreter
 from ai_edge_litert.tools import flatbuffer_utils
 from tensorflow.core.protobuf import saved_model_pb2
 
-from keras_lstmgen import exporters, files, recipe, run
+from keras_lstmgen import exporters, files, model, recipe, run
 from keras_lstmgen.errors import UserError
 from keras_lstmgen.exporters import contract, onnx, saved_model, tflite, verify
 from keras_lstmgen.exporters.contract import Call
@@ -264,6 +264,19 @@ def test_exporting_again_replaces_the_whole_artifact_and_leaves_the_others(copie
     for name in ("tflite", "onnx"):
         assert after["artifacts"][name] == before["artifacts"][name]
     assert others == {path: path.stat().st_mtime_ns for path in (copied / "tflite").iterdir()}
+
+
+def test_a_large_vocabulary_s_artifacts_hold_their_matrices_in_parts_and_write_the_texts_of_keras(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(shutil.copytree(exported, tmp_path / "large"))
+    monkeypatch.setattr(model, "LARGE", 2)
+    proofs = exporters.export(folder, recipe.Export(formats=("saved_model", "tflite", "onnx"), texts=12, tokens=20))
+    assert {name: proof.identical for name, proof in proofs.items()} == dict.fromkeys(proofs, 12)
+    weights = run.load(folder).weights  # of two layers; that of characters looks up what its first product gives
+    H, parts = weights.cells[0].recurrent.shape[0], 4
+    shapes = [tuple(held.dims) for held in onnx_library.load(onnx_file(folder, "step")).graph.initializer]
+    assert shapes.count((H // parts, 4 * H)) == parts * (3 + weights.tied)
 
 
 def test_weights_that_are_no_numbers_are_not_exported(copied: Path) -> None:

@@ -29,6 +29,31 @@ def test_step_by_step_equals_the_whole_sequence(tied: bool) -> None:
         np.testing.assert_allclose(logits, whole[:, t], atol=1e-6)
 
 
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_large_vocabulary_s_products_are_added_up_in_parts_to_the_same(
+    tied: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    E, H = (24, 24) if tied else (12, 24)
+    whole = model.weights_of(model.build(recipe.Model(embedding_size=E, units=H, layers=L, dropout=0.0, tied=tied), V))
+    assert model.in_parts(whole) is whole
+    monkeypatch.setattr(model, "LARGE", V)
+    parts = model.in_parts(whole)
+    assert [len(parts.cells[0].kernel), len(parts.cells[1].recurrent), len(parts.output)] == [8 if tied else 4, 8, 8]
+    assert model.state_size(parts) == model.state_size(whole)
+    state = tf.random.stateless_normal((B, 2 * L * H), [1, 2])
+    for one, other in zip(model.step(parts, IDS[:, 0], state), model.step(whole, IDS[:, 0], state), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+
+
+def test_a_sum_in_parts_is_nearer_to_the_true_one() -> None:
+    dice, n, m = np.random.default_rng(3), 512, 700
+    x, matrix = dice.normal(0, 1, (1, n)).astype(np.float32), dice.normal(0, 1, (n, m)).astype(np.float32)
+    true = x.astype(np.float64) @ matrix.astype(np.float64)
+    parts = tuple(tf.constant(part) for part in np.split(matrix, model.PARTS))
+    apart = [np.std(model._product(tf.constant(x), one) - true) for one in (parts, tf.constant(matrix))]
+    assert apart[0] < apart[1]
+
+
 def test_score_is_the_log_softmax_of_the_sequence_at_the_next_tokens() -> None:
     built = model.build(settings(), V)
     built.layers[-1].kernel.assign(built.layers[-1].kernel * 40)  # so that some tokens are nearly certain

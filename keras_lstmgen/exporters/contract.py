@@ -25,7 +25,7 @@ class Graphs(tf.Module):
     def __init__(self, run: Run, check_options: bool = False) -> None:
         """Trace nothing yet; with ``check_options`` the graph itself refuses options out of range."""
         super().__init__()
-        self.weights = folded(run.weights)
+        self.weights = model.in_parts(folded(run.weights))
         self.end_id, self.unsampled = run.metadata.end_id, unsampled_mask(run)
         self.V, self.check_options = run.metadata.vocab_size, check_options
         ids, state = (
