@@ -120,6 +120,10 @@ LARGE = 4096  # tokens, from which a draw is told by the last bits of the logits
 PARTS = 8  # of a matrix of such a model
 
 
+LARGE = 4096  # tokens, from which a draw is told by the last bits of the logits
+PARTS = 8  # of a matrix of such a model
+
+
 class Cell(NamedTuple):
     """The weights of one LSTM layer, gates in Keras's order i, f, g, o."""
 
