@@ -24,6 +24,9 @@ from keras_lstmgen.ensemble import Ensemble, members_of, mixed
 from keras_lstmgen.layers import LSTM, Output, TiedOutput
 from keras_lstmgen.regularization import ActivationRegularization, DroppedEmbedding
 
+LARGE = 4096  # tokens, from which a draw is told by the last bits of the logits
+PARTS = 8  # of a matrix of such a model
+
 
 def build(
     settings: recipe.Model,
@@ -114,14 +117,6 @@ def start_at(model: keras.Sequential, counts: np.ndarray[Any, Any]) -> None:
     never = 1e-3  # of an occurrence: next to nothing, but a finite logit
     for member in members_of(model):
         member.layers[-1].bias.assign(np.log(np.maximum(counts, never) / counts.sum()))
-
-
-LARGE = 4096  # tokens, from which a draw is told by the last bits of the logits
-PARTS = 8  # of a matrix of such a model
-
-
-LARGE = 4096  # tokens, from which a draw is told by the last bits of the logits
-PARTS = 8  # of a matrix of such a model
 
 
 class Cell(NamedTuple):
