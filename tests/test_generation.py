@@ -154,8 +154,8 @@ def test_a_text_longer_than_a_chunk_is_the_one_that_a_single_call_writes(trained
 def test_a_text_that_is_not_kept_takes_no_memory_however_long_and_is_the_one_that_is_written_in_one_go(
     trained: Path,
 ) -> None:
-    """Here 20,000 tokens, in pieces of 16; all numbers stay numbers."""
-    model, N, options = run.load(trained), 20_000, Options(temperature=0.9, repetition_penalty=1.1)
+    """Here 10,000 tokens, in pieces of 16; all numbers stay numbers."""
+    model, N, options = run.load(trained), 10_000, Options(temperature=0.9, repetition_penalty=1.1)
     call = generation.writer(model)
     generation.generate(model, "", 64, options, call=call)  # traced, and warm
     pieces, kept = 0, {}
@@ -165,7 +165,7 @@ def test_a_text_that_is_not_kept_takes_no_memory_however_long_and_is_the_one_tha
         nonlocal pieces, characters
         pieces, characters = pieces + 1, characters + len(text)
         hashed.update(text.encode())
-        if pieces in (N // 8, N // 2):
+        if pieces in (N // 4, N * 4 // 5):
             gc.collect()  # each call of TensorFlow leaves some cycles behind
             kept[pieces] = tracemalloc.get_traced_memory()[0]
 
@@ -175,7 +175,7 @@ def test_a_text_that_is_not_kept_takes_no_memory_however_long_and_is_the_one_tha
     assert (sample.text, sample.tokens, sample.length, sample.finish_reason) == ("", [], N, "length")
     assert math.isfinite(sample.logprob)
     assert sample.logprob < -N / 10
-    assert abs(kept[N // 2] - kept[N // 8]) < 20_000  # bytes; the tokens alone would be some 60,000
+    assert kept[N * 4 // 5] - kept[N // 4] < 15_000  # bytes; the tokens alone would be some 44,000
 
     ids = np.array([model.prompt_ids("")], np.int32)
     start = decode.begin(1, model.metadata.state_size, model.metadata.vocab_size)
