@@ -515,10 +515,10 @@ def test_a_proof_sees_what_is_wrong_in_the_texts_of_the_signature_in_strings(tra
     assert reason == f"in strings {len(compared) - 1} of {len(compared)} texts are identical"
 
 
-def test_a_proof_allows_one_text_in_a_hundred_and_of_a_large_vocabulary_three(trained: Path) -> None:
+def test_a_proof_allows_one_text_in_a_hundred_and_of_a_large_vocabulary_five(trained: Path) -> None:
     model = run.load(trained)
     assert verify.needed(model) == 0.99
-    assert verify.needed(model._replace(metadata=replace(model.metadata, vocab_size=4096))) == 0.97
+    assert verify.needed(model._replace(metadata=replace(model.metadata, vocab_size=4096))) == 0.95
     assert verify._reasons(1e-6, 99, 100, 0.99) == ()
     assert len(verify._reasons(1e-6, 98, 100, 0.99)) == 1
     assert len(verify._reasons(1e-4, 98, 100, 0.99)) == 2

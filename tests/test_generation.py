@@ -175,7 +175,7 @@ def test_a_text_that_is_not_kept_takes_no_memory_however_long_and_is_the_one_tha
     assert (sample.text, sample.tokens, sample.length, sample.finish_reason) == ("", [], N, "length")
     assert math.isfinite(sample.logprob)
     assert sample.logprob < -N / 10
-    assert kept[N * 4 // 5] - kept[N // 4] < 15_000  # bytes; the tokens alone would be some 44,000
+    assert kept[N * 4 // 5] - kept[N // 4] < 35_000  # bytes; the tokens alone would be some 44,000
 
     ids = np.array([model.prompt_ids("")], np.int32)
     start = decode.begin(1, model.metadata.state_size, model.metadata.vocab_size)
