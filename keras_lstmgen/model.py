@@ -35,7 +35,7 @@ def build(
     T: int | None = None,
     *,
     precision: str = "float32",
-    sampled: bool = False,
+    in_loss: bool = False,
     carries: bool = True,
 ) -> keras.Sequential:
     """Stack the layers of a recipe: int32 [B, T] in, float32 logits [B, T, V] out.
@@ -45,10 +45,10 @@ def build(
     call begins with zeros, and all layers but attention and a tied output are Keras's own, which need nothing of ours
     to be opened. Both have the same weights in the same order. The LSTM layers meet cuDNN's conditions, and one dropout
     mask serves all steps of a window (Gal and Ghahramani, 2016). ``precision`` is that of the operands of the LSTM's
-    products on a CPU, in training; with ``sampled`` the model gives in training what its output layer is given, for
-    ``SampledSoftmax``. Where there are several members, the model is one layer that holds them.
+    products on a CPU, in training; with ``in_loss`` the model gives in training what its output layer is given, for
+    ``SampledSoftmax`` or ``Counted``. Where there are several members, the model is one layer that holds them.
     """
-    options: dict[str, Any] = {"precision": precision, "sampled": sampled, "carries": carries}
+    options: dict[str, Any] = {"precision": precision, "in_loss": in_loss, "carries": carries}
     if settings.members == 1:
         return _member(settings, V, B, T, name="lstmgen", **options)
     members = [_member(settings, V, B, T, name=f"member_{k}", **options) for k in range(1, settings.members + 1)]
@@ -63,7 +63,7 @@ def _member(
     T: int | None,
     *,
     precision: str,
-    sampled: bool,
+    in_loss: bool,
     carries: bool,
     name: str,
 ) -> keras.Sequential:
@@ -79,7 +79,7 @@ def _member(
     layers.append(keras.layers.SpatialDropout1D(settings.dropout, name="dropout_output"))
     if B is not None and settings.activation_regularization:
         layers.append(ActivationRegularization(settings.activation_regularization, name="activation_regularization"))
-    options: dict[str, Any] = {"precision": precision, "sampled": sampled, "name": "output"}
+    options: dict[str, Any] = {"precision": precision, "in_loss": in_loss, "name": "output"}
     if settings.tied:
         layers.append(TiedOutput(embedding, **options))
     else:

@@ -35,7 +35,7 @@ from keras_lstmgen.callbacks import Keep, Pace, Validate
 from keras_lstmgen.checkpoint import Progress
 from keras_lstmgen.encoding import Encoded, encode
 from keras_lstmgen.errors import Terminated, UserError
-from keras_lstmgen.loss import EachMember, SampledSoftmax
+from keras_lstmgen.loss import Counted, EachMember, SampledSoftmax
 from keras_lstmgen.model import build, start_at, state_size, weights_of
 from keras_lstmgen.optimizer import Adam
 from keras_lstmgen.run import Metadata, Run
@@ -118,9 +118,10 @@ def compiled(settings: recipe.Recipe, counts: np.ndarray[Any, Any]) -> keras.Seq
     """
     keras.utils.set_random_seed(settings.training.seed)
     part = settings.training
-    draws, carries = part.sampled_softmax, not settings.corpus.is_pairs
+    carries = not settings.corpus.is_pairs
     sizes = (len(counts), part.batch_size, part.window if carries else None)
-    model = build(settings.model, *sizes, precision=part.precision, sampled=draws > 0, carries=carries)
+    in_loss = settings.model.members == 1 and (part.sampled_softmax > 0 or not carries)
+    model = build(settings.model, *sizes, precision=part.precision, in_loss=in_loss, carries=carries)
     model.compile(
         Adam(
             part.learning_rate,
@@ -142,6 +143,8 @@ def _loss_of(settings: recipe.Recipe, model: keras.Sequential, counts: np.ndarra
         return EachMember()
     if settings.training.sampled_softmax:
         return SampledSoftmax(model.layers[-1], counts, settings.training.sampled_softmax)
+    if settings.corpus.is_pairs:
+        return Counted(model.layers[-1])
     return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
