@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import itertools
 import os
 import shutil
 from collections.abc import Callable
@@ -278,8 +279,9 @@ def _windows(settings: recipe.Recipe, encoded: Encoded) -> int:
 
 def _digest(encoded: Encoded) -> str:
     """What tells one text from another: sha256 of its ids, train and validation."""
-    digest = hashlib.sha256(encoded.train.data)
-    digest.update(encoded.validation.data)
+    digest = hashlib.sha256()
+    for piece in itertools.chain(streams.pieces(encoded.train), streams.pieces(encoded.validation)):
+        digest.update(piece.data)
     return digest.hexdigest()
 
 
