@@ -76,7 +76,7 @@ def example(pairs: Pairs, number: int, most: int) -> tuple[NDArray[np.int32], in
 
 
 def batch(pairs: Pairs, numbers: NDArray[np.int64], T: int, source_loss: float = 0.0) -> Batch:
-    """Lay examples side by side, of at most ``T`` steps. The weights are such that their mean is 1."""
+    """Lay examples side by side, of at most ``T`` steps. The weights are 1 for targets, ``source_loss`` for sources."""
     rows = [example(pairs, int(number), T + 1) for number in numbers]
     longest = max(len(ids) for ids, _ in rows)
     table = np.full((len(rows), longest), END, np.int32)
@@ -85,7 +85,7 @@ def batch(pairs: Pairs, numbers: NDArray[np.int64], T: int, source_loss: float =
         table[row, : len(ids)] = ids
         weights[row, : before - 1] = source_loss
         weights[row, before - 1 : len(ids) - 1] = 1
-    return Batch(table[:, :-1], table[:, 1:], weights * np.float32(weights.size / max(weights.sum(), 1e-9)))
+    return Batch(table[:, :-1], table[:, 1:], weights)
 
 
 def dataset(
@@ -93,14 +93,19 @@ def dataset(
 ) -> tf.data.Dataset:
     """Yield ``epochs * batches`` of (ids, next ids, weights), [B, T'] with T' at most T; epochs = 0 never ends.
 
-    Each epoch has every example, in an order that depends on (seed, epoch) alone.
+    Each epoch has every example, in an order that depends on (seed, epoch) alone. The weights are such that ``fit``,
+    which takes the mean over the batch, divides all batches by the same number, what one counts on average: a batch of
+    long targets counts for more than one of short ones, as in the loss of a text each token counts the same.
     """
     total = epochs * batches(pairs, B) if epochs else ENDLESS
+    n, targets = count(pairs), predicted(pairs)
+    counted = B / n * (targets + source_loss * (len(pairs.ids) - n - targets))  # the start symbols are not predicted
     order = lru_cache(maxsize=2)(lambda epoch: _order(pairs, B, seed, epoch))
 
     def gather(number: NDArray[np.int64]) -> Batch:
         epoch, within = divmod(int(number), batches(pairs, B))
-        return batch(pairs, order(epoch)[within], T, source_loss)
+        part = batch(pairs, order(epoch)[within], T, source_loss)
+        return part._replace(weights=part.weights * np.float32(part.weights.size / counted))
 
     ds = tf.data.Dataset.range(first_batch, total)
     kinds = (tf.int32, tf.int32, tf.float32)
