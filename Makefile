@@ -19,7 +19,7 @@ install: $(VENV)/installed  ## make .venv with keras_lstmgen and all that its te
 $(VENV)/installed: setup.cfg pyproject.toml setup.py $(wildcard keras_lstmgen/native/*.[ch])
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet --editable '.[export,regex,test,lint]'
+	$(BIN)/pip install --quiet --editable '.[export,regex,beam,test,lint]'
 	touch $@
 
 test: $(VENV)/installed  ## run all tests and print the branch coverage

@@ -8,14 +8,15 @@ import csv
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from itertools import chain
 from typing import Any, Literal
 
 from keras_lstmgen import recipe
 from keras_lstmgen.errors import UserError
-from keras_lstmgen.sources import Source, read_bytes, read_text, resolve
+from keras_lstmgen.sources import Source, lines_before, read_bytes, read_text, resolve
 
 PIECE = 1 << 16  # characters in a piece of a stream, about
 LONGEST_FIELD = 1 << 24  # characters in a field of a CSV or TSV file, at most
@@ -31,13 +32,13 @@ def pieces(corpus: recipe.Corpus, split: Split) -> Iterator[str]:
     for each document; empty ones do not count.
     Raises UserError for text that cannot be read, and where there is none on this side.
     """
-    texts = _stream(corpus, split) if corpus.documents == "stream" else _documents(corpus, split)
+    texts = _stream(corpus, split) if corpus.documents == "stream" else _on_side(corpus, split)
     found = False
     for text in texts:
         found = True
         yield text
     if not found:
-        raise UserError(_why_empty(corpus, split))
+        raise UserError(why_empty(corpus, split))
 
 
 def fingerprint(corpus: recipe.Corpus) -> str:
@@ -46,7 +47,7 @@ def fingerprint(corpus: recipe.Corpus) -> str:
     Where the texts lie, what they are called and whether they are packed does not count.
     """
     digest = hashlib.sha256(json.dumps(_values_that_matter(corpus), sort_keys=True).encode())
-    for sources in (resolve(corpus), _validation_sources(corpus)):
+    for sources in (resolve(corpus), validation_sources(corpus)):
         digest.update(b"%d sources" % len(sources))
         for source in sources:
             text = hashlib.sha256()
@@ -64,18 +65,20 @@ def _values_that_matter(corpus: recipe.Corpus) -> dict[str, Any]:
         values["validation_fraction"] = corpus.validation_fraction
         if corpus.documents != "stream":
             values["split_seed"] = corpus.split_seed
-    return values
+    return values | ({"unique": True} if corpus.unique else {})
 
 
-def _validation_sources(corpus: recipe.Corpus) -> list[Source]:
+def validation_sources(corpus: recipe.Corpus) -> list[Source]:
+    """The texts of ``corpus.validation``, as ``sources.resolve`` gives those of ``corpus.source``."""
     return resolve(replace(corpus, source=corpus.validation, sha256=()))
 
 
 def _sources(corpus: recipe.Corpus, split: Split) -> list[Source]:
-    return _validation_sources(corpus) if corpus.validation and split == "validation" else resolve(corpus)
+    return validation_sources(corpus) if corpus.validation and split == "validation" else resolve(corpus)
 
 
-def _why_empty(corpus: recipe.Corpus, split: Split) -> str:
+def why_empty(corpus: recipe.Corpus, split: Split) -> str:
+    """What to say where there is no text on a side."""
     if corpus.validation:
         names = corpus.source if split == "train" else corpus.validation
         return f"{', '.join(names)}: empty corpus, no text for {split}; name files with text"
@@ -90,12 +93,25 @@ def _why_empty(corpus: recipe.Corpus, split: Split) -> str:
 
 def _stream(corpus: recipe.Corpus, split: Split) -> Iterator[str]:
     sources = _sources(corpus, split)
-    texts = chain.from_iterable(map(read_text, sources))
     if corpus.validation:
-        return _cut_after_newlines(texts)
+        return stream(sources, 0, sys.maxsize)
     characters = sum(len(text) for source in sources for text in read_text(source))
-    cut = int(characters * (1 - corpus.validation_fraction))
-    return _cut_after_newlines(_between(texts, *((0, cut) if split == "train" else (cut, characters))))
+    cut = cut_at(characters, corpus)
+    return stream(sources, *((0, cut) if split == "train" else (cut, characters)))
+
+
+def cut_at(characters: int, corpus: recipe.Corpus) -> int:
+    """How many characters of a stream train."""
+    return int(characters * (1 - corpus.validation_fraction))
+
+
+def stream(sources: Iterable[Source], start: int, end: int) -> Iterator[str]:
+    """Yield the characters from ``start`` up to ``end`` of texts that go on in each other, in pieces for a tokenizer.
+
+    Where a line is cut, being too long for a piece, depends on that line alone: who reads from a later line on finds
+    the same pieces of it.
+    """
+    return _cut_after_newlines(_between(chain.from_iterable(map(read_text, sources)), start, end))
 
 
 def _between(texts: Iterator[str], start: int, end: int) -> Iterator[str]:
@@ -113,7 +129,7 @@ def _cut_after_newlines(texts: Iterator[str]) -> Iterator[str]:
     for text in texts:
         rest += text
         while len(rest) >= PIECE:
-            cut = _cut(rest)
+            cut = _cut(rest[:PIECE])
             yield rest[:cut]
             rest = rest[cut:]
     if rest:
@@ -128,14 +144,31 @@ def _cut(text: str) -> int:
     return spaces.end() if spaces else len(text)
 
 
-def _documents(corpus: recipe.Corpus, split: Split) -> Iterator[str]:
-    for source in _sources(corpus, split):
-        for document in KINDS[corpus.documents](source, corpus.field):
-            if document and (corpus.validation or _side(document, corpus) == split):
-                yield document
+def _on_side(corpus: recipe.Corpus, split: Split) -> Iterator[str]:
+    """The documents of one side; with ``corpus.unique`` each once, whose hashes take 100 bytes of memory or so."""
+    seen: set[bytes] = set()
+    for document in documents(corpus, _sources(corpus, split)):
+        if corpus.validation or side(document, corpus) == split:
+            if corpus.unique:
+                if (key := document_key(document)) in seen:
+                    continue
+                seen.add(key)
+            yield document
 
 
-def _side(document: str, corpus: recipe.Corpus) -> Split:
+def documents(corpus: recipe.Corpus, sources: Iterable[Source]) -> Iterator[str]:
+    """Yield all documents of these texts, in their order; empty ones do not count."""
+    for source in sources:
+        yield from filter(None, KINDS[corpus.documents](source, corpus.field))
+
+
+def document_key(document: str) -> bytes:
+    """16 bytes that are the same for equal documents alone."""
+    return hashlib.sha256(document.encode()).digest()[:16]
+
+
+def side(document: str, corpus: recipe.Corpus) -> Split:
+    """Whether a document trains or validates, by a hash of its text and the seed."""
     digest = hashlib.sha256(f"{corpus.split_seed}\n{document}".encode()).digest()
     return "validation" if int.from_bytes(digest[:8]) < corpus.validation_fraction * 2**64 else "train"
 
@@ -176,10 +209,15 @@ def _jsonl(source: Source, field: str) -> Iterator[str]:
         try:
             value = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise UserError(f"{source.name}, line {number}: not JSON ({error})") from error
+            raise UserError(f"{_place(source, number)}: not JSON ({error})") from error
         if not isinstance(value, dict) or not isinstance(value.get(field), str):
-            raise UserError(f"{source.name}, line {number}: not an object with a string '{field}' (corpus.field)")
+            raise UserError(f"{_place(source, number)}: not an object with a string '{field}' (corpus.field)")
         yield value[field]
+
+
+def _place(source: Source, number: int) -> str:
+    """The name of a line; ``number`` is that in the part of the file that is read."""
+    return f"{source.name}, line {lines_before(source) + number}"
 
 
 def _csv(source: Source, field: str) -> Iterator[str]:

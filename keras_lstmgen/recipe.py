@@ -40,7 +40,9 @@ class Corpus:
     """Where the text is, what counts as one document, and what is held out."""
 
     source: tuple[str, ...] = knob(
-        ("pydoc",), "'pydoc', files, globs, folders, '-' (standard input) or http(s) URLs; .gz is unpacked"
+        ("pydoc",),
+        "'pydoc', files, globs, folders, '-' (standard input), http(s) URLs, with Apache Beam addresses such as "
+        "gs://bucket/*.txt; .gz is unpacked",
     )
     sha256: tuple[str, ...] = knob((), "checksums of the sources in their order; a URL needs one")
     documents: str = knob(
@@ -49,6 +51,7 @@ class Corpus:
         choices=("stream", "lines", "blocks", "files", "jsonl", "csv", "tsv"),
     )
     field: str = knob("", "field of a JSONL object, or name or number (from 1) of a CSV/TSV column")
+    unique: bool = knob(False, "of equal documents the first alone counts, on each side of the split")
     validation: tuple[str, ...] = knob((), "files to validate on, instead of a part of the source")
     validation_fraction: float = knob(0.1, "part of the source held out for validation", low=0.0, high=0.9)
     split_seed: int = knob(0, "seed of the hash that sends a document to training or validation", low=0)
@@ -250,6 +253,8 @@ def _check_together(recipe: Recipe, where: str) -> None:
         raise UserError(f"{where}training.epochs and training.minutes are both 0: give one limit")
     if recipe.corpus.documents in ("jsonl", "csv", "tsv") and not recipe.corpus.field:
         raise UserError(f"{where}corpus.documents = '{recipe.corpus.documents}' needs corpus.field")
+    if recipe.corpus.documents == "stream" and recipe.corpus.unique:
+        raise UserError(f"{where}corpus.unique needs documents: a stream is one; give corpus.documents")
     if not recipe.corpus.source:
         raise UserError(f"{where}corpus.source is empty: name a text")
     if len(recipe.corpus.sha256) not in (0, len(recipe.corpus.source)):

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_lstmgen import corpus, evaluation, generation, recipe, show, sources
+from keras_lstmgen import corpus, evaluation, generation, prepared, recipe, show, sources
 from keras_lstmgen.encoding import encode_split
 from keras_lstmgen.errors import UserError
 from keras_lstmgen.run import Run
@@ -16,7 +16,7 @@ from keras_lstmgen.run import Run
 
 def evaluate(model: Run, texts: list[str], samples: int, sample_tokens: int) -> dict[str, Any]:
     """Measure ``model`` on ``texts`` (none: the run's held-out text), and on what it writes itself."""
-    settings = recipe.parse(model.metadata.recipe).corpus
+    settings = prepared.text(recipe.parse(model.metadata.recipe).corpus)
     if samples:
         _check_training_text(settings)
     report: dict[str, Any] = {"text": ", ".join(texts) or "held-out part of the corpus"}

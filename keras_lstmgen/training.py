@@ -18,6 +18,7 @@ from keras_lstmgen import (
     files,
     generation,
     kernel,
+    prepared,
     recipe,
     run,
     show,
@@ -86,8 +87,9 @@ def prepare(settings: recipe.Recipe, runs: Path) -> tuple[recipe.Recipe, Encoded
     """Encode the corpus into ``runs/.encoded``, choose what is left to its size, check that it fills a window."""
     if settings.training.precision == "bfloat16" and not kernel.has_bfloat16():
         raise UserError("training.precision: this processor does not multiply bfloat16; give auto or float32")
+    settings = prepared.adopted(settings)
     with show.out.status("reading the corpus") as status:
-        encoded = encode(settings, runs / ".encoded", lambda text: status.update(text))
+        encoded = prepared.opened(settings.corpus) or encode(settings, runs / ".encoded", status.update)
     tokens = len(encoded.train)
     if values := defaults.chosen(settings, tokens, encoded.tokenizer.vocab_size):
         show.out.print(defaults.told(values, tokens), markup=False)
@@ -176,8 +178,10 @@ def _windows(settings: recipe.Recipe, encoded: Encoded) -> int:
 
 def _digest(encoded: Encoded) -> str:
     """What tells one text from another: sha256 of its ids, train and validation."""
-    digest = hashlib.sha256(encoded.train.data)
-    digest.update(encoded.validation.data)
+    digest = hashlib.sha256()
+    for ids in (encoded.train, encoded.validation):
+        for start in range(0, len(ids), streams.PIECE):
+            digest.update(ids[start : start + streams.PIECE].data)
     return digest.hexdigest()
 
 
@@ -207,7 +211,7 @@ def _callbacks(
     )
 
 
-def _held_out(encoded: Encoded) -> NDArray[np.integer]:
+def _held_out(encoded: Encoded) -> NDArray[Any]:
     """The part of the held-out text that each epoch is measured on."""
     return encoded.validation[: min(VALIDATION_TOKENS, VALIDATION_LOGITS // encoded.tokenizer.vocab_size)]
 

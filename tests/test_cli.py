@@ -18,7 +18,7 @@ from keras_lstmgen import beam, cli, decode, generation, recipe, run, sources, t
 from keras_lstmgen.constraints import HostOptions
 from keras_lstmgen.sampling import Options
 
-VERBS = ("train", "generate", "evaluate", "export", "info")
+VERBS = ("prepare", "train", "generate", "evaluate", "export", "info")
 TINY = shlex.split(
     "--model.units 7 --model.embedding_size 4 --training.batch_size 3 --training.window 5 --training.epochs 1"
 )
