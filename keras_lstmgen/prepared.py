@@ -15,9 +15,9 @@ from keras_lstmgen import recipe, tokenizer
 from keras_lstmgen.encoding import SPLITS, Encoded, sha256
 from keras_lstmgen.errors import UserError
 from keras_lstmgen.files import read_json
-from keras_lstmgen.shards import Shards
+from keras_lstmgen.shards import MANIFEST, Shards
 
-MANIFEST, TOKENIZER = "prepared.json", "tokenizer.model"
+TOKENIZER = "tokenizer.model"
 FORMAT = 1
 KINDS = {
     "corpus": dict, "tokenizer": dict, "dtype": str, "counts": dict, "start_id": int, "unsampled_ids": list,

@@ -14,7 +14,6 @@ import functools
 import hashlib
 import io
 import json
-import logging
 import re
 import shutil
 import tempfile
@@ -29,12 +28,14 @@ import apache_beam as beam
 import numpy as np
 from apache_beam import pvalue
 from apache_beam.io.filesystems import FileSystems
-from apache_beam.options.pipeline_options import PipelineOptions
+from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 from apache_beam.transforms import combiners
 
 from keras_lstmgen import corpus, encoding, files, prepared, recipe, remote, sources, threads, tokenizer
 from keras_lstmgen.corpus import Split
 from keras_lstmgen.errors import UserError
+from keras_lstmgen.quiet import quiet
+from keras_lstmgen.shards import MANIFEST
 from keras_lstmgen.sources import Source
 from keras_lstmgen.tokenizer import Tokenizer
 
@@ -79,7 +80,7 @@ def prepare(
         with _watched(folder, len(parts), report):
             _run(settings, parts, folder, chosen)
         about = _manifest(settings, folder)
-        _write(f"{folder}/{prepared.MANIFEST}", json.dumps(about, indent=2, ensure_ascii=False).encode())
+        _write(f"{folder}/{MANIFEST}", json.dumps(about, indent=2, ensure_ascii=False).encode())
     return about
 
 
@@ -92,7 +93,7 @@ def _made(output: str) -> Iterator[str]:
     if not is_address:
         with files.replacing(Path(output)) as folder:
             folder.mkdir()
-            yield str(folder)
+            yield str(folder.absolute())
             for left in folder.glob(f"{UNFINISHED}*"):  # of a worker that was ended and begun again
                 shutil.rmtree(left)
         return
@@ -148,7 +149,7 @@ def _groups(texts: list[Source], documents: str) -> Iterator[tuple[Source, ...]]
 def _options(given: Sequence[str], parts: int) -> PipelineOptions:
     """Beam's options: those given, before them the local runner with a process for each core that gets a part."""
     workers = min(threads.available(), parts)
-    local = [f"--runner={LOCAL}", f"--direct_num_workers={workers}", "--default_sdk_harness_log_level=CRITICAL"]
+    local = [f"--runner={LOCAL}", f"--direct_num_workers={workers}"]
     local += ["--direct_running_mode=multi_processing"] if workers > 1 else []
     if any(word.startswith("--runner") for word in given):
         return PipelineOptions(given)  # what it does not know, the runner's job server may
@@ -188,12 +189,16 @@ def _watched(folder: str, parts: int, report: Callable[[str], None]) -> Iterator
 
 
 def _run(settings: recipe.Recipe, parts: list[Part], folder: str, options: PipelineOptions) -> None:
-    """Run the pipeline to its end. UserError for what a worker or the runner could not do."""
-    logging.getLogger("apache_beam").setLevel(logging.CRITICAL)
+    """Run the pipeline to its end. UserError for what a worker or the runner could not do.
+
+    The local runner's processes have nothing to tell but how they begin and end; of others it is worth reading.
+    """
+    is_local = options.view_as(StandardOptions).runner == LOCAL
     try:
-        pipeline = beam.Pipeline(options=options)
-        _build(pipeline, settings, parts, folder)
-        pipeline.run().wait_until_finish()
+        with quiet(tell=False) if is_local else contextlib.nullcontext():
+            pipeline = beam.Pipeline(options=options)
+            _build(pipeline, settings, parts, folder)
+            pipeline.run().wait_until_finish()
     except Exception as error:  # each runner has its own, with what a worker raised somewhere in their text
         said = SAID.findall(f"{type(error).__name__}: {error}")
         reason = str(error).strip().splitlines() or [type(error).__name__]

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from keras_lstmgen.errors import UserError
 
+MANIFEST = "prepared.json"  # what makes a folder one of shards; ``prepared`` has the rest of it
 MAPS = 256  # files mapped at once: a process may hold a thousand open, and training reads from one a stream
 
 

@@ -26,6 +26,7 @@ from typing import BinaryIO, cast
 from keras_lstmgen import recipe, remote
 from keras_lstmgen.errors import UserError
 from keras_lstmgen.files import replacing
+from keras_lstmgen.shards import MANIFEST
 
 PIECE = 1 << 16  # bytes read at a time
 
@@ -231,6 +232,8 @@ def _files_below(folder: Path) -> list[Path]:
 
 
 def _texts_below(folder: Path) -> list[Path]:
+    if (folder / MANIFEST).is_file():
+        raise UserError(f"{folder}: is a prepared corpus, not text; give its path alone, to 'keras-lstmgen train'")
     found = [path for path in _files_below(folder) if _looks_like_text(path)]
     if not found:
         raise UserError(f"{folder}: a folder without a text file (hidden ones do not count)")

@@ -273,20 +273,22 @@ def test_what_was_prepared_otherwise_is_refused(whole: Path, tmp_path: Path) -> 
     ):
         with pytest.raises(UserError, match=said):
             adopted(**values)
+    with pytest.raises(UserError, match="is a prepared corpus, not text"):
+        list(corpus.pieces(recipe.Corpus((str(whole),)), "train"))
     with pytest.raises(UserError, match="is prepared; train on it"):
         preparing.prepare(recipe.override(Recipe(), {"corpus.source": str(whole)}), tmp_path / "again", HERE)
 
 
 @pytest.mark.parametrize("options", [HERE, THREE_PROCESSES], ids=["here", "processes"])
 def test_text_that_cannot_be_used_is_one_line_with_its_place(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], options: tuple[str, ...]
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], options: tuple[str, ...]
 ) -> None:
     lines = [json.dumps({"t": f"document {number}"}) for number in range(300)]
     lines[250] = '{"t": '
     (tmp_path / "bad.jsonl").write_text("\n".join(lines))
     words = ["prepare", str(tmp_path / "bad.jsonl"), "--corpus.documents", "jsonl", "--corpus.field", "t"]
     assert main([*words, "--output", str(tmp_path / "prepared"), "--", *options]) == 2
-    [line] = capsys.readouterr().err.splitlines()
+    [line] = capfd.readouterr().err.splitlines()
     assert "bad.jsonl, line 251: not JSON" in line
     assert not line.endswith("]")
     assert os.listdir(tmp_path) == ["bad.jsonl"]
@@ -353,12 +355,13 @@ def test_stopping_on_the_way_leaves_no_folder(
 
 
 def test_the_command_ends_with_a_table_and_the_next_command(
-    tmp_path: Path, make: Callable[..., Recipe], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, make: Callable[..., Recipe], capfd: pytest.CaptureFixture[str]
 ) -> None:
     asked = make()
     words = ["prepare", *asked.corpus.source, "--output", str(tmp_path / "prepared"), "--tokenizer.type", "char"]
-    assert main([*words, "--", *HERE]) == 0
-    said = capsys.readouterr().out
+    assert main([*words, "--", *THREE_PROCESSES]) == 0
+    said, noise = capfd.readouterr()
+    assert not noise
     assert f"{len(opened(tmp_path / 'prepared').train):,}" in said
     assert f"next: keras-lstmgen train {tmp_path / 'prepared'}" in said
 
