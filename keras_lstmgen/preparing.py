@@ -42,7 +42,7 @@ from keras_lstmgen.tokenizer import Tokenizer
 PART = 1 << 24  # bytes of a file, packed or not, that make a part
 MARKS = {"stream": b"\n", "lines": b"\n", "jsonl": b"\n", "blocks": b"\n\n"}  # behind which a part may begin
 RESULTS = "results"
-UNFINISHED = ".writing-"
+UNFINISHED = ".shard-"
 LOCAL = "apache_beam.runners.portability.fn_api_runner.fn_runner.FnApiRunner"
 SAID = re.compile(r"UserError: (.*?)(?: \[while running .*)?$", re.MULTILINE)  # a worker's, in what a runner tells
 
