@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo install test lint bench parity clean
+.PHONY: help demo install test lint bench parity pictures gallery clean
 
 help:  ## say what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -19,7 +19,7 @@ install: $(VENV)/installed  ## make .venv with keras_lstmgen and all that its te
 $(VENV)/installed: setup.cfg pyproject.toml setup.py $(wildcard keras_lstmgen/native/*.[ch])
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet --editable '.[export,regex,beam,test,lint]'
+	$(BIN)/pip install --quiet --editable '.[export,measures,regex,test,lint]'
 	touch $@
 
 test: $(VENV)/installed  ## run all tests and print the branch coverage
@@ -44,6 +44,17 @@ $(VENV)/installed-bench: $(VENV)/installed
 parity: $(VENV)/installed  ## a thousand texts in every runtime, held against Keras (of the demo, made if it is not there)
 	[ -f saved_models/quickstart/export.json ] || $(MAKE) demo
 	$(BIN)/python -m benchmarks.parity saved_models/quickstart
+
+SHAKESPEARE := saved_models/shakespeare
+
+pictures: $(VENV)/installed  ## the pictures of docs/lstm.md, anew (of the recipe's run, trained if it is not there)
+	[ -f $(SHAKESPEARE)/model.keras ] || $(BIN)/keras-lstmgen train pipelines/shakespeare.toml
+	$(BIN)/keras-lstmgen inspect $(SHAKESPEARE) --max-new-tokens 30 --temperature 0.5 \
+		--prompt "$$(printf 'ROMEO:\nBut soft, what light')"
+	cp $(SHAKESPEARE)/inspect/*.png docs/pictures/
+
+gallery: $(VENV)/installed  ## docs/gallery.md, what the recipes' runs write; RUNS="folders" for some of them
+	$(BIN)/python -m benchmarks.gallery $(RUNS)
 
 clean:  ## remove .venv and caches, never a run
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage* build *.egg-info

@@ -18,9 +18,10 @@ CUDNN = rb"\w*(?:[Cc]udnn_?RNN|cudnn\w*rnn|RNN_?block|RNNcell|LSTM_elem|persistR
 
 def ours(shape: list[int], precision: str = "auto") -> Callable[[int], float]:
     """A side: trains the recipe's model so many steps and gives tokens per second. RuntimeError without our kernel."""
-    from keras_lstmgen import kernel, streams, threads
+    from keras_lstmgen import kernel, memory, streams, threads
 
     threads.configure()
+    memory.configure()
     if kernel.library() is None and not tf.config.list_physical_devices("GPU"):
         raise RuntimeError("the LSTM's own code is not compiled here; install with a C compiler")
     s = Shape(*shape)

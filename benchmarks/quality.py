@@ -1,10 +1,11 @@
 """Quality against time: what so many minutes of training on tiny Shakespeare are worth.
 
     python -m benchmarks.quality
-    python -m benchmarks.quality --minutes 1 3
+    python -m benchmarks.quality --minutes 1 3      # these anew, beside what the results have of others
 
-Each is a run of its own, since the learning rate decays over the minutes. The loss is what ``keras-lstmgen evaluate``
-gives: that of the whole held-out text, the state carried.
+Each is a run of its own, since the learning rate decays over the minutes: up to three of them of ``shakespeare.toml``,
+from then on of ``shakespeare_best.toml``, with a member for every five minutes or six. The loss is what
+``keras-lstmgen evaluate`` gives: that of the whole held-out text, the state carried.
 """
 
 import subprocess
@@ -21,33 +22,54 @@ from benchmarks.growth import COMMAND
 from benchmarks.measure import Table, publish
 from benchmarks.workers import ROOT
 from keras_lstmgen import files
+from keras_lstmgen.recipe import load
 
 MINUTES = (1.0, 3.0, 10.0, 30.0)
-RECIPE = ROOT / "pipelines" / "shakespeare.toml"
+SHORT, LONG = (ROOT / "pipelines" / f"{name}.toml" for name in ("shakespeare", "shakespeare_best"))
+SHORT_MINUTES, MEMBER_MINUTES = 3.0, 5.5
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train, evaluate, and show how the loss falls."""
     parser = measure.parser("quality", __doc__)
     parser.add_argument("--minutes", type=float, nargs="+", default=MINUTES, metavar="X", help="lengths of trainings")
-    parser.add_argument("--recipe", type=Path, default=RECIPE, metavar="FILE", help="what is trained")
+    parser.add_argument("--recipe", type=Path, metavar="FILE", help="what is trained, whatever the minutes")
     arguments = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as runs:
-        results = [measured(arguments.recipe.resolve(), minutes, Path(runs)) for minutes in arguments.minutes]
-    about = {"recipe": arguments.recipe.name, "peak_gflops": peak.measured(), "runs": results}
-    publish("quality", about, [table(arguments.recipe.stem, results)], arguments.results)
+        new = [measured(*chosen(arguments.recipe, minutes), minutes, Path(runs)) for minutes in arguments.minutes]
+    results = together(kept(arguments.results / "quality.json"), new)
+    publish("quality", {"peak_gflops": peak.measured(), "runs": results}, [table(results)], arguments.results)
     plot(results, arguments.results / "quality.png")
     return 0
 
 
-def measured(recipe: Path, minutes: float, runs: Path) -> dict[str, Any]:
+def kept(path: Path) -> list[dict[str, Any]]:
+    """The runs that were measured before."""
+    return list(files.read_json(path)["runs"]) if path.is_file() else []
+
+
+def together(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """All runs by their minutes; a new one takes the place of an old one."""
+    return [run for _, run in sorted({run["minutes"]: run for run in [*old, *new]}.items())]
+
+
+def chosen(recipe: Path | None, minutes: float) -> tuple[Path, int]:
+    """The recipe for so many minutes, and how many members."""
+    if recipe:
+        return recipe.resolve(), load(recipe).model.members
+    return (SHORT, 1) if minutes <= SHORT_MINUTES else (LONG, max(1, round(minutes / MEMBER_MINUTES)))
+
+
+def measured(recipe: Path, members: int, minutes: float, runs: Path) -> dict[str, Any]:
     """Train for so many minutes and evaluate, by the commands."""
     name = f"minutes_{minutes:g}"
-    limits = ["--training.minutes", str(minutes), "--training.epochs", "0"]
+    limits = ["--training.minutes", str(minutes), "--training.epochs", "0", "--model.members", str(members)]
     _command("train", str(recipe), "--name", name, "--runs", str(runs), *limits)
     _command("evaluate", name, "--runs", str(runs), "--samples", "0")
     metrics = files.read_json(runs / name / "metrics.json")
     return {
+        "recipe": recipe.name,
+        "members": members,
         "minutes": minutes,
         "minutes_taken": metrics["minutes"],
         "epochs": metrics["epochs"],
@@ -61,12 +83,22 @@ def _command(*words: str) -> None:
     subprocess.run([*COMMAND, *words], check=True, cwd=ROOT)
 
 
-def table(name: str, results: Sequence[Mapping[str, Any]]) -> Table:
+def table(results: Sequence[Mapping[str, Any]]) -> Table:
     """A row a run."""
     losses = [loss for loss in results[0]["loss"] if "nats" in loss or "character" in loss]
-    columns = ["minutes", "minutes taken", "epochs", "tokens/s", *(loss.replace("_", " ") for loss in losses)]
+    columns = [
+        "recipe",
+        "members",
+        "minutes",
+        "minutes taken",
+        "epochs",
+        "tokens/s",
+        *(loss.replace("_", " ") for loss in losses),
+    ]
     rows = [
         [
+            run["recipe"],
+            str(run["members"]),
             f"{run['minutes']:g}",
             f"{run['minutes_taken']:.2f}",
             f"{run['epochs']:.1f}",
@@ -75,7 +107,7 @@ def table(name: str, results: Sequence[Mapping[str, Any]]) -> Table:
         ]
         for run in results
     ]
-    return Table(f"{name}: loss of the held-out text after so many minutes", columns, rows)
+    return Table("Tiny Shakespeare: loss of the held-out text after so many minutes", columns, rows)
 
 
 def plot(results: Sequence[Mapping[str, Any]], path: Path) -> None:

@@ -2,10 +2,12 @@
 
 All that a client needs besides its runtime and the tokenizer: the noise that a seed stands for, the choice of
 a token from logits, and the loop around the artifact's ``step``. V is the vocabulary size, S the state size.
-Numbers are float32, so that the same seed chooses the same tokens in every runtime.
+Numbers are float32, and probabilities are added up as integers, so that the same seed chooses the same tokens in
+every runtime.
 """
 
 import json
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 
@@ -19,6 +21,8 @@ Step = Callable[[int, Floats], tuple[Floats, Floats]]  # (id, state [S]) -> (log
 
 FORMAT_VERSION = 1
 LOWEST = np.float32(-np.inf)
+UNIT = np.float32(2**36)  # of a probability
+STEPS = 2**24  # of noise and of top_p
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,7 @@ class Metadata:
     end_id: int
     unsampled_ids: tuple[int, ...]
     prompt_start: bool = False
+    source_end_id: int = -1
 
 
 def read_metadata(text: str | bytes) -> Metadata:
@@ -106,8 +111,8 @@ def choose(logits: Floats, noise: float, seen: Bools, options: Options, unsample
     scaled = logits / np.float32(options.temperature)
 
     kept = sampled & (scaled >= _threshold(scaled, options))
-    above = np.cumsum(_softmax(np.where(kept, scaled, LOWEST))) > noise
-    return int(np.argmax(above)) if above.any() else int(np.flatnonzero(kept)[-1])
+    sums = np.cumsum(_parts(np.where(kept, scaled, LOWEST)))
+    return int(np.argmax(sums > min(int(noise * STEPS), STEPS - 1) * int(sums[-1]) // STEPS))
 
 
 def _threshold(scaled: Floats, options: Options) -> np.float32:
@@ -117,21 +122,27 @@ def _threshold(scaled: Floats, options: Options) -> np.float32:
     if 0 < options.top_k <= len(falling):
         thresholds.append(falling[options.top_k - 1])
     if np.float32(options.top_p) < 1:
-        first = int(np.searchsorted(np.cumsum(_softmax(falling)), np.float32(options.top_p)))
-        thresholds.append(falling[min(first, len(falling) - 1)])  # rounding may leave the whole sum below p
+        sums, part = np.cumsum(_parts(falling)), math.ceil(np.float32(options.top_p) * STEPS)
+        thresholds.append(falling[np.argmax(sums * STEPS >= part * sums[-1])])
     if options.min_p > 0:
         thresholds.append(falling[0] + np.log(np.float32(options.min_p)))
     return max(thresholds)
 
 
-def _softmax(logits: Floats) -> Floats:
+def _parts(logits: Floats) -> npt.NDArray[np.int64]:
+    """Probabilities [V] in whole units: their sums are the same in every order."""
     powers = np.exp(logits - logits.max())
-    return powers / powers.sum()
+    return (powers / powers.sum() * UNIT).astype(np.int64)
 
 
 def prompt_ids(encoded: Sequence[int], metadata: Metadata) -> list[int]:
-    """The ids to feed for a prompt: behind the start symbol if training had one there, or if it is empty."""
-    return [metadata.start_id, *encoded] if metadata.prompt_start or not encoded else list(encoded)
+    """The ids to feed for a prompt: behind the start symbol if training had one there, or if it is empty.
+
+    A model of pairs answers a source: a prompt that does not end one gets its end.
+    """
+    end = metadata.source_end_id
+    closed = list(encoded) if end < 0 or end in encoded or not encoded else [*encoded, end]
+    return [metadata.start_id, *closed] if metadata.prompt_start or not encoded else closed
 
 
 def generate(

@@ -1,39 +1,30 @@
 """What happens around the batches of ``model.fit``: the rate, the limits, the validation, the files, the screen."""
 
-import io
-import json
 import math
 import signal
 import time
-import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 
-from keras_lstmgen import files, recipe
-from keras_lstmgen.attention import Attention
-from keras_lstmgen.errors import UserError
+from keras_lstmgen import checkpoint, files, recipe
+from keras_lstmgen.checkpoint import CARRYING, Progress
+from keras_lstmgen.ensemble import layers_of
+from keras_lstmgen.errors import Terminated
 from keras_lstmgen.regularization import ActivationRegularization
-from keras_lstmgen.run import CHECKPOINT, MODEL
+from keras_lstmgen.run import MODEL, WHOLE
 
-CARRYING = (keras.layers.LSTM, Attention)  # layers that leave something to the next window of a text
+EVERY = 60.0  # seconds between two checkpoints within an epoch, at least
+SHARE = 0.02  # of the time, that these may take at most
+EXPLODED = 50.0  # nats a token; to guess among a million ids without looking costs 14
 
 
-@dataclass
-class Progress:
-    """How far a training is; it stands in every checkpoint."""
-
-    windows: int = 0  # batches trained on, over all epochs
-    seconds: float = 0.0
-    best: float = math.inf  # lowest validation loss, nats per token
-    stale: int = 0  # whole epochs since then
-    text: str = ""  # sha256 of the ids that it learns from and is measured on
-    history: list[dict[str, float]] = field(default_factory=list)  # a row an epoch
+class DivergedError(Exception):
+    """The loss is no number any more, or beyond all reason: the message says which."""
 
 
 def rate(settings: recipe.Training, progress: float) -> float:
@@ -68,28 +59,36 @@ class Pace(keras.callbacks.Callback):
         """Keep ``progress`` up to date; an epoch has so many ``windows``."""
         super().__init__()
         self.settings, self.progress, self.windows = settings, progress, windows
-        self.interrupted = False
+        self.interrupted = self.terminated = False
         self._began = time.monotonic() - progress.seconds
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:  # noqa: ARG002
+        """Within an epoch, go on with its mean losses too: Keras has just set them to nothing."""
+        if self.within():
+            for variable, value in zip(checkpoint.metrics(self.model), self.progress.measured, strict=True):
+                variable.assign(value)
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:  # noqa: ARG002
         """Set the rate; forget the state where the next window continues none."""
-        if self.progress.windows % self.windows == 0:
-            for layer in self.model.layers:
+        if not self.within():
+            for layer in layers_of(self.model):
                 if isinstance(layer, CARRYING):
                     layer.reset_states()
         # + 1, so that the first update of a warm-up is not made at rate 0.
         ahead = Progress(self.progress.windows + 1, self.progress.seconds)
-        self.model.optimizer.learning_rate.assign(rate(self.settings, done(self.settings, ahead, self.windows)))
+        part = done(self.settings, ahead, self.windows)
+        self.model.optimizer.learning_rate.assign(rate(self.settings, part) / 2**self.progress.setbacks)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:  # noqa: ARG002
-        """Count; leave Keras's epoch at the end of the streams, when the time is over, or after Ctrl-C."""
+        """Count; leave Keras's epoch at the end of the streams, when the time is over, or after a signal."""
         self.progress.windows += 1
         self.progress.seconds = time.monotonic() - self._began
-        self.model.stop_training = self._over() or self.progress.windows % self.windows == 0
+        self.model.stop_training = self.over() or not self.within()
+        self.heed()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:  # noqa: ARG002
         """Go on with the next epoch, unless it is over."""
-        self.model.stop_training = self._over()
+        self.model.stop_training = self.over()
 
     def interrupt(self) -> None:
         """End after the batch in hand, or after the validation if that is running."""
@@ -97,62 +96,108 @@ class Pace(keras.callbacks.Callback):
         if self.model:  # it has none before ``fit``
             self.model.stop_training = True
 
+    def heed(self) -> None:
+        """End here and now, if SIGTERM asked for it."""
+        if self.terminated:
+            raise Terminated("stopped by SIGTERM")
+
     def done(self) -> float:
         """The part of the training that is over."""
         return done(self.settings, self.progress, self.windows)
 
-    def _over(self) -> bool:
+    def within(self) -> bool:
+        """Whether an epoch is under way."""
+        return self.progress.windows % self.windows != 0
+
+    def judged(self) -> bool:
+        """Whether all whole epochs have been measured on the held-out text."""
+        rows = self.progress.history
+        return self.within() or self.progress.windows == (rows[-1]["windows"] if rows else 0)
+
+    def stale(self) -> bool:
+        """Whether so many epochs brought nothing better that it is to end."""
+        return 0 < self.settings.patience <= self.progress.stale
+
+    def paused(self) -> bool:
+        """Whether it ends within an epoch because it was asked to, where it would have gone on."""
+        return self.interrupted and self.within() and self.done() < 1
+
+    def over(self) -> bool:
+        """Whether nothing more is to be done now."""
         return self.interrupted or self.done() >= 1
 
 
 @contextmanager
-def ctrl_c_ends(pace: Pace) -> Iterator[None]:
-    """Let the first Ctrl-C end the training after the batch in hand, saved; a second one breaks it off at once."""
+def signals_end(pace: Pace) -> Iterator[None]:
+    """Let the first Ctrl-C end the training after the batch in hand, saved; a second one breaks it off at once.
 
-    def end(number: int, frame: Any) -> None:
+    SIGTERM ends it likewise, but without a last validation: whoever sends it does not wait for long.
+    """
+
+    def interrupt(number: int, frame: Any) -> None:
         if pace.interrupted:
             signal.default_int_handler(number, frame)
         pace.interrupt()
 
-    before = signal.signal(signal.SIGINT, end)
+    def terminate(number: int, frame: Any) -> None:  # noqa: ARG001
+        pace.terminated = True
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGINT, interrupt)
+    signal.signal(signal.SIGTERM, terminate)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 class Validate(keras.callbacks.Callback):
     """Adds ``val_loss``, nats per token of the held-out text with the state carried, to the logs of each epoch.
 
-    ``loss`` in the logs becomes the negative log-likelihood alone, comparable with it.
+    ``loss`` in the logs becomes the negative log-likelihood alone, comparable with it. Raises DivergedError where
+    either is lost.
     """
 
-    def __init__(self, loss: Callable[[], float]) -> None:
-        """Take what computes the loss."""
+    def __init__(self, loss: Callable[[], float], pace: Pace) -> None:
+        """Take what computes the loss, and what knows where in the epoch it is."""
         super().__init__()
-        self.loss, self.epoch = loss, 0
+        self.loss, self.pace = loss, pace
+        self._sum: float | None = None
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:  # noqa: ARG002
-        """Remember the epoch, for the message."""
-        self.epoch = epoch
+        """Forget the sum of the epoch before."""
+        self._sum = None
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any]) -> None:  # noqa: ARG002
         """Stop at once where the training itself has failed."""
-        self._check(logs["loss"])
         _without_penalty(logs)
+        count = (self.pace.progress.windows - 1) % self.pace.windows + 1
+        before, self._sum = self._sum, logs["loss"] * count
+        _check(logs["loss"] if before is None else self._sum - before)  # of this window alone
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any]) -> None:  # noqa: ARG002
         """Compute it; later callbacks find it in ``logs``."""
         _without_penalty(logs)
         logs["val_loss"] = self.loss()
-        self._check(logs["val_loss"])
+        _check(logs["val_loss"])
 
-    def _check(self, loss: float) -> None:
-        if not math.isfinite(loss):
-            raise UserError(
-                f"the loss is no number any more in epoch {self.epoch + 1}; lower training.learning_rate or "
-                "training.clip_norm, and train again or --resume what was saved"
-            )
+
+def _check(loss: float) -> None:
+    if not math.isfinite(loss):
+        raise DivergedError("the loss is no number any more")
+    if loss > EXPLODED:
+        raise DivergedError(f"the loss has exploded to {loss:,.0f} nats per token")
+
+
+def judge(model: keras.Sequential, these: list[keras.callbacks.Callback], epoch: int, pace: Pace) -> None:
+    """End an epoch whose updates are done, as ``fit`` would have."""
+    everything = keras.callbacks.CallbackList(these, model=model)
+    for variable, value in zip(checkpoint.metrics(model), pace.progress.measured, strict=True):
+        variable.assign(value)
+    everything.on_train_begin()
+    everything.on_epoch_begin(epoch)
+    everything.on_epoch_end(epoch, model.get_metrics_result())
 
 
 def _without_penalty(logs: dict[str, Any]) -> None:
@@ -161,72 +206,52 @@ def _without_penalty(logs: dict[str, Any]) -> None:
 
 
 class Keep(keras.callbacks.Callback):
-    """Saves after each epoch: best weights, checkpoint, history. Stops when it gets no better."""
+    """Saves: a checkpoint now and then, and after each epoch best weights, checkpoint, history. Ends what is stale."""
 
-    def __init__(
-        self, folder: Path, settings: recipe.Training, progress: Progress, windows: int, twin: keras.Sequential
-    ) -> None:
+    def __init__(self, folder: Path, pace: Pace, twin: keras.Sequential) -> None:
         """Save into ``folder``; ``twin`` is the model that writes, of which ``val_loss`` was measured."""
         super().__init__()
-        self.folder, self.settings, self.progress, self.windows, self.twin = folder, settings, progress, windows, twin
+        self.folder, self.pace, self.twin = folder, pace, twin
+        self.saved(0.0)
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:  # noqa: ARG002
+        """Save where it is time to; at an epoch's end only after the validation."""
+        since = self.pace.progress.seconds - self._saved
+        if self.pace.within() and not self.pace.over() and since >= max(EVERY, self._took / SHARE):
+            self.save()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any]) -> None:  # noqa: ARG002
-        """Save."""
-        progress = self.progress
-        better, whole = logs["val_loss"] < progress.best, progress.windows % self.windows == 0
-        progress.best = min(logs["val_loss"], progress.best)
-        progress.stale = 0 if better else progress.stale + whole  # a stop half-way is no verdict
-        progress.history.append(
-            {
-                "windows": progress.windows,
-                "seconds": progress.seconds,
-                "loss": logs["loss"],
-                "val_loss": logs["val_loss"],
-            }
-        )
-        if better:
-            with files.replacing(self.folder / MODEL) as path:
+        """Save; what is found at a pause goes into the run, but not into the checkpoint, which knows of no pause."""
+        paused = self.pace.paused()
+        if paused:
+            self.save()
+        if self._judge(logs):
+            before = self.folder / WHOLE if paused else None
+            with files.replacing(self.folder / MODEL, before=before) as path:
                 self.twin.save(path)
-        save_checkpoint(self.folder / CHECKPOINT, self.model, progress)
-        files.write_json(self.folder / "history.json", progress.history)
-        if self.settings.patience and progress.stale >= self.settings.patience:
+        if not paused:
+            self.save()
+        files.write_json(self.folder / "history.json", self.pace.progress.history)
+        if self.pace.stale():
             self.model.stop_training = True
 
+    def save(self) -> None:
+        """Save a checkpoint. Raises DivergedError instead where a number in it is none."""
+        for variable in (*self.model.variables, *self.model.optimizer.variables):
+            if not np.isfinite(variable.numpy()).all():
+                raise DivergedError(f"{variable.path} is no number any more")
+        self.saved(checkpoint.save(self.folder, self.model, self.pace.progress))
 
-def save_checkpoint(path: Path, model: keras.Sequential, progress: Progress) -> None:
-    """Save weights, optimizer, carried states, seeds and progress as one ``.keras`` file, whole or not at all."""
-    states = io.BytesIO()
-    np.savez(states, *(state.numpy() for state in carried(model)))
-    with files.replacing(path) as temporary:
-        model.save(temporary)
-        with zipfile.ZipFile(temporary, "a") as archive:  # Keras passes over members that it does not know
-            archive.writestr("carried.npz", states.getvalue())
-            archive.writestr("progress.json", json.dumps(asdict(progress)))
+    def saved(self, seconds: float) -> None:
+        """Note when it was saved, and how long that took."""
+        self._saved, self._took = self.pace.progress.seconds, seconds
 
-
-def load_checkpoint(path: Path, model: keras.Sequential, text: str) -> Progress:
-    """Put a checkpoint's weights, optimizer and carried states into a compiled ``model``; give the progress.
-
-    Raises UserError if it is damaged, or of another ``text`` (``Progress.text``).
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            progress = Progress(**json.loads(archive.read("progress.json")))
-            states = np.load(io.BytesIO(archive.read("carried.npz")), allow_pickle=False)
-        if progress.text == text:
-            model.load_weights(path)
-            for variable, name in zip(carried(model), states.files, strict=True):
-                variable.assign(states[name])
-    except Exception as error:  # zipfile, h5py, Keras and NumPy each have their own for a damaged file
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{path}: cannot be gone on from ({reason}); start the training again") from error
-    if progress.text != text:
-        raise UserError(f"{path.parent}: its corpus is not the text that it was trained on any more; start a new run")
-    return progress
-
-
-def carried(model: keras.Sequential) -> list[Any]:
-    """What one batch leaves to the next and Keras saves nowhere: states, memories and all dropouts' seeds, in order."""
-    states = [state for layer in model.layers if isinstance(layer, CARRYING) for state in layer.states]
-    weights = {id(weight) for weight in model.weights}
-    return states + [variable for variable in model.variables if id(variable) not in weights]
+    def _judge(self, logs: dict[str, float]) -> bool:
+        """Add a row to the history; whether it is the best."""
+        progress = self.pace.progress
+        better = logs["val_loss"] < progress.best
+        progress.best = min(logs["val_loss"], progress.best)
+        progress.stale = 0 if better else progress.stale + (not self.pace.within())  # a stop half-way is no verdict
+        row = {"windows": progress.windows, "seconds": progress.seconds}
+        progress.history.append({**row, "loss": logs["loss"], "val_loss": logs["val_loss"]})
+        return better

@@ -1,22 +1,25 @@
-"""The command line: six verbs, every value of a recipe as an option. ``--help`` never imports TensorFlow."""
+"""The command line: eight verbs, every value of a recipe as an option. ``--help`` never imports TensorFlow."""
 
 import argparse
 import os
+import signal
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
-from keras_lstmgen import __version__, recipe, threads
-from keras_lstmgen.errors import UserError
+from keras_lstmgen import __version__, memory, recipe, threads
+from keras_lstmgen.errors import Terminated, UserError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one verb; 0, or 2 with one line on standard error, or 130 after Ctrl-C."""
+    """Run one verb; 0, or 2 with one line on standard error, or 130 after Ctrl-C, 143 after SIGTERM."""
+    before = signal.signal(signal.SIGTERM, _terminate)
     try:
         arguments = parser().parse_args(argv)
         threads.configure()
+        memory.configure()
         from keras_lstmgen import commands  # TensorFlow comes with it, and --help does not wait for that
 
         getattr(commands, arguments.verb)(arguments)
@@ -31,7 +34,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     except KeyboardInterrupt:
         return 130
+    except Terminated as ended:
+        print(f"keras-lstmgen: {ended}", file=sys.stderr)
+        return 143
+    finally:
+        signal.signal(signal.SIGTERM, before)
     return 0
+
+
+def _terminate(number: int, frame: Any) -> NoReturn:  # noqa: ARG001
+    """End as after an error, so that what is half written is removed."""
+    raise Terminated("stopped by SIGTERM; nothing that was there before is lost")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -93,7 +106,8 @@ def _train(part: argparse.ArgumentParser) -> None:
     )
     part.add_argument("--name", help="name of the run; by default that of the recipe or text")
     part.add_argument("--resume", metavar="RUN", help="go on with a run from its last checkpoint")
-    _knobs(part, recipe.SECTIONS)
+    for name in recipe.knobs():
+        _knob(part, name)
 
 
 def _prepare(part: argparse.ArgumentParser) -> None:
@@ -103,20 +117,21 @@ def _prepare(part: argparse.ArgumentParser) -> None:
     part.add_argument(
         "--output", required=True, metavar="FOLDER", help="folder to make, or an address: gs://bucket/name"
     )
-    _knobs(part, ("corpus", "tokenizer"))
+    for name in recipe.knobs():
+        if name.startswith(("corpus.", "tokenizer.")):
+            _knob(part, name)
 
 
-def _knobs(part: argparse.ArgumentParser, tables: Iterable[str]) -> None:
-    """An option for each value of these tables of a recipe."""
-    knobs = {name: knob for name, knob in recipe.knobs().items() if name.partition(".")[0] in tables}
-    for name, (kind, default, about) in knobs.items():
-        choices = f"; one of {', '.join(about['choices'])}" if about["choices"] else ""
-        typed = _number_or_auto(kind) if default == recipe.AUTO else _typed(kind)
-        part.add_argument(
-            f"--{name}", dest=name, metavar=_metavar(kind), default=argparse.SUPPRESS,
-            nargs="*" if get_args(kind) else None, type=typed,
-            help=f"{about['about']}{choices} (default: {_said(default)})".replace("%", "%%"),
-        )  # fmt: skip
+def _knob(part: argparse.ArgumentParser, name: str) -> None:
+    """A value of a recipe as an option, by its dotted name."""
+    kind, default, about = recipe.knobs()[name]
+    choices = f"; one of {', '.join(about['choices'])}" if about["choices"] else ""
+    typed = _number_or_auto(kind) if default == recipe.AUTO else _typed(kind)
+    part.add_argument(
+        f"--{name}", dest=name, metavar=_metavar(kind), default=argparse.SUPPRESS,
+        nargs="*" if get_args(kind) else None, type=typed,
+        help=f"{about['about']}{choices} (default: {_said(default)})".replace("%", "%%"),
+    )  # fmt: skip
 
 
 def _said(default: Any) -> str:
@@ -176,6 +191,20 @@ def _generate(part: argparse.ArgumentParser) -> None:
     _options(part)
     _host_options(part)
     _search(part)
+
+
+def _chat(part: argparse.ArgumentParser) -> None:
+    _run(part)
+    part.add_argument(
+        "--memory",
+        type=int,
+        metavar="N",
+        help="of a run on pairs: turns, of either side, that are read before the one to answer; "
+        "none: as many as its corpus has",
+    )
+    part.add_argument("--seed", type=int, default=0, metavar="N", help="64-bit seed; each answer takes the next")
+    part.add_argument("--max-new-tokens", type=int, default=300, metavar="N", help="most tokens of an answer")
+    _options(part)
 
 
 def _options(part: argparse.ArgumentParser) -> None:
@@ -267,14 +296,43 @@ def _evaluate(part: argparse.ArgumentParser) -> None:
     _run(part)
     part.add_argument("text", nargs="*", help="texts to measure on; none: the run's held-out text")
     part.add_argument(
-        "--samples", type=int, default=4, metavar="N", help="texts to write and look up in the training text"
+        "--samples",
+        type=int,
+        default=4,
+        metavar="N",
+        help="texts (of pairs: answers to held-out sources) to write and look up in the training text",
     )
-    part.add_argument("--sample-tokens", type=int, default=500, metavar="N", help="tokens of each")
+    part.add_argument("--sample-tokens", type=int, default=500, metavar="N", help="most tokens of each, and of answers")
+    for knob in fields(recipe.Evaluate):
+        _knob(part, f"evaluate.{knob.name}")
     part.add_argument(
         "--json",
         action="store_true",
         help="print JSON instead of tables (it stands in the run as evaluation.json either way)",
     )
+
+
+def _inspect(part: argparse.ArgumentParser) -> None:
+    _run(part)
+    part.add_argument("--prompt", required=True, metavar="TEXT", help="text to watch the layer over")
+    part.add_argument(
+        "--max-new-tokens", type=int, default=0, metavar="N", help="tokens of the model's own to go on with"
+    )
+    part.add_argument("--seed", type=int, default=0, metavar="N", help="64-bit seed of these, as in generate")
+    part.add_argument("--layer", type=int, metavar="N", help="layer to watch, 1 next to the input; none: the last")
+    part.add_argument(
+        "--cell",
+        type=int,
+        metavar="N",
+        help="cell to colour the text by, from 0; none: the one that follows something readable best",
+    )
+    part.add_argument(
+        "--text", metavar="FILE", help="text to look for such cells in; none: the run's held-out text, if it is there"
+    )
+    part.add_argument(
+        "--output", type=Path, metavar="FOLDER", help="where pictures and page go; none: inspect/ in the run"
+    )
+    _options(part)
 
 
 def _export(part: argparse.ArgumentParser) -> None:
@@ -313,7 +371,9 @@ _VERBS = {
     "prepare": ("turn a corpus of any size into ids, on one machine or many", _prepare),
     "train": ("train a model on a text, or on a recipe's", _train),
     "generate": ("write with a trained model", _generate),
+    "chat": ("take turns with a trained model: it keeps what was said", _chat),
     "evaluate": ("measure a model on held-out text, and what it copies", _evaluate),
+    "inspect": ("draw what gates and cells do over a text, and find cells that can be read", _inspect),
     "export": ("write SavedModel, TFLite and ONNX, each proved to write as Keras does", _export),
     "info": ("say what a run is, or which runs there are", _info),
 }

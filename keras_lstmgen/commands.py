@@ -19,14 +19,14 @@ from keras_lstmgen.errors import UserError
 from keras_lstmgen.quiet import quiet
 
 with quiet():
-    from keras_lstmgen import beam, decode, exporters, generation, reports, run, show, training
+    from keras_lstmgen import beam, chatting, decode, exporters, generation, inspection, reports, run, show, training
     from keras_lstmgen.constraints import HostOptions
     from keras_lstmgen.sampling import Options
 
 
 def train(arguments: argparse.Namespace) -> None:
     """Train a new run, or go on with one."""
-    given = {name: value for name, value in vars(arguments).items() if "." in name}
+    given = _knobs(arguments)
     if arguments.resume:
         if arguments.source or arguments.name:
             raise UserError("--resume: the run has a text and a name; leave them out, or train a new run without it")
@@ -40,8 +40,7 @@ def train(arguments: argparse.Namespace) -> None:
 
 def prepare(arguments: argparse.Namespace) -> None:
     """Turn a corpus into a folder of ids."""
-    given = {name: value for name, value in vars(arguments).items() if "." in name}
-    settings, _ = _what_to_train(arguments.source, given)
+    settings, _ = _what_to_train(arguments.source, _knobs(arguments))
     with quiet():
         preparing = _with_beam()
     began = time.perf_counter()
@@ -63,6 +62,11 @@ def _with_beam() -> Any:
             raise
         raise UserError("prepare: needs Apache Beam; pip install 'keras_lstmgen[beam]'") from error
     return preparing
+
+
+def _knobs(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The values of a recipe that stand on the command line."""
+    return {name: value for name, value in vars(arguments).items() if "." in name}
 
 
 def _what_to_train(sources: list[str], given: dict[str, Any]) -> tuple[recipe.Recipe, str]:
@@ -103,7 +107,7 @@ def generate(arguments: argparse.Namespace) -> None:
 
 def _choices(arguments: argparse.Namespace) -> tuple[Options, HostOptions, beam.Search | None]:
     """How tokens are chosen; UserError for what is out of range or does not go together."""
-    options = Options(**{name: getattr(arguments, name) for name in Options.__dataclass_fields__})
+    options = _drawn(arguments)
     words = {name: getattr(arguments, name) for name in HostOptions.__dataclass_fields__}
     host = HostOptions(**{**words, "logit_bias": tuple(arguments.logit_bias)})
     _at_least("--n", arguments.n, 1)
@@ -111,6 +115,10 @@ def _choices(arguments: argparse.Namespace) -> tuple[Options, HostOptions, beam.
     if arguments.logprobs is not None:
         _at_least("--logprobs", arguments.logprobs, 0)
     return options, host, _search(options, arguments)
+
+
+def _drawn(arguments: argparse.Namespace) -> Options:
+    return Options(**{name: getattr(arguments, name) for name in Options.__dataclass_fields__})
 
 
 def _search(options: Options, arguments: argparse.Namespace) -> beam.Search | None:
@@ -146,8 +154,13 @@ def _writer(
     call = generation.writer(model)
     return lambda prompt, seed, emit: generation.generate(
         model, prompt, arguments.max_new_tokens, options, seeds=[seed + row for row in range(arguments.n)],
-        stop=arguments.stop, emit=emit, call=call, limits=limits,
+        stop=arguments.stop, emit=emit, call=call, limits=limits, keep=_kept(arguments),
     )  # fmt: skip
+
+
+def _kept(arguments: argparse.Namespace) -> bool:
+    """Whether texts are wanted again once they were shown: else the longest takes no more memory than the shortest."""
+    return bool(arguments.n > 1 or arguments.output or arguments.logprobs is not None)
 
 
 def _next_beside(verb: str, folder: Path) -> None:
@@ -180,30 +193,25 @@ def _prompt(arguments: argparse.Namespace) -> str:
         raise UserError(f"{arguments.prompt_file}: cannot be read ({error.strerror})") from error
 
 
-def _asked() -> Any:
+def _asked() -> Iterator[str]:
     """Prompts from the keyboard, until the end of input."""
-    while True:
-        try:
-            yield input("prompt> " if sys.stdin.isatty() else "")
-        except EOFError:
-            return
-        except UnicodeDecodeError as error:
-            raise UserError(f"standard input: not UTF-8 at byte {error.start} of a line; convert it first") from error
+    while (prompt := chatting.line_typed("prompt> ")) is not None:
+        yield prompt
 
 
 def _write(
     model: run.Run, step: decode.Step, prompt: str, write: Callable[..., Any], arguments: argparse.Namespace
 ) -> str:
-    """Write ``--n`` texts: the first flows, the others follow. Gives all of them, a blank line between two.
+    """Write ``--n`` texts: the first flows, the others follow. Gives all that is kept, a blank line between two.
 
     With ``--logprobs`` it gives lines of JSON instead.
     """
-    shown = ""
+    shown = 0  # characters
 
     def emit(row: int, text: str) -> None:
         nonlocal shown
         if row == 0 and arguments.logprobs is None and not arguments.output:
-            shown += text
+            shown += len(text)
             sys.stdout.write(text)
             sys.stdout.flush()
 
@@ -215,7 +223,7 @@ def _write(
     else:
         whole = "\n".join(_logprobs(model, step, prompt, samples, arguments.logprobs))
     if not arguments.output:
-        sys.stdout.write(f"{whole[len(shown) :]}\n")
+        sys.stdout.write(f"{whole[shown:]}\n")
         sys.stdout.flush()
     _tell(samples, seconds)
     return whole
@@ -232,7 +240,7 @@ def _logprobs(
 
 def _tell(samples: list[generation.Sample], seconds: float) -> None:
     """Say beside the texts how much was written, why it ended, and what went otherwise than was asked."""
-    tokens = sum(len(sample.tokens) for sample in samples)
+    tokens = sum(sample.length for sample in samples)
     reasons = ", ".join(sample.finish_reason for sample in samples)
     scores = ", ".join(f"{sample.score:.4f}" for sample in samples if sample.score is not None)
     said = f"{tokens} tokens in {seconds:.1f} s, the first call's compiling included; ended by: {reasons}"
@@ -242,12 +250,26 @@ def _tell(samples: list[generation.Sample], seconds: float) -> None:
             show.notes.print(f"[bold]text {number}:[/bold] {escape(sample.note)}")
 
 
+def chat(arguments: argparse.Namespace) -> None:
+    """Answer what is typed, turn by turn, until the end of input."""
+    options = _drawn(arguments)
+    _at_least("--max-new-tokens", arguments.max_new_tokens, 1)
+    folder = run.find(arguments.run, arguments.runs)
+    model = run.load(folder)
+    memory = chatting.turns_kept(model.metadata, arguments.memory)
+    speaker = chatting.Speaker(model, generation.writer(model), options, arguments.max_new_tokens, memory)
+    chatting.converse(speaker, arguments.seed)
+    _next_beside("evaluate", folder)
+
+
 def evaluate(arguments: argparse.Namespace) -> None:
     """Measure, print the tables, keep the JSON."""
     _at_least("--samples", arguments.samples, 0)
     _at_least("--sample-tokens", arguments.sample_tokens, 1)
     folder = run.find(arguments.run, arguments.runs)
-    report = reports.evaluate(run.load(folder), arguments.text, arguments.samples, arguments.sample_tokens)
+    model = run.load(folder)
+    settings = recipe.override(recipe.parse(model.metadata.recipe), _knobs(arguments), "--")
+    report = reports.evaluate(model, arguments.text, arguments.samples, arguments.sample_tokens, settings.evaluate)
     files.write_json(folder / "evaluation.json", report)
     if arguments.json:
         print(json.dumps(report, indent=2, ensure_ascii=False))
@@ -255,6 +277,24 @@ def evaluate(arguments: argparse.Namespace) -> None:
         return
     reports.show_tables(folder, report)
     show.next_command("keras-lstmgen", "export", folder)
+
+
+def inspect(arguments: argparse.Namespace) -> None:
+    """Draw a layer at work over a text."""
+    _at_least("--max-new-tokens", arguments.max_new_tokens, 0)
+    options = _drawn(arguments)
+    asked = {name: getattr(arguments, name) for name in inspection.Asked.__dataclass_fields__ if name != "options"}
+    folder = run.find(arguments.run, arguments.runs)
+    inspection.inspect(run.load(folder), inspection.Asked(**asked, options=options), _folder(arguments, folder))
+    show.next_command("keras-lstmgen", "evaluate", folder)
+
+
+def _folder(arguments: argparse.Namespace, run_folder: Path) -> Path:
+    """Where pictures go; found out before anything is drawn."""
+    path: Path = arguments.output or run_folder / "inspect"
+    if path.exists() and not path.is_dir():
+        raise UserError(f"--output {path}: is a file; name a folder")
+    return path
 
 
 def export(arguments: argparse.Namespace) -> None:

@@ -1,7 +1,10 @@
 """What counts as a document, and which text trains and which validates.
 
 A stream is cut once, at a character. Documents are dealt out by a seeded hash of their text, so that equal
-documents stand on the same side however often they occur.
+documents stand on the same side however often they occur; pairs by that of their source alone, or, where the source is
+one of a few labels, by that of their target.
+
+A pair is one document of two lines, source and target; turns of a dialogue before the last are lines of its source.
 """
 
 import csv
@@ -22,6 +25,7 @@ PIECE = 1 << 16  # characters in a piece of a stream, about
 LONGEST_FIELD = 1 << 24  # characters in a field of a CSV or TSV file, at most
 
 Split = Literal["train", "validation"]
+Fields = tuple[str, ...]
 
 
 def pieces(corpus: recipe.Corpus, split: Split) -> Iterator[str]:
@@ -65,7 +69,7 @@ def _values_that_matter(corpus: recipe.Corpus) -> dict[str, Any]:
         values["validation_fraction"] = corpus.validation_fraction
         if corpus.documents != "stream":
             values["split_seed"] = corpus.split_seed
-    return values | ({"unique": True} if corpus.unique else {})
+    return values | ({"unique": True} if corpus.unique else {}) | ({"labels": corpus.labels} if corpus.labels else {})
 
 
 def validation_sources(corpus: recipe.Corpus) -> list[Source]:
@@ -147,7 +151,7 @@ def _cut(text: str) -> int:
 def _on_side(corpus: recipe.Corpus, split: Split) -> Iterator[str]:
     """The documents of one side; with ``corpus.unique`` each once, whose hashes take 100 bytes of memory or so."""
     seen: set[bytes] = set()
-    for document in documents(corpus, _sources(corpus, split)):
+    for document in chain.from_iterable(documents(corpus, group, label) for label, group in _labelled(corpus, split)):
         if corpus.validation or side(document, corpus) == split:
             if corpus.unique:
                 if (key := document_key(document)) in seen:
@@ -156,10 +160,30 @@ def _on_side(corpus: recipe.Corpus, split: Split) -> Iterator[str]:
             yield document
 
 
-def documents(corpus: recipe.Corpus, sources: Iterable[Source]) -> Iterator[str]:
-    """Yield all documents of these texts, in their order; empty ones do not count."""
-    for source in sources:
-        yield from filter(None, KINDS[corpus.documents](source, corpus.field))
+def documents(corpus: recipe.Corpus, sources: Iterable[Source], label: str = "") -> Iterator[str]:
+    """Yield all documents of these texts, in their order, with a label as its targets; empty ones do not count."""
+    for document in chain.from_iterable(KINDS[corpus.documents](source, corpus.field) for source in sources):
+        if text := pair([label, document]) if label and document else document:
+            yield text
+
+
+def _labelled(corpus: recipe.Corpus, split: Split) -> Iterator[tuple[str, list[Source]]]:
+    """The sources of a side, and what stands before their documents."""
+    if not corpus.labels:
+        yield "", _sources(corpus, split)
+        return
+    held_out = corpus.validation if split == "validation" else ()
+    checksums = corpus.sha256 if corpus.sha256 and not held_out else [""] * len(corpus.labels)
+    for label, name, checksum in zip(corpus.labels, held_out or corpus.source, checksums, strict=True):
+        yield label, resolve(replace(corpus, source=(name,), sha256=(checksum,) if checksum else ()))
+
+
+def pair(turns: Iterable[str]) -> str:
+    """One document of source and target: a line each, as a newline parts them; those inside become spaces.
+
+    Spaces around a turn go: a vocabulary of words takes a space before a newline as one with it.
+    """
+    return "\n".join(" ".join(turn.splitlines()).strip() for turn in turns)
 
 
 def document_key(document: str) -> bytes:
@@ -168,12 +192,14 @@ def document_key(document: str) -> bytes:
 
 
 def side(document: str, corpus: recipe.Corpus) -> Split:
-    """Whether a document trains or validates, by a hash of its text and the seed."""
-    digest = hashlib.sha256(f"{corpus.split_seed}\n{document}".encode()).digest()
+    """Whether a document trains or validates, by a hash of its text, or of a part of it, and the seed."""
+    source, _, target = document.rpartition("\n")
+    key = target if corpus.labels else source if corpus.is_pairs else document  # a label is the source of too many
+    digest = hashlib.sha256(f"{corpus.split_seed}\n{key}".encode()).digest()
     return "validation" if int.from_bytes(digest[:8]) < corpus.validation_fraction * 2**64 else "train"
 
 
-def _lines(source: Source, field: str = "") -> Iterator[str]:  # noqa: ARG001
+def _lines(source: Source, fields: Fields = ()) -> Iterator[str]:  # noqa: ARG001
     """The lines of a text without their "\\n" or "\\r\\n"; a line may span any number of pieces."""
     parts: list[str] = []
     for text in read_text(source):
@@ -187,7 +213,7 @@ def _lines(source: Source, field: str = "") -> Iterator[str]:  # noqa: ARG001
         yield last
 
 
-def _blocks(source: Source, field: str) -> Iterator[str]:  # noqa: ARG001
+def _blocks(source: Source, fields: Fields) -> Iterator[str]:  # noqa: ARG001
     block: list[str] = []
     for line in _lines(source):
         if line.strip():
@@ -198,58 +224,76 @@ def _blocks(source: Source, field: str) -> Iterator[str]:  # noqa: ARG001
     yield "\n".join(block)
 
 
-def _file(source: Source, field: str) -> Iterator[str]:  # noqa: ARG001
+def _file(source: Source, fields: Fields) -> Iterator[str]:  # noqa: ARG001
     yield "".join(read_text(source))
 
 
-def _jsonl(source: Source, field: str) -> Iterator[str]:
+def _pairs(source: Source, fields: Fields) -> Iterator[str]:  # noqa: ARG001
+    for number, line in enumerate(_lines(source), 1):
+        turns = line.rstrip("\t").split("\t")
+        if line.strip() and (len(turns) < 2 or not turns[0]):
+            raise UserError(
+                f"{_line(source, number)}: not a source, a tab and a target; mend it or give corpus.documents"
+            )
+        if line.strip():
+            yield pair(turns)
+
+
+def _jsonl(source: Source, fields: Fields) -> Iterator[str]:
     for number, line in enumerate(_lines(source), 1):
         if not line.strip():
             continue
         try:
             value = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise UserError(f"{_place(source, number)}: not JSON ({error})") from error
-        if not isinstance(value, dict) or not isinstance(value.get(field), str):
-            raise UserError(f"{_place(source, number)}: not an object with a string '{field}' (corpus.field)")
-        yield value[field]
+            raise UserError(f"{_line(source, number)}: not JSON ({error})") from error
+        for field in fields:
+            if not isinstance(value, dict) or not isinstance(value.get(field), str):
+                raise UserError(f"{_line(source, number)}: not an object with a string '{field}' (corpus.field)")
+        yield _joined([value[field] for field in fields])
 
 
-def _place(source: Source, number: int) -> str:
+def _line(source: Source, number: int) -> str:
     """The name of a line; ``number`` is that in the part of the file that is read."""
     return f"{source.name}, line {lines_before(source) + number}"
 
 
-def _csv(source: Source, field: str) -> Iterator[str]:
-    return _column(source, field, csv.reader(_with_newlines(source), strict=True))
+def _joined(values: list[str]) -> str:
+    """The document of one field as it is, of several a pair; none where source or target is empty."""
+    if len(values) == 1:
+        return values[0]
+    return pair(values) if values[0].strip() and values[-1].strip() else ""
 
 
-def _tsv(source: Source, field: str) -> Iterator[str]:
+def _csv(source: Source, fields: Fields) -> Iterator[str]:
+    return _columns(source, fields, csv.reader(_with_newlines(source), strict=True))
+
+
+def _tsv(source: Source, fields: Fields) -> Iterator[str]:
     # Tab-separated text quotes nothing: a quotation mark is a character like any other.
-    return _column(source, field, csv.reader(_with_newlines(source), delimiter="\t", quoting=csv.QUOTE_NONE))
+    return _columns(source, fields, csv.reader(_with_newlines(source), delimiter="\t", quoting=csv.QUOTE_NONE))
 
 
 def _with_newlines(source: Source) -> Iterator[str]:
     return (line + "\n" for line in _lines(source))
 
 
-def _column(source: Source, field: str, rows: Any) -> Iterator[str]:
-    """One column, by its number from 1, or by its name in the first row, which a number takes as text."""
+def _columns(source: Source, fields: Fields, rows: Any) -> Iterator[str]:
+    """Columns by number from 1, where all are numbers, or by their names in the first row, which is no document."""
     csv.field_size_limit(LONGEST_FIELD)
     try:
-        column = int(field) - 1 if field.isdecimal() else _column_named(source, field, next(rows, []))
+        header: list[str] = [] if all(field.isdecimal() for field in fields) else next(rows, [])
+        places = [_place(source, field, header) for field in fields]
         for row in rows:
-            if row and not 0 <= column < len(row):
-                raise UserError(
-                    f"{source.name}, line {rows.line_num}: {len(row)} columns, none '{field}' (corpus.field)"
-                )
             if row:
-                yield row[column]
+                yield _joined([_cell(source, row, *place, rows.line_num) for place in zip(places, fields, strict=True)])
     except csv.Error as error:
         raise UserError(f"{source.name}, line {rows.line_num}: {error}") from error
 
 
-def _column_named(source: Source, field: str, header: list[str]) -> int:
+def _place(source: Source, field: str, header: list[str]) -> int:
+    if not header and field.isdecimal():
+        return int(field) - 1
     if field not in header:
         raise UserError(
             f"{source.name}, line 1: no column '{field}' (corpus.field) among {', '.join(header) or 'none'}"
@@ -257,6 +301,12 @@ def _column_named(source: Source, field: str, header: list[str]) -> int:
     return header.index(field)
 
 
-KINDS: dict[str, Callable[[Source, str], Iterator[str]]] = {
-    "lines": _lines, "blocks": _blocks, "files": _file, "jsonl": _jsonl, "csv": _csv, "tsv": _tsv,
+def _cell(source: Source, row: list[str], place: int, field: str, line: int) -> str:
+    if not 0 <= place < len(row):
+        raise UserError(f"{source.name}, line {line}: {len(row)} columns, none '{field}' (corpus.field)")
+    return row[place]
+
+
+KINDS: dict[str, Callable[[Source, Fields], Iterator[str]]] = {
+    "lines": _lines, "blocks": _blocks, "files": _file, "jsonl": _jsonl, "csv": _csv, "tsv": _tsv, "pairs": _pairs,
 }  # fmt: skip

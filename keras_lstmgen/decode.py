@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_lstmgen import sampling
-from keras_lstmgen.model import Weights, column, pick, put, state_size, step
+from keras_lstmgen.model import Weights, column, in_parts, pick, put, state_size, step
 
 NO_ID = -1
 Step = Callable[[Any, Any], tuple[Any, Any]]  # of arrays, as ``stepper`` gives it
@@ -31,6 +31,7 @@ class Written(NamedTuple):
 
 def stepper(weights: Weights) -> Step:
     """One token a row, for a loop on the host: int32 [B] and float32 [B, S] give logits [B, V] and the state [B, S]."""
+    weights = in_parts(weights)
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.int32), tf.TensorSpec([None, state_size(weights)])])
     def call(ids: Any, state: Any) -> tuple[Any, Any]:
@@ -92,7 +93,7 @@ def write(
         return t + 1, token, state, seen | (places == place), put(tokens, here, token), put(logprobs, here, logprob)
 
     seen, tokens = tf.gather(text.seen, allowed, axis=1), tf.fill(tf.shape(noise), end_id)
-    start = (0, column(ids, tf.shape(ids)[1] - 1), text.state, seen, tokens, tf.zeros_like(noise))
+    start = (0, column(ids, tf.shape(ids)[1] - 1), text.state, seen, tokens, tf.zeros(tf.shape(noise)))
     _, _, state, seen, tokens, logprobs = tf.while_loop(going, advance, start)
     return Written(tokens, logprobs, Text(state, _spread(seen, text.seen, allowed)))
 

@@ -22,8 +22,7 @@ class Size(NamedTuple):
 # of its passes has to be repeated.
 CHARACTERS = (
     Size(60_000, units=128, layers=1, dropout=0.2, batch_size=16, epochs=30),
-    Size(700_000, units=256, layers=1, dropout=0.1, batch_size=32, epochs=9),
-    Size(3_000_000, units=512, layers=1, dropout=0.3, batch_size=32, epochs=9),
+    Size(3_000_000, units=512, layers=1, dropout=0.25, batch_size=32, epochs=7),
     Size(20_000_000, units=768, layers=1, dropout=0.2, batch_size=64, epochs=3),
     Size(math.inf, units=1024, layers=2, dropout=0.1, batch_size=64, epochs=1),
 )

@@ -7,8 +7,8 @@ appears when it is whole.
 
 import hashlib
 import json
-import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from keras_lstmgen.corpus import Split, fingerprint, pieces
 from keras_lstmgen.errors import UserError
-from keras_lstmgen.files import read_json, replacing, write_json
+from keras_lstmgen.files import alone, read_json, replacing, write_json
 from keras_lstmgen.recipe import Corpus, Recipe
 from keras_lstmgen.tokenizer import Tokenizer, train
 
@@ -35,7 +35,8 @@ class Encoded:
 
     ``train`` and ``validation`` are read-only, one dimension, uint16 or int32, mapped from the disk: an array, or
     ``shards.Shards``, of which slices and index arrays are read like an array's.
-    ``counts`` has for each: characters, bytes, words (between white space), documents, tokens, unknown.
+    ``counts`` has for each: characters, bytes, words (between white space), documents, tokens, unknown; of pairs they
+    are those of the targets.
     ``start_id`` begins a text: ``<s>`` of documents; in a stream the newline, or its first id if it has none.
     ``unsampled_ids`` are never to be generated: all that training never saw, ``<unk>`` and ``<s>``; sorted.
     """
@@ -59,14 +60,30 @@ def encode(recipe: Recipe, cache: Path, report: Callable[[str], None] = lambda _
     if (encoded := _opened(folder)) is not None:
         report(f"Corpus and tokenizer are unchanged: reusing {folder}")
         return encoded
-    shutil.rmtree(folder, ignore_errors=True)
-    with replacing(folder) as temporary:
-        temporary.mkdir()
-        _write(recipe, temporary, report)
-    encoded = _opened(folder)
+    with _turn(folder, report):
+        if _opened(folder) is None:
+            with replacing(folder) as temporary:
+                temporary.mkdir()
+                _write(recipe, temporary, report)
+                if _key(recipe) != folder.name:
+                    raise UserError("corpus.source: a text changed while it was read; train again when it is whole")
+        encoded = _opened(folder)
     if encoded is None:
         raise UserError(f"{folder}: does not read back as it was written; check the disk")
     return encoded
+
+
+@contextmanager
+def _turn(folder: Path, report: Callable[[str], None]) -> Iterator[None]:
+    """Wait for other runs that encode the same text."""
+    lock = folder.with_suffix(".lock")
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        lock.touch()
+    except OSError as error:
+        raise UserError(f"{folder}: could not be written ({error.strerror})") from error
+    with alone(lock, lambda: report("Waiting for another run that encodes this text")):
+        yield
 
 
 def _key(recipe: Recipe) -> str:
@@ -144,7 +161,10 @@ def _unsampled(seen: NDArray[np.bool_], tokenizer: Tokenizer) -> list[int]:
 def encode_split(
     corpus: Corpus, split: Split, tokenizer: Tokenizer, path: Path, dtype: str
 ) -> tuple[dict[str, int], NDArray[np.bool_]]:
-    """Write the ids of one side; return its counts, and bool (V,): which ids occur in it."""
+    """Write the ids of one side; return its counts, and bool (V,): which ids occur in it.
+
+    What is counted of pairs is what is to be predicted: their targets.
+    """
     counts, seen = write_ids(pieces(corpus, split), corpus, tokenizer, path, dtype)
     return counts | ({"documents": 1} if corpus.documents == "stream" else {}), seen
 
@@ -152,14 +172,18 @@ def encode_split(
 def write_ids(
     texts: Iterator[str], corpus: Corpus, tokenizer: Tokenizer, path: Path, dtype: str
 ) -> tuple[dict[str, int], NDArray[np.bool_]]:
-    """Write the ids of documents, or of pieces of a stream; return their counts, and bool (V,): which ids occur."""
+    """Write the ids of documents, or of pieces of a stream; return what ``encode_split`` returns."""
     counts = dict.fromkeys(COUNTS, 0)
     seen = np.zeros(tokenizer.vocab_size, np.bool_)
     with path.open("wb") as file:
         for batch in _batches(texts):
-            ids = _ids(batch, tokenizer, corpus.documents == "stream")
+            ids = ids_of(batch, tokenizer, corpus.documents == "stream")
             ids.astype(dtype).tofile(file)
             seen[ids] = True
+            if corpus.is_pairs:
+                batch = [text.rpartition("\n")[2] for text in batch]
+                ids = ids_of(batch, tokenizer, is_stream=True)
+                counts["tokens"] += len(batch)  # the end of each
             _add_up(counts, batch, ids, tokenizer.unk_id)
     return counts, seen
 
@@ -178,7 +202,7 @@ def _batches(texts: Iterator[str]) -> Iterator[list[str]]:
         yield batch
 
 
-def _ids(texts: list[str], tokenizer: Tokenizer, is_stream: bool) -> NDArray[np.int32]:
+def ids_of(texts: list[str], tokenizer: Tokenizer, is_stream: bool) -> NDArray[np.int32]:
     """The ids of texts one after another, each document between ``<s>`` and ``</s>``."""
     start, end = ([], []) if is_stream else ([tokenizer.start_id], [tokenizer.end_id])
     return np.concatenate([part for text in texts for part in (start, tokenizer.encode(text), end)]).astype(np.int32)

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from keras_lstmgen import kernel
 from keras_lstmgen.attention import attend
-from keras_lstmgen.model import Weights, join_state, score, split_state, state_size
+from keras_lstmgen.model import Weights, join_state, score, split_state, state_size, together
 
 WINDOW = 256  # most tokens a row scored in one call
 WARM_UP = WINDOW  # tokens read, not scored, before each part of a text that is scored in parts side by side
@@ -28,7 +28,13 @@ def scorer(weights: Weights) -> Callable[..., Any]:
 
 def _read(weights: Weights, ids: Any, state: Any) -> tuple[Any, Any]:
     """What ``score`` gives."""
-    x, carried = tf.gather(weights.embedding, ids[:, :-1]), []
+    logits, state = together(weights, lambda member, part: _logits(member, ids[:, :-1], part), state)
+    return -tf.nn.sparse_softmax_cross_entropy_with_logits(ids[:, 1:], logits), state
+
+
+def _logits(weights: Weights, ids: Any, state: Any) -> tuple[Any, Any]:
+    """What a member gives for each of int32 [B, T]: logits [B, T, V], and its state."""
+    x, carried = tf.gather(weights.embedding, ids), []
     parts, memory = split_state(weights, state)
     for cell, h, c in zip(weights.cells, parts[::2], parts[1::2], strict=True):
         x, h, c = kernel.lstm(x, h, c, *cell)
@@ -36,8 +42,7 @@ def _read(weights: Weights, ids: Any, state: Any) -> tuple[Any, Any]:
     if weights.heads:
         x, memory, _ = attend(weights.heads, x, memory)
     logits = tf.einsum("bth,vh->btv" if weights.tied else "bth,hv->btv", x, weights.output) + weights.output_bias
-    nats = tf.nn.sparse_softmax_cross_entropy_with_logits(ids[:, 1:], logits)
-    return -nats, join_state(carried, memory)
+    return logits, join_state(carried, memory)
 
 
 def total_nats(

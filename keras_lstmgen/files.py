@@ -1,30 +1,35 @@
 """Files that are either whole or not there: written under a temporary name, then renamed."""
 
+import fcntl
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from keras_lstmgen.errors import UserError
 
+WRITING = ".writing-"  # begins the names of folders in which something is being written
+
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, before: Path | None = None) -> Iterator[Path]:
     """Yield a temporary path, for a file or a folder, that takes the place of ``path`` if the block succeeds.
 
-    Whatever stood at ``path`` before stays until then, also when the disk is full.
+    Whatever stood at ``path`` before stays until then, also when the disk is full; then it goes to ``before``, if that
+    is given. What a process left that was killed here is removed by the next that writes into the same folder.
     """
     folder = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=".writing-", dir=path.parent))
+        _sweep(path.parent)
+        folder, lock = _begin(path.parent)
         yield folder / path.name
         _sync(folder / path.name)
-        _put(folder / path.name, path, folder / f"{path.name}.before")
+        _put(folder / path.name, path, before)
     except OSError as error:
         raise UserError(
             f"{path}: could not be written ({error.strerror or error}); what was there before is kept"
@@ -32,11 +37,58 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         if folder:
             shutil.rmtree(folder, ignore_errors=True)
+            os.close(lock)
 
 
-def _put(new: Path, path: Path, before: Path) -> None:
-    """Rename ``new`` to ``path``. A folder only takes a name that is free: what has it goes to ``before``, or back."""
-    if not new.is_dir() or not path.is_dir():
+def _begin(parent: Path) -> tuple[Path, int]:
+    """A new folder to write in, locked as long as the descriptor is open, so that ``_sweep`` leaves it alone."""
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=WRITING, dir=parent))
+        lock = os.open(folder, os.O_RDONLY)
+        with suppress(OSError):  # a file system that knows no locks: there nothing is swept either
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        if folder.is_dir():
+            return folder, lock
+        os.close(lock)  # swept between its making and its locking
+
+
+def _sweep(parent: Path) -> None:
+    """Remove the folders that nobody writes in any more: the lock of a process goes with it."""
+    for folder in parent.glob(f"{WRITING}*"):
+        with suppress(OSError):
+            lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                os.close(lock)
+
+
+@contextmanager
+def alone(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
+    """Let one process at a time into the block, by a lock on a file or folder; ``waiting`` is called before a wait.
+
+    The lock of a process that is killed goes with it. On a file system that knows no locks, all come in.
+    """
+    lock = os.open(path, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            waiting()
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError:
+            pass
+        yield
+    finally:
+        os.close(lock)
+
+
+def _put(new: Path, path: Path, before: Path | None) -> None:
+    """Rename ``new`` to ``path``. What has this name goes to ``before``, if that is given, or back."""
+    if new.is_dir() and path.is_dir():  # which only takes a name that is free
+        before = before or new.with_name(f"{path.name}.before")
+    if before is None or not path.exists():
         os.replace(new, path)
         return
     os.replace(path, before)

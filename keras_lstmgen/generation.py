@@ -12,6 +12,7 @@ import tensorflow as tf
 from keras_lstmgen import beam, constraints, sampling
 from keras_lstmgen.constraints import Constraints, Draft, HostOptions
 from keras_lstmgen.decode import Step, Text, begin, write
+from keras_lstmgen.model import Weights, in_parts
 from keras_lstmgen.run import Run
 from keras_lstmgen.sampling import Options
 from keras_lstmgen.tokenizer import BYTE_BY_BYTE, Tokenizer
@@ -26,8 +27,10 @@ class Sample:
 
     text: str = ""
     tokens: list[int] = field(default_factory=list)
+    length: int = 0  # tokens written
     logprob: float = 0.0
-    finish_reason: str = ""  # "stop": an end symbol, a stop string, nothing may follow; "length"; "" while it grows
+    # "stop": an end symbol, a stop string, nothing may follow; "length"; "break": broken off; "" while it grows
+    finish_reason: str = ""
     note: str = ""  # what went otherwise than was asked
     score: float | None = None  # of a beam search
 
@@ -35,9 +38,12 @@ class Sample:
 Writer = Callable[..., Any]
 
 
-def writer(run: Run) -> Writer:
-    """Compile the decoding loop for a run's weights; traced once, for any B, P and N."""
-    weights, unsampled = run.weights, unsampled_mask(run)
+def writer(run: Run, weights: Weights | None = None) -> Writer:
+    """Compile the decoding loop for a run's weights; traced once, for any B, P and N.
+
+    Weights that are going to change are given; otherwise those of a large vocabulary are copied (``model.in_parts``).
+    """
+    weights, unsampled = weights or in_parts(run.weights), unsampled_mask(run)
 
     @tf.function(reduce_retracing=True)
     def call(ids: Any, text: Text, noise: Any, options: sampling.Rows, bias: Any = None) -> Any:
@@ -69,6 +75,7 @@ def generate(
     emit: Callable[[int, str], None] = lambda _row, _text: None,
     call: Writer | None = None,
     limits: Constraints | None = None,
+    keep: bool = True,
 ) -> list[Sample]:
     """Write one text a seed, all in one batch.
 
@@ -82,20 +89,49 @@ def generate(
         emit: called with (row, new text) as soon as the text can no longer change.
         call: what ``writer`` gave, to save tracing it again.
         limits: what ``constrained`` gave. The host then looks at every token before the next is drawn.
+        keep: give texts and tokens back; without, they are only emitted, and memory does not grow with them.
+    """
+    ids, text = run.prompt_ids(prompt), begin(len(seeds), run.metadata.state_size, run.metadata.vocab_size)
+    choices: dict[str, Any] = {"seeds": seeds, "stop": stop, "emit": emit, "call": call, "limits": limits, "keep": keep}
+    return go_on(run, ids, text, max_new_tokens, options or Options(), **choices)[0]
+
+
+def go_on(
+    run: Run,
+    unread: Sequence[int],
+    text: Text,
+    max_new_tokens: int,
+    options: Options,
+    *,
+    seeds: Sequence[int] = (0,),
+    stop: Sequence[str] = (),
+    emit: Callable[[int, str], None] = lambda _row, _text: None,
+    call: Writer | None = None,
+    limits: Constraints | None = None,
+    keep: bool = True,
+    broken_off: Callable[[], bool] = lambda: False,
+) -> tuple[list[Sample], Text]:
+    """Read ``unread``, at least one id, behind the B texts that ``text`` stands for, and write; else as ``generate``.
+
+    ``broken_off`` is asked after each chunk. What is given back beside the samples has read all that was written but
+    the last token of the longest; behind a stop string it has read more than the sample holds.
     """
     call = call or writer(run)
-    ids = np.array([run.prompt_ids(prompt)] * len(seeds), np.int32)
+    ids = np.array([unread] * len(seeds), np.int32)
     texts = [
         _Growing(
-            Sample(), Tail(run.tokenizer, stop), partial(emit, row), limits and constraints.begin(limits, ids[row])
+            Sample(),
+            Tail(run.tokenizer, stop),
+            partial(emit, row),
+            limits and constraints.begin(limits, ids[row]),
+            keep,
         )
         for row in range(len(seeds))
     ]
-    rows = sampling.rows([options or Options()] * len(seeds))
-    text = begin(len(seeds), run.metadata.state_size, run.metadata.vocab_size)
+    rows = sampling.rows([options] * len(seeds))
     chunk, bias = 1 if limits else CHUNK, _bias(texts, limits)
     for start in range(0, max_new_tokens, chunk):
-        if all(growing.sample.finish_reason for growing in texts):
+        if all(growing.sample.finish_reason for growing in texts) or broken_off():
             break
         N = min(chunk, max_new_tokens - start)
         written = call(ids, text, sampling.noise(list(seeds), N, start), rows, bias)
@@ -105,8 +141,8 @@ def generate(
         ids, text = written.tokens.numpy()[:, -1:], written.text
         bias = _bias(texts, limits)
     for growing in texts:
-        _finish(growing, "length")
-    return [growing.sample for growing in texts]
+        _finish(growing, "break" if broken_off() else "length")
+    return [growing.sample for growing in texts], text
 
 
 def search(
@@ -134,7 +170,9 @@ def search(
 
 def _found(text: beam.Hypothesis, tail: "Tail") -> Sample:
     """A text of a beam search in the form of others."""
-    sample = Sample(tokens=text.tokens, logprob=text.logprob, note=text.outlook.note, score=text.score)
+    sample = Sample(
+        tokens=text.tokens, length=len(text.tokens), logprob=text.logprob, note=text.outlook.note, score=text.score
+    )
     growing = _Growing(sample, tail, lambda _: None, text.draft)
     for token in text.tokens:
         _add(growing, tail.push(token))
@@ -174,6 +212,7 @@ class _Growing:
     tail: "Tail"
     emit: Callable[[str], None]
     draft: Draft | None
+    keep: bool = True
 
 
 def _bias(texts: list[_Growing], limits: Constraints | None) -> Any:
@@ -199,7 +238,9 @@ def _take(growing: _Growing, tokens: Any, logprobs: Any, end_id: int) -> None:
     for token, logprob in zip(tokens, logprobs, strict=True):
         if sample.finish_reason:
             return
-        sample.tokens.append(int(token))
+        sample.length += 1
+        if growing.keep:
+            sample.tokens.append(int(token))
         sample.logprob += float(logprob)
         if growing.draft:
             growing.draft = constraints.follow(growing.draft, int(token), end_id)
@@ -221,8 +262,9 @@ def _finish(growing: _Growing, reason: str) -> None:
 
 
 def _add(growing: _Growing, new: str) -> None:
-    if new:
+    if new and growing.keep:
         growing.sample.text += new
+    if new:
         growing.emit(new)
 
 

@@ -1,4 +1,4 @@
-"""The negative log-likelihood of a large vocabulary, estimated in each update from a part of it."""
+"""Losses: the negative log-likelihood of a large vocabulary, estimated from a part of it; that of an ensemble."""
 
 from typing import Any
 
@@ -56,3 +56,16 @@ class SampledSoftmax(keras.losses.Loss):
         missed = N * np.log1p(-self.targets) + self.draws * np.log1p(-self.others)
         found = np.maximum(-np.expm1(missed), np.finfo(np.float32).tiny)  # an id that is never met is never asked for
         return tf.constant(-np.log(found), tf.float32)
+
+
+class EachMember(keras.losses.Loss):
+    """The negative log-likelihood that each member has by itself, in the mean: [B, T].
+
+    ``y_true`` are ids [B, T], ``y_pred`` the logits of the members, float32 [B, T, K, V].
+    """
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        """Give the mean over the members."""
+        K = y_pred.shape[2]
+        ids = tf.repeat(tf.cast(y_true, tf.int32)[:, :, tf.newaxis], K, axis=2)
+        return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(ids, y_pred), axis=2)

@@ -10,6 +10,8 @@ The state of a text is one opaque float32 [B, S]: ``h`` and ``c`` of each layer 
 the memory of ``attention`` where there is one. Zeros begin a text.
 """
 
+import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import keras
@@ -18,8 +20,12 @@ import tensorflow as tf
 
 from keras_lstmgen import recipe
 from keras_lstmgen.attention import Attention, Heads, attend, memory_size
+from keras_lstmgen.ensemble import Ensemble, members_of, mixed
 from keras_lstmgen.layers import LSTM, Output, TiedOutput
 from keras_lstmgen.regularization import ActivationRegularization, DroppedEmbedding
+
+LARGE = 4096  # tokens, from which a draw is told by the last bits of the logits
+PARTS = 8  # of a matrix of such a model
 
 
 def build(
@@ -30,24 +36,46 @@ def build(
     *,
     precision: str = "float32",
     sampled: bool = False,
+    carries: bool = True,
 ) -> keras.Sequential:
     """Stack the layers of a recipe: int32 [B, T] in, float32 logits [B, T, V] out.
 
-    With ``B`` given, the LSTM layers carry their state from one batch to the next, as training on contiguous
-    streams wants it, and the layers of ``regularization`` are among them; without, every call begins with zeros, and
-    all layers but attention and a tied output are Keras's own, which need nothing of ours to be opened. Both have the
-    same weights in the same order. The LSTM layers meet cuDNN's conditions, and one dropout mask serves all steps of a
-    window (Gal and Ghahramani, 2016). ``precision`` is that of the operands of the LSTM's products on a CPU, in
-    training; with ``sampled`` the model gives in training what its output layer is given, for ``SampledSoftmax``.
+    With ``B`` given, the model is to be trained: the layers of ``regularization`` are in it, and the LSTM layers carry
+    their state from one batch to the next, as contiguous streams want it, unless ``carries`` is false. Without, every
+    call begins with zeros, and all layers but attention and a tied output are Keras's own, which need nothing of ours
+    to be opened. Both have the same weights in the same order. The LSTM layers meet cuDNN's conditions, and one dropout
+    mask serves all steps of a window (Gal and Ghahramani, 2016). ``precision`` is that of the operands of the LSTM's
+    products on a CPU, in training; with ``sampled`` the model gives in training what its output layer is given, for
+    ``SampledSoftmax``. Where there are several members, the model is one layer that holds them.
     """
+    options: dict[str, Any] = {"precision": precision, "sampled": sampled, "carries": carries}
+    if settings.members == 1:
+        return _member(settings, V, B, T, name="lstmgen", **options)
+    members = [_member(settings, V, B, T, name=f"member_{k}", **options) for k in range(1, settings.members + 1)]
+    layers = [keras.Input(batch_shape=(B, T), dtype="int32"), Ensemble(members, name="ensemble")]
+    return keras.Sequential(layers, name="lstmgen")
+
+
+def _member(
+    settings: recipe.Model,
+    V: int,
+    B: int | None,
+    T: int | None,
+    *,
+    precision: str,
+    sampled: bool,
+    carries: bool,
+    name: str,
+) -> keras.Sequential:
+    """One stack of layers, as ``build`` has it."""
     embedding = _embedding(settings, V, B is not None)
     layers: list[keras.layers.Layer] = [keras.Input(batch_shape=(B, T), dtype="int32"), embedding]
     for number in range(1, settings.layers + 1):
         rate = settings.dropout if number > 1 or settings.input_dropout == recipe.AUTO else settings.input_dropout
         layers.append(keras.layers.SpatialDropout1D(rate, name=f"dropout_{number}"))
-        layers.append(_lstm(settings, None if B is None else precision, name=f"lstm_{number}"))
+        layers.append(_lstm(settings, None if B is None else precision, carries, name=f"lstm_{number}"))
     if settings.attention:
-        layers.append(Attention(settings.attention, B, name="attention"))
+        layers.append(Attention(settings.attention, B if carries else None, name="attention"))
     layers.append(keras.layers.SpatialDropout1D(settings.dropout, name="dropout_output"))
     if B is not None and settings.activation_regularization:
         layers.append(ActivationRegularization(settings.activation_regularization, name="activation_regularization"))
@@ -56,7 +84,7 @@ def build(
         layers.append(TiedOutput(embedding, **options))
     else:
         layers.append(keras.layers.Dense(V, name="output") if B is None else Output(V, **options))
-    return keras.Sequential(layers, name="lstmgen")
+    return keras.Sequential(layers, name=name)
 
 
 def _embedding(settings: recipe.Model, V: int, trains: bool) -> keras.layers.Embedding:
@@ -72,12 +100,12 @@ def _embedding(settings: recipe.Model, V: int, trains: bool) -> keras.layers.Emb
     return keras.layers.Embedding(V, settings.embedding_size, **options)
 
 
-def _lstm(settings: recipe.Model, precision: str | None, name: str) -> keras.layers.LSTM:
+def _lstm(settings: recipe.Model, precision: str | None, carries: bool, name: str) -> keras.layers.LSTM:
     """One LSTM layer: with a precision ours, which trains; without, Keras's own."""
     if precision is None:
         return keras.layers.LSTM(settings.units, return_sequences=True, name=name)
     options: dict[str, Any] = {"precision": precision, "weight_drop": settings.weight_drop, "name": name}
-    return LSTM(settings.units, return_sequences=True, stateful=True, **options)
+    return LSTM(settings.units, return_sequences=True, stateful=carries, **options)
 
 
 def start_at(model: keras.Sequential, counts: np.ndarray[Any, Any]) -> None:
@@ -87,7 +115,8 @@ def start_at(model: keras.Sequential, counts: np.ndarray[Any, Any]) -> None:
     them, the byte pieces), and from saturated units it learns slowly.
     """
     never = 1e-3  # of an occurrence: next to nothing, but a finite logit
-    model.layers[-1].bias.assign(np.log(np.maximum(counts, never) / counts.sum()))
+    for member in members_of(model):
+        member.layers[-1].bias.assign(np.log(np.maximum(counts, never) / counts.sum()))
 
 
 class Cell(NamedTuple):
@@ -98,8 +127,20 @@ class Cell(NamedTuple):
     bias: Any  # float32 [4H], b; the forget quarter begins at 1
 
 
+class Gates(NamedTuple):
+    """What a layer lets in, keeps, proposes and lets out at a step, each float32 [B, H]."""
+
+    input: Any  # sigmoid(i)
+    forget: Any  # sigmoid(f)
+    candidate: Any  # tanh(g)
+    output: Any  # sigmoid(o)
+
+
 class Weights(NamedTuple):
-    """Everything a step needs, as the variables of a ``Sequential`` (so that export finds them)."""
+    """Everything a step needs, as the variables of a ``Sequential`` (so that export finds them).
+
+    A matrix may be a tuple of its parts: see ``in_parts``.
+    """
 
     embedding: Any  # float32 [V, E]; or [V, 4H], the table of ``folded``
     cells: tuple[Cell, ...]
@@ -108,10 +149,21 @@ class Weights(NamedTuple):
     tied: bool
     heads: Heads | None  # of the attention
     slots: int  # M, of its memory
+    others: tuple["Weights", ...] = ()  # the further members of an ensemble
 
 
 def weights_of(model: keras.Sequential) -> Weights:
     """Find the weights of a ``Sequential`` that ``build`` made, as ``tf.Variable`` s."""
+    first, *others = (_weights_of(member) for member in members_of(model))
+    return first._replace(others=tuple(others))
+
+
+def each_member(weights: Weights) -> list[Weights]:
+    """The weights of each member by itself."""
+    return [weights._replace(others=()), *weights.others]
+
+
+def _weights_of(model: keras.Sequential) -> Weights:
     cells = [layer.cell for layer in model.layers if isinstance(layer, keras.layers.LSTM)]
     embedding, output = model.layers[0], model.layers[-1]
     tied = isinstance(output, TiedOutput)
@@ -127,28 +179,96 @@ def weights_of(model: keras.Sequential) -> Weights:
     )
 
 
+def in_parts(weights: Weights) -> Weights:
+    """A copy of the weights, the matrices of products in parts; of a small vocabulary the weights themselves.
+
+    A runtime adds up the H numbers of a product one after another, in an order of its own, and loses the more the
+    longer the sum is. Of thousands of words that is enough to draw another one every few thousand tokens. The sum of
+    eight sums of H / 8 loses less, and takes longer: a draw of a large vocabulary is worth that, and no other.
+    """
+    if int(weights.output_bias.shape[0]) < LARGE:
+        return weights
+    first, *others = (_in_parts(member) for member in each_member(weights))
+    return first._replace(others=tuple(others))
+
+
+def _in_parts(weights: Weights) -> Weights:
+    output = _cut(weights.output, int(weights.tied))
+    cells = (Cell(_cut(one.kernel), _cut(one.recurrent), one.bias) for one in weights.cells)
+    embedding = output if weights.tied else weights.embedding
+    return weights._replace(embedding=embedding, cells=tuple(cells), output=output)
+
+
+def _cut(matrix: Any, axis: int = 0) -> Any:
+    """Cut it into parts of one size, where a product adds up."""
+    if matrix is None:
+        return None
+    parts = tf.split(matrix, math.gcd(PARTS, matrix.shape[axis]), axis)
+    return tuple(tf.Variable(part, trainable=False) for part in parts)
+
+
+def _product(x: Any, matrix: Any, transposed: bool = False) -> Any:
+    """Multiply [B, n] by [n, m], by [m, n] transposed, or by the parts of either."""
+    if not isinstance(matrix, tuple):
+        return tf.matmul(x, matrix, transpose_b=transposed)
+    pieces = zip(tf.split(x, len(matrix), axis=1), matrix, strict=True)
+    return tf.add_n([tf.matmul(piece, part, transpose_b=transposed) for piece, part in pieces])
+
+
+def _embedded(weights: Weights, ids: Any) -> Any:
+    """Int32 [B] gives float32 [B, E]."""
+    if not isinstance(weights.embedding, tuple):
+        return tf.gather(weights.embedding, ids)
+    return tf.concat([tf.gather(part, ids) for part in weights.embedding], axis=1)
+
+
 def state_size(weights: Weights) -> int:
-    """S = 2 L H, and the numbers of the attention's memory."""
-    return _carried_by_cells(weights) + memory_size(weights.slots)
+    """S = 2 L H, and the numbers of the attention's memory; members' states stand one behind the other."""
+    return (_carried_by_cells(weights) + memory_size(weights.slots)) * (1 + len(weights.others))
 
 
 def _carried_by_cells(weights: Weights) -> int:
-    return sum(2 * int(cell.recurrent.shape[0]) for cell in weights.cells)
+    return sum(int(tf.nest.flatten(cell.recurrent)[0].shape[1]) // 2 for cell in weights.cells)
+
+
+class Watched(NamedTuple):
+    """What a step gives, and how it came to it."""
+
+    logits: Any  # float32 [B, V]
+    state: Any  # float32 [B, S]
+    gates: tuple[Gates, ...]  # of each layer
+    looks: Any  # where the attention looked, float32 [B, 1, M + 1]; None without
 
 
 def step(weights: Weights, ids: Any, state: Any) -> tuple[Any, Any]:
     """Read one token a row: int32 [B] and float32 [B, S] give logits [B, V] of the next token and the state [B, S]."""
-    x = tf.gather(weights.embedding, ids)
+    return together(weights, lambda member, part: watched_step(member, ids, part)[:2], state)
+
+
+def together(weights: Weights, ask: Callable[[Weights, Any], tuple[Any, Any]], state: Any) -> tuple[Any, Any]:
+    """Ask each member, with its part of the state [B, S]: ``ask`` gives its logits and its next state."""
+    if not weights.others:
+        return ask(weights, state)
+    members = each_member(weights)
+    parts = tf.split(state, len(members), axis=1)
+    logits, states = zip(*(ask(member, part) for member, part in zip(members, parts, strict=True)), strict=True)
+    return mixed(logits), tf.concat(states, axis=1)
+
+
+def watched_step(weights: Weights, ids: Any, state: Any) -> Watched:
+    """The step of one member, with what it does on the way; a graph that leaves that out has no operator for it."""
+    x = _embedded(weights, ids)
     parts, memory = split_state(weights, state)
-    carried = []
-    for cell, h, c in zip(weights.cells, parts[::2], parts[1::2], strict=True):
-        x, c = _cell(cell, x, h, c)
+    carried, gates, looks = [], [], None
+    for weights_of_layer, h, c in zip(weights.cells, parts[::2], parts[1::2], strict=True):
+        x, c, of_layer = cell(weights_of_layer, x, h, c)
         carried += [x, c]
+        gates.append(of_layer)
     if weights.heads:
-        looked, memory, _ = attend(weights.heads, tf.expand_dims(x, 1), memory)
+        looked, memory, looks = attend(weights.heads, tf.expand_dims(x, 1), memory)
         x = tf.squeeze(looked, 1)
-    logits = tf.matmul(x, weights.output, transpose_b=weights.tied) + weights.output_bias
-    return logits, join_state(carried, memory)
+    logits = _product(x, weights.output, weights.tied) + weights.output_bias
+    return Watched(logits, join_state(carried, memory), tuple(gates), looks)
 
 
 def split_state(weights: Weights, state: Any) -> tuple[list[Any], Any]:
@@ -166,13 +286,14 @@ def join_state(parts: list[Any], memory: Any) -> Any:
     return tf.concat([*parts, *flat], axis=1)
 
 
-def _cell(cell: Cell, x: Any, h: Any, c: Any) -> tuple[Any, Any]:
-    """The gate equations above: the next h and c, each [B, H]."""
-    x = x if cell.kernel is None else tf.matmul(x, cell.kernel) + cell.bias
-    z = x + tf.matmul(h, cell.recurrent)
+def cell(weights: Cell, x: Any, h: Any, c: Any) -> tuple[Any, Any, Gates]:
+    """The gate equations above: the next h and c, each [B, H], and the gates that made them."""
+    x = x if weights.kernel is None else _product(x, weights.kernel) + weights.bias
+    z = x + _product(h, weights.recurrent)
     i, f, g, o = tf.split(z, 4, axis=1)
-    c = tf.sigmoid(f) * c + tf.sigmoid(i) * tf.tanh(g)
-    return tf.sigmoid(o) * tf.tanh(c), c
+    f, i, g, o = tf.sigmoid(f), tf.sigmoid(i), tf.tanh(g), tf.sigmoid(o)
+    c = f * c + i * g
+    return o * tf.tanh(c), c, Gates(i, f, g, o)
 
 
 def score(weights: Weights, ids: Any, state: Any) -> tuple[Any, Any]:

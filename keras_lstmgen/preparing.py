@@ -40,7 +40,8 @@ from keras_lstmgen.sources import Source
 from keras_lstmgen.tokenizer import Tokenizer
 
 PART = 1 << 24  # bytes of a file, packed or not, that make a part
-MARKS = {"stream": b"\n", "lines": b"\n", "jsonl": b"\n", "blocks": b"\n\n"}  # behind which a part may begin
+# Behind which a part may begin.
+MARKS = {"stream": b"\n", "lines": b"\n", "jsonl": b"\n", "pairs": b"\n", "blocks": b"\n\n"}
 RESULTS = "results"
 UNFINISHED = ".shard-"
 LOCAL = "apache_beam.runners.portability.fn_api_runner.fn_runner.FnApiRunner"
@@ -74,6 +75,7 @@ def prepare(
     Raises UserError for text, recipe or options that cannot be used. Memory is bounded by a part, not by the corpus.
     """
     tokenizer.check(settings.tokenizer)
+    settings = replace(settings, corpus=sources.without_standard_input(settings.corpus))
     parts = plan(settings.corpus)
     chosen = _options(options, len(parts))
     with _made(str(output)) as folder:
@@ -124,6 +126,10 @@ def plan(settings: recipe.Corpus) -> list[Part]:
     """Cut the corpus into parts; the same for the same files."""
     if prepared.folder_of(settings):
         raise UserError(f"{settings.source[0]}: is prepared; train on it with 'keras-lstmgen train'")
+    if settings.labels:
+        raise UserError(
+            "corpus.labels: cannot be prepared; write the labels into the text, as corpus.documents = 'pairs' has them"
+        )
     sides: list[tuple[Split | None, list[Source]]] = [(None, sources.resolve(settings))]
     if settings.validation:
         sides = [("train", sides[0][1]), ("validation", corpus.validation_sources(settings))]
@@ -373,9 +379,9 @@ def _encode(part: Part, model: bytes, settings: recipe.Recipe, folder: str) -> I
             path = Path(place, f"{split}-{part.number:05}.ids")
             texts, dtype = _texts(part, settings.corpus, split), encoding.dtype_of(words)
             counts, seen = encoding.write_ids(texts, settings.corpus, words, path, dtype)
-            if not counts["tokens"]:
+            if not (tokens := path.stat().st_size // np.dtype(dtype).itemsize):
                 continue
-            shard = {"file": path.name, "tokens": counts["tokens"], "sha256": encoding.sha256(path)}
+            shard = {"file": path.name, "tokens": tokens, "sha256": encoding.sha256(path)}
             first = int(np.fromfile(path, dtype, 1)[0])
             _deliver(path, folder)
         told = {"split": split, "number": part.number, "shard": shard, "counts": counts}

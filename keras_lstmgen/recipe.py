@@ -48,13 +48,21 @@ class Corpus:
     documents: str = knob(
         "stream",
         "what one document is",
-        choices=("stream", "lines", "blocks", "files", "jsonl", "csv", "tsv"),
+        choices=("stream", "lines", "blocks", "files", "jsonl", "csv", "tsv", "pairs"),
     )
-    field: str = knob("", "field of a JSONL object, or name or number (from 1) of a CSV/TSV column")
+    field: tuple[str, ...] = knob(
+        (), "fields of a JSONL object, or names or numbers (from 1) of CSV/TSV columns; of several the last is a target"
+    )
+    labels: tuple[str, ...] = knob((), "a word for each source: what its documents are the targets of")
     unique: bool = knob(False, "of equal documents the first alone counts, on each side of the split")
     validation: tuple[str, ...] = knob((), "files to validate on, instead of a part of the source")
     validation_fraction: float = knob(0.1, "part of the source held out for validation", low=0.0, high=0.9)
     split_seed: int = knob(0, "seed of the hash that sends a document to training or validation", low=0)
+
+    @property
+    def is_pairs(self) -> bool:
+        """Whether its documents are pairs of a source and a target that answers it."""
+        return self.documents == "pairs" or len(self.field) > 1 or bool(self.labels)
 
 
 @dataclass(frozen=True)
@@ -92,6 +100,9 @@ class Model:
         low=0,
         high=65_536,
     )
+    members: int = knob(
+        1, "K, models trained side by side, whose probabilities are averaged: K times the work", low=1, high=64
+    )
     tied: bool = knob(False, "output layer shares the embedding's weights (needs embedding_size = units)")
 
 
@@ -100,7 +111,11 @@ class Training:
     """How the weights are found. It ends at whichever limit comes first."""
 
     batch_size: int = knob(AUTO, "B, streams read side by side", low=1, high=65_536)
-    window: int = knob(64, "T, time steps the gradient flows back", low=1, high=65_536)
+    window: int = knob(
+        64, "T, time steps the gradient flows back; of a pair the most tokens, longer sources lose their end",
+        low=1, high=65_536,
+    )  # fmt: skip
+    source_loss: float = knob(0.0, "weight of a pair's source in the loss, where its target has 1", low=0.0, high=1.0)
     epochs: int = knob(
         AUTO,
         "passes over the text; 0: no limit (then minutes is one), and so is auto where minutes is given",
@@ -148,6 +163,24 @@ class Export:
 
 
 @dataclass(frozen=True)
+class Evaluate:
+    """What ``evaluate`` measures beside the loss."""
+
+    measures: tuple[str, ...] = knob(
+        (),
+        "what is measured of answers (of pairs), of samples of a kind (of labels) or of poems (of documents)",
+        choices=("bleu", "rouge", "exact_match", "recall", "distinct_2", "kind", "verses"),
+    )
+    beams: int = knob(
+        0, "width of a beam search whose answers are measured beside the greedy ones; 0: none", low=0, high=1_000
+    )
+    length_penalty: float = knob(
+        0.0, "of that search, above 0: longer answers score better; 0: an answer scores what its tokens do",
+        low=0.0, high=10.0,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
 class Recipe:
     """All of it. Field names are the tables of the TOML file."""
 
@@ -156,10 +189,12 @@ class Recipe:
     model: Model = Model()
     training: Training = Training()
     export: Export = Export()
+    evaluate: Evaluate = Evaluate()
 
 
 SECTIONS: dict[str, type[Any]] = {
     "corpus": Corpus, "tokenizer": Tokenizer, "model": Model, "training": Training, "export": Export,
+    "evaluate": Evaluate,
 }  # fmt: skip
 
 
@@ -230,7 +265,7 @@ def _checked(where: str, value: Any, known: tuple[Any, Any, Mapping[str, Any]]) 
 def _typed(where: str, value: Any, kind: Any) -> Any:
     """Bring a TOML value to the type of its field; a single word counts as a list of one."""
     if get_args(kind):
-        words = [value] if isinstance(value, str) else value
+        words = ([value] if value else []) if isinstance(value, str) else value
         if isinstance(words, list | tuple) and all(isinstance(word, str) for word in words):
             return tuple(words)
     elif kind is float and isinstance(value, int) and not isinstance(value, bool):
@@ -251,16 +286,52 @@ def _check_together(recipe: Recipe, where: str) -> None:
         )
     if not recipe.training.epochs and not recipe.training.minutes:
         raise UserError(f"{where}training.epochs and training.minutes are both 0: give one limit")
-    if recipe.corpus.documents in ("jsonl", "csv", "tsv") and not recipe.corpus.field:
-        raise UserError(f"{where}corpus.documents = '{recipe.corpus.documents}' needs corpus.field")
-    if recipe.corpus.documents == "stream" and recipe.corpus.unique:
-        raise UserError(f"{where}corpus.unique needs documents: a stream is one; give corpus.documents")
-    if not recipe.corpus.source:
+    _check_corpus(recipe.corpus, where)
+    _check_pairs(recipe, where)
+    _check_measures(recipe, where)
+    for name in ("training.sampled_softmax", "model.activation_regularization") if recipe.model.members > 1 else ():
+        section, key = name.split(".")
+        if getattr(getattr(recipe, section), key):
+            raise UserError(f"{where}{name} does not go with model.members above 1; leave one of them out")
+
+
+def _check_corpus(corpus: Corpus, where: str) -> None:
+    """The rules of sources and documents."""
+    if not corpus.source:
         raise UserError(f"{where}corpus.source is empty: name a text")
-    if len(recipe.corpus.sha256) not in (0, len(recipe.corpus.source)):
-        raise UserError(
-            f"{where}corpus.sha256 has {len(recipe.corpus.sha256)} checksums for {len(recipe.corpus.source)} sources"
-        )
+    if len(corpus.sha256) not in (0, len(corpus.source)):
+        raise UserError(f"{where}corpus.sha256 has {len(corpus.sha256)} checksums for {len(corpus.source)} sources")
+    if corpus.documents in ("jsonl", "csv", "tsv") and not corpus.field:
+        raise UserError(f"{where}corpus.documents = '{corpus.documents}' needs corpus.field")
+    if corpus.documents == "stream" and corpus.unique:
+        raise UserError(f"{where}corpus.unique needs documents: a stream is one; give corpus.documents")
+
+
+def _check_pairs(recipe: Recipe, where: str) -> None:
+    """The rules of pairs."""
+    corpus = recipe.corpus
+    if len(corpus.field) > 1 and corpus.documents not in ("jsonl", "csv", "tsv"):
+        raise UserError(f"{where}corpus.field has {len(corpus.field)} names: documents = '{corpus.documents}' has none")
+    if corpus.labels and corpus.documents == "stream":
+        raise UserError(f"{where}corpus.labels needs documents: give corpus.documents, lines for example")
+    for name in ("source", "validation") if corpus.labels else ():
+        sources = getattr(corpus, name)
+        if sources and len(sources) != len(corpus.labels):
+            raise UserError(f"{where}corpus.labels has {len(corpus.labels)} words for {len(sources)} in corpus.{name}")
+    if corpus.is_pairs and recipe.training.sampled_softmax:
+        raise UserError(f"{where}training.sampled_softmax does not go with pairs of source and target; leave it out")
+
+
+def _check_measures(recipe: Recipe, where: str) -> None:
+    """Which texts a measure is of."""
+    corpus = recipe.corpus
+    for name in recipe.evaluate.measures:
+        if name == "kind" and not corpus.labels:
+            raise UserError(f"{where}evaluate.measures: 'kind' needs corpus.labels, a word for each kind of document")
+        if name == "verses" and (corpus.is_pairs or corpus.documents == "stream"):
+            raise UserError(f"{where}evaluate.measures: 'verses' needs a poem a document: corpus.documents = 'lines'")
+        if name not in ("kind", "verses") and not corpus.is_pairs:
+            raise UserError(f"{where}evaluate.measures: '{name}' needs pairs of source and target: corpus.documents")
 
 
 def to_tables(recipe: Recipe) -> dict[str, dict[str, Any]]:

@@ -1,51 +1,108 @@
-"""The report on a run: its loss on held-out text in every unit, and how much of its samples is copied."""
+"""The report on a run: its loss on held-out text in every unit, how much it copies, and what its recipe asks for."""
 
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from keras_lstmgen import corpus, evaluation, generation, prepared, recipe, show, sources
+from keras_lstmgen import corpus, evaluation, generation, measures, pairs, prepared, recipe, show, sources, tasks
 from keras_lstmgen.encoding import encode_split
 from keras_lstmgen.errors import UserError
 from keras_lstmgen.run import Run
 
+OF_TRAINING = {"exact_match", "recall", "kind", "verses"}  # measures that read the training text
 
-def evaluate(model: Run, texts: list[str], samples: int, sample_tokens: int) -> dict[str, Any]:
-    """Measure ``model`` on ``texts`` (none: the run's held-out text), and on what it writes itself."""
-    settings = prepared.text(recipe.parse(model.metadata.recipe).corpus)
-    if samples:
-        _check_training_text(settings)
+
+def evaluate(
+    model: Run, texts: list[str], samples: int, sample_tokens: int, asked: recipe.Evaluate | None = None
+) -> dict[str, Any]:
+    """Measure ``model`` on ``texts`` (none: the run's held-out text), and on what it writes itself.
+
+    ``asked`` are the measures beside the loss; None: those of the run's recipe.
+    """
+    settings = recipe.parse(model.metadata.recipe)
+    asked = asked or settings.evaluate
+    training = prepared.text(settings.corpus)
+    _check(training, samples, asked)
+    held_out = _held_out(training, texts)
     report: dict[str, Any] = {"text": ", ".join(texts) or "held-out part of the corpus"}
-    report |= _on_text(model, replace(settings, validation=tuple(texts)) if texts else settings)
+    report |= _on_text(model, held_out)
     if samples:
-        report["samples"] = _on_samples(model, settings, samples, sample_tokens)
+        report["samples"] = _on_samples(model, training, held_out, samples, sample_tokens)
+    if asked.measures:
+        report["measures"] = tasks.measured(tasks.Task(model, training, held_out, asked, sample_tokens))
     return report
 
 
-def _check_training_text(settings: recipe.Corpus) -> None:
-    """Find out before the measuring, not after it, that samples cannot be looked up: a run may have been moved."""
+def _check(settings: recipe.Corpus, samples: int, asked: recipe.Evaluate) -> None:
+    """Find out before the measuring, not after it, what is missing: a run may have been moved."""
+    for name in asked.measures:
+        measures.library(name)
+    of_training = [name for name in asked.measures if name in OF_TRAINING]
+    if not samples and not of_training:
+        return
     try:
         sources.resolve(settings)
     except UserError as error:
-        raise UserError(f"{error}; --samples 0 does without the training text") from error
+        ways = ["--samples 0"] if samples else []
+        ways += [f"--evaluate.measures without {', '.join(of_training)}"] if of_training else []
+        raise UserError(f"{error}; {' with '.join(ways)} does without the training text") from error
+
+
+def _held_out(settings: recipe.Corpus, texts: list[str]) -> recipe.Corpus:
+    """The corpus with other texts as its held-out part, if there are any."""
+    if texts and settings.labels and len(texts) != len(settings.labels):
+        raise UserError(
+            f"{', '.join(texts)}: give a text for each kind in this order, {', '.join(settings.labels)} (corpus.labels)"
+        )
+    return replace(settings, validation=tuple(texts)) if texts else settings
 
 
 def _on_text(model: Run, settings: recipe.Corpus) -> dict[str, Any]:
-    """The loss of a whole text, as one stream with the state carried; the first token has nothing before it."""
+    """The loss of a whole text: as one stream with the state carried, or of the targets of its pairs."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "text.ids"
         counts, _ = encode_split(settings, "validation", model.tokenizer, path, "<i4")
         ids = np.memmap(path, "<i4", "r")
         if len(ids) < 2:
             raise UserError(f"{_name(settings)}: has no token to predict; give a longer text")
-        loss = evaluation.measures(_nats(model, ids), _scored(counts, ids, model))
-        with show.out.status("windows read from an empty state"):
-            loss["nats_per_token_fresh_windows"] = evaluation.fresh_nats(model.weights, ids)
+        loss = _of_pairs(model, counts, ids) if settings.is_pairs else _of_stream(model, counts, ids)
         return {"counts": counts, "loss": loss}
+
+
+def _of_stream(model: Run, counts: dict[str, int], ids: np.ndarray[Any, Any]) -> dict[str, float]:
+    """The loss with the state carried; the first token has nothing before it."""
+    loss = evaluation.measures(_nats(model, ids), _scored(counts, ids, model))
+    with show.out.status("windows read from an empty state"):
+        loss["nats_per_token_fresh_windows"] = evaluation.fresh_nats(model.weights, ids)
+    return loss
+
+
+def _of_pairs(model: Run, counts: dict[str, int], ids: np.ndarray[Any, Any]) -> dict[str, float]:
+    """The loss of targets behind their sources, and what it is behind another source: it shows what these tell."""
+    held_out, call = pairs.find(ids), evaluation.scorer(model.weights)
+    right, other = (_nats_of_pairs(model, part, call) for part in (held_out, pairs.shuffled(held_out)))
+    loss = evaluation.measures(right, counts)
+    loss["nats_per_token_behind_another_source"] = other / counts["tokens"]
+    loss["gain_of_the_right_source"] = (other - right) / counts["tokens"]
+    return loss
+
+
+def _nats_of_pairs(model: Run, held_out: pairs.Pairs, call: Callable[..., Any]) -> float:
+    with _progress("held-out targets", pairs.count(held_out)) as advance:
+        return pairs.total_nats(model.weights, held_out, call, advance)
+
+
+@contextmanager
+def _progress(name: str, total: int) -> Iterator[Callable[[int], None]]:
+    with show.progress_bar() as bar:
+        task = bar.add_task(name, total=total, figures="")
+        yield lambda done: bar.advance(task, done)
 
 
 def _name(settings: recipe.Corpus) -> str:
@@ -53,9 +110,8 @@ def _name(settings: recipe.Corpus) -> str:
 
 
 def _nats(model: Run, ids: np.ndarray[Any, Any]) -> float:
-    with show.progress_bar() as bar:
-        task = bar.add_task("held-out text", total=len(ids) - 1, figures="")
-        return evaluation.total_nats(model.weights, ids, advance=lambda tokens: bar.advance(task, tokens))
+    with _progress("held-out text", len(ids) - 1) as advance:
+        return evaluation.total_nats(model.weights, ids, advance=advance)
 
 
 def _scored(counts: dict[str, int], ids: np.ndarray[Any, Any], model: Run) -> dict[str, int]:
@@ -69,9 +125,33 @@ def _scored(counts: dict[str, int], ids: np.ndarray[Any, Any], model: Run) -> di
     }
 
 
-def _on_samples(model: Run, settings: recipe.Corpus, samples: int, tokens: int) -> dict[str, Any]:
-    """What the first samples have from the training text; they are written with neutral options, seeds 0, 1, …"""
-    written = generation.generate(model, "", tokens, seeds=range(samples))
+def _on_samples(
+    model: Run, settings: recipe.Corpus, held_out: recipe.Corpus, samples: int, tokens: int
+) -> dict[str, Any]:
+    """What the first samples have from the training text; they are written with neutral options, seeds 0, 1, …
+
+    Those of a model of pairs are answers to the first held-out sources, held against the training targets.
+    """
+    report: dict[str, Any] = {}
+    if settings.is_pairs:
+        asked = dict.fromkeys(source for source, _ in map(tasks.split, corpus.pieces(held_out, "validation")))
+        report["sources"] = list(islice(cycle(asked), samples))
+        written = _answered(model, report["sources"], tokens)
+    else:
+        written = generation.generate(model, "", tokens, seeds=range(samples))
+    return report | _copied(written, settings)
+
+
+def _answered(model: Run, asked: list[str], tokens: int) -> list[generation.Sample]:
+    call = generation.writer(model)
+    return [
+        generation.generate(model, source + "\n", tokens, seeds=[seed], call=call)[0]
+        for seed, source in enumerate(asked)
+    ]
+
+
+def _copied(written: list[generation.Sample], settings: recipe.Corpus) -> dict[str, Any]:
+    """What samples have from the training text."""
     texts = [sample.text for sample in written]
     copies = [evaluation.longest_copy(text, _training(settings)) for text in texts]
     seen, lines = evaluation.seen_lines("".join(map(_whole_lines, written)), _training(settings))
@@ -91,22 +171,51 @@ def _whole_lines(sample: generation.Sample) -> str:
 
 
 def _training(settings: recipe.Corpus) -> Iterable[str]:
+    """The training text; of pairs their targets."""
+    texts = corpus.pieces(settings, "train")
+    if settings.is_pairs:
+        texts = (target for _, target in map(tasks.split, texts))
     separator = "" if settings.documents == "stream" else "\n"
-    return (piece + separator for piece in corpus.pieces(settings, "train"))
+    return (text + separator for text in texts)
 
 
 def show_tables(folder: Path, report: dict[str, Any]) -> None:
     """Print a report."""
     counts, loss = report["counts"], report["loss"]
     rows = [(name.replace("_", " "), f"{value:,.4f}") for name, value in loss.items()]
-    rows += [(name, f"{counts[name]:,}") for name in ("tokens", "characters", "words", "unknown")]
+    rows += [(name, f"{counts[name]:,}") for name in ("documents", "tokens", "characters", "words", "unknown")]
     show.table(f"{folder}: {report['text']}", ("measure", "value"), rows)
+    for name, figures in report.get("measures", {}).items():
+        _show_figures(name, figures)
     if "samples" in report:
-        samples = report["samples"]
-        share = f"{samples['lines_seen_in_training']} of {samples['lines']}"
-        rows = [
-            ("longest passage copied, characters", str(samples["longest_copy_characters"])),
-            ("whole lines seen in training", share),
-        ]
-        show.table(f"{len(samples['texts'])} samples, against the training text", ("measure", "value"), rows)
-        show.out.print(f"the longest copy: {samples['longest_copy']!r}", markup=False)
+        _show_samples(report["samples"])
+
+
+def _show_figures(name: str, figures: tasks.Figures) -> None:
+    """A measure as a table; what is no number stands below it."""
+    columns = [key for key, value in _cells(figures) if not isinstance(value, str)]
+    columns = list(dict.fromkeys(columns))
+    rows = [(row, *(_figure(values.get(column, "")) for column in columns)) for row, values in figures.items()]
+    show.table(name.replace("_", " "), ("", *(column.replace("_", " ") for column in columns)), rows)
+    for key, value in dict.fromkeys(cell for cell in _cells(figures) if isinstance(cell[1], str)):
+        show.out.print(f"{key}: {value}", markup=False)
+
+
+def _cells(figures: tasks.Figures) -> Iterator[tuple[str, Any]]:
+    return (cell for values in figures.values() for cell in values.items())
+
+
+def _figure(value: Any) -> str:
+    return f"{value:,.4f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else value
+
+
+def _show_samples(samples: dict[str, Any]) -> None:
+    share = f"{samples['lines_seen_in_training']} of {samples['lines']}"
+    rows = [
+        ("longest passage copied, characters", str(samples["longest_copy_characters"])),
+        ("whole lines seen in training", share),
+    ]
+    show.table(f"{len(samples['texts'])} samples, against the training text", ("measure", "value"), rows)
+    show.out.print(f"the longest copy: {samples['longest_copy']!r}", markup=False)
+    for source, text in zip(samples.get("sources", []), samples["texts"], strict=False):
+        show.out.print(f"{source!r} → {text!r}", markup=False)

@@ -15,9 +15,12 @@ from keras_lstmgen.model import Weights, build, weights_of
 from keras_lstmgen.tokenizer import Tokenizer
 
 FORMAT_VERSION = 1
+NONE = -1  # in place of an id
 METADATA, TOKENIZER, MODEL, CHECKPOINT, RECIPE = (
     "keras_lstmgen.json", "tokenizer.model", "model.keras", "checkpoint.keras", "recipe.toml",
 )  # fmt: skip
+PREVIOUS = "checkpoint.before.keras"  # the checkpoint before the last
+WHOLE = "model.whole.keras"  # the best after a whole epoch, while those of a stop within one stand in MODEL
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,7 @@ class Metadata:
     unsampled_ids: tuple[int, ...]
     recipe: dict[str, Any]
     metrics: dict[str, Any] = field(default_factory=dict)
+    source_end_id: int = NONE  # ends the source of a pair: a prompt that lacks it gets it
     format_version: int = FORMAT_VERSION
 
 
@@ -50,7 +54,12 @@ class Run(NamedTuple):
     def prompt_ids(self, prompt: str) -> list[int]:
         """The ids to read before writing; an empty prompt starts at the start symbol."""
         start = [self.metadata.start_id] if self.metadata.prompt_start or not prompt else []
-        return start + [int(token) for token in self.tokenizer.encode(prompt)]
+        return self.closed(start + [int(token) for token in self.tokenizer.encode(prompt)])
+
+    def closed(self, ids: list[int]) -> list[int]:
+        """The ids of a prompt, with the end of its source where a model of pairs is to answer one."""
+        end = self.metadata.source_end_id
+        return ids if end == NONE or end in ids or ids == [self.metadata.start_id] else [*ids, end]
 
 
 def create(parent: Path, name: str) -> Path:
@@ -169,7 +178,8 @@ def _stored_numbers(path: Path) -> int:
 def _agree(folder: Path, metadata: Metadata, words: Tokenizer, settings: recipe.Model) -> None:
     """Refuse files of different runs mixed into one folder."""
     said = (metadata.vocab_size, metadata.state_size)
-    found = (words.vocab_size, 2 * settings.layers * settings.units + memory_size(settings.attention))
+    size = settings.members * (2 * settings.layers * settings.units + memory_size(settings.attention))
+    found = (words.vocab_size, size)
     if said != found:
         raise UserError(
             f"{folder}: {METADATA} and {TOKENIZER} are of different runs (V, S: {said} and {found}); "

@@ -2,6 +2,9 @@
 
 ``docs/contract.md`` is its specification. All thresholds stand on the same scaled logits, the highest decides, equals
 are kept; what is left is renormalised, and the token is the first id whose cumulative probability exceeds the noise.
+
+Probabilities are added up as integers, which give one sum in every order. Sums of tens of thousands of float32 differ
+from runtime to runtime by more than the least probabilities, and so would texts.
 """
 
 from dataclasses import astuple, dataclass
@@ -11,6 +14,9 @@ import numpy as np
 import tensorflow as tf
 
 from keras_lstmgen.errors import UserError
+
+UNIT = 2.0**36  # of a probability: what a sum of it times two times ``STEPS`` leaves of 64 bits is for rounding
+STEPS = 2**24  # of noise and of top_p
 
 
 @dataclass(frozen=True)
@@ -88,8 +94,9 @@ class Ready(NamedTuple):
 
     penalty: Any  # float32 [B, 1]
     temperature: Any  # float32 [B, 1]; 1 where greedy
-    ranked: Any  # bool [B, K]: which of the K largest, in falling order, top_k keeps; none where top_p is off too
-    mass: Any  # float32 [B, 1], the probability that top_p wants; 2, which no sum reaches, where off
+    # int64 [B, K], for the K largest in falling order: the sum of those before it, in STEPS, below which one is kept.
+    # What top_p wants; 2, which no sum reaches, where it is off; 0 behind what top_k keeps, and where both are off.
+    mass: Any
     lowest: Any  # float32 [B, 1], where K logits are not looked at: -inf where top_k and top_p are off, else inf
     distance: Any  # float32 [B, 1], 0 or below, how far under the largest logit min_p keeps one
 
@@ -103,19 +110,20 @@ def ready(options: Rows, A: int) -> Ready:
     greedy = T <= 0
     nucleus, best = ~greedy & (p < 1), ~greedy & (k > 0)
     K = tf.reduce_max(tf.where(nucleus, A, tf.where(best, tf.minimum(k, A), 1)))
+    ranked = (best & (tf.expand_dims(tf.range(K), 0) < k)) | (nucleus & (k <= 0))
     return Ready(
         penalty=r,
         temperature=tf.where(greedy, 1.0, T),
-        ranked=(best & (tf.expand_dims(tf.range(K), 0) < k)) | (nucleus & (k <= 0)),
-        mass=tf.where(nucleus, p, 2.0),
+        mass=tf.where(ranked, tf.cast(tf.math.ceil(tf.where(nucleus, p, 2.0) * STEPS), tf.int64), 0),
         lowest=tf.where(nucleus | best, np.inf, -np.inf),
         distance=tf.math.log(tf.where(greedy, 1.0, m)),  # log 0 is -inf: off
     )
 
 
 def ready_noise(noise: Any, options: Rows) -> Any:
-    """The noise [B, N] of a text: 0 where it is greedy, which takes the lowest id among equals."""
-    return tf.where(tf.expand_dims(options.temperature, 1) > 0, noise, 0.0)
+    """The noise float32 [B, N] of a text in whole STEPS, int64; 0 where greedy: the lowest id among equals."""
+    drawn = tf.where(tf.expand_dims(options.temperature, 1) > 0, noise, 0.0)
+    return tf.minimum(tf.cast(drawn * STEPS, tf.int64), STEPS - 1)
 
 
 def choose(logits: Any, noise: Any, seen: Any, options: Ready, bias: Any = None) -> Any:
@@ -126,7 +134,7 @@ def choose(logits: Any, noise: Any, seen: Any, options: Ready, bias: Any = None)
 
     Args:
         logits: float32 [B, A], the model's own.
-        noise: float32 [B, 1] in [0, 1), 0 where greedy.
+        noise: int64 [B, 1], a column of ``ready_noise``.
         seen: bool [B, A], ids already in prompt or output.
         options: as ``ready`` gives them.
         bias: float32 [B, A] of the host's options, which no exported graph has: added behind the repetition penalty
@@ -151,18 +159,25 @@ def _penalised(logits: Any, seen: Any, penalty: Any) -> Any:
 
 def _threshold(scaled: Any, options: Ready) -> Any:
     """The lowest scaled logit [B, 1] that top_k, top_p and min_p all keep."""
-    falling = tf.math.top_k(scaled, tf.shape(options.ranked)[1]).values
-    before = tf.cumsum(tf.nn.softmax(falling), axis=1, exclusive=True)  # the sum that each one adds to
-    wanted = tf.where((before < options.mass) & options.ranked, falling, options.lowest)
+    falling = tf.math.top_k(scaled, tf.shape(options.mass)[1]).values
+    parts = _parts(falling)
+    before = tf.cumsum(parts, axis=1, exclusive=True)  # the sum that each one adds to
+    short = before * STEPS < tf.reduce_sum(parts, axis=1, keepdims=True) * options.mass
+    wanted = tf.where(short, falling, options.lowest)
     largest = tf.reduce_max(scaled, axis=1, keepdims=True)
     return tf.maximum(tf.reduce_min(wanted, axis=1, keepdims=True), largest + options.distance)
 
 
 def _draw(scaled: Any, kept: Any, noise: Any) -> Any:
-    """The first id whose cumulative probability exceeds the noise; the last one kept, should rounding leave none."""
+    """The first id whose part of the sum exceeds the noise. Noise is below STEPS, so that the whole sum does."""
     A = scaled.shape[1]
     ids = np.arange(A, dtype=np.int32)[np.newaxis, :]
-    sums = tf.cumsum(tf.nn.softmax(tf.where(kept, scaled, -np.inf)), axis=1)
     # Where the sum first exceeds the noise it has just grown: no id that is not kept is found.
-    first = tf.reduce_min(tf.where(sums > noise, ids, A), axis=1, keepdims=True)
-    return tf.minimum(first, tf.reduce_max(tf.where(kept, ids, 0), axis=1, keepdims=True))
+    sums = tf.cumsum(_parts(tf.where(kept, scaled, -np.inf)), axis=1)
+    above = sums * STEPS > tf.reduce_max(sums, axis=1, keepdims=True) * noise
+    return tf.reduce_min(tf.where(above, ids, A - 1), axis=1, keepdims=True)
+
+
+def _parts(logits: Any) -> Any:
+    """Probabilities [B, A] in whole UNITs, int64; what is less is cut off."""
+    return tf.cast(tf.nn.softmax(logits) * UNIT, tf.int64)

@@ -1,4 +1,4 @@
-"""What people see: progress, tables, curves, hints, and the next command to type."""
+"""What people see: progress, tables, hints, and the next command to type."""
 
 import math
 import shlex
@@ -58,7 +58,7 @@ def figures(nats: float, tokens_per_character: float) -> str:
 class Screen(keras.callbacks.Callback):
     """Shows a training while it runs: ``bar``, a line an epoch, a sample of what the model writes by then."""
 
-    def __init__(self, tracker: Any, tokens: int, tokens_per_character: float, sample: Any) -> None:
+    def __init__(self, tracker: Any, tokens: float, tokens_per_character: float, sample: Any) -> None:
         """Take ``tracker`` () → part done, the tokens of a batch, and ``sample`` () → text."""
         super().__init__()
         self.tracker, self.tokens, self.per_character, self.sample = (
@@ -86,28 +86,12 @@ class Screen(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any]) -> None:
         """Print the epoch's line and a sample."""
-        speed = self.tokens * self._batches / (self._recent[-1] - self._began)
+        speed = self.tokens * self._batches / max(self._recent[-1] - self._began, 1e-9)
         held_out = figures(logs["val_loss"], self.per_character)
         out.print(
             f"[bold]epoch {epoch + 1}[/bold]  {speed:,.0f} tokens/s  train {logs['loss']:.3f}  validation {held_out}"
         )
         out.print(f"[dim]{escape(self.sample().strip())}[/dim]\n")
-
-
-def curve(path: Path, history: Sequence[dict[str, float]]) -> None:
-    """Draw training and validation loss against minutes, as PNG."""
-    from matplotlib.figure import Figure  # slow to import, and only training draws
-
-    figure = Figure(figsize=(7, 4), dpi=120, layout="constrained")
-    axes = figure.add_subplot()
-    minutes = [row["seconds"] / 60 for row in history]
-    axes.plot(minutes, [row["loss"] for row in history], "o-", label="training (with dropout)")
-    axes.plot(minutes, [row["val_loss"] for row in history], "o-", label="validation")
-    axes.set(xlabel="minutes", ylabel="nats per token", title="Loss after each epoch")
-    axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
-    with files.replacing(path) as temporary:
-        figure.savefig(temporary)
 
 
 def advice(parameters: int, characters: int, history: Sequence[dict[str, float]]) -> str:

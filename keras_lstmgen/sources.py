@@ -54,6 +54,29 @@ def resolve(corpus: recipe.Corpus) -> list[Source]:
     return [source for entry, checksum in pairs for source in _resolve(entry, checksum.lower())]
 
 
+def without_standard_input(corpus: recipe.Corpus) -> recipe.Corpus:
+    """Name the file that standard input was kept in, so that what is made of it can be gone on with and evaluated."""
+    return replace(corpus, source=tuple(str(_spooled()) if name == "-" else name for name in corpus.source))
+
+
+def at_hand(corpus: recipe.Corpus) -> bool:
+    """Whether all texts of ``corpus.source`` can be read here and now: nothing downloaded, no standard input.
+
+    A folder of shards is no text.
+    """
+    checksums = corpus.sha256 or ("",) * len(corpus.source)
+    return all(_at_hand(*entry) for entry in zip(corpus.source, checksums, strict=True))
+
+
+def _at_hand(entry: str, checksum: str) -> bool:
+    if entry.startswith(("http://", "https://")):
+        return _kept(entry, checksum.lower()) is not None
+    try:
+        return entry != "-" and not remote.is_address(entry) and bool(_resolve(entry, checksum.lower()))
+    except UserError:
+        return False
+
+
 def read_text(source: Source) -> Iterator[str]:
     """Yield a text in pieces of about 64k characters, as it is but for a byte order mark at its start.
 
@@ -254,13 +277,22 @@ def _fetched(url: str, checksum: str) -> Path:
         raise UserError(
             f"{url}: a download needs its checksum in corpus.sha256; print it with: curl -L {url} | sha256sum"
         )
-    name = url.partition("?")[0].rpartition("/")[2] or "download"
-    kept = cache_folder() / f"{checksum[:16]}-{name}"
-    for path in [*_on_shelf(name, checksum), kept]:
-        if path.is_file() and _sha256(path) == checksum:
-            return path
-    _download(url, checksum, kept)
-    return kept
+    if kept := _kept(url, checksum):
+        return kept
+    path = cache_folder() / f"{checksum[:16]}-{_file_name(url)}"
+    _download(url, checksum, path)
+    return path
+
+
+def _kept(url: str, checksum: str) -> Path | None:
+    """The file of a URL, if it is here."""
+    name = _file_name(url)
+    found = [*_on_shelf(name, checksum), cache_folder() / f"{checksum[:16]}-{name}"]
+    return next((path for path in found if path.is_file() and _sha256(path) == checksum), None)
+
+
+def _file_name(url: str) -> str:
+    return url.partition("?")[0].rpartition("/")[2] or "download"
 
 
 def _download(url: str, checksum: str, kept: Path) -> None:

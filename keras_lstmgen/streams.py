@@ -42,10 +42,10 @@ def dataset(ids: NDArray[np.integer], B: int, T: int, epochs: int, seed: int, fi
     ds = tf.data.Dataset.range(first_window, total)
     ds = ds.map(lambda window: tf.numpy_function(gather, [window], tf.int32, stateful=False))
     ds = ds.map(lambda both: (tf.ensure_shape(both[:, :-1], (B, T)), tf.ensure_shape(both[:, 1:], (B, T))))
-    return ds.prefetch(8).with_options(_untuned())
+    return ds.prefetch(8).with_options(untuned())
 
 
-def _untuned() -> tf.data.Options:
+def untuned() -> tf.data.Options:
     """No tuning of the pipeline while it runs: whoever lets go of it would wait for the tuner, up to a minute."""
     options = tf.data.Options()
     options.autotune.enabled = False

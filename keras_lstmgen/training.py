@@ -1,23 +1,29 @@
 """Training: from a recipe to a run directory, by ``model.fit``."""
 
+import contextlib
 import hashlib
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 from numpy.typing import NDArray
 
 from keras_lstmgen import (
     callbacks,
+    checkpoint,
     defaults,
     evaluation,
     files,
     generation,
     kernel,
+    pairs,
+    pictures,
     prepared,
     recipe,
     run,
@@ -26,10 +32,11 @@ from keras_lstmgen import (
     streams,
     tokenizer,
 )
-from keras_lstmgen.callbacks import Keep, Pace, Progress, Validate
+from keras_lstmgen.callbacks import Keep, Pace, Validate
+from keras_lstmgen.checkpoint import Progress
 from keras_lstmgen.encoding import Encoded, encode
-from keras_lstmgen.errors import UserError
-from keras_lstmgen.loss import SampledSoftmax
+from keras_lstmgen.errors import Terminated, UserError
+from keras_lstmgen.loss import EachMember, SampledSoftmax
 from keras_lstmgen.model import build, start_at, state_size, weights_of
 from keras_lstmgen.optimizer import Adam
 from keras_lstmgen.run import Metadata, Run
@@ -40,28 +47,32 @@ VALIDATION_TOKENS, VALIDATION_LOGITS = 2**19, 2**31
 SAMPLE_TOKENS = 160
 # What --resume may change; all else is built into the weights or into the place in the text.
 LIMITS = ("epochs", "minutes", "learning_rate", "warmup", "weight_decay", "clip_norm", "patience")
+SETBACKS = 3  # times that a training whose loss is lost goes back; then it gives up
 
 
 def train(settings: recipe.Recipe, runs: Path, name: str) -> Path:
     """Train a new run ``runs/name``; where nothing comes of it, no folder is left."""
-    settings = _without_standard_input(settings)
+    settings = replace(settings, corpus=sources.without_standard_input(settings.corpus))
     settings, encoded = prepare(settings, runs)
     folder = run.create(runs, name)
     try:
-        tokenizer.save(encoded.tokenizer, folder / run.TOKENIZER)
-        return _fit(settings, encoded, folder, resume=False)
+        files.write_text(folder / run.RECIPE, recipe.to_toml(settings))  # with this alone it can be gone on with
+        return _fit(settings, encoded, folder)
     except BaseException:
-        if not (folder / run.MODEL).is_file():
+        if not any((folder / name).is_file() for name in (run.MODEL, run.PREVIOUS)):  # nothing was trained yet
             shutil.rmtree(folder, ignore_errors=True)
         raise
 
 
 def resume(folder: Path, settings: recipe.Recipe) -> Path:
-    """Go on with a run from its last checkpoint; ``settings`` may change its limits."""
-    if not (folder / run.CHECKPOINT).is_file():
+    """Go on with a run from its last checkpoint; ``settings`` may change its limits.
+
+    A run that was killed before there was one begins again.
+    """
+    if not checkpoint.exists(folder) and (folder / run.MODEL).is_file():
         raise UserError(f"{folder}: has no checkpoint to go on from; train it again")
     _check_changes(recipe.load(folder / run.RECIPE), settings)
-    return _fit(*prepare(settings, folder.parent), folder, resume=True)
+    return _fit(*prepare(settings, folder.parent), folder)
 
 
 def _check_changes(before: recipe.Recipe, settings: recipe.Recipe) -> None:
@@ -71,16 +82,6 @@ def _check_changes(before: recipe.Recipe, settings: recipe.Recipe) -> None:
         for key, value in new[table].items():
             if key not in LIMITS and value != old[table][key]:
                 raise UserError(f"--{table}.{key}: {value} does not go with --resume: the run has {old[table][key]}")
-
-
-def _without_standard_input(settings: recipe.Recipe) -> recipe.Recipe:
-    """Name the file that standard input was kept in, so that the run can be gone on with and evaluated."""
-    corpus = settings.corpus
-    names = [
-        str(sources.resolve(replace(corpus, source=("-",), sha256=()))[0].path) if name == "-" else name
-        for name in corpus.source
-    ]
-    return replace(settings, corpus=replace(corpus, source=tuple(names)))
 
 
 def prepare(settings: recipe.Recipe, runs: Path) -> tuple[recipe.Recipe, Encoded]:
@@ -109,9 +110,9 @@ def compiled(settings: recipe.Recipe, counts: np.ndarray[Any, Any]) -> keras.Seq
     """
     keras.utils.set_random_seed(settings.training.seed)
     part = settings.training
-    draws = part.sampled_softmax
-    sizes = (len(counts), part.batch_size, part.window)
-    model = build(settings.model, *sizes, precision=part.precision, sampled=draws > 0)
+    draws, carries = part.sampled_softmax, not settings.corpus.is_pairs
+    sizes = (len(counts), part.batch_size, part.window if carries else None)
+    model = build(settings.model, *sizes, precision=part.precision, sampled=draws > 0, carries=carries)
     model.compile(
         Adam(
             part.learning_rate,
@@ -120,59 +121,147 @@ def compiled(settings: recipe.Recipe, counts: np.ndarray[Any, Any]) -> keras.Seq
             use_ema=part.average > 0,
             ema_momentum=1 - 1 / max(part.average, 1),
         ),
-        SampledSoftmax(model.layers[-1], counts, draws)
-        if draws
-        else keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        _loss_of(settings, model, counts),
         jit_compile=False,  # the kernel's loop gains nothing from XLA, which takes longer to compile
     )
     model.optimizer.build(model.trainable_variables)
     return model
 
 
-def _fit(settings: recipe.Recipe, encoded: Encoded, folder: Path, resume: bool) -> Path:
+def _loss_of(settings: recipe.Recipe, model: keras.Sequential, counts: np.ndarray[Any, Any]) -> keras.losses.Loss:
+    """The negative log-likelihood of the targets, in the form that the model wants."""
+    if settings.model.members > 1:
+        return EachMember()
+    if settings.training.sampled_softmax:
+        return SampledSoftmax(model.layers[-1], counts, settings.training.sampled_softmax)
+    return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+
+
+def _fit(settings: recipe.Recipe, encoded: Encoded, folder: Path) -> Path:
     """Train from the beginning or from the checkpoint up to the limit, and conclude."""
-    counts = streams.counts(encoded.train, encoded.tokenizer.vocab_size)
-    model = compiled(settings, counts)
-    text = _digest(encoded)
-    progress = callbacks.load_checkpoint(folder / run.CHECKPOINT, model, text) if resume else Progress(text=text)
-    twin = build(settings.model, encoded.tokenizer.vocab_size)
-    writes = Run(_metadata(settings, encoded, twin), encoded.tokenizer, twin)
-    files.write_text(folder / run.RECIPE, recipe.to_toml(settings))
-    if not resume:  # which has weights, and metrics until there are new ones
-        start_at(model, counts)
-        run.save_metadata(folder, writes.metadata)
-    _announce(settings, encoded, model, folder)
-    pace = Pace(settings.training, progress, _windows(settings, encoded))
-    if pace.done() < 1:
-        _epochs(settings, encoded, folder, pace, model, writes)
-    else:
-        show.out.print("It has reached its limit: raise training.epochs or training.minutes to go on.")
-    _conclude(encoded, folder, pace, writes)
-    if pace.interrupted:
-        show.out.print(f"Stopped by Ctrl-C, and saved. To go on: keras-lstmgen train --resume {folder}", markup=False)
+    with files.alone(folder, lambda: _already_trained(folder)):
+        counts = streams.counts(encoded.train, encoded.tokenizer.vocab_size)
+        model = compiled(settings, counts)
+        twin = build(settings.model, encoded.tokenizer.vocab_size)
+        writes = Run(_metadata(settings, encoded, twin), encoded.tokenizer, twin)
+        progress = _progress(encoded, folder, model, counts, writes)
+        files.write_text(folder / run.RECIPE, recipe.to_toml(settings))  # which may have other limits now
+        _announce(settings, encoded, model, folder)
+        pace = Pace(settings.training, progress, _windows(settings, encoded))
+        if pace.stale():
+            show.out.print(f"{progress.stale} epochs brought nothing better: raise training.patience to go on.")
+        elif pace.done() >= 1 and pace.judged():
+            show.out.print("It has reached its limit: raise training.epochs or training.minutes to go on.")
+        else:
+            _epochs(settings, encoded, folder, pace, model, writes)
+        if progress.history:
+            _conclude(settings, encoded, folder, pace, writes)
+        if pace.interrupted:
+            told = f"Stopped by Ctrl-C, and saved. To go on: keras-lstmgen train --resume {folder}"
+            show.out.print(told, markup=False)
     return folder
+
+
+def _already_trained(folder: Path) -> None:
+    raise UserError(f"{folder}: is being trained by another process; wait for it, or end it first")
+
+
+def _progress(
+    encoded: Encoded, folder: Path, model: keras.Sequential, counts: np.ndarray[Any, Any], writes: Run
+) -> Progress:
+    """Of the last checkpoint, put into ``model``; of a new run, which gets a first checkpoint."""
+    text = _digest(encoded)
+    if not checkpoint.exists(folder):
+        tokenizer.save(encoded.tokenizer, folder / run.TOKENIZER)
+        run.save_metadata(folder, writes.metadata)  # without metrics until there are some
+        start_at(model, counts)
+        checkpoint.save(folder, model, progress := Progress(text=text))
+        return progress
+    progress, complaint = checkpoint.load(folder, model, text)
+    if complaint:
+        show.out.print(complaint, markup=False)
+    if (folder / run.WHOLE).is_file():
+        os.replace(folder / run.WHOLE, folder / run.MODEL)
+    files.write_json(folder / "history.json", progress.history)
+    return progress
 
 
 def _epochs(
     settings: recipe.Recipe, encoded: Encoded, folder: Path, pace: Pace, model: keras.Sequential, writes: Run
 ) -> None:
-    """All that is left of the training."""
-    B, T, epochs = settings.training.batch_size, settings.training.window, settings.training.epochs
-    ds = streams.dataset(encoded.train, B, T, epochs, settings.training.seed, first_window=pace.progress.windows)
-    *others, screen = _callbacks(settings, encoded, folder, pace, model, writes)
-    with callbacks.ctrl_c_ends(pace), screen.bar:
-        model.fit(
-            ds,
-            epochs=epochs or 1_000_000,
-            initial_epoch=pace.progress.windows // pace.windows,
-            steps_per_epoch=pace.windows,
-            callbacks=[pace, *others, screen],
-            shuffle=False,  # the order of the windows is what carries the state on
-            verbose=0,
+    """All that is left of the training; where it loses its loss, once more from the last checkpoint."""
+    validate, keep, board, screen = _callbacks(settings, encoded, folder, pace, model, writes)
+    with callbacks.signals_end(pace), screen.bar:
+        while not pace.over() or not pace.judged():
+            try:
+                _some_epochs(settings, encoded, pace, model, [pace, validate, keep, board, screen])
+                break
+            except callbacks.DivergedError as error:
+                _go_back(folder, pace, model, str(error))
+            except Terminated:
+                with contextlib.suppress(callbacks.DivergedError):  # then the checkpoint before is the last good one
+                    keep.save()
+                break
+    if pace.terminated and pace.done() < 1:
+        raise Terminated(f"stopped by SIGTERM, and saved; to go on: keras-lstmgen train --resume {folder}")
+
+
+def _some_epochs(
+    settings: recipe.Recipe, encoded: Encoded, pace: Pace, model: keras.Sequential, these: list[Any]
+) -> None:
+    """All epochs that are left, if nothing happens."""
+    first = pace.progress.windows // pace.windows
+    if not pace.judged():  # it was ended between the last update of an epoch and the end of its validation
+        callbacks.judge(model, these, first - 1, pace)
+        if pace.over() or pace.stale():
+            return
+    epochs, ds = settings.training.epochs, _dataset(settings, encoded, pace.progress.windows)
+    model.fit(
+        ds,
+        epochs=epochs or 1_000_000,
+        initial_epoch=first,
+        steps_per_epoch=pace.windows,
+        callbacks=these,
+        shuffle=False,  # the order of the windows is what carries the state on
+        verbose=0,
+    )
+
+
+def _go_back(folder: Path, pace: Pace, model: keras.Sequential, what: str) -> None:
+    """Put the last checkpoint in the place of what went wrong, to go on at half the rate; UserError if that is enough.
+
+    The time that was lost counts.
+    """
+    progress = pace.progress
+    where = f"{what} in epoch {max(progress.windows - 1, 0) // pace.windows + 1}"
+    if progress.setbacks >= SETBACKS:
+        raise UserError(
+            f"{where}, after {SETBACKS} times of going back and halving the rate too; lower training.learning_rate or "
+            "training.clip_norm, and train again or --resume what was saved"
         )
+    before, _ = checkpoint.load(folder, model, progress.text)
+    vars(progress).update(vars(before) | {"seconds": progress.seconds, "setbacks": progress.setbacks + 1})
+    epochs = progress.windows / pace.windows
+    show.out.print(
+        f"{where}: going back to the checkpoint after {epochs:.2f} epochs, and on at half the rate "
+        f"({progress.setbacks} of {SETBACKS} times)",
+        markup=False,
+    )
+
+
+def _dataset(settings: recipe.Recipe, encoded: Encoded, first: int) -> tf.data.Dataset:
+    """The batches from the ``first`` on."""
+    part = settings.training
+    sizes = (part.batch_size, part.window, part.epochs, part.seed)
+    if settings.corpus.is_pairs:
+        return pairs.dataset(pairs.find(encoded.train), *sizes, source_loss=part.source_loss, first_batch=first)
+    return streams.dataset(encoded.train, *sizes, first_window=first)
 
 
 def _windows(settings: recipe.Recipe, encoded: Encoded) -> int:
+    """Batches of an epoch."""
+    if settings.corpus.is_pairs:
+        return pairs.batches(pairs.find(encoded.train), settings.training.batch_size)
     return streams.windows(len(encoded.train), settings.training.batch_size, settings.training.window)
 
 
@@ -188,13 +277,11 @@ def _digest(encoded: Encoded) -> str:
 def _callbacks(
     settings: recipe.Recipe, encoded: Encoded, folder: Path, pace: Pace, model: keras.Sequential, writes: Run
 ) -> tuple[Validate, Keep, keras.callbacks.TensorBoard, show.Screen]:
-    held_out = _held_out(encoded)
-    parts = max(1, min(64, len(held_out) // 2048))
-    score, call = evaluation.scorer(writes.weights), generation.writer(writes)
+    loss, call = _loss(settings, encoded, writes), generation.writer(writes, writes.weights)
 
     def validation_loss() -> float:
         hand_over(model, writes.model)
-        return evaluation.total_nats(writes.weights, held_out, parts, score) / (len(held_out) - 1)
+        return loss(lambda _: pace.heed())
 
     def sample() -> str:
         epochs = pace.progress.windows / pace.windows
@@ -204,14 +291,38 @@ def _callbacks(
         return text
 
     return (
-        Validate(validation_loss),
-        Keep(folder, settings.training, pace.progress, pace.windows, writes.model),
+        Validate(validation_loss, pace),
+        Keep(folder, pace, writes.model),
         keras.callbacks.TensorBoard(folder / "logs", write_graph=False),
-        show.Screen(pace.done, _batch_tokens(settings.training), _per_character(encoded), sample),
+        show.Screen(pace.done, _batch_tokens(settings, encoded, pace), _per_character(encoded), sample),
     )
 
 
-def _held_out(encoded: Encoded) -> NDArray[Any]:
+def _loss(settings: recipe.Recipe, encoded: Encoded, writes: Run) -> Callable[[Callable[[int], None]], float]:
+    """What measures the mean nats per token of the held-out text, or of the targets of held-out pairs.
+
+    It tells what it is given how far it is, now and then.
+    """
+    held_out, score = _held_out(encoded), evaluation.scorer(writes.weights)
+    if settings.corpus.is_pairs:
+        tried = _tried(encoded)
+        return lambda advance: pairs.total_nats(writes.weights, tried, score, advance) / pairs.predicted(tried)
+    parts = max(1, min(64, len(held_out) // 2048))
+    N = len(held_out) - 1
+    return lambda advance: evaluation.total_nats(writes.weights, held_out, parts, score, advance) / N
+
+
+def _scored(settings: recipe.Recipe, encoded: Encoded) -> int:
+    """How many ids ``_loss`` looks at."""
+    return pairs.predicted(_tried(encoded)) if settings.corpus.is_pairs else len(_held_out(encoded)) - 1
+
+
+def _tried(encoded: Encoded) -> pairs.Pairs:
+    """The held-out pairs that each epoch is measured on."""
+    return pairs.some(pairs.find(encoded.validation), len(_held_out(encoded)))
+
+
+def _held_out(encoded: Encoded) -> NDArray[np.integer]:
     """The part of the held-out text that each epoch is measured on."""
     return encoded.validation[: min(VALIDATION_TOKENS, VALIDATION_LOGITS // encoded.tokenizer.vocab_size)]
 
@@ -234,6 +345,7 @@ def _metadata(settings: recipe.Recipe, encoded: Encoded, model: keras.Sequential
         start_id=encoded.start_id,
         end_id=encoded.end_id,
         prompt_start=settings.corpus.documents != "stream",
+        source_end_id=tokenizer.NEWLINE if settings.corpus.is_pairs else run.NONE,
         unsampled_ids=encoded.unsampled_ids,
         recipe=recipe.to_tables(settings),
     )
@@ -251,34 +363,36 @@ def _announce(settings: recipe.Recipe, encoded: Encoded, model: keras.Sequential
             show.out.print(f"{split}: {share:.2%} of the tokens are <unk>, words that the vocabulary has not")
 
 
-def _conclude(encoded: Encoded, folder: Path, pace: Pace, writes: Run) -> None:
+def _conclude(settings: recipe.Recipe, encoded: Encoded, folder: Path, pace: Pace, writes: Run) -> None:
     """Write the metrics and the curve, print the table and the hint."""
     progress = pace.progress
     best = min(progress.history, key=lambda row: row["val_loss"])
     validation = encoded.counts["validation"]
-    scored = len(_held_out(encoded)) - 1
+    whole = len(_held_out(encoded)) == len(encoded.validation)
     nats = best["val_loss"] * validation["tokens"]  # per token as measured, for the whole text's counts
     loss = evaluation.measures(nats, validation)
     metrics = {
         "validation": loss,
-        "validation_tokens_scored": scored,
+        "validation_tokens_scored": _scored(settings, encoded),
         "train_nats_per_token": best["loss"],
         "epochs": progress.windows / pace.windows,
         "minutes": progress.seconds / 60,
-        "tokens_per_second": progress.windows * _batch_tokens(pace.settings) / progress.seconds,
+        "tokens_per_second": progress.windows * _batch_tokens(settings, encoded, pace) / progress.seconds,
         "cores": os.cpu_count(),
     }
     run.save_metadata(folder, replace(writes.metadata, metrics=metrics))
     files.write_json(folder / "metrics.json", metrics)
-    show.curve(folder / "curve.png", progress.history)
+    pictures.curve(folder / "curve.png", progress.history)
     rows: list[tuple[str, Any]] = [(name.replace("_", " "), f"{value:,.4f}") for name, value in loss.items()]
     rows += [("training nats per token", f"{best['loss']:.4f}"), ("minutes", f"{metrics['minutes']:.1f}")]
     rows += [("tokens per second", f"{metrics['tokens_per_second']:,.0f}"), ("curve", folder / "curve.png")]
-    part = "" if scored == len(encoded.validation) - 1 else f"the first {scored:,} tokens of "
+    part = "" if whole else f"the first {metrics['validation_tokens_scored']:,} tokens of "
     show.table(f"{folder}: best epoch, {part}held-out text", ("measure", "value"), rows)
     characters = encoded.counts["train"]["characters"]
     show.out.print(show.advice(writes.model.count_params(), characters, progress.history))
 
 
-def _batch_tokens(settings: recipe.Training) -> int:
-    return settings.batch_size * settings.window
+def _batch_tokens(settings: recipe.Recipe, encoded: Encoded, pace: Pace) -> float:
+    """Tokens that a batch reads: of pairs, whose batches differ, in the mean and without the padding."""
+    part = settings.training
+    return len(encoded.train) / pace.windows if settings.corpus.is_pairs else part.batch_size * part.window

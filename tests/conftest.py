@@ -1,11 +1,10 @@
 """What many tests share: one small text, one small run trained on it, its artifacts."""
 
-import hashlib
 import os
 import pydoc_data.topics
-import re
 import shutil
-import subprocess
+import sys
+from functools import partial
 from pathlib import Path
 
 import hypothesis
@@ -13,8 +12,10 @@ import pytest
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from keras_lstmgen import exporters, files, recipe, sources, training  # (after the variable that TensorFlow reads)
-from keras_lstmgen.errors import UserError
+from keras_lstmgen import exporters, recipe, training  # (after the variable that TensorFlow reads)
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the tests are no package that is installed
+from tests import chromium, npm
 
 # How long an example takes says something of the machine, not of us.
 hypothesis.settings.register_profile("ours", deadline=None)
@@ -73,55 +74,17 @@ def copied(trained: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(trained, tmp_path / "moved"))
 
 
-ROOT = Path(__file__).resolve().parents[1]
-NO_NETWORK = re.compile("ENOTFOUND|EAI_AGAIN|ECONNREFUSED|ECONNRESET|ENETUNREACH|ETIMEDOUT")  # as npm says it
-
-
 @pytest.fixture(scope="session")
-def npm() -> str:
-    """npm, which fetches what only a browser needs."""
-    found = shutil.which("npm")
-    if found is None:
-        pytest.skip("npm is not installed")
-    return found
-
-
-@pytest.fixture(scope="session")
-def pages(npm: str, trained: Path, trained_lines: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def pages(trained: Path, trained_lines: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with copies of both runs, under the names of their fixtures, and their web pages."""
-    del npm  # asked for, so that without it the tests skip
-    folder = tmp_path_factory.mktemp("pages")
+    folder, settings = tmp_path_factory.mktemp("pages"), recipe.Export(formats=("web",), texts=24, tokens=20)
     for name, run in {"trained": trained, "trained_lines": trained_lines}.items():
         copy = Path(shutil.copytree(run, folder / name))
-        try:
-            exporters.export(copy, recipe.Export(formats=("web",), texts=24, tokens=20))
-        except UserError as error:
-            _skip_without_network(str(error))
-            raise
+        npm.or_skip(partial(exporters.export, copy, settings))
     return folder
 
 
 @pytest.fixture(scope="session")
-def browser_kit(npm: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The kit of the web page and the scripts of its tests, with npm's packages, which the cache folder keeps."""
-    kit = ROOT / "export/browser"
-    lock = (kit / "package-lock.json").read_bytes()
-    kept = sources.cache_folder() / f"browser-{hashlib.sha256(lock).hexdigest()[:16]}"
-    if not kept.is_dir():
-        with files.replacing(kept) as path:
-            path.mkdir()
-            for name in ("package.json", "package-lock.json"):
-                shutil.copy(kit / name, path)
-            done = subprocess.run([npm, "ci", "--ignore-scripts"], cwd=path, capture_output=True, text=True)
-            _skip_without_network(done.stderr)
-            assert done.returncode == 0, done.stderr
-    folder = tmp_path_factory.mktemp("kit") / "browser"
-    shutil.copytree(kit, folder, ignore=shutil.ignore_patterns("node_modules"))
-    shutil.copytree(ROOT / "tests/browser", folder / "tests")
-    (folder / "node_modules").symlink_to(kept / "node_modules")
-    return folder
-
-
-def _skip_without_network(said: str) -> None:
-    if code := NO_NETWORK.search(said):
-        pytest.skip(f"npm does not reach its registry ({code[0]}), and the cache folder has not what it would bring")
+def browser_kit(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The kit of the web page and the scripts of its tests, with npm's packages."""
+    return npm.or_skip(lambda: chromium.kit(tmp_path_factory.mktemp("kit") / "browser"))

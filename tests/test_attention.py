@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_lstmgen import callbacks, exporters, files, model, recipe, training
+from keras_lstmgen import checkpoint, exporters, files, model, recipe, training
 from keras_lstmgen.attention import SIZE, Attention, Heads, attend, memory_size
 
 B, T, E, H, L, M, V = 2, 7, 4, 6, 2, 3, 11
@@ -105,6 +105,6 @@ def test_a_checkpoint_keeps_the_memory(settings: recipe.Recipe, tmp_path: Path) 
     one, other = (training.compiled(chosen, np.ones(V)) for _ in range(2))
     ids = np.random.default_rng(6).integers(0, V, (chosen.training.batch_size, chosen.training.window))
     one(ids)
-    callbacks.save_checkpoint(tmp_path / "checkpoint.keras", one, callbacks.Progress(text="x"))
-    callbacks.load_checkpoint(tmp_path / "checkpoint.keras", other, "x")
+    checkpoint.save(tmp_path, one, checkpoint.Progress(text="x"))
+    checkpoint.load(tmp_path, other, "x")
     np.testing.assert_array_equal(one(ids), other(ids))

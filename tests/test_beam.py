@@ -24,19 +24,23 @@ from export import tokenizer as kit_tokenizer
 from export.onnx import generate as onnx
 from export.tflite import generate as tflite
 
-V, S, END, START = 5, 1, 2, 1
+V, S, END, START = 5, 2, 2, 1
+LONGEST = 20  # tokens in a text
 NEVER = {0, START}
 Text = tuple[tuple[int, ...], float]  # tokens, sum of log-probabilities
 
 
 class Table:
-    """A model whose next token depends on the last two: logits [V, V, V] of (last but one, last, next).
+    """A model whose next token depends on the last two, logits [V, V, V] of (last but one, last, next), and the place.
 
-    The state is the last token read, so that a search that mixes up the states of its texts goes wrong.
+    The state is the last token read and how many were, so that a search that mixes up the states of its texts goes
+    wrong. Without the place, texts of the same steps in another order would be as likely but for the last bit.
     """
 
     def __init__(self, seed: int, bias: dict[int, float] | None = None) -> None:
-        self.logits = np.random.default_rng(seed).normal(0, 2, (V, V, V)).astype(np.float32)
+        dice = np.random.default_rng(seed)
+        self.logits = dice.normal(0, 2, (V, V, V)).astype(np.float32)
+        self.places = dice.normal(0, 0.5, (LONGEST, V)).astype(np.float32)
         fixed = np.zeros(V, np.float32)
         for token, value in (bias or {}).items():
             fixed[token] = value
@@ -46,7 +50,8 @@ class Table:
     def step(self, ids: Any, state: Any) -> tuple[Any, Any]:
         """As ``decode.stepper`` gives it."""
         assert len(ids) == len(state)
-        return self.logits[state[:, 0].astype(int), ids], ids[:, np.newaxis].astype(np.float32)
+        last, read = state.astype(int).T
+        return self.logits[last, ids] + self.places[read], np.stack([ids, read + 1], axis=1).astype(np.float32)
 
     def one(self, token: int, state: Any) -> tuple[Any, Any]:
         """As a client has it."""
@@ -56,7 +61,7 @@ class Table:
     def logprob(self, tokens: tuple[int, ...], token: int) -> float:
         """Of a token behind others, the start symbol before them."""
         before, last = (0, START, *tokens)[-2:]
-        row = [float(x) for x in self.logits[before, last]]
+        row = [float(x) for x in self.logits[before, last] + self.places[len(tokens)]]
         return row[token] - math.log(sum(math.exp(x) for x in row))
 
     def search(self, N: int, A: float, T: int) -> list[beam.Hypothesis]:
@@ -163,7 +168,7 @@ def test_the_length_penalty_is_that_of_the_paper() -> None:
 
 def test_equals_stand_in_the_order_of_their_texts_and_then_of_ids() -> None:
     table = Table(0)
-    table.logits[:] = 0
+    table.logits[:] = table.places[:] = 0
     assert [text.tokens for text in table.search(3, 0.0, 2)] == [[2], [3, 2], [3, 3]]
     assert [text.tokens for text in table.search(3, 0.0, 1)] == [[2], [3], [4]]
 

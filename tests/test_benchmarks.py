@@ -313,10 +313,24 @@ def test_quality_trains_for_the_minutes_and_gives_the_loss_of_evaluate(text: Pat
     tables = {"corpus.source": [str(text)], "model.units": 8, "model.embedding_size": 4, "model.layers": 1}
     settings = recipe.override(recipe.Recipe(), tables | {"training.minutes": 30.0, "training.epochs": 0})
     (tmp_path / "small.toml").write_text(recipe.to_toml(settings), encoding="utf-8")
-    run = quality.measured(tmp_path / "small.toml", 0.02, tmp_path / "runs")
+    run = quality.measured(*quality.chosen(tmp_path / "small.toml", 0.02), 0.02, tmp_path / "runs")
     assert 0.02 <= run["minutes_taken"] < 0.2
     assert 1 < run["loss"]["nats_per_token"] < 6
     quality.plot([run], tmp_path / "plot.png")
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
-    (row,) = quality.table("small", [run]).rows
+    (row,) = quality.table([run]).rows
     assert f"{run['loss']['nats_per_token']:.4f}" in row
+
+
+def test_a_run_measured_anew_takes_the_place_of_the_old_one() -> None:
+    old, new = (
+        [{"minutes": 1.0, "n": 1}, {"minutes": 9.0, "n": 2}],
+        [{"minutes": 3.0, "n": 3}, {"minutes": 1.0, "n": 4}],
+    )
+    assert [run["n"] for run in quality.together(old, new)] == [4, 3, 2]
+
+
+def test_short_trainings_are_of_one_model_and_long_ones_of_several() -> None:
+    best = recipe.load(quality.LONG)
+    assert [quality.chosen(None, minutes)[1] for minutes in quality.MINUTES] == [1, 1, 2, 5]
+    assert quality.chosen(None, best.training.minutes) == (quality.LONG, best.model.members)

@@ -1,15 +1,10 @@
 """The web page in a real browser, cut off from all other hosts: what is typed is gone on with as Keras does."""
 
-import contextlib
-import http.server
-import json
 import math
 import re
 import shutil
 import subprocess
-import threading
-from collections.abc import Iterator
-from functools import partial
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +13,9 @@ import pytest
 
 from keras_lstmgen import generation, run, sampling
 from keras_lstmgen.evaluation import total_nats
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the tests are no package that is installed
+from tests import chromium
 
 PROMPTS = {"trained": ("The class", "", "a 月b", "x\n\n  y"), "trained_lines": ("床前明月", "the ", "", "moon字")}
 MIXES: tuple[dict[str, Any], ...] = (
@@ -53,22 +51,6 @@ def requests(fixture: str) -> list[dict[str, Any]]:
     ]
 
 
-@contextlib.contextmanager
-def served(folder: Path) -> Iterator[str]:
-    """A folder on this host, by Python's own server of files."""
-
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *_: Any) -> None:
-            """Say nothing."""
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=folder)) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-        thread.join()
-
-
 def tasks(base: str) -> list[dict[str, Any]]:
     """All that is done in the browser, which is started once."""
     url, seven = f"{base}/trained/web/", {**NEUTRAL, "seed": 7, "length": 5}
@@ -92,15 +74,8 @@ def browser(pages: Path, browser_kit: Path) -> dict[str, Any]:
     """What happened in the browser, by task."""
     shutil.copytree(pages / "trained/web", pages / "broken")
     (pages / "broken/model.onnx").unlink()
-    with served(pages) as base:
-        command = ["node", str(browser_kit / "tests/drive.mjs")]
-        questions = json.dumps(tasks(base))
-        done = subprocess.run(command, input=questions, capture_output=True, text=True, encoding="utf-8")
-    assert done.returncode == 0, done.stderr
-    answers: dict[str, Any] = json.loads(done.stdout)
-    failed = {name: answer["failed"] for name, answer in answers.items() if "failed" in answer}
-    assert not failed, "\n".join(failed.values())
-    return answers
+    with chromium.served(pages) as base:
+        return chromium.drive(browser_kit, tasks(base))
 
 
 @pytest.mark.parametrize("name", PROMPTS)

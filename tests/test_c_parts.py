@@ -254,6 +254,7 @@ def said_in_python(**options: float) -> str:
 
 JSON = {
     "vocab_size": 9, "state_size": 4, "start_id": 1, "end_id": 2, "unsampled_ids": [0, 8], "prompt_start": True,
+    "source_end_id": 3,
     "recipe": {"name": '語 "quoted" \\ \n', "empty": [{}, [], ""], "numbers": [-1.5e-7, 0, 1e9, None, True, False]},
     "metrics": {}, "format_version": 1,
 }  # fmt: skip
@@ -273,7 +274,7 @@ def test_metadata_is_read_whatever_else_the_json_holds(parts: ctypes.CDLL) -> No
         assert read_json(parts, text) is None
 
 
-@pytest.mark.parametrize("name", sorted(JSON.keys() - {"recipe", "metrics", "prompt_start"}))
+@pytest.mark.parametrize("name", sorted(JSON.keys() - {"recipe", "metrics", "prompt_start", "source_end_id"}))
 def test_metadata_that_lacks_a_value_is_refused_in_the_python_client_s_words(parts: ctypes.CDLL, name: str) -> None:
     text = json.dumps({key: value for key, value in JSON.items() if key != name})
     said = read_json(parts, text)
@@ -286,7 +287,7 @@ def test_json_that_is_none_is_refused(parts: ctypes.CDLL) -> None:
     text = json.dumps(JSON)
     broken = [text[:length] for length in range(len(text))]
     broken += [text + "}", text.replace("9", '"9"'), text.replace("true", "tru"), "[" * 100_000, text.replace(":", ";")]
-    broken += [json.dumps(JSON | {name: 9}) for name in ("start_id", "end_id")]
+    broken += [json.dumps(JSON | {name: 9}) for name in ("start_id", "end_id", "source_end_id")]
     broken += [json.dumps(JSON | {"unsampled_ids": ids}) for ids in ([9], [-1], [1.5], ["1"], 3)]
     for case in broken:
         assert read_json(parts, case) == "its metadata is no JSON, or damaged", case

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from keras_lstmgen import beam, cli, decode, generation, recipe, run, sources, t
 from keras_lstmgen.constraints import HostOptions
 from keras_lstmgen.sampling import Options
 
-VERBS = ("prepare", "train", "generate", "evaluate", "export", "info")
+VERBS = ("prepare", "train", "generate", "chat", "evaluate", "inspect", "export", "info")
 TINY = shlex.split(
     "--model.units 7 --model.embedding_size 4 --training.batch_size 3 --training.window 5 --training.epochs 1"
 )
@@ -100,7 +101,7 @@ def test_the_help_of_train_has_every_value_of_a_recipe_with_its_default(capsys: 
 @pytest.mark.parametrize("verb", ["generate", "evaluate"])
 def test_the_help_says_the_default_of_each_number(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     text = help_of(capsys, verb)
-    numbers = re.findall(r"--[\w-]+ [NX] ", text.split("options:", 1)[1])
+    numbers = re.findall(r"--[\w.-]+ [NX] ", text.split("options:", 1)[1])
     assert len(numbers) == len(re.findall(r"\(default: [\d.]+\)", text)) >= 2
     assert "(default: saved_models)" in text
 
@@ -111,21 +112,31 @@ def test_the_help_says_the_default_of_each_number(verb: str, capsys: pytest.Capt
 def test_every_value_of_a_recipe_is_an_option(asked: list[Any]) -> None:
     words = {
         "corpus.source": "a.txt b.txt", "corpus.sha256": "x y", "corpus.documents": "jsonl", "corpus.field": "text",
-        "corpus.validation": "c.txt", "corpus.validation_fraction": "0.25", "corpus.split_seed": "3",
+        "corpus.labels": "good bad", "corpus.unique": "true", "corpus.validation": "c.txt d.txt",
+        "corpus.validation_fraction": "0.25", "corpus.split_seed": "3",
         "tokenizer.type": "bpe", "tokenizer.vocab_size": "900", "model.embedding_size": "11", "model.units": "11",
         "model.layers": "3", "model.dropout": "0.4", "model.input_dropout": "0.3", "model.tied": "true",
         "model.embedding_dropout": "0.2", "model.weight_drop": "0.1", "model.activation_regularization": "2",
         "model.attention": "3",
         "training.batch_size": "5", "training.average": "50", "training.precision": "float32",
-        "training.sampled_softmax": "8",
+        "training.sampled_softmax": "8", "training.source_loss": "0.5", "model.members": "2",
         "training.window": "6", "training.epochs": "7", "training.minutes": "8", "training.optimizer": "adam",
         "training.learning_rate": "1e-3", "training.warmup": "0.2", "training.weight_decay": "0.3",
         "training.clip_norm": "0.5", "training.patience": "9", "training.seed": "10", "export.formats": "onnx tflite",
-        "export.texts": "12", "export.tokens": "13",
+        "export.texts": "12", "export.tokens": "13", "evaluate.measures": "bleu kind", "evaluate.beams": "4",
+        "evaluate.length_penalty": "0.6",
     }  # fmt: skip
     assert words.keys() == recipe.knobs().keys()
-    assert cli.main(["train", *(word for name, said in words.items() for word in (f"--{name}", *said.split()))]) == 0
-    ((settings, _, _),) = asked
+    # Two of them go neither with several members nor with pairs.
+    alone = ("training.sampled_softmax", "model.activation_regularization")
+    for names in (words.keys() - set(alone), alone):
+        typed = [word for name in names for word in (f"--{name}", *words[name].split())]
+        assert cli.main(["train", *typed]) == 0
+    (settings, _, _), (other, _, _) = asked
+    for name in alone:
+        section, key = name.split(".")
+        part = replace(getattr(settings, section), **{key: getattr(getattr(other, section), key)})
+        settings = replace(settings, **{section: part})
     kinds: dict[Any, Any] = {bool: lambda word: word == "true", int: int, float: float, str: str}
     for name, (kind, default, _) in recipe.knobs().items():
         section, key = name.split(".")

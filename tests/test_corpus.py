@@ -109,7 +109,7 @@ def test_jsonl_gives_the_field_of_each_line(tmp_path_factory: pytest.TempPathFac
     path = tmp_path_factory.mktemp("jsonl") / "texts.jsonl"
     lines = [json.dumps({"n": n, "body": text}) for n, text in enumerate([*texts, "last"])]
     path.write_text("\n\n".join(lines), encoding="utf-8")
-    settings = Corpus(source=(str(path),), documents="jsonl", field="body")
+    settings = Corpus(source=(str(path),), documents="jsonl", field=("body",))
     assert documents(settings) == [text for text in [*texts, "last"] if text]
 
 
@@ -123,14 +123,14 @@ def test_csv_gives_a_column_by_name_or_number(
     csv.writer(written).writerows(rows if field == "text" else rows[1:])
     path = tmp_path_factory.mktemp("csv") / "texts.csv"
     path.write_text(written.getvalue(), encoding="utf-8", newline="")
-    settings = Corpus(source=(str(path),), documents="csv", field=field)
+    settings = Corpus(source=(str(path),), documents="csv", field=(field,))
     assert documents(settings) == [text for _, text in rows[1:] if text]
 
 
 def test_tsv_takes_quotation_marks_as_they_are(make: Make) -> None:
     text = 'en\tfr\n"Hi", he said.\t"Salut !"\nA "\tb\n\n\tempty\n'
-    assert documents(make(text, documents="tsv", field="en")) == ['"Hi", he said.', 'A "']
-    assert documents(make(text, documents="tsv", field="1")) == ["en", '"Hi", he said.', 'A "']
+    assert documents(make(text, documents="tsv", field=("en",))) == ['"Hi", he said.', 'A "']
+    assert documents(make(text, documents="tsv", field=("1",))) == ["en", '"Hi", he said.', 'A "']
 
 
 @pytest.mark.parametrize(
@@ -152,13 +152,13 @@ def test_tsv_takes_quotation_marks_as_they_are(make: Make) -> None:
 )
 def test_a_bad_row_is_an_error_with_file_and_line(make: Make, kind: str, field: str, text: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        documents(make(text, documents=kind, field=field))
+        documents(make(text, documents=kind, field=(field,)))
 
 
 def test_a_field_without_end_is_an_error_not_a_full_memory(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(corpus, "LONGEST_FIELD", 1000)
     with pytest.raises(UserError, match="line 3: field larger than field limit"):
-        documents(make('a\n"' + "b" * 600 + "\n" + "c" * 600, documents="csv", field="1"))
+        documents(make('a\n"' + "b" * 600 + "\n" + "c" * 600, documents="csv", field=("1",)))
 
 
 def test_no_document_stands_in_both_splits_however_often_it_occurs(make: Make) -> None:
@@ -235,7 +235,7 @@ def test_the_fingerprint_changes_with_everything_that_matters(
     make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, Any]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    settings = replace(make("a,b", "c,d", documents="csv", field="1"), source=("0.txt",))
+    settings = replace(make("a,b", "c,d", documents="csv", field=("1",)), source=("0.txt",))
     assert corpus.fingerprint(replace(settings, **change)) != corpus.fingerprint(settings)
 
 

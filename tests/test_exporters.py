@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +20,7 @@ from ai_edge_litert.interpreter import Interpreter
 from ai_edge_litert.tools import flatbuffer_utils
 from tensorflow.core.protobuf import saved_model_pb2
 
-from keras_lstmgen import exporters, files, recipe, run
+from keras_lstmgen import exporters, files, model, recipe, run
 from keras_lstmgen.errors import UserError
 from keras_lstmgen.exporters import contract, onnx, saved_model, tflite, verify
 from keras_lstmgen.exporters.contract import Call
@@ -266,6 +267,19 @@ def test_exporting_again_replaces_the_whole_artifact_and_leaves_the_others(copie
     assert others == {path: path.stat().st_mtime_ns for path in (copied / "tflite").iterdir()}
 
 
+def test_a_large_vocabulary_s_artifacts_hold_their_matrices_in_parts_and_write_the_texts_of_keras(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(shutil.copytree(exported, tmp_path / "large"))
+    monkeypatch.setattr(model, "LARGE", 2)
+    proofs = exporters.export(folder, recipe.Export(formats=("saved_model", "tflite", "onnx"), texts=12, tokens=20))
+    assert {name: proof.identical for name, proof in proofs.items()} == dict.fromkeys(proofs, 12)
+    weights = run.load(folder).weights  # of two layers; that of characters looks up what its first product gives
+    H, parts = weights.cells[0].recurrent.shape[0], 4
+    shapes = [tuple(held.dims) for held in onnx_library.load(onnx_file(folder, "step")).graph.initializer]
+    assert shapes.count((H // parts, 4 * H)) == parts * (3 + weights.tied)
+
+
 def test_weights_that_are_no_numbers_are_not_exported(copied: Path) -> None:
     model = run.load(copied).model
     for bad in (np.nan, np.inf):
@@ -501,10 +515,13 @@ def test_a_proof_sees_what_is_wrong_in_the_texts_of_the_signature_in_strings(tra
     assert reason == f"in strings {len(compared) - 1} of {len(compared)} texts are identical"
 
 
-def test_a_proof_allows_one_text_in_a_hundred_and_no_more() -> None:
-    assert verify._reasons(1e-6, 99, 100) == ()
-    assert len(verify._reasons(1e-6, 98, 100)) == 1
-    assert len(verify._reasons(1e-4, 98, 100)) == 2
+def test_a_proof_allows_one_text_in_a_hundred_and_of_a_large_vocabulary_five(trained: Path) -> None:
+    model = run.load(trained)
+    assert verify.needed(model) == 0.99
+    assert verify.needed(model._replace(metadata=replace(model.metadata, vocab_size=4096))) == 0.95
+    assert verify._reasons(1e-6, 99, 100, 0.99) == ()
+    assert len(verify._reasons(1e-6, 98, 100, 0.99)) == 1
+    assert len(verify._reasons(1e-4, 98, 100, 0.99)) == 2
 
 
 def test_the_texts_of_a_proof_try_several_lengths_batches_and_all_mixes_of_options(

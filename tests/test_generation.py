@@ -1,5 +1,9 @@
 """Text comes as it is written, whole characters only, and ends where it should."""
 
+import gc
+import hashlib
+import math
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -145,3 +149,36 @@ def test_a_text_longer_than_a_chunk_is_the_one_that_a_single_call_writes(trained
     samples = generation.generate(model, "The ", N, options, seeds=[5, 6])
     assert [sample.tokens for sample in samples] == whole.tokens.numpy().tolist()
     assert [sample.logprob for sample in samples] == pytest.approx(whole.logprobs.numpy().sum(axis=1), abs=1e-3)
+
+
+def test_a_text_that_is_not_kept_takes_no_memory_however_long_and_is_the_one_that_is_written_in_one_go(
+    trained: Path,
+) -> None:
+    """Here 10,000 tokens, in pieces of 16; all numbers stay numbers."""
+    model, N, options = run.load(trained), 10_000, Options(temperature=0.9, repetition_penalty=1.1)
+    call = generation.writer(model)
+    generation.generate(model, "", 64, options, call=call)  # traced, and warm
+    pieces, kept = 0, {}
+    hashed, characters = hashlib.sha256(), 0
+
+    def emit(_: int, text: str) -> None:
+        nonlocal pieces, characters
+        pieces, characters = pieces + 1, characters + len(text)
+        hashed.update(text.encode())
+        if pieces in (N // 4, N * 4 // 5):
+            gc.collect()  # each call of TensorFlow leaves some cycles behind
+            kept[pieces] = tracemalloc.get_traced_memory()[0]
+
+    tracemalloc.start()
+    (sample,) = generation.generate(model, "", N, options, emit=emit, call=call, keep=False)
+    tracemalloc.stop()
+    assert (sample.text, sample.tokens, sample.length, sample.finish_reason) == ("", [], N, "length")
+    assert math.isfinite(sample.logprob)
+    assert sample.logprob < -N / 10
+    assert kept[N * 4 // 5] - kept[N // 4] < 35_000  # bytes; the tokens alone would be some 44,000
+
+    ids = np.array([model.prompt_ids("")], np.int32)
+    start = decode.begin(1, model.metadata.state_size, model.metadata.vocab_size)
+    whole = call(ids, start, sampling.noise([0], N), sampling.rows([options]), None)
+    text = model.tokenizer.decode([int(token) for token in whole.tokens[0]])
+    assert (len(text), hashlib.sha256(text.encode()).digest()) == (characters, hashed.digest())

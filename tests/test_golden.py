@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 
 from keras_lstmgen import generation, run, sampling
-from keras_lstmgen.exporters import saved_model, tflite
+from keras_lstmgen.exporters import saved_model, tflite, web
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the kit is no package: it travels as a folder
 from export import contract, tokenizer
 from export.onnx import generate as onnx_client
 from export.tflite import generate as tflite_client
-from tests import c_client
+from tests import c_client, npm
 from tests.golden.make import CASES, RUN, TEXTS
 
 Case = dict[str, Any]  # an entry of texts.json
@@ -100,6 +100,17 @@ def command(*words: str | Path) -> Write:
     return write
 
 
+def javascript(folder: Path) -> Write:
+    """The web page's modules over a page made here, in Node, which answers all cases at once."""
+    page = npm.or_skip(lambda: web.write(run.load(RUN), folder))
+    asked = [{key: case[key] for key in ("prompt", "seed", "max_new_tokens", "options")} for case in GOLDEN]
+    command = ["node", str(web.kit() / "run.mjs"), str(page)]
+    done = subprocess.run(command, input=json.dumps(asked).encode(), capture_output=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    answers = json.loads(done.stdout)
+    return lambda case: str(answers[GOLDEN.index(case)]["text"])
+
+
 # To add a client, add its line: a function of an empty folder that gives what writes a case.
 CLIENTS: dict[str, Callable[[Path], Write]] = {
     "keras": keras,
@@ -107,6 +118,7 @@ CLIENTS: dict[str, Callable[[Path], Write]] = {
     "tflite": lambda _: by_step(*tflite_client.load(TFLITE)),
     "tflite_graph": tflite_graph,
     "onnx": lambda _: by_step(*onnx_client.load(ONNX)),
+    "javascript": javascript,
     "c": lambda folder: command(c_client.program(folder), TFLITE),
 }
 

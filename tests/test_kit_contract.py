@@ -327,6 +327,9 @@ def test_generate_never_writes_unsampled_ids() -> None:
 def test_the_start_symbol_stands_where_training_had_it() -> None:
     assert prompt_ids([5, 6], metadata()) == [5, 6]
     assert prompt_ids([5, 6], metadata(prompt_start=True)) == [1, 5, 6]
+    assert prompt_ids([5, 6], metadata(prompt_start=True, source_end_id=3)) == [1, 5, 6, 3]
+    assert prompt_ids([5, 3, 6], metadata(prompt_start=True, source_end_id=3)) == [1, 5, 3, 6]
+    assert prompt_ids([], metadata(prompt_start=True, source_end_id=3)) == [1]
     assert prompt_ids([], metadata()) == prompt_ids([], metadata(prompt_start=True)) == [1]
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_lstmgen import callbacks, model, recipe
+from keras_lstmgen import checkpoint, model, recipe
 
 B, T, E, H, L, V = 2, 6, 4, 5, 3, 11
 IDS = np.random.default_rng(0).integers(0, V, (B, T))
@@ -27,6 +27,31 @@ def test_step_by_step_equals_the_whole_sequence(tied: bool) -> None:
     for t in range(T):
         logits, state = model.step(weights, IDS[:, t], state)
         np.testing.assert_allclose(logits, whole[:, t], atol=1e-6)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_large_vocabulary_s_products_are_added_up_in_parts_to_the_same(
+    tied: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    E, H = (24, 24) if tied else (12, 24)
+    whole = model.weights_of(model.build(recipe.Model(embedding_size=E, units=H, layers=L, dropout=0.0, tied=tied), V))
+    assert model.in_parts(whole) is whole
+    monkeypatch.setattr(model, "LARGE", V)
+    parts = model.in_parts(whole)
+    assert [len(parts.cells[0].kernel), len(parts.cells[1].recurrent), len(parts.output)] == [8 if tied else 4, 8, 8]
+    assert model.state_size(parts) == model.state_size(whole)
+    state = tf.random.stateless_normal((B, 2 * L * H), [1, 2])
+    for one, other in zip(model.step(parts, IDS[:, 0], state), model.step(whole, IDS[:, 0], state), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+
+
+def test_a_sum_in_parts_is_nearer_to_the_true_one() -> None:
+    dice, n, m = np.random.default_rng(3), 512, 700
+    x, matrix = dice.normal(0, 1, (1, n)).astype(np.float32), dice.normal(0, 1, (n, m)).astype(np.float32)
+    true = x.astype(np.float64) @ matrix.astype(np.float64)
+    parts = tuple(tf.constant(part) for part in np.split(matrix, model.PARTS))
+    apart = [np.std(model._product(tf.constant(x), one) - true) for one in (parts, tf.constant(matrix))]
+    assert apart[0] < apart[1]
 
 
 def test_score_is_the_log_softmax_of_the_sequence_at_the_next_tokens() -> None:
@@ -96,20 +121,19 @@ def test_a_checkpoint_brings_back_weights_optimizer_states_and_progress(tmp_path
     built = model.build(settings(dropout=0.5), V, B, T)
     built.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     built.fit(IDS, np.roll(IDS, -1, 1), batch_size=B, epochs=2, verbose=0, shuffle=False)
-    callbacks.save_checkpoint(
-        tmp_path / "checkpoint.keras", built, callbacks.Progress(windows=2, seconds=1.5, best=0.5)
-    )
+    checkpoint.save(tmp_path, built, checkpoint.Progress(windows=2, seconds=1.5, best=0.5))
     again = model.build(settings(dropout=0.5), V, B, T)
     again.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     again.optimizer.build(again.trainable_variables)
-    progress = callbacks.load_checkpoint(tmp_path / "checkpoint.keras", again, text="")
+    progress, complaint = checkpoint.load(tmp_path, again, text="")
+    assert complaint == ""
     assert (progress.windows, progress.seconds, progress.best) == (2, 1.5, 0.5)
-    assert len([value for value in callbacks.carried(again) if value.shape == (B, H)]) == 2 * L
+    assert len([value for value in checkpoint.carried(again) if value.shape == (B, H)]) == 2 * L
     dropouts = {id(layer.seed_generator.state) for layer in again.layers if "dropout" in layer.name}
-    assert len(dropouts & {id(value) for value in callbacks.carried(again)}) == L + 1
+    assert len(dropouts & {id(value) for value in checkpoint.carried(again)}) == L + 1
     for mine, theirs in zip(
-        [*again.trainable_variables, *again.optimizer.variables, *callbacks.carried(again)],
-        [*built.trainable_variables, *built.optimizer.variables, *callbacks.carried(built)],
+        [*again.trainable_variables, *again.optimizer.variables, *checkpoint.carried(again)],
+        [*built.trainable_variables, *built.optimizer.variables, *checkpoint.carried(built)],
         strict=True,
     ):
         np.testing.assert_array_equal(mine.numpy(), theirs.numpy())

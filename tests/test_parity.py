@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import parity
+from benchmarks import page, parity
 from keras_lstmgen import run, sampling
 from keras_lstmgen.exporters import onnx
 from keras_lstmgen.exporters.contract import Call
+from tests import npm
 
 TEXTS, TOKENS = 70, 9
 
@@ -25,7 +26,37 @@ def asked(folder: Path, results: Path) -> tuple[int, list[dict[str, Any]]]:
 def test_every_runtime_writes_the_texts_of_keras(fixture: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     status, rows = asked(request.getfixturevalue(fixture), tmp_path)
     assert status == 0
-    assert {row["runtime"]: row["identical"] for row in rows} == dict.fromkeys([*parity.FORMATS, parity.STRINGS], TEXTS)
+    *graphs, web = rows
+    assert [row["runtime"] for row in graphs] == [*parity.FORMATS, parity.STRINGS]
+    assert {(row["texts"], row["identical"]) for row in graphs} == {(TEXTS, TEXTS)}
+    assert web["identical"] == web["texts"]
+
+
+def test_the_first_texts_are_written_in_a_browser_too(
+    trained: Path, browser_kit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del browser_kit  # asked for, so that npm has brought a browser
+    monkeypatch.setattr(parity, "IN_PAGE", 13)
+    status, [*_, web] = asked(trained, tmp_path)
+    assert (status, web["runtime"]) == (0, "web page, in Chromium")
+    assert (web["texts"], web["identical"]) == (13, 13)
+
+
+def test_without_a_browser_they_are_written_in_node_and_without_that_a_line_says_so(
+    trained_lines: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = run.load(trained_lines)
+    prompts, cases = parity.drawn(model, 5)
+    monkeypatch.setenv("PUPPETEER_EXECUTABLE_PATH", "/none")
+    name, texts = npm.or_skip(lambda: page.texts(model, prompts, cases, TOKENS))
+    assert name == "web page, in Node"
+    assert texts == parity.in_keras(model, cases, TOKENS)
+    assert "web page, in Chromium: the browser does not start: " in capsys.readouterr().err
+    monkeypatch.setenv("PATH", "/none")
+    assert page.texts(model, prompts, cases, TOKENS) == (
+        "web page, not run: --format web: node is not installed; install Node.js 20 or later, which brings it",
+        [],
+    )
 
 
 def test_a_text_that_differs_is_shown_with_the_step_and_the_distance_of_the_candidates(
@@ -46,7 +77,7 @@ def test_a_text_that_differs_is_shown_with_the_step_and_the_distance_of_the_cand
     monkeypatch.setattr(onnx, "open_artifact", wrong)
     status, rows = asked(trained, tmp_path)
     assert status == 1
-    (bad,) = [row for row in rows if row["identical"] < TEXTS]
+    (bad,) = [row for row in rows if row["identical"] < row["texts"]]
     assert bad["runtime"] == "ONNX"
     assert len(bad["differences"]) == TEXTS - bad["identical"] > TEXTS // 2
     assert {one["at"] for one in bad["differences"]} == {4}

@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keras_lstmgen import corpus, encoding, evaluation, prepared, recipe, reports, run, tokenizer, training
+from keras_lstmgen import corpus, encoding, evaluation, prepared, recipe, reports, run, sources, tokenizer, training
 from keras_lstmgen.cli import main
 from keras_lstmgen.encoding import Encoded, encode
 from keras_lstmgen.errors import UserError
@@ -191,6 +191,34 @@ def test_of_equal_documents_the_first_alone_counts(make: Callable[..., Recipe], 
 def test_a_stream_has_no_documents_to_be_unique() -> None:
     with pytest.raises(UserError, match=r"corpus\.unique needs documents"):
         recipe.override(Recipe(), {"corpus.unique": True})
+
+
+def test_pairs_are_dealt_out_and_counted_as_training_does(tmp_path: Path) -> None:
+    lines = [f"what is {number}?\tit is {number % 7}{'!' * (number % 3)}" for number in range(200)]
+    (tmp_path / "pairs.tsv").write_text("\n".join(lines + lines[:20]))
+    values = {"corpus.source": str(tmp_path / "pairs.tsv"), "corpus.documents": "pairs", "corpus.unique": True}
+    asked = recipe.override(Recipe(), values | SMALL)
+    preparing.prepare(asked, tmp_path / "prepared", HERE)
+    made = opened(tmp_path / "prepared")
+    same(made, encode(asked, tmp_path / "cache"))
+    assert made.counts["train"]["tokens"] < len(made.train)
+    own = training.train(asked, tmp_path / "runs", "own")
+    other = training.train(
+        recipe.override(Recipe(), SMALL | {"corpus.source": str(tmp_path / "prepared")}), tmp_path / "runs", "other"
+    )
+    for weights, others in zip(run.load(own).model.get_weights(), run.load(other).model.get_weights(), strict=True):
+        assert np.array_equal(weights, others)
+    report = reports.evaluate(run.load(other), [], 1, 30)
+    assert report["samples"]["sources"]
+    assert not sources.at_hand(recipe.Corpus((str(tmp_path / "prepared"),)))
+
+
+def test_labels_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_text(TEXT)
+    values = {"corpus.source": str(tmp_path / "text.txt"), "corpus.documents": "lines", "corpus.labels": "prose"}
+    with pytest.raises(UserError, match=r"corpus\.labels: cannot be prepared"):
+        preparing.prepare(recipe.override(Recipe(), values), tmp_path / "prepared", HERE)
+    assert os.listdir(tmp_path) == ["text.txt"]
 
 
 def test_training_on_a_prepared_folder_gives_the_model_of_the_text(

@@ -27,6 +27,21 @@ def values_of(kind: Any, limits: Any) -> st.SearchStrategy[Any]:
     return kinds.get(kind, st.just(("a.txt", "b ü 字.txt")))
 
 
+def with_kinds(values: dict[str, Any]) -> dict[str, Any]:
+    """What goes with labels, which make pairs, and with several members."""
+    two, without = ("a.txt", "b ü 字.txt"), ("training.sampled_softmax", "model.activation_regularization")
+    kept = {name: value for name, value in values.items() if name not in (*without, "corpus.validation")}
+    measures = tuple(name for name in kept.get("evaluate.measures", ()) if name != "verses")
+    labelled = {"corpus.documents": "lines", "corpus.source": two, "corpus.labels": two}
+    return kept | labelled | {"evaluate.measures": measures}
+
+
+def of_one_text(values: dict[str, Any]) -> dict[str, Any]:
+    """What goes with a text that is no pairs, and with one member."""
+    without = ("corpus.labels", "corpus.documents", "model.members", "evaluate.measures")
+    return {name: value for name, value in values.items() if name not in without}
+
+
 @settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)  # the first text drawn loads Unicode's tables
 @given(st.data())
 def test_what_is_written_is_what_is_read(data: st.DataObject) -> None:
@@ -36,6 +51,7 @@ def test_what_is_written_is_what_is_read(data: st.DataObject) -> None:
         if name != "corpus.sha256" and data.draw(st.booleans())
     }
     values["training.epochs"], values["corpus.field"] = 1, "text"
+    values = with_kinds(values) if data.draw(st.booleans()) else of_one_text(values)
     made = recipe.override(recipe.Recipe(), values)
     assert recipe.parse(tomllib.loads(recipe.to_toml(made))) == made
 

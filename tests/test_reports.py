@@ -108,7 +108,8 @@ def test_where_the_training_text_is_gone_a_given_text_can_still_be_measured(trai
 
 def test_the_tables_show_what_the_report_says(capsys: pytest.CaptureFixture[str]) -> None:
     report = {
-        "text": "a.txt", "counts": {"tokens": 1234, "characters": 5678, "bytes": 6000, "words": 90, "unknown": 12},
+        "text": "a.txt", "counts": {"tokens": 1234, "characters": 5678, "bytes": 6000, "words": 90, "unknown": 12,
+                   "documents": 3},
         "loss": {"nats_per_token": 1.25, "bits_per_character": 1.8},
         "samples": {"texts": ["x", "y"], "longest_copy": "[bold] x", "longest_copy_characters": 8, "lines": 7,
                     "lines_seen_in_training": 3},

@@ -1,7 +1,9 @@
 """Choosing a token is what docs/contract.md says, held against an oracle that sorts and adds by hand."""
 
+import itertools
 import math
 from dataclasses import astuple
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -135,9 +137,41 @@ def test_top_p_keeps_the_token_that_reaches_the_sum() -> None:
     assert {drawn(logits, noise, Options(top_p=0.6)) for noise in np.linspace(0, 0.999, 50)} == {0, 1}
 
 
-def test_rounding_that_leaves_no_id_takes_the_last_one_kept() -> None:
-    # 2^24 - 1 over 2^24 is the largest noise; a third thrice adds up to less in float32 in some orders.
-    assert drawn([0.0] * 3 + [-50.0] * 4, float(np.float32(2**24 - 1) / 2**24), Options(top_k=3)) == 2
+def test_the_largest_noise_draws_the_last_one_kept_that_has_a_part_of_the_sum() -> None:
+    # A third thrice adds up to less than 1 in float32. What has less than 2^-36 is never drawn.
+    for noise in (1 - 2**-24, 1.0):  # 1 is not asked for, but does not leave the ids
+        assert drawn([0.0] * 3 + [-50.0] * 4, noise, Options(top_k=3)) == 2
+        assert drawn([-50.0] + [0.0] * 3 + [-50.0] * 3, noise, Options()) == 3
+
+
+def test_no_noise_draws_the_first_id_that_has_a_part_of_the_sum() -> None:
+    assert drawn([-50.0] + [0.0] * 3 + [-50.0] * 3, 0.0, Options()) == 1
+
+
+def exactly(logits: Any, noise: Any, options: Options) -> int:
+    """The sums of the contract in Python's integers and fractions, from the graph's own softmax."""
+    x = tf.constant(logits / np.float32(options.temperature))
+    if options.top_p < 1:
+        falling = tf.sort(x, direction="DESCENDING")
+        sums = list(itertools.accumulate(whole(falling)))
+        reached = next(i for i, c in enumerate(sums) if c >= Fraction(options.top_p) * sums[-1])
+        x = tf.where(x >= falling[reached], x, -np.inf)
+    sums = list(itertools.accumulate(whole(x)))
+    return next(i for i, c in enumerate(sums) if c > Fraction(float(noise)) * sums[-1])
+
+
+def whole(x: Any) -> list[int]:
+    """Probabilities in parts of 2^36."""
+    return [int(Fraction(p) * 2**36) for p in tf.nn.softmax(x[tf.newaxis])[0].numpy().tolist()]
+
+
+@pytest.mark.parametrize("options", [Options(), Options(temperature=1.3), Options(top_p=0.875)])
+def test_a_large_vocabulary_is_drawn_by_exact_sums(options: Options) -> None:
+    dice, A = np.random.default_rng(5), 33_000
+    logits = (dice.normal(0, 3, (12, A))).astype(np.float32)
+    noise = sampling.noise(list(range(12)), 1)[:, 0]
+    ids = choose(logits, noise, np.zeros((12, A), bool), sampling.rows([options] * 12), np.zeros(A, bool))
+    assert ids.tolist() == [exactly(row, number, options) for row, number in zip(logits, noise, strict=True)]
 
 
 def test_an_id_that_is_never_written_is_not_even_when_it_is_likeliest() -> None:

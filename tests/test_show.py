@@ -7,7 +7,6 @@ from types import SimpleNamespace
 
 import keras
 import pytest
-import tensorflow as tf
 
 from keras_lstmgen import show
 
@@ -44,13 +43,6 @@ def test_a_loss_is_shown_in_three_units() -> None:
     bits = 1.5 * 0.5 / math.log(2)
     assert show.figures(1.5, 0.5) == f"1.500 nats/token  {bits:.2f} bits/character  perplexity {math.exp(1.5):.2f}"
     assert "perplexity" in show.figures(1e9, 1.0)
-
-
-def test_the_curve_is_drawn_whole_or_not_at_all(tmp_path: Path) -> None:
-    show.curve(tmp_path / "curve.png", [row(2.0, 2.1), row(1.8, 2.0)])
-    height, width, _ = tf.io.decode_png((tmp_path / "curve.png").read_bytes()).shape
-    assert (width, height) == (840, 480)
-    assert [path.name for path in tmp_path.iterdir()] == ["curve.png"]
 
 
 def test_markup_in_texts_and_names_is_shown_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:

@@ -22,7 +22,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
-from keras_lstmgen import callbacks, encoding, evaluation, generation, recipe, run, show, streams, training
+from keras_lstmgen import callbacks, checkpoint, encoding, evaluation, generation, recipe, run, show, streams, training
 from keras_lstmgen.errors import UserError
 from keras_lstmgen.optimizer import Adam
 from keras_lstmgen.sampling import Options
@@ -145,15 +145,37 @@ def test_ctrl_c_within_an_epoch_saves_and_what_follows_is_as_if_nothing_had_happ
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert f"Stopped by Ctrl-C, and saved. To go on: keras-lstmgen train --resume {folder}" in capsys.readouterr().out
     assert progress(folder)["windows"] == 70
+    assert [row[0] for row in losses(folder)] == [52, 70]
     assert generation.generate(run.load(folder), "The ", 20)[0].finish_reason == "length"
 
     training.resume(folder, small)
     assert re.findall(r"^epoch (\d+)  ", capsys.readouterr().out, re.M) == ["2", "3"]
-    whole = [row for row in losses(folder) if row[0] % 52 == 0]
-    assert [row[0] for row in losses(folder)] == [52, 70, 104, 156]
-    assert [row[2] for row in whole] == [row[2] for row in losses(straight)]
+    assert losses(folder) == losses(straight)
     assert_same_numbers(folder / run.CHECKPOINT, straight / run.CHECKPOINT)
     assert_same_numbers(folder / run.MODEL, straight / run.MODEL)
+
+
+def test_at_a_stop_within_an_epoch_the_best_of_whole_epochs_waits_beside_what_is_better_by_then(
+    small: recipe.Recipe, tmp_path: Path
+) -> None:
+    model = training.compiled(small, counts=np.full(9, 7))
+    twin, progress_now = keras.models.clone_model(model), checkpoint.Progress(windows=52)
+    pace = callbacks.Pace(small.training, progress_now, 52)
+    keep = callbacks.Keep(tmp_path, pace, twin)
+    keep.set_model(model)
+    keep.on_epoch_end(0, {"loss": 3.0, "val_loss": 2.0})
+    first = numbers(tmp_path / run.MODEL)
+    twin.set_weights([weight + 1 for weight in twin.get_weights()])
+    progress_now.windows, pace.interrupted = 70, True
+    keep.on_epoch_end(1, {"loss": 3.0, "val_loss": 1.0})
+    weights = {name: values for name, values in first.items() if name.startswith("layers/") and values.ndim}
+    assert len(weights) == 1 + 3 * L + 2  # embedding, LSTM layers, output
+    for name, values in weights.items():
+        np.testing.assert_array_equal(numbers(tmp_path / run.WHOLE)[name], values)
+        np.testing.assert_array_equal(numbers(tmp_path / run.MODEL)[name], values + 1)
+    assert [row["windows"] for row in json.loads((tmp_path / "history.json").read_text())] == [52, 70]
+    saved = progress(tmp_path)
+    assert (saved["windows"], saved["best"], len(saved["history"])) == (70, 2.0, 1)  # which knows of no stop
 
 
 def test_a_run_that_was_killed_goes_on_from_its_last_epoch_as_if_nothing_had_happened(
@@ -268,8 +290,9 @@ def test_the_weights_kept_are_the_best_and_not_the_last(stopped_early: Path) -> 
 
 def test_an_epoch_broken_off_does_not_count_as_one_without_a_better_loss(small: recipe.Recipe, tmp_path: Path) -> None:
     model = training.compiled(small, counts=np.full(9, 7))
-    state = callbacks.Progress(windows=4, best=1.0)
-    keep = callbacks.Keep(tmp_path, recipe.Training(patience=1), state, 4, keras.models.clone_model(model))
+    state = checkpoint.Progress(windows=4, best=1.0)
+    pace = callbacks.Pace(recipe.Training(patience=1, epochs=9), state, 4)
+    keep = callbacks.Keep(tmp_path, pace, keras.models.clone_model(model))
     keep.set_model(model)
     model.stop_training = False
     state.windows = 6
@@ -280,12 +303,12 @@ def test_an_epoch_broken_off_does_not_count_as_one_without_a_better_loss(small: 
     assert (state.stale, model.stop_training, state.best) == (1, True, 1.0)
 
 
-def test_a_loss_that_is_no_number_any_more_ends_it_at_once(small: recipe.Recipe, runs: Path) -> None:
+def test_after_a_loss_that_is_lost_the_screen_is_free_again(small: recipe.Recipe, runs: Path) -> None:
     wild = {"training.learning_rate": 10.0, "training.weight_decay": 10.0, "training.warmup": 0.0}
-    with pytest.raises(UserError, match=r"the loss is no number any more in epoch 1; lower training\.learning_rate"):
+    with pytest.raises(UserError, match=r"the loss .* in epoch 1, after 3 times .*; lower training\.learning_rate"):
         training.train(recipe.override(small, wild), runs, "wild")
     assert not (runs / "wild").exists()
-    with show.progress_bar():  # the screen is free again
+    with show.progress_bar():
         pass
 
 
@@ -307,16 +330,16 @@ def test_the_warm_up_may_be_nothing_or_all(warmup: float, expected: list[float])
 
 def test_the_clock_plays_no_part_where_epochs_alone_limit() -> None:
     settings = recipe.Training(epochs=4, minutes=0.0)
-    parts = {callbacks.done(settings, callbacks.Progress(windows=6, seconds=s), 3) for s in (0.0, 1e9)}
+    parts = {callbacks.done(settings, checkpoint.Progress(windows=6, seconds=s), 3) for s in (0.0, 1e9)}
     assert parts == {0.5}
 
 
 def test_of_two_limits_the_nearer_one_counts() -> None:
     settings = recipe.Training(epochs=4, minutes=1.0)
-    parts = [callbacks.done(settings, callbacks.Progress(windows=6, seconds=s), 3) for s in (0.0, 45.0, 99.0)]
+    parts = [callbacks.done(settings, checkpoint.Progress(windows=6, seconds=s), 3) for s in (0.0, 45.0, 99.0)]
     assert parts == [0.5, 0.75, 1.0]
     endless = recipe.Training(epochs=0, minutes=1.0)
-    assert callbacks.done(endless, callbacks.Progress(windows=10**9, seconds=15.0), 3) == 0.25
+    assert callbacks.done(endless, checkpoint.Progress(windows=10**9, seconds=15.0), 3) == 0.25
 
 
 def test_each_update_is_made_at_its_rate(small: recipe.Recipe, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -200,8 +200,9 @@ def other_choices(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """A page that draws its tokens otherwise."""
     kit = Path(shutil.copytree(web.kit(), tmp_path / "kit", ignore=shutil.ignore_patterns("node_modules")))
     code = (kit / "contract.js").read_text(encoding="utf-8")
-    assert "if (sum > number)" in code
-    (kit / "contract.js").write_text(code.replace("if (sum > number)", "if (sum > 1 - number)"), encoding="utf-8")
+    assert "Math.floor(number * STEPS)" in code
+    changed = code.replace("Math.floor(number * STEPS)", "Math.floor((1 - number) * STEPS)")
+    (kit / "contract.js").write_text(changed, encoding="utf-8")
     monkeypatch.setattr(web, "kit", lambda: kit)
 
 

@@ -3,7 +3,8 @@
  *
  * The noise that a seed stands for, the choice of a token from logits, and the loop around the graph `step`. V is the
  * vocabulary size, S the state size. JavaScript computes in float64: what the page wants in float32 is rounded by
- * `Math.fround` or by a Float32Array after every operation, so that the same seed chooses the same tokens as elsewhere.
+ * `Math.fround` or by a Float32Array after every operation, and probabilities are added up as whole numbers, so that the
+ * same seed chooses the same tokens as elsewhere.
  */
 
 /**
@@ -16,6 +17,7 @@
  * @property {number} end_id
  * @property {number[]} unsampled_ids
  * @property {boolean} [prompt_start]
+ * @property {number} [source_end_id]
  * @property {any} [recipe]
  * @property {any} [metrics]
  */
@@ -45,6 +47,8 @@
 
 const FORMAT_VERSION = 1;
 const GOLDEN = 0x9e3779b9;
+const UNIT = 2 ** 36; // of a probability
+const STEPS = 2 ** 24; // of noise and of top_p
 const { fround } = Math;
 
 /** Options that change nothing. */
@@ -128,13 +132,8 @@ export function choose(logits, number, seen, options, sampled) {
   for (let i = 0; i < scaled.length; i++) scaled[i] /= temperature;
   const lowest = threshold(scaled, options);
   const kept = scaled.map((logit, i) => (sampled[i] && logit >= lowest ? logit : -Infinity));
-  const shares = softmax(kept);
-  let sum = 0;
-  for (let i = 0; i < shares.length; i++) {
-    sum = fround(sum + shares[i]);
-    if (sum > number) return i;
-  }
-  return kept.findLastIndex((logit) => logit > -Infinity);
+  const shares = parts(kept);
+  return reaching(shares, share(Math.min(Math.floor(number * STEPS), STEPS - 1), shares) + 1);
 }
 
 /**
@@ -169,28 +168,47 @@ function threshold(scaled, { top_k, top_p, min_p }) {
 }
 
 /**
- * Where in falling order the sum of probabilities is first at least p; the last, should rounding leave it below.
+ * Where in falling order the sum of probabilities is first at least p.
  * @param {Float32Array} falling
  * @param {number} p
  */
 function nucleus(falling, p) {
-  const shares = softmax(falling);
+  const shares = parts(falling);
+  return reaching(shares, -share(-Math.ceil(p * STEPS), shares));
+}
+
+/**
+ * Where the sum of parts is first at least as large as wanted.
+ * @param {Float64Array} shares
+ * @param {number} wanted at most their whole sum
+ */
+function reaching(shares, wanted) {
   let at = 0;
-  for (let sum = shares[0]; sum < p && at < shares.length - 1; ) sum = fround(sum + shares[++at]);
+  for (let sum = shares[0]; sum < wanted; ) sum += shares[++at];
   return at;
 }
 
 /**
- * Probabilities [V]. Their total is added up in float64: the float32 nearest to the true one.
+ * So many steps of the sum of parts, rounded down. The product has more bits than a number.
+ * @param {number} steps
+ * @param {Float64Array} shares
+ */
+function share(steps, shares) {
+  const total = shares.reduce((sum, part) => sum + part);
+  return Number((BigInt(steps) * BigInt(total)) >> 24n);
+}
+
+/**
+ * Probabilities [V] in whole units, whose sums are the same in every order.
  * @param {Float32Array} logits
  */
-function softmax(logits) {
+function parts(logits) {
   const top = largest(logits);
   const powers = logits.map((logit) => Math.exp(fround(logit - top)));
   let total = 0;
   for (const power of powers) total += power;
   total = fround(total);
-  return powers.map((power) => power / total);
+  return Float64Array.from(powers, (power) => Math.floor(fround(power / total) * UNIT));
 }
 
 /** @param {Float32Array} values */
@@ -214,11 +232,14 @@ export function logprob(logits, id) {
 
 /**
  * The ids to feed for a prompt: behind the start symbol if training had one there, or if it is empty.
+ * A model of pairs answers a source: a prompt that does not end one gets its end.
  * @param {number[]} encoded
  * @param {Metadata} metadata
  */
 export function promptIds(encoded, metadata) {
-  return metadata.prompt_start || !encoded.length ? [metadata.start_id, ...encoded] : encoded;
+  const end = metadata.source_end_id ?? -1;
+  const closed = end < 0 || encoded.includes(end) || !encoded.length ? encoded : [...encoded, end];
+  return metadata.prompt_start || !encoded.length ? [metadata.start_id, ...closed] : closed;
 }
 
 /**

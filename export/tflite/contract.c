@@ -51,6 +51,10 @@ static size_t largest(const float *numbers, size_t count)
     return best;
 }
 
+/* Units of a probability, and steps of noise and of top_p: a sum of probabilities times steps is below 2^62. */
+#define UNIT 68719476736.0f
+#define STEPS 16777216
+
 /* The sum of e^(x - top) over all x, which turns such powers into probabilities. */
 static float sum_of_powers(const float *x, size_t count, float top)
 {
@@ -60,22 +64,37 @@ static float sum_of_powers(const float *x, size_t count, float top)
     return (float)sum;
 }
 
+/* A probability in whole units; sums of those are the same in every order. */
+static int64_t part(float x, float top, float total)
+{
+    return (int64_t)(expf(x - top) / total * UNIT);
+}
+
+static int64_t sum_of_parts(const float *x, size_t count, float top, float total)
+{
+    int64_t sum = 0;
+    for (size_t i = 0; i < count; i++)
+        sum += part(x[i], top, total);
+    return sum;
+}
+
 static int falling(const void *left, const void *right)
 {
     float a = *(const float *)left, b = *(const float *)right;
     return (a < b) - (a > b);
 }
 
-/* The first of the falling logits [V] at which the sum of probabilities is at least p; the last, should none be. */
+/* The first of the falling logits [V] at which the sum of probabilities is at least p. */
 static size_t nucleus_end(const float *sorted, size_t V, float p)
 {
-    float total = sum_of_powers(sorted, V, sorted[0]), sum = 0;
+    float top = sorted[0], total = sum_of_powers(sorted, V, top);
+    int64_t wanted = (int64_t)ceilf(p * STEPS) * sum_of_parts(sorted, V, top, total), sum = 0;
     for (size_t i = 0; i < V; i++) {
-        sum += expf(sorted[i] - sorted[0]) / total;
-        if (sum >= p)
+        sum += part(sorted[i], top, total);
+        if (sum * STEPS >= wanted)
             return i;
     }
-    return V - 1;
+    return V - 1; /* never with logits that are numbers */
 }
 
 /* The highest of the thresholds that top_k, top_p and min_p set on the scaled logits [V]. */
@@ -96,20 +115,18 @@ static float threshold(const float *scaled, size_t V, const struct options *opti
     return highest;
 }
 
-/* The first id whose cumulative probability exceeds the noise; the last one kept, should rounding leave none. */
+/* The first id whose cumulative probability exceeds the noise, which is below the whole. */
 static size_t draw(const float *kept, size_t V, float noise)
 {
-    float top = kept[largest(kept, V)], total = sum_of_powers(kept, V, top), sum = 0;
-    size_t last = 0;
+    float top = kept[largest(kept, V)], total = sum_of_powers(kept, V, top);
+    int64_t step = noise < 1 ? (int64_t)(noise * STEPS) : STEPS - 1, sum = 0;
+    int64_t passed = step * sum_of_parts(kept, V, top, total);
     for (size_t i = 0; i < V; i++) {
-        if (kept[i] == -INFINITY)
-            continue;
-        sum += expf(kept[i] - top) / total;
-        if (sum > noise)
+        sum += part(kept[i], top, total);
+        if (sum * STEPS > passed)
             return i;
-        last = i;
     }
-    return last;
+    return V - 1; /* never with logits that are numbers */
 }
 
 int32_t choose(float *logits, size_t V, float noise, const bool *seen, const bool *unsampled,

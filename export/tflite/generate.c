@@ -185,12 +185,24 @@ static const char *make_room(struct writer *writer)
     return NULL;
 }
 
+/* Whether a prompt, whose ids begin at `from`, is a source that a model of pairs is to answer and that has no end. */
+static bool is_open(const struct writer *writer, size_t from)
+{
+    int32_t end = writer->metadata.source_end_id;
+    for (size_t i = from; i < writer->prompt.count; i++)
+        if (writer->prompt.at[i] == end)
+            return false;
+    return end != NO_ID && from < writer->prompt.count;
+}
+
 /* The ids to feed for a prompt: behind the start symbol if training had one there, or if it is empty. */
 static const char *encode_prompt(struct writer *writer, const char *prompt)
 {
     bool start = writer->metadata.prompt_start || *prompt == '\0';
     bool done = (!start || append(&writer->prompt, writer->metadata.start_id))
                 && encode(&writer->tokenizer, prompt, strlen(prompt), &writer->prompt);
+    if (done && is_open(writer, start))
+        done = append(&writer->prompt, writer->metadata.source_end_id);
     return done ? NULL : "there is not enough memory";
 }
 

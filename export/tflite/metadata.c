@@ -125,6 +125,14 @@ static bool skip_value(struct json *json, int depth)
     return take(json, "true") || take(json, "false") || take(json, "null") || skip_number(json);
 }
 
+static bool read_id(struct json *json, int32_t *id)
+{
+    int64_t number = 0;
+    bool read = read_whole(json, &number);
+    *id = (int32_t)number;
+    return read;
+}
+
 /* An array of ids; there is room for as many as the text could hold. */
 static bool read_ids(struct json *json, struct metadata *metadata)
 {
@@ -143,7 +151,7 @@ static bool read_ids(struct json *json, struct metadata *metadata)
 }
 
 /* The entries that are known, by name; the first ones are numbers. */
-enum { VERSION, VOCAB_SIZE, STATE_SIZE, START_ID, END_ID, UNSAMPLED_IDS, PROMPT_START, KNOWN };
+enum { VERSION, VOCAB_SIZE, STATE_SIZE, START_ID, END_ID, UNSAMPLED_IDS, PROMPT_START, SOURCE_END_ID, KNOWN };
 
 static const struct {
     const char *name, *lacks;
@@ -155,6 +163,7 @@ static const struct {
     {"end_id", "its metadata lacks end_id"},
     {"unsampled_ids", "its metadata lacks unsampled_ids"},
     {"prompt_start", NULL},
+    {"source_end_id", NULL},
 };
 
 struct found {
@@ -184,6 +193,8 @@ static bool read_entry(struct json *json, struct metadata *metadata, struct foun
         return read_ids(json, metadata);
     if (entry == PROMPT_START)
         return (metadata->prompt_start = take(json, "true")) || take(json, "false");
+    if (entry == SOURCE_END_ID)
+        return take(json, "-1") || read_id(json, &metadata->source_end_id);
     return read_whole(json, &found->number[entry]);
 }
 
@@ -212,7 +223,7 @@ static const char *check(struct metadata *metadata, const struct found *found)
         if (!found->entry[entry])
             return ENTRIES[entry].lacks;
     int64_t V = found->number[VOCAB_SIZE];
-    bool ids = found->number[START_ID] < V && found->number[END_ID] < V;
+    bool ids = found->number[START_ID] < V && found->number[END_ID] < V && metadata->source_end_id < V;
     for (size_t i = 0; i < metadata->unsampled_count; i++)
         ids = ids && metadata->unsampled_ids[i] < V;
     metadata->vocab_size = (size_t)V;
@@ -227,6 +238,7 @@ const char *metadata_read(struct metadata *metadata, const char *json, size_t si
     struct json all = {json, json + size};
     struct found found = {0};
     memset(metadata, 0, sizeof *metadata);
+    metadata->source_end_id = NO_ID;
     metadata->unsampled_ids = calloc(size + 1, sizeof *metadata->unsampled_ids); /* more than it can hold */
     if (metadata->unsampled_ids == NULL)
         return "there is not enough memory";

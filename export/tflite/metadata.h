@@ -7,10 +7,13 @@
 #include <stddef.h>
 #include <stdint.h>
 
+enum { NO_ID = -1 };
+
 struct metadata {
     size_t vocab_size, state_size;
     int32_t start_id, end_id;
     bool prompt_start;
+    int32_t source_end_id; /* NO_ID where there is none */
     int32_t *unsampled_ids; /* those that are never written; all ids are below vocab_size */
     size_t unsampled_count;
 };

@@ -25,7 +25,7 @@ class Graphs(tf.Module):
     def __init__(self, run: Run, check_options: bool = False) -> None:
         """Trace nothing yet; with ``check_options`` the graph itself refuses options out of range."""
         super().__init__()
-        self.weights = folded(run.weights)
+        self.weights = model.in_parts(folded(run.weights))
         self.end_id, self.unsampled = run.metadata.end_id, unsampled_mask(run)
         self.V, self.check_options = run.metadata.vocab_size, check_options
         ids, state = (
@@ -77,6 +77,11 @@ def folded(weights: model.Weights) -> model.Weights:
 
     That is so of characters, which are few: a token then costs a product less.
     """
+    first, *others = (_folded(member) for member in model.each_member(weights))
+    return first._replace(others=tuple(others))
+
+
+def _folded(weights: model.Weights) -> model.Weights:
     first, embedding = weights.cells[0], weights.embedding
     tables = [embedding, first.kernel, first.bias][weights.tied :]  # what is the output too is kept
     if embedding.shape[0] * first.kernel.shape[1] > sum(table.shape.num_elements() for table in tables):

@@ -44,13 +44,16 @@ def model_of(graph: Any, name: str) -> Any:
 
 
 def _converted(graph: Any) -> Any:
-    """Convert one graph. Left to itself, tf2onnx makes seven operators of a choice between two numbers."""
+    """Convert one graph.
 
-    def where(_: Any, node: Any, *__: Any) -> Any:
-        node.type = "Where"
+    Left to itself, tf2onnx makes seven operators of a choice between two numbers, and compares whole ones as float32.
+    """
+
+    def plain(_: Any, node: Any, *__: Any) -> Any:
+        node.type = "Where" if node.type == "SelectV2" else node.type
         return node
 
-    handlers: dict[str, Any] = {"SelectV2": (where, [])}
+    handlers: dict[str, Any] = {name: (plain, []) for name in ("SelectV2", "Greater", "Less")}
     proto, _ = tf2onnx.convert.from_function(
         graph, input_signature=graph.input_signature, opset=OPSET, custom_op_handlers=handlers
     )

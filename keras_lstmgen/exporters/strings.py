@@ -8,7 +8,7 @@ import tensorflow_text
 
 from keras_lstmgen import decode, model, sampling
 from keras_lstmgen.exporters.contract import Graphs, assertions
-from keras_lstmgen.run import Run
+from keras_lstmgen.run import NONE, Run
 from keras_lstmgen.tokenizer import NEWLINE, UNK, WORD
 
 MAX_NEW_TOKENS = 200  # where a request does not say how many
@@ -116,7 +116,16 @@ class Strings(tf.Module):
         """The ids that are fed for string [B], ragged: as ``Run.prompt_ids`` has them."""
         ids = self.encode(prompt)
         start = tf.ones_like(prompt, tf.int64) if self.metadata.prompt_start else ids.row_lengths() == 0
-        return self._behind_start(ids, tf.cast(start, tf.int64))
+        return self._behind_start(self._closed(ids), tf.cast(start, tf.int64))
+
+    def _closed(self, ids: Any) -> Any:
+        """Ragged ids, a source's end behind each row that is not empty and lacks it, where the model answers one."""
+        end = self.metadata.source_end_id
+        if end == NONE:
+            return ids
+        lacking = tf.reduce_all(ids != end, axis=1) & (ids.row_lengths() > 0)
+        ends = tf.fill([tf.math.count_nonzero(lacking)], end)
+        return tf.concat([ids, tf.RaggedTensor.from_row_lengths(ends, tf.cast(lacking, tf.int64))], axis=1)
 
     def _behind_start(self, ids: Any, starts: Any) -> Any:
         """Ragged ids, each row behind so many start symbols: int64 [B], 0 or 1."""

@@ -12,15 +12,19 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from keras_lstmgen import decode, evaluation, generation, recipe, sampling
+from keras_lstmgen import decode, evaluation, generation, prepared, recipe, sampling
 from keras_lstmgen.encoding import encode_split
 from keras_lstmgen.errors import UserError
 from keras_lstmgen.exporters.contract import Call
+from keras_lstmgen.model import LARGE
 from keras_lstmgen.run import Run
 from keras_lstmgen.sampling import Options
 
 LARGEST_DIFFERENCE = 1e-4  # in a logit, below which two runtimes count as equal
 IDENTICAL = 0.99  # part of the texts that must be the same to the last token
+# The same of a large vocabulary (``model.LARGE``): of so many ids the last bits of the logits draw another one in some
+# texts of a hundred (of 33,000 words in 1 to 3), so that a sound artifact would now and then fall short of 99.
+IDENTICAL_OF_MANY = 0.95
 LOSS_TOKENS = 20_000  # of the text that this is measured on, at most
 LOSS_PARTS = 8  # of that text, read side by side
 LENGTHS = (1, 2, 7, 33)  # of prompts, in tokens
@@ -84,7 +88,8 @@ def _case(run: Run, i: int, text: np.ndarray[Any, Any]) -> Case:
     """
     P = LENGTHS[i % len(LENGTHS)]
     prompt = text[:P] if P == 1 or run.metadata.prompt_start else text[1 : P + 1]
-    return Case(prompt[: _until(prompt, run.metadata.end_id)], MIXES[i % len(MIXES)], 2**32 * i + 7 * i)
+    begun = run.closed([int(token) for token in prompt[: _until(prompt, run.metadata.end_id)]])
+    return Case(np.array(begun, np.int32), MIXES[i % len(MIXES)], 2**32 * i + 7 * i)
 
 
 def _until(prompt: np.ndarray[Any, Any], end_id: int) -> int:
@@ -96,7 +101,7 @@ def verify(run: Run, tried: Trial, call: Call) -> Proof:
     texts, tokens = tried.tokens.shape
     difference = _largest_logit_difference(run, tried, call)
     identical = int((_all_texts(run, tried, call, BATCHES) == tried.tokens).all(axis=1).sum())
-    reasons = _reasons(difference, identical, texts)
+    reasons = _reasons(difference, identical, texts, needed(run))
     return Proof(_finite(difference), identical, texts, _speed(run, call, tokens), reasons)
 
 
@@ -134,7 +139,7 @@ def reasons_in_strings(run: Run, tried: Trial, call: Call) -> tuple[str, ...]:
         **options._asdict(),
     )["text"]
     identical = sum(text.decode() == other for text, other in zip(written, expected, strict=True))
-    enough = identical >= IDENTICAL * len(expected)
+    enough = identical >= needed(run) * len(expected)
     return () if enough else (f"in strings {identical} of {len(expected)} texts are identical",)
 
 
@@ -142,12 +147,17 @@ def _finite(number: float) -> float | None:
     return number if math.isfinite(number) else None
 
 
-def _reasons(difference: float, identical: int, texts: int) -> tuple[str, ...]:
+def needed(run: Run) -> float:
+    """The part of the texts that must be the same."""
+    return IDENTICAL if run.metadata.vocab_size < LARGE else IDENTICAL_OF_MANY
+
+
+def _reasons(difference: float, identical: int, texts: int, needed: float) -> tuple[str, ...]:
     reasons = []
     if not difference < LARGEST_DIFFERENCE:  # NaN is not below anything
         reasons.append(f"logits differ by {difference:.2g} (allowed: {LARGEST_DIFFERENCE:g})")
-    if identical < IDENTICAL * texts:
-        reasons.append(f"{identical} of {texts} texts are identical (needed: {IDENTICAL:.0%})")
+    if identical < needed * texts:
+        reasons.append(f"{identical} of {texts} texts are identical (needed: {needed:.0%})")
     return tuple(reasons)
 
 
@@ -168,7 +178,7 @@ def _held_out(run: Run, tried: Trial) -> tuple[np.ndarray[Any, Any], str]:
             raise UserError("what came by standard input has gone")
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "text.ids"
-            encode_split(settings, "validation", run.tokenizer, path, "<i4")
+            encode_split(prepared.text(settings), "validation", run.tokenizer, path, "<i4")
             ids = np.fromfile(path, "<i4", LOSS_TOKENS)
     except UserError:
         ids = np.array([], np.int32)

@@ -1,4 +1,4 @@
-// A person at the page, in a real browser: node drive.mjs < tasks > answers, for test_browser.py
+// A person at the page, in a real browser: node drive.mjs < tasks > answers, for tests/chromium.py
 import chromium from "@sparticuz/chromium";
 import puppeteer from "puppeteer-core";
 import { text } from "node:stream/consumers";
@@ -57,6 +57,20 @@ async function write(page, values) {
   });
 }
 
+/** In the page: what a worker writes, as tokens. */
+function tokensOf(worker, request) {
+  return new Promise((resolve, reject) => {
+    const tokens = [];
+    worker.onmessage = ({ data }) => {
+      if (data.error) reject(new Error(data.error));
+      if (data.done) resolve(tokens);
+      for (const { id, written } of data.pieces ?? []) if (written && id !== null) tokens.push(id);
+      if (data.pieces) worker.postMessage({ seen: true });
+    };
+    worker.postMessage({ write: request });
+  });
+}
+
 const readout = (page) => page.$eval("#readout", (one) => one.textContent);
 
 const TASKS = {
@@ -68,6 +82,15 @@ const TASKS = {
     const written = [];
     for (const request of requests) written.push(await write(page, request));
     return { ready, about, written, trouble };
+  },
+
+  /** The tokens of many texts, by the page's own worker. */
+  async tokens({ url, requests }) {
+    const { page } = await open(url);
+    const worker = await page.evaluateHandle(() => new Worker("worker.js", { type: "module" }));
+    const written = [];
+    for (const request of requests) written.push(await page.evaluate(tokensOf, worker, request));
+    return written;
   },
 
   /** A long text, and the ways to stop it; how often the page's own turn came in half a second of it. */

@@ -1,0 +1,123 @@
+"""What the recipes write: the first samples of each run, unedited and not the best, as the page docs/gallery.md.
+
+    python -m benchmarks.gallery
+    python -m benchmarks.gallery saved_models/quickstart --output /tmp/gallery.md
+
+A run bears the name of its recipe. It writes three texts from the start symbol, seeds 0, 1 and 2; one on pairs answers
+the first three sources that were held out. Above each stands the command that writes the same.
+"""
+
+import argparse
+import os
+import re
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+from benchmarks.workers import ROOT
+from keras_lstmgen import corpus, files, generation, prepared, recipe
+from keras_lstmgen import run as runs
+from keras_lstmgen.errors import UserError
+from keras_lstmgen.sampling import Options
+
+PIPELINES, SAVED, PAGE = ROOT / "pipelines", ROOT / "saved_models", ROOT / "docs" / "gallery.md"
+SEEDS, TEMPERATURE, TOKENS = (0, 1, 2), 0.8, 300
+HEAD = """\
+# What the recipes write
+
+The first samples of each, unedited: three texts from the start symbol with seeds 0, 1 and 2 or, of a recipe on pairs,
+the greedy answers to the first three sources that were held out. `make gallery` writes this page, out of the runs in
+`saved_models/` that bear a recipe's name."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write the page; 2 with one line where a run cannot be used."""
+    arguments = _arguments(argv)
+    try:
+        folders = arguments.run or named_after_recipes(arguments.runs)
+        sections = [section(folder, arguments.output.parent) for folder in folders]
+        files.write_text(arguments.output, "\n\n".join([HEAD, *sections]) + "\n")
+    except UserError as error:
+        print(f"benchmarks.gallery: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.gallery", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("run", nargs="*", type=Path, help="folders of runs; none: all that bear a recipe's name")
+    parser.add_argument("--runs", type=Path, default=SAVED, metavar="FOLDER", help="where these are looked for")
+    parser.add_argument("--output", type=Path, default=PAGE, metavar="FILE", help="the page")
+    return parser.parse_args(argv)
+
+
+def named_after_recipes(folder: Path) -> list[Path]:
+    """The finished runs of a folder that bear the name of a recipe, in its order."""
+    found = [folder / path.stem for path in sorted(PIPELINES.glob("*.toml"))]
+    finished = [run for run in found if (run / runs.MODEL).is_file() and (run / runs.METADATA).is_file()]
+    if not finished:
+        raise UserError(f"{folder}: holds no run that bears the name of a recipe; train one, or name folders")
+    return finished
+
+
+def section(folder: Path, page: Path) -> str:
+    """What a run's recipe is for, what it reached, what it writes; ``page`` is the folder that links begin at."""
+    path = PIPELINES / f"{folder.resolve().name}.toml"
+    if not path.is_file():
+        raise UserError(f"{folder}: does not bear the name of a recipe in {PIPELINES}; rename the folder")
+    run = runs.load(folder)
+    about = path.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ")
+    link = f"## [{path.stem}]({os.path.relpath(path, page)})"
+    texts = answers(run, path.stem) if run.metadata.source_end_id != runs.NONE else samples(run, path.stem)
+    return "\n\n".join([link, about, _loss(folder, run.metadata), *texts])
+
+
+def _loss(folder: Path, metadata: runs.Metadata) -> str:
+    loss = metadata.metrics.get("validation")
+    if not loss:
+        raise UserError(f"{folder}: nothing was measured on held-out text; train it to its end")
+    words = f"{loss['nats_per_token']:.3f} nats and a perplexity of {loss['perplexity']:.2f} per token"
+    return f"On held-out text: {words}, {loss['bits_per_character']:.3f} bits per character."
+
+
+def samples(run: runs.Run, name: str) -> Iterator[str]:
+    """The texts of all seeds, written side by side as ``--n`` does."""
+    words = ["--temperature", str(TEMPERATURE), "--seed", str(SEEDS[0]), "--n", str(len(SEEDS))]
+    yield _command(name, words)
+    for seed, sample in zip(
+        SEEDS, generation.generate(run, "", TOKENS, Options(temperature=TEMPERATURE), seeds=SEEDS), strict=True
+    ):
+        yield f"Seed {seed}:"
+        yield fence(sample.text)
+
+
+def answers(run: runs.Run, name: str) -> Iterator[str]:
+    """The greedy answers to the first held-out sources that differ."""
+    settings = prepared.text(recipe.parse(run.metadata.recipe).corpus)
+    sources = dict.fromkeys(text.rpartition("\n")[0] for text in corpus.pieces(settings, "validation"))
+    call = generation.writer(run)
+    for source in islice(sources, len(SEEDS)):
+        prompt = f"{source}\n" if "\n" in source else source  # a newline in it would be taken for its end
+        (sample,) = generation.generate(run, prompt, TOKENS, Options(temperature=0), call=call)
+        yield _command(name, ["--temperature", "0", "--prompt", prompt])
+        yield fence(sample.text)
+
+
+def _command(name: str, words: list[str]) -> str:
+    limit = ["--max-new-tokens", str(TOKENS)]
+    return fence(shlex.join(["keras-lstmgen", "generate", name, *limit, *words]), "sh")
+
+
+def fence(text: str, language: str = "text") -> str:
+    """A text as a block of code that none of its own lines can end."""
+    longest = max((len(ticks) for ticks in re.findall("`+", text)), default=0)
+    ticks = "`" * max(3, longest + 1)
+    return f"{ticks}{language}\n{text}\n{ticks}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,85 @@
+"""Answers of a model of pairs to many sources, side by side."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from keras_lstmgen import beam, decode, generation, sampling, show
+from keras_lstmgen.constraints import HostOptions
+from keras_lstmgen.run import Run
+
+ROWS = 64  # most sources answered in one batch
+GREEDY = sampling.Options(temperature=0)
+
+
+def answers(run: Run, sources: Sequence[str], limit: int) -> list[str]:
+    """The greedy answer to each source, of at most ``limit`` tokens: what ``generation.generate`` writes to it alone.
+
+    Sources of similar lengths share a batch.
+    """
+    prompts = [run.prompt_ids(source + "\n") for source in sources]
+    order = sorted(range(len(prompts)), key=lambda number: len(prompts[number]))
+    found, call = [""] * len(prompts), _writer(run)
+    with show.progress_bar() as bar:
+        task = bar.add_task("answers", total=len(prompts), figures="")
+        for start in range(0, len(order), ROWS):
+            numbers = order[start : start + ROWS]
+            texts = _batch(run, call, [prompts[number] for number in numbers], limit)
+            for number, text in zip(numbers, texts, strict=True):
+                found[number] = text
+            bar.advance(task, len(numbers))
+    return found
+
+
+def _writer(run: Run) -> Any:
+    """The loop of ``decode.write`` over prompts of different lengths; traced once."""
+    weights, unsampled, end_id = run.weights, generation.unsampled_mask(run), run.metadata.end_id
+
+    @tf.function(reduce_retracing=True)
+    def call(ids: Any, first: Any, text: decode.Text, noise: Any, rows: sampling.Rows) -> Any:
+        return decode.write(weights, ids, text, noise, rows, unsampled, end_id, first=first).tokens
+
+    return call
+
+
+def _batch(run: Run, call: Any, prompts: list[list[int]], limit: int) -> list[str]:
+    ids, first = right(prompts)
+    B = len(prompts)
+    text = decode.begin(B, run.metadata.state_size, run.metadata.vocab_size)
+    tokens = call(ids, first, text, np.zeros((B, limit), np.float32), sampling.rows([GREEDY] * B))
+    return [run.tokenizer.decode(row) for row in tokens.numpy()]  # end tokens vanish
+
+
+def right(prompts: list[list[int]]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Prompts at the right end of int32 [B, P], padded by their own first ids, and int32 [B, 1], where each begins."""
+    P = max(map(len, prompts))
+    ids = np.array([[prompt[0]] * (P - len(prompt)) + prompt for prompt in prompts], np.int32)
+    return ids, np.array([[P - len(prompt)] for prompt in prompts], np.int32)
+
+
+def searched(run: Run, sources: Sequence[str], asked: beam.Search) -> list[str]:
+    """The best answer to each source that a beam search finds."""
+    step, limits = decode.stepper(run.weights), generation.constrained(run, HostOptions())
+    found = []
+    with show.progress_bar() as bar:
+        task = bar.add_task(f"answers, {asked.beams} beams", total=len(sources), figures="")
+        for source in sources:
+            found.append(generation.search(run, step, source + "\n", asked, limits=limits)[0].text)
+            bar.advance(task)
+    return found
+
+
+def drawn(run: Run, source: str, number: int, limit: int) -> list[str]:
+    """So many texts with neutral options and seeds 0, 1, …: answers to a source, or without one (empty) documents."""
+    call, found = generation.writer(run), list[str]()
+    with show.progress_bar() as bar:
+        task = bar.add_task(f"samples: {source}" if source else "samples", total=number, figures="")
+        for start in range(0, number, ROWS):
+            seeds = range(start, min(start + ROWS, number))
+            prompt = source + "\n" if source else ""
+            found += [sample.text for sample in generation.generate(run, prompt, limit, seeds=seeds, call=call)]
+            bar.advance(task, len(seeds))
+    return found

@@ -1,0 +1,112 @@
+"""Checkpoints: all that a training needs to go on as if it had never been stopped, in one ``.keras`` file.
+
+A run keeps the last two. Whatever moment a process dies at, one of them is whole.
+"""
+
+import io
+import json
+import math
+import os
+import time
+import zipfile
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_lstmgen import files
+from keras_lstmgen.attention import Attention
+from keras_lstmgen.ensemble import layers_of
+from keras_lstmgen.errors import UserError
+from keras_lstmgen.run import CHECKPOINT, PREVIOUS
+
+CARRYING = (keras.layers.LSTM, Attention)  # layers that leave something to the next window of a text
+
+
+@dataclass
+class Progress:
+    """How far a training is; it stands in every checkpoint."""
+
+    windows: int = 0  # batches trained on, over all epochs
+    seconds: float = 0.0
+    best: float = math.inf  # lowest validation loss, nats per token
+    stale: int = 0  # whole epochs since then
+    setbacks: int = 0  # times that the loss was lost and it went back
+    text: str = ""  # sha256 of the ids that it learns from and is measured on
+    history: list[dict[str, float]] = field(default_factory=list)  # a row an epoch
+    measured: list[float] = field(default_factory=list)  # what the metrics have summed up since the epoch began
+
+
+def save(folder: Path, model: keras.Sequential, progress: Progress) -> float:
+    """Save weights, optimizer, carried states, seeds, metrics and progress; the checkpoint before becomes the second.
+
+    A checkpoint is one ``.keras`` file, whole or not at all. Gives the seconds that it took.
+    """
+    began = time.perf_counter()
+    progress.measured = [float(variable.numpy()) for variable in metrics(model)]
+    states = io.BytesIO()
+    np.savez(states, *(state.numpy() for state in carried(model)))
+    with files.replacing(folder / CHECKPOINT, before=folder / PREVIOUS) as temporary:
+        model.save(temporary)
+        with zipfile.ZipFile(temporary, "a") as archive:  # Keras passes over members that it does not know
+            archive.writestr("carried.npz", states.getvalue())
+            archive.writestr("progress.json", json.dumps(asdict(progress)))
+    return time.perf_counter() - began
+
+
+def exists(folder: Path) -> bool:
+    """Whether a run has a checkpoint, whole or not."""
+    return any((folder / name).is_file() for name in (CHECKPOINT, PREVIOUS))
+
+
+def load(folder: Path, model: keras.Sequential, text: str) -> tuple[Progress, str]:
+    """Put the last checkpoint that is whole into a compiled ``model``; give the progress and, if any, a complaint.
+
+    Raises UserError if none is whole, or if it is of another ``text`` (``Progress.text``).
+    """
+    try:
+        return _load(folder / CHECKPOINT, model, text), ""
+    except _DamagedError as damage:
+        try:
+            progress = _load(folder / PREVIOUS, model, text)
+        except _DamagedError:
+            raise UserError(f"{damage}; start the training again") from damage
+        os.replace(folder / PREVIOUS, folder / CHECKPOINT)
+        return progress, f"{damage}; the checkpoint before it is whole, and takes its place"
+
+
+class _DamagedError(Exception):
+    """Says which checkpoint cannot be gone on from, and why."""
+
+
+def _load(path: Path, model: keras.Sequential, text: str) -> Progress:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if (broken := archive.testzip()) is not None:
+                raise zipfile.BadZipFile(f"{broken} is damaged")
+            progress = Progress(**json.loads(archive.read("progress.json")))
+            states = np.load(io.BytesIO(archive.read("carried.npz")), allow_pickle=False)
+        if progress.text == text:
+            model.load_weights(path)
+            for variable, name in zip(carried(model), states.files, strict=True):
+                variable.assign(states[name])
+    except Exception as error:  # zipfile, h5py, Keras and NumPy each have their own for a damaged file
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise _DamagedError(f"{path}: cannot be gone on from ({reason})") from error
+    if progress.text != text:
+        raise UserError(f"{path.parent}: its corpus is not the text that it was trained on any more; start a new run")
+    return progress
+
+
+def carried(model: keras.Sequential) -> list[Any]:
+    """What one batch leaves to the next and Keras saves nowhere: states, memories and all dropouts' seeds, in order."""
+    states = [state for layer in layers_of(model) if isinstance(layer, CARRYING) for state in layer.states or ()]
+    weights = {id(weight) for weight in model.weights}
+    return states + [variable for variable in model.variables if id(variable) not in weights]
+
+
+def metrics(model: keras.Sequential) -> list[Any]:
+    """The scalars in which the metrics of an epoch sum up."""
+    return [variable for metric in model.metrics for variable in metric.variables]

@@ -1,0 +1,177 @@
+"""Pairs in batches: examples ``<s> source newline target </s>``, each whole, none the continuation of another.
+
+A batch has examples of similar lengths, padded on the right; the loss counts the ids of the targets alone (and, as the
+recipe wants it, of the sources with a weight). Every example begins with an empty state.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from keras_lstmgen.model import Weights, state_size
+from keras_lstmgen.streams import ENDLESS, PIECE, untuned
+from keras_lstmgen.tokenizer import END, NEWLINE, START
+
+POOL = 50  # batches whose examples are sorted by length together: enough for little padding, few enough to mix well
+CELLS = 1 << 25  # most numbers in the logits of one scored batch
+ROWS = 64  # most examples in one
+
+
+class Pairs(NamedTuple):
+    """Where the examples are in the ids of a corpus."""
+
+    ids: NDArray[np.integer]  # [N], mapped from the disk
+    starts: NDArray[np.int64]  # [n + 1], where each begins and the last ends
+    targets: NDArray[np.int64]  # [n], where the newline before each target stands
+
+
+class Batch(NamedTuple):
+    """What ``fit`` takes: B rows, T steps of the longest."""
+
+    ids: NDArray[np.int32]  # [B, T]
+    next_ids: NDArray[np.int32]  # [B, T]
+    weights: NDArray[np.float32]  # [B, T], of the losses; 0 in the padding
+
+
+def find(ids: NDArray[np.integer]) -> Pairs:
+    """Find the examples, reading the ids in pieces. Raises ValueError if they are no pairs."""
+    starts = np.append(_places(ids, START), len(ids))
+    newlines = _places(ids, NEWLINE)
+    last = np.searchsorted(newlines, starts[1:]) - 1  # of each example
+    if (last < 0).any() or (newlines[last] < starts[:-1]).any():
+        raise ValueError("an example has no newline between its source and its target")
+    return Pairs(ids, starts, newlines[last])
+
+
+def _places(ids: NDArray[np.integer], wanted: int) -> NDArray[np.int64]:
+    pieces = (np.flatnonzero(ids[at : at + PIECE] == wanted) + at for at in range(0, len(ids), PIECE))
+    return np.concatenate([np.zeros(0, np.int64), *pieces])
+
+
+def count(pairs: Pairs) -> int:
+    """Examples."""
+    return len(pairs.targets)
+
+
+def predicted(pairs: Pairs) -> int:
+    """Ids of all targets, their ends among them."""
+    return int((pairs.starts[1:] - pairs.targets - 1).sum())
+
+
+def batches(pairs: Pairs, B: int) -> int:
+    """Batches in an epoch; the last is filled with examples that the epoch has had."""
+    return -(-count(pairs) // B)
+
+
+def example(pairs: Pairs, number: int, most: int) -> tuple[NDArray[np.int32], int]:
+    """The ids of an example, and how many stand before those of its target. ``most`` ids: the source loses its end."""
+    start, target, end = (int(at) for at in (pairs.starts[number], pairs.targets[number], pairs.starts[number + 1]))
+    kept = max(min(target - start, most - (end - target)), 1)
+    ids = np.concatenate([pairs.ids[start : start + kept], pairs.ids[target:end]])[:most]
+    return ids.astype(np.int32), kept + 1
+
+
+def batch(pairs: Pairs, numbers: NDArray[np.int64], T: int, source_loss: float = 0.0) -> Batch:
+    """Lay examples side by side, of at most ``T`` steps. The weights are such that their mean is 1."""
+    rows = [example(pairs, int(number), T + 1) for number in numbers]
+    longest = max(len(ids) for ids, _ in rows)
+    table = np.full((len(rows), longest), END, np.int32)
+    weights = np.zeros((len(rows), longest - 1), np.float32)
+    for row, (ids, before) in enumerate(rows):
+        table[row, : len(ids)] = ids
+        weights[row, : before - 1] = source_loss
+        weights[row, before - 1 : len(ids) - 1] = 1
+    return Batch(table[:, :-1], table[:, 1:], weights * np.float32(weights.size / max(weights.sum(), 1e-9)))
+
+
+def dataset(
+    pairs: Pairs, B: int, T: int, epochs: int, seed: int, *, source_loss: float = 0.0, first_batch: int = 0
+) -> tf.data.Dataset:
+    """Yield ``epochs * batches`` of (ids, next ids, weights), [B, T'] with T' at most T; epochs = 0 never ends.
+
+    Each epoch has every example, in an order that depends on (seed, epoch) alone.
+    """
+    total = epochs * batches(pairs, B) if epochs else ENDLESS
+    order = lru_cache(maxsize=2)(lambda epoch: _order(pairs, B, seed, epoch))
+
+    def gather(number: NDArray[np.int64]) -> Batch:
+        epoch, within = divmod(int(number), batches(pairs, B))
+        return batch(pairs, order(epoch)[within], T, source_loss)
+
+    ds = tf.data.Dataset.range(first_batch, total)
+    kinds = (tf.int32, tf.int32, tf.float32)
+    ds = ds.map(lambda number: tf.numpy_function(gather, [number], kinds, stateful=False))
+    ds = ds.map(lambda *parts: tuple(tf.ensure_shape(part, (B, None)) for part in parts))
+    return ds.prefetch(8).with_options(untuned())
+
+
+def _order(pairs: Pairs, B: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    """The examples of an epoch's batches [batches, B]: of similar lengths in each, all else by chance."""
+    dice = np.random.default_rng([seed, epoch])
+    n = batches(pairs, B)
+    numbers = np.resize(dice.permutation(count(pairs)), n * B)
+    lengths = np.diff(pairs.starts)
+    pools = np.split(numbers, range(POOL * B, n * B, POOL * B))
+    sorted_pools = [pool[np.argsort(lengths[pool], kind="stable")] for pool in pools]
+    return np.concatenate(sorted_pools).reshape(n, B)[dice.permutation(n)]
+
+
+def total_nats(
+    weights: Weights, pairs: Pairs, call: Callable[..., Any], advance: Callable[[int], None] = lambda _: None
+) -> float:
+    """Negative log-likelihood of all targets, each given its source, in nats. ``call`` is ``evaluation.scorer``'s.
+
+    ``advance`` is told of the examples scored.
+    """
+    total = 0.0
+    for numbers in _by_length(pairs, int(weights.output_bias.shape[0])):
+        part = batch(pairs, numbers, len(pairs.ids))
+        ids = np.concatenate([part.ids, part.next_ids[:, -1:]], axis=1)
+        logprobs, _ = call(ids, tf.zeros((len(ids), state_size(weights))))
+        total -= float(np.sum(logprobs.numpy(), where=part.weights > 0, dtype=np.float64))
+        advance(len(ids))
+    return total
+
+
+def _by_length(pairs: Pairs, V: int) -> Iterator[NDArray[np.int64]]:
+    """All examples, in batches of similar lengths whose logits are not too many."""
+    lengths = np.diff(pairs.starts)
+    order = np.argsort(lengths, kind="stable")
+    while len(order):
+        rows = max(1, min(ROWS, CELLS // (V * int(lengths[order[-1]]))))
+        order, part = order[:-rows], order[-rows:]
+        yield part
+
+
+def shuffled(pairs: Pairs) -> Pairs:
+    """The same targets, each with the source of another example: what a model loses that reads its source.
+
+    It is the nearest example before it whose source differs (before the first one comes the last); where all sources
+    are equal, its own.
+    """
+    sources = [pairs.ids[start:end] for start, end in zip(pairs.starts, pairs.targets, strict=False)]
+    other = _nearest_other(sources)
+    parts = []
+    for number in range(count(pairs)):
+        parts.append(sources[other[number]])
+        parts.append(pairs.ids[pairs.targets[number] : pairs.starts[number + 1]])
+    return find(np.concatenate(parts))
+
+
+def _nearest_other(sources: list[NDArray[np.integer]]) -> list[int]:
+    """For each source the nearest before it that differs, round and round: of a, b, b, c these are 3, 0, 0, 2."""
+    other = list(range(len(sources)))
+    for number in [*range(len(sources)), *range(len(sources))]:  # only the second round knows what is before the first
+        same = np.array_equal(sources[number - 1], sources[number])
+        other[number] = other[number - 1] if same else (number - 1) % len(sources)
+    return other
+
+
+def some(pairs: Pairs, tokens: int) -> Pairs:
+    """The first examples, of at most so many ids, but one at least."""
+    n = max(int(np.searchsorted(pairs.starts, tokens, side="right")) - 1, 1)
+    return Pairs(pairs.ids[: pairs.starts[n]], pairs.starts[: n + 1], pairs.targets[:n])

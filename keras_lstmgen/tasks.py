@@ -1,0 +1,145 @@
+"""The measures of a recipe's ``[evaluate]``, each beside what is trivial or true: a table of rows and figures each."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from keras_lstmgen import answers, beam, corpus, evaluation, kinds, measures, recipe, similar, verses
+from keras_lstmgen.run import Run
+
+DRAWN = 500  # samples that a share is taken of (of each kind): its standard error is at most 2.3 %
+Figures = dict[str, dict[str, Any]]  # rows of numbers by name
+
+
+@dataclass(frozen=True)
+class Task:
+    """What there is to measure."""
+
+    model: Run
+    training: recipe.Corpus
+    held_out: recipe.Corpus
+    asked: recipe.Evaluate
+    limit: int  # most tokens of an answer or a sample
+
+    @cached_property
+    def references(self) -> dict[str, list[str]]:
+        """All targets of each held-out source."""
+        return by_source(corpus.pieces(self.held_out, "validation"))
+
+    @cached_property
+    def answers(self) -> dict[str, list[str]]:
+        """The model's answers to these sources, in each way of finding them."""
+        sources = list(self.references)
+        found = {"greedy": answers.answers(self.model, sources, self.limit)}
+        if self.asked.beams:
+            search = beam.Search(self.asked.beams, self.asked.length_penalty, self.limit)
+            found[f"{search.beams} beams"] = answers.searched(self.model, sources, search)
+        return found
+
+    def against(self, measure: Callable[..., dict[str, Any]], **trivial: Sequence[str]) -> Figures:
+        """A measure of the model's answers, and of trivial ones."""
+        rows = self.answers | {name.replace("_", " "): list(found) for name, found in trivial.items()}
+        return {name: measure(found, list(self.references.values())) for name, found in rows.items()}
+
+
+def measured(task: Task) -> dict[str, Figures]:
+    """All measures that are asked for."""
+    return {name: MEASURES[name](task) for name in task.asked.measures}
+
+
+def split(document: str) -> tuple[str, str]:
+    """Source and target of a pair: the target is its last line."""
+    source, _, target = document.rpartition("\n")
+    return source, target
+
+
+def by_source(documents: Iterable[str]) -> dict[str, list[str]]:
+    """The distinct targets of each source, in order."""
+    found: dict[str, list[str]] = {}
+    for source, target in map(split, documents):
+        known = found.setdefault(source, [])
+        if target not in known:
+            known.append(target)
+    return found
+
+
+def _bleu(task: Task) -> Figures:
+    return task.against(measures.bleu)
+
+
+def _rouge(task: Task) -> Figures:
+    targets = [known[0] for known in task.references.values()]
+    return task.against(
+        measures.rouge,
+        first_sentence_of_the_source=[measures.first_sentence(source) for source in task.references],
+        target_of_another_source=targets[-1:] + targets[:-1],
+    )
+
+
+def _exact_match(task: Task) -> Figures:
+    targets = [target for _, target in _pairs(task)]
+    known = similar.index(source for source, _ in _pairs(task))
+    ((frequent, _),) = Counter(targets).most_common(1)
+    return task.against(
+        measures.exact_match,
+        most_frequent_target=[frequent] * len(task.references),
+        target_of_the_most_similar_source=[targets[similar.nearest(known, source)] for source in task.references],
+    )
+
+
+def _pairs(task: Task) -> Iterator[tuple[str, str]]:
+    return map(split, corpus.pieces(task.training, "train"))
+
+
+def _recall(task: Task) -> Figures:
+    known = by_source(corpus.pieces(task.training, "train"))
+    found = answers.answers(task.model, list(known), task.limit)
+    return {"greedy": {"recall": measures.recall(found, list(known.values())), "training_sources": len(known)}}
+
+
+def _distinct_2(task: Task) -> Figures:
+    targets = [known[0] for known in task.references.values()]
+    rows = task.answers | {"held-out targets": targets}
+    return {name: {"distinct_2": measures.distinct_2(found)} for name, found in rows.items()}
+
+
+def _kind(task: Task) -> Figures:
+    judge, figures = kinds.judge(_pairs(task)), Figures()
+    held_out = by_source(corpus.pieces(task.held_out, "validation"))
+    for kind in dict.fromkeys(task.training.labels):
+        drawn = answers.drawn(task.model, kind, DRAWN, task.limit)
+        figures[f"{kind}, generated"] = _judged(judge, kind, drawn) | {"in_training": _seen(task, drawn)}
+        figures[f"{kind}, held out"] = _judged(judge, kind, held_out.get(kind, []))
+    return figures
+
+
+def _judged(judge: kinds.Judge, kind: str, texts: list[str]) -> dict[str, Any]:
+    right = sum(kinds.kind(judge, text) == kind for text in texts)
+    return {"texts": len(texts), "of_the_kind": right / max(len(texts), 1)}
+
+
+def _seen(task: Task, texts: list[str]) -> float:
+    """Share of texts that stand whole in training."""
+    documents = (split(text)[1] + "\n" for text in corpus.pieces(task.training, "train"))
+    seen, lines = evaluation.seen_lines("".join(f"{text}\n" for text in texts), documents)
+    return seen / max(lines, 1)
+
+
+def _verses(task: Task) -> Figures:
+    classes = verses.rhymes(corpus.pieces(task.training, "train"))
+    held_out = list(corpus.pieces(task.held_out, "validation"))
+    drawn = answers.drawn(task.model, "", DRAWN, task.limit)
+    return {
+        "generated": {"poems": len(drawn)} | verses.form(drawn, classes) | {"in_training": _seen(task, drawn)},
+        "held out": {"poems": len(held_out)} | verses.form(held_out, classes),
+        "held out, ends paired by chance": {"rhyming": verses.by_chance(held_out, classes)},
+        "rhyme table": {"characters": len(classes), "rhymes": len(set(classes.values()))},
+    }
+
+
+MEASURES: dict[str, Callable[[Task], Figures]] = {
+    "bleu": _bleu, "rouge": _rouge, "exact_match": _exact_match, "recall": _recall, "distinct_2": _distinct_2,
+    "kind": _kind, "verses": _verses,
+}  # fmt: skip

@@ -1,0 +1,106 @@
+"""An ensemble writes from the mean of its members' probabilities, and each member learns for itself."""
+
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_lstmgen import checkpoint, ensemble, evaluation, exporters, files, model, recipe, run, training
+from keras_lstmgen.errors import UserError
+from keras_lstmgen.loss import EachMember
+
+B, T, E, H, L, K, V = 2, 7, 4, 6, 1, 3, 11
+IDS = np.random.default_rng(0).integers(0, V, (B, T))
+SETTINGS = recipe.Model(embedding_size=E, units=H, layers=L, dropout=0.0, members=K)
+
+
+def softmax(logits: Any) -> Any:
+    shifted = np.exp(np.asarray(logits, np.float64) - np.max(logits, axis=-1, keepdims=True))
+    return shifted / shifted.sum(axis=-1, keepdims=True)
+
+
+def test_its_probabilities_are_the_mean_of_its_members() -> None:
+    built = model.build(SETTINGS, V)
+    members = ensemble.members_of(built)
+    each = [softmax(member(IDS)) for member in members]
+    assert len(members) == K
+    assert np.ptp(each, axis=0).max() > 1e-3  # they differ
+    np.testing.assert_allclose(softmax(built(IDS)), np.mean(each, axis=0), atol=1e-6)
+    np.testing.assert_allclose(tf.reduce_logsumexp(built(IDS), axis=2), 0, atol=1e-5)  # logarithms of probabilities
+
+
+def test_step_by_step_equals_the_whole_sequence() -> None:
+    built = model.build(SETTINGS, V)
+    weights, S = model.weights_of(built), 2 * K * L * H
+    state, whole = tf.zeros((B, S)), built(IDS)
+    assert model.state_size(weights) == S
+    for t in range(T):
+        logits, state = model.step(weights, IDS[:, t], state)
+        np.testing.assert_allclose(logits, whole[:, t], atol=1e-5)
+
+
+def test_it_is_scored_as_it_writes() -> None:
+    weights = model.weights_of(model.build(SETTINGS, V))
+    nothing = tf.zeros((B, 2 * K * L * H))
+    slow, end = model.score(weights, tf.constant(IDS, tf.int32), nothing)
+    fast, last = evaluation.scorer(weights)(tf.constant(IDS, tf.int32), nothing)
+    np.testing.assert_allclose(fast, slow, atol=1e-5)
+    np.testing.assert_allclose(last, end, atol=1e-5)
+
+
+def test_each_member_learns_from_its_own_loss() -> None:
+    built = model.build(SETTINGS, V, B, T)
+    nats = [keras.losses.SparseCategoricalCrossentropy(from_logits=True)(IDS, member(IDS)) for member in
+            ensemble.members_of(built)]  # fmt: skip
+    for layer in ensemble.layers_of(built):
+        if isinstance(layer, keras.layers.LSTM):
+            layer.reset_states()
+    np.testing.assert_allclose(EachMember()(IDS, built(IDS, training=True)), np.mean(nats), atol=1e-6)
+
+
+def test_a_checkpoint_keeps_the_states_of_all_members(settings: recipe.Recipe, tmp_path: Path) -> None:
+    chosen = recipe.override(settings, {"model.members": K})
+    one, other = (training.compiled(chosen, np.ones(V)) for _ in range(2))
+    ids = np.random.default_rng(6).integers(0, V, (chosen.training.batch_size, chosen.training.window))
+    one(ids)
+    checkpoint.save(tmp_path, one, checkpoint.Progress(text="x"))
+    checkpoint.load(tmp_path, other, "x")
+    np.testing.assert_array_equal(one(ids), other(ids))
+
+
+@pytest.fixture(scope="module")
+def several(settings: recipe.Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of an ensemble, with its artifacts."""
+    chosen = recipe.override(settings, {"model.members": K, "model.layers": L})
+    folder = training.train(chosen, tmp_path_factory.mktemp("runs"), "several")
+    exporters.export(folder, chosen.export)
+    return folder
+
+
+def test_it_is_better_than_each_of_its_members_on_held_out_text(several: Path) -> None:
+    loaded = run.load(several)
+    ids = np.array(loaded.tokenizer.encode("The value of the expression is the list of its items. " * 20), np.int32)
+    whole = evaluation.total_nats(loaded.weights, ids)
+    each = [evaluation.total_nats(member, ids) for member in model.each_member(loaded.weights)]
+    assert whole < np.mean(each)  # the mean of probabilities is never worse than their mean logarithm (Jensen)
+
+
+def test_every_artifact_writes_the_texts_of_keras(several: Path) -> None:
+    record = files.read_json(several / "export.json")["artifacts"]
+    assert {name: entry["reasons"] for name, entry in record.items()} == {"saved_model": [], "tflite": [], "onnx": []}
+    assert all(entry["identical"] == entry["tried"] for entry in record.values())
+
+
+def test_its_model_opens_in_keras_alone(several: Path) -> None:
+    opened = keras.saving.load_model(several / "model.keras")
+    ids = np.array([[5, 6, 7, 8, 9]])
+    np.testing.assert_allclose(opened(ids), run.load(several).model(ids), atol=1e-6)
+
+
+@pytest.mark.parametrize(("name", "value"), [("training.sampled_softmax", 9), ("model.activation_regularization", 1)])
+def test_what_it_cannot_do_is_said(name: str, value: float) -> None:
+    with pytest.raises(UserError, match=f"{name} does not go with model.members"):
+        recipe.override(recipe.Recipe(), {"model.members": K, name: value})

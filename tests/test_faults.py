@@ -1,0 +1,328 @@
+"""Whatever fails around a training, it is told in one line, nothing that was there is lost, and it can go on."""
+
+import errno
+import hashlib
+import json
+import os
+import pydoc_data.topics
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from keras_lstmgen import callbacks, cli, encoding, files, recipe, run, sources
+
+TINY = {
+    "model.units": 7, "model.embedding_size": 4, "model.layers": 1, "training.batch_size": 3, "training.window": 17,
+    "training.epochs": 2, "training.precision": "float32",
+}  # fmt: skip
+WRITTEN = (  # in this order
+    "encoding.json", "train.ids", "recipe.toml", "tokenizer.model", "keras_lstmgen.json", "checkpoint.keras",
+    "model.keras", "history.json", "samples.txt", "metrics.json", "curve.png",
+)  # fmt: skip
+
+refused_names: dict[str, int] = {}  # what may not be written, and the error
+
+
+def _refuse(event: str, values: tuple[Any, ...]) -> None:
+    """An audit hook: let the system refuse to open for writing, to make or to rename to, what bears such a name."""
+    if not refused_names or event not in ("open", "os.mkdir", "os.rename"):
+        return
+    path = str(values[1] if event == "os.rename" else values[0])
+    mode, flags = (values[1], values[2]) if event == "open" else ("w", 0)
+    if not (set(mode) & set("wax+") if mode else flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)):
+        return
+    for name, error in refused_names.items():
+        if name in path:
+            raise OSError(error, os.strerror(error), path)
+
+
+@pytest.fixture(scope="session")
+def hook() -> None:
+    """The hook, which stays in the process: Python takes none back."""
+    sys.addaudithook(_refuse)
+
+
+@pytest.fixture
+def refusing(hook: None) -> Iterator[dict[str, int]]:
+    """Names of files that the system refuses to write, with the error; all are allowed again in the end."""
+    del hook
+    yield refused_names
+    refused_names.clear()
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Path:
+    """1,500 characters of prose: 26 windows an epoch."""
+    path = tmp_path / "prose.txt"
+    path.write_text("".join(pydoc_data.topics.topics.values())[:1500], encoding="utf-8")
+    return path
+
+
+def typed(*words: str | Path) -> list[str]:
+    """A command line that trains a tiny model."""
+    return ["train", *map(str, words), *(word for name, value in TINY.items() for word in (f"--{name}", str(value)))]
+
+
+def refused(capsys: pytest.CaptureFixture[str], words: list[str]) -> str:
+    """The one line that a command is refused with."""
+    capsys.readouterr()
+    assert cli.main(words) == 2
+    err = capsys.readouterr().err
+    assert re.fullmatch(r"keras-lstmgen: [^\n]+\n", err), err
+    return err.removeprefix("keras-lstmgen: ").rstrip("\n")
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """The checksum of every file below a folder, hidden ones too."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
+
+
+def curve(folder: Path) -> list[tuple[float, ...]]:
+    rows = json.loads((folder / "history.json").read_text())
+    return [(row["windows"], row["loss"], row["val_loss"]) for row in rows]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[float, ...]]:
+    """The curve of the training that nothing disturbs."""
+    folder = tmp_path_factory.mktemp("whole")
+    (folder / "prose.txt").write_text("".join(pydoc_data.topics.topics.values())[:1500], encoding="utf-8")
+    assert cli.main(typed(folder / "prose.txt", "--runs", folder)) == 0
+    return curve(folder / "prose")
+
+
+# The disk
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EROFS], ids=["full", "read-only"])
+@pytest.mark.parametrize("name", WRITTEN)
+def test_a_disk_that_is_full_or_read_only_at_whatever_write_of_a_training(
+    text: Path, tmp_path: Path, whole: Any, refusing: dict[str, int], capsys: Any, name: str, error: int
+) -> None:
+    if error == errno.EROFS and name not in ("encoding.json", "checkpoint.keras", "samples.txt"):
+        pytest.skip("one of each kind is enough: the error comes the same way")
+    runs = tmp_path / "runs"
+    files.write_text(runs / "other" / "precious.txt", "mine")
+    refusing[name] = error
+    said = refused(capsys, typed(text, "--runs", runs))
+    assert name in said or "/.encoded/" in said
+    assert os.strerror(error) in said
+    refusing.clear()
+
+    assert not list(runs.rglob(".writing-*"))
+    assert (runs / "other/precious.txt").read_text() == "mine"
+    begun = (runs / "prose").exists()
+    assert begun == (WRITTEN.index(name) > WRITTEN.index("model.keras"))  # before that there is nothing to go on from
+    again = ["train", "--resume", "prose", "--runs", str(runs)] if begun else typed(text, "--runs", runs)
+    assert cli.main(again) == 0
+    assert curve(runs / "prose") == whole
+
+
+def test_a_disk_that_fills_up_in_the_midst_of_a_training_keeps_both_checkpoints(
+    text: Path, tmp_path: Path, whole: Any, refusing: dict[str, int], capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(callbacks, "EVERY", 0.0)
+    monkeypatch.setattr(callbacks, "SHARE", float("inf"))  # a checkpoint after each update
+    after = callbacks.Keep.on_train_batch_end
+
+    def wrapped(keep: callbacks.Keep, batch: int, logs: Any = None) -> None:
+        if keep.pace.progress.windows == 12:
+            refusing["checkpoint"] = errno.ENOSPC
+        after(keep, batch, logs)
+
+    monkeypatch.setattr(callbacks.Keep, "on_train_batch_end", wrapped)
+    said = refused(capsys, typed(text, "--runs", tmp_path))
+    assert "checkpoint.keras: could not be written (No space left on device); what was there before is kept" in said
+    refusing.clear()
+    assert {path.name for path in (tmp_path / "prose").glob("*.keras")} == {run.CHECKPOINT, run.PREVIOUS}
+    monkeypatch.undo()
+    assert cli.main(["train", "--resume", "prose", "--runs", str(tmp_path)]) == 0
+    assert curve(tmp_path / "prose") == whole
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
+    """Real file systems of so many KiB, where this process may mount one."""
+    mounted: list[Path] = []
+
+    def mount(size: int) -> Path:
+        folder = tmp_path / f"disk-{size}"
+        folder.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", f"size={size}k", "none", str(folder)]
+        if subprocess.run(command, capture_output=True, check=False).returncode:
+            pytest.skip("no file system can be mounted here (needs root)")
+        mounted.append(folder)
+        return folder
+
+    yield mount
+    for folder in mounted:
+        subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def test_real_disks_that_are_too_small_by_less_and_less(
+    text: Path, small_disk: Callable[[int], Path], whole: Any, capsys: Any
+) -> None:
+    """The last is large enough."""
+    for size in (12, 60, 200, 320, 1000):
+        disk = small_disk(size)
+        if size == 1000:
+            assert cli.main(typed(text, "--runs", disk)) == 0
+            assert curve(disk / "prose") == whole
+        else:
+            assert re.search(
+                r"No space left|could not be written|cannot be made", refused(capsys, typed(text, "--runs", disk))
+            )
+        assert not list(disk.rglob(".writing-*"))
+
+
+# The corpus
+
+
+def test_a_corpus_that_changes_while_it_is_read_is_told_and_leaves_nothing_in_the_cache(
+    text: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = encoding.encode_split
+
+    def wrapped(*given: Any) -> Any:
+        with text.open("a") as file:
+            file.write("and more")
+        return write(*given)
+
+    monkeypatch.setattr(encoding, "encode_split", wrapped)
+    said = refused(capsys, typed(text, "--runs", tmp_path / "runs"))
+    assert said == "corpus.source: a text changed while it was read; train again when it is whole"
+    assert {path.suffix for path in (tmp_path / "runs/.encoded").iterdir()} == {".lock"}
+
+
+def test_a_corpus_that_changes_or_goes_while_it_is_trained_on_does_not_matter(
+    text: Path, tmp_path: Path, whole: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    after = callbacks.Pace.on_train_batch_end
+
+    def wrapped(pace: callbacks.Pace, batch: int, logs: Any = None) -> None:
+        after(pace, batch, logs)
+        if pace.progress.windows == 5:
+            text.write_text("something else")
+        if pace.progress.windows == 30:
+            text.unlink()
+
+    monkeypatch.setattr(callbacks.Pace, "on_train_batch_end", wrapped)
+    assert cli.main(typed(text, "--runs", tmp_path)) == 0
+    assert curve(tmp_path / "prose") == whole
+
+
+def test_two_runs_at_once_on_one_cache_encode_once_and_both_end_right(
+    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, written = encoding._write, []
+    told: list[str] = []
+    settings = recipe.override(recipe.Recipe(), {"corpus.source": str(text)})
+
+    def slowly(*given: Any) -> None:
+        written.append(given)
+        time.sleep(0.5)
+        write(*given)
+
+    monkeypatch.setattr(encoding, "_write", slowly)
+    found: list[encoding.Encoded] = []
+    threads = [
+        threading.Thread(target=lambda: found.append(encoding.encode(settings, tmp_path / "cache", told.append)))
+        for _ in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(written) == 1
+    assert told.count("Waiting for another run that encodes this text") == 2
+    for one in found:
+        np.testing.assert_array_equal(one.train, found[0].train)
+    assert len(found) == 3
+
+
+def test_what_a_killed_process_left_half_written_is_removed_and_what_a_living_one_writes_is_not(tmp_path: Path) -> None:
+    code = (
+        "import os, signal, sys; from pathlib import Path; from keras_lstmgen import files\n"
+        "with files.replacing(Path(sys.argv[1]) / 'a.txt') as path:\n"
+        "    path.write_text('half'); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    assert subprocess.run([sys.executable, "-c", code, tmp_path], check=False).returncode == -signal.SIGKILL
+    assert len(list(tmp_path.glob(".writing-*/a.txt"))) == 1
+    with files.replacing(tmp_path / "b.txt") as living:
+        living.write_text("b")
+        files.write_text(tmp_path / "c.txt", "c")
+        assert list(tmp_path.glob(".writing-*/*")) == [living]
+    assert {path.name for path in tmp_path.iterdir()} == {"b.txt", "c.txt"}
+
+
+# The network
+
+
+def test_a_machine_without_a_network_is_told_so_in_one_line(
+    tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown(*_: Any, **__: Any) -> None:
+        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    sources._spooled.cache_clear()
+    words = typed("https://example.org/a.txt", "--corpus.sha256", "0" * 64, "--runs", tmp_path / "runs")
+    said = refused(capsys, words)
+    assert said.startswith("https://example.org/a.txt: cannot be downloaded (")
+    assert said.endswith("Temporary failure in name resolution>); check the address and the network")
+    assert contents(tmp_path / "cache") == {}
+
+
+# Signals
+
+
+def seconds_of_a_core(pid: int) -> float:
+    """What a process has used so far: the clock on the wall also goes while others have the machine."""
+    user, system = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+
+def test_sigterm_ends_a_training_within_ten_seconds_with_status_143_and_it_can_be_gone_on_with(
+    text: Path, tmp_path: Path
+) -> None:
+    words = typed(text, "--runs", tmp_path, "--training.patience", "0")
+    words[words.index("--training.epochs") + 1] = "100000"
+    command = [sys.executable, "-u", "-c", "import sys; from keras_lstmgen.cli import main; sys.exit(main())", *words]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as started:
+        assert started.stdout
+        assert started.stderr
+        assert any(line.startswith("epoch 1 ") for line in started.stdout)  # it trains
+        before = seconds_of_a_core(started.pid)
+        started.send_signal(signal.SIGTERM)
+        err = started.stderr.read()
+        _, status, used = os.wait4(started.pid, 0)
+        started.returncode = os.waitstatus_to_exitcode(status)
+    assert used.ru_utime + used.ru_stime - before < 10
+    folder = tmp_path / "prose"
+    said = f"keras-lstmgen: stopped by SIGTERM, and saved; to go on: keras-lstmgen train --resume {folder}\n"
+    assert (started.returncode, err) == (143, said)
+    epochs = len(curve(folder)) + 1
+    assert cli.main(["train", "--resume", str(folder), "--training.epochs", str(epochs)]) == 0
+    assert curve(folder)[-1][0] == epochs * 26
+
+
+def test_sigterm_before_the_training_leaves_nothing_half_written(
+    text: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encoding, "encode_split", lambda *_: signal.raise_signal(signal.SIGTERM))
+    assert cli.main(typed(text, "--runs", tmp_path / "runs")) == 143
+    assert capsys.readouterr().err == "keras-lstmgen: stopped by SIGTERM; nothing that was there before is lost\n"
+    assert {path.suffix for path in (tmp_path / "runs/.encoded").iterdir()} == {".lock"}
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL

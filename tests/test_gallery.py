@@ -1,0 +1,97 @@
+"""The gallery shows what the commands in it write, and no text of a model can break its page."""
+
+import re
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the benchmarks are no package that is installed
+from benchmarks import gallery
+from keras_lstmgen import cli, recipe, run, training
+
+TINY = {
+    "model.embedding_size": 5, "model.units": 14, "model.layers": 1, "training.batch_size": 4, "training.epochs": 2,
+    "training.window": 60, "corpus.validation_fraction": 0.3,
+}  # fmt: skip
+BLOCK = re.compile(r"^(`{3,})(\w+)\n(.*?)\n\1$", re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture
+def shown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A folder of runs; what is written is short."""
+    monkeypatch.setattr(gallery, "TOKENS", 17)
+    return tmp_path / "runs"
+
+
+def blocks(page: Path) -> list[tuple[str, str]]:
+    """The blocks of code of a page: language and text."""
+    return [(found[2], found[3]) for found in BLOCK.finditer(page.read_text(encoding="utf-8"))]
+
+
+def written(capsys: pytest.CaptureFixture[str], runs: Path, command: str) -> str:
+    """What a command of the page writes."""
+    capsys.readouterr()
+    assert cli.main([*shlex.split(command)[1:], "--runs", str(runs)]) == 0
+    return capsys.readouterr().out
+
+
+def test_each_recipe_has_its_reason_its_loss_and_what_its_command_writes(
+    trained: Path, shown: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(trained, shown / "quickstart")
+    shutil.copytree(trained, shown / "of no recipe")
+    assert gallery.main(["--runs", str(shown), "--output", str(tmp_path / "page.md")]) == 0
+    page = (tmp_path / "page.md").read_text(encoding="utf-8")
+    assert page.count("\n## ") == 1
+    (link,) = re.findall(r"^## \[quickstart\]\((.*)\)$", page, re.MULTILINE)
+    assert (tmp_path / link).resolve() == gallery.PIPELINES / "quickstart.toml"
+    assert "\nThe default: nothing to download, about two minutes on two cores.\n" in page
+    nats = run.load_metadata(trained).metrics["validation"]["nats_per_token"]
+    assert f"\nOn held-out text: {nats:.3f} nats " in page
+    (_, command), *texts = blocks(tmp_path / "page.md")
+    assert re.findall("^Seed (.):$", page, re.MULTILINE) == ["0", "1", "2"]
+    assert written(capsys, shown, command) == "\n\n".join(text for _, text in texts) + "\n"
+    assert "--temperature 0.8 --seed 0 --n 3" in command
+
+
+def test_a_run_on_pairs_answers_the_first_sources_that_were_held_out(
+    shown: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = [f"it's {number}\tso\twell {number}\tbye" for number in range(40)]
+    (tmp_path / "talk.tsv").write_text("\n".join(lines), encoding="utf-8")
+    values = TINY | {"corpus.source": [str(tmp_path / "talk.tsv")], "corpus.documents": "pairs"}
+    folder = training.train(recipe.override(recipe.Recipe(), values), shown, "quickstart")
+    assert gallery.main([str(folder), "--output", str(tmp_path / "page.md")]) == 0
+    found = blocks(tmp_path / "page.md")
+    assert [language for language, _ in found] == ["sh", "text"] * 3
+    commands = [text for language, text in found if language == "sh"]
+    assert len({shlex.split(command)[-1] for command in commands}) == 3
+    assert all(re.fullmatch(r"it's (\d+)\nso\nwell \1\n", shlex.split(command)[-1]) for command in commands)
+    for command, (_, text) in zip(commands, found[1::2], strict=True):
+        assert written(capsys, shown, command) == f"{text}\n"
+
+
+@given(st.text("`~a\n ", max_size=40))
+def test_no_text_breaks_its_fence(text: str) -> None:
+    around = f"before\n\n{gallery.fence(text)}\n\nafter"
+    assert [(found[2], found[3]) for found in BLOCK.finditer(around)] == [("text", text)]
+
+
+def test_what_cannot_be_shown_is_one_line_and_the_page_stays(
+    trained: Path, shown: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("before")
+    shutil.copytree(trained, shown / "strange")
+    for words, said in (
+        ([str(shown / "strange")], f"{shown}/strange: does not bear the name of a recipe"),
+        (["--runs", str(shown)], f"{shown}: holds no run that bears the name of a recipe"),
+    ):
+        assert gallery.main([*words, "--output", str(page)]) == 2
+        assert capsys.readouterr().err.startswith(f"benchmarks.gallery: {said}")
+    assert page.read_text() == "before"

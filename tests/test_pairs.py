@@ -1,0 +1,254 @@
+"""Pairs: a source, a target, the loss on the target alone, and never a window across two examples."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given
+from hypothesis import strategies as st
+
+from keras_lstmgen import (
+    corpus,
+    evaluation,
+    exporters,
+    files,
+    generation,
+    model,
+    pairs,
+    recipe,
+    run,
+    sampling,
+    training,
+)
+from keras_lstmgen.encoding import SPLITS, encode
+from keras_lstmgen.errors import UserError
+from keras_lstmgen.tokenizer import END, NEWLINE, START
+
+V, E, H = 23, 5, 7
+
+words = st.lists(st.integers(NEWLINE + 1, V - 1), min_size=1, max_size=9)
+examples = st.lists(st.tuples(words, words), min_size=1, max_size=25)
+
+
+def laid(made: list[tuple[list[int], list[int]]]) -> np.ndarray[Any, Any]:
+    """The ids of a corpus."""
+    return np.array([token for source, target in made for token in [START, *source, NEWLINE, *target, END]], np.uint16)
+
+
+@given(examples)
+def test_each_example_is_found_whole(made: list[tuple[list[int], list[int]]]) -> None:
+    found = pairs.find(laid(made))
+    assert pairs.count(found) == len(made)
+    for number, (source, target) in enumerate(made):
+        ids, before = pairs.example(found, number, 1000)
+        assert ids.tolist() == [START, *source, NEWLINE, *target, END]
+        assert ids[before:].tolist() == [*target, END]
+    assert pairs.predicted(found) == sum(len(target) + 1 for _, target in made)
+
+
+@given(examples, st.integers(1, 7), st.integers(0, 99))
+def test_an_epoch_has_every_example_in_batches_of_whole_ones(
+    made: list[tuple[list[int], list[int]]], B: int, seed: int
+) -> None:
+    found = pairs.find(laid(made))
+    order = pairs._order(found, B, seed, epoch=0)
+    assert order.shape == (pairs.batches(found, B), B)
+    assert set(order.ravel()) == set(range(len(made)))
+    assert order.size < len(made) + B
+
+
+@given(examples, st.floats(0, 1, width=32))
+def test_the_loss_counts_targets_and_as_much_of_sources_as_asked(
+    made: list[tuple[list[int], list[int]]], share: float
+) -> None:
+    found = pairs.find(laid(made))
+    part = pairs.batch(found, np.arange(len(made)), 1000, share)
+    scale = part.weights.max()
+    for row, (source, target) in enumerate(made):
+        wanted = [share] * (len(source) + 1) + [1.0] * (len(target) + 1)
+        rest = [0.0] * (part.ids.shape[1] - len(wanted))
+        np.testing.assert_allclose(part.weights[row] / scale, wanted + rest, rtol=1e-5)
+        assert (part.next_ids[row, : len(wanted) - 1] == part.ids[row, 1 : len(wanted)]).all()
+    np.testing.assert_allclose(part.weights.mean(), 1, rtol=1e-5)
+
+
+@given(words, words, st.integers(2, 30))
+def test_what_is_too_long_loses_the_end_of_its_source_first(source: list[int], target: list[int], most: int) -> None:
+    ids, before = pairs.example(pairs.find(laid([(source, target)])), 0, most)
+    whole = [START, *source, NEWLINE, *target, END]
+    assert len(ids) == min(len(whole), most)
+    answer = [NEWLINE, *target, END]
+    if most > len(answer):
+        assert ids[before - 1 :].tolist() == answer
+        assert ids[: before - 1].tolist() == whole[: before - 1]
+
+
+def test_batches_do_not_depend_on_where_the_reading_begins() -> None:
+    dice = np.random.default_rng(0)
+    found = pairs.find(laid([(dice.integers(4, V, n % 6 + 1).tolist(), [5] * (n % 4 + 1)) for n in range(40)]))
+    whole = list(pairs.dataset(found, 3, 50, 2, 0).as_numpy_iterator())
+    later = list(pairs.dataset(found, 3, 50, 2, 0, first_batch=9).as_numpy_iterator())
+    assert len(whole) == 2 * pairs.batches(found, 3)
+    for one, other in zip(whole[9:], later, strict=True):
+        for a, b in zip(one, other, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_lengths_in_a_batch_are_similar() -> None:
+    dice = np.random.default_rng(1)
+    found = pairs.find(laid([([4] * int(n), [5]) for n in dice.integers(1, 60, 600)]))
+    padded = sum(part[2].size - np.count_nonzero(part[0] != END) for part in
+                 pairs.dataset(found, 8, 99, 1, 0, source_loss=1.0).as_numpy_iterator())  # fmt: skip
+    assert padded < 0.1 * len(found.ids)
+
+
+def test_the_measured_loss_is_that_of_each_example_by_itself() -> None:
+    dice = np.random.default_rng(2)
+    made = [(dice.integers(4, V, 1 + n % 5).tolist(), dice.integers(4, V, 1 + n % 3).tolist()) for n in range(17)]
+    built = model.build(recipe.Model(embedding_size=E, units=H, layers=2, dropout=0.0, attention=4), V)
+    weights, alone = model.weights_of(built), 0.0
+    for source, target in made:
+        ids = np.array([[START, *source, NEWLINE, *target, END]])
+        nats = keras.losses.sparse_categorical_crossentropy(ids[:, 1:], built(ids[:, :-1]), from_logits=True)
+        alone += float(tf.reduce_sum(nats[:, len(source) + 1 :]))
+    together = pairs.total_nats(weights, pairs.find(laid(made)), evaluation.scorer(weights))
+    np.testing.assert_allclose(together, alone, rtol=1e-5)
+
+
+def test_shuffled_sources_leave_the_targets_as_they_are() -> None:
+    made = [([4 + n], [10 + n, 11 + n]) for n in range(5)]
+    other = pairs.shuffled(pairs.find(laid(made)))
+    for number, (_, target) in enumerate(made):
+        ids, before = pairs.example(other, number, 99)
+        assert ids[before:].tolist() == [*target, END]
+        assert ids[1] == 4 + (number - 1) % 5
+
+
+TSV = "how are you\tfine\nhow are you\twell\nbye\tsee you\tlater\n\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "values", "documents"),
+    [
+        (TSV, {"documents": "pairs"}, ["how are you\nfine", "how are you\nwell", "bye\nsee you\nlater"]),
+        ("a\tb\tc\n", {"documents": "tsv", "field": ["3", "1"]}, ["c\na"]),
+        ("q,a\nx,y\n", {"documents": "csv", "field": ["q", "a"]}, ["x\ny"]),
+        ('{"q": "one\\ntwo", "a": "three"}\n', {"documents": "jsonl", "field": ["q", "a"]}, ["one two\nthree"]),
+        ("x\ny\n", {"documents": "lines", "labels": ["kind"]}, ["kind\nx", "kind\ny"]),
+    ],
+)  # fmt: skip
+def test_every_kind_of_file_gives_pairs(
+    tmp_path: Path, text: str, values: dict[str, Any], documents: list[str]
+) -> None:
+    (tmp_path / "text").write_text(text, encoding="utf-8")
+    named = {f"corpus.{name}": value for name, value in values.items()}
+    settings = recipe.override(recipe.Recipe(), {
+        "corpus.source": [str(tmp_path / "text")], "corpus.validation_fraction": 0.0, **named,
+    })  # fmt: skip
+    assert settings.corpus.is_pairs
+    assert list(corpus.pieces(settings.corpus, "train")) == documents
+
+
+def test_pairs_of_one_source_stand_on_one_side_of_the_split(tmp_path: Path) -> None:
+    lines = [f"question {n % 40}\tanswer {n}" for n in range(200)]
+    (tmp_path / "text.tsv").write_text("\n".join(lines), encoding="utf-8")
+    settings = recipe.Corpus(source=(str(tmp_path / "text.tsv"),), documents="pairs", validation_fraction=0.3)
+    sides = [{text.split("\n")[0] for text in corpus.pieces(settings, side)} for side in ("train", "validation")]
+    assert sides[0]
+    assert sides[1]
+    assert not sides[0] & sides[1]
+
+
+def test_documents_of_each_label_stand_on_both_sides_of_the_split(tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / name).write_text(
+            "".join(f"{name if n % 2 else 'both'} {n}\n" for n in range(100)), encoding="utf-8"
+        )
+    settings = recipe.Corpus(
+        source=(str(tmp_path / "a"), str(tmp_path / "b")), documents="lines", labels=("x", "y"), validation_fraction=0.3
+    )
+    sides = [[text.split("\n") for text in corpus.pieces(settings, side)] for side in ("train", "validation")]
+    assert all({label for label, _ in side} == {"x", "y"} for side in sides)
+    assert not {text for _, text in sides[0]} & {text for _, text in sides[1]}
+
+
+@pytest.mark.parametrize(
+    ("text", "values", "said"),
+    [
+        ("a\tb\nalone\n", {"corpus.documents": "pairs"}, r"text, line 2: not a source, a tab and a target"),
+        ("a\tb\n", {"corpus.documents": "lines", "corpus.field": ["1", "2"]}, r"corpus\.field has 2 names"),
+        ("a\n", {"corpus.labels": ["x"]}, r"corpus\.labels needs documents"),
+        ("a\n", {"corpus.documents": "lines", "corpus.labels": ["x", "y"]}, r"2 words for 1 in corpus\.source"),
+        ("a\tb\n", {"corpus.documents": "pairs", "training.sampled_softmax": 9}, "does not go with pairs"),
+        ('{"q": "a"}\n', {"corpus.documents": "jsonl", "corpus.field": ["q", "a"]}, "line 1: not an object with"),
+    ],
+)
+def test_what_are_no_pairs_is_said(tmp_path: Path, text: str, values: dict[str, Any], said: str) -> None:
+    (tmp_path / "text").write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=said):
+        read(tmp_path / "text", values)
+
+
+def read(path: Path, values: dict[str, Any]) -> list[str]:
+    """All documents."""
+    settings = recipe.override(recipe.Recipe(), {"corpus.source": [str(path)], **values})
+    return list(corpus.pieces(settings.corpus, "train"))
+
+
+@pytest.fixture(scope="module")
+def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that has to read its source to answer: the target is the source's second word."""
+    folder = tmp_path_factory.mktemp("pairs")
+    names = ["red", "blue", "green", "white", "grey"]
+    lines = [json.dumps({"in": f"{a} {b} {c}", "out": b}) for a in names for b in names for c in names]
+    (folder / "text.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    settings = recipe.override(recipe.Recipe(), {
+        "corpus.source": [str(folder / "text.jsonl")], "corpus.documents": "jsonl", "corpus.field": ["in", "out"],
+        "tokenizer.type": "word", "model.embedding_size": 8, "model.units": 24, "model.layers": 1,
+        "model.dropout": 0.0, "model.attention": 8, "training.batch_size": 10, "training.epochs": 40,
+        "training.learning_rate": 0.02, "training.patience": 0,
+    })  # fmt: skip
+    return training.train(settings, folder / "runs", "colours")
+
+
+def test_what_is_counted_of_pairs_are_their_targets(colours: Path) -> None:
+    settings = recipe.load(colours / run.RECIPE)
+    encoded = encode(settings, colours.parent / ".encoded")
+    for side in SPLITS:
+        ids = getattr(encoded, side)
+        texts = [text.split("\n")[1] for text in corpus.pieces(settings.corpus, side)]
+        found = encoded.counts[side]
+        assert found["tokens"] == pairs.predicted(pairs.find(ids)) == 2 * len(texts)  # a word, and the end
+        assert (found["documents"], found["characters"]) == (len(texts), len("".join(texts)))
+
+
+def test_a_prompt_is_a_source_and_gets_its_end(colours: Path) -> None:
+    loaded = run.load(colours)
+    ids = loaded.prompt_ids("red blue green")
+    assert (ids[0], ids[-1]) == (START, NEWLINE)
+    assert loaded.prompt_ids("red blue green\n") == ids
+    assert loaded.prompt_ids("") == [START]
+    greedy = sampling.Options(temperature=0)
+    for source in ("red blue green", "grey white red", "white grey blue"):
+        (sample,) = generation.generate(loaded, source, 5, greedy)
+        assert (sample.text, sample.finish_reason) == (source.split()[1], "stop")
+
+
+def test_every_artifact_answers_as_keras_does_in_ids_and_strings(colours: Path) -> None:
+    exporters.export(colours, recipe.Export(texts=24, tokens=8))
+    record = files.read_json(colours / "export.json")["artifacts"]
+    assert {name: entry["reasons"] for name, entry in record.items()} == {"saved_model": [], "tflite": [], "onnx": []}
+    saved = tf.saved_model.load(colours / "serving" / "1")
+    answer = saved.signatures["complete"](prompt=tf.constant(["red blue green", "grey white red\n"]))
+    assert answer["text"].numpy().tolist() == [b"blue", b"white"]
+
+
+def test_it_learns_to_read_the_source_and_a_wrong_one_costs(colours: Path) -> None:
+    loaded = run.load(colours)
+    told = evaluation.measures(0.0, {"tokens": 1, "characters": 1, "bytes": 1, "words": 1})
+    assert set(told) == set(loaded.metadata.metrics["validation"])
+    assert loaded.metadata.metrics["validation"]["nats_per_token"] < 0.1  # by chance it would be about 0.8
