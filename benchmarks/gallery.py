@@ -17,7 +17,7 @@ from itertools import islice
 from pathlib import Path
 
 from benchmarks.workers import ROOT
-from keras_lstmgen import corpus, files, generation, recipe
+from keras_lstmgen import corpus, files, generation, prepared, recipe
 from keras_lstmgen import run as runs
 from keras_lstmgen.errors import UserError
 from keras_lstmgen.sampling import Options
@@ -97,7 +97,7 @@ def samples(run: runs.Run, name: str) -> Iterator[str]:
 
 def answers(run: runs.Run, name: str) -> Iterator[str]:
     """The greedy answers to the first held-out sources that differ."""
-    settings = recipe.parse(run.metadata.recipe).corpus
+    settings = prepared.text(recipe.parse(run.metadata.recipe).corpus)
     sources = dict.fromkeys(text.rpartition("\n")[0] for text in corpus.pieces(settings, "validation"))
     call = generation.writer(run)
     for source in islice(sources, len(SEEDS)):

@@ -20,7 +20,7 @@ import numpy as np
 from rich.markup import escape
 from rich.text import Text as Styled
 
-from keras_lstmgen import corpus, generation, recipe, show, sources
+from keras_lstmgen import corpus, generation, prepared, recipe, show, sources
 from keras_lstmgen.decode import Text
 from keras_lstmgen.errors import UserError
 from keras_lstmgen.generation import Sample, Writer
@@ -98,10 +98,12 @@ def _turns(settings: recipe.Corpus) -> int:
     """Turns of the longest dialogues, answer included; 2 where the corpus is not at hand to look."""
     if len(settings.field) > 1:
         return len(settings.field)
-    if settings.documents != "pairs" or settings.labels or not sources.at_hand(settings):
+    if settings.documents != "pairs" or settings.labels:
         return 2
     with suppress(UserError):  # a corpus that has changed since is as good as none
-        return max(text.count("\n") + 1 for text in islice(corpus.pieces(settings, "train"), EXAMPLES))
+        text = prepared.text(settings)
+        if sources.at_hand(text):
+            return max(pair.count("\n") + 1 for pair in islice(corpus.pieces(text, "train"), EXAMPLES))
     return 2
 
 

@@ -1,4 +1,4 @@
-"""The command line: seven verbs, every value of a recipe as an option. ``--help`` never imports TensorFlow."""
+"""The command line: eight verbs, every value of a recipe as an option. ``--help`` never imports TensorFlow."""
 
 import argparse
 import os
@@ -56,7 +56,10 @@ class _Parser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Nothing may be left over; of an option that there is not, the nearest is named."""
+        args, others = _before_and_behind_dashes(args) if self.get_default("beam") is not None else (args, [])
         known, unknown = super().parse_known_args(args, namespace)
+        if others:
+            known.beam = others
         if unknown and unknown[0].startswith("--"):
             option = unknown[0].partition("=")[0]
             near = recipe.nearest(option, list(self._option_string_actions))
@@ -64,6 +67,11 @@ class _Parser(argparse.ArgumentParser):
         if unknown:
             raise UserError(f"{unknown[0]}: is one word too many; such words stand together, before the options")
         return known, unknown
+
+
+def _before_and_behind_dashes(words: list[str]) -> tuple[list[str], list[str]]:
+    place = words.index("--") if "--" in words else len(words)
+    return words[:place], words[place + 1 :]
 
 
 def parser() -> argparse.ArgumentParser:
@@ -93,12 +101,25 @@ def _train(part: argparse.ArgumentParser) -> None:
     part.add_argument(
         "source",
         nargs="*",
-        help="a recipe (.toml), or texts: files, globs, folders, '-', URLs; none: pydoc, Python's language reference",
+        help="a recipe (.toml), or texts: files, globs, folders, '-', URLs, or a folder that 'prepare' made; "
+        "none: pydoc, Python's language reference",
     )
     part.add_argument("--name", help="name of the run; by default that of the recipe or text")
     part.add_argument("--resume", metavar="RUN", help="go on with a run from its last checkpoint")
     for name in recipe.knobs():
         _knob(part, name)
+
+
+def _prepare(part: argparse.ArgumentParser) -> None:
+    part.set_defaults(beam=[])
+    part.epilog = "What stands behind -- goes to Apache Beam: -- --direct_num_workers=4, or -- --runner=FlinkRunner"
+    part.add_argument("source", nargs="*", help="a recipe (.toml), or texts, as for 'train'")
+    part.add_argument(
+        "--output", required=True, metavar="FOLDER", help="folder to make, or an address: gs://bucket/name"
+    )
+    for name in recipe.knobs():
+        if name.startswith(("corpus.", "tokenizer.")):
+            _knob(part, name)
 
 
 def _knob(part: argparse.ArgumentParser, name: str) -> None:
@@ -347,6 +368,7 @@ def _run(part: argparse.ArgumentParser) -> None:
 
 
 _VERBS = {
+    "prepare": ("turn a corpus of any size into ids, on one machine or many", _prepare),
     "train": ("train a model on a text, or on a recipe's", _train),
     "generate": ("write with a trained model", _generate),
     "chat": ("take turns with a trained model: it keeps what was said", _chat),

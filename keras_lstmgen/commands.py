@@ -14,7 +14,7 @@ from typing import Any
 
 from rich.markup import escape
 
-from keras_lstmgen import files, recipe
+from keras_lstmgen import files, recipe, remote
 from keras_lstmgen.errors import UserError
 from keras_lstmgen.quiet import quiet
 
@@ -36,6 +36,32 @@ def train(arguments: argparse.Namespace) -> None:
         settings, name = _what_to_train(arguments.source, given)
         folder = training.train(settings, arguments.runs, arguments.name or name)
     show.next_command("keras-lstmgen", "generate", folder, "--temperature", "0.8")
+
+
+def prepare(arguments: argparse.Namespace) -> None:
+    """Turn a corpus into a folder of ids."""
+    settings, _ = _what_to_train(arguments.source, _knobs(arguments))
+    with quiet():
+        preparing = _with_beam()
+    began = time.perf_counter()
+    with show.out.status("reading the corpus") as status:
+        about = preparing.prepare(settings, arguments.output, arguments.beam, status.update)
+    show.prepared(arguments.output, about, time.perf_counter() - began)
+    folder = arguments.output
+    if remote.is_address(folder):
+        folder = folder.rstrip("/").rpartition("/")[2]
+        show.out.print(f"Training reads it from a folder of its own machine: copy it to {folder} there.", markup=False)
+    show.next_command("keras-lstmgen", "train", folder)
+
+
+def _with_beam() -> Any:
+    try:
+        from keras_lstmgen import preparing
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "apache_beam":
+            raise
+        raise UserError("prepare: needs Apache Beam; pip install 'keras_lstmgen[beam]'") from error
+    return preparing
 
 
 def _knobs(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import csv
 import hashlib
 import json
 import re
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from itertools import chain
@@ -18,7 +19,7 @@ from typing import Any, Literal
 
 from keras_lstmgen import recipe
 from keras_lstmgen.errors import UserError
-from keras_lstmgen.sources import Source, read_bytes, read_text, resolve
+from keras_lstmgen.sources import Source, lines_before, read_bytes, read_text, resolve
 
 PIECE = 1 << 16  # characters in a piece of a stream, about
 LONGEST_FIELD = 1 << 24  # characters in a field of a CSV or TSV file, at most
@@ -35,13 +36,13 @@ def pieces(corpus: recipe.Corpus, split: Split) -> Iterator[str]:
     for each document; empty ones do not count.
     Raises UserError for text that cannot be read, and where there is none on this side.
     """
-    texts = _stream(corpus, split) if corpus.documents == "stream" else _documents(corpus, split)
+    texts = _stream(corpus, split) if corpus.documents == "stream" else _on_side(corpus, split)
     found = False
     for text in texts:
         found = True
         yield text
     if not found:
-        raise UserError(_why_empty(corpus, split))
+        raise UserError(why_empty(corpus, split))
 
 
 def fingerprint(corpus: recipe.Corpus) -> str:
@@ -50,7 +51,7 @@ def fingerprint(corpus: recipe.Corpus) -> str:
     Where the texts lie, what they are called and whether they are packed does not count.
     """
     digest = hashlib.sha256(json.dumps(_values_that_matter(corpus), sort_keys=True).encode())
-    for sources in (resolve(corpus), _validation_sources(corpus)):
+    for sources in (resolve(corpus), validation_sources(corpus)):
         digest.update(b"%d sources" % len(sources))
         for source in sources:
             text = hashlib.sha256()
@@ -68,18 +69,20 @@ def _values_that_matter(corpus: recipe.Corpus) -> dict[str, Any]:
         values["validation_fraction"] = corpus.validation_fraction
         if corpus.documents != "stream":
             values["split_seed"] = corpus.split_seed
-    return values | ({"labels": corpus.labels} if corpus.labels else {})
+    return values | ({"unique": True} if corpus.unique else {}) | ({"labels": corpus.labels} if corpus.labels else {})
 
 
-def _validation_sources(corpus: recipe.Corpus) -> list[Source]:
+def validation_sources(corpus: recipe.Corpus) -> list[Source]:
+    """The texts of ``corpus.validation``, as ``sources.resolve`` gives those of ``corpus.source``."""
     return resolve(replace(corpus, source=corpus.validation, sha256=()))
 
 
 def _sources(corpus: recipe.Corpus, split: Split) -> list[Source]:
-    return _validation_sources(corpus) if corpus.validation and split == "validation" else resolve(corpus)
+    return validation_sources(corpus) if corpus.validation and split == "validation" else resolve(corpus)
 
 
-def _why_empty(corpus: recipe.Corpus, split: Split) -> str:
+def why_empty(corpus: recipe.Corpus, split: Split) -> str:
+    """What to say where there is no text on a side."""
     if corpus.validation:
         names = corpus.source if split == "train" else corpus.validation
         return f"{', '.join(names)}: empty corpus, no text for {split}; name files with text"
@@ -94,12 +97,25 @@ def _why_empty(corpus: recipe.Corpus, split: Split) -> str:
 
 def _stream(corpus: recipe.Corpus, split: Split) -> Iterator[str]:
     sources = _sources(corpus, split)
-    texts = chain.from_iterable(map(read_text, sources))
     if corpus.validation:
-        return _cut_after_newlines(texts)
+        return stream(sources, 0, sys.maxsize)
     characters = sum(len(text) for source in sources for text in read_text(source))
-    cut = int(characters * (1 - corpus.validation_fraction))
-    return _cut_after_newlines(_between(texts, *((0, cut) if split == "train" else (cut, characters))))
+    cut = cut_at(characters, corpus)
+    return stream(sources, *((0, cut) if split == "train" else (cut, characters)))
+
+
+def cut_at(characters: int, corpus: recipe.Corpus) -> int:
+    """How many characters of a stream train."""
+    return int(characters * (1 - corpus.validation_fraction))
+
+
+def stream(sources: Iterable[Source], start: int, end: int) -> Iterator[str]:
+    """Yield the characters from ``start`` up to ``end`` of texts that go on in each other, in pieces for a tokenizer.
+
+    Where a line is cut, being too long for a piece, depends on that line alone: who reads from a later line on finds
+    the same pieces of it.
+    """
+    return _cut_after_newlines(_between(chain.from_iterable(map(read_text, sources)), start, end))
 
 
 def _between(texts: Iterator[str], start: int, end: int) -> Iterator[str]:
@@ -117,7 +133,7 @@ def _cut_after_newlines(texts: Iterator[str]) -> Iterator[str]:
     for text in texts:
         rest += text
         while len(rest) >= PIECE:
-            cut = _cut(rest)
+            cut = _cut(rest[:PIECE])
             yield rest[:cut]
             rest = rest[cut:]
     if rest:
@@ -132,12 +148,23 @@ def _cut(text: str) -> int:
     return spaces.end() if spaces else len(text)
 
 
-def _documents(corpus: recipe.Corpus, split: Split) -> Iterator[str]:
-    for label, sources in _labelled(corpus, split):
-        for document in chain.from_iterable(KINDS[corpus.documents](source, corpus.field) for source in sources):
-            text = pair([label, document]) if label and document else document
-            if text and (corpus.validation or _side(text, corpus) == split):
-                yield text
+def _on_side(corpus: recipe.Corpus, split: Split) -> Iterator[str]:
+    """The documents of one side; with ``corpus.unique`` each once, whose hashes take 100 bytes of memory or so."""
+    seen: set[bytes] = set()
+    for document in chain.from_iterable(documents(corpus, group, label) for label, group in _labelled(corpus, split)):
+        if corpus.validation or side(document, corpus) == split:
+            if corpus.unique:
+                if (key := document_key(document)) in seen:
+                    continue
+                seen.add(key)
+            yield document
+
+
+def documents(corpus: recipe.Corpus, sources: Iterable[Source], label: str = "") -> Iterator[str]:
+    """Yield all documents of these texts, in their order, with a label as its targets; empty ones do not count."""
+    for document in chain.from_iterable(KINDS[corpus.documents](source, corpus.field) for source in sources):
+        if text := pair([label, document]) if label and document else document:
+            yield text
 
 
 def _labelled(corpus: recipe.Corpus, split: Split) -> Iterator[tuple[str, list[Source]]]:
@@ -159,7 +186,13 @@ def pair(turns: Iterable[str]) -> str:
     return "\n".join(" ".join(turn.splitlines()).strip() for turn in turns)
 
 
-def _side(document: str, corpus: recipe.Corpus) -> Split:
+def document_key(document: str) -> bytes:
+    """16 bytes that are the same for equal documents alone."""
+    return hashlib.sha256(document.encode()).digest()[:16]
+
+
+def side(document: str, corpus: recipe.Corpus) -> Split:
+    """Whether a document trains or validates, by a hash of its text, or of a part of it, and the seed."""
     source, _, target = document.rpartition("\n")
     key = target if corpus.labels else source if corpus.is_pairs else document  # a label is the source of too many
     digest = hashlib.sha256(f"{corpus.split_seed}\n{key}".encode()).digest()
@@ -200,7 +233,7 @@ def _pairs(source: Source, fields: Fields) -> Iterator[str]:  # noqa: ARG001
         turns = line.rstrip("\t").split("\t")
         if line.strip() and (len(turns) < 2 or not turns[0]):
             raise UserError(
-                f"{source.name}, line {number}: not a source, a tab and a target; mend it or give corpus.documents"
+                f"{_line(source, number)}: not a source, a tab and a target; mend it or give corpus.documents"
             )
         if line.strip():
             yield pair(turns)
@@ -213,11 +246,16 @@ def _jsonl(source: Source, fields: Fields) -> Iterator[str]:
         try:
             value = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise UserError(f"{source.name}, line {number}: not JSON ({error})") from error
+            raise UserError(f"{_line(source, number)}: not JSON ({error})") from error
         for field in fields:
             if not isinstance(value, dict) or not isinstance(value.get(field), str):
-                raise UserError(f"{source.name}, line {number}: not an object with a string '{field}' (corpus.field)")
+                raise UserError(f"{_line(source, number)}: not an object with a string '{field}' (corpus.field)")
         yield _joined([value[field] for field in fields])
+
+
+def _line(source: Source, number: int) -> str:
+    """The name of a line; ``number`` is that in the part of the file that is read."""
+    return f"{source.name}, line {lines_before(source) + number}"
 
 
 def _joined(values: list[str]) -> str:

@@ -23,8 +23,9 @@ from keras_lstmgen.files import alone, read_json, replacing, write_json
 from keras_lstmgen.recipe import Corpus, Recipe
 from keras_lstmgen.tokenizer import Tokenizer, train
 
-FORMAT = 1
+FORMAT = 2
 SPLITS: tuple[Split, Split] = ("train", "validation")
+COUNTS = ("characters", "bytes", "words", "documents", "tokens", "unknown")
 BATCH = 1 << 16  # characters of short documents that are written together
 
 
@@ -32,7 +33,8 @@ BATCH = 1 << 16  # characters of short documents that are written together
 class Encoded:
     """A corpus as ids.
 
-    ``train`` and ``validation`` are read-only, one dimension, uint16 or int32, mapped from the disk.
+    ``train`` and ``validation`` are read-only, one dimension, uint16 or int32, mapped from the disk: an array, or
+    ``shards.Shards``, of which slices and index arrays are read like an array's.
     ``counts`` has for each: characters, bytes, words (between white space), documents, tokens, unknown; of pairs they
     are those of the targets.
     ``start_id`` begins a text: ``<s>`` of documents; in a stream the newline, or its first id if it has none.
@@ -93,7 +95,7 @@ def _opened(folder: Path) -> Encoded | None:
     """The encoding in a folder; None if it is not there or not as it was written."""
     try:
         about = read_json(folder / "encoding.json")
-        if any(_sha256(folder / name) != checksum for name, checksum in about["sha256"].items()):
+        if any(sha256(folder / name) != checksum for name, checksum in about["sha256"].items()):
             return None
         tokenizer = Tokenizer((folder / "tokenizer.model").read_bytes())
     except (UserError, OSError, KeyError, TypeError, AttributeError):
@@ -109,7 +111,8 @@ def _opened(folder: Path) -> Encoded | None:
     )
 
 
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
+    """The checksum of a file, hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -119,26 +122,34 @@ def _write(recipe: Recipe, folder: Path, report: Callable[[str], None]) -> None:
     report(f"Learning a vocabulary of type {recipe.tokenizer.type}")
     tokenizer = Tokenizer(train(recipe.tokenizer, partial(pieces, recipe.corpus, "train")))
     (folder / "tokenizer.model").write_bytes(tokenizer.model)
-    dtype = "<u2" if tokenizer.vocab_size <= 1 << 16 else "<i4"
+    dtype = dtype_of(tokenizer)
     counts, seen = {}, {}
     for split in SPLITS:
         counts[split], seen[split] = encode_split(recipe.corpus, split, tokenizer, folder / f"{split}.ids", dtype)
         numbers = ", ".join(f"{number:,} {name}" for name, number in counts[split].items())
         report(f"Encoded {split}: {numbers}")
-    is_stream = recipe.corpus.documents == "stream"
     first = int(np.fromfile(folder / "train.ids", dtype, 1)[0])
-    start = (
-        (tokenizer.newline_id if seen["train"][tokenizer.newline_id] else first) if is_stream else tokenizer.start_id
-    )
     about = {
         "format_version": FORMAT,
         "dtype": dtype,
         "counts": counts,
-        "start_id": start,
-        "unsampled_ids": _unsampled(seen["train"], tokenizer),
-        "sha256": {path.name: _sha256(path) for path in sorted(folder.iterdir())},
+        **symbols(recipe.corpus, tokenizer, seen["train"], first),
+        "sha256": {path.name: sha256(path) for path in sorted(folder.iterdir())},
     }
     write_json(folder / "encoding.json", about)
+
+
+def dtype_of(tokenizer: Tokenizer) -> str:
+    """How ids are stored: little-endian, in two bytes where all find room in them, else in four."""
+    return "<u2" if tokenizer.vocab_size <= 1 << 16 else "<i4"
+
+
+def symbols(corpus: Corpus, tokenizer: Tokenizer, seen: NDArray[np.bool_], first: int) -> dict[str, Any]:
+    """``start_id`` and ``unsampled_ids`` of a training text: bool (V,), which ids it has, and its first id."""
+    newline = tokenizer.newline_id
+    of_a_stream = newline if seen[newline] else first
+    start = of_a_stream if corpus.documents == "stream" else tokenizer.start_id
+    return {"start_id": start, "unsampled_ids": _unsampled(seen, tokenizer)}
 
 
 def _unsampled(seen: NDArray[np.bool_], tokenizer: Tokenizer) -> list[int]:
@@ -154,20 +165,26 @@ def encode_split(
 
     What is counted of pairs is what is to be predicted: their targets.
     """
-    counts = dict.fromkeys(("characters", "bytes", "words", "documents", "tokens", "unknown"), 0)
+    counts, seen = write_ids(pieces(corpus, split), corpus, tokenizer, path, dtype)
+    return counts | ({"documents": 1} if corpus.documents == "stream" else {}), seen
+
+
+def write_ids(
+    texts: Iterator[str], corpus: Corpus, tokenizer: Tokenizer, path: Path, dtype: str
+) -> tuple[dict[str, int], NDArray[np.bool_]]:
+    """Write the ids of documents, or of pieces of a stream; return what ``encode_split`` returns."""
+    counts = dict.fromkeys(COUNTS, 0)
     seen = np.zeros(tokenizer.vocab_size, np.bool_)
     with path.open("wb") as file:
-        for texts in _batches(pieces(corpus, split)):
-            ids = ids_of(texts, tokenizer, corpus.documents == "stream")
+        for batch in _batches(texts):
+            ids = ids_of(batch, tokenizer, corpus.documents == "stream")
             ids.astype(dtype).tofile(file)
             seen[ids] = True
             if corpus.is_pairs:
-                texts = [text.rpartition("\n")[2] for text in texts]
-                ids = ids_of(texts, tokenizer, is_stream=True)
-                counts["tokens"] += len(texts)  # the end of each
-            _add_up(counts, texts, ids, tokenizer.unk_id)
-    if corpus.documents == "stream":
-        counts["documents"] = 1
+                batch = [text.rpartition("\n")[2] for text in batch]
+                ids = ids_of(batch, tokenizer, is_stream=True)
+                counts["tokens"] += len(batch)  # the end of each
+            _add_up(counts, batch, ids, tokenizer.unk_id)
     return counts, seen
 
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_lstmgen import beam, coloured, corpus, files, gates, generation, pictures, probes, recipe, show
+from keras_lstmgen import beam, coloured, corpus, files, gates, generation, pictures, prepared, probes, recipe, show
 from keras_lstmgen.encoding import ids_of
 from keras_lstmgen.errors import UserError
 from keras_lstmgen.model import Weights, each_member
@@ -132,7 +132,7 @@ def _text(model: Run, asked: Asked) -> tuple[str, list[int]]:
     if asked.text is not None:
         return asked.text, _ids_of_corpus(model, replace(settings, validation=(asked.text,)))
     try:
-        return "the run's held-out text", _ids_of_corpus(model, settings)
+        return "the run's held-out text", _ids_of_corpus(model, prepared.text(settings))
     except UserError as error:
         show.out.print(f"{error}; the model writes a text instead", markup=False)
         samples = generation.generate(model, asked.prompt, PROBED // OWN_TEXTS, seeds=range(OWN_TEXTS))

@@ -8,8 +8,10 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
+def quiet(tell: bool = True) -> Iterator[None]:
     """Hold back what is written to file descriptor 2 inside the block; show it only if the block fails.
+
+    With ``tell`` = False not even then, where the exception says all there is to say.
 
     TensorFlow reports a missing GPU before its own log level counts, converters report each pass; no Python filter
     reaches them.
@@ -23,7 +25,7 @@ def quiet() -> Iterator[None]:
             yield
         except BaseException:
             held.seek(0)
-            os.write(kept, held.read())
+            os.write(kept, held.read() if tell else b"")
             raise
         finally:
             os.dup2(kept, 2)

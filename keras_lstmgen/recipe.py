@@ -40,7 +40,9 @@ class Corpus:
     """Where the text is, what counts as one document, and what is held out."""
 
     source: tuple[str, ...] = knob(
-        ("pydoc",), "'pydoc', files, globs, folders, '-' (standard input) or http(s) URLs; .gz is unpacked"
+        ("pydoc",),
+        "'pydoc', files, globs, folders, '-' (standard input), http(s) URLs, with Apache Beam addresses such as "
+        "gs://bucket/*.txt; .gz is unpacked",
     )
     sha256: tuple[str, ...] = knob((), "checksums of the sources in their order; a URL needs one")
     documents: str = knob(
@@ -52,6 +54,7 @@ class Corpus:
         (), "fields of a JSONL object, or names or numbers (from 1) of CSV/TSV columns; of several the last is a target"
     )
     labels: tuple[str, ...] = knob((), "a word for each source: what its documents are the targets of")
+    unique: bool = knob(False, "of equal documents the first alone counts, on each side of the split")
     validation: tuple[str, ...] = knob((), "files to validate on, instead of a part of the source")
     validation_fraction: float = knob(0.1, "part of the source held out for validation", low=0.0, high=0.9)
     split_seed: int = knob(0, "seed of the hash that sends a document to training or validation", low=0)
@@ -283,20 +286,25 @@ def _check_together(recipe: Recipe, where: str) -> None:
         )
     if not recipe.training.epochs and not recipe.training.minutes:
         raise UserError(f"{where}training.epochs and training.minutes are both 0: give one limit")
-    if recipe.corpus.documents in ("jsonl", "csv", "tsv") and not recipe.corpus.field:
-        raise UserError(f"{where}corpus.documents = '{recipe.corpus.documents}' needs corpus.field")
+    _check_corpus(recipe.corpus, where)
     _check_pairs(recipe, where)
     _check_measures(recipe, where)
     for name in ("training.sampled_softmax", "model.activation_regularization") if recipe.model.members > 1 else ():
         section, key = name.split(".")
         if getattr(getattr(recipe, section), key):
             raise UserError(f"{where}{name} does not go with model.members above 1; leave one of them out")
-    if not recipe.corpus.source:
+
+
+def _check_corpus(corpus: Corpus, where: str) -> None:
+    """The rules of sources and documents."""
+    if not corpus.source:
         raise UserError(f"{where}corpus.source is empty: name a text")
-    if len(recipe.corpus.sha256) not in (0, len(recipe.corpus.source)):
-        raise UserError(
-            f"{where}corpus.sha256 has {len(recipe.corpus.sha256)} checksums for {len(recipe.corpus.source)} sources"
-        )
+    if len(corpus.sha256) not in (0, len(corpus.source)):
+        raise UserError(f"{where}corpus.sha256 has {len(corpus.sha256)} checksums for {len(corpus.source)} sources")
+    if corpus.documents in ("jsonl", "csv", "tsv") and not corpus.field:
+        raise UserError(f"{where}corpus.documents = '{corpus.documents}' needs corpus.field")
+    if corpus.documents == "stream" and corpus.unique:
+        raise UserError(f"{where}corpus.unique needs documents: a stream is one; give corpus.documents")
 
 
 def _check_pairs(recipe: Recipe, where: str) -> None:

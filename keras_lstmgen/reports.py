@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_lstmgen import corpus, evaluation, generation, measures, pairs, recipe, show, sources, tasks
+from keras_lstmgen import corpus, evaluation, generation, measures, pairs, prepared, recipe, show, sources, tasks
 from keras_lstmgen.encoding import encode_split
 from keras_lstmgen.errors import UserError
 from keras_lstmgen.run import Run
@@ -27,14 +27,15 @@ def evaluate(
     """
     settings = recipe.parse(model.metadata.recipe)
     asked = asked or settings.evaluate
-    _check(settings.corpus, samples, asked)
-    held_out = _held_out(settings.corpus, texts)
+    training = prepared.text(settings.corpus)
+    _check(training, samples, asked)
+    held_out = _held_out(training, texts)
     report: dict[str, Any] = {"text": ", ".join(texts) or "held-out part of the corpus"}
     report |= _on_text(model, held_out)
     if samples:
-        report["samples"] = _on_samples(model, settings.corpus, held_out, samples, sample_tokens)
+        report["samples"] = _on_samples(model, training, held_out, samples, sample_tokens)
     if asked.measures:
-        report["measures"] = tasks.measured(tasks.Task(model, settings.corpus, held_out, asked, sample_tokens))
+        report["measures"] = tasks.measured(tasks.Task(model, training, held_out, asked, sample_tokens))
     return report
 
 

@@ -117,6 +117,14 @@ def advice(parameters: int, characters: int, history: Sequence[dict[str, float]]
     return f"It fits well ({ratio}; validation {gap:.2f} nats above training)."
 
 
+def prepared(folder: str, about: dict[str, Any], seconds: float) -> None:
+    """What a prepared corpus holds, and how long it took."""
+    sides = about["counts"]
+    rows = [(name, *(f"{sides[side][name]:,}" for side in sides)) for name in sides["train"]]
+    rows.append(("shards", *(f"{len(about['shards'][side]):,}" for side in sides)))
+    table(f"{folder}: prepared in {seconds:.1f} s", ("counts", *sides), rows)
+
+
 def list_runs(parent: Path) -> None:
     """A line a run: what it reached and which artifacts it has."""
     rows = [_in_a_line(path.parent) for path in sorted(parent.glob("*/recipe.toml"))]

@@ -18,23 +18,30 @@ import sys
 import urllib.request
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from keras_lstmgen import recipe
+from keras_lstmgen import recipe, remote
 from keras_lstmgen.errors import UserError
 from keras_lstmgen.files import replacing
+from keras_lstmgen.shards import MANIFEST
 
 PIECE = 1 << 16  # bytes read at a time
 
 
 @dataclass(frozen=True)
 class Source:
-    """One readable text: its name for messages, and its file (``None``: Python's own ``pydoc``)."""
+    """One readable text: its name for messages, its file, and which bytes of that.
+
+    ``path`` is None for Python's own ``pydoc``, and an address such as ``gs://bucket/text.txt`` for what Beam reads.
+    """
 
     name: str
-    path: Path | None
+    path: Path | str | None
+    start: int = 0
+    end: int | None = None  # None: the rest
 
 
 def resolve(corpus: recipe.Corpus) -> list[Source]:
@@ -47,8 +54,16 @@ def resolve(corpus: recipe.Corpus) -> list[Source]:
     return [source for entry, checksum in pairs for source in _resolve(entry, checksum.lower())]
 
 
+def without_standard_input(corpus: recipe.Corpus) -> recipe.Corpus:
+    """Name the file that standard input was kept in, so that what is made of it can be gone on with and evaluated."""
+    return replace(corpus, source=tuple(str(_spooled()) if name == "-" else name for name in corpus.source))
+
+
 def at_hand(corpus: recipe.Corpus) -> bool:
-    """Whether all texts of ``corpus.source`` can be read here and now: nothing downloaded, no standard input."""
+    """Whether all texts of ``corpus.source`` can be read here and now: nothing downloaded, no standard input.
+
+    A folder of shards is no text.
+    """
     checksums = corpus.sha256 or ("",) * len(corpus.source)
     return all(_at_hand(*entry) for entry in zip(corpus.source, checksums, strict=True))
 
@@ -57,7 +72,7 @@ def _at_hand(entry: str, checksum: str) -> bool:
     if entry.startswith(("http://", "https://")):
         return _kept(entry, checksum.lower()) is not None
     try:
-        return entry != "-" and bool(_resolve(entry, checksum.lower()))
+        return entry != "-" and not remote.is_address(entry) and bool(_resolve(entry, checksum.lower()))
     except UserError:
         return False
 
@@ -68,7 +83,7 @@ def read_text(source: Source) -> Iterator[str]:
     Raises UserError naming file and byte (from 0) where it is not UTF-8 or has a NUL, as binary files do.
     """
     decoder = codecs.getincrementaldecoder("utf-8")()
-    read = 0
+    read = source.start
     for chunk in itertools.chain(read_bytes(source), [b""]):
         if b"\0" in chunk:
             raise UserError(f"{source.name}: binary file (NUL at byte {read + chunk.index(0)}); give text in UTF-8")
@@ -85,9 +100,13 @@ def read_text(source: Source) -> Iterator[str]:
 
 def read_bytes(source: Source) -> Iterator[bytes]:
     """Yield what a text consists of, unpacked, in pieces of 64 KiB."""
+    left = sys.maxsize if source.end is None else source.end - source.start
     try:
         with _open(source) as file:
-            while chunk := file.read(PIECE):
+            if source.start:
+                file.seek(source.start)
+            while chunk := file.read(min(PIECE, left)):
+                left -= len(chunk)
                 yield chunk
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise UserError(f"{source.name}: not a whole .gz file ({error}); fetch or pack it again") from error
@@ -95,17 +114,69 @@ def read_bytes(source: Source) -> Iterator[bytes]:
         raise UserError(f"{source.name}: cannot be read ({error.strerror or error})") from error
 
 
+def parts(source: Source, size: int, mark: bytes) -> Iterator[Source]:
+    """Cut a file behind a mark, a newline say, into parts of ``size`` bytes and what is left to the next mark.
+
+    A file that is packed, empty or ``pydoc`` is one part, whatever its size.
+    """
+    whole = size_of(source)
+    if source.path is None or _is_packed(source) or not whole:
+        yield source
+        return
+    with _opened(source.path) as file:
+        end = 0
+        while end < whole:
+            start, end = end, _behind(mark, file, end + size)
+            yield replace(source, start=start, end=end)
+
+
+def size_of(source: Source) -> int:
+    """How many bytes a file, or this part of it, has as it lies; 0 for ``pydoc``."""
+    if source.end is not None:
+        return source.end - source.start
+    return (
+        remote.size(source.path) if isinstance(source.path, str) else source.path.stat().st_size if source.path else 0
+    )
+
+
+def _behind(mark: bytes, file: BinaryIO, place: int) -> int:
+    """The first byte at ``place`` or later that stands behind a mark; the end of the file, if there is none."""
+    place = file.seek(max(place - len(mark), 0))
+    seen = b""
+    for chunk in iter(lambda: file.read(PIECE), b""):
+        seen = seen[-len(mark) :] + chunk  # a mark may begin in the chunk before
+        place += len(chunk)
+        if (found := seen.find(mark)) >= 0:
+            return place - len(seen) + found + len(mark)
+    return min(place, file.seek(0, os.SEEK_END))
+
+
+def lines_before(source: Source) -> int:
+    """How many lines of the file end before a part begins."""
+    return sum(chunk.count(b"\n") for chunk in read_bytes(replace(source, start=0, end=source.start)))
+
+
 def cache_folder() -> Path:
     """The folder for what was downloaded or came from standard input."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "keras_lstmgen"
 
 
-def _open(source: Source) -> BinaryIO:
+@contextmanager
+def _open(source: Source) -> Iterator[BinaryIO]:
+    """What a text is read from, unpacked."""
     if source.path is None:
-        return io.BytesIO(_pydoc())
-    if source.path.suffix == ".gz":
-        return cast(BinaryIO, gzip.open(source.path, "rb"))
-    return source.path.open("rb")
+        yield io.BytesIO(_pydoc())
+        return
+    with _opened(source.path) as file:
+        yield cast(BinaryIO, gzip.GzipFile(fileobj=file)) if _is_packed(source) else file
+
+
+def _opened(path: Path | str) -> BinaryIO:
+    return remote.opened(path) if isinstance(path, str) else path.open("rb")
+
+
+def _is_packed(source: Source) -> bool:
+    return str(source.path).endswith(".gz")
 
 
 def _pydoc() -> bytes:
@@ -120,6 +191,8 @@ def _resolve(entry: str, checksum: str) -> list[Source]:
         return [Source(entry, None)]
     if entry == "-":
         sources = [Source("standard input", _spooled())]
+    elif remote.is_address(entry):
+        sources = [Source(address, address) for address in remote.matches(entry)]
     elif entry.startswith(("http://", "https://")):
         sources = [Source(entry, _fetched(entry, checksum))]
     else:
@@ -133,7 +206,7 @@ def _check_sum(sources: list[Source], entry: str, checksum: str) -> None:
     if len(sources) != 1:
         raise UserError(f"{entry}: corpus.sha256 is for single files, and this is {len(sources)}; give '' for it")
     path = sources[0].path
-    if path and (found := _sha256(path)) != checksum:
+    if path and (found := _sha256_of_address(path) if isinstance(path, str) else _sha256(path)) != checksum:
         raise UserError(f"{sources[0].name}: its sha256 is {found}, not {checksum}; correct corpus.sha256 or the file")
 
 
@@ -182,6 +255,8 @@ def _files_below(folder: Path) -> list[Path]:
 
 
 def _texts_below(folder: Path) -> list[Path]:
+    if (folder / MANIFEST).is_file():
+        raise UserError(f"{folder}: is a prepared corpus, not text; give its path alone, to 'keras-lstmgen train'")
     found = [path for path in _files_below(folder) if _looks_like_text(path)]
     if not found:
         raise UserError(f"{folder}: a folder without a text file (hidden ones do not count)")
@@ -255,6 +330,11 @@ def _write(chunks: Iterator[bytes], path: Path) -> str:
             digest.update(chunk)
             file.write(chunk)
     return digest.hexdigest()
+
+
+def _sha256_of_address(address: str) -> str:
+    with remote.opened(address) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
 
 
 def _sha256(path: Path) -> str:

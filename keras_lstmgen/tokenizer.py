@@ -11,10 +11,12 @@ Lossless for all text but the character U+2581 (▁), SentencePiece's sign for a
 
 import codecs
 import io
+import itertools
 import math
 import os
 import random
 import re
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -23,15 +25,16 @@ from typing import Any
 import numpy as np
 import sentencepiece
 from numpy.typing import NDArray
-from sentencepiece import sentencepiece_model_pb2 as proto
 
 from keras_lstmgen import recipe
 from keras_lstmgen.errors import UserError
 from keras_lstmgen.files import write_bytes
+from keras_lstmgen.model_proto import proto
 
 UNK, START, END, NEWLINE = 0, 1, 2, 3
 FIXED = 4  # entries of every vocabulary that are not learned
 BYTES = 256  # byte pieces
+COUNTED = ("char", "word")  # types whose entries are the most frequent symbols
 DEFAULT_SIZES = {"word": 20_000, "bpe": 1_000, "unigram": 1_000}
 # A word goes with the space before it, as in SentencePiece's own word model. A space that ends a line goes
 # with the newline, so that text like " a line \n" has a token for each word and one for the end of the line.
@@ -133,11 +136,17 @@ def train(settings: recipe.Tokenizer, texts: Callable[[], Iterator[str]]) -> byt
     pieces spell the rest.
     Raises UserError if bpe or unigram cannot find that many, or if the size leaves no room to learn.
     """
+    check(settings)
+    if settings.type in COUNTED:
+        counts = symbols(settings.type, texts)
+        return counted(settings, sorted(counts.items(), key=rank), sum(counts.values()))
+    return learned(settings, _sample(texts))
+
+
+def check(settings: recipe.Tokenizer) -> None:
+    """Refuse a vocabulary that has no place for what is learned."""
     if 0 < settings.vocab_size <= FIXED:
         raise UserError(f"tokenizer.vocab_size = {settings.vocab_size} leaves no room for text; give more than {FIXED}")
-    if settings.type in ("char", "word"):
-        return _count(settings, texts)
-    return _learn(settings, texts)
 
 
 def _opened(model: bytes) -> tuple[Any, Any, str]:
@@ -169,16 +178,30 @@ def _bytes_of(piece: Any, unk_surface: str) -> bytes:
     return text.replace("▁", " ").encode()
 
 
-def _count(settings: recipe.Tokenizer, texts: Callable[[], Iterator[str]]) -> bytes:
-    """A model whose learned entries are counted: SentencePiece makes the frame, the symbols are put in."""
-    counts = _count_words(texts) if settings.type == "word" else _count_characters(texts)
-    ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    size = settings.vocab_size or DEFAULT_SIZES.get(settings.type, 0)
-    kept = ranked[: size - FIXED] if size else ranked
+def symbols(kind: str, texts: Callable[[], Iterator[str]]) -> Counter[str]:
+    """How often each symbol that can be an entry of a vocabulary of type char or word occurs."""
+    return _count_words(texts) if kind == "word" else _count_characters(texts)
+
+
+def rank(symbol: tuple[str, int]) -> tuple[int, str]:
+    """The place of a symbol and its count in the order of a vocabulary: smallest first."""
+    return -symbol[1], symbol[0]
+
+
+def most_symbols(settings: recipe.Tokenizer) -> int:
+    """How many symbols a vocabulary of type char or word may have."""
+    size = settings.vocab_size or DEFAULT_SIZES.get(settings.type, sys.maxunicode + FIXED)
+    return size - FIXED
+
+
+def counted(settings: recipe.Tokenizer, ranked: list[tuple[str, int]], total: int) -> bytes:
+    """A model of type char or word, of symbols and their counts, the first in order of ``rank``; all make ``total``.
+
+    SentencePiece makes the frame, the symbols are put in.
+    """
     model = proto.ModelProto.FromString(_sentencepiece(settings.type, iter("a"), FIXED + BYTES + 1))
     del model.pieces[FIXED + (BYTES if settings.type == "char" else 0) :]
-    total = sum(counts.values())
-    for symbol, count in kept:
+    for symbol, count in ranked[: most_symbols(settings)]:
         model.pieces.add(piece=symbol.replace(" ", "▁"), score=math.log(count / total))
     model.trainer_spec.vocab_size = len(model.pieces)
     return bytes(model.SerializeToString(deterministic=True))
@@ -205,10 +228,9 @@ def _count_words(texts: Callable[[], Iterator[str]]) -> Counter[str]:
     return counts
 
 
-def _learn(settings: recipe.Tokenizer, texts: Callable[[], Iterator[str]]) -> bytes:
-    """A model that SentencePiece learns. Where it finds too few pieces, more characters get entries."""
+def learned(settings: recipe.Tokenizer, sample: list[str]) -> bytes:
+    """A model that SentencePiece learns from lines. Where it finds too few pieces, more characters get entries."""
     size = settings.vocab_size or DEFAULT_SIZES[settings.type]
-    sample = _sample(texts)
     characters = _ranked_characters(sample)
     single = (size - FIXED + 1) // 2
     model, possible = _attempt(settings.type, _only(characters[:single], sample), size)
@@ -233,17 +255,26 @@ def _attempt(kind: str, lines: list[str], size: int) -> tuple[bytes, int]:
 
 def _sample(texts: Callable[[], Iterator[str]]) -> list[str]:
     """Lines of the texts in their order: all of them, or a sample in which each is as likely as the next."""
+    lines = enumerate(line for text in texts() for line in short_lines(text))
+    kept = {place: line for line, place in zip(lines, _places(), strict=False) if place < SAMPLED_LINES}
+    return [line for _, line in sorted(kept.values())]
+
+
+def sampled(lines: int) -> list[int]:
+    """The numbers, in order, of the lines of which the sample of so many lines consists."""
+    places = zip(range(lines), _places(), strict=False)
+    return sorted({place: line for line, place in places if place < SAMPLED_LINES}.values())
+
+
+def _places() -> Iterator[int]:
+    """Which place of the sample each line takes, from what has it: none, if there is no such place."""
+    yield from range(SAMPLED_LINES)
     dice = random.Random(0)
-    kept: list[tuple[int, str]] = []
-    for numbered in enumerate(line for text in texts() for line in _short_lines(text)):
-        if len(kept) < SAMPLED_LINES:
-            kept.append(numbered)
-        elif (place := dice.randrange(numbered[0] + 1)) < SAMPLED_LINES:
-            kept[place] = numbered
-    return [line for _, line in sorted(kept)]
+    yield from (dice.randrange(number + 1) for number in itertools.count(SAMPLED_LINES))
 
 
-def _short_lines(text: str) -> Iterator[str]:
+def short_lines(text: str) -> Iterator[str]:
+    """The lines of a text that a sample is drawn from: none empty, each cut after 1,000 characters."""
     for line in text.split("\n"):
         yield from (line[i : i + LONGEST_LINE] for i in range(0, len(line), LONGEST_LINE))
 

@@ -25,6 +25,7 @@ from keras_lstmgen import (
     kernel,
     pairs,
     pictures,
+    prepared,
     recipe,
     run,
     show,
@@ -52,7 +53,7 @@ SETBACKS = 3  # times that a training whose loss is lost goes back; then it give
 
 def train(settings: recipe.Recipe, runs: Path, name: str) -> Path:
     """Train a new run ``runs/name``; where nothing comes of it, no folder is left."""
-    settings = _without_standard_input(settings)
+    settings = replace(settings, corpus=sources.without_standard_input(settings.corpus))
     settings, encoded = prepare(settings, runs)
     folder = run.create(runs, name)
     try:
@@ -84,22 +85,13 @@ def _check_changes(before: recipe.Recipe, settings: recipe.Recipe) -> None:
                 raise UserError(f"--{table}.{key}: {value} does not go with --resume: the run has {old[table][key]}")
 
 
-def _without_standard_input(settings: recipe.Recipe) -> recipe.Recipe:
-    """Name the file that standard input was kept in, so that the run can be gone on with and evaluated."""
-    corpus = settings.corpus
-    names = [
-        str(sources.resolve(replace(corpus, source=("-",), sha256=()))[0].path) if name == "-" else name
-        for name in corpus.source
-    ]
-    return replace(settings, corpus=replace(corpus, source=tuple(names)))
-
-
 def prepare(settings: recipe.Recipe, runs: Path) -> tuple[recipe.Recipe, Encoded]:
     """Encode the corpus into ``runs/.encoded``, choose what is left to its size, check that it fills a window."""
     if settings.training.precision == "bfloat16" and not kernel.has_bfloat16():
         raise UserError("training.precision: this processor does not multiply bfloat16; give auto or float32")
+    settings = prepared.adopted(settings)
     with show.out.status("reading the corpus") as status:
-        encoded = encode(settings, runs / ".encoded", lambda text: status.update(text))
+        encoded = prepared.opened(settings.corpus) or encode(settings, runs / ".encoded", status.update)
     tokens = len(encoded.train)
     if values := defaults.chosen(settings, tokens, encoded.tokenizer.vocab_size):
         show.out.print(defaults.told(values, tokens), markup=False)

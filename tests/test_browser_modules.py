@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sentencepiece import sentencepiece_model_pb2 as proto
 
 from keras_lstmgen import recipe
 from keras_lstmgen import tokenizer as own
+from keras_lstmgen.model_proto import proto
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the kit is no package: it travels as a folder
 from export import contract, tokenizer

@@ -19,7 +19,7 @@ from keras_lstmgen import beam, cli, decode, generation, recipe, run, sources, t
 from keras_lstmgen.constraints import HostOptions
 from keras_lstmgen.sampling import Options
 
-VERBS = ("train", "generate", "chat", "evaluate", "inspect", "export", "info")
+VERBS = ("prepare", "train", "generate", "chat", "evaluate", "inspect", "export", "info")
 TINY = shlex.split(
     "--model.units 7 --model.embedding_size 4 --training.batch_size 3 --training.window 5 --training.epochs 1"
 )
@@ -112,7 +112,7 @@ def test_the_help_says_the_default_of_each_number(verb: str, capsys: pytest.Capt
 def test_every_value_of_a_recipe_is_an_option(asked: list[Any]) -> None:
     words = {
         "corpus.source": "a.txt b.txt", "corpus.sha256": "x y", "corpus.documents": "jsonl", "corpus.field": "text",
-        "corpus.labels": "good bad", "corpus.validation": "c.txt d.txt",
+        "corpus.labels": "good bad", "corpus.unique": "true", "corpus.validation": "c.txt d.txt",
         "corpus.validation_fraction": "0.25", "corpus.split_seed": "3",
         "tokenizer.type": "bpe", "tokenizer.vocab_size": "900", "model.embedding_size": "11", "model.units": "11",
         "model.layers": "3", "model.dropout": "0.4", "model.input_dropout": "0.3", "model.tied": "true",

@@ -32,7 +32,7 @@ def test_every_command_of_a_page_is_understood(page: Path) -> None:
 
 def test_the_readme_shows_every_verb() -> None:
     shown = {shlex.split(command)[1] for command in commands(ROOT / "README.md")}
-    assert shown == {"train", "generate", "chat", "evaluate", "inspect", "export", "info"}
+    assert shown == {"prepare", "train", "generate", "chat", "evaluate", "inspect", "export", "info"}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

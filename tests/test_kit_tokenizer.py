@@ -11,7 +11,8 @@ import pytest
 import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sentencepiece import sentencepiece_model_pb2 as proto
+
+from keras_lstmgen.model_proto import proto
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the kit is no package: it travels as a folder
 from export.tokenizer import Tokenizer, decode, decode_stream, encode, read

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from keras_lstmgen import sources
 from keras_lstmgen.errors import UserError
 from keras_lstmgen.recipe import Corpus
+from keras_lstmgen.sources import Source
 
 
 @pytest.fixture(autouse=True)
@@ -286,3 +287,28 @@ def test_standard_input_is_read_once_and_kept_for_every_pass(home: Path) -> None
     name = f"{sum_of(text.encode())[:16]}-stdin"
     assert answer.stdout.decode().splitlines() == [f"{len(text)} {name}"] * 2
     assert (home / "cache" / "keras_lstmgen" / name).read_text() == text
+
+
+@given(text=st.lists(st.sampled_from(["a", "bc", "é", "\n", "\n\n"])), size=st.integers(1, 20), piece=st.integers(1, 5))
+@pytest.mark.parametrize("mark", [b"\n", b"\n\n"])
+def test_parts_end_behind_the_first_mark_after_their_size_and_lose_nothing(
+    tmp_path_factory: pytest.TempPathFactory, mark: bytes, text: list[str], size: int, piece: int
+) -> None:
+    data = "".join(text).encode()
+    path = tmp_path_factory.mktemp("parts") / "text.txt"
+    path.write_bytes(data)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sources, "PIECE", piece)
+        parts = list(sources.parts(Source("text", path), size, mark))
+        assert b"".join(chunk for part in parts for chunk in sources.read_bytes(part)) == data
+        assert [sources.lines_before(part) for part in parts] == [data[: part.start].count(b"\n") for part in parts]
+    for part in parts[:-1]:
+        ends = [end for end in range(part.start + size, len(data) + 1) if data[:end].endswith(mark)]
+        assert part.end == ends[0]
+
+
+def test_what_is_packed_or_empty_is_one_part(tmp_path: Path) -> None:
+    (tmp_path / "text.gz").write_bytes(gzip.compress(b"a\nb\n" * 99))
+    (tmp_path / "empty.txt").touch()
+    for text in (Source("packed", tmp_path / "text.gz"), Source("empty", tmp_path / "empty.txt"), Source("p", None)):
+        assert list(sources.parts(text, 3, b"\n")) == [text]

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from keras_lstmgen import decode, evaluation, generation, recipe, sampling
+from keras_lstmgen import decode, evaluation, generation, prepared, recipe, sampling
 from keras_lstmgen.encoding import encode_split
 from keras_lstmgen.errors import UserError
 from keras_lstmgen.exporters.contract import Call
@@ -178,7 +178,7 @@ def _held_out(run: Run, tried: Trial) -> tuple[np.ndarray[Any, Any], str]:
             raise UserError("what came by standard input has gone")
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "text.ids"
-            encode_split(settings, "validation", run.tokenizer, path, "<i4")
+            encode_split(prepared.text(settings), "validation", run.tokenizer, path, "<i4")
             ids = np.fromfile(path, "<i4", LOSS_TOKENS)
     except UserError:
         ids = np.array([], np.int32)

@@ -1,0 +1,56 @@
+"""Ids that lie in several files, one after another, and are read as one array."""
+
+import functools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from keras_lstmgen.errors import UserError
+
+MANIFEST = "prepared.json"  # what makes a folder one of shards; ``prepared`` has the rest of it
+MAPS = 256  # files mapped at once: a process may hold a thousand open, and training reads from one a stream
+
+
+class Shards:
+    """An array of one dimension, mapped from files, of which slices and index arrays may be read."""
+
+    def __init__(self, paths: Sequence[Path], tokens: Sequence[int], dtype: str) -> None:
+        """Take the files in their order, how many ids each has (one at least), and their type."""
+        self._ends = np.cumsum(tokens, dtype=np.int64)
+        self._starts = self._ends - np.array(tokens, np.int64)
+        self._map = functools.lru_cache(MAPS)(lambda number: _mapped(paths[number], dtype, tokens[number]))
+
+    def __len__(self) -> int:
+        """How many ids there are."""
+        return int(self._ends[-1])
+
+    def __getitem__(self, index: slice | NDArray[np.int64]) -> NDArray[Any]:
+        """The ids of a slice without a step, or of an int64 array of places from 0, in its shape."""
+        if isinstance(index, slice):
+            start, stop, _ = index.indices(len(self))
+            return self._between(start, max(start, stop))
+        shards = np.searchsorted(self._ends, index, side="right")
+        ids = np.zeros(index.shape, np.int32)
+        for shard in np.unique(shards):
+            inside = shards == shard
+            ids[inside] = self._map(int(shard))[index[inside] - self._starts[shard]]
+        return ids
+
+    def _between(self, start: int, stop: int) -> NDArray[Any]:
+        first = int(np.searchsorted(self._ends, start, side="right"))
+        last = int(np.searchsorted(self._starts, stop, side="left"))
+        parts = [
+            self._map(shard)[max(start - int(self._starts[shard]), 0) : stop - int(self._starts[shard])]
+            for shard in range(first, last)
+        ]
+        return np.concatenate(parts) if parts else self._map(0)[:0]
+
+
+def _mapped(path: Path, dtype: str, tokens: int) -> NDArray[Any]:
+    try:
+        return np.memmap(path, dtype, "r", shape=(tokens,))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read ({error}); prepare the corpus again") from error
