@@ -391,7 +391,8 @@ def test_chinese_is_typed_edited_and_answered_whole_in_a_terminal(poem: Path) ->
         screen.until("霜")
         screen.type("\x7f明月\n")  # one press of the backspace key takes one character
         shown = screen.until("\n> ")
-        assert f"明月\n{sample.text}\n" in shown
+        assert f"\b\b明月\n{sample.text}\n" in shown  # which is two columns wide
+        assert "\b\b\b" not in shown
         assert "\N{REPLACEMENT CHARACTER}" not in shown
         screen.type("\x1b[A\x01/again \x0b\n")  # the line before, and all of it replaced
         assert f"\n{sample.text}\n" in screen.until("\n> ")
