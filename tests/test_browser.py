@@ -149,18 +149,18 @@ def test_the_strip_tells_of_a_chinese_character_what_all_its_bytes_surprised(
     assert model.tokenizer.id_of("霜") is None
     ids = model.prompt_ids(CHINESE)
     logprobs = tf.nn.log_softmax(model.model(np.array([ids[:-1]]), training=False)[0]).numpy()
-    expected, spelled, nats = [], b"", 0.0
+    texts, surprises, spelled, nats = list[str](), list[float](), b"", 0.0
     for token, row in zip(ids[1:], logprobs, strict=True):
-        spelled, nats = spelled + model.tokenizer.piece_bytes(token), nats - row[token]
+        spelled, nats = spelled + model.tokenizer.piece_bytes(token), nats - float(row[token])
         with contextlib.suppress(UnicodeDecodeError):
-            expected.append((spelled.decode(), pytest.approx(nats, abs=0.006)))
+            texts.append(spelled.decode())
+            surprises.append(nats)
             spelled, nats = b"", 0.0
-    told = [
-        re.fullmatch("(?:“(.*)”|A space), .*: ([\\d.]+) nats of surprise", line) for line in browser["chinese"]["told"]
-    ]
-    found = [(said[1] or " ", float(said[2])) for said in told[: len(expected)] if said]
-    assert found == expected
-    assert "".join(text for text, _ in found) == CHINESE
+    assert "".join(texts) == CHINESE
+    form = r"(?:“(.*)”|A space), .*: ([\d.]+) nats of surprise"
+    told = [said for line in browser["chinese"]["told"][: len(texts)] if (said := re.fullmatch(form, line))]
+    assert [said[1] or " " for said in told] == texts
+    assert [float(said[2]) for said in told] == pytest.approx(surprises, abs=0.006)
 
 
 def test_pointing_tells_what_the_keys_tell(browser: dict[str, Any]) -> None:
