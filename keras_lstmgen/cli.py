@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _use_utf8() -> None:
     """Take and give texts in UTF-8, whatever the terminal says of itself: another encoding has not all characters."""
     for stream in (sys.stdin, sys.stdout):
-        if isinstance(stream, io.TextIOWrapper):
+        if isinstance(stream, io.TextIOWrapper) and stream.encoding.lower() != "utf-8":
             stream.reconfigure(encoding="utf-8")
 
 
