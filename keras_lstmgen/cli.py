@@ -1,6 +1,7 @@
 """The command line: eight verbs, every value of a recipe as an option. ``--help`` never imports TensorFlow."""
 
 import argparse
+import io
 import os
 import signal
 import sys
@@ -15,6 +16,7 @@ from keras_lstmgen.errors import Terminated, UserError
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; 0, or 2 with one line on standard error, or 130 after Ctrl-C, 143 after SIGTERM."""
+    _use_utf8()
     before = signal.signal(signal.SIGTERM, _terminate)
     try:
         arguments = parser().parse_args(argv)
@@ -40,6 +42,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     finally:
         signal.signal(signal.SIGTERM, before)
     return 0
+
+
+def _use_utf8() -> None:
+    """Take and give texts in UTF-8, whatever the terminal says of itself: another encoding has not all characters."""
+    for stream in (sys.stdin, sys.stdout):
+        if isinstance(stream, io.TextIOWrapper) and stream.encoding.lower() != "utf-8":
+            stream.reconfigure(encoding="utf-8")
 
 
 def _terminate(number: int, frame: Any) -> NoReturn:  # noqa: ARG001

@@ -7,6 +7,7 @@ appears when it is whole.
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -23,9 +24,10 @@ from keras_lstmgen.files import alone, read_json, replacing, write_json
 from keras_lstmgen.recipe import Corpus, Recipe
 from keras_lstmgen.tokenizer import Tokenizer, train
 
-FORMAT = 2
+FORMAT = 3
 SPLITS: tuple[Split, Split] = ("train", "validation")
 COUNTS = ("characters", "bytes", "words", "documents", "tokens", "unknown")
+WORD = re.compile(r"[\u3400-\u9fff]|[^\s\u3400-\u9fff]+")  # a Chinese character, or what stands between white space
 BATCH = 1 << 16  # characters of short documents that are written together
 
 
@@ -35,8 +37,8 @@ class Encoded:
 
     ``train`` and ``validation`` are read-only, one dimension, uint16 or int32, mapped from the disk: an array, or
     ``shards.Shards``, of which slices and index arrays are read like an array's.
-    ``counts`` has for each: characters, bytes, words (between white space), documents, tokens, unknown; of pairs they
-    are those of the targets.
+    ``counts`` has for each: characters, bytes, words (between white space; each Chinese character is one),
+    documents, tokens, unknown; of pairs they are those of the targets.
     ``start_id`` begins a text: ``<s>`` of documents; in a stream the newline, or its first id if it has none.
     ``unsampled_ids`` are never to be generated: all that training never saw, ``<unk>`` and ``<s>``; sorted.
     """
@@ -211,7 +213,7 @@ def ids_of(texts: list[str], tokenizer: Tokenizer, is_stream: bool) -> NDArray[n
 def _add_up(counts: dict[str, int], texts: list[str], ids: NDArray[np.int32], unk_id: int) -> None:
     counts["characters"] += sum(map(len, texts))
     counts["bytes"] += sum(len(text.encode()) for text in texts)
-    counts["words"] += sum(len(text.split()) for text in texts)
+    counts["words"] += sum(len(text.split() if text.isascii() else WORD.findall(text)) for text in texts)
     counts["documents"] += len(texts)
     counts["tokens"] += len(ids)
     counts["unknown"] += int(np.count_nonzero(ids == unk_id))
