@@ -62,6 +62,12 @@ def predicted(pairs: Pairs) -> int:
     return int((pairs.starts[1:] - pairs.targets - 1).sum())
 
 
+def counting(pairs: Pairs, source_loss: float) -> NDArray[np.float64]:
+    """What each example counts in the loss, whole: float64 [n]. A target's id counts 1, the start symbol nothing."""
+    targets, whole = pairs.starts[1:] - pairs.targets - 1, np.diff(pairs.starts) - 1
+    return targets + source_loss * (whole - targets)
+
+
 def batches(pairs: Pairs, B: int) -> int:
     """Batches in an epoch; the last is filled with examples that the epoch has had."""
     return -(-count(pairs) // B)
@@ -98,8 +104,7 @@ def dataset(
     long targets counts for more than one of short ones, as in the loss of a text each token counts the same.
     """
     total = epochs * batches(pairs, B) if epochs else ENDLESS
-    n, targets = count(pairs), predicted(pairs)
-    counted = B / n * (targets + source_loss * (len(pairs.ids) - n - targets))  # the start symbols are not predicted
+    counted = B * counting(pairs, source_loss).mean()
     order = lru_cache(maxsize=2)(lambda epoch: _order(pairs, B, seed, epoch))
 
     def gather(number: NDArray[np.int64]) -> Batch:

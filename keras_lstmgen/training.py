@@ -262,6 +262,14 @@ def _dataset(settings: recipe.Recipe, encoded: Encoded, first: int) -> tf.data.D
     return streams.dataset(encoded.train, *sizes, first_window=first)
 
 
+def _heaviest(settings: recipe.Recipe, encoded: Encoded) -> float:
+    """How many average batches one may count for in the loss: of pairs more than 1, where all its targets are long."""
+    if not settings.corpus.is_pairs:
+        return 1.0
+    counting = pairs.counting(pairs.find(encoded.train), settings.training.source_loss)
+    return float(counting.max() / counting.mean())
+
+
 def _windows(settings: recipe.Recipe, encoded: Encoded) -> int:
     """Batches of an epoch."""
     if settings.corpus.is_pairs:
@@ -294,7 +302,7 @@ def _callbacks(
         return text
 
     return (
-        Validate(validation_loss, pace),
+        Validate(validation_loss, pace, _heaviest(settings, encoded)),
         Keep(folder, pace, writes.model),
         keras.callbacks.TensorBoard(folder / "logs", write_graph=False),
         show.Screen(pace.done, _batch_tokens(settings, encoded, pace), _per_character(encoded), sample),

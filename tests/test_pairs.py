@@ -235,6 +235,19 @@ def test_what_is_counted_of_pairs_are_their_targets(colours: Path) -> None:
         assert (found["documents"], found["characters"]) == (len(texts), len("".join(texts)))
 
 
+def test_a_batch_of_long_targets_is_not_taken_for_a_loss_that_explodes(tmp_path: Path) -> None:
+    lines = [f"a{number}\tb" for number in range(999)] + ["long\t" + "abcdefgh " * 40] * 3
+    (tmp_path / "pairs.tsv").write_text("\n".join(lines), encoding="utf-8")
+    settings = recipe.override(recipe.Recipe(), {
+        "corpus.source": (str(tmp_path / "pairs.tsv"),), "corpus.validation": (str(tmp_path / "pairs.tsv"),),
+        "corpus.documents": "pairs", "model.embedding_size": E, "model.units": H, "model.layers": 1,
+        "training.batch_size": 3, "training.window": 500, "training.epochs": 1,
+    })  # fmt: skip
+    folder = training.train(settings, tmp_path / "runs", "run")
+    (row,) = json.loads((folder / "history.json").read_text())
+    assert row["loss"] < 5
+
+
 def test_a_prompt_is_a_source_and_gets_its_end(colours: Path) -> None:
     loaded = run.load(colours)
     ids = loaded.prompt_ids("red blue green")
