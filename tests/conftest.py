@@ -19,6 +19,7 @@ from tests import chromium, npm
 
 # How long an example takes says something of the machine, not of us.
 hypothesis.settings.register_profile("ours", deadline=None)
+hypothesis.settings.register_profile("fuzz", deadline=None, max_examples=10_000)  # make fuzz
 hypothesis.settings.load_profile("ours")
 
 # Small, and all dimensions different, so that a swapped axis cannot pass.
