@@ -117,7 +117,7 @@ def soaked(folder: Path, seconds: float, dice: random.Random) -> dict[str, Any]:
         ended, happened = inject(place, name, dice)
         found = [*unexpected(name, ended), *damage(place)]
         gone = sum(size for path, size in before.items() if not Path(path).exists())
-        counts += Counter(bytes_lost=gone, texts=1, finished=settled(place, found))
+        counts.update(bytes_lost=gone, texts=1, finished=settled(place, found))
         injected[name] += happened
         survived[name] += happened and not found and not gone
         lost += [f"{name}: {reason}" for reason in found]
@@ -136,8 +136,8 @@ def undisturbed(folder: Path) -> Place:
     path = folder / f"{NAME}.toml"
     path.write_text(recipe.to_toml(settings), encoding="utf-8")
     place, times = Place(folder, path, [], "", "", {}), [time.monotonic()]
-    for words in (["train", path, "--runs", folder / "straight"], ["export", place.finished]):
-        ended = child(typed(*words))
+    for work in (typed("train", path, "--runs", folder / "straight"), typed("export", place.finished)):
+        ended = child(work)
         if ended.status:
             raise RuntimeError(f"it does not even work undisturbed: {ended.said}")
         times.append(time.monotonic())

@@ -41,6 +41,30 @@ def replacing(path: Path, before: Path | None = None) -> Iterator[Path]:
             os.close(lock)
 
 
+@contextmanager
+def aside(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder in ``folder``, for what is not to be seen yet; in the end it goes with its content."""
+    try:
+        _sweep(folder)
+        place, lock = _begin(folder)
+    except OSError as error:
+        raise UserError(f"{folder}: could not be written ({error.strerror}); what was there before is kept") from error
+    try:
+        yield place
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+        os.close(lock)
+
+
+def put(new: Path, path: Path) -> None:
+    """Let a file or folder out of ``aside`` take the place of ``path``; what stood there goes when the block ends."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _put(new, path, None)
+    except OSError as error:
+        raise UserError(f"{path}: could not be written ({error.strerror}); what was there before is kept") from error
+
+
 def _begin(parent: Path) -> tuple[Path, int]:
     """A new folder to write in, locked as long as the descriptor is open, so that ``_sweep`` leaves it alone."""
     while True:

@@ -13,6 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from export import beam, client, contract
+from export import tokenizer as kit
 from export.tflite.generate import metadata_buffers
 from keras_lstmgen import recipe, tokenizer
 from tests.hostile import VALUES, damaged
@@ -37,12 +38,12 @@ def writes(path: Path, metadata: bytes, words: bytes) -> bool:
     """Open an artifact that carries these two, and write with it. Whether it could be opened."""
     try:
         model = client.open_model(lambda _: (step, metadata, words), path)
-        ids = contract.prompt_ids(client.encode(model.tokenizer, "the 床\0 cat\n"), model.metadata)
+        ids = contract.prompt_ids(kit.encode(model.tokenizer, "the 床\0 cat\n"), model.metadata)
     except ValueError:
         return False
     options = contract.Options(temperature=0.9, repetition_penalty=1.1)
     tokens = contract.generate(step, ids, model.metadata, options, seed=7, max_new_tokens=5)
-    "".join(client.decode_stream(model.tokenizer, tokens)).encode()
+    "".join(kit.decode_stream(model.tokenizer, tokens)).encode()
     beam.search(step, ids, model.metadata, beam.Options(2, 0.5), max_new_tokens=3)
     return True
 
