@@ -145,6 +145,14 @@ def test_a_recipe_that_asks_for_another_model_than_is_there_builds_none(made: Ma
         run.load(copied)
 
 
+def test_a_recipe_for_a_model_beyond_all_memory_is_refused(
+    made: Made, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    large = ["--model.units", "65536", "--model.layers", "64"]
+    said = refused(capsys, "train", *made.settings.corpus.source, *large, "--runs", tmp_path)
+    assert re.search(r"the model has 2,18\d,\d{3},\d{3},\d{3} numbers, .* GB of this machine; lower model\.units", said)
+
+
 @pytest.mark.parametrize("members", [1, 2])
 @pytest.mark.parametrize(("E", "L", "attention", "tied"), [(3, 1, 0, False), (3, 2, 5, False), (7, 3, 0, True)])
 def test_the_size_of_a_model_is_known_before_it_is_built(
