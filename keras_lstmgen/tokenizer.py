@@ -162,6 +162,7 @@ def _is_ours(parsed: Any) -> bool:
     first = [(piece.piece, piece.type) for piece in parsed.pieces[:FIXED]]
     raw = [piece.piece for piece in parsed.pieces if piece.type == kinds.BYTE]
     changing = (parsed.normalizer_spec, parsed.denormalizer_spec)
+    words = [parsed.trainer_spec.unk_surface, *(piece.piece for piece in parsed.pieces)]
     return (
         first == [("<unk>", kinds.UNKNOWN), ("<s>", kinds.CONTROL), ("</s>", kinds.CONTROL), ("\n", kinds.USER_DEFINED)]
         and all(piece.type in (kinds.NORMAL, kinds.BYTE) for piece in parsed.pieces[FIXED:])
@@ -170,6 +171,7 @@ def _is_ours(parsed: Any) -> bool:
         and parsed.normalizer_spec.name == "identity"
         and not any(spec.precompiled_charsmap or spec.normalization_rule_tsv for spec in changing)
         and all(math.isfinite(piece.score) for piece in parsed.pieces)
+        and all(isinstance(word, str) for word in words)  # protobuf gives what is no UTF-8 as bytes
     )
 
 

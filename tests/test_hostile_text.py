@@ -237,6 +237,7 @@ def works_in_the_kit(model: bytes) -> None:
 
 @given(st.one_of(st.binary(max_size=300), st.sampled_from(sorted(MODELS)).flatmap(lambda name: damaged(MODELS[name]))))
 @example(b"\xff" * 100_000)
+@example(MODELS["word"].replace("▁cat".encode(), b"\xe2\x96\x81\xffat"))
 def test_any_bytes_are_a_tokenizer_or_refused(data: bytes) -> None:
     refused_or(lambda: works(data))
     works_in_the_kit(data)
