@@ -15,6 +15,7 @@ from typing import Any
 
 import keras
 import numpy as np
+from numpy.typing import NDArray
 
 from keras_lstmgen import files
 from keras_lstmgen.attention import Attention
@@ -23,6 +24,8 @@ from keras_lstmgen.errors import UserError
 from keras_lstmgen.run import CHECKPOINT, PREVIOUS
 
 CARRYING = (keras.layers.LSTM, Attention)  # layers that leave something to the next window of a text
+ROW = {"windows", "seconds", "loss", "val_loss"}  # of the history
+MOST_WINDOWS, MOST_SETBACKS, MOST_NATS = 2**53, 64, 700  # far beyond what any training comes to
 
 
 @dataclass
@@ -84,19 +87,47 @@ class _DamagedError(Exception):
 def _load(path: Path, model: keras.Sequential, text: str) -> Progress:
     try:
         with zipfile.ZipFile(path) as archive:
-            if (broken := archive.testzip()) is not None:
-                raise zipfile.BadZipFile(f"{broken} is damaged")
-            progress = Progress(**json.loads(archive.read("progress.json")))
-            states = np.load(io.BytesIO(archive.read("carried.npz")), allow_pickle=False)
+            files.check_zip(archive)
+            progress = _checked(Progress(**json.loads(archive.read("progress.json"))), len(metrics(model)))
+            states = _arrays(archive.read("carried.npz"))
         if progress.text == text:
             model.load_weights(path)
-            for variable, name in zip(carried(model), states.files, strict=True):
-                variable.assign(states[name])
+            for variable, state in zip(carried(model), states, strict=True):
+                variable.assign(state)
     except Exception as error:  # zipfile, h5py, Keras and NumPy each have their own for a damaged file
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise _DamagedError(f"{path}: cannot be gone on from ({reason})") from error
     if progress.text != text:
         raise UserError(f"{path.parent}: its corpus is not the text that it was trained on any more; start a new run")
+    return progress
+
+
+def _arrays(npz: bytes) -> list[NDArray[Any]]:
+    """The arrays of ``np.savez``, in their order, none of which may be packed or pickled."""
+    with zipfile.ZipFile(io.BytesIO(npz)) as archive:
+        files.check_zip(archive)
+    with np.load(io.BytesIO(npz), allow_pickle=False) as states:
+        return [states[name] for name in states.files]
+
+
+def _checked(progress: Progress, sums: int) -> Progress:
+    """Hold all numbers against what a training with so many ``sums`` can have come to; ValueError where they differ."""
+    counts, numbers = (progress.windows, progress.stale), [progress.seconds, *progress.measured]
+    numbers += [] if progress.best == math.inf else [progress.best]
+    for row in progress.history:
+        numbers += row.values()
+    right = (
+        all(type(count) is int and 0 <= count <= MOST_WINDOWS for count in counts)
+        and progress.setbacks in range(MOST_SETBACKS)
+        and all(type(number) in (int, float) and math.isfinite(number) for number in numbers)
+        and all(
+            row.keys() == ROW and max(abs(row["loss"]), abs(row["val_loss"])) < MOST_NATS for row in progress.history
+        )
+        and (progress.seconds > 0 or progress.seconds == progress.windows == 0)
+        and len(progress.measured) == sums
+    )
+    if not right:
+        raise ValueError("its progress is that of no training")
     return progress
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, NoReturn, get_args
 
 from keras_lstmgen import __version__, memory, recipe, threads
-from keras_lstmgen.errors import Terminated, UserError
+from keras_lstmgen.errors import Terminated, UserError, visible
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,12 +27,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         getattr(commands, arguments.verb)(arguments)
         sys.stdout.flush()
     except UserError as error:
-        print(f"keras-lstmgen: {error}", file=sys.stderr)
+        print(f"keras-lstmgen: {visible(str(error))}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # the reader of a pipe left; what it wanted it has
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:  # a full disk, a folder that may not be written, wherever it is noticed
-        print(f"keras-lstmgen: {error.filename or 'writing'}: {error.strerror or error}", file=sys.stderr)
+        print(visible(f"keras-lstmgen: {error.filename or 'writing'}: {error.strerror or error}"), file=sys.stderr)
+        return 2
+    except MemoryError:
+        print("keras-lstmgen: not enough memory; give it a smaller text, model or batch", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130

@@ -28,6 +28,7 @@ FORMAT = 3
 SPLITS: tuple[Split, Split] = ("train", "validation")
 COUNTS = ("characters", "bytes", "words", "documents", "tokens", "unknown")
 WORD = re.compile(r"[\u3400-\u9fff]|[^\s\u3400-\u9fff]+")  # a Chinese character, or what stands between white space
+PARTS = ("tokenizer.model", "train.ids", "validation.ids")
 BATCH = 1 << 16  # characters of short documents that are written together
 
 
@@ -97,11 +98,18 @@ def _opened(folder: Path) -> Encoded | None:
     """The encoding in a folder; None if it is not there or not as it was written."""
     try:
         about = read_json(folder / "encoding.json")
-        if any(sha256(folder / name) != checksum for name, checksum in about["sha256"].items()):
+        if any(sha256(folder / name) != about["sha256"][name] for name in PARTS):
             return None
         tokenizer = Tokenizer((folder / "tokenizer.model").read_bytes())
-    except (UserError, OSError, KeyError, TypeError, AttributeError):
+        return _encoded(folder, about, tokenizer)
+    except (UserError, OSError, KeyError, TypeError, ValueError):
         return None
+
+
+def _encoded(folder: Path, about: dict[str, Any], tokenizer: Tokenizer) -> Encoded:
+    """The ids, mapped; ValueError if they are stored in a way that this package does not."""
+    if about["dtype"] not in ("<u2", "<i4"):
+        raise ValueError(f"ids of type {about['dtype']}")
     return Encoded(
         tokenizer=tokenizer,
         train=np.memmap(folder / "train.ids", about["dtype"], "r"),

@@ -19,7 +19,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_lstmgen import recipe
-from keras_lstmgen.attention import Attention, Heads, attend, memory_size
+from keras_lstmgen.attention import SIZE, Attention, Heads, attend, memory_size
 from keras_lstmgen.ensemble import Ensemble, members_of, mixed
 from keras_lstmgen.layers import LSTM, Output, TiedOutput
 from keras_lstmgen.regularization import ActivationRegularization, DroppedEmbedding
@@ -106,6 +106,15 @@ def _lstm(settings: recipe.Model, precision: str | None, carries: bool, name: st
         return keras.layers.LSTM(settings.units, return_sequences=True, name=name)
     options: dict[str, Any] = {"precision": precision, "weight_drop": settings.weight_drop, "name": name}
     return LSTM(settings.units, return_sequences=True, stateful=carries, **options)
+
+
+def parameters(settings: recipe.Model, V: int) -> int:
+    """How many numbers ``build(settings, V)`` has to learn, without building it."""
+    E, H = settings.embedding_size, settings.units
+    cells = 4 * H * (E + H + 1) + (settings.layers - 1) * 4 * H * (2 * H + 1)
+    heads = 4 * H * SIZE if settings.attention else 0
+    output = V if settings.tied else H * V + V
+    return settings.members * (V * E + cells + heads + output)
 
 
 def start_at(model: keras.Sequential, counts: np.ndarray[Any, Any]) -> None:

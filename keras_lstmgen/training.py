@@ -38,7 +38,7 @@ from keras_lstmgen.checkpoint import Progress
 from keras_lstmgen.encoding import Encoded, encode
 from keras_lstmgen.errors import Terminated, UserError
 from keras_lstmgen.loss import Counted, EachMember, SampledSoftmax
-from keras_lstmgen.model import build, start_at, state_size, weights_of
+from keras_lstmgen.model import build, parameters, start_at, state_size, weights_of
 from keras_lstmgen.optimizer import Adam
 from keras_lstmgen.run import Metadata, Run
 from keras_lstmgen.sampling import Options
@@ -96,12 +96,24 @@ def prepare(settings: recipe.Recipe, runs: Path) -> tuple[recipe.Recipe, Encoded
     if values := defaults.chosen(settings, tokens, encoded.tokenizer.vocab_size):
         show.out.print(defaults.told(values, tokens), markup=False)
         settings = recipe.override(settings, values)
+    _check_size(settings, encoded.tokenizer.vocab_size)
     _windows(settings, encoded)
     if len(encoded.validation) < 2:
         raise UserError(
             "the validation part has no text to predict: raise corpus.validation_fraction or give more text"
         )
     return settings, encoded
+
+
+def _check_size(settings: recipe.Recipe, V: int) -> None:
+    """Refuse a model whose weights, gradients and Adam's two moments, float32, are more than the machine's memory."""
+    numbers = parameters(settings.model, V)
+    room = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if 16 * numbers > room:
+        raise UserError(
+            f"the model has {numbers:,} numbers, and to train each takes 16 bytes, more than the {room / 1e9:,.0f} GB "
+            "of this machine; lower model.units, model.layers or tokenizer.vocab_size"
+        )
 
 
 def compiled(settings: recipe.Recipe, counts: np.ndarray[Any, Any]) -> keras.Sequential:
