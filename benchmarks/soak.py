@@ -46,8 +46,8 @@ with quiet():
 
 SETTINGS = {
     "model.units": 32, "model.embedding_size": 16, "model.layers": 2, "model.dropout": 0.1, "training.batch_size": 8,
-    "training.window": 32, "training.epochs": 8, "training.patience": 0, "export.texts": 12, "export.tokens": 40,
-    "export.formats": ["tflite", "onnx"],
+    "training.window": 32, "training.epochs": 5, "training.patience": 0, "export.texts": 12, "export.tokens": 40,
+    "export.formats": ["tflite"],
 }  # fmt: skip
 CHARACTERS = 20_000
 NAME = "run"
@@ -103,8 +103,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def soaked(folder: Path, seconds: float, dice: random.Random) -> dict[str, Any]:
     """All rounds: how many of each fault there were, and what was found after them."""
-    began = time.monotonic()
     place = undisturbed(folder)
+    began = time.monotonic()
     injected: Counter[str] = Counter()
     survived: Counter[str] = Counter()
     lost: list[str] = []
