@@ -193,6 +193,8 @@ def inject(place: Place, name: str, dice: random.Random) -> tuple[Ended, bool]:
         first = dice.randrange(1, 12 if "export" in name else 80)
         ended = child(lambda: refusing(work, place.folder, first, error))
         return ended, ended.status != 0
+    if not place.disturbed.exists():  # the one before came to its end: there has to be something to harm
+        child(work, signal.SIGKILL, dice.uniform(0.6, 0.9) * usual)
     happened = harm(place, name, dice)
     return child(work), happened
 
