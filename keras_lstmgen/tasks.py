@@ -128,9 +128,9 @@ def _seen(task: Task, texts: list[str]) -> float:
 
 
 def _verses(task: Task) -> Figures:
-    classes = verses.rhymes(corpus.pieces(task.training, "train"))
-    held_out = list(corpus.pieces(task.held_out, "validation"))
-    drawn = answers.drawn(task.model, "", DRAWN, task.limit)
+    classes = verses.rhymes(target for _, target in _pairs(task))
+    held_out = [split(text)[1] for text in corpus.pieces(task.held_out, "validation")]
+    drawn = answers.drawn(task.model, "".join(task.training.labels[:1]), DRAWN, task.limit)
     return {
         "generated": {"poems": len(drawn)} | verses.form(drawn, classes) | {"in_training": _seen(task, drawn)},
         "held out": {"poems": len(held_out)} | verses.form(held_out, classes),
