@@ -338,7 +338,8 @@ def _check_measures(recipe: Recipe, where: str) -> None:
     for name in recipe.evaluate.measures:
         if name == "kind" and not corpus.labels:
             raise UserError(f"{where}evaluate.measures: 'kind' needs corpus.labels, a word for each kind of document")
-        if name == "verses" and (corpus.is_pairs or corpus.documents == "stream"):
+        poems = bool(corpus.labels) or not corpus.is_pairs
+        if name == "verses" and (not poems or corpus.documents == "stream"):
             raise UserError(f"{where}evaluate.measures: 'verses' needs a poem a document: corpus.documents = 'lines'")
         if name not in ("kind", "verses") and not corpus.is_pairs:
             raise UserError(f"{where}evaluate.measures: '{name}' needs pairs of source and target: corpus.documents")

@@ -252,15 +252,15 @@ def headlines(tmp_path_factory: pytest.TempPathFactory) -> Path:
     })  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def poems(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run on poems of two rhymes."""
+@pytest.fixture(scope="module", params=[(), ("poem",)], ids=["documents", "labelled"])
+def poems(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on poems of two rhymes; one writes them as its documents, one when it is asked for a poem."""
     folder = tmp_path_factory.mktemp("poems")
     lines = [poem(a, b) for rhyme in ("甲乙丙", "丁戊己") for a in rhyme for b in rhyme if a != b]
     (folder / "poems.txt").write_text("\n".join(lines * 3), encoding="utf-8")
     return trained(folder, {
         "corpus.source": [str(folder / "poems.txt")], "corpus.documents": "lines",
-        "corpus.validation": [str(folder / "poems.txt")],
+        "corpus.validation": [str(folder / "poems.txt")], "corpus.labels": list(request.param),
     })  # fmt: skip
 
 
@@ -401,7 +401,8 @@ def test_poems_are_held_against_their_form(poems: Path, capsys: pytest.CaptureFi
     assert cli.main(["evaluate", str(poems), *words]) == 0
     assert "four equal verses" in capsys.readouterr().out
     found = json.loads((poems / "evaluation.json").read_text(encoding="utf-8"))["measures"]["verses"]
-    drawn = [sample.text for sample in generation.generate(run.load(poems), "", 40, seeds=range(20))]
+    prompt = "".join(recipe.load(poems / run.RECIPE).corpus.labels)
+    drawn = [sample.text for sample in generation.generate(run.load(poems), prompt, 40, seeds=range(20))]
     assert found["generated"]["poems"] == 20
     assert found["generated"]["four_equal_verses"] == sum(verses.ends(text) is not None for text in drawn) / 20
     assert found["held out"] == {"poems": 36, "four_equal_verses": 1.0, "rhyming": 1.0}

@@ -12,7 +12,7 @@ ENGLISH, CHINESE = ((ROOT / name).read_text(encoding="utf-8") for name in ("READ
 BLOCK = re.compile(r"^```\n(.*?)^```$|((?:^ {4}[^\n]*\n)+)", re.MULTILINE | re.DOTALL)
 UNITS = {
     "MB": "MB", "%": "%", "minutes": "分钟", "nats per character": "nats/字符", "characters/s": "字符/秒",
-    "characters": "个字符", "tokens": "个词元", "prompts": "条提示词",
+    "bits per character": "bits/字符", "characters": "个字符", "tokens": "个词元", "prompts": "条提示词",
 }  # fmt: skip
 NUMBER = r"\d+(?:,\d{3})*(?:\.\d+)?(?:e-?\d+)?"
 
