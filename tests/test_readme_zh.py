@@ -108,7 +108,7 @@ def test_every_heading_paragraph_head_of_a_table_and_comment_is_in_chinese() -> 
         ("## 目录结构", "### 目录结构", "headings: .*'## The tree'.*'### 目录结构'"),
         ("--top-p 0.95", "--top-p 0.9", "a line of a block: .*--top-p 0.95 .*--top-p 0.9 "),
         ("keras-lstmgen info ", "keras-lstmgen infos", "'    keras-lstmgen infos' in README.zh-CN.md"),
-        ("  tokenizer.py ", "  tokenizers.py", "'  tokenizer.py' in README.md is '  tokenizers.py'"),
+        ("  model.py ", "  models.py", "'  model.py' in README.md is '  models.py'"),
         ("detimed", "detained", "what the model wrote: .*detimed.*detained"),
         ("训练 2.6 分钟", "训练 2.7 分钟", r"lacks \['2.6 minutes'\].* has \['2.7 minutes'\]"),
         ("30 分钟", "30 秒", "'30 minutes'.*'30'"),
