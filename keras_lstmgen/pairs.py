@@ -13,7 +13,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from keras_lstmgen.model import Weights, state_size
-from keras_lstmgen.streams import ENDLESS, PIECE, untuned
+from keras_lstmgen.streams import ALL, ENDLESS, PIECE, untuned
 from keras_lstmgen.tokenizer import END, NEWLINE, START
 
 POOL = 50  # batches whose examples are sorted by length together: enough for little padding, few enough to mix well
@@ -89,23 +89,32 @@ def batch(pairs: Pairs, numbers: NDArray[np.int64], T: int, source_loss: float =
 
 
 def dataset(
-    pairs: Pairs, B: int, T: int, epochs: int, seed: int, *, source_loss: float = 0.0, first_batch: int = 0
+    pairs: Pairs,
+    B: int,
+    T: int,
+    epochs: int,
+    seed: int,
+    *,
+    source_loss: float = 0.0,
+    first_batch: int = 0,
+    rows: slice = ALL,
 ) -> tf.data.Dataset:
     """Yield ``epochs * batches`` of (ids, next ids, weights), [B, T'] with T' at most T; epochs = 0 never ends.
 
-    Each epoch has every example, in an order that depends on (seed, epoch) alone.
+    Each epoch has every example, in an order that depends on (seed, epoch) alone. With ``rows`` those of each batch.
     """
+    count = len(range(B)[rows])
     total = epochs * batches(pairs, B) if epochs else ENDLESS
     order = lru_cache(maxsize=2)(lambda epoch: _order(pairs, B, seed, epoch))
 
     def gather(number: NDArray[np.int64]) -> Batch:
         epoch, within = divmod(int(number), batches(pairs, B))
-        return batch(pairs, order(epoch)[within], T, source_loss)
+        return Batch._make(part[rows] for part in batch(pairs, order(epoch)[within], T, source_loss))
 
     ds = tf.data.Dataset.range(first_batch, total)
     kinds = (tf.int32, tf.int32, tf.float32)
     ds = ds.map(lambda number: tf.numpy_function(gather, [number], kinds, stateful=False))
-    ds = ds.map(lambda *parts: tuple(tf.ensure_shape(part, (B, None)) for part in parts))
+    ds = ds.map(lambda *parts: tuple(tf.ensure_shape(part, (count, None)) for part in parts))
     return ds.prefetch(8).with_options(untuned())
 
 
