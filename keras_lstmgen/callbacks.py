@@ -3,7 +3,7 @@
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -117,9 +117,8 @@ class Pace(keras.callbacks.Callback):
         self.progress.seconds = time.monotonic() - self._began
         if workers.size() == 1:
             return
-        _mean_of_all(logs)
         seconds = self.progress.seconds if workers.is_chief() else 0.0
-        self.progress.seconds, *asked = workers.total(np.array([seconds, *self._asked])).tolist()
+        self.progress.seconds, *asked = _mean_of_all(logs, [seconds, *self._asked])
         self.interrupted, self.terminated = (count > 0 for count in asked)
 
     def heed(self) -> None:
@@ -153,11 +152,14 @@ class Pace(keras.callbacks.Callback):
         return self.interrupted or self.done() >= 1
 
 
-def _mean_of_all(logs: Any) -> None:
-    """Put the means of all workers in the place of this one's."""
-    if logs and workers.size() > 1:
-        means = workers.total(np.array([logs[name] for name in sorted(logs)])) / workers.size()
-        logs.update(zip(sorted(logs), means.tolist(), strict=True))
+def _mean_of_all(logs: dict[str, Any], others: Sequence[float] = ()) -> list[float]:
+    """Put the means of all workers in the place of this one's; give the sums of ``others``, in the same exchange."""
+    if workers.size() == 1:
+        return list(others)
+    names = sorted(logs)
+    sums = workers.total(np.array([*(logs[name] for name in names), *others]))
+    logs.update(zip(names, (sums[: len(names)] / workers.size()).tolist(), strict=True))
+    return list(map(float, sums[len(names) :]))
 
 
 @contextmanager

@@ -38,6 +38,7 @@ with quiet():
 
 def train(arguments: argparse.Namespace) -> None:
     """Train a new run, or go on with one; as one of several workers, if it is one."""
+    _at_least("--workers", arguments.workers, 1)
     with workers.together():
         if workers.is_chief():
             folder = _trained(arguments)

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -54,9 +54,14 @@ def _started(words: Sequence[str], environment: dict[str, str], said: IO[bytes])
 def _environments(count: int) -> Iterator[dict[str, str]]:
     """What each worker is told: where all of them are, which one it is, and its GPU."""
     names, gpus = [f"127.0.0.1:{port}" for port in _free_ports(count)], _gpus()
+    if 0 < len(gpus) < count:
+        raise UserError(
+            f"--workers {count}: each wants a GPU of its own, and there are {len(gpus)}; give so many, or hide the GPUs "
+            "with CUDA_VISIBLE_DEVICES=''"
+        )
     for number in range(count):
         about = {"cluster": {"worker": names}, "task": {"type": "worker", "index": number}}
-        own = {"CUDA_VISIBLE_DEVICES": gpus[number]} if len(gpus) >= count else {}
+        own = {"CUDA_VISIBLE_DEVICES": gpus[number]} if gpus else {}
         yield os.environ | {"TF_CONFIG": json.dumps(about)} | own
 
 
@@ -78,7 +83,8 @@ def _gpus() -> list[str]:
 def _give_cores(worker: "subprocess.Popen[bytes]", number: int, count: int) -> None:
     """A share of the cores that this process may use, if there are enough."""
     if threads.available() >= count and hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(worker.pid, sorted(os.sched_getaffinity(0))[number::count])
+        with suppress(ProcessLookupError):  # it has ended already
+            os.sched_setaffinity(worker.pid, sorted(os.sched_getaffinity(0))[number::count])
 
 
 @contextmanager

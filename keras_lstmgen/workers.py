@@ -9,6 +9,7 @@ In a process that is alone every function gives back what it is given.
 """
 
 import json
+import math
 import os
 import signal
 import socket
@@ -135,24 +136,26 @@ def rows(B: int) -> slice:
 
 
 def mean(tensors: Sequence[Any]) -> list[Any]:
-    """Within a graph: the mean over all workers of each of these tensors, float32."""
+    """Within a graph: the mean over all workers of each of these tensors, float32. They travel together, as one."""
     if not _strategy:
         return list(tensors)
-    return [part / np.float32(size()) for part in _summed(tensors)]
+    together = _summed(tf.concat([tf.reshape(tensor, [-1]) for tensor in tensors], axis=0)) / np.float32(size())
+    parts = tf.split(together, [math.prod(tensor.shape) for tensor in tensors])
+    return [tf.reshape(part, tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
 
 
-def _summed(tensors: Sequence[Any]) -> list[Any]:
-    def sum_up(*parts: Any) -> Any:
+def _summed(tensor: Any) -> Any:
+    def sum_up(part: Any) -> Any:
         with tf.device(_strategy.extended.worker_devices[0]):  # a tensor without a device has nowhere to go to
-            here = [tf.identity(part) for part in parts]
+            here = tf.identity(part)
         return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, here)
 
-    return list(_strategy.run(sum_up, args=tuple(tensors)))
+    return _strategy.run(sum_up, args=(tensor,))
 
 
 @tf.function(reduce_retracing=True)
 def _summed_now(tensor: Any) -> Any:
-    return _summed([tensor])[0]
+    return _summed(tensor)
 
 
 def total(array: NDArray[Any]) -> NDArray[np.float64]:

@@ -308,5 +308,7 @@ def test_each_has_its_place_its_cores_and_its_gpu(
     if len(os.sched_getaffinity(0)) > 1:
         assert set(first[1]) | set(second[1]) == os.sched_getaffinity(0)
         assert not set(first[1]) & set(second[1])
+    with pytest.raises(UserError, match="--workers 3: each wants a GPU of its own, and there are 2"):
+        programs(report, report, report)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert launching._gpus() == []
