@@ -56,7 +56,7 @@ def _environments(count: int) -> Iterator[dict[str, str]]:
     names, gpus = [f"127.0.0.1:{port}" for port in _free_ports(count)], _gpus()
     if 0 < len(gpus) < count:
         raise UserError(
-            f"--workers {count}: each wants a GPU of its own, and there are {len(gpus)}; give so many, or hide the GPUs "
+            f"--workers {count}: each wants a GPU of its own, and there are {len(gpus)}; give as many, or hide them "
             "with CUDA_VISIBLE_DEVICES=''"
         )
     for number in range(count):
@@ -109,7 +109,7 @@ def _forwarding(workers: Sequence["subprocess.Popen[bytes]"]) -> Iterator[None]:
 def _first_that_fails(workers: Sequence["subprocess.Popen[bytes]"]) -> int | None:
     """Wait until all have ended, those that are left by one that fails no longer than ``GRACE``."""
     failed, until = None, float("inf")
-    while any(worker.poll() is None for worker in workers) and time.monotonic() < until:
+    while None in [worker.poll() for worker in workers] and time.monotonic() < until:
         time.sleep(0.1)
         ended = [number for number, worker in enumerate(workers) if worker.returncode]
         if ended and failed is None:

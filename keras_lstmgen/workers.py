@@ -13,9 +13,9 @@ import math
 import os
 import signal
 import socket
-import threading
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ from keras_lstmgen.errors import UserError
 from keras_lstmgen.quiet import quiet
 
 WAIT = 300.0  # seconds for all workers to come
+GREETING = 10.0  # seconds for one of them to say who it is
 VARIABLE = "TF_CONFIG"
 KINDS = ("chief", "worker")
 GONE = (  # what an operator says where the other side has ended
@@ -40,16 +41,16 @@ _rank = 0
 def together() -> Iterator[None]:
     """Meet the other workers that ``TF_CONFIG`` names, if it does, before any operator runs; part when all are done.
 
-    Raises UserError where the variable cannot be used, and where another worker ends before its time. If one does not
-    come within ``WAIT`` seconds, the process ends at once: it says who is missing, and has status 2.
+    Raises UserError where the variable cannot be used, where a worker does not come within ``WAIT`` seconds, and where
+    another one ends before its time.
     """
     names, rank = _named()
     if len(names) == 1:
         yield
         return
     try:
-        with _deadline(names):
-            _meet(rank)
+        _await(names, rank)
+        _meet(rank)
         yield
         total(np.zeros(1))  # nobody leaves before all are done
     except GONE as error:
@@ -67,6 +68,8 @@ def _named() -> tuple[list[str], int]:
         about = json.loads(os.environ[VARIABLE])
         cluster, task = about["cluster"], about["task"]
         names = [str(name) for kind in KINDS for name in cluster.get(kind, [])]
+        for name in names:
+            _address(name)
         return names, names.index(cluster[task["type"]][int(task["index"])])
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise UserError(
@@ -75,34 +78,57 @@ def _named() -> tuple[list[str], int]:
         ) from error
 
 
-@contextmanager
-def _deadline(names: list[str]) -> Iterator[None]:
-    """End the process where the block takes longer than ``WAIT``: TensorFlow would wait for ever, deaf to signals."""
-    screen = os.dup(2)
+def _await(names: list[str], rank: int) -> None:
+    """Return when all workers are there: TensorFlow itself would wait for ever, deaf to Ctrl-C. Else UserError."""
+    until = time.monotonic() + WAIT
+    missing = _receive(names, until) if rank == 0 else _greet(names[0], rank, until)
+    if missing:
+        told = ", ".join(f"{number} ({names[number]})" for number in missing)
+        raise UserError(f"worker {told} has not come within {WAIT:.0f} seconds; start all of them anew")
 
-    def give_up() -> None:
-        missing = ", ".join(f"{number} ({name})" for number, name in enumerate(names) if not _answers(name))
-        told = f"worker {missing or 'of some number'} has not come within {WAIT:.0f} seconds; start all of them anew"
-        os.write(screen, f"keras-lstmgen: {told}\n".encode())
-        os._exit(2)
 
-    timer = threading.Timer(WAIT, give_up)
-    timer.daemon = True
-    timer.start()
+def _receive(names: list[str], until: float) -> list[int]:
+    """Be the chief, at the address that TensorFlow takes next: tell all who came who did not."""
+    here: dict[int, socket.socket] = {}
+    with ExitStack() as stack:
+        door = stack.enter_context(_door(names[0]))
+        while len(here) < len(names) - 1 and (left := until - time.monotonic()) > 0:
+            door.settimeout(left)
+            with suppress(OSError, ValueError):  # the time is up, or it was somebody else, who does not say a number
+                guest = stack.enter_context(door.accept()[0])
+                guest.settimeout(GREETING)
+                here[int(guest.recv(16))] = guest
+        missing = [number for number in range(1, len(names)) if number not in here]
+        for guest in here.values():
+            with suppress(OSError):
+                guest.sendall(json.dumps(missing).encode() + b"\n")
+        return missing
+
+
+def _door(name: str) -> socket.socket:
     try:
-        yield
-    finally:
-        timer.cancel()
-        os.close(screen)
+        return socket.create_server(("", _address(name)[1]))
+    except OSError as error:
+        raise UserError(f"{VARIABLE}: the chief cannot be at {name} ({error.strerror or error})") from error
 
 
-def _answers(name: str) -> bool:
+def _greet(chief: str, rank: int, until: float) -> list[int]:
+    """Be another worker: who the chief says is missing; the chief itself, if it does not answer."""
+    while (left := until - time.monotonic()) > 0:
+        with (
+            suppress(OSError, ValueError),
+            socket.create_connection(_address(chief), timeout=min(left, GREETING)) as door,
+        ):
+            door.sendall(str(rank).encode())
+            door.settimeout(WAIT + GREETING)
+            return [int(number) for number in json.loads(door.makefile().readline())]
+        time.sleep(0.2)
+    return [0]
+
+
+def _address(name: str) -> tuple[str, int]:
     host, _, port = name.rpartition(":")
-    try:
-        socket.create_connection((host, int(port)), timeout=2).close()
-    except (OSError, ValueError):
-        return False
-    return True
+    return host, int(port)
 
 
 def _meet(rank: int) -> None:

@@ -266,9 +266,10 @@ def test_the_command_starts_them_itself(folder: Path, work: Work) -> None:
 def programs(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
     """``launch``, with programs of Python in the places of the workers."""
 
+    started = subprocess.Popen
+
     def launch(*texts: str) -> int:
         waiting = iter(texts)
-        started = subprocess.Popen
 
         def start(_: list[str], **options: Any) -> Any:
             return started([sys.executable, "-c", next(waiting)], **options)
