@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo install test lint bench parity pictures gallery clean
+.PHONY: help demo install test fuzz newest lint bench soak parity pictures gallery clean
 
 help:  ## say what there is
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
@@ -16,14 +16,27 @@ demo: $(VENV)/installed  ## train, write, evaluate, export and prove: some four 
 
 install: $(VENV)/installed  ## make .venv with keras_lstmgen and all that its tests need
 
-$(VENV)/installed: setup.cfg pyproject.toml setup.py $(wildcard keras_lstmgen/native/*.[ch])
+EXTRAS := export,measures,regex,test,lint
+
+$(VENV)/installed: setup.cfg constraints.txt pyproject.toml setup.py $(wildcard keras_lstmgen/native/*.[ch])
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
-	$(BIN)/pip install --quiet --editable '.[export,measures,regex,test,lint]'
+	$(BIN)/pip install --quiet -c constraints.txt --editable '.[$(EXTRAS)]'
 	touch $@
 
+PYTEST := -m pytest --numprocesses auto --dist loadfile --durations=10
+
 test: $(VENV)/installed  ## run all tests and print the branch coverage
-	$(BIN)/python -m pytest --numprocesses auto --dist loadfile --cov --cov-report=term --durations=10
+	$(BIN)/python $(PYTEST) --cov --cov-report=term
+
+fuzz: $(VENV)/installed  ## the tests of hostile input, 10,000 examples each: hours (SECURITY.md)
+	$(BIN)/python $(PYTEST) --hypothesis-profile=fuzz $(wildcard tests/test_hostile*.py)
+
+newest:  ## all tests with the newest packages that setup.cfg allows, in .venv-newest
+	$(PYTHON) -m venv --clear .venv-newest
+	.venv-newest/bin/pip install --quiet --upgrade pip
+	.venv-newest/bin/pip install --quiet --editable '.[$(EXTRAS)]'
+	.venv-newest/bin/python $(PYTEST)
 
 lint: $(VENV)/installed  ## ruff and mypy --strict
 	$(BIN)/ruff check .
@@ -38,8 +51,11 @@ bench-%: $(VENV)/installed-bench
 	$(BIN)/python -m benchmarks.$*
 
 $(VENV)/installed-bench: $(VENV)/installed
-	$(BIN)/pip install --quiet --editable '.[bench]'
+	$(BIN)/pip install --quiet -c constraints.txt --editable '.[bench]'
 	touch $@
+
+soak: $(VENV)/installed  ## an hour of trainings, exports and texts under injected faults
+	$(BIN)/python -m benchmarks.soak --minutes 60
 
 parity: $(VENV)/installed  ## a thousand texts in every runtime, held against Keras (of the demo, made if it is not there)
 	[ -f saved_models/quickstart/export.json ] || $(MAKE) demo
@@ -57,4 +73,4 @@ gallery: $(VENV)/installed  ## docs/gallery.md, what the recipes' runs write; RU
 	$(BIN)/python -m benchmarks.gallery $(RUNS)
 
 clean:  ## remove .venv and caches, never a run
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage* build *.egg-info
+	rm -rf $(VENV) .venv-newest .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage* build *.egg-info

@@ -3,8 +3,9 @@
     python -m benchmarks.gallery
     python -m benchmarks.gallery saved_models/quickstart --output /tmp/gallery.md
 
-A run bears the name of its recipe. It writes three texts from the start symbol, seeds 0, 1 and 2; one on pairs answers
-the first three sources that were held out. Above each stands the command that writes the same.
+A run bears the name of its recipe. It writes three texts from the start symbol, seeds 0, 1 and 2, or three of each kind
+that it knows; one on pairs answers the first three sources that were held out. Above each stands the command that
+writes the same.
 """
 
 import argparse
@@ -13,7 +14,7 @@ import re
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 from benchmarks.workers import ROOT
@@ -27,9 +28,9 @@ SEEDS, TEMPERATURE, TOKENS = (0, 1, 2), 0.8, 300
 HEAD = """\
 # What the recipes write
 
-The first samples of each, unedited: three texts from the start symbol with seeds 0, 1 and 2 or, of a recipe on pairs,
-the greedy answers to the first three sources that were held out. `make gallery` writes this page, out of the runs in
-`saved_models/` that bear a recipe's name."""
+The first samples of each, unedited: three texts from the start symbol with seeds 0, 1 and 2 (three of each kind, where
+a recipe has kinds) or, of a recipe on pairs, the greedy answers to the first three sources that were held out.
+`make gallery` writes this page, out of the runs in `saved_models/` that bear a recipe's name."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -72,8 +73,15 @@ def section(folder: Path, page: Path) -> str:
     run = runs.load(folder)
     about = path.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ")
     link = f"## [{path.stem}]({os.path.relpath(path, page)})"
-    texts = answers(run, path.stem) if run.metadata.source_end_id != runs.NONE else samples(run, path.stem)
-    return "\n\n".join([link, about, _loss(folder, run.metadata), *texts])
+    return "\n\n".join([link, about, _loss(folder, run.metadata), *texts(run, path.stem)])
+
+
+def texts(run: runs.Run, name: str) -> Iterator[str]:
+    """What it writes, each behind the command that writes the same."""
+    if run.metadata.source_end_id == runs.NONE:
+        return samples(run, name)
+    kinds = recipe.parse(run.metadata.recipe).corpus.labels
+    return chain.from_iterable(samples(run, name, kind) for kind in kinds) if kinds else answers(run, name)
 
 
 def _loss(folder: Path, metadata: runs.Metadata) -> str:
@@ -84,12 +92,12 @@ def _loss(folder: Path, metadata: runs.Metadata) -> str:
     return f"On held-out text: {words}, {loss['bits_per_character']:.3f} bits per character."
 
 
-def samples(run: runs.Run, name: str) -> Iterator[str]:
+def samples(run: runs.Run, name: str, prompt: str = "") -> Iterator[str]:
     """The texts of all seeds, written side by side as ``--n`` does."""
     words = ["--temperature", str(TEMPERATURE), "--seed", str(SEEDS[0]), "--n", str(len(SEEDS))]
-    yield _command(name, words)
+    yield _command(name, words + (["--prompt", prompt] if prompt else []))
     for seed, sample in zip(
-        SEEDS, generation.generate(run, "", TOKENS, Options(temperature=TEMPERATURE), seeds=SEEDS), strict=True
+        SEEDS, generation.generate(run, prompt, TOKENS, Options(temperature=TEMPERATURE), seeds=SEEDS), strict=True
     ):
         yield f"Seed {seed}:"
         yield fence(sample.text)

@@ -39,7 +39,7 @@ SHAPES = {
 # What the installed command does.
 COMMAND = [sys.executable, "-c", "import sys; from keras_lstmgen.cli import main; sys.exit(main())"]
 RUN = "small"
-VERBS = ("prepare", "train", "generate", "evaluate", "export", "info")
+VERBS = ("prepare", "train", "generate", "chat", "evaluate", "inspect", "export", "info")
 
 Side = Callable[[Any], dict[str, float]]
 

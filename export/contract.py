@@ -47,7 +47,15 @@ def read_metadata(text: str | bytes) -> Metadata:
         if name not in values:
             raise ValueError(f"its metadata lacks {name}")
     known = {field.name: values[field.name] for field in fields(Metadata) if field.name in values}
-    return Metadata(**known | {"unsampled_ids": tuple(known["unsampled_ids"])})
+    metadata = Metadata(**known | {"unsampled_ids": tuple(known["unsampled_ids"])})
+    V, end = metadata.vocab_size, metadata.source_end_id
+    numbers = (V, metadata.state_size, metadata.start_id, metadata.end_id, end, *metadata.unsampled_ids)
+    ids = (metadata.start_id, metadata.end_id, end if end != -1 else 0, *metadata.unsampled_ids)
+    if not all(type(number) is int for number in numbers) or not all(0 <= i < V < 2**31 for i in ids):
+        raise ValueError("its metadata has an id that is none, or outside its vocabulary")
+    if not 0 <= metadata.state_size < 2**31 or type(metadata.prompt_start) is not bool:
+        raise ValueError("its metadata has a state_size or prompt_start that is none")
+    return metadata
 
 
 @dataclass(frozen=True)

@@ -63,6 +63,7 @@ def read(model: bytes) -> Tokenizer:
             byte_fallback=bool(trainer.get(35, [0])[0]),
             unknown_surface=trainer.get(44, [" \u2047 ".encode()])[0].decode(),
         )
+        _check(tokenizer)
     except (LookupError, ValueError, struct.error, TypeError, AttributeError):
         raise ValueError("its tokenizer is not a SentencePiece model") from None
     # A charsmap; add_dummy_prefix, remove_extra_whitespaces, escape_whitespaces, which are on by default.
@@ -70,6 +71,20 @@ def read(model: bytes) -> Tokenizer:
     if changes != [False, False, False, True]:
         raise ValueError("its tokenizer changes the text (normalisation, a dummy prefix), this client does not")
     return tokenizer
+
+
+def _check(tokenizer: Tokenizer) -> None:
+    """Raise ValueError where text, or an id, would find no way through the pieces."""
+    tokenizer.types.index(UNKNOWN)
+    raw = [piece for piece, kind in zip(tokenizer.pieces, tokenizer.types, strict=True) if kind == BYTE]
+    if not all(re.fullmatch("<0x[0-9A-Fa-f]{2}>", piece) for piece in raw):
+        raise ValueError("a byte that is none")
+    if tokenizer.byte_fallback and len(tokenizer.byte_ids) < 256:
+        raise ValueError("a byte without a piece")
+    if not all(abs(score) < 2**31 for score in tokenizer.scores):
+        raise ValueError("a score that sums to no number")
+    if tokenizer.kind == "unigram" and NORMAL not in tokenizer.types:
+        raise ValueError("no piece to compare others with")
 
 
 def _fields(message: bytes) -> dict[int, list[Any]]:
@@ -101,6 +116,8 @@ def _varint(message: bytes, at: int) -> tuple[int, int]:
         shift, at = shift + 7, at + 1
         if message[at - 1] < 0x80:
             return value, at
+        if shift > 63:
+            raise ValueError("a number of more than 64 bits")
 
 
 def encode(tokenizer: Tokenizer, text: str) -> list[int]:

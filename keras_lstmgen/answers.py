@@ -61,14 +61,16 @@ def right(prompts: list[list[int]]) -> tuple[NDArray[np.int32], NDArray[np.int32
 
 
 def searched(run: Run, sources: Sequence[str], asked: beam.Search) -> list[str]:
-    """The best answer to each source that a beam search finds."""
+    """The best answer to each source that a beam search finds; so many searches go side by side."""
     step, limits = decode.stepper(run.weights), generation.constrained(run, HostOptions())
-    found = []
+    S, found = run.metadata.state_size, list[str]()
     with show.progress_bar() as bar:
         task = bar.add_task(f"answers, {asked.beams} beams", total=len(sources), figures="")
-        for source in sources:
-            found.append(generation.search(run, step, source + "\n", asked, limits=limits)[0].text)
-            bar.advance(task)
+        for start in range(0, len(sources), ROWS):
+            prompts = [run.prompt_ids(source + "\n") for source in sources[start : start + ROWS]]
+            for texts in beam.together(step, [beam.searching(asked, limits, ids, S) for ids in prompts]):
+                found.append(generation.of_search(texts[0], generation.Tail(run.tokenizer, ())).text)
+            bar.advance(task, len(prompts))
     return found
 
 

@@ -22,7 +22,7 @@ The search, N texts wide:
 ``export/beam.py`` is the same for a client that has an artifact alone.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -73,6 +73,16 @@ class Search:
             )
 
 
+class Request(NamedTuple):
+    """What a search wants to be read."""
+
+    ids: NDArray[np.integer]  # [B]
+    state: NDArray[np.float32]  # [B, S]
+
+
+Searching = Generator[Request, tuple[Any, Any], list[Hypothesis]]
+
+
 def search(
     step: Step, asked: Search, limits: Constraints, ids: Sequence[int], S: int, over: Over = lambda _: False
 ) -> list[Hypothesis]:
@@ -81,12 +91,44 @@ def search(
     ``step`` reads int32 [B] and float32 [B, S] and gives float32 logits [B, V] and the state [B, S]. ``over`` says of
     the tokens of a text that it has ended, besides those that end with the end token.
     """
+    (found,) = together(step, [searching(asked, limits, ids, S, over)])
+    return found
+
+
+def together(step: Step, searches: Sequence[Searching]) -> list[list[Hypothesis]]:
+    """What each search finds; what they want to be read is read side by side."""
+    found: list[list[Hypothesis]] = [[] for _ in searches]
+    wanted = {number: request for number in range(len(searches)) if (request := _go_on(searches, number, None, found))}
+    while wanted:
+        ids, states = (np.concatenate(parts) for parts in zip(*wanted.values(), strict=True))
+        cuts = np.cumsum([len(request.ids) for request in wanted.values()])[:-1]
+        answers = zip(*(np.split(part, cuts) for part in step(ids, states)), strict=True)
+        given = dict(zip(wanted, answers, strict=True))
+        wanted = {number: request for number in given if (request := _go_on(searches, number, given[number], found))}
+    return found
+
+
+def _go_on(searches: Sequence[Searching], number: int, answer: Any, found: list[list[Hypothesis]]) -> Request | None:
+    """Let a search go on to what it wants to be read next; None once it has found all."""
+    try:
+        return searches[number].send(answer)
+    except StopIteration as end:
+        found[number] = end.value
+        return None
+
+
+def searching(
+    asked: Search, limits: Constraints, ids: Sequence[int], S: int, over: Over = lambda _: False
+) -> Searching:
+    """The search that ``search`` is about: yields what it wants to be read, is sent the logits and states behind it."""
     first = constraints.begin(limits, ids)
     empty = Hypothesis(first, constraints.outlook(limits, first))
     if empty.outlook.over:
         return [empty._replace(ended=True)]
     living, found = [empty], list[Hypothesis]()
-    logits, state = _read(step, ids, S)
+    logits, state = None, np.zeros((1, S), np.float32)
+    for token in ids:
+        logits, state = yield Request(np.array([token]), state)
     for length in range(1, asked.max_new_tokens + 1):
         children = _children(asked, limits, living, logits, over)
         found += [child for child in children[: asked.beams] if child.ended]
@@ -97,16 +139,8 @@ def search(
             break
         else:
             last = np.array([child.draft.ids[-1] for child in living])
-            logits, state = step(last, state[[child.parent for child in living]])
+            logits, state = yield Request(last, state[[child.parent for child in living]])
     return sorted(found, key=lambda text: -text.score)[: asked.beams]
-
-
-def _read(step: Step, ids: Sequence[int], S: int) -> tuple[Any, Any]:
-    """Logits [1, V] and state [1, S] behind a prompt."""
-    state: Any = np.zeros((1, S), np.float32)
-    for token in ids:
-        logits, state = step(np.array([token]), state)
-    return logits, state
 
 
 def _children(

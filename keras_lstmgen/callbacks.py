@@ -194,10 +194,10 @@ class Validate(keras.callbacks.Callback):
     either is lost.
     """
 
-    def __init__(self, loss: Callable[[], float], pace: Pace) -> None:
-        """Take what computes the loss, and what knows where in the epoch it is."""
+    def __init__(self, loss: Callable[[], float], pace: Pace, heaviest: float = 1.0) -> None:
+        """Take what computes the loss, what knows where an epoch is, and how many average batches one can count for."""
         super().__init__()
-        self.loss, self.pace = loss, pace
+        self.loss, self.pace, self.heaviest = loss, pace, heaviest
         self._sum: float | None = None
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:  # noqa: ARG002
@@ -209,7 +209,7 @@ class Validate(keras.callbacks.Callback):
         _without_penalty(logs)
         count = (self.pace.progress.windows - 1) % self.pace.windows + 1
         before, self._sum = self._sum, logs["loss"] * count
-        _check(logs["loss"] if before is None else self._sum - before)  # of this window alone
+        _check((logs["loss"] if before is None else self._sum - before) / self.heaviest)  # of this window alone
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any]) -> None:  # noqa: ARG002
         """Compute it; later callbacks find it in ``logs``."""

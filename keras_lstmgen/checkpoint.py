@@ -15,6 +15,7 @@ from typing import Any
 
 import keras
 import numpy as np
+from numpy.typing import NDArray
 
 from keras_lstmgen import files, workers
 from keras_lstmgen.attention import Attention
@@ -23,6 +24,8 @@ from keras_lstmgen.errors import UserError
 from keras_lstmgen.run import CHECKPOINT, PREVIOUS
 
 CARRYING = (keras.layers.LSTM, Attention)  # layers that leave something to the next window of a text
+ROW = {"windows", "seconds", "loss", "val_loss"}  # of the history
+MOST_WINDOWS, MOST_SETBACKS, MOST_NATS = 2**53, 64, 700  # far beyond what any training comes to
 
 
 @dataclass
@@ -115,10 +118,9 @@ class _DamagedError(Exception):
 def _load(path: Path, model: keras.Sequential, text: str) -> tuple[Progress, list[Any]]:
     try:
         with zipfile.ZipFile(path) as archive:
-            if (broken := archive.testzip()) is not None:
-                raise zipfile.BadZipFile(f"{broken} is damaged")
-            progress = Progress(**json.loads(archive.read("progress.json")))
-            states = list(np.load(io.BytesIO(archive.read("carried.npz")), allow_pickle=False).values())
+            files.check_zip(archive)
+            progress = _checked(Progress(**json.loads(archive.read("progress.json"))), len(metrics(model)))
+            states = _arrays(archive.read("carried.npz"))
         if progress.text == text:
             model.load_weights(path)
             _check_shapes(model, states)
@@ -136,6 +138,35 @@ def _check_shapes(model: keras.Sequential, states: list[Any]) -> None:
     for variable, state in zip(of_rows(model), states, strict=False):
         if state.shape != (variable.shape[0] * workers.size(), *variable.shape[1:]):
             raise ValueError(f"a carried state of the shape {state.shape}")
+
+
+def _arrays(npz: bytes) -> list[NDArray[Any]]:
+    """The arrays of ``np.savez``, in their order, none of which may be packed or pickled."""
+    with zipfile.ZipFile(io.BytesIO(npz)) as archive:
+        files.check_zip(archive)
+    with np.load(io.BytesIO(npz), allow_pickle=False) as states:
+        return [states[name] for name in states.files]
+
+
+def _checked(progress: Progress, sums: int) -> Progress:
+    """Hold all numbers against what a training with so many ``sums`` can have come to; ValueError where they differ."""
+    counts, numbers = (progress.windows, progress.stale), [progress.seconds, *progress.measured]
+    numbers += [] if progress.best == math.inf else [progress.best]
+    for row in progress.history:
+        numbers += row.values()
+    right = (
+        all(type(count) is int and 0 <= count <= MOST_WINDOWS for count in counts)
+        and progress.setbacks in range(MOST_SETBACKS)
+        and all(type(number) in (int, float) and math.isfinite(number) for number in numbers)
+        and all(
+            row.keys() == ROW and max(abs(row["loss"]), abs(row["val_loss"])) < MOST_NATS for row in progress.history
+        )
+        and (progress.seconds > 0 or progress.seconds == progress.windows == 0)
+        and len(progress.measured) == sums
+    )
+    if not right:
+        raise ValueError("its progress is that of no training")
+    return progress
 
 
 def carried(model: keras.Sequential) -> list[Any]:

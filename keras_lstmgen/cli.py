@@ -1,6 +1,7 @@
 """The command line: eight verbs, every value of a recipe as an option. ``--help`` never imports TensorFlow."""
 
 import argparse
+import io
 import os
 import signal
 import sys
@@ -10,11 +11,12 @@ from pathlib import Path
 from typing import Any, NoReturn, get_args
 
 from keras_lstmgen import __version__, launching, memory, recipe, threads
-from keras_lstmgen.errors import Terminated, UserError
+from keras_lstmgen.errors import Terminated, UserError, visible
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; 0, or 2 with one line on standard error, or 130 after Ctrl-C, 143 after SIGTERM."""
+    _use_utf8()
     before = signal.signal(signal.SIGTERM, _terminate)
     try:
         arguments = parser().parse_args(argv)
@@ -27,12 +29,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         getattr(commands, arguments.verb)(arguments)
         sys.stdout.flush()
     except UserError as error:
-        print(f"keras-lstmgen: {error}", file=sys.stderr)
+        print(f"keras-lstmgen: {visible(str(error))}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # the reader of a pipe left; what it wanted it has
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:  # a full disk, a folder that may not be written, wherever it is noticed
-        print(f"keras-lstmgen: {error.filename or 'writing'}: {error.strerror or error}", file=sys.stderr)
+        print(visible(f"keras-lstmgen: {error.filename or 'writing'}: {error.strerror or error}"), file=sys.stderr)
+        return 2
+    except MemoryError:
+        print("keras-lstmgen: not enough memory; give it a smaller text, model or batch", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
@@ -42,6 +47,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     finally:
         signal.signal(signal.SIGTERM, before)
     return 0
+
+
+def _use_utf8() -> None:
+    """Take and give texts in UTF-8, whatever the terminal says of itself: another encoding has not all characters."""
+    for stream in (sys.stdin, sys.stdout):
+        if isinstance(stream, io.TextIOWrapper) and stream.encoding.lower() != "utf-8":
+            stream.reconfigure(encoding="utf-8")
 
 
 def _terminate(number: int, frame: Any) -> NoReturn:  # noqa: ARG001

@@ -14,6 +14,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 from typing import Any, Literal
 
@@ -23,6 +24,7 @@ from keras_lstmgen.sources import Source, lines_before, read_bytes, read_text, r
 
 PIECE = 1 << 16  # characters in a piece of a stream, about
 LONGEST_FIELD = 1 << 24  # characters in a field of a CSV or TSV file, at most
+LONGEST = 1 << 24  # characters in a line, a block, a file that is one document, a row of a table, at most
 
 Split = Literal["train", "validation"]
 Fields = tuple[str, ...]
@@ -199,12 +201,22 @@ def side(document: str, corpus: recipe.Corpus) -> Split:
     return "validation" if int.from_bytes(digest[:8]) < corpus.validation_fraction * 2**64 else "train"
 
 
+def _held(source: Source, size: int) -> None:
+    """Refuse to hold more in memory: a packed file may unpack to a thousand times its size."""
+    if size > LONGEST:
+        raise UserError(
+            f"{source.name}: more than {LONGEST:,} characters without an end of the document; give another "
+            "corpus.documents, 'stream' for example, or cut the text"
+        )
+
+
 def _lines(source: Source, fields: Fields = ()) -> Iterator[str]:  # noqa: ARG001
     """The lines of a text without their "\\n" or "\\r\\n"; a line may span any number of pieces."""
     parts: list[str] = []
     for text in read_text(source):
         first, *others = text.split("\n")
         parts.append(first)
+        _held(source, sum(map(len, parts)))
         if others:
             yield "".join(parts).removesuffix("\r")
             yield from (line.removesuffix("\r") for line in others[:-1])
@@ -215,17 +227,24 @@ def _lines(source: Source, fields: Fields = ()) -> Iterator[str]:  # noqa: ARG00
 
 def _blocks(source: Source, fields: Fields) -> Iterator[str]:  # noqa: ARG001
     block: list[str] = []
+    size = 0
     for line in _lines(source):
         if line.strip():
             block.append(line)
+            _held(source, size := size + len(line) + 1)
         else:
             yield "\n".join(block)
-            block = []
+            block, size = [], 0
     yield "\n".join(block)
 
 
 def _file(source: Source, fields: Fields) -> Iterator[str]:  # noqa: ARG001
-    yield "".join(read_text(source))
+    parts: list[str] = []
+    size = 0
+    for text in read_text(source):
+        parts.append(text)
+        _held(source, size := size + len(text))
+    yield "".join(parts)
 
 
 def _pairs(source: Source, fields: Fields) -> Iterator[str]:  # noqa: ARG001
@@ -250,12 +269,20 @@ def _jsonl(source: Source, fields: Fields) -> Iterator[str]:
         for field in fields:
             if not isinstance(value, dict) or not isinstance(value.get(field), str):
                 raise UserError(f"{_line(source, number)}: not an object with a string '{field}' (corpus.field)")
+        if not all(_is_unicode(value[field]) for field in fields):
+            where = _line(source, number)
+            raise UserError(f"{where}: a NUL or half a surrogate pair is no text; mend its escape")
         yield _joined([value[field] for field in fields])
 
 
 def _line(source: Source, number: int) -> str:
     """The name of a line; ``number`` is that in the part of the file that is read."""
     return f"{source.name}, line {lines_before(source) + number}"
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether UTF-8 can say it, and no NUL is in it: what ``read_text`` asks of other texts."""
+    return "\0" not in text and not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def _joined(values: list[str]) -> str:
@@ -266,25 +293,32 @@ def _joined(values: list[str]) -> str:
 
 
 def _csv(source: Source, fields: Fields) -> Iterator[str]:
-    return _columns(source, fields, csv.reader(_with_newlines(source), strict=True))
+    return _columns(source, fields, partial(csv.reader, strict=True))
 
 
 def _tsv(source: Source, fields: Fields) -> Iterator[str]:
     # Tab-separated text quotes nothing: a quotation mark is a character like any other.
-    return _columns(source, fields, csv.reader(_with_newlines(source), delimiter="\t", quoting=csv.QUOTE_NONE))
+    return _columns(source, fields, partial(csv.reader, delimiter="\t", quoting=csv.QUOTE_NONE))
 
 
-def _with_newlines(source: Source) -> Iterator[str]:
-    return (line + "\n" for line in _lines(source))
-
-
-def _columns(source: Source, fields: Fields, rows: Any) -> Iterator[str]:
+def _columns(source: Source, fields: Fields, reader: Callable[[Iterator[str]], Any]) -> Iterator[str]:
     """Columns by number from 1, where all are numbers, or by their names in the first row, which is no document."""
     csv.field_size_limit(LONGEST_FIELD)
+    size = 0  # of a row so far: it goes on with the next line as long as a quoted field is open
+
+    def lines() -> Iterator[str]:
+        nonlocal size
+        for line in _lines(source):
+            _held(source, size := size + len(line) + 1)
+            yield line + "\n"
+
+    rows = reader(lines())
     try:
         header: list[str] = [] if all(field.isdecimal() for field in fields) else next(rows, [])
         places = [_place(source, field, header) for field in fields]
+        size = 0
         for row in rows:
+            size = 0
             if row:
                 yield _joined([_cell(source, row, *place, rows.line_num) for place in zip(places, fields, strict=True)])
     except csv.Error as error:
@@ -293,7 +327,7 @@ def _columns(source: Source, fields: Fields, rows: Any) -> Iterator[str]:
 
 def _place(source: Source, field: str, header: list[str]) -> int:
     if not header and field.isdecimal():
-        return int(field) - 1
+        return int(field[:18]) - 1  # of a longer one: no file has so many columns either
     if field not in header:
         raise UserError(
             f"{source.name}, line 1: no column '{field}' (corpus.field) among {', '.join(header) or 'none'}"

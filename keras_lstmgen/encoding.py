@@ -7,6 +7,7 @@ appears when it is whole.
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -23,9 +24,11 @@ from keras_lstmgen.files import alone, read_json, replacing, write_json
 from keras_lstmgen.recipe import Corpus, Recipe
 from keras_lstmgen.tokenizer import Tokenizer, train
 
-FORMAT = 2
+FORMAT = 3
 SPLITS: tuple[Split, Split] = ("train", "validation")
 COUNTS = ("characters", "bytes", "words", "documents", "tokens", "unknown")
+WORD = re.compile(r"[\u3400-\u9fff]|[^\s\u3400-\u9fff]+")  # a Chinese character, or what stands between white space
+PARTS = ("tokenizer.model", "train.ids", "validation.ids")
 BATCH = 1 << 16  # characters of short documents that are written together
 
 
@@ -35,8 +38,8 @@ class Encoded:
 
     ``train`` and ``validation`` are read-only, one dimension, uint16 or int32, mapped from the disk: an array, or
     ``shards.Shards``, of which slices and index arrays are read like an array's.
-    ``counts`` has for each: characters, bytes, words (between white space), documents, tokens, unknown; of pairs they
-    are those of the targets.
+    ``counts`` has for each: characters, bytes, words (between white space; each Chinese character is one),
+    documents, tokens, unknown; of pairs they are those of the targets.
     ``start_id`` begins a text: ``<s>`` of documents; in a stream the newline, or its first id if it has none.
     ``unsampled_ids`` are never to be generated: all that training never saw, ``<unk>`` and ``<s>``; sorted.
     """
@@ -95,11 +98,18 @@ def _opened(folder: Path) -> Encoded | None:
     """The encoding in a folder; None if it is not there or not as it was written."""
     try:
         about = read_json(folder / "encoding.json")
-        if any(sha256(folder / name) != checksum for name, checksum in about["sha256"].items()):
+        if any(sha256(folder / name) != about["sha256"][name] for name in PARTS):
             return None
         tokenizer = Tokenizer((folder / "tokenizer.model").read_bytes())
-    except (UserError, OSError, KeyError, TypeError, AttributeError):
+        return _encoded(folder, about, tokenizer)
+    except (UserError, OSError, KeyError, TypeError, ValueError):
         return None
+
+
+def _encoded(folder: Path, about: dict[str, Any], tokenizer: Tokenizer) -> Encoded:
+    """The ids, mapped; ValueError if they are stored in a way that this package does not."""
+    if about["dtype"] not in ("<u2", "<i4"):
+        raise ValueError(f"ids of type {about['dtype']}")
     return Encoded(
         tokenizer=tokenizer,
         train=np.memmap(folder / "train.ids", about["dtype"], "r"),
@@ -211,7 +221,7 @@ def ids_of(texts: list[str], tokenizer: Tokenizer, is_stream: bool) -> NDArray[n
 def _add_up(counts: dict[str, int], texts: list[str], ids: NDArray[np.int32], unk_id: int) -> None:
     counts["characters"] += sum(map(len, texts))
     counts["bytes"] += sum(len(text.encode()) for text in texts)
-    counts["words"] += sum(len(text.split()) for text in texts)
+    counts["words"] += sum(len(text.split() if text.isascii() else WORD.findall(text)) for text in texts)
     counts["documents"] += len(texts)
     counts["tokens"] += len(ids)
     counts["unknown"] += int(np.count_nonzero(ids == unk_id))

@@ -114,7 +114,7 @@ def fresh_nats(
 def measures(nats: float, counts: dict[str, int]) -> dict[str, float]:
     """A text's loss in every unit; ``counts`` has its tokens, characters, bytes and words.
 
-    nats per token, bits per character and byte, perplexity per token and per (whitespace-separated) word.
+    nats per token, bits per character and byte, perplexity per token and per word.
     """
     bits = nats / math.log(2)
     return {

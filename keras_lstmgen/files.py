@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import tempfile
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -38,6 +39,30 @@ def replacing(path: Path, before: Path | None = None) -> Iterator[Path]:
         if folder:
             shutil.rmtree(folder, ignore_errors=True)
             os.close(lock)
+
+
+@contextmanager
+def aside(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder in ``folder``, for what is not to be seen yet; in the end it goes with its content."""
+    try:
+        _sweep(folder)
+        place, lock = _begin(folder)
+    except OSError as error:
+        raise UserError(f"{folder}: could not be written ({error.strerror}); what was there before is kept") from error
+    try:
+        yield place
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+        os.close(lock)
+
+
+def put(new: Path, path: Path) -> None:
+    """Let a file or folder out of ``aside`` take the place of ``path``; what stood there goes when the block ends."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _put(new, path, None)
+    except OSError as error:
+        raise UserError(f"{path}: could not be written ({error.strerror}); what was there before is kept") from error
 
 
 def _begin(parent: Path) -> tuple[Path, int]:
@@ -106,6 +131,29 @@ def _sync(path: Path) -> None:
             os.fsync(file.fileno())
 
 
+def check_inside(folder: Path) -> None:
+    """Refuse a folder in which a link leads out of it, or something is neither file nor folder, a pipe say.
+
+    What is written into such a folder, or removed from it, would be written or removed elsewhere.
+    """
+    real = os.path.realpath(folder)
+    for parent, folders, names in os.walk(folder):
+        for path in (Path(parent, name) for name in (*folders, *names)):
+            leads_out = path.is_symlink() and not os.path.realpath(path).startswith(real + os.sep)
+            if leads_out or not (path.is_file() or path.is_dir() or path.is_symlink()):
+                what = "leads out of the folder" if leads_out else "is no file"
+                raise UserError(f"{path}: {what}; a run is complete in its folder: put what it means in its place")
+
+
+def check_zip(archive: zipfile.ZipFile) -> None:
+    """Raise BadZipFile where a member is packed, so that it might unpack to any size, or is not as it was written."""
+    for member in archive.infolist():
+        if member.compress_type != zipfile.ZIP_STORED:
+            raise zipfile.BadZipFile(f"{member.filename} is packed, as this package packs nothing")
+    if (broken := archive.testzip()) is not None:
+        raise zipfile.BadZipFile(f"{broken} is damaged")
+
+
 def write_text(path: Path, text: str) -> None:
     """Write ``text`` as UTF-8, whole or not at all."""
     with replacing(path) as temporary:
@@ -127,5 +175,5 @@ def read_json(path: Path) -> Any:
     """Read JSON; a file that is missing or damaged is the user's to know about."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read as JSON ({error})") from error

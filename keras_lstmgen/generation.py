@@ -165,10 +165,10 @@ def search(
 
     limits, ids = limits or constrained(run, HostOptions()), run.prompt_ids(prompt)
     found = beam.search(step, asked, limits, ids, run.metadata.state_size, over)
-    return [_found(text, Tail(run.tokenizer, stop)) for text in found]
+    return [of_search(text, Tail(run.tokenizer, stop)) for text in found]
 
 
-def _found(text: beam.Hypothesis, tail: "Tail") -> Sample:
+def of_search(text: beam.Hypothesis, tail: "Tail") -> Sample:
     """A text of a beam search in the form of others."""
     sample = Sample(
         tokens=text.tokens, length=len(text.tokens), logprob=text.logprob, note=text.outlook.note, score=text.score

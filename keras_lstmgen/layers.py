@@ -74,16 +74,20 @@ class LSTM(keras.layers.LSTM):
 class Output(keras.layers.Dense):
     """``keras.layers.Dense`` whose products may have operands in bfloat16: float32 [B, T, H] to logits [B, T, V]."""
 
-    def __init__(self, units: int, *, precision: str = "float32", sampled: bool = False, **options: Any) -> None:
-        """Take V, ``precision`` as ``LSTM`` has it, and whether training leaves the product to ``SampledSoftmax``."""
+    def __init__(self, units: int, *, precision: str = "float32", in_loss: bool = False, **options: Any) -> None:
+        """Take V, ``precision`` as ``LSTM`` has it, and whether training leaves the product to the loss."""
         super().__init__(units, **options)
-        self.precision, self.sampled = precision, sampled
+        self.precision, self.in_loss = precision, in_loss
         self.draws_seed = keras.random.SeedGenerator()  # of the loss: a checkpoint keeps what belongs to a layer
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
-        """Give the logits of the next token; in training, where the loss is sampled, the inputs."""
-        if training and self.sampled:
+        """Give the logits of the next token; in training, where the loss makes them, the inputs."""
+        if training and self.in_loss:
             return inputs
+        return self.logits(inputs)
+
+    def logits(self, inputs: Any) -> Any:
+        """Float32 [..., H] gives [..., V]."""
         return _logits(inputs, self.kernel.value, self.bias.value, self.precision)
 
     def part(self, ids: Any) -> tuple[Any, Any]:
@@ -92,7 +96,7 @@ class Output(keras.layers.Dense):
 
     def get_config(self) -> dict[str, Any]:
         """Add the arguments of its own."""
-        return {**super().get_config(), "precision": self.precision, "sampled": self.sampled}
+        return {**super().get_config(), "precision": self.precision, "in_loss": self.in_loss}
 
 
 @keras.saving.register_keras_serializable(package="keras_lstmgen")
@@ -109,12 +113,12 @@ class TiedOutput(keras.layers.Layer):
         embedding: keras.layers.Embedding,
         *,
         precision: str = "float32",
-        sampled: bool = False,
+        in_loss: bool = False,
         **options: Any,
     ) -> None:
         """Take the layer whose weights are shared (a file has them once); the others as ``Output`` has them."""
         super().__init__(**options)
-        self.embedding, self.precision, self.sampled = embedding, precision, sampled
+        self.embedding, self.precision, self.in_loss = embedding, precision, in_loss
         self.draws_seed = keras.random.SeedGenerator()
 
     def build(self, input_shape: Any) -> None:  # noqa: ARG002 (Keras passes it)
@@ -122,9 +126,13 @@ class TiedOutput(keras.layers.Layer):
         self.bias = self.add_weight(shape=(self.embedding.input_dim,), initializer="zeros", name="bias")
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
-        """Give the logits of the next token; in training, where the loss is sampled, the inputs."""
-        if training and self.sampled:
+        """Give the logits of the next token; in training, where the loss makes them, the inputs."""
+        if training and self.in_loss:
             return inputs
+        return self.logits(inputs)
+
+    def logits(self, inputs: Any) -> Any:
+        """Float32 [..., E] gives [..., V]."""
         return _logits(inputs, self.embedding.embeddings.value, self.bias.value, self.precision, turned=True)
 
     def part(self, ids: Any) -> tuple[Any, Any]:
@@ -134,7 +142,7 @@ class TiedOutput(keras.layers.Layer):
     def get_config(self) -> dict[str, Any]:
         """Name the embedding; Keras stores a layer that stands twice in a file once."""
         embedding = keras.saving.serialize_keras_object(self.embedding)
-        own = {"embedding": embedding, "precision": self.precision, "sampled": self.sampled}
+        own = {"embedding": embedding, "precision": self.precision, "in_loss": self.in_loss}
         return {**super().get_config(), **own}
 
     @classmethod
@@ -153,7 +161,7 @@ def product(x: Any, weights: Any, precision: str, turned: bool = False) -> Any:
 
 
 def _logits(x: Any, weights: Any, bias: Any, precision: str, turned: bool = False) -> Any:
-    """Give float32 [B, T, V] for [B, T, H]."""
+    """Give float32 [..., V] for [..., H]."""
     flat = product(tf.reshape(x, [-1, x.shape[-1]]), weights, precision, turned)
     return tf.reshape(flat, tf.concat([tf.shape(x)[:-1], [bias.shape[0]]], axis=0)) + bias
 

@@ -1,4 +1,4 @@
-"""Losses: the negative log-likelihood of a large vocabulary, estimated from a part of it; that of an ensemble."""
+"""Losses: the negative log-likelihood, from a part of a large vocabulary, of what counts alone, or of members."""
 
 from typing import Any
 
@@ -56,6 +56,36 @@ class SampledSoftmax(keras.losses.Loss):
         missed = N * np.log1p(-self.targets) + self.draws * np.log1p(-self.others)
         found = np.maximum(-np.expm1(missed), np.finfo(np.float32).tiny)  # an id that is never met is never asked for
         return tf.constant(-np.log(found), tf.float32)
+
+
+class Counted(keras.losses.Loss):
+    """The mean negative log-likelihood, whose logits are made only where a target counts.
+
+    Of a batch of pairs that is less than half of the places: neither sources nor padding. The logits of a large
+    vocabulary, and their softmax, are most of the work there is.
+    """
+
+    STEP = 128  # places are counted in these, so that products come in few sizes: each is prepared for at first
+
+    def __init__(self, output: Output | TiedOutput) -> None:
+        """Take the layer that has the weights."""
+        super().__init__(name="counted")
+        self.output = output
+
+    def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
+        """Ids [B, T], what the output layer is given [B, T, H], and the weights of the losses [B, T]."""
+        places = tf.where(tf.reshape(sample_weight, [-1]) > 0)[:, 0]
+        blank = -tf.size(places) % self.STEP  # they ask for the first place again, with no weight
+        at = tf.pad(places, [[0, blank]])
+        weights = tf.gather(tf.reshape(sample_weight, [-1]), at)
+        weights *= tf.sequence_mask(tf.size(places), tf.size(at), tf.float32)
+        features = tf.gather(tf.reshape(y_pred, [-1, y_pred.shape[-1]]), at)
+        nats = self.call(tf.gather(tf.reshape(y_true, [-1]), at), features)
+        return tf.reduce_sum(nats * weights) / tf.cast(tf.size(sample_weight), tf.float32)
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        """Give the negative log-likelihood [N] of ids [N], from [N, H]."""
+        return tf.nn.sparse_softmax_cross_entropy_with_logits(y_true, self.output.logits(y_pred))
 
 
 class EachMember(keras.losses.Loss):

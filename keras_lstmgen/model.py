@@ -19,7 +19,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_lstmgen import recipe, workers
-from keras_lstmgen.attention import Attention, Heads, attend, memory_size
+from keras_lstmgen.attention import SIZE, Attention, Heads, attend, memory_size
 from keras_lstmgen.ensemble import Ensemble, members_of, mixed
 from keras_lstmgen.layers import LSTM, Output, TiedOutput
 from keras_lstmgen.regularization import ActivationRegularization, DroppedEmbedding, SharedDropout
@@ -35,7 +35,7 @@ def build(
     T: int | None = None,
     *,
     precision: str = "float32",
-    sampled: bool = False,
+    in_loss: bool = False,
     carries: bool = True,
 ) -> keras.Sequential:
     """Stack the layers of a recipe: int32 [B, T] in, float32 logits [B, T, V] out.
@@ -45,11 +45,11 @@ def build(
     call begins with zeros, and all layers but attention and a tied output are Keras's own, which need nothing of ours
     to be opened. Both have the same weights in the same order. The LSTM layers meet cuDNN's conditions, and one dropout
     mask serves all steps of a window (Gal and Ghahramani, 2016). ``precision`` is that of the operands of the LSTM's
-    products on a CPU, in training; with ``sampled`` the model gives in training what its output layer is given, for
-    ``SampledSoftmax``. Where there are several members, the model is one layer that holds them. Of several workers each
-    builds it for its rows of ``B``.
+    products on a CPU, in training; with ``in_loss`` the model gives in training what its output layer is given, for
+    ``SampledSoftmax`` or ``Counted``. Where there are several members, the model is one layer that holds them. Of
+    several workers each builds it for its rows of ``B``.
     """
-    options: dict[str, Any] = {"precision": precision, "sampled": sampled, "carries": carries}
+    options: dict[str, Any] = {"precision": precision, "in_loss": in_loss, "carries": carries}
     if settings.members == 1:
         return _member(settings, V, B, T, name="lstmgen", **options)
     members = [_member(settings, V, B, T, name=f"member_{k}", **options) for k in range(1, settings.members + 1)]
@@ -64,7 +64,7 @@ def _member(
     T: int | None,
     *,
     precision: str,
-    sampled: bool,
+    in_loss: bool,
     carries: bool,
     name: str,
 ) -> keras.Sequential:
@@ -80,7 +80,7 @@ def _member(
     layers.append(_dropout(settings.dropout, B, name="dropout_output"))
     if B is not None and settings.activation_regularization:
         layers.append(ActivationRegularization(settings.activation_regularization, name="activation_regularization"))
-    options: dict[str, Any] = {"precision": precision, "sampled": sampled, "name": "output"}
+    options: dict[str, Any] = {"precision": precision, "in_loss": in_loss, "name": "output"}
     if settings.tied:
         layers.append(TiedOutput(embedding, **options))
     else:
@@ -120,6 +120,15 @@ def _lstm(settings: recipe.Model, precision: str | None, carries: bool, name: st
         return keras.layers.LSTM(settings.units, return_sequences=True, name=name)
     options: dict[str, Any] = {"precision": precision, "weight_drop": settings.weight_drop, "name": name}
     return LSTM(settings.units, return_sequences=True, stateful=carries, **options)
+
+
+def parameters(settings: recipe.Model, V: int) -> int:
+    """How many numbers ``build(settings, V)`` has to learn, without building it."""
+    E, H = settings.embedding_size, settings.units
+    cells = 4 * H * (E + H + 1) + (settings.layers - 1) * 4 * H * (2 * H + 1)
+    heads = 4 * H * SIZE if settings.attention else 0
+    output = V if settings.tied else H * V + V
+    return settings.members * (V * E + cells + heads + output)
 
 
 def start_at(model: keras.Sequential, counts: np.ndarray[Any, Any]) -> None:

@@ -62,6 +62,12 @@ def predicted(pairs: Pairs) -> int:
     return int((pairs.starts[1:] - pairs.targets - 1).sum())
 
 
+def counting(pairs: Pairs, source_loss: float) -> NDArray[np.float64]:
+    """What each example counts in the loss, whole: float64 [n]. A target's id counts 1, the start symbol nothing."""
+    targets, whole = pairs.starts[1:] - pairs.targets - 1, np.diff(pairs.starts) - 1
+    return targets + source_loss * (whole - targets)
+
+
 def batches(pairs: Pairs, B: int) -> int:
     """Batches in an epoch; the last is filled with examples that the epoch has had."""
     return -(-count(pairs) // B)
@@ -76,7 +82,7 @@ def example(pairs: Pairs, number: int, most: int) -> tuple[NDArray[np.int32], in
 
 
 def batch(pairs: Pairs, numbers: NDArray[np.int64], T: int, source_loss: float = 0.0) -> Batch:
-    """Lay examples side by side, of at most ``T`` steps. The weights are such that their mean is 1."""
+    """Lay examples side by side, of at most ``T`` steps. The weights are 1 for targets, ``source_loss`` for sources."""
     rows = [example(pairs, int(number), T + 1) for number in numbers]
     longest = max(len(ids) for ids, _ in rows)
     table = np.full((len(rows), longest), END, np.int32)
@@ -85,7 +91,7 @@ def batch(pairs: Pairs, numbers: NDArray[np.int64], T: int, source_loss: float =
         table[row, : len(ids)] = ids
         weights[row, : before - 1] = source_loss
         weights[row, before - 1 : len(ids) - 1] = 1
-    return Batch(table[:, :-1], table[:, 1:], weights * np.float32(weights.size / max(weights.sum(), 1e-9)))
+    return Batch(table[:, :-1], table[:, 1:], weights)
 
 
 def dataset(
@@ -101,15 +107,21 @@ def dataset(
 ) -> tf.data.Dataset:
     """Yield ``epochs * batches`` of (ids, next ids, weights), [B, T'] with T' at most T; epochs = 0 never ends.
 
-    Each epoch has every example, in an order that depends on (seed, epoch) alone. With ``rows`` those of each batch.
+    Each epoch has every example, in an order that depends on (seed, epoch) alone. The weights are such that ``fit``,
+    which takes the mean over the batch, divides all batches by the same number, what one counts on average: a batch of
+    long targets counts for more than one of short ones, as in the loss of a text each token counts the same.
+    With ``rows`` those of each batch.
     """
     count = len(range(B)[rows])
     total = epochs * batches(pairs, B) if epochs else ENDLESS
+    counted = B * counting(pairs, source_loss).mean()
     order = lru_cache(maxsize=2)(lambda epoch: _order(pairs, B, seed, epoch))
 
     def gather(number: NDArray[np.int64]) -> Batch:
         epoch, within = divmod(int(number), batches(pairs, B))
-        return Batch._make(part[rows] for part in batch(pairs, order(epoch)[within], T, source_loss))
+        part = batch(pairs, order(epoch)[within], T, source_loss)
+        part = part._replace(weights=part.weights * np.float32(part.weights.size / counted))
+        return Batch._make(table[rows] for table in part)
 
     ds = tf.data.Dataset.range(first_batch, total)
     kinds = (tf.int32, tf.int32, tf.float32)

@@ -6,6 +6,7 @@ chosen from the size of the text (``defaults``). Every value can be given on the
 """
 
 import difflib
+import math
 import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -18,6 +19,7 @@ from keras_lstmgen.errors import UserError
 
 AUTO = -1  # how a number that a recipe gives as "auto" is held; no knob takes it as a number
 AUTO_WORD = "auto"
+LARGEST = 2**53  # of a number whose knob has no bound of its own: whole numbers up to it are exact everywhere
 
 
 def knob(
@@ -214,7 +216,7 @@ def load(path: Path) -> Recipe:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such recipe") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # of TOML, UTF-8, numbers too long, tables too deep
         raise UserError(f"{path}: is not TOML ({error})") from error
     return parse(tables, where=f"{path}: ")
 
@@ -255,10 +257,9 @@ def _checked(where: str, value: Any, known: tuple[Any, Any, Mapping[str, Any]]) 
         if limits["choices"] and word not in limits["choices"]:
             raise UserError(f"{where}: '{word}' is not one of {', '.join(limits['choices'])}")
     low, high = limits["low"], limits["high"]
-    # Written so that NaN, which is neither below nor above, is refused as well.
-    if (low is not None and not value >= low) or (high is not None and not value <= high):
+    if low is not None and not (low <= value <= (LARGEST if high is None else high) and math.isfinite(value)):
         bounds = f"at least {low:g}" if high is None else f"from {low:g} to {high:g}"
-        raise UserError(f"{where}: {value} is out of range; give a number {bounds}")
+        raise UserError(f"{where}: {_shown(value)} is out of range; give a number {bounds}")
     return value
 
 
@@ -268,12 +269,21 @@ def _typed(where: str, value: Any, kind: Any) -> Any:
         words = ([value] if value else []) if isinstance(value, str) else value
         if isinstance(words, list | tuple) and all(isinstance(word, str) for word in words):
             return tuple(words)
-    elif kind is float and isinstance(value, int) and not isinstance(value, bool):
+    elif kind is float and type(value) is int and abs(value) <= LARGEST:
         return float(value)
     elif type(value) is kind:
         return value
     words = {int: "a whole number", float: "a number", bool: "true or false", str: "a string"}
-    raise UserError(f"{where}: {value!r} is not {words.get(kind, 'a list of strings')}")
+    raise UserError(f"{where}: {_shown(value)} is not {words.get(kind, 'a list of strings')}")
+
+
+def _shown(value: Any) -> str:
+    """A value in a message: some lists and numbers are too long for one, or for Python to spell."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):
+        return "what stands there"
+    return text if len(text) <= 80 else f"{text[:79]}…"
 
 
 def _check_together(recipe: Recipe, where: str) -> None:

@@ -11,7 +11,7 @@ import keras
 from keras_lstmgen import files, recipe, tokenizer
 from keras_lstmgen.attention import memory_size
 from keras_lstmgen.errors import UserError
-from keras_lstmgen.model import Weights, build, weights_of
+from keras_lstmgen.model import Weights, build, parameters, weights_of
 from keras_lstmgen.tokenizer import Tokenizer
 
 FORMAT_VERSION = 1
@@ -84,6 +84,7 @@ def find(name: str | None, parent: Path) -> Path:
         return _newest(parent)
     for folder in (Path(name), parent / name):
         if folder.is_dir():
+            files.check_inside(folder)
             return folder
     known = sorted(folder.name for folder in _runs(parent))
     hint = f"the nearest is '{recipe.nearest(name, known)}'" if known else "train one with 'keras-lstmgen train'"
@@ -98,7 +99,9 @@ def _newest(parent: Path) -> Path:
     runs = _runs(parent)
     if not runs:
         raise UserError(f"{parent}: holds no run; train one with 'keras-lstmgen train'")
-    return max(runs, key=lambda folder: (folder / RECIPE).stat().st_mtime)
+    newest = max(runs, key=lambda folder: (folder / RECIPE).lstat().st_mtime)
+    files.check_inside(newest)
+    return newest
 
 
 def save_metadata(folder: Path, metadata: Metadata) -> None:
@@ -139,44 +142,54 @@ def _typed(metadata: Metadata) -> Metadata:
     """Hold every value against its annotation; TypeError names one that is of another type."""
     for name, kind in get_type_hints(Metadata).items():
         if type(getattr(metadata, name)) is not (get_origin(kind) or kind):
-            raise TypeError(f"{name} is {getattr(metadata, name)!r}")
+            raise TypeError(f"{name} is {getattr(metadata, name)!r:.60}")
     if not all(type(token) is int for token in metadata.unsampled_ids):
         raise TypeError("unsampled_ids are not all whole numbers")
     return metadata
 
 
 def load_model(path: Path, settings: recipe.Recipe, V: int) -> keras.Sequential:
-    """Build the recipe's model and read the numbers alone out of a ``.keras`` file, nothing of layers or code."""
-    model = build(settings.model, V)
+    """Build the recipe's model and read the numbers alone out of a ``.keras`` file, nothing of layers or code.
+
+    It is built only where the file has as many numbers: what a recipe asks for may not fit into any memory.
+    """
+    wanted = parameters(settings.model, V)
     try:
-        model.load_weights(path)
-        stored = _stored_numbers(path)
+        if (stored := _stored_numbers(path)) == wanted:
+            model = build(settings.model, V)
+            model.load_weights(path)
     except Exception as error:  # Keras, zipfile and h5py each have their own for a damaged file
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{path}: holds no weights of this model ({reason}); copy or train it again") from error
-    if stored != model.count_params():  # Keras passes over layers that the model lacks
+    if stored != wanted:
         raise UserError(
-            f"{path}: holds {stored:,} numbers where the recipe's model has {model.count_params():,}; "
+            f"{path}: holds {stored:,} numbers where the recipe's model has {wanted:,}; "
             "copy the whole folder of the run"
         )
     return model
 
 
 def _stored_numbers(path: Path) -> int:
-    """How many numbers the layers in a ``.keras`` file hold."""
+    """How many numbers the layers in a ``.keras`` file hold, all of which lie in it as they are."""
     sizes: list[int] = []
 
     def count(name: str, entry: Any) -> None:
+        if isinstance(entry, h5py.Dataset) and entry.id.get_storage_size() != entry.nbytes:
+            raise ValueError(f"{name} does not lie in the file as it is")
         if isinstance(entry, h5py.Dataset) and name.startswith("layers/"):
             sizes.append(int(entry.size))
 
-    with zipfile.ZipFile(path) as archive, archive.open("model.weights.h5") as member, h5py.File(member) as weights:
-        weights.visititems(count)
+    with zipfile.ZipFile(path) as archive:
+        files.check_zip(archive)
+        with archive.open("model.weights.h5") as member, h5py.File(member) as weights:
+            weights.visititems(count)
     return sum(sizes)
 
 
 def _agree(folder: Path, metadata: Metadata, words: Tokenizer, settings: recipe.Model) -> None:
     """Refuse files of different runs mixed into one folder."""
+    if recipe.AUTO in (settings.units, settings.layers, settings.embedding_size, settings.dropout):
+        raise UserError(f"{folder / METADATA}: leaves sizes of the model open; copy the whole folder of the run")
     said = (metadata.vocab_size, metadata.state_size)
     size = settings.members * (2 * settings.layers * settings.units + memory_size(settings.attention))
     found = (words.vocab_size, size)
@@ -185,7 +198,8 @@ def _agree(folder: Path, metadata: Metadata, words: Tokenizer, settings: recipe.
             f"{folder}: {METADATA} and {TOKENIZER} are of different runs (V, S: {said} and {found}); "
             "copy the whole folder of the run"
         )
-    ids = (metadata.start_id, metadata.end_id, *metadata.unsampled_ids)
+    ids = [metadata.start_id, metadata.end_id, *metadata.unsampled_ids]
+    ids += [metadata.source_end_id] if metadata.source_end_id != NONE else []
     if any(not 0 <= token < metadata.vocab_size for token in ids):
         raise UserError(
             f"{folder / METADATA}: names ids outside the vocabulary of {metadata.vocab_size}; "

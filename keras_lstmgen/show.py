@@ -16,7 +16,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 
 from keras_lstmgen import files
-from keras_lstmgen.errors import UserError
+from keras_lstmgen.errors import UserError, visible
 
 # A pipe or a log has no width of its own; 80 columns would break the tables.
 _width = None if sys.stdout.isatty() else 120
@@ -30,7 +30,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> 
     for number, column in enumerate(columns):
         grid.add_column(column, justify="right" if number else "left", overflow="fold")
     for row in rows:
-        grid.add_row(*(escape(str(cell)) for cell in row))
+        grid.add_row(*(escape(visible(str(cell))) for cell in row))
     out.print(f"[bold]{escape(title)}[/bold]")  # not the table's own, which would be broken at its width
     out.print(grid, soft_wrap=False)
 
@@ -134,12 +134,13 @@ def list_runs(parent: Path) -> None:
 def _in_a_line(folder: Path) -> tuple[str, str, str, str]:
     """A run's row; one that is damaged does not hide the others."""
     try:
+        files.check_inside(folder)
         artifacts = ", ".join(_artifacts(folder)) or "none"
         metrics = _read(folder / "metrics.json")
         if not metrics:
             return folder.name, "unfinished", "", artifacts
         return folder.name, f"{metrics['validation']['nats_per_token']:.3f}", f"{metrics['minutes']:.1f}", artifacts
-    except (UserError, KeyError, TypeError, ValueError):
+    except (UserError, AttributeError, KeyError, TypeError, ValueError):
         return folder.name, "damaged", "", ""
 
 
@@ -147,18 +148,33 @@ def describe(folder: Path, metadata: dict[str, Any]) -> None:
     """A run's recipe, measures and artifacts."""
     tables = metadata["recipe"].items()
     rows = [(f"{name}.{key}", _words(value)) for name, values in tables for key, value in values.items()]
+    try:
+        facts, proved = _facts(metadata), _proved(folder)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{folder}: its metrics or export.json are damaged ({error}); copy the whole folder of the run"
+        ) from error
     table(f"{folder}: recipe", ("value", ""), rows)
+    table(f"{folder}: model", ("what", ""), facts)
+    columns = ("artifact", "path", "bytes", "texts identical")
+    table(f"{folder}: artifacts", columns, proved)
+
+
+def _facts(metadata: dict[str, Any]) -> list[tuple[str, Any]]:
+    """Sizes and losses of a model."""
     plain = [(key.replace("_", " "), metadata[key]) for key in ("vocab_size", "state_size", "start_id", "end_id")]
     measured = metadata["metrics"].get("validation", {}).items()
     loss = [(key.replace("_", " "), f"{value:,.4f}") for key, value in measured]
-    table(f"{folder}: model", ("what", ""), plain + loss)
+    return plain + loss
+
+
+def _proved(folder: Path) -> list[tuple[str, ...]]:
+    """A row for each artifact."""
     proofs = _artifacts(folder).items()
-    columns = ("artifact", "path", "bytes", "texts identical")
-    proved = [
+    return [
         (name, proof["path"], f"{proof['bytes']:,}", f"{proof['identical']} of {proof['tried']}")
         for name, proof in proofs
     ]
-    table(f"{folder}: artifacts", columns, proved)
 
 
 def _words(value: Any) -> str:

@@ -14,6 +14,7 @@ import http.client
 import io
 import itertools
 import os
+import re
 import sys
 import urllib.request
 import zlib
@@ -187,6 +188,8 @@ def _pydoc() -> bytes:
 
 
 def _resolve(entry: str, checksum: str) -> list[Source]:
+    if "\0" in entry:
+        raise UserError(f"{entry}: no file or URL has a NUL in its name; correct corpus.source")
     if entry == "pydoc":
         return [Source(entry, None)]
     if entry == "-":
@@ -212,7 +215,7 @@ def _check_sum(sources: list[Source], entry: str, checksum: str) -> None:
 
 def _local(entry: str, checksum: str) -> list[Path]:
     """The files that a path, glob or folder stands for, here or else in ``KERAS_LSTMGEN_DATA``."""
-    if found := _expanded(Path(entry).expanduser()) or _expanded_on_shelf(entry):
+    if found := _expanded(Path(os.path.expanduser(entry))) or _expanded_on_shelf(entry):
         return found
     found = _on_shelf(Path(entry).name, checksum)
     if len(found) > 1 and not checksum:
@@ -246,12 +249,12 @@ def _on_shelf(name: str, checksum: str) -> list[Path]:
 
 
 def _files_below(folder: Path) -> list[Path]:
-    """All files below a folder, sorted; hidden files and folders are left out."""
+    """All files below a folder, sorted; left out is what is hidden, and what is no file: a pipe would never end."""
     found = []
     for parent, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
         found += [Path(parent, name) for name in names if not name.startswith(".")]
-    return sorted(found)
+    return sorted(path for path in found if path.is_file())
 
 
 def _texts_below(folder: Path) -> list[Path]:
@@ -273,7 +276,7 @@ def _looks_like_text(path: Path) -> bool:
 
 def _fetched(url: str, checksum: str) -> Path:
     """The file of a URL: from ``KERAS_LSTMGEN_DATA``, from the cache folder, or downloaded into that."""
-    if not checksum:
+    if not re.fullmatch("[0-9a-f]{64}", checksum):  # it names the file in the cache folder too
         raise UserError(
             f"{url}: a download needs its checksum in corpus.sha256; print it with: curl -L {url} | sha256sum"
         )

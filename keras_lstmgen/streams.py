@@ -4,6 +4,9 @@ An epoch cuts the text into B streams of equal length and walks down all of them
 state carried from window to window has read everything before it. Where the streams begin changes each epoch.
 """
 
+import mmap
+from collections.abc import Iterator
+
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
@@ -12,7 +15,8 @@ from keras_lstmgen.errors import UserError
 
 ENDLESS = 1 << 62  # windows
 ALL = slice(None)
-PIECE = 1 << 20  # ids counted at once
+PIECE = 1 << 20  # ids read at once
+KEPT = 256  # windows, after which the pages they were read from are let go of
 
 
 def windows(tokens: int, B: int, T: int) -> int:
@@ -42,6 +46,8 @@ def dataset(
     count = len(range(B)[rows])
 
     def gather(window: NDArray[np.int64]) -> NDArray[np.int32]:
+        if window % KEPT == 0:
+            let_go(ids)
         return np.asarray(ids[positions(int(window), len(ids), B, T, seed)[rows]], np.int32)
 
     ds = tf.data.Dataset.range(first_window, total)
@@ -59,8 +65,26 @@ def untuned() -> tf.data.Options:
 
 def counts(ids: NDArray[np.integer], V: int) -> NDArray[np.int64]:
     """How often each id occurs, int64 (V,); read in pieces."""
-    pieces = (ids[start : start + PIECE] for start in range(0, len(ids), PIECE))
-    return sum((np.bincount(piece, minlength=V) for piece in pieces), np.zeros(V, np.int64))
+    return sum((np.bincount(piece, minlength=V) for piece in pieces(ids)), np.zeros(V, np.int64))
+
+
+def pieces(ids: NDArray[np.integer]) -> Iterator[NDArray[np.integer]]:
+    """All ids in their order, each piece let go of when the next is asked for."""
+    for start in range(0, len(ids), PIECE):
+        yield ids[start : start + PIECE]
+        let_go(ids)
+
+
+def let_go(ids: NDArray[np.integer]) -> None:
+    """Unmap the pages that were read of mapped ids: else a process comes to hold the whole file, as far as it counts.
+
+    The system keeps them in its cache as long as it has no better use for the memory, and maps them again when asked.
+    """
+    below: object = ids
+    while isinstance(below, np.ndarray):
+        below = below.base
+    if isinstance(below, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):  # Windows takes pages back by itself
+        below.madvise(mmap.MADV_DONTNEED)
 
 
 def positions(window: int, tokens: int, B: int, T: int, seed: int) -> NDArray[np.int64]:

@@ -150,17 +150,38 @@ def check(settings: recipe.Tokenizer) -> None:
 
 
 def _opened(model: bytes) -> tuple[Any, Any, str]:
-    """Processor, pieces and the text for unknown of a model, once it is sure to be one of ours and whole."""
+    """Processor, pieces and the text for unknown of a model, once it is sure to be one of ours and whole.
+
+    SentencePiece itself, which trusts what it reads, is given nothing else.
+    """
     try:
         parsed = proto.ModelProto.FromString(model)
-        processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+        ours = _is_ours(parsed)
+        processor = sentencepiece.SentencePieceProcessor(model_proto=model) if ours else None
     except Exception as error:  # protobuf and SentencePiece have no common class of errors
         raise UserError("not a whole SentencePiece model; train or export again") from error
-    names = [piece.piece for piece in parsed.pieces[:FIXED]]
-    whole = parsed.trainer_spec.vocab_size == len(parsed.pieces) and parsed.normalizer_spec.name == "identity"
-    if names != ["<unk>", "<s>", "</s>", "\n"] or not whole:
+    if not ours:
         raise UserError("not a tokenizer that this package wrote; train or export again")
     return processor, parsed.pieces, parsed.trainer_spec.unk_surface
+
+
+def _is_ours(parsed: Any) -> bool:
+    """Whether a parsed model has what ``_sentencepiece`` and ``_count`` give it, and no tables that change text."""
+    kinds = proto.ModelProto.SentencePiece
+    first = [(piece.piece, piece.type) for piece in parsed.pieces[:FIXED]]
+    raw = [piece.piece for piece in parsed.pieces if piece.type == kinds.BYTE]
+    changing = (parsed.normalizer_spec, parsed.denormalizer_spec)
+    words = [parsed.trainer_spec.unk_surface, *(piece.piece for piece in parsed.pieces)]
+    return (
+        first == [("<unk>", kinds.UNKNOWN), ("<s>", kinds.CONTROL), ("</s>", kinds.CONTROL), ("\n", kinds.USER_DEFINED)]
+        and all(piece.type in (kinds.NORMAL, kinds.BYTE) for piece in parsed.pieces[FIXED:])
+        and raw == ([f"<0x{byte:02X}>" for byte in range(BYTES)] if parsed.trainer_spec.byte_fallback else [])
+        and parsed.trainer_spec.vocab_size == len(parsed.pieces)
+        and parsed.normalizer_spec.name == "identity"
+        and not any(spec.precompiled_charsmap or spec.normalization_rule_tsv for spec in changing)
+        and all(math.isfinite(piece.score) for piece in parsed.pieces)
+        and all(isinstance(word, str) for word in words)  # protobuf gives what is no UTF-8 as bytes
+    )
 
 
 def _numbered_words(texts: list[bytes]) -> dict[str, int]:

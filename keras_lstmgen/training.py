@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import itertools
 import os
 import shutil
 import tempfile
@@ -38,8 +39,8 @@ from keras_lstmgen.callbacks import Keep, Pace, Validate
 from keras_lstmgen.checkpoint import Progress
 from keras_lstmgen.encoding import Encoded, encode
 from keras_lstmgen.errors import Terminated, UserError
-from keras_lstmgen.loss import EachMember, SampledSoftmax
-from keras_lstmgen.model import build, start_at, state_size, weights_of
+from keras_lstmgen.loss import Counted, EachMember, SampledSoftmax
+from keras_lstmgen.model import build, parameters, start_at, state_size, weights_of
 from keras_lstmgen.optimizer import Adam
 from keras_lstmgen.run import Metadata, Run
 from keras_lstmgen.sampling import Options
@@ -119,12 +120,24 @@ def prepare(settings: recipe.Recipe, runs: Path) -> tuple[recipe.Recipe, Encoded
     if values := defaults.chosen(settings, tokens, encoded.tokenizer.vocab_size):
         show.out.print(defaults.told(values, tokens), markup=False)
         settings = recipe.override(settings, values)
+    _check_size(settings, encoded.tokenizer.vocab_size)
     _windows(settings, encoded)
     if len(encoded.validation) < 2:
         raise UserError(
             "the validation part has no text to predict: raise corpus.validation_fraction or give more text"
         )
     return settings, encoded
+
+
+def _check_size(settings: recipe.Recipe, V: int) -> None:
+    """Refuse a model whose weights, gradients and Adam's two moments, float32, are more than the machine's memory."""
+    numbers = parameters(settings.model, V)
+    room = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if 16 * numbers > room:
+        raise UserError(
+            f"the model has {numbers:,} numbers, and to train each takes 16 bytes, more than the {room / 1e9:,.0f} GB "
+            "of this machine; lower model.units, model.layers or tokenizer.vocab_size"
+        )
 
 
 def compiled(settings: recipe.Recipe, counts: np.ndarray[Any, Any]) -> keras.Sequential:
@@ -134,9 +147,10 @@ def compiled(settings: recipe.Recipe, counts: np.ndarray[Any, Any]) -> keras.Seq
     """
     keras.utils.set_random_seed(settings.training.seed)
     part = settings.training
-    draws, carries = part.sampled_softmax, not settings.corpus.is_pairs
+    carries = not settings.corpus.is_pairs
     sizes = (len(counts), part.batch_size, part.window if carries else None)
-    model = build(settings.model, *sizes, precision=part.precision, sampled=draws > 0, carries=carries)
+    in_loss = settings.model.members == 1 and (part.sampled_softmax > 0 or not carries)
+    model = build(settings.model, *sizes, precision=part.precision, in_loss=in_loss, carries=carries)
     model.compile(
         Adam(
             part.learning_rate,
@@ -158,6 +172,8 @@ def _loss_of(settings: recipe.Recipe, model: keras.Sequential, counts: np.ndarra
         return EachMember()
     if settings.training.sampled_softmax:
         return SampledSoftmax(model.layers[-1], counts, settings.training.sampled_softmax)
+    if settings.corpus.is_pairs:
+        return Counted(model.layers[-1])
     return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
@@ -287,6 +303,14 @@ def _dataset(settings: recipe.Recipe, encoded: Encoded, first: int) -> tf.data.D
     return streams.dataset(encoded.train, *sizes, first_window=first, rows=rows)
 
 
+def _heaviest(settings: recipe.Recipe, encoded: Encoded) -> float:
+    """How many average batches one may count for in the loss: of pairs more than 1, where all its targets are long."""
+    if not settings.corpus.is_pairs:
+        return 1.0
+    counting = pairs.counting(pairs.find(encoded.train), settings.training.source_loss)
+    return float(counting.max() / counting.mean())
+
+
 def _windows(settings: recipe.Recipe, encoded: Encoded) -> int:
     """Batches of an epoch."""
     if settings.corpus.is_pairs:
@@ -297,9 +321,8 @@ def _windows(settings: recipe.Recipe, encoded: Encoded) -> int:
 def _digest(encoded: Encoded) -> str:
     """What tells one text from another: sha256 of its ids, train and validation."""
     digest = hashlib.sha256()
-    for ids in (encoded.train, encoded.validation):
-        for start in range(0, len(ids), streams.PIECE):
-            digest.update(ids[start : start + streams.PIECE].data)
+    for piece in itertools.chain(streams.pieces(encoded.train), streams.pieces(encoded.validation)):
+        digest.update(piece.data)
     return digest.hexdigest()
 
 
@@ -322,7 +345,7 @@ def _callbacks(
         return text
 
     return (
-        Validate(validation_loss, pace),
+        Validate(validation_loss, pace, _heaviest(settings, encoded)),
         Keep(folder, pace, writes.model),
         keras.callbacks.TensorBoard(folder / "logs", write_graph=False),
         show.Screen(pace.done, _batch_tokens(settings, encoded, pace), _per_character(encoded), sample),

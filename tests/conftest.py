@@ -4,8 +4,10 @@ import os
 import pydoc_data.topics
 import shutil
 import sys
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -19,6 +21,7 @@ from tests import chromium, npm
 
 # How long an example takes says something of the machine, not of us.
 hypothesis.settings.register_profile("ours", deadline=None)
+hypothesis.settings.register_profile("fuzz", deadline=None, max_examples=10_000)  # make fuzz
 hypothesis.settings.load_profile("ours")
 
 # Small, and all dimensions different, so that a swapped axis cannot pass.
@@ -88,3 +91,33 @@ def pages(trained: Path, trained_lines: Path, tmp_path_factory: pytest.TempPathF
 def browser_kit(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The kit of the web page and the scripts of its tests, with npm's packages."""
     return npm.or_skip(lambda: chromium.kit(tmp_path_factory.mktemp("kit") / "browser"))
+
+
+refused_names: dict[str, int] = {}  # what may not be written, and the error
+
+
+def _refuse(event: str, values: tuple[Any, ...]) -> None:
+    """An audit hook: let the system refuse to open for writing, to make or to rename to, what bears such a name."""
+    if not refused_names or event not in ("open", "os.mkdir", "os.rename"):
+        return
+    path = str(values[1] if event == "os.rename" else values[0])
+    mode, flags = (values[1], values[2]) if event == "open" else ("w", 0)
+    if not (set(mode) & set("wax+") if mode else flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)):
+        return
+    for name, error in refused_names.items():
+        if name in path:
+            raise OSError(error, os.strerror(error), path)
+
+
+@pytest.fixture(scope="session")
+def hook() -> None:
+    """The hook, which stays in the process: Python takes none back."""
+    sys.addaudithook(_refuse)
+
+
+@pytest.fixture
+def refusing(hook: None) -> Iterator[dict[str, int]]:
+    """Names of files that the system refuses to write, with the error; all are allowed again in the end."""
+    del hook
+    yield refused_names
+    refused_names.clear()

@@ -1,5 +1,6 @@
 """The web page in a real browser, cut off from all other hosts: what is typed is gone on with as Keras does."""
 
+import contextlib
 import math
 import re
 import shutil
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from keras_lstmgen import generation, run, sampling
 from keras_lstmgen.evaluation import total_nats
@@ -32,6 +34,7 @@ SEEDS = (0, -1, 7, 2**32 + 5, 2**64 - 3)
 N = 40  # tokens of a text
 NEUTRAL = vars(sampling.Options())
 PROMPT, SEED, LENGTH = "The class", 3, 12  # of the text whose values are asked for one by one
+CHINESE = "霜霜霜，床前明月光，疑是地上霜 moon"  # known to the vocabulary, and spelled in bytes
 WRONG: tuple[tuple[dict[str, Any], str], ...] = (
     ({"temperature": -1}, "temperature"),
     ({"top_p": 0}, "top_p"),
@@ -61,6 +64,7 @@ def tasks(base: str) -> list[dict[str, Any]]:
         ),
         {"name": "stop", "task": "stop", "url": url},
         {"name": "keyboard", "task": "keyboard", "url": url, "prompt": PROMPT, "seed": SEED, "length": LENGTH},
+        {"name": "chinese", "task": "keyboard", "url": f"{base}/trained_lines/web/", **seven, "prompt": CHINESE},
         {"name": "names", "task": "names", "url": url},
         {"name": "light", "task": "phone", "url": url, "scheme": "light"},
         {"name": "dark", "task": "phone", "url": url, "scheme": "dark"},
@@ -104,7 +108,9 @@ def test_the_page_is_quiet_and_says_what_it_runs(
     assert f"2 × 12 units, {metadata.vocab_size} tokens" in browser["trained"]["about"]
 
 
-def test_a_text_stops_when_it_is_told_to_and_the_page_can_be_used_meanwhile(browser: dict[str, Any]) -> None:
+def test_a_text_stops_when_it_is_told_to_and_not_by_an_input_method_and_the_page_can_be_used_meanwhile(
+    browser: dict[str, Any],
+) -> None:
     for found in browser["stop"]:
         assert found["label"] == "Stop"
         assert 0 < found["size"] < 65536
@@ -134,6 +140,27 @@ def test_the_strip_tells_how_surprised_the_model_was_at_each_character(browser: 
         assert said, line
         assert float(said[2]) == pytest.approx(nats, abs=0.006)
         assert float(said[1].replace(",", "")) == pytest.approx(100 * math.exp(-nats), rel=0.06)
+
+
+def test_the_strip_tells_of_a_chinese_character_what_all_its_bytes_surprised(
+    browser: dict[str, Any], pages: Path
+) -> None:
+    model = run.load(pages / "trained_lines")
+    assert model.tokenizer.id_of("霜") is None
+    ids = model.prompt_ids(CHINESE)
+    logprobs = tf.nn.log_softmax(model.model(np.array([ids[:-1]]), training=False)[0]).numpy()
+    texts, surprises, spelled, nats = list[str](), list[float](), b"", 0.0
+    for token, row in zip(ids[1:], logprobs, strict=True):
+        spelled, nats = spelled + model.tokenizer.piece_bytes(token), nats - float(row[token])
+        with contextlib.suppress(UnicodeDecodeError):
+            texts.append(spelled.decode())
+            surprises.append(nats)
+            spelled, nats = b"", 0.0
+    assert "".join(texts) == CHINESE
+    form = r"(?:“(.*)”|A space), .*: ([\d.]+) nats of surprise"
+    told = [said for line in browser["chinese"]["told"][: len(texts)] if (said := re.fullmatch(form, line))]
+    assert [said[1] or " " for said in told] == texts
+    assert [float(said[2]) for said in told] == pytest.approx(surprises, abs=0.006)
 
 
 def test_pointing_tells_what_the_keys_tell(browser: dict[str, Any]) -> None:

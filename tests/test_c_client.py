@@ -90,6 +90,18 @@ def test_it_writes_the_texts_that_keras_writes(client: Client, request: pytest.F
     assert len(texts) > 10
 
 
+def test_a_file_may_have_a_chinese_name_and_lie_in_a_folder_with_one(
+    client: Client, trained_lines: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "唐诗").mkdir()
+    named = Path(shutil.copy(trained_lines / MODEL, tmp_path / "唐诗/静夜思.tflite"))
+    done = client(named, "--prompt=疑是地", "--temperature=0")
+    assert (
+        done.stdout.decode()
+        == generation.generate(run.load(trained_lines), "疑是地", 200, Options(temperature=0))[0].text + "\n"
+    )
+
+
 def test_several_texts_have_seeds_one_after_another(client: Client, trained: Path) -> None:
     samples = generation.generate(run.load(trained), "The class", 30, seeds=[-1, 0, 1])
     done = client(trained / MODEL, *words_of({}, prompt="The class", seed=-1, n=3, max_new_tokens=30))

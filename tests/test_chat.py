@@ -227,6 +227,17 @@ def test_forgetting_begins_anew_and_a_seed_can_be_set(
     assert out == "".join(f"{text}\n" for text in texts)
 
 
+def test_chinese_is_read_and_written_in_utf_8_whatever_the_terminal_says_of_itself(
+    poem: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("床前明月\n".encode()), encoding="ascii"))
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
+    assert cli.main(["chat", str(poem), "--max-new-tokens", "15"]) == 0
+    (sample,) = generation.generate(run.load(poem), "床前明月", 15)
+    assert written.getvalue().decode() == f"{sample.text}\n"
+
+
 @pytest.mark.parametrize(
     ("line", "said"),
     [
@@ -380,7 +391,8 @@ def test_chinese_is_typed_edited_and_answered_whole_in_a_terminal(poem: Path) ->
         screen.until("霜")
         screen.type("\x7f明月\n")  # one press of the backspace key takes one character
         shown = screen.until("\n> ")
-        assert f"明月\n{sample.text}\n" in shown
+        assert f"\b\b明月\n{sample.text}\n" in shown  # which is two columns wide
+        assert "\b\b\b" not in shown
         assert "\N{REPLACEMENT CHARACTER}" not in shown
         screen.type("\x1b[A\x01/again \x0b\n")  # the line before, and all of it replaced
         assert f"\n{sample.text}\n" in screen.until("\n> ")

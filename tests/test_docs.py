@@ -10,7 +10,7 @@ from keras_lstmgen import cli
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-PAGES = sorted([*ROOT.glob("[RC]*.md"), *ROOT.glob("[a-z]*/README.md"), *ROOT.glob("docs/*.md")])
+PAGES = sorted([*ROOT.glob("[RCS]*.md"), *ROOT.glob("[a-z]*/README.md"), *ROOT.glob("docs/*.md")])
 
 
 def words_of(page: Path) -> str:

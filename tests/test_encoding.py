@@ -104,6 +104,14 @@ def test_counts_are_those_of_the_text(tmp_path: Path, cache: Path) -> None:
         assert (encoded.counts[split]["unknown"] > 0) == any(word not in known for t in texts for word in t.split())
 
 
+def test_each_chinese_character_counts_as_a_word(tmp_path: Path, cache: Path) -> None:
+    """There is no white space between its words; a line would be one word otherwise, and its perplexity astronomic."""
+    counts = encode(
+        recipe(tmp_path, "床前明月光，\nthe moon 月\u3000naïve 是a霜 b\n" * 50, validation_fraction=0.5), cache
+    ).counts
+    assert (counts["train"]["words"], counts["validation"]["words"]) == (25 * 14, 25 * 14)
+
+
 def test_a_stream_is_one_document(tmp_path: Path, cache: Path) -> None:
     counts = encode(recipe(tmp_path, "ab " * 100_000), cache).counts
     assert counts["train"]["documents"] == counts["validation"]["documents"] == 1

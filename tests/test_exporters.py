@@ -1,9 +1,12 @@
 """Each artifact is what the contract says, and what does not write as Keras does is not kept."""
 
 import base64
+import errno
 import importlib.metadata
 import json
+import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -297,7 +300,8 @@ def change_onnx(graph: str) -> Callable[[Path], None]:
 
     def change(folder: Path) -> None:
         model = onnx_library.load(onnx_file(folder, graph))
-        V = json.loads((folder / "keras_lstmgen.json").read_text(encoding="utf-8"))["vocab_size"]
+        of_run = next(path for path in (folder, folder.parent) if (path / "keras_lstmgen.json").is_file())
+        V = json.loads((of_run / "keras_lstmgen.json").read_text(encoding="utf-8"))["vocab_size"]
         held = [tensor for body in bodies(model.graph) for tensor in body.initializer if list(tensor.dims) == [V]]
         changed = [tensor for tensor in held if tensor.data_type == onnx_library.TensorProto.FLOAT]
         assert changed
@@ -342,7 +346,7 @@ def converters_that_copy(trained: Path, **changes: Callable[[Path], None]) -> Ca
 
         def write(model: run.Run, folder: Path) -> None:
             del model
-            exporters._delete(folder / real.PLACE)
+            (folder / real.PLACE).parent.mkdir(parents=True, exist_ok=True)
             copy = shutil.copytree if (trained / real.PLACE).is_dir() else shutil.copy
             copy(trained / real.PLACE, folder / real.PLACE)
             changes.get(name, nothing)(folder)
@@ -398,7 +402,7 @@ def test_a_format_that_cannot_be_written_leaves_what_was_there_and_the_others_go
     assert after["tflite"]["tried"] == 6
 
 
-def test_an_artifact_whose_proof_was_broken_off_is_neither_kept_nor_recorded(
+def test_an_artifact_whose_proof_was_broken_off_is_not_kept_and_the_one_before_stays(
     trained: Path, copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken_off(*_: Any, **__: Any) -> Any:
@@ -408,8 +412,78 @@ def test_an_artifact_whose_proof_was_broken_off_is_neither_kept_nor_recorded(
     monkeypatch.setattr(verify, "verify", broken_off)
     with pytest.raises(KeyboardInterrupt):
         exporters.export(copied, recipe.Export(formats=("tflite",), texts=6, tokens=5))
-    assert not (copied / "tflite/model.tflite").exists()
-    assert list(record(copied)["artifacts"]) == ["saved_model", "onnx"]
+    assert (copied / "tflite/model.tflite").read_bytes() == (trained / "tflite/model.tflite").read_bytes()
+    assert record(copied) == record(trained)
+    assert not list(copied.glob(".writing-*"))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder, hidden ones too."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize(
+    ("name", "refused", "error"),
+    [
+        ("tflite", "/model.tflite", errno.ENOSPC),
+        ("onnx", "/generate.onnx", errno.ENOSPC),
+        ("onnx", "/onnx", errno.EROFS),
+        ("saved_model", "/assets", errno.ENOSPC),
+        ("saved_model", "/export.json", errno.ENOSPC),
+        ("tflite", "/.writing-", errno.EROFS),
+    ],
+)
+def test_a_disk_that_is_full_or_read_only_in_an_export_leaves_all_as_it_was(
+    trained: Path, copied: Path, refusing: dict[str, int], monkeypatch: pytest.MonkeyPatch,
+    name: str, refused: str, error: int,
+) -> None:  # fmt: skip
+    """The artifact that was exported before too, and its proof."""
+    if refused == "/export.json":
+        monkeypatch.setattr(exporters, "_module", converters_that_copy(trained))
+    (copied / FORMATS[name].PLACE.parts[0] / "mine.txt").write_text("mine")
+    before = contents(copied)
+    refusing[refused] = error
+    with pytest.raises(UserError, match=os.strerror(error).replace(" ", ".")) as caught:
+        exporters.export(copied, recipe.Export(formats=(name,), texts=6, tokens=5))
+    refusing.clear()
+    assert "\n" not in str(caught.value)
+    assert contents(copied) == before
+    assert not list(copied.rglob(".writing-*"))
+
+
+def test_a_disk_that_is_full_for_the_proof_leaves_the_artifact_before(
+    trained: Path, copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> Any:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/tmp/text.ids")
+
+    monkeypatch.setattr(exporters, "_module", converters_that_copy(trained, tflite=change_tflite))
+    monkeypatch.setattr(verify, "verify", full)
+    before = contents(copied)
+    with pytest.raises(UserError, match=r"^TFLite: could not be tried \(No space left on device\); what"):
+        exporters.export(copied, recipe.Export(formats=("tflite",), texts=6, tokens=5))
+    assert contents(copied) == before
+
+
+@pytest.mark.parametrize("name", ["saved_model", "tflite"])
+def test_a_real_disk_that_fills_up_in_an_export_leaves_all_as_it_was(trained: Path, tmp_path: Path, name: str) -> None:
+    """Whoever writes, TensorFlow's own code included."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=30m", "none", str(disk)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("no file system can be mounted here (needs root)")
+    try:
+        run_there = Path(shutil.copytree(trained, disk / "small"))
+        left = os.statvfs(disk)
+        (disk / "filled").write_bytes(bytes(left.f_bavail * left.f_frsize - 48 * 1024))
+        before = contents(run_there)
+        with pytest.raises(UserError):
+            exporters.export(run_there, recipe.Export(formats=(name,), texts=6, tokens=5))
+        assert contents(run_there) == before
+        assert not list(run_there.rglob(".writing-*"))
+    finally:
+        subprocess.run(["umount", "--lazy", disk], check=True)
 
 
 def test_what_is_exported_is_traced_with_the_gpu_hidden(
@@ -417,7 +491,7 @@ def test_what_is_exported_is_traced_with_the_gpu_hidden(
 ) -> None:
     done: list[str] = []
     monkeypatch.setattr(tf.config, "set_visible_devices", lambda *what: done.append(f"hide {what}"))
-    module = converters_that_copy(trained, tflite=lambda folder: done.append(f"write into {folder.name}"))
+    module = converters_that_copy(trained, tflite=lambda folder: done.append(f"write into {folder.parent.name}"))
     monkeypatch.setattr(exporters, "_module", module)
     exporters.export(copied, recipe.Export(formats=("tflite",), texts=6, tokens=5))
     assert done == ["hide ([], 'GPU')", "write into moved"]

@@ -30,35 +30,6 @@ WRITTEN = (  # in this order
     "model.keras", "history.json", "samples.txt", "metrics.json", "curve.png",
 )  # fmt: skip
 
-refused_names: dict[str, int] = {}  # what may not be written, and the error
-
-
-def _refuse(event: str, values: tuple[Any, ...]) -> None:
-    """An audit hook: let the system refuse to open for writing, to make or to rename to, what bears such a name."""
-    if not refused_names or event not in ("open", "os.mkdir", "os.rename"):
-        return
-    path = str(values[1] if event == "os.rename" else values[0])
-    mode, flags = (values[1], values[2]) if event == "open" else ("w", 0)
-    if not (set(mode) & set("wax+") if mode else flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)):
-        return
-    for name, error in refused_names.items():
-        if name in path:
-            raise OSError(error, os.strerror(error), path)
-
-
-@pytest.fixture(scope="session")
-def hook() -> None:
-    """The hook, which stays in the process: Python takes none back."""
-    sys.addaudithook(_refuse)
-
-
-@pytest.fixture
-def refusing(hook: None) -> Iterator[dict[str, int]]:
-    """Names of files that the system refuses to write, with the error; all are allowed again in the end."""
-    del hook
-    yield refused_names
-    refused_names.clear()
-
 
 @pytest.fixture
 def text(tmp_path: Path) -> Path:

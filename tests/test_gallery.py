@@ -76,6 +76,22 @@ def test_a_run_on_pairs_answers_the_first_sources_that_were_held_out(
         assert written(capsys, shown, command) == f"{text}\n"
 
 
+def test_a_run_on_labels_writes_of_each_kind(shown: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for kind in ("glad", "sad"):
+        (tmp_path / kind).write_text("\n".join(f"{kind} {number}" for number in range(40)), encoding="utf-8")
+    values = TINY | {
+        "corpus.source": [str(tmp_path / "glad"), str(tmp_path / "sad")], "corpus.labels": ["glad", "sad"],
+        "corpus.documents": "lines", "training.window": 20,
+    }  # fmt: skip
+    folder = training.train(recipe.override(recipe.Recipe(), values), shown, "quickstart")
+    assert gallery.main([str(folder), "--output", str(tmp_path / "page.md")]) == 0
+    found = blocks(tmp_path / "page.md")
+    assert [language for language, _ in found] == ["sh", "text", "text", "text"] * 2
+    for (_, command), *texts in (found[:4], found[4:]):
+        assert written(capsys, shown, command) == "\n\n".join(text for _, text in texts) + "\n"
+    assert [shlex.split(command)[-1] for command in (found[0][1], found[4][1])] == ["glad", "sad"]
+
+
 @given(st.text("`~a\n ", max_size=40))
 def test_no_text_breaks_its_fence(text: str) -> None:
     around = f"before\n\n{gallery.fence(text)}\n\nafter"

@@ -15,6 +15,7 @@ from keras_lstmgen import decode, generation, recipe, run, sampling, tokenizer
 from keras_lstmgen.generation import Tail
 from keras_lstmgen.sampling import Options
 
+GOLDEN = Path(__file__).with_name("golden") / "run"
 TOKENIZER = tokenizer.Tokenizer(tokenizer.train(recipe.Tokenizer(type="char"), lambda: iter(["abc \n字"])))
 ids_of = TOKENIZER.encode
 
@@ -102,6 +103,20 @@ def test_a_stop_string_ends_the_text_and_stands_outside_it(trained: Path) -> Non
     stopped = generation.generate(model, "", 120, stop=[word])[0]
     assert stopped.finish_reason == "stop"
     assert stopped.text == free[: free.index(word)]
+
+
+def test_a_chinese_stop_string_ends_the_text_also_where_it_is_spelled_in_bytes() -> None:
+    model, seeds = run.load(GOLDEN), range(40)
+    assert model.tokenizer.id_of("山") is None
+    free = [sample.text for sample in generation.generate(model, "月亮", 20, seeds=seeds)]
+    emitted = [""] * len(seeds)
+
+    def emit(row: int, text: str) -> None:
+        emitted[row] += text
+
+    stopped = generation.generate(model, "月亮", 20, seeds=seeds, stop=["在山"], emit=emit)
+    assert [sample.text for sample in stopped] == emitted == [text.partition("在山")[0] for text in free]
+    assert sum("在山" in text for text in free) > 1
 
 
 def test_an_end_symbol_ends_a_document(trained_lines: Path) -> None:

@@ -71,12 +71,11 @@ def test_a_kit_writes_the_texts_that_keras_writes(python: Callable[..., Result],
 
 @pytest.mark.parametrize("name", KITS)
 def test_a_kit_goes_on_with_a_chinese_prompt_as_keras_does(
-    python: Callable[..., Result], trained_lines: Path, name: str
+    python: Callable[..., Result], trained_lines: Path, tmp_path: Path, name: str
 ) -> None:
-    """After a prompt of known and unknown characters, to the end symbol."""
-    done = kit(
-        python, name, trained_lines / KITS[name], "--prompt", "床前明月光，", "--seed", "4", "--temperature", "0.7"
-    )
+    """After a prompt of known and unknown characters, to the end symbol, from a folder with a Chinese name."""
+    named = Path(shutil.copytree((trained_lines / KITS[name]).parent, tmp_path / "静夜思")) / Path(KITS[name]).name
+    done = kit(python, name, named, "--prompt", "床前明月光，", "--seed", "4", "--temperature", "0.7")
     assert done.returncode == 0, done.stderr
     model, options = run.load(trained_lines), Options(temperature=0.7)
     sample = generation.generate(model, "床前明月光，", 200, options, seeds=[4])[0]

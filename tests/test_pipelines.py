@@ -1,10 +1,11 @@
 """Every recipe in the repository can be read, and the default is the quickstart."""
 
+from itertools import islice
 from pathlib import Path
 
 import pytest
 
-from keras_lstmgen import defaults, recipe
+from keras_lstmgen import corpus, defaults, recipe, sources
 from keras_lstmgen.encoding import encode
 
 PIPELINES = Path(__file__).parents[1] / "pipelines"
@@ -18,6 +19,19 @@ def test_a_recipe_of_the_repository_is_valid_and_gives_its_reasons(path: Path) -
     assert lines[0].startswith("# ")
     assert sum("#" in line for line in lines if "=" in line) >= 5
     assert lines[-1].startswith("# "), "the expected result stands at the foot"
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_the_corpus_of_a_recipe_has_documents_of_its_kind_to_train_and_to_validate_on(path: Path) -> None:
+    settings = recipe.load(path).corpus
+    if not sources.at_hand(settings):
+        pytest.skip("its corpus is not here (KERAS_LSTMGEN_DATA)")
+    for split in ("train", "validation"):
+        documents = list(islice(corpus.pieces(settings, split), 3))
+        assert documents
+        assert all(document.strip() for document in documents)
+        assert len(documents) == 3 or settings.documents == "stream"  # whose pieces may be few
+        assert not settings.is_pairs or all("\n" in document for document in documents)
 
 
 def test_the_quickstart_is_what_train_does_without_arguments(tmp_path: Path) -> None:

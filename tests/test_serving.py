@@ -243,6 +243,9 @@ class Dialect(NamedTuple):
     graph: Any
 
 
+SIGNS = 'the mon\n 床前明月光疑，▁<s>"\r\0é\N{GRINNING FACE}'
+
+
 @pytest.fixture(scope="module", params=["char", "word", "bpe", "unigram"])
 def dialect(request: pytest.FixtureRequest, trained: Path) -> Dialect:
     """Every kind, learned from a little text."""
@@ -254,7 +257,9 @@ def dialect(request: pytest.FixtureRequest, trained: Path) -> Dialect:
 
 
 @hypothesis.given(
-    st.lists(st.text(st.sampled_from('the mon\n 床▁<s>"\r\0é\N{GRINNING FACE}'), max_size=12), min_size=1)
+    st.lists(
+        st.lists(st.sampled_from([*SIGNS, "床前明月光", "月光", "the moon"]), max_size=12).map("".join), min_size=1
+    )
 )
 def test_the_tokenizer_in_the_graph_cuts_as_the_host_s(dialect: Dialect, texts: list[str]) -> None:
     ids = dialect.graph.encode(tf.constant(np.array([text.encode() for text in texts], object)))

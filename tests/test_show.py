@@ -2,11 +2,13 @@
 
 import math
 import shlex
+import unicodedata
 from pathlib import Path
 from types import SimpleNamespace
 
 import keras
 import pytest
+from rich.console import Console
 
 from keras_lstmgen import show
 
@@ -60,6 +62,19 @@ def test_a_table_puts_words_left_and_numbers_right(capsys: pytest.CaptureFixture
     lines = [line.rstrip() for line in capsys.readouterr().out.splitlines()]
     assert "  a               1" in lines
     assert "  long name   1,000" in lines
+
+
+def test_in_a_table_a_chinese_character_is_two_columns_wide_and_never_cut(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(show, "out", Console(soft_wrap=True, width=33))
+    names = ["红楼梦", "a", "床前明月光疑是地上霜x举头望明月低头思故乡"]
+    show.table("运行", ("运行", "每词元"), [(name, f"{1.5:.3f}") for name in names])
+    lines = capsys.readouterr().out.splitlines()[1:]
+    widths = {sum(1 + (unicodedata.east_asian_width(sign) in "WF") for sign in line) for line in lines}
+    assert len(widths) == 1
+    assert widths <= set(range(25, 34))
+    assert "".join(line[:-10].strip() for line in lines[3:]) == "".join(names)
 
 
 def test_an_epoch_is_told_with_its_speed_its_losses_and_a_sample(

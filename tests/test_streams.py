@@ -131,6 +131,33 @@ def test_windows_of_a_mapped_file_are_read_on_their_turn_and_the_file_never_whol
     assert peak < 4_000_000
 
 
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="no system that says which pages are mapped")
+def test_pages_that_were_read_are_let_go_of(tmp_path: Path) -> None:
+    (np.arange(8 * streams.PIECE) % 7).astype(np.uint16).tofile(tmp_path / "ids")  # 16 MB
+    ids = np.memmap(tmp_path / "ids", "<u2", "r")
+    assert held(tmp_path / "ids") == 0
+    peaks = [held(tmp_path / "ids") for piece in streams.pieces(ids) if piece.max() == 6]
+    assert len(peaks) == 8
+    assert 0 < max(peaks) <= 3 * streams.PIECE  # a piece of 2 MiB, and what the system reads ahead
+    assert held(tmp_path / "ids") == 0
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="no system that says which pages are mapped")
+def test_pages_that_windows_were_read_from_are_let_go_of_now_and_then(tmp_path: Path) -> None:
+    with (tmp_path / "ids").open("wb") as file:
+        file.truncate(1 << 28)
+    ids, rows, steps = np.memmap(tmp_path / "ids", "<u2", "r"), 4, 20_000
+    read = dataset(ids, rows, steps, 1, 0).take(3 * streams.KEPT)
+    peak = max(held(tmp_path / "ids") for number, _ in enumerate(read) if number % 20 == 0)
+    assert 0 < peak < 1.5 * streams.KEPT * rows * steps * ids.itemsize
+
+
+def held(path: Path) -> int:
+    """Bytes of a mapped file in this process's memory."""
+    _, _, after = Path("/proc/self/smaps").read_text().partition(f"{path}\n")
+    return 1024 * int(re.findall(r"Rss: +(\d+) kB", after)[0])
+
+
 def test_counts_are_those_of_the_whole_text(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streams, "PIECE", 7)
     ids = np.random.default_rng(0).integers(0, 5, 100).astype(np.uint16)

@@ -20,6 +20,7 @@ TEXT = (
     "The quick brown fox jumps over the lazy dog.\n    It was early, and the dog was lazier than most.\n\n"
     "\tQuick words, said quickly, are the quickest <s>words</s>.\nNaïve façades — “quoted” — at 12 €.\n"
 ) * 3
+CHINESE = "床前明月光，疑是地上霜。\n举头望明月，低头思故乡。\n明月几时有？把酒问青天。\n明月松间照，清泉石上流。\n" * 5
 LOSSLESS = ("char", "bpe", "unigram")
 # No lone surrogates, and not U+2581, SentencePiece's sign for a space.
 ANY_TEXT = st.text(st.characters(exclude_characters="▁", exclude_categories=["Cs"]))
@@ -174,6 +175,31 @@ def test_char_has_every_character_most_frequent_first() -> None:
     learned = [tokens.piece_bytes(token).decode() for token in range(260, tokens.vocab_size)]
     assert learned == ["c", "\t", " ", "b", "▅", "a", "d"]
     assert len(tokens.encode("cab d▅\t")) == 7
+
+
+def test_char_cuts_chinese_into_its_characters_and_spells_those_it_never_saw() -> None:
+    tokens = learn("char", CHINESE)
+    assert [tokens.piece(token) for token in tokens.encode("明月，思故乡")] == list("明月，思故乡")
+    assert [tokens.piece_bytes(token) for token in tokens.encode("月龘")[1:]] == [b"\xe9", b"\xbe", b"\x98"]
+    assert tokens.decode(tokens.encode("月龘")) == "月龘"
+
+
+@pytest.mark.parametrize("kind", ["bpe", "unigram"])
+def test_subwords_of_chinese_are_what_is_often_side_by_side_and_never_half_characters(kind: str) -> None:
+    tokens = learn(kind, CHINESE)
+    ids = tokens.encode(CHINESE)
+    pieces = [tokens.piece_bytes(token).decode() for token in ids.tolist()]
+    assert "".join(pieces) == tokens.decode(ids) == CHINESE
+    assert len(pieces) <= len(CHINESE) - CHINESE.count("明月")
+    assert any("明月" in piece for piece in pieces)
+
+
+def test_word_takes_chinese_as_it_is_spaced() -> None:
+    """Cut into words by spaces, it has words; a line without is one word."""
+    tokens = learn("word", "举头 望 明月 ，\n低头 思 故乡 。\n" * 3)
+    ids = tokens.encode("低头 望 故乡 。\n举头望\n").tolist()
+    assert [tokens.piece(token) for token in ids] == ["低头", "▁望", "▁故乡", "▁。", "\n", "<unk>", "\n"]
+    assert learn("word", CHINESE).decode(learn("word", CHINESE).encode(CHINESE)) == CHINESE
 
 
 def test_char_with_a_limit_keeps_the_most_frequent_and_spells_the_rest() -> None:

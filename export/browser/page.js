@@ -157,7 +157,7 @@ form.addEventListener("submit", (event) => {
   else start();
 });
 document.addEventListener("keydown", (event) => {
-  if (event.key === "Escape" && writing) stop();
+  if (event.key === "Escape" && writing && !event.isComposing) stop(); // of an input method it only ends a choice
 });
 prompt.addEventListener("keydown", (event) => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && !go.disabled && !writing) start();

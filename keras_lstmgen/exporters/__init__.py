@@ -43,8 +43,8 @@ PACKAGES = (
 def export(folder: Path, settings: recipe.Export) -> dict[str, Proof]:
     """Write and verify the artifacts of a run. The proofs stand in ``export.json``.
 
-    An artifact that computes or writes something else is deleted; one that cannot be written leaves what was there
-    before. Either is a UserError in the end, after the other formats.
+    An artifact that computes or writes something else is deleted; one that cannot be written or tried leaves what was
+    there before. Either is a UserError in the end, after the other formats.
     """
     tf.config.set_visible_devices([], "GPU")  # what is traced beside a GPU may not run without one
     model, record = run.load(folder), _read_record(folder / RECORD)
@@ -77,12 +77,17 @@ def _module(name: str) -> ModuleType:
 
 
 def _export_one(name: str, module: ModuleType, model: Run, folder: Path, tried: Trial, record: dict[str, Any]) -> Proof:
-    """Write, prove, record. While an artifact is not proved, the record does not name it."""
-    with show.out.status(f"{NAMES[name]}: converting") as status:
-        _write(name, module, model, folder)
+    """Write aside, prove, put it into its place, record. The record names nothing else than what it proves."""
+    with files.aside(folder) as place:
+        with show.out.status(f"{NAMES[name]}: converting") as status:
+            _write(name, module, model, place)
+            status.update(f"{NAMES[name]}: writing the same texts")
+            proof = _prove(name, module, model, place, tried)
         _keep(folder, record, name, None)
-        status.update(f"{NAMES[name]}: writing the same texts")
-        proof = _prove(name, module, model, folder, tried)
+        if proof.reasons:
+            _delete(folder / module.PLACE)
+        else:
+            files.put(place / module.PLACE, folder / module.PLACE)
     size = 0 if proof.reasons else module.size(folder)
     path = None if proof.reasons else str(module.PLACE)
     _keep(folder, record, name, {"path": path, "bytes": size, **asdict(proof)})
@@ -101,17 +106,13 @@ def _write(name: str, module: ModuleType, model: Run, folder: Path) -> None:
 
 
 def _prove(name: str, module: ModuleType, model: Run, folder: Path, tried: Trial) -> Proof:
-    """Try an artifact, and delete it if it does not hold, or if nobody waited for the end of it."""
-    kept = False
+    """Try an artifact."""
     try:
-        proof = _verified(name, module, model, folder, tried)
-        kept = not proof.reasons
+        return _verified(name, module, model, folder, tried)
     except Exception as error:  # every runtime has its own for what it cannot run
-        proof = Proof(None, 0, len(tried.cases), 0.0, (f"cannot be run ({_line(error)})",))
-    finally:
-        if not kept:
-            _delete(folder / module.PLACE)
-    return proof
+        if isinstance(error, OSError) and error.errno:  # the system's, not the artifact's: a disk that is full
+            raise UserError(f"{NAMES[name]}: could not be tried ({error.strerror}); what was there is kept") from error
+        return Proof(None, 0, len(tried.cases), 0.0, (f"cannot be run ({_line(error)})",))
 
 
 def _verified(name: str, module: ModuleType, model: Run, folder: Path, tried: Trial) -> Proof:

@@ -1,4 +1,4 @@
-"""The loss of a large vocabulary, estimated from a part of it, is right on average, and exact where the part is all."""
+"""Losses that make few logits: estimated from a part of the vocabulary, right on average; of what counts, exact."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from keras_lstmgen import recipe, run, training
 from keras_lstmgen.layers import Output, TiedOutput
-from keras_lstmgen.loss import SampledSoftmax
+from keras_lstmgen.loss import Counted, SampledSoftmax
 
 B, T, H, V = 3, 5, 7, 40
 COUNTS = np.arange(1, V + 1)[::-1] ** 2
@@ -21,7 +21,7 @@ def outputs(tied: bool) -> Output | TiedOutput:
     keras.utils.set_random_seed(1)
     embedding = keras.layers.Embedding(V, H)
     embedding.build()
-    layer = TiedOutput(embedding, sampled=True) if tied else Output(V, sampled=True)
+    layer = TiedOutput(embedding, in_loss=True) if tied else Output(V, in_loss=True)
     layer.build((B, T, H))
     for weight in (*layer.weights, *embedding.weights):
         weight.assign(keras.random.normal(weight.shape, seed=len(weight.shape)))
@@ -46,6 +46,23 @@ def test_with_all_ids_among_the_candidates_loss_and_gradient_are_exact(tied: boo
     for what in (features, *layer.trainable_variables):
         what = getattr(what, "value", what)
         got, wanted = (tf.convert_to_tensor(tape.gradient(value, what)) for value in (estimated, exact))
+        np.testing.assert_allclose(got, wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("counting", [0.0, 0.4, 1.0])
+def test_the_loss_of_what_counts_alone_is_that_of_all_with_weights(tied: bool, counting: float) -> None:
+    layer, dice = outputs(tied), np.random.default_rng(4)
+    (features, targets), loss = a_batch(dice), Counted(layer)
+    weights = tf.constant((dice.random((B, T)) < counting) * dice.uniform(0.1, 2, (B, T)), tf.float32)
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(features)
+        counted = loss(targets, layer(features, training=True), weights)
+        exact = keras.losses.SparseCategoricalCrossentropy(from_logits=True)(targets, layer(features), weights)
+    assert float(counted) == pytest.approx(float(exact), rel=1e-5)
+    for what in (features, *layer.trainable_variables):
+        what = getattr(what, "value", what)
+        got, wanted = (tf.convert_to_tensor(tape.gradient(value, what)) for value in (counted, exact))
         np.testing.assert_allclose(got, wanted, atol=1e-5)
 
 
