@@ -3,7 +3,7 @@
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_lstmgen import checkpoint, files, recipe
+from keras_lstmgen import checkpoint, files, recipe, workers
 from keras_lstmgen.checkpoint import CARRYING, Progress
 from keras_lstmgen.ensemble import layers_of
 from keras_lstmgen.errors import Terminated
@@ -60,6 +60,7 @@ class Pace(keras.callbacks.Callback):
         super().__init__()
         self.settings, self.progress, self.windows = settings, progress, windows
         self.interrupted = self.terminated = False
+        self._asked = [False, False]  # the same of this worker alone, until all know it
         self._began = time.monotonic() - progress.seconds
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:  # noqa: ARG002
@@ -82,19 +83,43 @@ class Pace(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:  # noqa: ARG002
         """Count; leave Keras's epoch at the end of the streams, when the time is over, or after a signal."""
         self.progress.windows += 1
-        self.progress.seconds = time.monotonic() - self._began
+        self._agree(logs)
         self.model.stop_training = self.over() or not self.within()
         self.heed()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:  # noqa: ARG002
         """Go on with the next epoch, unless it is over."""
+        _mean_of_all(logs)
         self.model.stop_training = self.over()
 
     def interrupt(self) -> None:
         """End after the batch in hand, or after the validation if that is running."""
-        self.interrupted = True
-        if self.model:  # it has none before ``fit``
+        self._ask(True, self.terminated)
+        if self.model and self.interrupted:  # it has none before ``fit``
             self.model.stop_training = True
+
+    def terminate(self) -> None:
+        """End after the batch in hand, without a validation."""
+        self._ask(self.interrupted, True)
+
+    def asked(self) -> bool:
+        """Whether it was asked to end."""
+        return any(self._asked)
+
+    def _ask(self, *what: bool) -> None:
+        """Of several workers, all have to know before one of them acts."""
+        self._asked = list(what)
+        if workers.size() == 1:
+            self.interrupted, self.terminated = what
+
+    def _agree(self, logs: Any) -> None:
+        """Take the chief's clock, the losses of all rows, and what any worker was asked."""
+        self.progress.seconds = time.monotonic() - self._began
+        if workers.size() == 1:
+            return
+        seconds = self.progress.seconds if workers.is_chief() else 0.0
+        self.progress.seconds, *asked = _mean_of_all(logs, [seconds, *self._asked])
+        self.interrupted, self.terminated = (count > 0 for count in asked)
 
     def heed(self) -> None:
         """End here and now, if SIGTERM asked for it."""
@@ -127,6 +152,16 @@ class Pace(keras.callbacks.Callback):
         return self.interrupted or self.done() >= 1
 
 
+def _mean_of_all(logs: dict[str, Any], others: Sequence[float] = ()) -> list[float]:
+    """Put the means of all workers in the place of this one's; give the sums of ``others``, in the same exchange."""
+    if workers.size() == 1:
+        return list(others)
+    names = sorted(logs)
+    sums = workers.total(np.array([*(logs[name] for name in names), *others]))
+    logs.update(zip(names, (sums[: len(names)] / workers.size()).tolist(), strict=True))
+    return list(map(float, sums[len(names) :]))
+
+
 @contextmanager
 def signals_end(pace: Pace) -> Iterator[None]:
     """Let the first Ctrl-C end the training after the batch in hand, saved; a second one breaks it off at once.
@@ -135,12 +170,12 @@ def signals_end(pace: Pace) -> Iterator[None]:
     """
 
     def interrupt(number: int, frame: Any) -> None:
-        if pace.interrupted:
+        if pace.asked():
             signal.default_int_handler(number, frame)
         pace.interrupt()
 
     def terminate(number: int, frame: Any) -> None:  # noqa: ARG001
-        pace.terminated = True
+        pace.terminate()
 
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     signal.signal(signal.SIGINT, interrupt)
@@ -225,21 +260,26 @@ class Keep(keras.callbacks.Callback):
         paused = self.pace.paused()
         if paused:
             self.save()
-        if self._judge(logs):
+        if self._judge(logs) and workers.is_chief():
             before = self.folder / WHOLE if paused else None
             with files.replacing(self.folder / MODEL, before=before) as path:
                 self.twin.save(path)
         if not paused:
             self.save()
-        files.write_json(self.folder / "history.json", self.pace.progress.history)
+        if workers.is_chief():
+            files.write_json(self.folder / "history.json", self.pace.progress.history)
         if self.pace.stale():
             self.model.stop_training = True
 
     def save(self) -> None:
         """Save a checkpoint. Raises DivergedError instead where a number in it is none."""
-        for variable in (*self.model.variables, *self.model.optimizer.variables):
-            if not np.isfinite(variable.numpy()).all():
-                raise DivergedError(f"{variable.path} is no number any more")
+        lost = [
+            variable.path
+            for variable in (*self.model.variables, *self.model.optimizer.variables)
+            if not np.isfinite(variable.numpy()).all()
+        ]
+        if workers.total(np.array(len(lost))) > 0:
+            raise DivergedError(f"{lost[0] if lost else 'the state of another worker'} is no number any more")
         self.saved(checkpoint.save(self.folder, self.model, self.pace.progress))
 
     def saved(self, seconds: float) -> None:

@@ -17,7 +17,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_lstmgen import files
+from keras_lstmgen import files, workers
 from keras_lstmgen.attention import Attention
 from keras_lstmgen.ensemble import layers_of
 from keras_lstmgen.errors import UserError
@@ -45,18 +45,26 @@ class Progress:
 def save(folder: Path, model: keras.Sequential, progress: Progress) -> float:
     """Save weights, optimizer, carried states, seeds, metrics and progress; the checkpoint before becomes the second.
 
-    A checkpoint is one ``.keras`` file, whole or not at all. Gives the seconds that it took.
+    A checkpoint is one ``.keras`` file, whole or not at all. Gives the seconds that it took. Several workers all come
+    here, and the chief writes what one process would have: the states of all rows, the mean of the metrics.
     """
     began = time.perf_counter()
-    progress.measured = [float(variable.numpy()) for variable in metrics(model)]
+    sums = np.array([float(variable.numpy()) for variable in metrics(model)])
+    progress.measured = (workers.total(sums) / workers.size()).tolist()
+    states = [workers.gathered(state.numpy()) for state in of_rows(model)] + [one.numpy() for one in _others(model)]
+    if workers.is_chief():
+        _write(folder, model, progress, states)
+    return float(workers.of_chief(np.array(time.perf_counter() - began)))
+
+
+def _write(folder: Path, model: keras.Sequential, progress: Progress, carry: list[Any]) -> None:
     states = io.BytesIO()
-    np.savez(states, *(state.numpy() for state in carried(model)))
+    np.savez(states, *carry)
     with files.replacing(folder / CHECKPOINT, before=folder / PREVIOUS) as temporary:
         model.save(temporary)
         with zipfile.ZipFile(temporary, "a") as archive:  # Keras passes over members that it does not know
             archive.writestr("carried.npz", states.getvalue())
             archive.writestr("progress.json", json.dumps(asdict(progress)))
-    return time.perf_counter() - began
 
 
 def exists(folder: Path) -> bool:
@@ -67,24 +75,47 @@ def exists(folder: Path) -> bool:
 def load(folder: Path, model: keras.Sequential, text: str) -> tuple[Progress, str]:
     """Put the last checkpoint that is whole into a compiled ``model``; give the progress and, if any, a complaint.
 
-    Raises UserError if none is whole, or if it is of another ``text`` (``Progress.text``).
+    Raises UserError if none is whole, or if it is of another ``text`` (``Progress.text``). Of several workers, who all
+    come here, the chief reads.
     """
+    progress, states, complaint = _read(folder, model, text) if workers.is_chief() else (Progress(), [], "")
+    progress = share(model, progress, states)
+    return progress, complaint
+
+
+def share(model: keras.Sequential, progress: Progress, states: list[Any]) -> Progress:
+    """Give all workers what the chief has in ``model``, and their rows of ``states``; give the chief's progress."""
+    for number, variable in enumerate(of_rows(model)):
+        mine = np.zeros((variable.shape[0] * workers.size(), *variable.shape[1:]), np.float32)
+        whole = workers.of_chief(states[number] if states else mine)
+        variable.assign(whole[workers.rows(len(whole))])
+    if workers.size() == 1:
+        return progress
+    carry = {id(variable) for variable in of_rows(model)}
+    for variable in (*model.variables, *model.optimizer.variables):
+        if id(variable) not in carry:
+            variable.assign(workers.of_chief(variable.numpy()))
+    return Progress(**workers.told(asdict(progress)))
+
+
+def _read(folder: Path, model: keras.Sequential, text: str) -> tuple[Progress, list[Any], str]:
+    """The progress, the states of all rows, and a complaint; all else is put into ``model``."""
     try:
-        return _load(folder / CHECKPOINT, model, text), ""
+        return *_load(folder / CHECKPOINT, model, text), ""
     except _DamagedError as damage:
         try:
-            progress = _load(folder / PREVIOUS, model, text)
+            progress, states = _load(folder / PREVIOUS, model, text)
         except _DamagedError:
             raise UserError(f"{damage}; start the training again") from damage
         os.replace(folder / PREVIOUS, folder / CHECKPOINT)
-        return progress, f"{damage}; the checkpoint before it is whole, and takes its place"
+        return progress, states, f"{damage}; the checkpoint before it is whole, and takes its place"
 
 
 class _DamagedError(Exception):
     """Says which checkpoint cannot be gone on from, and why."""
 
 
-def _load(path: Path, model: keras.Sequential, text: str) -> Progress:
+def _load(path: Path, model: keras.Sequential, text: str) -> tuple[Progress, list[Any]]:
     try:
         with zipfile.ZipFile(path) as archive:
             files.check_zip(archive)
@@ -92,14 +123,21 @@ def _load(path: Path, model: keras.Sequential, text: str) -> Progress:
             states = _arrays(archive.read("carried.npz"))
         if progress.text == text:
             model.load_weights(path)
-            for variable, state in zip(carried(model), states, strict=True):
+            _check_shapes(model, states)
+            for variable, state in zip(_others(model), states[len(of_rows(model)) :], strict=True):
                 variable.assign(state)
     except Exception as error:  # zipfile, h5py, Keras and NumPy each have their own for a damaged file
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise _DamagedError(f"{path}: cannot be gone on from ({reason})") from error
     if progress.text != text:
         raise UserError(f"{path.parent}: its corpus is not the text that it was trained on any more; start a new run")
-    return progress
+    return progress, states[: len(of_rows(model))]
+
+
+def _check_shapes(model: keras.Sequential, states: list[Any]) -> None:
+    for variable, state in zip(of_rows(model), states, strict=False):
+        if state.shape != (variable.shape[0] * workers.size(), *variable.shape[1:]):
+            raise ValueError(f"a carried state of the shape {state.shape}")
 
 
 def _arrays(npz: bytes) -> list[NDArray[Any]]:
@@ -133,9 +171,17 @@ def _checked(progress: Progress, sums: int) -> Progress:
 
 def carried(model: keras.Sequential) -> list[Any]:
     """What one batch leaves to the next and Keras saves nowhere: states, memories and all dropouts' seeds, in order."""
-    states = [state for layer in layers_of(model) if isinstance(layer, CARRYING) for state in layer.states or ()]
+    return of_rows(model) + _others(model)
+
+
+def of_rows(model: keras.Sequential) -> list[Any]:
+    """The states and memories, of which each worker has those of its rows."""
+    return [state for layer in layers_of(model) if isinstance(layer, CARRYING) for state in layer.states or ()]
+
+
+def _others(model: keras.Sequential) -> list[Any]:
     weights = {id(weight) for weight in model.weights}
-    return states + [variable for variable in model.variables if id(variable) not in weights]
+    return [variable for variable in model.variables if id(variable) not in weights]
 
 
 def metrics(model: keras.Sequential) -> list[Any]:

@@ -10,7 +10,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
-from keras_lstmgen import __version__, memory, recipe, threads
+from keras_lstmgen import __version__, launching, memory, recipe, threads
 from keras_lstmgen.errors import Terminated, UserError, visible
 
 
@@ -20,6 +20,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     before = signal.signal(signal.SIGTERM, _terminate)
     try:
         arguments = parser().parse_args(argv)
+        if getattr(arguments, "workers", 1) > 1 and "TF_CONFIG" not in os.environ:
+            return launching.launch(sys.argv[1:] if argv is None else argv, arguments.workers)
         threads.configure()
         memory.configure()
         from keras_lstmgen import commands  # TensorFlow comes with it, and --help does not wait for that
@@ -118,6 +120,10 @@ def _train(part: argparse.ArgumentParser) -> None:
     )
     part.add_argument("--name", help="name of the run; by default that of the recipe or text")
     part.add_argument("--resume", metavar="RUN", help="go on with a run from its last checkpoint")
+    part.add_argument(
+        "--workers", type=int, default=1, metavar="N",
+        help="share the rows of each batch out to N processes of this machine (docs/scale.md)",
+    )  # fmt: skip
     for name in recipe.knobs():
         _knob(part, name)
 

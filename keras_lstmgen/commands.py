@@ -19,23 +19,44 @@ from keras_lstmgen.errors import UserError
 from keras_lstmgen.quiet import quiet
 
 with quiet():
-    from keras_lstmgen import beam, chatting, decode, exporters, generation, inspection, reports, run, show, training
+    from keras_lstmgen import (
+        beam,
+        chatting,
+        decode,
+        exporters,
+        generation,
+        inspection,
+        reports,
+        run,
+        show,
+        training,
+        workers,
+    )
     from keras_lstmgen.constraints import HostOptions
     from keras_lstmgen.sampling import Options
 
 
 def train(arguments: argparse.Namespace) -> None:
-    """Train a new run, or go on with one."""
+    """Train a new run, or go on with one; as one of several workers, if it is one."""
+    _at_least("--workers", arguments.workers, 1)
+    with workers.together():
+        if workers.is_chief():
+            folder = _trained(arguments)
+        else:
+            training.assist(arguments.runs)
+    if workers.is_chief():
+        show.next_command("keras-lstmgen", "generate", folder, "--temperature", "0.8")
+
+
+def _trained(arguments: argparse.Namespace) -> Path:
     given = _knobs(arguments)
     if arguments.resume:
         if arguments.source or arguments.name:
             raise UserError("--resume: the run has a text and a name; leave them out, or train a new run without it")
         folder = run.find(arguments.resume, arguments.runs)
-        training.resume(folder, recipe.override(recipe.load(folder / run.RECIPE), given, "--"))
-    else:
-        settings, name = _what_to_train(arguments.source, given)
-        folder = training.train(settings, arguments.runs, arguments.name or name)
-    show.next_command("keras-lstmgen", "generate", folder, "--temperature", "0.8")
+        return training.resume(folder, recipe.override(recipe.load(folder / run.RECIPE), given, "--"))
+    settings, name = _what_to_train(arguments.source, given)
+    return training.train(settings, arguments.runs, arguments.name or name)
 
 
 def prepare(arguments: argparse.Namespace) -> None:

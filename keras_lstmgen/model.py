@@ -18,11 +18,11 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_lstmgen import recipe
+from keras_lstmgen import recipe, workers
 from keras_lstmgen.attention import SIZE, Attention, Heads, attend, memory_size
 from keras_lstmgen.ensemble import Ensemble, members_of, mixed
 from keras_lstmgen.layers import LSTM, Output, TiedOutput
-from keras_lstmgen.regularization import ActivationRegularization, DroppedEmbedding
+from keras_lstmgen.regularization import ActivationRegularization, DroppedEmbedding, SharedDropout
 
 LARGE = 4096  # tokens, from which a draw is told by the last bits of the logits
 PARTS = 8  # of a matrix of such a model
@@ -46,13 +46,14 @@ def build(
     to be opened. Both have the same weights in the same order. The LSTM layers meet cuDNN's conditions, and one dropout
     mask serves all steps of a window (Gal and Ghahramani, 2016). ``precision`` is that of the operands of the LSTM's
     products on a CPU, in training; with ``in_loss`` the model gives in training what its output layer is given, for
-    ``SampledSoftmax`` or ``Counted``. Where there are several members, the model is one layer that holds them.
+    ``SampledSoftmax`` or ``Counted``. Where there are several members, the model is one layer that holds them. Of
+    several workers each builds it for its rows of ``B``.
     """
     options: dict[str, Any] = {"precision": precision, "in_loss": in_loss, "carries": carries}
     if settings.members == 1:
         return _member(settings, V, B, T, name="lstmgen", **options)
     members = [_member(settings, V, B, T, name=f"member_{k}", **options) for k in range(1, settings.members + 1)]
-    layers = [keras.Input(batch_shape=(B, T), dtype="int32"), Ensemble(members, name="ensemble")]
+    layers = [keras.Input(batch_shape=(_rows(B), T), dtype="int32"), Ensemble(members, name="ensemble")]
     return keras.Sequential(layers, name="lstmgen")
 
 
@@ -69,14 +70,14 @@ def _member(
 ) -> keras.Sequential:
     """One stack of layers, as ``build`` has it."""
     embedding = _embedding(settings, V, B is not None)
-    layers: list[keras.layers.Layer] = [keras.Input(batch_shape=(B, T), dtype="int32"), embedding]
+    layers: list[keras.layers.Layer] = [keras.Input(batch_shape=(_rows(B), T), dtype="int32"), embedding]
     for number in range(1, settings.layers + 1):
         rate = settings.dropout if number > 1 or settings.input_dropout == recipe.AUTO else settings.input_dropout
-        layers.append(keras.layers.SpatialDropout1D(rate, name=f"dropout_{number}"))
+        layers.append(_dropout(rate, B, name=f"dropout_{number}"))
         layers.append(_lstm(settings, None if B is None else precision, carries, name=f"lstm_{number}"))
     if settings.attention:
-        layers.append(Attention(settings.attention, B if carries else None, name="attention"))
-    layers.append(keras.layers.SpatialDropout1D(settings.dropout, name="dropout_output"))
+        layers.append(Attention(settings.attention, _rows(B) if carries else None, name="attention"))
+    layers.append(_dropout(settings.dropout, B, name="dropout_output"))
     if B is not None and settings.activation_regularization:
         layers.append(ActivationRegularization(settings.activation_regularization, name="activation_regularization"))
     options: dict[str, Any] = {"precision": precision, "in_loss": in_loss, "name": "output"}
@@ -85,6 +86,19 @@ def _member(
     else:
         layers.append(keras.layers.Dense(V, name="output") if B is None else Output(V, **options))
     return keras.Sequential(layers, name=name)
+
+
+def _rows(B: int | None) -> int | None:
+    """How many rows of a batch are this worker's."""
+    return None if B is None else len(range(B)[workers.rows(B)])
+
+
+def _dropout(rate: float, B: int | None, name: str) -> keras.layers.Layer:
+    """One mask a window: of several workers each has its rows of the same."""
+    if B is None or workers.size() == 1:
+        return keras.layers.SpatialDropout1D(rate, name=name)
+    rows = workers.rows(B)
+    return SharedDropout(rate, rows=(rows.start, rows.stop, B), name=name)
 
 
 def _embedding(settings: recipe.Model, V: int, trains: bool) -> keras.layers.Embedding:

@@ -5,6 +5,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_lstmgen import workers
+
 
 @keras.saving.register_keras_serializable(package="keras_lstmgen")
 class Adam(keras.optimizers.Adam):
@@ -19,8 +21,11 @@ class Adam(keras.optimizers.Adam):
         self.exclude_from_weight_decay(var_names=["bias"])
 
     def apply(self, grads: Any, trainable_variables: Any = None) -> None:
-        """Update all weights; an embedding's gradient, a list of rows, becomes a matrix once."""
-        super().apply([tf.convert_to_tensor(gradient) for gradient in grads], trainable_variables)
+        """Update all weights; an embedding's gradient, a list of rows, becomes a matrix once.
+
+        Where several workers train, all make the update of their mean gradient.
+        """
+        super().apply(workers.mean([tf.convert_to_tensor(gradient) for gradient in grads]), trainable_variables)
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """Update one weight."""

@@ -13,7 +13,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from keras_lstmgen.model import Weights, state_size
-from keras_lstmgen.streams import ENDLESS, PIECE, untuned
+from keras_lstmgen.streams import ALL, ENDLESS, PIECE, untuned
 from keras_lstmgen.tokenizer import END, NEWLINE, START
 
 POOL = 50  # batches whose examples are sorted by length together: enough for little padding, few enough to mix well
@@ -95,14 +95,24 @@ def batch(pairs: Pairs, numbers: NDArray[np.int64], T: int, source_loss: float =
 
 
 def dataset(
-    pairs: Pairs, B: int, T: int, epochs: int, seed: int, *, source_loss: float = 0.0, first_batch: int = 0
+    pairs: Pairs,
+    B: int,
+    T: int,
+    epochs: int,
+    seed: int,
+    *,
+    source_loss: float = 0.0,
+    first_batch: int = 0,
+    rows: slice = ALL,
 ) -> tf.data.Dataset:
     """Yield ``epochs * batches`` of (ids, next ids, weights), [B, T'] with T' at most T; epochs = 0 never ends.
 
     Each epoch has every example, in an order that depends on (seed, epoch) alone. The weights are such that ``fit``,
     which takes the mean over the batch, divides all batches by the same number, what one counts on average: a batch of
     long targets counts for more than one of short ones, as in the loss of a text each token counts the same.
+    With ``rows`` those of each batch.
     """
+    count = len(range(B)[rows])
     total = epochs * batches(pairs, B) if epochs else ENDLESS
     counted = B * counting(pairs, source_loss).mean()
     order = lru_cache(maxsize=2)(lambda epoch: _order(pairs, B, seed, epoch))
@@ -110,12 +120,13 @@ def dataset(
     def gather(number: NDArray[np.int64]) -> Batch:
         epoch, within = divmod(int(number), batches(pairs, B))
         part = batch(pairs, order(epoch)[within], T, source_loss)
-        return part._replace(weights=part.weights * np.float32(part.weights.size / counted))
+        part = part._replace(weights=part.weights * np.float32(part.weights.size / counted))
+        return Batch._make(table[rows] for table in part)
 
     ds = tf.data.Dataset.range(first_batch, total)
     kinds = (tf.int32, tf.int32, tf.float32)
     ds = ds.map(lambda number: tf.numpy_function(gather, [number], kinds, stateful=False))
-    ds = ds.map(lambda *parts: tuple(tf.ensure_shape(part, (B, None)) for part in parts))
+    ds = ds.map(lambda *parts: tuple(tf.ensure_shape(part, (count, None)) for part in parts))
     return ds.prefetch(8).with_options(untuned())
 
 

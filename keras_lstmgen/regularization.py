@@ -42,6 +42,32 @@ class DroppedEmbedding(keras.layers.Embedding):
 
 
 @keras.saving.register_keras_serializable(package="keras_lstmgen")
+class SharedDropout(keras.layers.SpatialDropout1D):
+    """``SpatialDropout1D`` for some rows of a batch: what it draws for the whole batch, it takes its rows of.
+
+    So several workers, each with its rows and all with one seed, drop what one process would. Float32 [rows, T, C] in
+    and out.
+    """
+
+    def __init__(self, rate: float, *, rows: tuple[int, int, int], **options: Any) -> None:
+        """Take the rate, the first row and the one behind the last, and how many the batch has."""
+        super().__init__(rate, **options)
+        self.rows = tuple(rows)
+
+    def call(self, inputs: Any, training: bool = False) -> Any:
+        """Drop, in training."""
+        if not training or not self.rate:
+            return inputs
+        first, end, B = self.rows
+        mask = keras.random.dropout(keras.ops.ones((B, 1, inputs.shape[-1])), self.rate, seed=self.seed_generator)
+        return inputs * mask[first:end]
+
+    def get_config(self) -> dict[str, Any]:
+        """Add the rows."""
+        return {**super().get_config(), "rows": self.rows}
+
+
+@keras.saving.register_keras_serializable(package="keras_lstmgen")
 class ActivationRegularization(keras.layers.Layer):
     """Adds to the loss what large outputs and fast changes cost: AR and TAR. Float32 [B, T, H] in and out, unchanged.
 

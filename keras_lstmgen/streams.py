@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from keras_lstmgen.errors import UserError
 
 ENDLESS = 1 << 62  # windows
+ALL = slice(None)
 PIECE = 1 << 20  # ids read at once
 KEPT = 256  # windows, after which the pages they were read from are let go of
 
@@ -31,23 +32,27 @@ def windows(tokens: int, B: int, T: int) -> int:
     return max((tokens - T) // (B * T), 1)
 
 
-def dataset(ids: NDArray[np.integer], B: int, T: int, epochs: int, seed: int, first_window: int = 0) -> tf.data.Dataset:
+def dataset(
+    ids: NDArray[np.integer], B: int, T: int, epochs: int, seed: int, first_window: int = 0, rows: slice = ALL
+) -> tf.data.Dataset:
     """Yield ``epochs * windows`` pairs (ids, next ids), int32 (B,T) each; epochs = 0 never ends.
 
     Within an epoch row b of window n + 1 goes on where row b of window n ended. The offset of an epoch
-    depends on (seed, epoch) alone. ``first_window`` leaves out as many windows at the start, unread.
+    depends on (seed, epoch) alone. ``first_window`` leaves out as many windows at the start, unread; ``rows`` all other
+    rows.
     ``ids`` may be mapped from the disk: B * (T + 1) of them are read for a window, on its turn.
     """
     total = epochs * windows(len(ids), B, T) if epochs else ENDLESS
+    count = len(range(B)[rows])
 
     def gather(window: NDArray[np.int64]) -> NDArray[np.int32]:
         if window % KEPT == 0:
             let_go(ids)
-        return np.asarray(ids[positions(int(window), len(ids), B, T, seed)], np.int32)
+        return np.asarray(ids[positions(int(window), len(ids), B, T, seed)[rows]], np.int32)
 
     ds = tf.data.Dataset.range(first_window, total)
     ds = ds.map(lambda window: tf.numpy_function(gather, [window], tf.int32, stateful=False))
-    ds = ds.map(lambda both: (tf.ensure_shape(both[:, :-1], (B, T)), tf.ensure_shape(both[:, 1:], (B, T))))
+    ds = ds.map(lambda both: (tf.ensure_shape(both[:, :-1], (count, T)), tf.ensure_shape(both[:, 1:], (count, T))))
     return ds.prefetch(8).with_options(untuned())
 
 

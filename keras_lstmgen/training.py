@@ -5,6 +5,7 @@ import hashlib
 import itertools
 import os
 import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +33,7 @@ from keras_lstmgen import (
     sources,
     streams,
     tokenizer,
+    workers,
 )
 from keras_lstmgen.callbacks import Keep, Pace, Validate
 from keras_lstmgen.checkpoint import Progress
@@ -53,8 +55,10 @@ SETBACKS = 3  # times that a training whose loss is lost goes back; then it give
 
 def train(settings: recipe.Recipe, runs: Path, name: str) -> Path:
     """Train a new run ``runs/name``; where nothing comes of it, no folder is left."""
+    if workers.size() > 1 and "-" in settings.corpus.source:
+        raise UserError("corpus.source: '-', standard input, goes to one process alone; several workers want a file")
     settings = replace(settings, corpus=sources.without_standard_input(settings.corpus))
-    settings, encoded = prepare(settings, runs)
+    settings, encoded = _prepare(settings, runs)
     folder = run.create(runs, name)
     try:
         files.write_text(folder / run.RECIPE, recipe.to_toml(settings))  # with this alone it can be gone on with
@@ -73,7 +77,27 @@ def resume(folder: Path, settings: recipe.Recipe) -> Path:
     if not checkpoint.exists(folder) and (folder / run.MODEL).is_file():
         raise UserError(f"{folder}: has no checkpoint to go on from; train it again")
     _check_changes(recipe.load(folder / run.RECIPE), settings)
-    return _fit(*prepare(settings, folder.parent), folder)
+    return _fit(*_prepare(settings, folder.parent), folder)
+
+
+def assist(runs: Path) -> None:
+    """Be a worker that is not the chief: train what that trains, and write nothing but the cache of ids in ``runs``."""
+    show.out.quiet = True
+    settings, encoded = prepare(recipe.parse(workers.told(None)), runs)
+    with tempfile.TemporaryDirectory() as folder:  # in place of the run's
+        _fit(settings, encoded, Path(folder))
+
+
+def _prepare(settings: recipe.Recipe, runs: Path) -> tuple[recipe.Recipe, Encoded]:
+    """Prepare as the chief, and tell the other workers what they are to train."""
+    settings, encoded = prepare(settings, runs)
+    if settings.training.batch_size % workers.size():
+        raise UserError(
+            f"training.batch_size: {settings.training.batch_size} rows cannot be shared out evenly among "
+            f"{workers.size()} workers; give a multiple of {workers.size()}"
+        )
+    workers.told(recipe.to_tables(settings))
+    return settings, encoded
 
 
 def _check_changes(before: recipe.Recipe, settings: recipe.Recipe) -> None:
@@ -170,7 +194,7 @@ def _fit(settings: recipe.Recipe, encoded: Encoded, folder: Path) -> Path:
             show.out.print("It has reached its limit: raise training.epochs or training.minutes to go on.")
         else:
             _epochs(settings, encoded, folder, pace, model, writes)
-        if progress.history:
+        if progress.history and workers.is_chief():
             _conclude(settings, encoded, folder, pace, writes)
         if pace.interrupted:
             told = f"Stopped by Ctrl-C, and saved. To go on: keras-lstmgen train --resume {folder}"
@@ -187,11 +211,14 @@ def _progress(
 ) -> Progress:
     """Of the last checkpoint, put into ``model``; of a new run, which gets a first checkpoint."""
     text = _digest(encoded)
-    if not checkpoint.exists(folder):
+    if workers.told(text) != text:
+        raise UserError("corpus.source: the text here is not the chief's; give all workers the same")
+    if not workers.told(checkpoint.exists(folder)):
         tokenizer.save(encoded.tokenizer, folder / run.TOKENIZER)
         run.save_metadata(folder, writes.metadata)  # without metrics until there are some
         start_at(model, counts)
-        checkpoint.save(folder, model, progress := Progress(text=text))
+        progress = checkpoint.share(model, Progress(text=text), [])
+        checkpoint.save(folder, model, progress)
         return progress
     progress, complaint = checkpoint.load(folder, model, text)
     if complaint:
@@ -207,10 +234,11 @@ def _epochs(
 ) -> None:
     """All that is left of the training; where it loses its loss, once more from the last checkpoint."""
     validate, keep, board, screen = _callbacks(settings, encoded, folder, pace, model, writes)
+    these = [pace, validate, keep, *([board, screen] if workers.is_chief() else [])]
     with callbacks.signals_end(pace), screen.bar:
         while not pace.over() or not pace.judged():
             try:
-                _some_epochs(settings, encoded, pace, model, [pace, validate, keep, board, screen])
+                _some_epochs(settings, encoded, pace, model, these)
                 break
             except callbacks.DivergedError as error:
                 _go_back(folder, pace, model, str(error))
@@ -268,10 +296,11 @@ def _go_back(folder: Path, pace: Pace, model: keras.Sequential, what: str) -> No
 def _dataset(settings: recipe.Recipe, encoded: Encoded, first: int) -> tf.data.Dataset:
     """The batches from the ``first`` on."""
     part = settings.training
-    sizes = (part.batch_size, part.window, part.epochs, part.seed)
+    sizes, rows = (part.batch_size, part.window, part.epochs, part.seed), workers.rows(part.batch_size)
     if settings.corpus.is_pairs:
-        return pairs.dataset(pairs.find(encoded.train), *sizes, source_loss=part.source_loss, first_batch=first)
-    return streams.dataset(encoded.train, *sizes, first_window=first)
+        found, weight = pairs.find(encoded.train), part.source_loss
+        return pairs.dataset(found, *sizes, source_loss=weight, first_batch=first, rows=rows)
+    return streams.dataset(encoded.train, *sizes, first_window=first, rows=rows)
 
 
 def _heaviest(settings: recipe.Recipe, encoded: Encoded) -> float:
@@ -303,8 +332,10 @@ def _callbacks(
     loss, call = _loss(settings, encoded, writes), generation.writer(writes, writes.weights)
 
     def validation_loss() -> float:
+        if not workers.is_chief():
+            return float(workers.of_chief(np.array(0.0)))
         hand_over(model, writes.model)
-        return loss(lambda _: pace.heed())
+        return float(workers.of_chief(np.array(loss(lambda _: pace.heed()))))
 
     def sample() -> str:
         epochs = pace.progress.windows / pace.windows

@@ -24,9 +24,9 @@ SIZES = st.tuples(st.integers(1, 7), st.integers(1, 9)).flatmap(
 
 
 def elements(
-    ids: NDArray[Any], epochs: int = 1, seed: int = 0, **values: int
+    ids: NDArray[Any], epochs: int = 1, seed: int = 0, first_window: int = 0
 ) -> list[tuple[NDArray[Any], NDArray[Any]]]:
-    return list(dataset(ids, B, T, epochs, seed, **values).as_numpy_iterator())
+    return list(dataset(ids, B, T, epochs, seed, first_window).as_numpy_iterator())
 
 
 @given(SIZES, st.integers(0, 5), st.integers(0, 2**31 - 1))

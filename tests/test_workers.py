@@ -1,0 +1,315 @@
+"""Several workers train what one process trains: its losses, its checkpoint, its files; and what fails is told."""
+
+import io
+import json
+import os
+import pydoc_data.topics
+import signal
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+from keras_lstmgen import launching, run, workers
+from keras_lstmgen.errors import UserError
+
+B = 6  # rows of a batch, which two and three workers share
+TINY = {
+    "model.embedding_size": 5, "model.units": 12, "model.layers": 1, "training.batch_size": B, "training.window": 17,
+    "training.epochs": 2, "training.precision": "float32",
+}  # fmt: skip
+REGULAR = {
+    "model.layers": 2, "model.dropout": 0.3, "model.weight_drop": 0.2, "model.embedding_dropout": 0.1,
+    "model.attention": 3, "model.activation_regularization": 1, "training.average": 5,
+}  # fmt: skip
+TOLERANCE = 1e-4  # of a loss in nats, after the updates of two epochs whose sums were added up in another order
+
+
+class Ended(NamedTuple):
+    """A worker that has ended."""
+
+    status: int
+    said: str
+
+
+Work = Callable[..., list[Ended]]
+
+
+@pytest.fixture(scope="module")
+def work() -> Iterator[Work]:
+    """Start workers, all with the same words, and wait for their ends: ``work(count, words, at=[1, 9, SIGKILL])``."""
+    command = [sys.executable, "-m", "tests.working"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdin
+        assert server.stdout
+
+        def start(count: int, words: list[Any], come: int | None = None, **values: Any) -> list[Ended]:
+            assert server.stdin
+            assert server.stdout
+            jobs = [list(map(str, words)) if come is None or number < come else None for number in range(count)]
+            server.stdin.write(json.dumps({"jobs": jobs, **values}) + "\n")
+            server.stdin.flush()
+            return [Ended(**answer) for answer in json.loads(server.stdout.readline())]
+
+        yield start
+        server.stdin.close()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A text, pairs, and room for runs."""
+    folder = tmp_path_factory.mktemp("workers")
+    (folder / "prose.txt").write_text("".join(pydoc_data.topics.topics.values())[:3_000], encoding="utf-8")
+    pairs = (f"what is {'so ' * (n % 5)}{n}?\tit is {'!' * (n % 4)}{n % 7}" for n in range(90))
+    (folder / "pairs.tsv").write_text("\n".join(pairs), encoding="utf-8")
+    return folder
+
+
+def training(folder: Path, name: str, values: dict[str, Any] | None = None, text: str = "prose.txt") -> list[Any]:
+    """The words that train a tiny model."""
+    words = [word for key, value in (TINY | (values or {})).items() for word in (f"--{key}", value)]
+    return ["train", text if text == "-" else folder / text, "--runs", folder / "runs", "--name", name, *words]
+
+
+def resuming(folder: Path, name: str) -> list[Any]:
+    return ["train", "--resume", folder / "runs" / name, "--runs", folder / "runs"]
+
+
+def did(answers: list[Ended], *statuses: int) -> None:
+    assert [answer.status for answer in answers] == list(statuses), answers
+
+
+def losses(folder: Path, name: str) -> list[list[float]]:
+    rows = json.loads((folder / "runs" / name / "history.json").read_text())
+    return [[row["windows"], row["loss"], row["val_loss"]] for row in rows]
+
+
+def carried(folder: Path, name: str) -> list[Any]:
+    """What a checkpoint hands on from batch to batch."""
+    with zipfile.ZipFile(folder / "runs" / name / run.CHECKPOINT) as archive:
+        return list(np.load(io.BytesIO(archive.read("carried.npz"))).values())
+
+
+def the_same(folder: Path, one: str, other: str) -> None:
+    """Two runs have the same curve, weights and carried states, but for rounding."""
+    assert len(losses(folder, one)) > 0
+    np.testing.assert_allclose(losses(folder, other), losses(folder, one), atol=TOLERANCE)
+    models = [run.load(folder / "runs" / name).model.get_weights() for name in (one, other)]
+    for weights, others in zip(*models, strict=True):
+        np.testing.assert_allclose(others, weights, atol=1e-3)
+    for state, others in zip(carried(folder, one), carried(folder, other), strict=True):
+        assert state.shape == others.shape
+        np.testing.assert_allclose(others, state, atol=1e-3)
+
+
+def files(folder: Path) -> set[str]:
+    """The files below a folder but TensorBoard's, which bear the time in their names, and those of the cache."""
+    found = (str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    return {name for name in found if not name.startswith("logs")}
+
+
+@pytest.fixture(scope="module")
+def alone(work: Work, folder: Path) -> str:
+    """The run of one process, with all that is drawn by chance."""
+    did(work(1, training(folder, "alone", REGULAR)), 0)
+    return "alone"
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_workers_train_what_one_process_trains_dropout_and_all(
+    work: Work, folder: Path, alone: str, count: int
+) -> None:
+    did(work(count, training(folder, f"of {count}", REGULAR)), *[0] * count)
+    the_same(folder, alone, f"of {count}")
+    rows = {state.shape[0] for state in carried(folder, f"of {count}") if state.ndim > 1}
+    assert rows == {B}
+    assert files(folder / "runs" / f"of {count}") == files(folder / "runs" / alone)
+    written = [path.parent.name for path in (folder / "runs" / f"of {count}" / "logs").rglob("events*")]
+    assert sorted(written) == ["train", "validation"]
+
+
+def test_pairs_too(work: Work, folder: Path) -> None:
+    words = {"corpus.documents": "pairs", "training.source_loss": 0.3, "model.dropout": 0.3}
+    did(work(1, training(folder, "pairs", words, "pairs.tsv")), 0)
+    did(work(2, training(folder, "pairs of 2", words, "pairs.tsv")), 0, 0)
+    the_same(folder, "pairs", "pairs of 2")
+
+
+@pytest.mark.parametrize("killed", [0, 1])
+def test_where_one_is_killed_the_others_say_so_and_all_can_go_on(
+    work: Work, folder: Path, alone: str, killed: int
+) -> None:
+    name = f"without {killed}"
+    answers = work(2, training(folder, name, REGULAR), at=[killed, len_of_epoch(folder, alone) + 4, signal.SIGKILL])
+    assert answers[killed].status == -signal.SIGKILL
+    assert answers[1 - killed].status == 2
+    [line] = answers[1 - killed].said.splitlines()
+    assert line.startswith(f"keras-lstmgen: worker {1 - killed} of 2: another worker has ended")
+    assert "--resume" in line
+    count = 3 if killed else 1  # they may be more or fewer then
+    did(work(count, resuming(folder, name)), *[0] * count)
+    the_same(folder, alone, name)
+
+
+def len_of_epoch(folder: Path, name: str) -> int:
+    return int(losses(folder, name)[0][0])
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 0), (signal.SIGTERM, 143)])
+def test_what_one_of_them_is_asked_ends_all_and_is_gone_on_with(
+    work: Work, folder: Path, alone: str, number: int, status: int
+) -> None:
+    did(work(2, training(folder, f"asked {number}", REGULAR), at=[1, 7, number]), status, status)
+    if not status:
+        assert losses(folder, f"asked {number}")[0][0] == 8
+    did(work(2, resuming(folder, f"asked {number}")), 0, 0)
+    whole = losses(folder, f"asked {number}")[-2:]
+    np.testing.assert_allclose(whole, losses(folder, alone), atol=TOLERANCE)
+
+
+def test_they_stop_early_together(work: Work, folder: Path) -> None:
+    values = {"training.patience": 1, "training.epochs": 9, "training.learning_rate": 0.5}
+    did(work(1, training(folder, "stale", values)), 0)
+    did(work(2, training(folder, "stale of 2", values)), 0, 0)
+    epochs = [len(losses(folder, name)) for name in ("stale", "stale of 2")]
+    assert epochs[0] == epochs[1] < 9
+
+
+def test_minutes_are_those_of_the_chief(work: Work, folder: Path) -> None:
+    did(work(2, training(folder, "timed", {"training.epochs": 0, "training.minutes": 0.03})), 0, 0)
+    assert losses(folder, "timed")[-1][0] > 0
+
+
+def test_one_that_never_comes_is_named_after_a_time(work: Work, folder: Path) -> None:
+    for come in (2, 1):
+        answers = work(3, training(folder, "waiting"), come=come, wait=4)
+        did(answers, *[2] * come)
+        for answer in answers:
+            [line] = answer.said.splitlines()
+            assert line.startswith("keras-lstmgen: worker ")
+            assert "2 (127.0.0.1:" in line
+            assert line.endswith("has not come within 4 seconds; start all of them anew")
+    assert not (folder / "runs/waiting").exists()
+
+
+def test_what_the_chief_cannot_use_it_says_itself(work: Work, folder: Path) -> None:
+    for name, values, text, said in (
+        ("uneven", {"training.batch_size": 5}, "prose.txt", "5 rows cannot be shared out evenly among 2 workers"),
+        ("no text", {}, "no.txt", "no.txt: no file"),
+        ("stdin", {}, "-", "standard input, goes to one process alone"),
+    ):
+        chief, other = work(2, training(folder, name, values, text))
+        assert (chief.status, other.status) == (2, 2)
+        [line] = chief.said.splitlines()
+        assert said in line
+        [line] = other.said.splitlines()
+        assert "another worker has ended" in line
+        assert not (folder / "runs" / name).exists()
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "{", "[]", "{}", '{"cluster": {"worker": ["a:1"]}}',
+        '{"cluster": {"worker": ["a:1", "b:1"]}, "task": {"type": "worker", "index": 2}}',
+        '{"cluster": {"worker": ["a:1", "b:1"], "ps": ["c:1"]}, "task": {"type": "ps", "index": 0}}',
+    ],
+)  # fmt: skip
+def test_a_cluster_that_cannot_be_used_is_one_line(monkeypatch: pytest.MonkeyPatch, said: str) -> None:
+    monkeypatch.setenv("TF_CONFIG", said)
+    with pytest.raises(UserError, match="TF_CONFIG: does not name the workers"), workers.together():
+        pass
+
+
+def test_the_chief_comes_before_the_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = {"worker": ["a:1", "b:1"], "chief": ["c:1"]}
+    for kind, index, rank in (("chief", 0, 0), ("worker", 0, 1), ("worker", 1, 2)):
+        monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": cluster, "task": {"type": kind, "index": index}}))
+        assert workers._named() == (["c:1", "a:1", "b:1"], rank)
+
+
+def test_a_cluster_of_one_is_a_process_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    about = {"cluster": {"worker": ["127.0.0.1:1"]}, "task": {"type": "worker", "index": 0}}
+    monkeypatch.setenv("TF_CONFIG", json.dumps(about))
+    with workers.together():
+        assert workers.size() == 1
+        assert workers.rows(B) == slice(0, B)
+        assert workers.told("x") == "x"
+
+
+# train --workers
+
+
+def test_the_command_starts_them_itself(folder: Path, work: Work) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "keras_lstmgen.train",
+        *map(str, training(folder, "started")[1:]),
+        "--workers",
+        "2",
+    ]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "next: keras-lstmgen generate" in ended.stdout
+    assert ended.stdout.count("best epoch") == 1
+    did(work(1, training(folder, "plain")), 0)
+    the_same(folder, "plain", "started")
+
+
+@pytest.fixture
+def programs(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """``launch``, with programs of Python in the places of the workers."""
+
+    started = subprocess.Popen
+
+    def launch(*texts: str) -> int:
+        waiting = iter(texts)
+
+        def start(_: list[str], **options: Any) -> Any:
+            return started([sys.executable, "-c", next(waiting)], **options)
+
+        monkeypatch.setattr(subprocess, "Popen", start)
+        return launching.launch(["train"], len(texts))
+
+    return launch
+
+
+def test_one_that_fails_ends_the_others_and_is_the_one_that_is_heard(
+    programs: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(launching, "GRACE", 0.2)
+    sleep, fail = "import time; time.sleep(60)", "import sys; print('mine', file=sys.stderr); sys.exit(2)"
+    assert programs(sleep, fail) == 2
+    assert capsys.readouterr().err == "mine\n"
+    with pytest.raises(UserError, match="worker 0 was ended by SIGKILL; go on with: keras-lstmgen train --resume RUN"):
+        programs("import os; os.kill(os.getpid(), 9)", sleep)
+    assert programs("pass", "pass") == 0
+
+
+def test_each_has_its_place_its_cores_and_its_gpu(
+    monkeypatch: pytest.MonkeyPatch, programs: Callable[..., int], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5")
+    report = (
+        "import json, os; about = json.loads(os.environ['TF_CONFIG']); number = about['task']['index']; import time; "
+        "time.sleep(0.5); cores = sorted(os.sched_getaffinity(0)); gpu = os.environ['CUDA_VISIBLE_DEVICES']; "
+        f"json.dump([about['cluster'], cores, gpu], open(f'{tmp_path}/{{number}}', 'w'))"
+    )
+    assert programs(report, report) == 0
+    first, second = (json.loads((tmp_path / str(number)).read_text()) for number in range(2))
+    assert first[0] == second[0]
+    assert len(set(first[0]["worker"])) == 2
+    assert (first[2], second[2]) == ("3", "5")
+    if len(os.sched_getaffinity(0)) > 1:
+        assert set(first[1]) | set(second[1]) == os.sched_getaffinity(0)
+        assert not set(first[1]) & set(second[1])
+    with pytest.raises(UserError, match="--workers 3: each wants a GPU of its own, and there are 2"):
+        programs(report, report, report)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert launching._gpus() == []
