@@ -35,19 +35,21 @@ PIECES = (
 )
 EMBEDDINGS = ((1_000, 64), (10_000, 256), (math.inf, 512))  # E for vocabularies of up to so many entries
 WINDOWS = 20  # at least, in an epoch
+LEFT_OUT = 0.01  # share of the longest documents that need not fit into a window for each to be read by itself
 
 
-def chosen(settings: Recipe, tokens: int, V: int) -> dict[str, int | float]:
+def chosen(settings: Recipe, tokens: int, V: int, longest: int = 0) -> dict[str, int | float | str]:
     """What suits a training text of so many tokens and a vocabulary of V, for all that ``settings`` leaves AUTO.
 
-    By dotted name, as ``recipe.override`` takes it: ``{"model.units": 512, ...}``.
+    By dotted name, as ``recipe.override`` takes it: ``{"model.units": 512, ...}``. Of documents ``longest`` is how many
+    ids nearly all of them have at most; 0 where these are no documents.
     """
     model, training = settings.model, settings.training
     table = CHARACTERS if settings.tokenizer.type == "char" else PIECES
     size = next(size for size in table if tokens <= size.tokens)
     units = model.embedding_size if model.tied and model.embedding_size != AUTO else size.units
     tied_size = model.units if model.units != AUTO else units
-    values = {
+    values: dict[str, int | float | str] = {
         "model.units": units,
         "model.layers": size.layers,
         "model.embedding_size": tied_size if model.tied else next(E for most, E in EMBEDDINGS if most >= V),
@@ -55,6 +57,8 @@ def chosen(settings: Recipe, tokens: int, V: int) -> dict[str, int | float]:
         "training.batch_size": _batch_size(size.batch_size, tokens, training.window),
         "training.epochs": 0 if training.minutes else size.epochs,
     }
+    if longest:
+        values["training.state"] = _state(training, longest)
     open_values = {
         f"{section}.{key}" for section, table in recipe.to_tables(settings).items()
         for key, value in table.items() if value == recipe.AUTO_WORD
@@ -69,7 +73,13 @@ def _batch_size(most: int, tokens: int, T: int) -> int:
     return most
 
 
-def told(values: dict[str, int | float], tokens: int) -> str:
+def _state(training: recipe.Training, longest: int) -> str:
+    """What is written begins with an empty state, and so should what is learned from, where it can be read whole."""
+    return recipe.FRESH if longest <= training.window and not training.sampled_softmax else recipe.CARRIED
+
+
+def told(values: dict[str, int | float | str], tokens: int) -> str:
     """Say what was chosen, in the words of the command line."""
-    options = " ".join(f"--{name} {value:g}" for name, value in values.items())
+    shown = {name: value if isinstance(value, str) else f"{value:g}" for name, value in values.items()}
+    options = " ".join(f"--{name} {value}" for name, value in shown.items())
     return f"Chosen for a text of {tokens:,} tokens, where you did not: {options}"

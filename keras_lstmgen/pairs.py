@@ -1,4 +1,5 @@
-"""Pairs in batches: examples ``<s> source newline target </s>``, each whole, none the continuation of another.
+"""Examples in batches, each whole, none the continuation of another: pairs ``<s> source newline target </s>``, or
+documents ``<s> text </s>``, which are targets without a source.
 
 A batch has examples of similar lengths, padded on the right; the loss counts the ids of the targets alone (and, as the
 recipe wants it, of the sources with a weight). Every example begins with an empty state.
@@ -26,7 +27,7 @@ class Pairs(NamedTuple):
 
     ids: NDArray[np.integer]  # [N], mapped from the disk
     starts: NDArray[np.int64]  # [n + 1], where each begins and the last ends
-    targets: NDArray[np.int64]  # [n], where the newline before each target stands
+    targets: NDArray[np.int64]  # [n], where the newline before each target stands; of documents their <s>
 
 
 class Batch(NamedTuple):
@@ -45,6 +46,17 @@ def find(ids: NDArray[np.integer]) -> Pairs:
     if (last < 0).any() or (newlines[last] < starts[:-1]).any():
         raise ValueError("an example has no newline between its source and its target")
     return Pairs(ids, starts, newlines[last])
+
+
+def documents(ids: NDArray[np.integer]) -> Pairs:
+    """Find the documents, reading the ids in pieces: examples that are all target."""
+    starts = np.append(_places(ids, START), len(ids))
+    return Pairs(ids, starts, starts[:-1])
+
+
+def longest(documents: Pairs, share: float) -> int:
+    """Ids to predict in the longest of them, leaving out a ``share`` of the longest ones."""
+    return int(np.quantile(np.diff(documents.starts) - 1, 1 - share, method="inverted_cdf"))
 
 
 def _places(ids: NDArray[np.integer], wanted: int) -> NDArray[np.int64]:
@@ -76,7 +88,7 @@ def batches(pairs: Pairs, B: int) -> int:
 def example(pairs: Pairs, number: int, most: int) -> tuple[NDArray[np.int32], int]:
     """The ids of an example, and how many stand before those of its target. ``most`` ids: the source loses its end."""
     start, target, end = (int(at) for at in (pairs.starts[number], pairs.targets[number], pairs.starts[number + 1]))
-    kept = max(min(target - start, most - (end - target)), 1)
+    kept = min(target - start, max(most - (end - target), 1))
     ids = np.concatenate([pairs.ids[start : start + kept], pairs.ids[target:end]])[:most]
     return ids.astype(np.int32), kept + 1
 

@@ -19,6 +19,7 @@ from keras_lstmgen.errors import UserError
 
 AUTO = -1  # how a number that a recipe gives as "auto" is held; no knob takes it as a number
 AUTO_WORD = "auto"
+CARRIED, FRESH = "carried", "fresh"  # of training.state
 LARGEST = 2**53  # of a number whose knob has no bound of its own: whole numbers up to it are exact everywhere
 
 
@@ -117,6 +118,12 @@ class Training:
         64, "T, time steps the gradient flows back; of a pair the most tokens, longer sources lose their end",
         low=1, high=65_536,
     )  # fmt: skip
+    state: str = knob(
+        "auto",
+        "what a document finds: the state that the one before it has left, or none; auto: none where nearly all fit "
+        "into a window",
+        choices=(AUTO_WORD, CARRIED, FRESH),
+    )
     source_loss: float = knob(0.0, "weight of a pair's source in the loss, where its target has 1", low=0.0, high=1.0)
     epochs: int = knob(
         AUTO,
@@ -192,6 +199,11 @@ class Recipe:
     training: Training = Training()
     export: Export = Export()
     evaluate: Evaluate = Evaluate()
+
+    @property
+    def carries(self) -> bool:
+        """Whether the state goes on from text to text; else each document, each pair, is read by itself."""
+        return not self.corpus.is_pairs and self.training.state != FRESH
 
 
 SECTIONS: dict[str, type[Any]] = {
@@ -328,8 +340,15 @@ def _check_pairs(recipe: Recipe, where: str) -> None:
         sources = getattr(corpus, name)
         if sources and len(sources) != len(corpus.labels):
             raise UserError(f"{where}corpus.labels has {len(corpus.labels)} words for {len(sources)} in corpus.{name}")
-    if corpus.is_pairs and recipe.training.sampled_softmax:
-        raise UserError(f"{where}training.sampled_softmax does not go with pairs of source and target; leave it out")
+    if not recipe.carries and recipe.training.sampled_softmax:
+        what = "pairs of source and target" if corpus.is_pairs else "training.state = 'fresh'"
+        raise UserError(f"{where}training.sampled_softmax does not go with {what}; leave it out")
+    of_others = {"stream": FRESH} if corpus.documents == "stream" else {"pairs": CARRIED} if corpus.is_pairs else {}
+    for kind, state in of_others.items():
+        if recipe.training.state == state:
+            raise UserError(
+                f"{where}training.state = '{state}' does not go with corpus.documents = '{kind}'; leave it out"
+            )
 
 
 def _check_measures(recipe: Recipe, where: str) -> None:

@@ -31,7 +31,7 @@ def evaluate(
     _check(training, samples, asked)
     held_out = _held_out(training, texts)
     report: dict[str, Any] = {"text": ", ".join(texts) or "held-out part of the corpus"}
-    report |= _on_text(model, held_out)
+    report |= _on_text(model, held_out, settings.carries)
     if samples:
         report["samples"] = _on_samples(model, training, held_out, samples, sample_tokens)
     if asked.measures:
@@ -63,15 +63,16 @@ def _held_out(settings: recipe.Corpus, texts: list[str]) -> recipe.Corpus:
     return replace(settings, validation=tuple(texts)) if texts else settings
 
 
-def _on_text(model: Run, settings: recipe.Corpus) -> dict[str, Any]:
-    """The loss of a whole text: as one stream with the state carried, or of the targets of its pairs."""
+def _on_text(model: Run, settings: recipe.Corpus, carries: bool) -> dict[str, Any]:
+    """The loss of a whole text: as one stream with the state carried, or of what the run has read each by itself."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "text.ids"
         counts, _ = encode_split(settings, "validation", model.tokenizer, path, "<i4")
         ids = np.memmap(path, "<i4", "r")
         if len(ids) < 2:
             raise UserError(f"{_name(settings)}: has no token to predict; give a longer text")
-        loss = _of_pairs(model, counts, ids) if settings.is_pairs else _of_stream(model, counts, ids)
+        of_examples = _of_pairs if settings.is_pairs else _of_documents
+        loss = (_of_stream if carries else of_examples)(model, counts, ids)
         return {"counts": counts, "loss": loss}
 
 
@@ -83,18 +84,26 @@ def _of_stream(model: Run, counts: dict[str, int], ids: np.ndarray[Any, Any]) ->
     return loss
 
 
+def _of_documents(model: Run, counts: dict[str, int], ids: np.ndarray[Any, Any]) -> dict[str, float]:
+    """The loss of documents, each by itself: of all but their start symbols."""
+    held_out = pairs.documents(ids)
+    nats = _nats_of_examples(model, held_out, evaluation.scorer(model.weights), "held-out documents")
+    return evaluation.measures(nats, counts | {"tokens": pairs.predicted(held_out)})
+
+
 def _of_pairs(model: Run, counts: dict[str, int], ids: np.ndarray[Any, Any]) -> dict[str, float]:
     """The loss of targets behind their sources, and what it is behind another source: it shows what these tell."""
     held_out, call = pairs.find(ids), evaluation.scorer(model.weights)
-    right, other = (_nats_of_pairs(model, part, call) for part in (held_out, pairs.shuffled(held_out)))
+    name = "held-out targets"
+    right, other = (_nats_of_examples(model, part, call, name) for part in (held_out, pairs.shuffled(held_out)))
     loss = evaluation.measures(right, counts)
     loss["nats_per_token_behind_another_source"] = other / counts["tokens"]
     loss["gain_of_the_right_source"] = (other - right) / counts["tokens"]
     return loss
 
 
-def _nats_of_pairs(model: Run, held_out: pairs.Pairs, call: Callable[..., Any]) -> float:
-    with _progress("held-out targets", pairs.count(held_out)) as advance:
+def _nats_of_examples(model: Run, held_out: pairs.Pairs, call: Callable[..., Any], name: str) -> float:
+    with _progress(name, pairs.count(held_out)) as advance:
         return pairs.total_nats(model.weights, held_out, call, advance)
 
 

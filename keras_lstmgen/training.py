@@ -37,6 +37,7 @@ from keras_lstmgen import (
 )
 from keras_lstmgen.callbacks import Keep, Pace, Validate
 from keras_lstmgen.checkpoint import Progress
+from keras_lstmgen.corpus import Split
 from keras_lstmgen.encoding import Encoded, encode
 from keras_lstmgen.errors import Terminated, UserError
 from keras_lstmgen.loss import Counted, EachMember, SampledSoftmax
@@ -117,9 +118,11 @@ def prepare(settings: recipe.Recipe, runs: Path) -> tuple[recipe.Recipe, Encoded
     with show.out.status("reading the corpus") as status:
         encoded = prepared.opened(settings.corpus) or encode(settings, runs / ".encoded", status.update)
     tokens = len(encoded.train)
-    if values := defaults.chosen(settings, tokens, encoded.tokenizer.vocab_size):
+    longest = _longest(settings, encoded)
+    if values := defaults.chosen(settings, tokens, encoded.tokenizer.vocab_size, longest):
         show.out.print(defaults.told(values, tokens), markup=False)
         settings = recipe.override(settings, values)
+    _tell_of_long(settings, longest)
     _check_size(settings, encoded.tokenizer.vocab_size)
     _windows(settings, encoded)
     if len(encoded.validation) < 2:
@@ -127,6 +130,31 @@ def prepare(settings: recipe.Recipe, runs: Path) -> tuple[recipe.Recipe, Encoded
             "the validation part has no text to predict: raise corpus.validation_fraction or give more text"
         )
     return settings, encoded
+
+
+def _longest(settings: recipe.Recipe, encoded: Encoded) -> int:
+    """Ids that nearly all documents have at most; 0 where these are no documents."""
+    if settings.corpus.documents == "stream" or settings.corpus.is_pairs:
+        return 0
+    return pairs.longest(pairs.documents(encoded.train), defaults.LEFT_OUT)
+
+
+def _tell_of_long(settings: recipe.Recipe, longest: int) -> None:
+    """Say what a window is too short for."""
+    if longest <= settings.training.window:
+        return
+    what = (
+        "each document finds the state that the one before it has left" if settings.carries else "others lose their end"
+    )
+    show.out.print(
+        f"{1 - defaults.LEFT_OUT:.0%} of the documents have at most {longest:,} tokens, and a window has "
+        f"{settings.training.window:,}: {what}; --training.window {longest} reads each whole, and by itself"
+    )
+
+
+def _examples(settings: recipe.Recipe, ids: NDArray[np.integer]) -> pairs.Pairs:
+    """What is read by itself: pairs, or documents."""
+    return pairs.find(ids) if settings.corpus.is_pairs else pairs.documents(ids)
 
 
 def _check_size(settings: recipe.Recipe, V: int) -> None:
@@ -147,7 +175,7 @@ def compiled(settings: recipe.Recipe, counts: np.ndarray[Any, Any]) -> keras.Seq
     """
     keras.utils.set_random_seed(settings.training.seed)
     part = settings.training
-    carries = not settings.corpus.is_pairs
+    carries = settings.carries
     sizes = (len(counts), part.batch_size, part.window if carries else None)
     in_loss = settings.model.members == 1 and (part.sampled_softmax > 0 or not carries)
     model = build(settings.model, *sizes, precision=part.precision, in_loss=in_loss, carries=carries)
@@ -172,7 +200,7 @@ def _loss_of(settings: recipe.Recipe, model: keras.Sequential, counts: np.ndarra
         return EachMember()
     if settings.training.sampled_softmax:
         return SampledSoftmax(model.layers[-1], counts, settings.training.sampled_softmax)
-    if settings.corpus.is_pairs:
+    if not settings.carries:
         return Counted(model.layers[-1])
     return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
@@ -297,24 +325,24 @@ def _dataset(settings: recipe.Recipe, encoded: Encoded, first: int) -> tf.data.D
     """The batches from the ``first`` on."""
     part = settings.training
     sizes, rows = (part.batch_size, part.window, part.epochs, part.seed), workers.rows(part.batch_size)
-    if settings.corpus.is_pairs:
-        found, weight = pairs.find(encoded.train), part.source_loss
+    if not settings.carries:
+        found, weight = _examples(settings, encoded.train), part.source_loss
         return pairs.dataset(found, *sizes, source_loss=weight, first_batch=first, rows=rows)
     return streams.dataset(encoded.train, *sizes, first_window=first, rows=rows)
 
 
 def _heaviest(settings: recipe.Recipe, encoded: Encoded) -> float:
-    """How many average batches one may count for in the loss: of pairs more than 1, where all its targets are long."""
-    if not settings.corpus.is_pairs:
+    """How many average batches one may count for in the loss: more than 1 where all its examples are long."""
+    if settings.carries:
         return 1.0
-    counting = pairs.counting(pairs.find(encoded.train), settings.training.source_loss)
+    counting = pairs.counting(_examples(settings, encoded.train), settings.training.source_loss)
     return float(counting.max() / counting.mean())
 
 
 def _windows(settings: recipe.Recipe, encoded: Encoded) -> int:
     """Batches of an epoch."""
-    if settings.corpus.is_pairs:
-        return pairs.batches(pairs.find(encoded.train), settings.training.batch_size)
+    if not settings.carries:
+        return pairs.batches(_examples(settings, encoded.train), settings.training.batch_size)
     return streams.windows(len(encoded.train), settings.training.batch_size, settings.training.window)
 
 
@@ -348,7 +376,7 @@ def _callbacks(
         Validate(validation_loss, pace, _heaviest(settings, encoded)),
         Keep(folder, pace, writes.model),
         keras.callbacks.TensorBoard(folder / "logs", write_graph=False),
-        show.Screen(pace.done, _batch_tokens(settings, encoded, pace), _per_character(encoded), sample),
+        show.Screen(pace.done, _batch_tokens(settings, encoded, pace), _per_character(settings, encoded), sample),
     )
 
 
@@ -358,8 +386,8 @@ def _loss(settings: recipe.Recipe, encoded: Encoded, writes: Run) -> Callable[[C
     It tells what it is given how far it is, now and then.
     """
     held_out, score = _held_out(encoded), evaluation.scorer(writes.weights)
-    if settings.corpus.is_pairs:
-        tried = _tried(encoded)
+    if not settings.carries:
+        tried = _tried(settings, encoded)
         return lambda advance: pairs.total_nats(writes.weights, tried, score, advance) / pairs.predicted(tried)
     parts = max(1, min(64, len(held_out) // 2048))
     N = len(held_out) - 1
@@ -368,12 +396,12 @@ def _loss(settings: recipe.Recipe, encoded: Encoded, writes: Run) -> Callable[[C
 
 def _scored(settings: recipe.Recipe, encoded: Encoded) -> int:
     """How many ids ``_loss`` looks at."""
-    return pairs.predicted(_tried(encoded)) if settings.corpus.is_pairs else len(_held_out(encoded)) - 1
+    return len(_held_out(encoded)) - 1 if settings.carries else pairs.predicted(_tried(settings, encoded))
 
 
-def _tried(encoded: Encoded) -> pairs.Pairs:
-    """The held-out pairs that each epoch is measured on."""
-    return pairs.some(pairs.find(encoded.validation), len(_held_out(encoded)))
+def _tried(settings: recipe.Recipe, encoded: Encoded) -> pairs.Pairs:
+    """The held-out pairs or documents that each epoch is measured on."""
+    return pairs.some(_examples(settings, encoded.validation), len(_held_out(encoded)))
 
 
 def _held_out(encoded: Encoded) -> NDArray[np.integer]:
@@ -387,9 +415,16 @@ def hand_over(model: keras.Sequential, twin: keras.Sequential) -> None:
     model.optimizer.finalize_variable_values(twin.trainable_variables)
 
 
-def _per_character(encoded: Encoded) -> float:
-    counts = encoded.counts["train"]
+def _per_character(settings: recipe.Recipe, encoded: Encoded) -> float:
+    counts = _counts(settings, encoded, "train")
     return counts["tokens"] / counts["characters"]
+
+
+def _counts(settings: recipe.Recipe, encoded: Encoded, split: Split) -> dict[str, int]:
+    """What a loss is converted by: of documents read each by itself, no token for their start symbols."""
+    counts = encoded.counts[split]
+    starts = 0 if settings.carries or settings.corpus.is_pairs else counts["documents"]
+    return counts | {"tokens": counts["tokens"] - starts}
 
 
 def _metadata(settings: recipe.Recipe, encoded: Encoded, model: keras.Sequential) -> Metadata:
@@ -421,7 +456,7 @@ def _conclude(settings: recipe.Recipe, encoded: Encoded, folder: Path, pace: Pac
     """Write the metrics and the curve, print the table and the hint."""
     progress = pace.progress
     best = min(progress.history, key=lambda row: row["val_loss"])
-    validation = encoded.counts["validation"]
+    validation = _counts(settings, encoded, "validation")
     whole = len(_held_out(encoded)) == len(encoded.validation)
     nats = best["val_loss"] * validation["tokens"]  # per token as measured, for the whole text's counts
     loss = evaluation.measures(nats, validation)
@@ -447,6 +482,6 @@ def _conclude(settings: recipe.Recipe, encoded: Encoded, folder: Path, pace: Pac
 
 
 def _batch_tokens(settings: recipe.Recipe, encoded: Encoded, pace: Pace) -> float:
-    """Tokens that a batch reads: of pairs, whose batches differ, in the mean and without the padding."""
+    """Tokens that a batch reads: of examples, whose batches differ, in the mean and without the padding."""
     part = settings.training
-    return len(encoded.train) / pace.windows if settings.corpus.is_pairs else part.batch_size * part.window
+    return part.batch_size * part.window if settings.carries else len(encoded.train) / pace.windows

@@ -23,7 +23,7 @@ def test_a_text_of_any_size_gets_a_recipe_without_gaps(
 ) -> None:
     made = resolved({"tokenizer.type": kind, "model.tied": tied, "training.minutes": minutes}, tokens, V)
     left = {key for table in recipe.to_tables(made).values() for key, value in table.items() if value == "auto"}
-    assert left <= {"input_dropout", "precision"}  # which mean something of their own
+    assert left <= {"input_dropout", "precision", "state"}  # which mean something of their own
     assert (made.training.epochs == 0) == (minutes > 0)
 
 

@@ -33,13 +33,18 @@ def with_kinds(values: dict[str, Any]) -> dict[str, Any]:
     kept = {name: value for name, value in values.items() if name not in (*without, "corpus.validation")}
     measures = tuple(name for name in kept.get("evaluate.measures", ()) if name != "verses")
     labelled = {"corpus.documents": "lines", "corpus.source": two, "corpus.labels": two}
-    return kept | labelled | {"evaluate.measures": measures}
+    return without_state(kept, "carried") | labelled | {"evaluate.measures": measures}
 
 
 def of_one_text(values: dict[str, Any]) -> dict[str, Any]:
     """What goes with a text that is no pairs, and with one member."""
     without = ("corpus.labels", "corpus.documents", "model.members", "evaluate.measures")
-    return {name: value for name, value in values.items() if name not in without}
+    return {name: value for name, value in without_state(values, "fresh").items() if name not in without}
+
+
+def without_state(values: dict[str, Any], state: str) -> dict[str, Any]:
+    """All but this one value."""
+    return {name: value for name, value in values.items() if (name, value) != ("training.state", state)}
 
 
 @settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)  # the first text drawn loads Unicode's tables
