@@ -119,8 +119,8 @@ def training(options: argparse.Namespace) -> Table:
     rows.append(["this machine, measured", "", "", "", "", "", f"{rate:,.0f}", _days(options, rate)])
     title = (
         f"{weights(options) / 1e6:,.1f} million weights (2 x {options.units}, V {options.vocab_size:,}), "
-        f"B {options.rows} a GPU, T {options.window}; assumed: {options.tflops:g} TFLOP/s a GPU, {options.share:.0%} of it "
-        f"reached, {options.link:g} GB/s within a machine of {BOX}, {options.network:g} GB/s between machines"
+        f"B {options.rows} a GPU, T {options.window}; assumed: {options.tflops:g} TFLOP/s a GPU, "
+        f"{options.share:.0%} of it reached, {options.link:g} GB/s within a machine of {BOX}, {options.network:g} GB/s between machines"
     )
     columns = ("GPUs", "tokens an update", "computing, ms", "all-reduce, MB a GPU", "ms", "share of the time")
     columns = (
