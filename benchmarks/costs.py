@@ -120,18 +120,11 @@ def training(options: argparse.Namespace) -> Table:
     title = (
         f"{weights(options) / 1e6:,.1f} million weights (2 x {options.units}, V {options.vocab_size:,}), "
         f"B {options.rows} a GPU, T {options.window}; assumed: {options.tflops:g} TFLOP/s a GPU, "
-        f"{options.share:.0%} of it reached, {options.link:g} GB/s within a machine of {BOX}, {options.network:g} GB/s between machines"
+        f"{options.share:.0%} of it reached, {options.link:g} GB/s within a machine of {BOX}, "
+        f"{options.network:g} GB/s between machines"
     )
-    columns = ("GPUs", "tokens an update", "computing, ms", "all-reduce, MB a GPU", "ms", "share of the time")
-    columns = (
-        "GPUs",
-        "tokens an update",
-        "computing, ms",
-        "all-reduce, MB a GPU",
-        "all-reduce, ms",
-        "share of the time",
-    )
-    return Table(title, (*columns, "tokens/s", "days for all"), rows)
+    of_update = ("tokens an update", "computing, ms", "all-reduce, MB a GPU", "all-reduce, ms", "share of the time")
+    return Table(title, ("GPUs", *of_update, "tokens/s", "days for all"), rows)
 
 
 def _of_gpus(options: argparse.Namespace, N: int) -> list[str]:
