@@ -1,11 +1,12 @@
 """What each option against over-fitting is worth: the base recipe, and it again with one option turned over.
 
     python -m benchmarks.ablation
+    python -m benchmarks.ablation --recipe benchmarks/subwords.toml --epochs 12
     python -m benchmarks.ablation --recipe pipelines/shakespeare.toml --epochs 3 --seeds 0 1 2 --only model.weight_drop
 
 An option that the base leaves off is turned on, one that it has is turned off. All train for the same number of epochs,
 so that the learning rate falls alike, and start from the same seeds. The loss is that of the best epoch: the whole
-held-out text, the state carried.
+held-out text, the state carried. Each recipe has a page of results of its own.
 """
 
 import statistics
@@ -53,7 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for name, options in {BASE: {}, **turned(base, arguments.only)}.items():
         rows[name] = [trained(arguments.recipe.resolve(), options, arguments.epochs, seed) for seed in arguments.seeds]
     results = {"recipe": arguments.recipe.name, "epochs": arguments.epochs, "seeds": arguments.seeds, "rows": rows}
-    publish("ablation", results, [table(arguments.recipe.stem, arguments.epochs, rows)], arguments.results)
+    name = arguments.recipe.stem
+    publish(f"ablation_{name}", results, [table(name, arguments.epochs, rows)], arguments.results)
     return 0
 
 

@@ -42,11 +42,11 @@ def test_each_row_is_a_training_of_its_own(text: Path, tmp_path: Path, capfd: py
     (tmp_path / "tiny.toml").write_text(recipe.to_toml(recipe.override(recipe.Recipe(), values)), encoding="utf-8")
     words = ["--recipe", str(tmp_path / "tiny.toml"), "--epochs", "1", "--seeds", "4", "--only", "training.average"]
     assert ablation.main([*words, "--results", str(tmp_path)]) == 0
-    results = json.loads((tmp_path / "ablation.json").read_text())
+    results = json.loads((tmp_path / "ablation_tiny.json").read_text())
     base, averaged = results["rows"]["base"][0], results["rows"]["training.average 200"][0]
     assert base["seed"] == averaged["seed"] == 4
     assert base["training"] == averaged["training"]  # it trains alike, and ...
     assert base["validation"] != averaged["validation"]  # ... is measured of other weights
     assert len(base["history"]) == 1
-    assert "| base |" in (tmp_path / "ablation.md").read_text()
+    assert "| base |" in (tmp_path / "ablation_tiny.md").read_text()
     assert "tiny, 1 epochs, mean of 1" in capfd.readouterr().out
