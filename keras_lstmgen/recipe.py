@@ -89,7 +89,7 @@ class Model:
     units: int = knob(AUTO, "H, units of each LSTM layer", low=1, high=65_536)
     layers: int = knob(AUTO, "L, LSTM layers", low=1, high=64)
     dropout: float = knob(AUTO, "share of features dropped, one mask for all steps of a window", low=0.0, high=0.95)
-    input_dropout: float = knob(AUTO, "the same before the first LSTM; auto: as dropout", low=0.0, high=0.95)
+    input_dropout: float = knob(AUTO, "the same before the first LSTM; auto: as dropout, or less", low=0.0, high=0.95)
     embedding_dropout: float = knob(0.0, "share of ids whose embedding is dropped for a window", low=0.0, high=0.95)
     weight_drop: float = knob(
         0.0, "share of each LSTM's recurrent weights dropped, one mask a window", low=0.0, high=0.95

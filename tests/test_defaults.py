@@ -52,6 +52,20 @@ def test_tied_sizes_follow_the_one_that_is_given(given: dict[str, object]) -> No
     assert made.model.units == made.model.embedding_size == 33
 
 
+@pytest.mark.parametrize(
+    ("kind", "tokens", "given", "chosen"),
+    [
+        ("bpe", 141_327, {}, 0.1), ("word", 5_000, {}, 0.1), ("bpe", 900_000, {}, recipe.AUTO),
+        ("char", 418_543, {}, recipe.AUTO), ("bpe", 141_327, {"model.dropout": 0.3}, recipe.AUTO),
+        ("bpe", 141_327, {"model.input_dropout": 0.25}, 0.25),
+    ],
+)  # fmt: skip
+def test_a_small_text_in_subwords_keeps_its_embeddings_nearly_whole(
+    kind: str, tokens: int, given: dict[str, object], chosen: float
+) -> None:
+    assert resolved({"tokenizer.type": kind, **given}, tokens).model.input_dropout == chosen
+
+
 def test_a_short_text_still_fills_its_windows() -> None:
     made = resolved({}, 1500)
     assert 20 * made.training.batch_size * made.training.window <= 1500
