@@ -281,7 +281,8 @@ class Tail:
 
     def push(self, token: int) -> str:
         """Read a token; give the text that is now certain, without a stop string."""
-        return self._release(self._decoder.decode(self._bytes(token)), final=False)
+        new = self._bytes(token)
+        return self._release(self._decoder.decode(new, final=not new), final=False)  # a symbol ends half a character
 
     def flush(self) -> str:
         """Give what was held back: the text ends here."""

@@ -95,8 +95,12 @@ class Tokenizer:
         return np.concatenate([*ids, np.zeros(0, np.int32)])
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text that ids stand for. Start and end symbol vanish; each byte that is not UTF-8 becomes U+FFFD."""
-        return b"".join([self._bytes[token] for token in ids]).decode("utf-8", errors=BYTE_BY_BYTE)
+        """The text that ids stand for. Start and end symbol vanish; each byte that is not UTF-8 becomes U+FFFD.
+
+        What stands on both sides of such a symbol does not make a character, as in SentencePiece.
+        """
+        spelled = itertools.groupby((self._bytes[token] for token in ids), key=bool)
+        return "".join(b"".join(run).decode("utf-8", errors=BYTE_BY_BYTE) for _, run in spelled)
 
     def piece_bytes(self, id: int) -> bytes:  # noqa: A002
         """The UTF-8 bytes that one id adds to a text: one for a byte piece, none for start or end."""

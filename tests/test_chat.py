@@ -398,7 +398,7 @@ def test_chinese_is_typed_edited_and_answered_whole_in_a_terminal(poem: Path) ->
         assert f"\n{sample.text}\n" in screen.until("\n> ")
         screen.type("\x04")
         assert "next: " in screen.until("evaluate")
-        assert screen.process.wait(timeout=60) == 0
+        assert screen.process.wait(timeout=300) == 0
 
 
 def test_ctrl_c_in_a_terminal_breaks_off_an_endless_answer_and_then_leaves(trained: Path) -> None:
@@ -412,4 +412,4 @@ def test_ctrl_c_in_a_terminal_breaks_off_an_endless_answer_and_then_leaves(train
         screen.until("\n> ")
         screen.interrupt()
         screen.until("next: ")
-        assert screen.process.wait(timeout=60) == 0
+        assert screen.process.wait(timeout=300) == 0

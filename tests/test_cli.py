@@ -200,7 +200,7 @@ def test_ctrl_c_at_the_keyboard_ends_a_training_cleanly_and_it_can_be_gone_on_wi
     assert started.stdout
     assert any(line.startswith("epoch 1 ") for line in started.stdout)  # it trains
     started.send_signal(signal.SIGINT)
-    out, err = started.communicate(timeout=60)
+    out, err = started.communicate(timeout=300)
     folder = tmp_path / "prose"
     assert (started.returncode, err) == (0, "")
     assert f"Stopped by Ctrl-C, and saved. To go on: keras-lstmgen train --resume {folder}\n" in out
@@ -359,7 +359,7 @@ def test_a_reader_that_has_enough_ends_it_without_a_word(trained: Path) -> None:
     assert started.stderr
     assert started.stderr.read() == b""
     started.stderr.close()
-    assert started.wait(timeout=60) == 0
+    assert started.wait(timeout=300) == 0
 
 
 # evaluate, export, info

@@ -111,7 +111,7 @@ def test_step_with_a_client_s_sampling_generate_and_keras_write_the_same(
         assert list(client) == keras, case
         whole = artifact.write([ids], kit.noise(case.seed, N)[np.newaxis], **case.options)["tokens"][0]
         assert whole.tolist() == keras + [artifact.metadata.end_id] * (N - len(keras)), case
-    assert len({tuple(tokens) for tokens in expected}) > len(expected) // 2
+    assert len({tuple(tokens) for tokens in expected}) > len(expected) // 4  # or little would have been compared
 
 
 def test_the_rows_of_a_batch_know_nothing_of_each_other(artifact: Artifact) -> None:

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from keras_lstmgen import tokenizer
 from keras_lstmgen.errors import UserError
+from keras_lstmgen.generation import Tail
 from keras_lstmgen.recipe import Tokenizer as Settings
-from keras_lstmgen.tokenizer import BYTE_BY_BYTE, Tokenizer
+from keras_lstmgen.tokenizer import Tokenizer
 
 TEXT = (
     "The quick brown fox jumps over the lazy dog.\n    It was early, and the dog was lazier than most.\n\n"
@@ -148,8 +149,18 @@ def test_decode_is_sentencepiece_s_for_any_ids_whatsoever(kind: str, data: st.Da
     ids = data.draw(st.lists(st.integers(0, tokens.vocab_size - 1)))
     text = tokens.decode(ids)
     assert text == sentencepiece.SentencePieceProcessor(model_proto=tokens.model).decode(ids)
-    assert b"".join(map(tokens.piece_bytes, ids)).decode("utf-8", BYTE_BY_BYTE) == text
     text.encode("utf-8")
+    tail = Tail(tokens)
+    assert "".join(map(tail.push, ids)) + tail.flush() == text
+
+
+@pytest.mark.parametrize("kind", LOSSLESS)
+def test_a_symbol_between_the_bytes_of_a_character_parts_them(kind: str) -> None:
+    tokens = TOKENIZERS[kind]
+    byte = {tokens.piece_bytes(token): token for token in range(4, 260)}
+    ids = [byte[b"\xc2"], tokens.start_id, byte[b"\x80"]]
+    theirs = sentencepiece.SentencePieceProcessor(model_proto=tokens.model)
+    assert tokens.decode(ids) == theirs.decode(ids) == "\ufffd\ufffd"
 
 
 @pytest.mark.parametrize("kind", LOSSLESS)
