@@ -18,7 +18,7 @@
 
 typedef uint32_t word; /* one float32, or a pair of bfloat16 */
 
-enum { BLOCK = 512, MOST_THREADS = 256 };
+enum { BLOCK = 512, GROUP = 4, MOST_THREADS = 256 }; /* a group of blocks of panels fits the second cache */
 
 struct lstm {
     long B, T, E, H, P, K; /* P panels hold H units; K words hold a row of [x, h] */
@@ -67,7 +67,8 @@ static inline float *gradient_row(const struct lstm *l, long m, long columns_of_
 
 #define NAME(f) f##_plain
 #define LANES 4
-#define ROWS 3
+#define ROWS 6
+#define WIDE 2
 #define PAIR 1
 #define MULTIPLY MULTIPLY_FLOATS
 #include "tiles.h"
@@ -77,7 +78,8 @@ static inline float *gradient_row(const struct lstm *l, long m, long columns_of_
 #pragma GCC target("avx2,fma")
 #define NAME(f) f##_avx2
 #define LANES 8
-#define ROWS 3
+#define ROWS 6
+#define WIDE 2
 #define PAIR 1
 #define MULTIPLY MULTIPLY_FLOATS
 #include "tiles.h"
@@ -88,6 +90,7 @@ static inline float *gradient_row(const struct lstm *l, long m, long columns_of_
 #define NAME(f) f##_avx512
 #define LANES 16
 #define ROWS 6
+#define WIDE 4
 #define PAIR 1
 #define MULTIPLY MULTIPLY_FLOATS
 #include "tiles.h"
@@ -98,6 +101,7 @@ static inline float *gradient_row(const struct lstm *l, long m, long columns_of_
 #define NAME(f) f##_bfloat16
 #define LANES 16
 #define ROWS 6
+#define WIDE 4
 #define PAIR 2
 #define MULTIPLY(sum, factor, weights) ((vector)_mm512_dpbf16_ps((__m512)(sum), (__m512bh)(factor), (__m512bh)(weights)))
 #include "tiles.h"
@@ -178,7 +182,10 @@ static void pack_units(struct lstm *l, const struct kind *kind, long first, long
     }
 }
 
-static long panels_of(const struct kind *kind, long columns) { return (columns + 4 * kind->lanes - 1) / (4 * kind->lanes); }
+static long panels_of(const struct kind *kind, long columns)
+{
+    return (columns + 4 * kind->lanes - 1) / (4 * kind->lanes);
+}
 
 static long panel_words(const struct lstm *l, const struct kind *kind)
 {
@@ -222,17 +229,21 @@ static void turn(struct lstm *l, const struct kind *kind, long first, long end, 
 static void *taken(size_t bytes, int *lacking)
 {
     void *memory = aligned_alloc(64, (bytes + 127) / 64 * 64);
-    if (memory)
-        memset(memory, 0, bytes);
-    else
-        *lacking = 1;
+    *lacking |= !memory;
     return memory;
+}
+
+/* For what is added to, or not written to the last number. */
+static void *cleared(size_t bytes, int *lacking)
+{
+    void *memory = taken(bytes, lacking);
+    return memory ? memset(memory, 0, bytes) : NULL;
 }
 
 static void backward_weights(struct lstm *l, const struct kind *kind, long first, long end, int thread)
 {
     word *blocks = l->packed; /* no longer needed, and larger than a block a thread: see lstm_backward */
-    kind->backward_weights(l, first, end, blocks + (size_t)thread * BLOCK * 4 * kind->lanes);
+    kind->backward_weights(l, first, end, blocks + (size_t)thread * GROUP * BLOCK * 4 * kind->lanes);
 }
 
 /* ---- what kernel.py calls ---------------------------------------------------------------------------------------- */
@@ -310,14 +321,14 @@ int lstm_backward(int bfloat16, int threads, const long *shape, float **in, floa
     long wide = l.P * kind->lanes, rows = (l.T * l.B + kind->pair - 1) / kind->pair;
     long of_h = panels_of(kind, l.H), of_x = panels_of(kind, l.E), size = panel_words(&l, kind);
     int by_text = between(threads, l.B), by_panel = between(threads, l.P);
-    size_t blocks = (size_t)by_panel * BLOCK * 4 * (size_t)kind->lanes, weights = (size_t)(of_h * size);
+    size_t blocks = (size_t)by_panel * GROUP * BLOCK * 4 * (size_t)kind->lanes, weights = (size_t)(of_h * size);
     l.stride = rows + 16; /* no power of two, whose rows would fight for the same lines of the cache */
     l.packed = taken((blocks > weights ? blocks : weights) * 4, &lacking);
     l.packed_x = taken((size_t)(of_x * size) * 4, &lacking);
     l.dz = taken((size_t)(l.T * l.B * 4 * wide / kind->pair) * 4, &lacking);
     l.turned = taken((size_t)(l.K * kind->pair * l.stride) * 4, &lacking);
-    l.dc = taken((size_t)(l.B * wide) * 4, &lacking);
-    l.partial = taken((size_t)(by_text * 4 * wide) * 4, &lacking);
+    l.dc = cleared((size_t)(l.B * wide) * 4, &lacking);
+    l.partial = cleared((size_t)(by_text * 4 * wide) * 4, &lacking);
     if (!lacking) {
         in_parallel(&l, kind, between(threads, of_h + of_x), of_h + of_x, pack_transposed);
         in_parallel(&l, kind, by_text, l.B, backward);

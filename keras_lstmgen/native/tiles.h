@@ -2,15 +2,17 @@
 
      NAME(f)   f with the kind's suffix
      LANES     floats in a vector
-     ROWS      rows of a tile: ROWS x 4 vectors of sums, 4 of weights and one factor fit the registers
+     ROWS      rows of a tile, and
+     WIDE      vectors of a tile, 4 or 2: ROWS x WIDE of sums, WIDE of weights and one factor fit the registers
      PAIR      operands in a word: 1 float, or 2 bfloat16
      MULTIPLY  (sums, factor, weights): sums plus the products of the words, lane by lane
 
-   Everything is made of one tile: ROWS rows of words times a panel of 4 * LANES columns, summed in float32.
+   Everything is made of one tile: ROWS rows of words times WIDE * LANES columns, summed in float32.
 
-   Layouts: a *panel* of units is LANES of them with all four gates, [4][LANES], so that a tile ends with what the gates
-   of LANES units need and the cell is computed while it is in the registers. P panels hold H units; the units that
-   fill up the last panel have weights 0 and stay 0. A *row* is a text of the batch at a time step; rows are [T][B].
+   Layouts: a *panel* of units is LANES of them with all four gates, [4][LANES], so that 4 / WIDE tiles end with what the
+   gates of LANES units need and the cell is computed while it is at hand. Packed, a panel is one part a tile, each
+   [K][WIDE][LANES]. P panels hold H units; the units that fill up the last panel have weights 0 and stay 0. A *row* is a
+   text of the batch at a time step; rows are [T][B].
 */
 
 typedef float NAME(vector) __attribute__((vector_size(4 * LANES)));
@@ -24,42 +26,48 @@ static inline vector NAME(all)(float value) { return value - (vector){0}; }
 
 /* ---- the tile --------------------------------------------------------------------------------------------------- */
 
-/* sums[rows][4] = words of `rows` rows, `stride` apart, times a packed panel [K][4][LANES]. */
+/* The WIDE columns of sums[rows][4] that are a part's = words of `rows` rows, `stride` apart, times that part. */
 static inline __attribute__((always_inline)) void
-NAME(tile_of)(const int rows, long K, const word *a, long stride, const word *panel, vector (*sums)[4])
+NAME(tile_of)(const int rows, long K, const word *a, long stride, const word *part, vector (*sums)[4])
 {
-    vector sum[ROWS][4] = {{{0}}};
-    for (long k = 0; k < K; k++, panel += PANEL) {
-        const vector *weights = (const vector *)panel;
-        vector w0 = weights[0], w1 = weights[1], w2 = weights[2], w3 = weights[3];
+    vector sum[ROWS][WIDE] = {{{0}}};
+    for (long k = 0; k < K; k++, part += WIDE * LANES) {
+        vector weights[WIDE];
+#pragma GCC unroll 4
+        for (int v = 0; v < WIDE; v++)
+            weights[v] = ((const vector *)part)[v];
 #pragma GCC unroll 8
         for (int r = 0; r < rows; r++) {
             float factor;
             memcpy(&factor, a + r * stride + k, sizeof factor);
             vector f = NAME(all)(factor);
-            sum[r][0] = MULTIPLY(sum[r][0], f, w0);
-            sum[r][1] = MULTIPLY(sum[r][1], f, w1);
-            sum[r][2] = MULTIPLY(sum[r][2], f, w2);
-            sum[r][3] = MULTIPLY(sum[r][3], f, w3);
+#pragma GCC unroll 4
+            for (int v = 0; v < WIDE; v++)
+                sum[r][v] = MULTIPLY(sum[r][v], f, weights[v]);
         }
     }
+#pragma GCC unroll 8
     for (int r = 0; r < rows; r++)
-        memcpy(sums[r], sum[r], sizeof sum[r]);
+#pragma GCC unroll 4
+        for (int v = 0; v < WIDE; v++)
+            sums[r][v] = sum[r][v];
 }
 
+/* sums[rows][4] = the rows times a whole panel. */
 static void NAME(tile)(int rows, long K, const word *a, long stride, const word *panel, vector (*sums)[4])
 {
-    switch (rows) {
-    case 1: NAME(tile_of)(1, K, a, stride, panel, sums); break;
-    case 2: NAME(tile_of)(2, K, a, stride, panel, sums); break;
-#if ROWS > 2
-    case 3: NAME(tile_of)(3, K, a, stride, panel, sums); break;
-#endif
+    for (int v = 0; v < 4; v += WIDE, panel += K * WIDE * LANES) {
+        vector(*out)[4] = (vector(*)[4])(*sums + v);
+        switch (rows) {
+        case 1: NAME(tile_of)(1, K, a, stride, panel, out); break;
+        case 2: NAME(tile_of)(2, K, a, stride, panel, out); break;
+        case 3: NAME(tile_of)(3, K, a, stride, panel, out); break;
 #if ROWS > 3
-    case 4: NAME(tile_of)(4, K, a, stride, panel, sums); break;
-    case 5: NAME(tile_of)(5, K, a, stride, panel, sums); break;
-    case 6: NAME(tile_of)(6, K, a, stride, panel, sums); break;
+        case 4: NAME(tile_of)(4, K, a, stride, panel, out); break;
+        case 5: NAME(tile_of)(5, K, a, stride, panel, out); break;
+        case 6: NAME(tile_of)(6, K, a, stride, panel, out); break;
 #endif
+        }
     }
 }
 
@@ -102,35 +110,45 @@ static inline void NAME(put_words)(word *out, const float *values, long count)
 
 /* ---- packing ---------------------------------------------------------------------------------------------------- */
 
-/* Rows of [W; U] as panels of units, [P][words of E, then of H][4][LANES]: what a step multiplies [x, h] with. */
+/* Where word k of column n of a panel is, that holds K words of PANEL columns. */
+static inline long NAME(place)(long K, long k, long n)
+{
+    const long width = WIDE * LANES;
+    return (n / width * K + k) * width + n % width;
+}
+
+/* Rows of [W; U] as a panel of units, the words of E, then of H: what a step multiplies [x, h] with. */
 static void NAME(pack_forward)(const struct lstm *l, long p, word *out)
 {
-    for (int part = 0; part < 2; part++) {
+    for (long part = 0, at = 0; part < 2; part++) {
         const float *M = part ? l->U : l->W;
         long rows = part ? l->H : l->E;
-        for (long k = 0; k < rows; k += PAIR)
-            for (int gate = 0; gate < 4; gate++)
-                for (long lane = 0; lane < LANES; lane++) {
-                    long unit = p * LANES + lane;
-                    const float *from = M + k * 4 * l->H + gate * l->H + unit;
-                    float second = PAIR == 2 && k + 1 < rows && unit < l->H ? from[4 * l->H] : 0;
-                    *out++ = unit < l->H ? NAME(joined)(from[0], second) : 0;
-                }
+        for (long k = 0; k < rows; k += PAIR, at++)
+            for (long gate = 0; gate < 4; gate++) {
+                const float *from = M + (k * 4 + gate) * l->H + p * LANES;
+                const float *second = PAIR == 2 && k + 1 < rows ? from + 4 * l->H : NULL;
+                word *to = out + NAME(place)(l->K, at, gate * LANES);
+                for (long lane = 0; lane < LANES; lane++)
+                    to[lane] = p * LANES + lane < l->H ? NAME(joined)(from[lane], second ? second[lane] : 0) : 0;
+            }
     }
 }
 
-/* M^T, of M [N][4H], as panels of PANEL of its N rows, [N / PANEL][words of 4 P LANES][PANEL]: for dz M^T. */
+/* M^T, of M [N][4H], as a panel of PANEL of its N rows, of 4 P LANES / PAIR words: for dz M^T. */
 static void NAME(pack_backward)(const struct lstm *l, const float *M, long N, long panel, word *out)
 {
-    for (long p = 0; p < l->P; p++)
-        for (int gate = 0; gate < 4; gate++)
-            for (long lane = 0; lane < LANES; lane += PAIR, out += PANEL)
-                for (long column = 0; column < PANEL; column++) {
-                    long n = panel * PANEL + column, unit = p * LANES + lane;
-                    const float *from = M + n * 4 * l->H + gate * l->H + unit;
-                    float first = n < N && unit < l->H ? from[0] : 0;
-                    out[column] = NAME(joined)(first, PAIR == 2 && n < N && unit + 1 < l->H ? from[1] : 0);
-                }
+    long words = l->P * (PANEL / PAIR);
+    for (long k = 0; k < words; k += LANES / PAIR)
+        for (long column = 0; column < PANEL; column++) { /* a row at a time: its numbers lie side by side */
+            long n = panel * PANEL + column, vectors = k / (LANES / PAIR), unit = vectors / 4 * LANES;
+            const float *from = M + (n * 4 + vectors % 4) * l->H + unit;
+            for (long lane = 0; lane < LANES; lane += PAIR) {
+                float first = n < N && unit + lane < l->H ? from[lane] : 0, second = 0;
+                if (PAIR == 2 && n < N && unit + lane + 1 < l->H)
+                    second = from[lane + 1];
+                out[NAME(place)(words, k + lane / PAIR, column)] = NAME(joined)(first, second);
+            }
+        }
 }
 
 /* ---- gates ------------------------------------------------------------------------------------------------------ */
@@ -333,47 +351,61 @@ static void NAME(turn)(struct lstm *l, long first, long end)
     }
 }
 
-/* A block of rows of one panel of dz, pairs of rows as words [words][PANEL]. */
+/* A block of rows of one panel of dz, pairs of rows as words. */
 static void NAME(pack_rows)(const struct lstm *l, long p, long first, long end, word *out)
 {
     long N = l->P * (PANEL / PAIR), rows = l->T * l->B;
-    for (long k = first; k < end; k++, out += PANEL) {
+    for (long k = first; k < end; k++) {
         const word *one = l->dz + PAIR * k * N + p * (PANEL / PAIR), *two = PAIR * k + 1 < rows ? one + N : NULL;
 #if PAIR == 1
         (void)two;
-        memcpy(out, one, PANEL * sizeof *out);
+        for (long n = 0; n < PANEL; n += WIDE * LANES)
+            memcpy(out + NAME(place)(end - first, k - first, n), one + n, WIDE * LANES * sizeof *out);
 #else
         for (long n = 0; n < PANEL / 2; n++) {
             word low = one[n], high = two ? two[n] : 0;
-            out[2 * n] = (low & 0xffff) | high << 16;
-            out[2 * n + 1] = low >> 16 | (high & 0xffff0000);
+            word *pair = out + NAME(place)(end - first, k - first, 2 * n);
+            pair[0] = (low & 0xffff) | high << 16;
+            pair[1] = low >> 16 | (high & 0xffff0000);
         }
 #endif
     }
 }
 
-/* The gradients of W and U, [x, h]^T dz, for panels first to end; `block` holds BLOCK words of a panel of dz. */
-static void NAME(backward_weights)(struct lstm *l, long first, long end, word *block)
+/* To the rows of dW and dU from m on, what a tile of panel p says, or for the first block what it is. */
+static void NAME(add_gradient)(struct lstm *l, long m, long rows, long p, int first, const vector (*sums)[4])
+{
+    for (long r = 0; r < rows; r++) {
+        float *out = gradient_row(l, m + r, NAME(words)(l->E) * PAIR);
+        for (int gate = 0; out && gate < 4; gate++) {
+            float *row = out + gate * l->H;
+            vector before = first ? (vector){0} : NAME(read)(row, p * LANES, l->H);
+            NAME(write)(row, p * LANES, l->H, before + sums[r][gate]);
+        }
+    }
+}
+
+/* The gradients of W and U, [x, h]^T dz, for panels first to end; `blocks` holds BLOCK words of GROUP panels of dz. */
+static void NAME(backward_weights)(struct lstm *l, long first, long end, word *blocks)
 {
     long M = l->K * PAIR, K = NAME(words)(l->T * l->B);
     vector sums[ROWS][4];
-    for (long p = first; p < end; p++)
+    for (long group = first, panels; group < end; group += panels) {
+        panels = end - group < GROUP ? end - group : GROUP;
         for (long k = 0; k < K; k += BLOCK) {
             long count = K - k < BLOCK ? K - k : BLOCK;
-            NAME(pack_rows)(l, p, k, k + count, block);
+            for (long p = 0; p < panels; p++)
+                NAME(pack_rows)(l, group + p, k, k + count, blocks + p * BLOCK * PANEL);
             for (long m = 0, rows; m < M; m += rows) {
                 rows = NAME(next)(M - m);
-                NAME(tile)((int)rows, count, l->turned + m * l->stride + k, l->stride, block, sums);
-                for (long r = 0; r < rows; r++) {
-                    float *out = gradient_row(l, m + r, NAME(words)(l->E) * PAIR);
-                    for (int gate = 0; out && gate < 4; gate++) {
-                        float *row = out + gate * l->H;
-                        vector before = k ? NAME(read)(row, p * LANES, l->H) : (vector){0};
-                        NAME(write)(row, p * LANES, l->H, before + sums[r][gate]);
-                    }
+                for (long p = 0; p < panels; p++) { /* while the rows are in the nearest cache */
+                    const word *a = l->turned + m * l->stride + k;
+                    NAME(tile)((int)rows, count, a, l->stride, blocks + p * BLOCK * PANEL, sums);
+                    NAME(add_gradient)(l, m, rows, group + p, k == 0, (const vector(*)[4])sums);
                 }
             }
         }
+    }
 }
 
 static const struct kind NAME(kind) = {
@@ -382,10 +414,12 @@ static const struct kind NAME(kind) = {
 };
 
 #undef vector
+
 #undef loose
 #undef PANEL
 #undef NAME
 #undef LANES
 #undef ROWS
+#undef WIDE
 #undef PAIR
 #undef MULTIPLY
