@@ -182,13 +182,13 @@ def _logits(x: Any, weights: Any, bias: Any, precision: str, turned: bool = Fals
 
 def in_bfloat16(precision: str) -> bool:
     """Whether products have operands in bfloat16: "auto" where a processor multiplies them, and no GPU does."""
-    return precision == "bfloat16" or (precision == "auto" and kernel.has_bfloat16() and not _has_gpu())
+    return precision == "bfloat16" or (precision == "auto" and kernel.has_bfloat16() and not has_gpu())
 
 
 def _runs_kernel(training: bool) -> bool:
     """Whether the kernel is here, and what calls it stays in this process."""
     stays = training or tf.executing_eagerly() or _is_traced_by_trainer()
-    return stays and kernel.library() is not None and not _has_gpu()
+    return stays and kernel.library() is not None and not has_gpu()
 
 
 def _is_traced_by_trainer() -> bool:
@@ -199,5 +199,11 @@ def _is_traced_by_trainer() -> bool:
     return frame is not None
 
 
-def _has_gpu() -> bool:
+def policy(precision: str) -> str:
+    """The dtype policy of an LSTM layer that trains: on a GPU the kernel does not round, so that Keras has to."""
+    return "mixed_bfloat16" if precision == "bfloat16" and has_gpu() else "float32"
+
+
+def has_gpu() -> bool:
+    """Whether TensorFlow sees one."""
     return bool(tf.config.list_logical_devices("GPU"))
