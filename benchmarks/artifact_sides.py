@@ -52,16 +52,21 @@ def metadata(folder: str) -> kit.Metadata:
     return kit.read_metadata((Path(folder) / "keras_lstmgen.json").read_bytes())
 
 
-def _generate(call: Any, about: kit.Metadata, B: int) -> texts.Write:
-    ids, state = np.full((B, 1), about.start_id, np.int32), np.zeros((B, about.state_size), np.float32)
+def feeds(about: kit.Metadata, B: int) -> dict[str, Any]:
+    """What ``generate`` takes for ``B`` texts from the empty state at temperature 1, but the noise."""
     kinds = {"repetition_penalty": np.float32, "temperature": np.float32, "top_k": np.int32, "top_p": np.float32}
     neutral = vars(kit.Options())
     options = {name: np.full(B, neutral[name], kinds.get(name, np.float32)) for name in neutral}
-    numbers = itertools.count()
+    state = np.zeros((B, about.state_size), np.float32)
+    return {"ids": np.full((B, 1), about.start_id, np.int32), "state": state, **options}
+
+
+def _generate(call: Any, about: kit.Metadata, B: int) -> texts.Write:
+    fixed, numbers = feeds(about, B), itertools.count()
 
     def write(length: int) -> Any:
         noise = np.stack([kit.noise(next(numbers), length) for _ in range(B)])
-        return call("generate", ids=ids, state=state, noise=noise, **options)["tokens"]
+        return call("generate", noise=noise, **fixed)["tokens"]
 
     return write
 

@@ -15,7 +15,7 @@ from contextlib import ExitStack, closing
 from importlib.util import find_spec
 from typing import Any
 
-from benchmarks import measure
+from benchmarks import measure, peak
 from benchmarks.measure import Figures, Table, best, console, interleaved, publish, ratio
 from benchmarks.workers import Worker, WorkerError
 
@@ -57,6 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             facts = worker.ask(0)
         results = [measured(folder, B, facts, arguments) for B in arguments.batches]
     about = {"layers": arguments.layers, "units": arguments.units, **facts, "rounds": arguments.rounds}
+    about["peak_gflops"] = peak.measured()
     publish("generation", about | {"batches": results}, [*map(table, results)], arguments.results)
     return 0
 

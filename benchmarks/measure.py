@@ -17,6 +17,7 @@ from rich.markup import escape
 from rich.table import Table as Grid
 
 RESULTS = Path(__file__).parent / "results"
+INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")  # that decide how fast a product is
 PACKAGES = ("tensorflow", "keras", "torch", "numpy", "sentencepiece", "ai-edge-litert", "onnxruntime")
 
 Figures = Mapping[str, Sequence[float]]  # of each side, one a round
@@ -67,9 +68,11 @@ def best(figures: Figures, sides: Iterable[str]) -> str:
 
 
 def machine() -> dict[str, Any]:
-    """What was measured on: processor, cores that may be used, memory in GB, versions, a GPU where there is one."""
+    """What was measured on: processor, what of INSTRUCTIONS it has, cores, memory in GB, versions, a GPU if any."""
+    flags = _first("/proc/cpuinfo", "flags").split()
     facts: dict[str, Any] = {
         "processor": _first("/proc/cpuinfo", "model name") or platform.processor(),
+        "instructions": [name for name in INSTRUCTIONS if name in flags],
         "cores": len(os.sched_getaffinity(0)),
         "memory_gb": round(int(_first("/proc/meminfo", "MemTotal").split()[0]) * 1024 / 1e9, 1),
         "system": f"{platform.system()} {platform.release()}",
@@ -121,7 +124,10 @@ def _in_words(facts: Mapping[str, Any], peak: Mapping[str, float]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
     measured = ", ".join(f"{value:,.0f} GFLOP/s {precision}" for precision, value in peak.items())
     peaks = f" Measured peak: {measured}." if measured else ""
-    return f"{device}{facts['processor']}, {facts['cores']} cores, {facts['memory_gb']} GB; {versions}.{peaks}"
+    with_these = f" with {' '.join(facts['instructions'])}" if facts["instructions"] else ""
+    return (
+        f"{device}{facts['processor']}{with_these}, {facts['cores']} cores, {facts['memory_gb']} GB; {versions}.{peaks}"
+    )
 
 
 def _show(table: Table) -> None:

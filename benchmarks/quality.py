@@ -2,6 +2,7 @@
 
     python -m benchmarks.quality
     python -m benchmarks.quality --minutes 1 3      # these anew, beside what the results have of others
+    python -m benchmarks.quality --minutes 3 --until 1.45      # and when each of them was as good as that
 
 Each is a run of its own, since the learning rate decays over the minutes: up to three of them of ``shakespeare.toml``,
 from then on of ``shakespeare_best.toml``, with a member for every five minutes or six. The loss is what
@@ -32,13 +33,15 @@ SHORT_MINUTES, MEMBER_MINUTES = 3.0, 5.5
 def main(argv: Sequence[str] | None = None) -> int:
     """Train, evaluate, and show how the loss falls."""
     parser = measure.parser("quality", __doc__)
-    parser.add_argument("--minutes", type=float, nargs="+", default=MINUTES, metavar="X", help="lengths of trainings")
+    parser.add_argument("--minutes", type=float, nargs="*", default=MINUTES, metavar="X", help="lengths of trainings")
+    parser.add_argument("--until", type=float, metavar="NATS", help="tell when each training had so many per token")
     parser.add_argument("--recipe", type=Path, metavar="FILE", help="what is trained, whatever the minutes")
     arguments = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as runs:
         new = [measured(*chosen(arguments.recipe, minutes), minutes, Path(runs)) for minutes in arguments.minutes]
     results = together(kept(arguments.results / "quality.json"), new)
-    publish("quality", {"peak_gflops": peak.measured(), "runs": results}, [table(results)], arguments.results)
+    tables = [table(results), *([until_table(results, arguments.until)] if arguments.until else [])]
+    publish("quality", {"peak_gflops": peak.measured(), "runs": results}, tables, arguments.results)
     plot(results, arguments.results / "quality.png")
     return 0
 
@@ -108,6 +111,24 @@ def table(results: Sequence[Mapping[str, Any]]) -> Table:
         for run in results
     ]
     return Table("Tiny Shakespeare: loss of the held-out text after so many minutes", columns, rows)
+
+
+def seconds_until(history: Sequence[Mapping[str, Any]], nats: float) -> float | None:
+    """Seconds of training before the held-out text first had a loss of at most so many nats; None where it never had.
+
+    Of ``history``, a row an epoch: what lies between two validations is not seen.
+    """
+    return next((row["seconds"] for row in history if row["val_loss"] <= nats), None)
+
+
+def until_table(results: Sequence[Mapping[str, Any]], nats: float) -> Table:
+    """When each run was so good; one that has more minutes has a higher rate for longer, and is so later."""
+    rows = []
+    for run in results:
+        seconds = seconds_until(run["history"], nats)
+        told = "never" if seconds is None else f"{seconds:.0f}"
+        rows.append([run["recipe"], str(run["members"]), f"{run['minutes']:g}", told])
+    return Table(f"Seconds to {nats:g} nats per token", ("recipe", "members", "minutes", "seconds"), rows)
 
 
 def plot(results: Sequence[Mapping[str, Any]], path: Path) -> None:

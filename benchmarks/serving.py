@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from typing import Any
 
-from benchmarks import measure
+from benchmarks import measure, peak
 from benchmarks.measure import Table, console, publish
 from benchmarks.workers import Worker
 
@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             results = [measured(folder, rows, arguments.seconds) for rows in arguments.rows]
     state = 4 * 2 * arguments.layers * arguments.units
     about = {"layers": arguments.layers, "units": arguments.units, "state_bytes": state, "rows": results}
-    publish("serving", about, [table(about)], arguments.results)
+    publish("serving", about | {"peak_gflops": peak.measured()}, [table(about)], arguments.results)
     return 0
 
 

@@ -37,6 +37,7 @@ SIDES: dict[str, dict[str, Side]] = {
     },
     "gpu": {
         f"{OURS} float32": ("benchmarks.keras_sides:ours", {"precision": "float32"}),
+        f"{OURS} bfloat16": ("benchmarks.keras_sides:ours", {"precision": "bfloat16"}),
         f"{TORCH} float32": ("benchmarks.torch_side:train", {"precision": "float32", "device": "cuda"}),
         f"{TORCH} bfloat16": ("benchmarks.torch_side:train", {"precision": "bfloat16", "device": "cuda"}),
     },

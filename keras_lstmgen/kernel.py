@@ -62,11 +62,13 @@ def lstm(x: Any, h0: Any, c0: Any, W: Any, U: Any, b: Any, bfloat16: bool = Fals
         W: float32 [E, 4H], the kernel; gates in Keras's order i, f, g, o.
         U: float32 [H, 4H], the recurrent kernel.
         b: float32 [4H].
-        bfloat16: round the operands of all products to bfloat16.
+        bfloat16: round the operands of all products to bfloat16; ValueError where the processor does not multiply it.
 
     Returns:
         The outputs float32 [B, T, H], and the last h and c, [B, H] each.
     """
+    if bfloat16 and not has_bfloat16():
+        raise ValueError("precision 'bfloat16': this processor does not multiply bfloat16; give 'auto' or 'float32'")
 
     @tf.custom_gradient
     def window(*inputs: Any) -> Any:
@@ -121,7 +123,7 @@ def _run(name: str, bfloat16: bool, shape: tuple[int, ...], *groups: Any) -> Non
 def _call(name: str, *arguments: Any) -> None:
     function: Callable[..., int] = getattr(library(), name)
     if function(*arguments):
-        raise MemoryError(f"{name}: no memory for a window this large, or no bfloat16 here")
+        raise MemoryError(f"{name}: no memory for a window this large")
 
 
 def _aligned(size: int) -> NDArray[np.uint8]:

@@ -1,5 +1,6 @@
 """The layers that Keras does not have: a fast LSTM for CPUs, and outputs: fast, or of the embedding's weights."""
 
+import sys
 from typing import Any
 
 import keras
@@ -7,12 +8,17 @@ import tensorflow as tf
 
 from keras_lstmgen import kernel
 
+PRECISIONS = ("float32", "bfloat16", "auto")
+TRAINER = keras.Model.fit.__module__  # where fit, evaluate and predict have their loops
+
 
 @keras.saving.register_keras_serializable(package="keras_lstmgen")
 class LSTM(keras.layers.LSTM):
     """``keras.layers.LSTM``, the same weights, arguments and results; on a CPU by a kernel of its own.
 
-    On a GPU, with arguments that the kernel does not know, or without the compiled kernel, it is the parent.
+    On a GPU, with arguments that the kernel does not know, or without the compiled kernel, it is the parent. So it is
+    in a function that may be saved, by ``model.export`` say, since the kernel lives in this process alone: one that
+    does not train, and that neither ``evaluate`` nor ``predict`` traces. A function that trains cannot be saved.
     """
 
     def __init__(self, units: int, *, precision: str = "float32", weight_drop: float = 0.0, **options: Any) -> None:
@@ -21,21 +27,22 @@ class LSTM(keras.layers.LSTM):
         Args:
             units: H.
             precision: of the operands of the kernel's products, "float32", "bfloat16", or "auto": bfloat16 where the
-                processor multiplies it. Sums, gates and states are float32. The parent pays no heed to it.
+                processor multiplies it. Sums, gates and states are float32. The parent pays no heed to it. ValueError
+                for another name; for "bfloat16" not before the kernel is asked for what the processor has not.
             weight_drop: share of the recurrent kernel's weights that are dropped in training, the same for all steps
                 of a window (DropConnect: Wan et al., 2013; on the recurrent weights: Merity et al., "Regularizing and
                 Optimizing LSTM Language Models", 2018).
             options: of ``keras.layers.LSTM``.
         """
         super().__init__(units, **options)
-        self.precision, self.weight_drop = precision, weight_drop
+        self.precision, self.weight_drop = checked(precision), weight_drop
         self.weight_drop_seed = keras.random.SeedGenerator(options.get("seed"))
         self.supports_jit = False  # XLA cannot compile the kernel
 
     def inner_loop(self, sequences: Any, initial_state: Any, mask: Any, training: bool = False) -> Any:
         """Outputs of a window: what Keras's own loop gives, (last output, outputs, states)."""
         recurrent = self._recurrent_kernel(training)
-        if mask is not None or not self._is_plain() or kernel.library() is None or _has_gpu():
+        if mask is not None or not self._is_plain() or not _runs_kernel(training):
             if not training or not self.weight_drop:
                 return super().inner_loop(sequences, initial_state, mask, training)
             self.cell.get_dropout_mask(sequences[:, 0, :])  # drawn (and kept) outside of the scope, which forgets draws
@@ -77,7 +84,7 @@ class Output(keras.layers.Dense):
     def __init__(self, units: int, *, precision: str = "float32", in_loss: bool = False, **options: Any) -> None:
         """Take V, ``precision`` as ``LSTM`` has it, and whether training leaves the product to the loss."""
         super().__init__(units, **options)
-        self.precision, self.in_loss = precision, in_loss
+        self.precision, self.in_loss = checked(precision), in_loss
         self.draws_seed = keras.random.SeedGenerator()  # of the loss: a checkpoint keeps what belongs to a layer
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
@@ -118,7 +125,7 @@ class TiedOutput(keras.layers.Layer):
     ) -> None:
         """Take the layer whose weights are shared (a file has them once); the others as ``Output`` has them."""
         super().__init__(**options)
-        self.embedding, self.precision, self.in_loss = embedding, precision, in_loss
+        self.embedding, self.precision, self.in_loss = embedding, checked(precision), in_loss
         self.draws_seed = keras.random.SeedGenerator()
 
     def build(self, input_shape: Any) -> None:  # noqa: ARG002 (Keras passes it)
@@ -154,6 +161,13 @@ class TiedOutput(keras.layers.Layer):
         return cls(embedding, **config)
 
 
+def checked(precision: str) -> str:
+    """The precision; ValueError where there is none of that name."""
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision: {precision!r} is none of {', '.join(PRECISIONS)}")
+    return precision
+
+
 def product(x: Any, weights: Any, precision: str, turned: bool = False) -> Any:
     """[N, H] times [H, V], or the turned [V, H], in float32; for operands in bfloat16 that is its last rounding."""
     kind = tf.bfloat16 if in_bfloat16(precision) else tf.float32
@@ -168,8 +182,28 @@ def _logits(x: Any, weights: Any, bias: Any, precision: str, turned: bool = Fals
 
 def in_bfloat16(precision: str) -> bool:
     """Whether products have operands in bfloat16: "auto" where a processor multiplies them, and no GPU does."""
-    return precision == "bfloat16" or (precision == "auto" and kernel.has_bfloat16() and not _has_gpu())
+    return precision == "bfloat16" or (precision == "auto" and kernel.has_bfloat16() and not has_gpu())
 
 
-def _has_gpu() -> bool:
+def _runs_kernel(training: bool) -> bool:
+    """Whether the kernel is here, and what calls it stays in this process."""
+    stays = training or tf.executing_eagerly() or _is_traced_by_trainer()
+    return stays and kernel.library() is not None and not has_gpu()
+
+
+def _is_traced_by_trainer() -> bool:
+    """Whether this is called, however deep, from ``fit``, ``evaluate`` or ``predict``."""
+    frame = sys._getframe()
+    while frame and frame.f_globals.get("__name__") != TRAINER:
+        frame = frame.f_back  # type: ignore[assignment]
+    return frame is not None
+
+
+def policy(precision: str) -> str:
+    """The dtype policy of an LSTM layer that trains: on a GPU the kernel does not round, so that Keras has to."""
+    return "mixed_bfloat16" if precision == "bfloat16" and has_gpu() else "float32"
+
+
+def has_gpu() -> bool:
+    """Whether TensorFlow sees one."""
     return bool(tf.config.list_logical_devices("GPU"))

@@ -21,7 +21,7 @@ import tensorflow as tf
 from keras_lstmgen import recipe, workers
 from keras_lstmgen.attention import SIZE, Attention, Heads, attend, memory_size
 from keras_lstmgen.ensemble import Ensemble, members_of, mixed
-from keras_lstmgen.layers import LSTM, Output, TiedOutput
+from keras_lstmgen.layers import LSTM, Output, TiedOutput, policy
 from keras_lstmgen.regularization import ActivationRegularization, DroppedEmbedding, SharedDropout
 
 LARGE = 4096  # tokens, from which a draw is told by the last bits of the logits
@@ -45,7 +45,8 @@ def build(
     call begins with zeros, and all layers but attention and a tied output are Keras's own, which need nothing of ours
     to be opened. Both have the same weights in the same order. The LSTM layers meet cuDNN's conditions, and one dropout
     mask serves all steps of a window (Gal and Ghahramani, 2016). ``precision`` is that of the operands of the LSTM's
-    products on a CPU, in training; with ``in_loss`` the model gives in training what its output layer is given, for
+    products in training (on a GPU, where it is bfloat16, of all else in these layers too); with ``in_loss`` the model
+    gives in training what its output layer is given, for
     ``SampledSoftmax`` or ``Counted``. Where there are several members, the model is one layer that holds them. Of
     several workers each builds it for its rows of ``B``.
     """
@@ -119,7 +120,7 @@ def _lstm(settings: recipe.Model, precision: str | None, carries: bool, name: st
     if precision is None:
         return keras.layers.LSTM(settings.units, return_sequences=True, name=name)
     options: dict[str, Any] = {"precision": precision, "weight_drop": settings.weight_drop, "name": name}
-    return LSTM(settings.units, return_sequences=True, stateful=carries, **options)
+    return LSTM(settings.units, return_sequences=True, stateful=carries, dtype=policy(precision), **options)
 
 
 def parameters(settings: recipe.Model, V: int) -> int:

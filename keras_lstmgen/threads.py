@@ -1,11 +1,37 @@
 """How many threads work, said to everything that has threads, in one place."""
 
+import functools
+import math
 import os
+from pathlib import Path
+
+GROUPS, OWN = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")  # as Linux has them
 
 
 def available() -> int:
-    """Cores that this process may use: fewer than the machine has where it was pinned to some."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores that this process may use: fewer than the machine has where it was pinned to some, or has a quota."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, math.ceil(min(cores, quota())))
+
+
+@functools.cache
+def quota(groups: Path = GROUPS, own: Path = OWN) -> float:
+    """How many cores' time a container may take: the least of its control group and those above; infinity: all."""
+    try:
+        (path,) = (line[3:] for line in own.read_text().splitlines() if line.startswith("0::"))
+    except (OSError, ValueError):
+        return math.inf
+    group = groups / path.strip().lstrip("/")
+    return min(map(_share, [group, *group.parents]))
+
+
+def _share(group: Path) -> float:
+    """What ``cpu.max`` of a control group says: microseconds in so many, or "max"."""
+    try:
+        most, period = (group / "cpu.max").read_text().split()
+    except (OSError, ValueError):
+        return math.inf
+    return math.inf if most == "max" else int(most) / int(period)
 
 
 def configure() -> None:

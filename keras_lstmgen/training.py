@@ -24,6 +24,7 @@ from keras_lstmgen import (
     files,
     generation,
     kernel,
+    layers,
     pairs,
     pictures,
     prepared,
@@ -112,7 +113,7 @@ def _check_changes(before: recipe.Recipe, settings: recipe.Recipe) -> None:
 
 def prepare(settings: recipe.Recipe, runs: Path) -> tuple[recipe.Recipe, Encoded]:
     """Encode the corpus into ``runs/.encoded``, choose what is left to its size, check that it fills a window."""
-    if settings.training.precision == "bfloat16" and not kernel.has_bfloat16():
+    if settings.training.precision == "bfloat16" and not (kernel.has_bfloat16() or layers.has_gpu()):
         raise UserError("training.precision: this processor does not multiply bfloat16; give auto or float32")
     settings = prepared.adopted(settings)
     with show.out.status("reading the corpus") as status:

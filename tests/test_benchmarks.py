@@ -203,6 +203,8 @@ def test_results_are_kept_as_json_and_as_a_page(tmp_path: Path, capsys: pytest.C
     kept = json.loads((tmp_path / "speeds.json").read_text())
     assert kept["rates"] == [1.5]
     assert kept["machine"]["cores"] >= 1
+    flags = next(line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("flags")).split()
+    assert set(kept["machine"]["instructions"]) == set(measure.INSTRUCTIONS) & set(flags)
     assert kept["machine"]["versions"]["keras"] == keras.__version__
     page = (tmp_path / "speeds.md").read_text()
     assert "| side | tokens/s |\n|---|---:|\n| ours | 1,234 |\n| [other] | 5 |\n" in page
@@ -210,6 +212,7 @@ def test_results_are_kept_as_json_and_as_a_page(tmp_path: Path, capsys: pytest.C
         assert "Speeds" in text
         assert "[other]" in text
         assert "300 GFLOP/s float32" in text
+        assert " ".join(kept["machine"]["instructions"]) in text
 
 
 def test_a_worker_answers_when_asked_and_stands_still_in_between() -> None:
@@ -328,6 +331,14 @@ def test_a_run_measured_anew_takes_the_place_of_the_old_one() -> None:
         [{"minutes": 3.0, "n": 3}, {"minutes": 1.0, "n": 4}],
     )
     assert [run["n"] for run in quality.together(old, new)] == [4, 3, 2]
+
+
+def test_the_time_to_a_loss_is_that_of_the_first_validation_which_has_it() -> None:
+    history = [{"seconds": 10.0 * k, "val_loss": loss} for k, loss in enumerate((2.0, 1.5, 1.4, 1.45, 1.3))]
+    assert [quality.seconds_until(history, nats) for nats in (1.5, 1.45, 1.2)] == [10, 20, None]
+    run = {"recipe": "a.toml", "members": 1, "minutes": 3.0, "history": history}
+    assert quality.until_table([run], 1.45).rows == [["a.toml", "1", "3", "20"]]
+    assert quality.until_table([run], 1.0).rows == [["a.toml", "1", "3", "never"]]
 
 
 def test_short_trainings_are_of_one_model_and_long_ones_of_several() -> None:

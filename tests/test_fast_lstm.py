@@ -1,5 +1,8 @@
 """The LSTM with its own kernel is Keras's LSTM: values, states, gradients."""
 
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +26,7 @@ def pair(B: int, T: int, E: int = E, H: int = H, **arguments: Any) -> tuple[kera
     for kind, options in ((layers.LSTM, arguments | own), (keras.layers.LSTM, arguments)):
         layer = kind(H, return_sequences=True, return_state=True, **options)
         layer.build((B, T, E))
-        layer.set_weights(weights)
+        layer.set_weights(weights[: len(layer.weights)])  # two where there is no bias
         both.append(layer)
     return both[0], both[1]
 
@@ -57,11 +60,26 @@ def test_the_same_also_inside_a_compiled_function_of_open_shape() -> None:
     np.testing.assert_allclose(call(x), theirs(x)[0], atol=1e-6)
 
 
-def test_a_stateful_layer_carries_on_as_keras_s_does() -> None:
+def test_a_stateful_layer_carries_on_as_keras_s_does_in_training_too() -> None:
+    """From the second window on its outputs, states and gradients are those of a state that is not zero."""
     mine, theirs = pair(4, 3, stateful=True)
     for seed in range(3):
         x = tf.random.stateless_normal((4, 3, E), (seed, 0))
-        np.testing.assert_allclose(mine(x)[0], theirs(x)[0], atol=1e-5)
+        for value, wanted in zip(*(results(layer, x, [], training=True) for layer in (mine, theirs)), strict=True):
+            np.testing.assert_allclose(value, wanted, atol=1e-5)
+        for value, wanted in zip(mine.states, theirs.states, strict=True):
+            np.testing.assert_allclose(value, wanted, atol=1e-5)
+            assert np.any(wanted != 0)
+
+
+@pytest.mark.parametrize(("B", "T"), [(8, 64), (19, 27), (6, 200)])
+def test_gradients_over_more_rows_than_a_block_has_stay_those_of_keras(B: int, T: int) -> None:
+    """The gradients by the weights are sums over T B rows, which the kernel adds up 512 (BLOCK) at a time."""
+    E, H = 33, 40
+    x = tf.random.stateless_normal((B, T, E), (B, T))
+    mine, theirs = (results(layer, x, []) for layer in pair(B, T, E, H))
+    for value, wanted in zip(mine, theirs, strict=True):
+        assert np.max(np.abs(value - wanted)) <= 1e-5 * np.max(np.abs(wanted))
 
 
 def test_its_dropout_is_one_mask_for_all_steps_and_zero_when_writing() -> None:
@@ -72,12 +90,95 @@ def test_its_dropout_is_one_mask_for_all_steps_and_zero_when_writing() -> None:
     np.testing.assert_allclose(mine(x)[0], theirs(x)[0], atol=1e-6)
 
 
-@pytest.mark.parametrize("unusual", [{"recurrent_dropout": 0.1}, {"go_backwards": True}, {"activation": "relu"}])
+UNUSUAL = [{"recurrent_dropout": 0.1}, {"go_backwards": True}, {"activation": "relu"}, {"unroll": True}]
+
+
+@pytest.mark.parametrize("unusual", [*UNUSUAL, {"use_bias": False}])
 def test_arguments_that_the_kernel_does_not_know_go_to_keras(unusual: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernel, "lstm", lambda *_: pytest.fail("the kernel was used"))
+    monkeypatch.setattr(kernel, "lstm", lambda *_, **__: pytest.fail("the kernel was used"))
     mine, theirs = pair(2, 3, **unusual)
     x = tf.random.stateless_normal((2, 3, E), (1, 2))
-    np.testing.assert_allclose(mine(x)[0], theirs(x)[0], atol=1e-6)
+    for value, wanted in zip(results(mine, x, []), results(theirs, x, []), strict=True):
+        np.testing.assert_allclose(value, wanted, atol=1e-6)
+
+
+def test_the_last_output_alone_and_its_gradients_are_those_of_keras() -> None:
+    x = tf.random.stateless_normal((4, 6, E), (1, 2))
+    both = pair(4, 6)
+    found = []
+    for layer in both:
+        layer.return_sequences = layer.return_state = False
+        with tf.GradientTape() as tape:
+            last = layer(x)
+            loss = tf.reduce_sum(tf.sin(last))
+        found.append([last, *tape.gradient(loss, [weight.value for weight in layer.trainable_variables])])
+    assert found[0][0].shape == (4, H)
+    for value, wanted in zip(*found, strict=True):
+        np.testing.assert_allclose(value, wanted, atol=1e-5)
+
+
+def test_another_name_of_a_precision_is_refused_and_bfloat16_where_it_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    for kind in (layers.LSTM, layers.Output):
+        with pytest.raises(ValueError, match=r"precision: 'bf16' is none of float32, bfloat16, auto"):
+            kind(H, precision="bf16")
+    monkeypatch.setattr(kernel, "has_bfloat16", lambda: False)
+    layer = pair(2, 3, precision="bfloat16")[0]  # which loads, to be used elsewhere
+    with pytest.raises(ValueError, match="this processor does not multiply bfloat16; give 'auto' or 'float32'"):
+        layer(tf.zeros((2, 3, E)))
+
+
+def count_of_kernel(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """A list that grows whenever the kernel is called or traced."""
+    calls, lstm = list[int](), kernel.lstm
+
+    def counted(*given: Any, **options: Any) -> Any:
+        calls.append(len(calls))
+        return lstm(*given, **options)
+
+    monkeypatch.setattr(kernel, "lstm", counted)
+    return calls
+
+
+def test_fit_traces_its_step_once_and_evaluate_and_predict_use_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = count_of_kernel(monkeypatch)
+    model = keras.Sequential([keras.Input((None, E)), layers.LSTM(H), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    x, y = np.ones((8, 6, E), np.float32), np.ones((8, 1), np.float32)
+    model.fit(x, y, batch_size=4, epochs=1, validation_data=(x, y), verbose=0)
+    traced = len(calls)
+    assert traced >= 2  # the step of training and that of validation
+    model.fit(x, y, batch_size=4, epochs=3, validation_data=(x, y), verbose=0)
+    assert len(calls) == traced
+    model.predict(x, verbose=0)
+    assert len(calls) > traced
+
+
+LOADED = """
+import sys
+import numpy as np
+import tensorflow as tf
+
+x = np.load(sys.argv[1] + "/x.npy")
+for name in ("exported", "saved"):
+    loaded = tf.saved_model.load(f"{sys.argv[1]}/{name}")
+    (y,) = loaded.signatures["serving_default"](tf.constant(x)).values()
+    np.save(f"{sys.argv[1]}/{name}.npy", y)
+    if name == "exported":
+        np.save(f"{sys.argv[1]}/serve.npy", loaded.serve(tf.constant(x)))
+"""
+
+
+def test_a_model_with_it_is_exported_by_keras_and_runs_in_another_process(tmp_path: Path) -> None:
+    model = keras.Sequential([keras.Input((None, E)), layers.LSTM(H), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    x = np.random.default_rng(1).normal(size=(4, 6, E)).astype(np.float32)
+    model.fit(x, np.ones((4, 1)), verbose=0)
+    model.export(tmp_path / "exported", verbose=False)
+    tf.saved_model.save(model, tmp_path / "saved")
+    np.save(tmp_path / "x.npy", x)
+    subprocess.run([sys.executable, "-c", LOADED, str(tmp_path)], check=True)
+    for name in ("exported", "saved", "serve"):
+        np.testing.assert_allclose(np.load(tmp_path / f"{name}.npy"), model.predict(x, verbose=0), atol=1e-6)
 
 
 def test_it_is_keras_s_where_the_kernel_was_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,7 +222,11 @@ ROUNDING = 2.0**-9  # half a unit in the last of bfloat16's 8 places: the larges
 
 @needs_bfloat16
 def test_bfloat16_stays_within_the_rounding_of_its_operands() -> None:
-    """Two rounded operands make a product wrong by at most 2u + u^2 of itself; sigmoid' <= 1/4 and tanh' <= 1."""
+    """Values have a bound: two rounded operands make a product wrong by at most 2u + u^2; sigmoid' <= 1/4, tanh' <= 1.
+
+    Gradients have an estimate, no bound: three products one after the other, each wrong by 2u of its own norm. Where
+    terms cancel, a norm could be less than its errors; with these numbers none does.
+    """
     B, T = 6, 1
     random = np.random.default_rng(1)
     x, h, c = (tf.constant(random.normal(size=size), tf.float32) for size in ((B, T, E), (B, H), (B, H)))
@@ -140,6 +245,7 @@ def test_bfloat16_stays_within_the_rounding_of_its_operands() -> None:
 
 @needs_bfloat16
 def test_auto_is_bfloat16_here_and_a_gradient_of_a_window_stays_near() -> None:
+    """The estimate of above for T steps: each adds an error of 2u of the norm, none makes up for another."""
     B, T = 6, 9
     x = tf.random.stateless_normal((B, T, E), (1, 2))
     auto, named, theirs = (
@@ -183,6 +289,21 @@ def test_a_saved_model_with_it_loads_again_and_either_loads_the_other_s_weights(
     theirs.set_weights(model.get_weights())
     theirs.save_weights(tmp_path / "theirs.weights.h5")
     model.load_weights(tmp_path / "theirs.weights.h5")
+    model.set_weights([2 * weight for weight in model.get_weights()])
+    model.save_weights(tmp_path / "ours.weights.h5")
+    theirs.load_weights(tmp_path / "ours.weights.h5")
+    for value, wanted in zip(theirs.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(value, wanted)
+
+
+def test_the_program_of_the_page_on_the_layer_runs(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[1] / "docs/layer.md").read_text(encoding="utf-8")
+    (program,) = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    last = "print(len(model.history.history['val_loss']))"
+    done = subprocess.run([sys.executable, "-c", program + last], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "3"
+    assert {path.name for path in tmp_path.iterdir()} == {"sums.keras", "sums"}
 
 
 @pytest.mark.parametrize("precision", ["float32", pytest.param("bfloat16", marks=needs_bfloat16)])
