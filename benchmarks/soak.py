@@ -3,10 +3,11 @@
     python -m benchmarks.soak --minutes 60
     python -m benchmarks.soak --minutes 3 --seed 1
 
-Each round does one thing to a training that goes on from round to round, or to an export, and looks at what is left:
-the checkpoint opens, the curve is a beginning of that of a training which nothing disturbed, no file is gone, and
-another run, which was finished before, still writes the same text. A training that comes to its end has to have the
-weights of the undisturbed one, to the last bit; then the next begins.
+Each round does one thing to a training that goes on from round to round, or to an export of another run, which was
+finished before, or to a text that this one writes into a file. Then it looks at what is left: the checkpoint opens, the
+curve is a beginning of that of a training which nothing disturbed, no file is gone, and the finished run, its artifact
+and its text have every byte that they had. A training that comes to its end has to have the weights of the undisturbed
+one, to the last bit; then the next begins.
 
 Every piece of work is a child of a process that has imported TensorFlow and runs none of its operators.
 """
@@ -28,6 +29,7 @@ import zipfile
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout
+from itertools import pairwise, zip_longest
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,7 +44,7 @@ from keras_lstmgen import cli, recipe
 from keras_lstmgen.quiet import quiet
 
 with quiet():
-    from keras_lstmgen import callbacks, commands, run  # noqa: F401 (commands bring TensorFlow, all of it)
+    from keras_lstmgen import callbacks, commands, exporters, run  # noqa: F401 (commands bring TensorFlow, all of it)
 
 SETTINGS = {
     "model.units": 32, "model.embedding_size": 16, "model.layers": 2, "model.dropout": 0.1, "training.batch_size": 8,
@@ -52,11 +54,13 @@ SETTINGS = {
 CHARACTERS = 20_000
 NAME = "run"
 PROMPT, SEED, TOKENS = "The ", 7, 200  # of the text that must stay the same
+TEXT = "text.txt"  # where generate writes it
 TAKES_A_PLACE = {run.PREVIOUS, run.WHOLE}  # files that become another by being renamed
 CHANGES = ("open", "os.rename", "os.mkdir", "os.remove")
 FAULTS = (
     "SIGKILL in training", "SIGTERM in training", "full disk in training", "read-only disk in training",
     "checkpoint cut", "bit flipped in checkpoint", "cache removed", "SIGKILL in export", "full disk in export",
+    "read-only disk in export", "SIGKILL in generate",
 )  # fmt: skip
 
 
@@ -68,7 +72,7 @@ class Place(NamedTuple):
     history: list[dict[str, float]]  # of the undisturbed training
     weights: str  # what its numbers amount to
     text: str  # what it writes
-    seconds: dict[str, float]  # that a training and an export take
+    seconds: dict[str, float]  # that a training, an export and a text take
 
     @property
     def finished(self) -> Path:
@@ -113,13 +117,13 @@ def soaked(folder: Path, seconds: float, dice: random.Random) -> dict[str, Any]:
     while time.monotonic() - began < seconds:
         queue = queue or dice.sample(FAULTS, len(FAULTS))
         name = queue.pop()
-        before = sizes(place.folder)
+        before = contents(place.folder)
         ended, happened = inject(place, name, dice)
-        found = [*unexpected(name, ended), *damage(place)]
-        gone = sum(size for path, size in before.items() if not Path(path).exists())
+        gone = bytes_lost(place, before)
+        found = [*unexpected(name, ended), *damage(place), *([f"{gone:,} bytes lost"] if gone else [])]
         counts.update(bytes_lost=gone, texts=1, finished=settled(place, found))
         injected[name] += happened
-        survived[name] += happened and not found and not gone
+        survived[name] += happened and not found
         lost += [f"{name}: {reason}" for reason in found]
         peak = max(peak, ended.peak)
         console.print(f"{time.monotonic() - began:5.0f} s  {name}: {'; '.join(found) or 'nothing lost'}", markup=False)
@@ -136,12 +140,14 @@ def undisturbed(folder: Path) -> Place:
     path = folder / f"{NAME}.toml"
     path.write_text(recipe.to_toml(settings), encoding="utf-8")
     place, times = Place(folder, path, [], "", "", {}), [time.monotonic()]
-    for work in (typed("train", path, "--runs", folder / "straight"), typed("export", place.finished)):
+    works = {"training": typed("train", path, "--runs", folder / "straight")}
+    works |= {kind: command(place, kind) for kind in ("export", "generate")}
+    for work in works.values():
         ended = child(work)
         if ended.status:
             raise RuntimeError(f"it does not even work undisturbed: {ended.said}")
         times.append(time.monotonic())
-    seconds = {"training": times[1] - times[0], "export": times[2] - times[1]}
+    seconds = {kind: end - start for kind, (start, end) in zip(works, pairwise(times), strict=True)}
     history = json.loads((place.finished / "history.json").read_text(encoding="utf-8"))
     place = place._replace(history=history, weights=numbers(place.finished / run.MODEL), seconds=seconds)
     return place._replace(text=written(place))
@@ -182,21 +188,31 @@ def _work(work: Callable[[], int], said: Any) -> None:
 
 def inject(place: Place, name: str, dice: random.Random) -> tuple[Ended, bool]:
     """Let one thing happen; how the work ended that it happened to, and whether it came in time to happen."""
-    work = goes_on(place) if "export" not in name else typed("export", place.finished)
-    usual = place.seconds["export" if "export" in name else "training"]
+    kind = next((kind for kind in ("export", "generate") if kind in name), "training")
+    work, usual = command(place, kind), place.seconds[kind]
     if "SIG" in name:
         number = signal.SIGKILL if "KILL" in name else signal.SIGTERM
         ended = child(work, number, dice.uniform(0, usual))
         return ended, ended.status != 0
     if "disk" in name:
         error = errno.ENOSPC if "full" in name else errno.EROFS
-        first = dice.randrange(1, 12 if "export" in name else 80)
+        first = dice.randrange(1, 12 if kind == "export" else 80)
         ended = child(lambda: refusing(work, place.folder, first, error))
         return ended, ended.status != 0
     if not place.disturbed.exists():  # the one before came to its end: there has to be something to harm
         child(work, signal.SIGKILL, dice.uniform(0.6, 0.9) * usual)
     happened = harm(place, name, dice)
     return child(work), happened
+
+
+def command(place: Place, kind: str) -> Callable[[], int]:
+    """What a fault happens to: the training, an export of the finished run, or a text of it in a file."""
+    if kind == "training":
+        return goes_on(place)
+    if kind == "export":
+        return typed("export", place.finished)
+    drawn = ("--seed", str(SEED), "--temperature", "0.8", "--max-new-tokens", str(TOKENS))
+    return typed("generate", place.finished, "--prompt", PROMPT, *drawn, "--output", place.finished / TEXT)
 
 
 def goes_on(place: Place) -> Callable[[], int]:
@@ -256,6 +272,8 @@ def damage(place: Place) -> list[str]:
     found = [] if written(place) == place.text else ["the finished run writes another text"]
     if numbers(place.finished / run.MODEL) != place.weights:
         found.append("the finished run has other weights")
+    if "artifacts" not in json.loads((place.finished / exporters.RECORD).read_text(encoding="utf-8")):
+        found.append("the record of the export is damaged")
     folder = place.disturbed
     saved = [path for path in (folder / run.CHECKPOINT, folder / run.PREVIOUS) if path.is_file()]
     if saved and not any(is_beginning(history_of(path), place.history) for path in saved):
@@ -301,11 +319,29 @@ def numbers(path: Path) -> str:
         return hashlib.sha256(archive.read("model.weights.h5")).hexdigest()
 
 
-def sizes(folder: Path) -> dict[str, int]:
-    """The files below a folder that a fault may not take, with their bytes."""
+def contents(folder: Path) -> dict[Path, bytes]:
+    """The files below a folder that a fault may not take, with their bytes: some megabytes."""
     paths = [path for path in folder.rglob("*") if path.is_file() and ".writing-" not in str(path)]
     kept = [path for path in paths if path.name not in TAKES_A_PLACE and ".encoded" not in path.parts]
-    return {str(path): path.stat().st_size for path in kept}
+    return {path: path.read_bytes() for path in kept}
+
+
+def bytes_lost(place: Place, before: dict[Path, bytes]) -> int:
+    """Bytes of files that are gone; where nothing may change, also those that are others now, or cut off."""
+    after = contents(place.folder)
+    gone = sum(len(data) for path, data in before.items() if path not in after)
+    same = [path for path in before if path in after and may_not_change(place, path)]
+    return gone + sum(others(before[path], after[path]) for path in same)
+
+
+def may_not_change(place: Place, path: Path) -> bool:
+    """Whether it is the same when written anew: not in the run that goes on, nor where an export tells its speed."""
+    return not path.is_relative_to(place.disturbed) and path.name != exporters.RECORD
+
+
+def others(data: bytes, later: bytes) -> int:
+    """How many bytes do not stand at their place in what is there later."""
+    return sum(one != two for one, two in zip_longest(data, later[: len(data)]))
 
 
 def written(place: Place) -> str:

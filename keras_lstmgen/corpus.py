@@ -5,6 +5,9 @@ documents stand on the same side however often they occur; pairs by that of thei
 one of a few labels, by that of their target.
 
 A pair is one document of two lines, source and target; turns of a dialogue before the last are lines of its source.
+
+A corpus may be brought to a Unicode form: documents when they are taken out of their files, and before they are dealt
+out; a stream file by file.
 """
 
 import csv
@@ -12,6 +15,7 @@ import hashlib
 import json
 import re
 import sys
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -24,6 +28,9 @@ from keras_lstmgen.sources import Source, lines_before, read_bytes, read_text, r
 
 PIECE = 1 << 16  # characters in a piece of a stream, about
 LONGEST_FIELD = 1 << 24  # characters in a field of a CSV or TSV file, at most
+FORMS: dict[str, Literal["NFC", "NFKC"]] = {"nfc": "NFC", "nfkc": "NFKC"}  # by corpus.normalize
+# Up to the last character that nothing before it is joined with, in any form: one of ASCII, or a Chinese one.
+SAFE = re.compile(r".*(?=[\0-\x7f\u4e00-\u9fff])", re.DOTALL)
 LONGEST = 1 << 24  # characters in a line, a block, a file that is one document, a row of a table, at most
 
 Split = Literal["train", "validation"]
@@ -71,6 +78,8 @@ def _values_that_matter(corpus: recipe.Corpus) -> dict[str, Any]:
         values["validation_fraction"] = corpus.validation_fraction
         if corpus.documents != "stream":
             values["split_seed"] = corpus.split_seed
+    if corpus.normalize != recipe.NONE:
+        values["normalize"] = corpus.normalize
     return values | ({"unique": True} if corpus.unique else {}) | ({"labels": corpus.labels} if corpus.labels else {})
 
 
@@ -100,10 +109,10 @@ def why_empty(corpus: recipe.Corpus, split: Split) -> str:
 def _stream(corpus: recipe.Corpus, split: Split) -> Iterator[str]:
     sources = _sources(corpus, split)
     if corpus.validation:
-        return stream(sources, 0, sys.maxsize)
-    characters = sum(len(text) for source in sources for text in read_text(source))
+        return stream(corpus, sources, 0, sys.maxsize)
+    characters = sum(map(len, texts(corpus, sources)))
     cut = cut_at(characters, corpus)
-    return stream(sources, *((0, cut) if split == "train" else (cut, characters)))
+    return stream(corpus, sources, *((0, cut) if split == "train" else (cut, characters)))
 
 
 def cut_at(characters: int, corpus: recipe.Corpus) -> int:
@@ -111,13 +120,42 @@ def cut_at(characters: int, corpus: recipe.Corpus) -> int:
     return int(characters * (1 - corpus.validation_fraction))
 
 
-def stream(sources: Iterable[Source], start: int, end: int) -> Iterator[str]:
+def texts(corpus: recipe.Corpus, sources: Iterable[Source]) -> Iterator[str]:
+    """Yield texts one after another, in pieces, each file by itself in the form that ``corpus.normalize`` names."""
+    return chain.from_iterable(_in_form(source, read_text(source), corpus) for source in sources)
+
+
+def _in_form(source: Source, pieces: Iterator[str], corpus: recipe.Corpus) -> Iterator[str]:
+    """Yield the pieces of the whole in its form: what may be joined with what follows it waits for that."""
+    if corpus.normalize == recipe.NONE:
+        yield from pieces
+        return
+    rest = ""
+    for piece in pieces:
+        if safe := SAFE.match(piece):
+            if done := normalized(rest + piece[: safe.end()], corpus):
+                yield done
+            rest = piece[safe.end() :]
+        else:
+            rest += piece
+            _held(source, len(rest))
+    if rest:
+        yield normalized(rest, corpus)
+
+
+def normalized(text: str, corpus: recipe.Corpus) -> str:
+    """Bring a text to its form; Python finds out by itself, and quickly, where nothing is to be done."""
+    form = FORMS.get(corpus.normalize)
+    return unicodedata.normalize(form, text) if form else text
+
+
+def stream(corpus: recipe.Corpus, sources: Iterable[Source], start: int, end: int) -> Iterator[str]:
     """Yield the characters from ``start`` up to ``end`` of texts that go on in each other, in pieces for a tokenizer.
 
     Where a line is cut, being too long for a piece, depends on that line alone: who reads from a later line on finds
     the same pieces of it.
     """
-    return _cut_after_newlines(_between(chain.from_iterable(map(read_text, sources)), start, end))
+    return _cut_after_newlines(_between(texts(corpus, sources), start, end))
 
 
 def _between(texts: Iterator[str], start: int, end: int) -> Iterator[str]:
@@ -165,8 +203,16 @@ def _on_side(corpus: recipe.Corpus, split: Split) -> Iterator[str]:
 def documents(corpus: recipe.Corpus, sources: Iterable[Source], label: str = "") -> Iterator[str]:
     """Yield all documents of these texts, in their order, with a label as its targets; empty ones do not count."""
     for document in chain.from_iterable(KINDS[corpus.documents](source, corpus.field) for source in sources):
-        if text := pair([label, document]) if label and document else document:
+        if text := _as_asked(document, corpus, label):
             yield text
+
+
+def _as_asked(document: str, corpus: recipe.Corpus, label: str) -> str:
+    """A document in its form, with a label as its target; a pair again where that brought spaces beside a turn."""
+    text = normalized(document, corpus)
+    if label and text:
+        return pair([label, text])
+    return pair(text.split("\n")) if text != document and corpus.is_pairs else text
 
 
 def _labelled(corpus: recipe.Corpus, split: Split) -> Iterator[tuple[str, list[Source]]]:

@@ -215,7 +215,7 @@ def _build(pipeline: Any, settings: recipe.Recipe, plan: list[Part], folder: str
     """The whole of it: parts, vocabulary, shards, and a line of JSON on each shard."""
     parts = pipeline | "parts" >> beam.Create(plan) | "deal" >> beam.Reshuffle()
     if settings.corpus.documents == "stream":
-        counted = parts | "characters" >> beam.Map(_surveyed)
+        counted = parts | "characters" >> beam.Map(_surveyed, settings.corpus)
         once = pipeline | "once" >> beam.Create([None])
         laid = once | "lay out" >> beam.FlatMap(_lay_out, pvalue.AsDict(counted), plan, settings.corpus)
         parts = laid | "deal again" >> beam.Reshuffle()
@@ -228,10 +228,10 @@ def _build(pipeline: Any, settings: recipe.Recipe, plan: list[Part], folder: str
     _ = model | "save" >> beam.Map(functools.partial(_write, f"{folder}/{prepared.TOKENIZER}"))
 
 
-def _surveyed(part: Part) -> tuple[int, tuple[int, bool]]:
+def _surveyed(part: Part, settings: recipe.Corpus) -> tuple[int, tuple[int, bool]]:
     """How many characters a part has, and whether a line ends with it."""
     characters, last = 0, ""
-    for text in chain.from_iterable(map(sources.read_text, part.sources)):
+    for text in corpus.texts(settings, part.sources):
         characters, last = characters + len(text), text[-1]
     return part.number, (characters, last == "\n")
 
@@ -303,7 +303,7 @@ def _keep(joined: tuple[int, dict[str, Any]]) -> Part:
 def _texts(part: Part, settings: recipe.Corpus, split: Split) -> Iterator[str]:
     """What ``corpus.pieces`` yields of this part."""
     if settings.documents == "stream":
-        return corpus.stream(part.sources, part.start, part.end) if part.split == split else iter(())
+        return corpus.stream(settings, part.sources, part.start, part.end) if part.split == split else iter(())
     return (
         document
         for number, document in enumerate(corpus.documents(settings, part.sources))

@@ -20,6 +20,7 @@ from keras_lstmgen.errors import UserError
 AUTO = -1  # how a number that a recipe gives as "auto" is held; no knob takes it as a number
 AUTO_WORD = "auto"
 CARRIED, FRESH = "carried", "fresh"  # of training.state
+NONE = "none"  # of corpus.normalize
 LARGEST = 2**53  # of a number whose knob has no bound of its own: whole numbers up to it are exact everywhere
 
 
@@ -58,6 +59,11 @@ class Corpus:
     )
     labels: tuple[str, ...] = knob((), "a word for each source: what its documents are the targets of")
     unique: bool = knob(False, "of equal documents the first alone counts, on each side of the split")
+    normalize: str = knob(
+        NONE,
+        "Unicode form that the text is brought to; a prompt has to come in the same form",
+        choices=(NONE, "nfc", "nfkc"),
+    )
     validation: tuple[str, ...] = knob((), "files to validate on, instead of a part of the source")
     validation_fraction: float = knob(0.1, "part of the source held out for validation", low=0.0, high=0.9)
     split_seed: int = knob(0, "seed of the hash that sends a document to training or validation", low=0)

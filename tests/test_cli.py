@@ -113,7 +113,7 @@ def test_every_value_of_a_recipe_is_an_option(asked: list[Any]) -> None:
     words = {
         "corpus.source": "a.txt b.txt", "corpus.sha256": "x y", "corpus.documents": "jsonl", "corpus.field": "text",
         "corpus.labels": "good bad", "corpus.unique": "true", "corpus.validation": "c.txt d.txt",
-        "corpus.validation_fraction": "0.25", "corpus.split_seed": "3",
+        "corpus.validation_fraction": "0.25", "corpus.split_seed": "3", "corpus.normalize": "nfkc",
         "tokenizer.type": "bpe", "tokenizer.vocab_size": "900", "model.embedding_size": "11", "model.units": "11",
         "model.layers": "3", "model.dropout": "0.4", "model.input_dropout": "0.3", "model.tied": "true",
         "model.embedding_dropout": "0.2", "model.weight_drop": "0.1", "model.activation_regularization": "2",

@@ -6,8 +6,10 @@ import io
 import json
 import os
 import re
+import unicodedata
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,14 @@ from hypothesis import strategies as st
 from keras_lstmgen import corpus
 from keras_lstmgen.errors import UserError
 from keras_lstmgen.recipe import Corpus
+from keras_lstmgen.sources import Source
 
 Make = Callable[..., Corpus]
 TEXTS = st.text(st.characters(exclude_characters="\0\ufeff", exclude_categories=["Cs"]))
+# Letters and marks that join, are put in another order, or are several in another form; and what parts them.
+JOINED = st.sampled_from(
+    "eo<\u0301\u0323\u0308\u0338\u1100\u1161\u11a8\uac00\u0b47\u0b3e\ufb01\u2460\u00b4\u1e9b\u212b\uf900\ufdfa \n床"
+)
 
 
 @pytest.fixture
@@ -50,6 +57,47 @@ def test_tiny_shakespeare_is_split_like_everywhere_else() -> None:
     assert sum(map(len, train)) == 1_003_854
     assert sum(map(len, validation)) == 111_540
     assert validation[0].startswith("?\n\nGREMIO:\nGood morrow")
+
+
+@given(
+    text=st.lists(st.text(JOINED) | TEXTS).map("".join),
+    cuts=st.lists(st.integers(0, 99)),
+    form=st.sampled_from(list(corpus.FORMS)),
+)
+def test_a_text_normalized_in_pieces_is_the_whole_normalized(text: str, cuts: list[int], form: str) -> None:
+    places = [0, *sorted(min(cut, len(text)) for cut in cuts), len(text)]
+    pieces = (text[start:end] for start, end in pairwise(places))
+    made = list(corpus._in_form(Source("a.txt", None), pieces, Corpus(normalize=form)))
+    assert "".join(made) == unicodedata.normalize(corpus.FORMS[form], text)
+    assert all(made)
+
+
+def test_a_text_that_no_character_parts_is_an_error_not_a_full_memory(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(corpus, "LONGEST", 100)
+    with pytest.raises(UserError, match=r"0\.txt: more than 100 characters"):
+        both(make("가" * 101, normalize="nfc"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "text", "expected"),
+    [
+        ("lines", "cafe\u0301\n\u2160\n\ncaf\u00e9\n", ["caf\u00e9", "I"]),
+        ("jsonl", '{"t": "e\\u0301\\n"}\n{"t": "\ufb01"}\n', ["\u00e9\n", "fi"]),
+        ("pairs", "\u00b4e\to\u00a8\n", ["\u0301e\no \u0308"]),  # of a space and a mark: no turn begins with the space
+    ],
+)
+def test_documents_are_normalized_before_they_are_compared(
+    make: Make, kind: str, text: str, expected: list[str]
+) -> None:
+    field = ("t",) if kind == "jsonl" else ()
+    assert documents(make(text, documents=kind, field=field, unique=True, normalize="nfkc")) == expected
+
+
+def test_nothing_is_normalized_unasked(make: Make) -> None:
+    for kind in ("stream", "lines"):
+        assert documents(make("e\u0301\ufb01", documents=kind)) == ["e\u0301\ufb01"]
 
 
 @given(text=TEXTS.filter(lambda text: len(text) > 3), fraction=st.floats(0.3, 0.7))
@@ -228,7 +276,7 @@ def test_the_fingerprint_is_of_texts_not_of_paths_or_packing(make: Make, tmp_pat
     "change",
     [
         {"validation_fraction": 0.2}, {"split_seed": 1}, {"field": "other"}, {"documents": "tsv"},
-        {"validation": ("1.txt",)}, {"source": ("1.txt",)}, {"source": ("0.txt", "1.txt")},
+        {"validation": ("1.txt",)}, {"source": ("1.txt",)}, {"source": ("0.txt", "1.txt")}, {"normalize": "nfc"},
     ],
 )  # fmt: skip
 def test_the_fingerprint_changes_with_everything_that_matters(

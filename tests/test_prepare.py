@@ -27,12 +27,17 @@ pytest.importorskip("apache_beam", reason="the extra 'beam' is not installed")
 from keras_lstmgen import preparing
 
 PROSE = "".join(topics.values())[:9_000].split("\n")
-LINES = [*PROSE, "naïve 床", "", *PROSE[::3], "", *PROSE[:90], "", "the last"]  # many lines and blocks come twice
+ODD = ["naïve 床", "nai\u0308ve \ufb01"]
+LINES = [*PROSE, *ODD, "", *PROSE[::3], "", *PROSE[:90], "", "the last"]  # many lines and blocks come twice
 TEXT = "\n".join(LINES) + "\n"
 HERE = (f"--runner={preparing.LOCAL}",)
 THREE_THREADS = (*HERE, "--direct_num_workers=3", "--direct_running_mode=multi_threading")
 THREE_PROCESSES = ("--direct_num_workers=3", "--direct_running_mode=multi_processing")
-TEXTS = st.text(st.characters(exclude_characters="\0\ufeff", exclude_categories=["Cs"]), max_size=40)
+TEXTS = st.text(
+    st.characters(exclude_characters="\0\ufeff", exclude_categories=["Cs"])
+    | st.sampled_from("e\u0301\u0323\u1100\u1161\ufb01"),
+    max_size=40,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -82,6 +87,8 @@ def same(one: Encoded, other: Encoded) -> None:
         ("char", "blocks", 0, {}),
         ("word", "files", 0, {"validation": "1.txt"}),
         ("char", "stream", 0, {"validation": "2.txt"}),
+        ("char", "stream", 0, {"normalize": "nfkc"}),
+        ("bpe", "jsonl", 60, {"unique": True, "normalize": "nfc"}),
     ],
 )
 def test_ids_and_tokenizer_are_those_that_training_makes_by_itself(
@@ -94,6 +101,9 @@ def test_ids_and_tokenizer_are_those_that_training_makes_by_itself(
     if documents != "files":
         assert len(about["shards"]["train"]) > 3
     same(opened(tmp_path / "prepared"), encode(asked, tmp_path / "cache"))
+    made = opened(tmp_path / "prepared")
+    text = made.tokenizer.decode([*map(int, made.train[:]), *map(int, made.validation[:])])
+    assert kind == "word" or ("\u0308" in text) == ("normalize" not in values)
 
 
 @pytest.mark.parametrize("options", [THREE_THREADS, THREE_PROCESSES], ids=["threads", "processes"])
@@ -138,7 +148,8 @@ def parts(settings: recipe.Corpus) -> list[preparing.Part]:
     """What workers are given, without a runner."""
     plan = preparing.plan(settings)
     if settings.documents == "stream":
-        return list(preparing._lay_out(None, dict(map(preparing._surveyed, plan)), plan, settings))
+        surveyed = dict(preparing._surveyed(part, settings) for part in plan)
+        return list(preparing._lay_out(None, surveyed, plan, settings))
     return plan
 
 
@@ -146,9 +157,10 @@ def parts(settings: recipe.Corpus) -> list[preparing.Part]:
 @given(
     texts=st.lists(st.lists(TEXTS).map("\n".join), min_size=1, max_size=4), size=st.integers(1, 60),
     fraction=st.floats(0, 0.9), seed=st.integers(0, 5), documents=st.sampled_from(["stream", "lines", "blocks"]),
+    normalize=st.sampled_from(["none", "nfc", "nfkc"]),
 )  # fmt: skip
 def test_parts_share_the_text_out_as_the_split_does(
-    texts: list[str], size: int, fraction: float, seed: int, documents: str
+    texts: list[str], size: int, fraction: float, seed: int, documents: str, normalize: str
 ) -> None:
     """Each side of the split is its parts, one after another; of a stream each but the first begins a line."""
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
@@ -156,7 +168,9 @@ def test_parts_share_the_text_out_as_the_split_does(
         for number, text in enumerate(texts):
             Path(folder, f"{number}.txt").write_text(text, encoding="utf-8", newline="")
         sources = tuple(str(Path(folder, f"{number}.txt")) for number in range(len(texts)))
-        asked = recipe.Corpus(sources, documents=documents, validation_fraction=fraction, split_seed=seed)
+        asked = recipe.Corpus(
+            sources, documents=documents, validation_fraction=fraction, split_seed=seed, normalize=normalize
+        )
         for split in encoding.SPLITS:
             shared = [list(preparing._texts(part, asked, split)) for part in parts(asked)]
             whole = pieces(asked, split)

@@ -49,10 +49,23 @@ def test_harm_is_done_to_the_newest_checkpoint_alone_and_it_is_seen(place: soak.
 
 def test_a_file_that_is_gone_is_counted_and_one_that_took_another_s_place_is_not(place: soak.Place) -> None:
     (place.disturbed / "model.keras").write_bytes(b"12345")
-    before = soak.sizes(place.folder)
-    assert {Path(path).name for path in before} == {"model.keras", "checkpoint.keras"}
+    before = soak.contents(place.folder)
+    assert {path.name for path in before} == {"model.keras", "checkpoint.keras"}
     (place.disturbed / "model.keras").unlink()
-    assert sum(size for path, size in before.items() if not Path(path).exists()) == 5
+    assert soak.bytes_lost(place, before) == 5
+
+
+@pytest.mark.parametrize(("later", "lost"), [(b"12345", 0), (b"123", 2), (b"", 5), (b"1x345", 1), (b"12345more", 0)])
+def test_of_the_finished_run_each_byte_that_is_another_or_cut_off_is_counted(
+    place: soak.Place, later: bytes, lost: int
+) -> None:
+    (place.finished / "tflite").mkdir(parents=True)
+    for path in (place.finished / "tflite/model.tflite", place.finished / "export.json", place.disturbed / "a.json"):
+        path.write_bytes(b"12345")
+    before = soak.contents(place.folder)
+    for path in (place.finished / "tflite/model.tflite", place.finished / "export.json", place.disturbed / "a.json"):
+        path.write_bytes(later)  # the record of an export and the run that goes on may change
+    assert soak.bytes_lost(place, before) == lost
 
 
 @pytest.mark.parametrize(
