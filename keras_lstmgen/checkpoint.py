@@ -3,6 +3,7 @@
 A run keeps the last two. Whatever moment a process dies at, one of them is whole.
 """
 
+import errno
 import io
 import json
 import math
@@ -25,6 +26,7 @@ from keras_lstmgen.run import CHECKPOINT, PREVIOUS
 
 CARRYING = (keras.layers.LSTM, Attention)  # layers that leave something to the next window of a text
 ROW = {"windows", "seconds", "loss", "val_loss"}  # of the history
+OF_THE_FILE = (None, errno.ENOENT, errno.EINVAL, errno.EISDIR)  # of an OSError: what h5py and zipfile say of damage
 MOST_WINDOWS, MOST_SETBACKS, MOST_NATS = 2**53, 64, 700  # far beyond what any training comes to
 
 
@@ -128,10 +130,20 @@ def _load(path: Path, model: keras.Sequential, text: str) -> tuple[Progress, lis
                 variable.assign(state)
     except Exception as error:  # zipfile, h5py, Keras and NumPy each have their own for a damaged file
         reason = (str(error).splitlines() or [type(error).__name__])[0]
+        if _says_nothing_of_the_file(error):
+            raise UserError(
+                f"{path}: cannot be read now ({reason}), and may be whole; try again, or remove it, and the checkpoint "
+                "before it is taken"
+            ) from error
         raise _DamagedError(f"{path}: cannot be gone on from ({reason})") from error
     if progress.text != text:
         raise UserError(f"{path.parent}: its corpus is not the text that it was trained on any more; start a new run")
     return progress, states[: len(of_rows(model))]
+
+
+def _says_nothing_of_the_file(error: Exception) -> bool:
+    """Whether it comes of this moment: too many files open, no memory, a disk that does not answer."""
+    return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno not in OF_THE_FILE)
 
 
 def _check_shapes(model: keras.Sequential, states: list[Any]) -> None:

@@ -142,7 +142,7 @@ def check_inside(folder: Path) -> None:
             leads_out = path.is_symlink() and not os.path.realpath(path).startswith(real + os.sep)
             if leads_out or not (path.is_file() or path.is_dir() or path.is_symlink()):
                 what = "leads out of the folder" if leads_out else "is no file"
-                raise UserError(f"{path}: {what}; a run is complete in its folder: put what it means in its place")
+                raise UserError(f"{path}: {what}; what belongs to a run, or a corpus, lies in its folder: put it there")
 
 
 def check_zip(archive: zipfile.ZipFile) -> None:

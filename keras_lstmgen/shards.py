@@ -23,6 +23,10 @@ class Shards:
         self._starts = self._ends - np.array(tokens, np.int64)
         self._map = functools.lru_cache(MAPS)(lambda number: _mapped(paths[number], dtype, tokens[number]))
 
+    def let_go(self) -> None:
+        """Unmap all that was read."""
+        self._map.cache_clear()
+
     def __len__(self) -> int:
         """How many ids there are."""
         return int(self._ends[-1])

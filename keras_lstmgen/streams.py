@@ -12,6 +12,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from keras_lstmgen.errors import UserError
+from keras_lstmgen.shards import Shards
 
 ENDLESS = 1 << 62  # windows
 ALL = slice(None)
@@ -80,6 +81,8 @@ def let_go(ids: NDArray[np.integer]) -> None:
 
     The system keeps them in its cache as long as it has no better use for the memory, and maps them again when asked.
     """
+    if isinstance(ids, Shards):
+        ids.let_go()
     below: object = ids
     while isinstance(below, np.ndarray):
         below = below.base

@@ -10,7 +10,6 @@ Lossless for all text but the character U+2581 (▁), SentencePiece's sign for a
 """
 
 import codecs
-import io
 import itertools
 import math
 import os
@@ -30,6 +29,7 @@ from keras_lstmgen import recipe
 from keras_lstmgen.errors import UserError
 from keras_lstmgen.files import write_bytes
 from keras_lstmgen.model_proto import proto
+from keras_lstmgen.trainer import learn
 
 UNK, START, END, NEWLINE = 0, 1, 2, 3
 FIXED = 4  # entries of every vocabulary that are not learned
@@ -224,7 +224,7 @@ def counted(settings: recipe.Tokenizer, ranked: list[tuple[str, int]], total: in
 
     SentencePiece makes the frame, the symbols are put in.
     """
-    model = proto.ModelProto.FromString(_sentencepiece(settings.type, iter("a"), FIXED + BYTES + 1))
+    model = proto.ModelProto.FromString(learn(settings.type, ["a"], FIXED + BYTES + 1))
     del model.pieces[FIXED + (BYTES if settings.type == "char" else 0) :]
     for symbol, count in ranked[: most_symbols(settings)]:
         model.pieces.add(piece=symbol.replace(" ", "▁"), score=math.log(count / total))
@@ -270,7 +270,7 @@ def learned(settings: recipe.Tokenizer, sample: list[str]) -> bytes:
 def _attempt(kind: str, lines: list[str], size: int) -> tuple[bytes, int]:
     """The model and its size; no bytes and the largest size that these lines allow, if they allow less."""
     try:
-        return _sentencepiece(kind, iter(lines), size + BYTES), size
+        return learn(kind, lines, size + BYTES), size
     except RuntimeError as error:
         largest = re.search(r"value <= (\d+)", str(error))
         if largest is None:
@@ -317,26 +317,3 @@ def _only(characters: str, lines: list[str]) -> list[str]:
     """The runs of these characters in the lines: ``_only("ab", ["abcab"])`` is ``["ab", "ab"]``."""
     runs = re.compile(f"[{re.escape(characters)}]+" if characters else "(?!)")
     return [run for line in lines for run in runs.findall(line)]
-
-
-def _sentencepiece(kind: str, lines: Iterator[str], vocab_size: int) -> bytes:
-    """SentencePiece's trainer with all that makes it lossless; it learns from lines and logs nothing."""
-    model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=lines,
-        model_writer=model,
-        model_type=kind,
-        vocab_size=vocab_size,
-        character_coverage=1.0,
-        use_all_vocab=kind in ("char", "word"),
-        normalization_rule_name="identity",
-        add_dummy_prefix=False,
-        remove_extra_whitespaces=False,
-        allow_whitespace_only_pieces=True,  # indented text: a run of spaces is a piece
-        byte_fallback=kind != "word",
-        user_defined_symbols=["\n"],
-        unk_surface=" ⁇",
-        num_threads=4,  # of the result, not of the machine: sums are added in this many parts
-        minloglevel=3,
-    )
-    return model.getvalue()

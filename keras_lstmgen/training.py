@@ -154,8 +154,11 @@ def _tell_of_long(settings: recipe.Recipe, longest: int) -> None:
 
 
 def _examples(settings: recipe.Recipe, ids: NDArray[np.integer]) -> pairs.Pairs:
-    """What is read by itself: pairs, or documents."""
-    return pairs.find(ids) if settings.corpus.is_pairs else pairs.documents(ids)
+    """What is read by itself: pairs, or documents. UserError if ids that were prepared as pairs are none."""
+    try:
+        return pairs.find(ids) if settings.corpus.is_pairs else pairs.documents(ids)
+    except ValueError as error:
+        raise UserError(f"{' '.join(settings.corpus.source)}: {error}; prepare the corpus again") from error
 
 
 def _check_size(settings: recipe.Recipe, V: int) -> None:

@@ -297,3 +297,34 @@ def test_sigterm_before_the_training_leaves_nothing_half_written(
     assert capsys.readouterr().err == "keras-lstmgen: stopped by SIGTERM; nothing that was there before is lost\n"
     assert {path.suffix for path in (tmp_path / "runs/.encoded").iterdir()} == {".lock"}
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def children() -> set[str]:
+    return {pid for path in Path("/proc/self/task").glob("*/children") for pid in path.read_text().split()}
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_signal_while_a_vocabulary_is_learned_is_heeded_at_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, number: int, status: int
+) -> None:
+    """SentencePiece has ten seconds or more to go, and hears of no signal."""
+    dice = np.random.default_rng(0)
+    words = ["".join(dice.choice(list("abcdefghijklmnop"), dice.integers(2, 11))) for _ in range(12_000)]
+    (tmp_path / "words.txt").write_text("\n".join(" ".join(words[n : n + 9]) for n in range(12_000 - 9)))
+    start, before, asked = subprocess.Popen, children(), []
+
+    def start_and_ask(*given: Any, **options: Any) -> Any:
+        def ask() -> None:
+            asked.append(time.monotonic())
+            os.kill(os.getpid(), number)
+
+        threading.Timer(1.0, ask).start()
+        return start(*given, **options)
+
+    monkeypatch.setattr(subprocess, "Popen", start_and_ask)
+    kind = ["--tokenizer.type", "unigram", "--tokenizer.vocab_size", "8000"]
+    assert cli.main(typed(tmp_path / "words.txt", "--runs", tmp_path / "runs", *kind)) == status
+    assert time.monotonic() - asked[0] < 10
+    assert len(capsys.readouterr().err.splitlines()) == (status == 143)
+    assert {path.suffix for path in (tmp_path / "runs/.encoded").iterdir()} == {".lock"}
+    assert children() == before

@@ -24,7 +24,20 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from keras_lstmgen import checkpoint, cli, encoding, model, recipe, run, show, training
+from keras_lstmgen import (
+    checkpoint,
+    cli,
+    encoding,
+    model,
+    prepared,
+    recipe,
+    run,
+    shards,
+    show,
+    streams,
+    tokenizer,
+    training,
+)
 from keras_lstmgen.errors import UserError
 from tests.hostile import HEAVY, TEXTS, VALUES, damaged, refused_or
 
@@ -379,6 +392,138 @@ def test_a_cache_that_says_something_else_of_its_ids_is_none(made: Made, changes
         assert found is None
     if found is not None:
         np.testing.assert_array_equal(found.train, np.fromfile(whole.with_name("train.ids"), "<u2"))
+
+
+# A prepared corpus
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A prepared folder of documents, in two shards a side, as ``prepare`` writes it; no test changes it."""
+    folder = tmp_path_factory.mktemp("prepared")
+    (folder / "lines.txt").write_text("".join(pydoc_data.topics.topics.values())[:3_000], encoding="utf-8")
+    settings = recipe.override(recipe.Recipe(), {"corpus.source": [str(folder / "lines.txt")], **LINES})
+    found = encoding.encode(settings, folder / "cache")
+    (folder / "ids").mkdir()
+    (folder / "ids/tokenizer.model").write_bytes(found.tokenizer.model)
+    parts = {split: cut(folder / "ids", split, getattr(found, split)) for split in encoding.SPLITS}
+    values = {"dtype": "<u2", "counts": found.counts, "start_id": found.start_id, "shards": parts}
+    values |= {"unsampled_ids": list(found.unsampled_ids), "sha256": encoding.sha256(folder / "ids/tokenizer.model")}
+    (folder / "ids" / shards.MANIFEST).write_text(json.dumps(prepared.manifest(settings, values)))
+    return folder / "ids"
+
+
+LINES = {"corpus.documents": "lines", "corpus.validation_fraction": 0.3}
+PLACES = st.sampled_from(
+    [*prepared.KINDS, "format_version", "colour"]
+    + [f"shards.train.1.{key}" for key in ("file", "tokens", "sha256", "colour")]
+    + [f"counts.validation.{key}" for key in (*encoding.COUNTS, "colour")]
+    + ["shards.train", "shards.validation", "shards.test", "counts.train", "corpus.documents", "tokenizer.type"]
+)
+
+
+def cut(folder: Path, split: str, ids: Any) -> list[dict[str, Any]]:
+    """Write ids as two shards, cut before a document, and say what is in them."""
+    half = int(np.flatnonzero(ids == tokenizer.START)[2])
+    return [written(folder / f"{split}-0000{n}.ids", part) for n, part in enumerate((ids[:half], ids[half:]))]
+
+
+def written(path: Path, ids: Any) -> dict[str, Any]:
+    ids.astype("<u2").tofile(path)
+    return {"file": path.name, "tokens": len(ids), "sha256": encoding.sha256(path)}
+
+
+def changed(about: dict[str, Any], places: dict[str, Any]) -> dict[str, Any]:
+    """A manifest with other values at some places, where they still are: ``shards.train.1.file``."""
+    about = json.loads(json.dumps(about))
+    for place, value in places.items():
+        *path, last = place.split(".")
+        part: Any = about
+        for key in path:
+            within = dict(enumerate(part)) if isinstance(part, list) else part
+            part = within.get(int(key) if key.isdigit() else key) if isinstance(within, dict) else None
+        if isinstance(part, dict):
+            part[last] = value
+    return about
+
+
+def trained_on(folder: Path) -> Any:
+    """What a training reads before its first update, which everything that it divides by and counts is asked of."""
+    settings = recipe.override(recipe.Recipe(), {"corpus.source": [str(folder)], **TINY})
+    settings, found = training.prepare(settings, folder.parent / "runs")
+    V = found.tokenizer.vocab_size
+    assert streams.counts(found.train, V).shape == streams.counts(found.validation, V).shape == (V,)
+    assert 0 <= found.start_id < V > len(found.unsampled_ids)
+    assert training._per_character(settings, found) > 0
+    assert training._scored(settings, found) > 0
+    assert training._counts(settings, found, "validation")["tokens"] > 0
+    return found
+
+
+@HEAVY
+@given(st.dictionaries(PLACES, VALUES, min_size=1, max_size=3))
+@example({})
+@example({"start_id": 10**6})
+@example({"unsampled_ids": ["x"]})
+@example({"unsampled_ids": [[]]})
+@example({"shards.train.1.tokens": 2**70})
+@example({"shards.train.1.tokens": -5})
+@example({"dtype": "zz"})
+@example({"dtype": "<i4"})
+@example({"counts": {}})
+@example({"counts.validation.tokens": "9"})
+@example({"counts.validation.characters": 0})
+@example({"shards.train": []})
+@example({"shards.train.1.file": "../lines.txt"})
+@example({"shards.train.1.file": "train-00000.ids"})
+@example({"corpus.documents": "pairs"})
+@example({"corpus": {}})
+def test_any_manifest_is_that_of_the_folder_or_refused(
+    whole: Path, tmp_path_factory: pytest.TempPathFactory, places: dict[str, Any]
+) -> None:
+    folder = Path(shutil.copytree(whole, tmp_path_factory.mktemp("manifest") / "ids"))
+    about = json.loads((whole / shards.MANIFEST).read_text())
+    (folder / shards.MANIFEST).write_text(json.dumps(changed(about, places)))
+    found = refused_or(lambda: trained_on(folder))
+    assert places or found
+    if found is not None:
+        assert len(found.train) == sum(shard["tokens"] for shard in about["shards"]["train"])
+    shutil.rmtree(folder.parent)
+
+
+@HEAVY
+@given(st.data())
+def test_any_ids_of_a_prepared_folder_are_read_or_refused(
+    whole: Path, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    """The checksums are right here: somebody has made them after the change."""
+    folder = Path(shutil.copytree(whole, tmp_path_factory.mktemp("ids") / "ids"))
+    about = json.loads((whole / shards.MANIFEST).read_text())
+    split, number = data.draw(st.sampled_from(encoding.SPLITS)), data.draw(st.integers(0, 1))
+    shard = about["shards"][split][number]
+    ids = np.fromfile(whole / shard["file"], "<u2")
+    for _ in range(data.draw(st.integers(1, 4))):
+        ids[data.draw(st.integers(0, len(ids) - 1))] = data.draw(st.sampled_from([0, 1, 2, 3, 9, 500, 65_535]))
+    about["shards"][split][number] = written(folder / shard["file"], ids)
+    (folder / shards.MANIFEST).write_text(json.dumps(about))
+    refused_or(lambda: trained_on(folder))
+    shutil.rmtree(folder.parent)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"), [("train-00001.ids", "is no file"), ("train-00001.ids", "leads out"), ("more", "leads out")]
+)
+def test_a_prepared_folder_with_a_pipe_or_a_link_in_it_is_refused(
+    whole: Path, tmp_path: Path, name: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = Path(shutil.copytree(whole, tmp_path / "ids"))
+    (folder / name).unlink(missing_ok=True)
+    if said == "is no file":
+        os.mkfifo(folder / name)
+    else:
+        (folder / name).symlink_to(whole / "train-00001.ids")
+    assert f"{folder / name}: {said}" in refused(capsys, "train", folder, "--runs", tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
 
 
 # Links and pipes

@@ -1,10 +1,12 @@
 """A training that is killed, at whatever moment, goes on as if nothing had happened."""
 
+import errno
 import fcntl
 import io
 import json
 import os
 import pydoc_data.topics
+import resource
 import shutil
 import signal
 import subprocess
@@ -216,6 +218,39 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_it_taken(
     assert len(told) == 1
     assert told[0].startswith(f"{copy / run.CHECKPOINT}: cannot be gone on from (")
     assert told[0].endswith("); the checkpoint before it is whole, and takes its place")
+    assert_same_run(copy, straight)
+
+
+@pytest.mark.parametrize("what", ["files", "disk", "memory"])
+def test_what_cannot_be_read_at_this_moment_is_not_taken_for_damaged(
+    plain: recipe.Recipe, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """Too many open files, really; a disk that does not answer and a memory that is full as Python tells of them."""
+    copy = Path(shutil.copytree(straight, tmp_path / "run"))
+    before = {path.name: path.read_bytes() for path in copy.glob("*.keras")}
+    with monkeypatch.context() as patch:
+        load = checkpoint.load
+
+        def loading(*given: Any) -> Any:
+            soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+            if what == "files":
+                resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+            try:
+                return load(*given)
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+        def failing(*_: Any) -> None:
+            raise OSError(errno.EIO, "Input/output error") if what == "disk" else MemoryError
+
+        patch.setattr(checkpoint, "load", loading)
+        if what != "files":
+            patch.setattr(zipfile.ZipFile, "testzip", failing)
+        said = {"files": "Too many open files", "disk": "Input/output error", "memory": "MemoryError"}[what]
+        with pytest.raises(UserError, match=rf"checkpoint\.keras: cannot be read now \(.*{said}.*\), and may be whole"):
+            training.resume(copy, plain)
+    assert {path.name: path.read_bytes() for path in copy.glob("*.keras")} == before
+    training.resume(copy, plain)
     assert_same_run(copy, straight)
 
 

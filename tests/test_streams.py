@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from keras_lstmgen import streams
 from keras_lstmgen.errors import UserError
+from keras_lstmgen.shards import Shards
 from keras_lstmgen.streams import dataset, positions, windows
 
 B, T = 3, 5
@@ -143,6 +144,18 @@ def test_pages_that_were_read_are_let_go_of(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="no system that says which pages are mapped")
+def test_pages_that_were_read_of_shards_are_let_go_of_too(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{number}.ids" for number in range(4)]
+    for path in paths:
+        (np.arange(2 * streams.PIECE) % 7).astype(np.uint16).tofile(path)  # 4 MB
+    ids: Any = Shards(paths, [2 * streams.PIECE] * 4, "<u2")
+    peaks = [sum(map(held, paths)) for piece in streams.pieces(ids) if piece.max() == 6]
+    assert len(peaks) == 8
+    assert 0 < max(peaks) <= 4 * streams.PIECE  # of one file
+    assert sum(map(held, paths)) == 0
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="no system that says which pages are mapped")
 def test_pages_that_windows_were_read_from_are_let_go_of_now_and_then(tmp_path: Path) -> None:
     with (tmp_path / "ids").open("wb") as file:
         file.truncate(1 << 28)
@@ -155,7 +168,7 @@ def test_pages_that_windows_were_read_from_are_let_go_of_now_and_then(tmp_path: 
 def held(path: Path) -> int:
     """Bytes of a mapped file in this process's memory."""
     _, _, after = Path("/proc/self/smaps").read_text().partition(f"{path}\n")
-    return 1024 * int(re.findall(r"Rss: +(\d+) kB", after)[0])
+    return 1024 * int(re.findall(r"Rss: +(\d+) kB", after)[0]) if after else 0
 
 
 def test_counts_are_those_of_the_whole_text(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,8 +2,10 @@
 
 import os
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ import sentencepiece
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from keras_lstmgen import tokenizer
+from keras_lstmgen import tokenizer, trainer
 from keras_lstmgen.errors import UserError
 from keras_lstmgen.generation import Tail
 from keras_lstmgen.recipe import Tokenizer as Settings
@@ -279,6 +281,35 @@ def test_runs_of_spaces_are_single_tokens(kind: str) -> None:
 def test_training_is_deterministic_and_silent(kind: str, capfd: pytest.CaptureFixture[str]) -> None:
     assert learn(kind).model == TOKENIZERS[kind].model
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("kind", ["bpe", "unigram"])
+def test_a_process_of_its_own_learns_the_same_model_and_fails_in_the_same_words(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = [*TEXT.split("\n"), "a\rb\x85c\u2028d 床前"] * 20
+    here = trainer.learn(kind, lines, 320)
+    with pytest.raises(RuntimeError, match=r"value <= \d+") as said:
+        trainer.learn(kind, lines, 90_000)
+    monkeypatch.setattr(trainer, "AT_ONCE", 0)
+    assert trainer.learn(kind, lines, 320) == here
+    with pytest.raises(RuntimeError) as there:
+        trainer.learn(kind, lines, 90_000)
+    assert str(there.value) == str(said.value)
+
+
+def test_a_process_that_is_killed_while_it_learns_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainer, "AT_ONCE", 0)
+    start = subprocess.Popen
+
+    def start_and_kill(*given: Any, **options: Any) -> Any:
+        process = start(*given, **options)
+        process.kill()
+        return process
+
+    monkeypatch.setattr(subprocess, "Popen", start_and_kill)
+    with pytest.raises(UserError, match=r"tokenizer\.type = 'bpe' cannot learn .*\(it was ended by SIGKILL\)"):
+        learn("bpe")
 
 
 def test_the_sample_is_bounded_seeded_and_from_the_whole_text(monkeypatch: pytest.MonkeyPatch) -> None:
