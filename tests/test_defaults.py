@@ -56,7 +56,8 @@ def test_tied_sizes_follow_the_one_that_is_given(given: dict[str, object]) -> No
     ("kind", "tokens", "given", "chosen"),
     [
         ("bpe", 141_327, {}, 0.1), ("word", 5_000, {}, 0.1), ("bpe", 900_000, {}, recipe.AUTO),
-        ("char", 418_543, {}, recipe.AUTO), ("bpe", 141_327, {"model.dropout": 0.3}, recipe.AUTO),
+        ("char", 418_543, {}, recipe.AUTO), ("bpe", 141_327, {"model.dropout": 0.3}, 0.1),
+        ("bpe", 141_327, {"model.dropout": 0.05}, 0.05),
         ("bpe", 141_327, {"model.input_dropout": 0.25}, 0.25),
     ],
 )  # fmt: skip
