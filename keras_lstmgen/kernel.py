@@ -44,9 +44,10 @@ def has_bfloat16() -> bool:
 
 
 def choose(kind: str) -> bool:
-    """Compute float32 from now on as a plainer processor would: "plain", "avx2", "avx512", or "best" again.
+    """Compute float32 from now on as a plainer processor would, "plain", "avx2" or "avx512", or all as "best" again.
 
-    False, and no change, where this processor is no such one. For tests.
+    "emulated" is bfloat16 for processors that do not multiply it: as wrong, but no faster than float32. False, and no
+    change, where this processor cannot. For tests.
     """
     found = library()
     return found is not None and found.lstm_choose(kind.encode()) == 0

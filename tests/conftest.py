@@ -14,7 +14,7 @@ import pytest
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from keras_lstmgen import exporters, recipe, training  # (after the variable that TensorFlow reads)
+from keras_lstmgen import exporters, kernel, recipe, training  # (after the variable that TensorFlow reads)
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the tests are no package that is installed
 from tests import chromium, npm
@@ -69,6 +69,15 @@ def trained_lines(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = training.train(settings, folder / "runs", "lines")
     exporters.export(run, settings.export)
     return run
+
+
+@pytest.fixture
+def bfloat16() -> Iterator[None]:
+    """The kernel in bfloat16: of the processor, or emulated where it does not multiply it."""
+    if not kernel.has_bfloat16() and not kernel.choose("emulated"):
+        pytest.skip("this processor neither multiplies bfloat16 nor can emulate it")
+    yield
+    kernel.choose("best")
 
 
 @pytest.fixture

@@ -216,11 +216,10 @@ def test_every_kind_of_processor_computes_the_same(kind: str, B: int, T: int, E:
         kernel.choose("best")
 
 
-needs_bfloat16 = pytest.mark.skipif(not kernel.has_bfloat16(), reason="this processor does not multiply bfloat16")
 ROUNDING = 2.0**-9  # half a unit in the last of bfloat16's 8 places: the largest relative error of an operand
 
 
-@needs_bfloat16
+@pytest.mark.usefixtures("bfloat16")
 def test_bfloat16_stays_within_the_rounding_of_its_operands() -> None:
     """Values have a bound: two rounded operands make a product wrong by at most 2u + u^2; sigmoid' <= 1/4, tanh' <= 1.
 
@@ -243,7 +242,7 @@ def test_bfloat16_stays_within_the_rounding_of_its_operands() -> None:
         assert np.linalg.norm(value - wanted) <= 3 * 2 * ROUNDING * np.linalg.norm(wanted)
 
 
-@needs_bfloat16
+@pytest.mark.usefixtures("bfloat16")
 def test_auto_is_bfloat16_here_and_a_gradient_of_a_window_stays_near() -> None:
     """The estimate of above for T steps: each adds an error of 2u of the norm, none makes up for another."""
     B, T = 6, 9
@@ -306,7 +305,7 @@ def test_the_program_of_the_page_on_the_layer_runs(tmp_path: Path) -> None:
     assert {path.name for path in tmp_path.iterdir()} == {"sums.keras", "sums"}
 
 
-@pytest.mark.parametrize("precision", ["float32", pytest.param("bfloat16", marks=needs_bfloat16)])
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("tied", [False, True])
 def test_an_output_gives_dense_s_logits_and_gradients(precision: str, tied: bool) -> None:
     B, T, V = 3, 4, 11

@@ -10,7 +10,7 @@ from keras_lstmgen import files, kernel, layers, recipe, training
 from keras_lstmgen.errors import UserError
 
 
-@pytest.mark.skipif(not kernel.has_bfloat16(), reason="this processor does not multiply bfloat16")
+@pytest.mark.usefixtures("bfloat16")
 def test_both_precisions_end_at_the_same_loss(tmp_path: Path) -> None:
     """On half a megabyte of prose: where a model learns a small text by heart, any two seeds end further apart."""
     values = {

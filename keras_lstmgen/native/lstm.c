@@ -106,10 +106,29 @@ static inline float *gradient_row(const struct lstm *l, long m, long columns_of_
 #define MULTIPLY(sum, factor, weights) ((vector)_mm512_dpbf16_ps((__m512)(sum), (__m512bh)(factor), (__m512bh)(weights)))
 #include "tiles.h"
 #pragma GCC pop_options
+
+/* For tests on processors that do not multiply bfloat16: the same words and roundings, and no gain. */
+#pragma GCC push_options
+#pragma GCC target("avx2,fma")
+static inline __m256 multiply_pairs(__m256 sum, __m256 factor, __m256 weights)
+{
+    const __m256 high = _mm256_castsi256_ps(_mm256_set1_epi32((int)0xffff0000));
+#define LOW(pair) _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(pair), 16))
+    sum = _mm256_fmadd_ps(LOW(factor), LOW(weights), sum);
+    return _mm256_fmadd_ps(_mm256_and_ps(factor, high), _mm256_and_ps(weights, high), sum);
+}
+#define NAME(f) f##_emulated
+#define LANES 8
+#define ROWS 6
+#define WIDE 2
+#define PAIR 2
+#define MULTIPLY(sum, factor, weights) ((vector)multiply_pairs((__m256)(sum), (__m256)(factor), (__m256)(weights)))
+#include "tiles.h"
+#pragma GCC pop_options
 #endif
 
 /* The kinds from best to plainest, and what each needs. */
-static const struct kind *chosen; /* by lstm_choose, instead of the best */
+static const struct kind *chosen, *chosen_pairs; /* by lstm_choose, instead of the best, for float32 and for bfloat16 */
 
 static const struct kind *supported(const char *name)
 {
@@ -128,10 +147,10 @@ static const struct kind *kind_of(int bfloat16)
     if (!bfloat16)
         return chosen ? chosen : supported("best");
 #if defined(__x86_64__)
-    if (__builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vl"))
+    if (!chosen_pairs && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vl"))
         return &kind_bfloat16;
 #endif
-    return NULL;
+    return chosen_pairs;
 }
 
 /* ---- threads ---------------------------------------------------------------------------------------------------- */
@@ -251,11 +270,20 @@ static void backward_weights(struct lstm *l, const struct kind *kind, long first
 /* Whether this processor multiplies bfloat16. */
 int lstm_has_bfloat16(void) { return kind_of(1) != NULL; }
 
-/* Take another kind for float32 from now on: "plain", "avx2", "avx512" or "best". 0, or -1 if it cannot run here. */
+/* Take another kind from now on: for float32 "plain", "avx2" or "avx512", for bfloat16 "emulated"; or "best" for both.
+   0, or -1 if it cannot run here. */
 int lstm_choose(const char *name)
 {
     const struct kind *kind = supported(name);
+#if defined(__x86_64__)
+    if (!strcmp(name, "emulated")) {
+        kind = supported("avx2") ? &kind_emulated : NULL;
+        chosen_pairs = kind ? kind : chosen_pairs;
+        return kind ? 0 : -1;
+    }
+#endif
     chosen = kind ? kind : chosen;
+    chosen_pairs = strcmp(name, "best") ? chosen_pairs : NULL;
     return kind ? 0 : -1;
 }
 
