@@ -69,16 +69,21 @@ def best(figures: Figures, sides: Iterable[str]) -> str:
 
 def machine() -> dict[str, Any]:
     """What was measured on: processor, what of INSTRUCTIONS it has, cores, memory in GB, versions, a GPU if any."""
-    flags = _first("/proc/cpuinfo", "flags").split()
     facts: dict[str, Any] = {
         "processor": _first("/proc/cpuinfo", "model name") or platform.processor(),
-        "instructions": [name for name in INSTRUCTIONS if name in flags],
+        "instructions": instructions(),
         "cores": len(os.sched_getaffinity(0)),
         "memory_gb": round(int(_first("/proc/meminfo", "MemTotal").split()[0]) * 1024 / 1e9, 1),
         "system": f"{platform.system()} {platform.release()}",
         "versions": {"python": platform.python_version()} | _versions(),
     }
     return facts | ({"gpu": gpu} if (gpu := _gpu()) else {})
+
+
+def instructions() -> list[str]:
+    """What this processor has of INSTRUCTIONS."""
+    flags = _first("/proc/cpuinfo", "flags").split()
+    return [name for name in INSTRUCTIONS if name in flags]
 
 
 def _first(path: str, key: str) -> str:

@@ -7,11 +7,12 @@ from contextlib import ExitStack, closing
 from importlib.util import find_spec
 from typing import Any
 
-from benchmarks.measure import Figures, interleaved
+from benchmarks.measure import Figures, instructions, interleaved
 from benchmarks.workers import Worker
 
 PRECISIONS = ("float32", "bfloat16")
 SIZES = {"cpu": 4096, "gpu": 8192}  # rows and columns of the matrices
+SLOW = 1024  # of those in bfloat16 on a processor that does not multiply it, and would take minutes
 COUNTS = {"cpu": 2, "gpu": 50}  # products in a turn
 
 
@@ -60,11 +61,17 @@ def sides(stack: ExitStack, device: str = "cpu", n: int | None = None) -> dict[s
     found: dict[str, Callable[[], float]] = {}
     for library in ("tensorflow", "torch"):
         for precision in PRECISIONS if find_spec(library) else ():
-            arguments: dict[str, Any] = {"library": library, "precision": precision, "n": n or SIZES[device]}
+            size = n or _size(device, precision)
+            arguments: dict[str, Any] = {"library": library, "precision": precision, "n": size}
             worker = Worker("benchmarks.peak:product", environment(device), **arguments)
             stack.enter_context(closing(worker))
             found[f"peak {precision} {library}"] = lambda worker=worker: worker.ask(COUNTS[device])  # type: ignore[misc]
     return found
+
+
+def _size(device: str, precision: str) -> int:
+    lacking = device == "cpu" and precision == "bfloat16" and not {"avx512_bf16", "amx_bf16"} & {*instructions()}
+    return SLOW if lacking else SIZES[device]
 
 
 def environment(device: str) -> dict[str, str]:
