@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from keras_lstmgen import threads
 
 ALIGNMENT = 64  # bytes; what begins there TensorFlow takes over without a copy
-TEXTS_A_THREAD = 4  # with fewer a thread waits for weights rather than computes
+TEXTS_A_THREAD = 4  # of a step; with fewer a thread waits for weights rather than computes
 KEPT = 3  # arrays that the forward pass leaves for the backward pass: gates, cell states, operands
 
 
@@ -116,9 +116,10 @@ def _backward(bfloat16: bool, x: NDArray[np.float32], *inputs: NDArray[Any]) -> 
 
 
 def _run(name: str, bfloat16: bool, shape: tuple[int, ...], *groups: Any) -> None:
-    count = max(1, min(threads.available(), shape[0] // TEXTS_A_THREAD))
+    cores = threads.available()
+    counts = cores, max(1, min(cores, shape[0] // TEXTS_A_THREAD))
     pointers = [(ctypes.c_void_p * len(arrays))(*(array.ctypes.data for array in arrays)) for arrays in groups]
-    _call(name, int(bfloat16), count, (ctypes.c_long * 4)(*shape), *pointers)
+    _call(name, int(bfloat16), (ctypes.c_int * 2)(*counts), (ctypes.c_long * 4)(*shape), *pointers)
 
 
 def _call(name: str, *arguments: Any) -> None:

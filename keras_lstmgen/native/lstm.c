@@ -314,8 +314,9 @@ static int between(int threads, long most)
     return (int)(threads < most ? threads : most);
 }
 
-/* shape: B, T, E, H. in: x h0 c0 W U b. out: y h c. kept: gates c operands. 0, or -1: no memory or instructions. */
-int lstm_forward(int bfloat16, int threads, const long *shape, float **in, float **out, void **kept)
+/* threads: at most so many, and so many of them for steps, whose texts they share out. shape: B, T, E, H.
+   in: x h0 c0 W U b. out: y h c. kept: gates c operands. 0, or -1: no memory or instructions. */
+int lstm_forward(int bfloat16, const int *threads, const long *shape, float **in, float **out, void **kept)
 {
     const struct kind *kind = kind_of(bfloat16);
     if (!kind)
@@ -328,15 +329,15 @@ int lstm_forward(int bfloat16, int threads, const long *shape, float **in, float
     l.packed = taken((size_t)(l.P * l.K * 4 * kind->lanes) * 4, &lacking);
     l.bias = taken((size_t)(l.P * 4 * kind->lanes) * 4, &lacking);
     if (!lacking) {
-        in_parallel(&l, kind, between(threads, l.P), l.P, pack_units);
-        in_parallel(&l, kind, between(threads, l.B), l.B, forward);
+        in_parallel(&l, kind, between(threads[0], l.P), l.P, pack_units);
+        in_parallel(&l, kind, between(threads[1], l.B), l.B, forward);
     }
     free(l.packed), free(l.bias);
     return -lacking;
 }
 
 /* in: W U dy dh dc. out: dx dh0 dc0 dW dU db. kept: as forward left it. */
-int lstm_backward(int bfloat16, int threads, const long *shape, float **in, float **out, void **kept)
+int lstm_backward(int bfloat16, const int *threads, const long *shape, float **in, float **out, void **kept)
 {
     const struct kind *kind = kind_of(bfloat16);
     if (!kind)
@@ -348,7 +349,7 @@ int lstm_backward(int bfloat16, int threads, const long *shape, float **in, floa
     l.gates = kept[0], l.c = kept[1], l.operands = kept[2];
     long wide = l.P * kind->lanes, rows = (l.T * l.B + kind->pair - 1) / kind->pair;
     long of_h = panels_of(kind, l.H), of_x = panels_of(kind, l.E), size = panel_words(&l, kind);
-    int by_text = between(threads, l.B), by_panel = between(threads, l.P);
+    int by_text = between(threads[1], l.B), by_panel = between(threads[0], l.P);
     size_t blocks = (size_t)by_panel * GROUP * BLOCK * 4 * (size_t)kind->lanes, weights = (size_t)(of_h * size);
     l.stride = rows + 16; /* no power of two, whose rows would fight for the same lines of the cache */
     l.packed = taken((blocks > weights ? blocks : weights) * 4, &lacking);
@@ -358,10 +359,10 @@ int lstm_backward(int bfloat16, int threads, const long *shape, float **in, floa
     l.dc = cleared((size_t)(l.B * wide) * 4, &lacking);
     l.partial = cleared((size_t)(by_text * 4 * wide) * 4, &lacking);
     if (!lacking) {
-        in_parallel(&l, kind, between(threads, of_h + of_x), of_h + of_x, pack_transposed);
+        in_parallel(&l, kind, between(threads[0], of_h + of_x), of_h + of_x, pack_transposed);
         in_parallel(&l, kind, by_text, l.B, backward);
         in_parallel(&l, kind, by_text, l.B, backward_x);
-        in_parallel(&l, kind, between(threads, rows), rows, turn);
+        in_parallel(&l, kind, between(threads[0], rows), rows, turn);
         in_parallel(&l, kind, by_panel, l.P, backward_weights);
         for (long n = 0; n < 4 * l.H; n++) {
             long gate = n / l.H, unit = n % l.H, p = unit / kind->lanes, lane = unit % kind->lanes;
