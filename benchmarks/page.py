@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,18 +33,21 @@ def in_node(folder: Path, requests: list[dict[str, Any]]) -> list[list[int]]:
     return [text["tokens"] for text in json.loads(done.stdout)]
 
 
-WAYS: dict[str, Write] = {"web page, in Chromium": in_browser, "web page, in Node": in_node}
+BROWSER, NODE = "web page, in Chromium", "web page, in Node"
+WAYS: dict[str, Write] = {BROWSER: in_browser, NODE: in_node}
 
 
-def texts(run: runs.Run, prompts: list[str], cases: list[Case], tokens: int) -> tuple[str, list[list[int]]]:
-    """Where the page wrote, and the tokens, filled up with end tokens as a graph does.
+def texts(
+    run: runs.Run, prompts: list[str], cases: list[Case], tokens: int, ways: Sequence[str] = tuple(WAYS)
+) -> tuple[str, list[list[int]]]:
+    """Which of the ways wrote, and the tokens, filled up with end tokens as a graph does.
 
     There are none where Node.js is not there or npm cannot fetch what the page needs.
     """
     requests = [request(*asked, tokens) for asked in zip(prompts, cases, strict=True)]
     with tempfile.TemporaryDirectory() as folder:
         try:
-            name, written = _first(web.write(run, Path(folder)), requests)
+            name, written = _first(ways, web.write(run, Path(folder)), requests)
         except UserError as error:
             return f"web page, not run: {error}", []
     end = run.metadata.end_id
@@ -56,9 +59,9 @@ def request(prompt: str, case: Case, tokens: int) -> dict[str, Any]:
     return {"prompt": prompt, "seed": str(case.seed), "options": vars(case.options), "max_new_tokens": tokens}
 
 
-def _first(folder: Path, requests: list[dict[str, Any]]) -> tuple[str, list[list[int]]]:
+def _first(ways: Sequence[str], folder: Path, requests: list[dict[str, Any]]) -> tuple[str, list[list[int]]]:
     """The first way that is open here; what is in the way of the others goes to standard error."""
-    *before, last = WAYS
+    *before, last = ways
     for name in before:
         try:
             return name, WAYS[name](folder, requests)

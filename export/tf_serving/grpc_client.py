@@ -5,6 +5,7 @@ python export/tf_serving/grpc_client.py --prompt "Once" --seed 1
 
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,32 +19,46 @@ with silence():  # importing TensorFlow logs before it heeds its log level
     import tensorflow as tf
     from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
-KINDS = {"seed": tf.int64, "max_new_tokens": tf.int32, "top_k": tf.int32}  # of numbers that are not float32
+# Every input of every signature, as docs/contract.md has it: a server converts nothing.
+KINDS = {
+    "prompt": tf.string, "text": tf.string, "seed": tf.int64, "max_new_tokens": tf.int32,
+    "repetition_penalty": tf.float32, "temperature": tf.float32, "top_k": tf.int32, "top_p": tf.float32,
+    "min_p": tf.float32, "ids": tf.int32, "state": tf.float32, "noise": tf.float32,
+}  # fmt: skip
 SECONDS = 60.0  # to wait for an answer
 
 
-def message(inputs: Inputs, signature: str = "serving_default") -> Any:
-    """The request: every input a tensor with one entry a row."""
+def message(inputs: Mapping[str, Any], signature: str = "serving_default") -> Any:
+    """The request: every input a tensor with one entry a row.
+
+    A server that batches wants as many rows of each input as there are prompts, so defaults, which have one row, will
+    not do for several.
+    """
     request = predict_pb2.PredictRequest()
     request.model_spec.name, request.model_spec.signature_name = NAME, signature
     for name, column in inputs.items():
-        kind = KINDS.get(name, tf.string if isinstance(column[0], str) else tf.float32)
-        request.inputs[name].CopyFrom(tf.make_tensor_proto(column, kind))
+        request.inputs[name].CopyFrom(tf.make_tensor_proto(column, KINDS[name]))
     return request
 
 
-def ask(server: str, inputs: Inputs) -> Answers:
-    """Call ``server``, as localhost:8500; ``ValueError`` with what the server says if it refuses."""
+def call(server: str, request: Any) -> dict[str, Any]:
+    """Send a request to ``server``, as localhost:8500; ``ValueError`` with what the server says if it refuses."""
     with grpc.insecure_channel(server) as channel:
         stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
         try:
-            answer = stub.Predict(message(inputs), timeout=SECONDS)
+            answer = stub.Predict(request, timeout=SECONDS)
         except grpc.RpcError as error:
             raise ValueError(error.details()) from error
-    return {name: _entries(tf.make_ndarray(tensor)) for name, tensor in answer.outputs.items()}
+    return {name: entries(tf.make_ndarray(tensor)) for name, tensor in answer.outputs.items()}
 
 
-def _entries(column: Any) -> list[Any]:
+def ask(server: str, inputs: Inputs) -> Answers:
+    """Texts, by the signature in strings."""
+    return call(server, message(inputs))
+
+
+def entries(column: Any) -> list[Any]:
+    """An array as nested lists, strings among them."""
     return [entry.decode() if isinstance(entry, bytes) else entry for entry in column.tolist()]
 
 

@@ -1,11 +1,15 @@
-"""Make the golden files anew: ``python -m tests.golden.make``.
+"""Make the golden files anew.
 
-It trains the small run next to this file on ``text.txt``, exports it, and lets Keras write every case of ``CASES`` to
-``texts.json``, which ``tests/test_golden.py`` holds every client against. Made again, on another processor or with
-another version of TensorFlow, the run may have other weights and write other texts; what counts is that all clients
-write those that stand there.
+    python -m tests.golden.make --artifacts    # those of the run that lies there: after a change of an exporter
+    python -m tests.golden.make                # all of it
+
+The run next to this file is trained on ``text.txt`` and exported, and Keras writes every case of ``CASES`` to
+``texts.json``, which ``tests/test_golden.py`` holds every client against. Trained again, on another processor or by
+other code, the run has other weights and writes other texts; what counts is that all clients write those that stand
+there. So what an exporter changes is made without training.
 """
 
+import argparse
 import json
 import os
 import shutil
@@ -20,7 +24,8 @@ from keras_lstmgen.sampling import Options
 
 HERE = Path(__file__).resolve().parent
 RUN, TEXTS = HERE / "run", HERE / "texts.json"
-KEPT = ("keras_lstmgen.json", "tokenizer.model", "model.keras", "tflite/model.tflite", "onnx/model.onnx")
+TRAINED = ("keras_lstmgen.json", "tokenizer.model", "model.keras")
+ARTIFACTS = ("tflite/model.tflite", "onnx/model.onnx")
 SETTINGS = {
     "corpus.source": ["tests/golden/text.txt"], "corpus.documents": "blocks",
     "corpus.validation": ["tests/golden/text.txt"],
@@ -82,18 +87,30 @@ CASES: list[tuple[str, int, int, dict[str, float]]] = [
 
 
 def main() -> None:
-    """Train, export, write; what was there is replaced once all of it is made."""
+    """Make what the command line asks for; what was there is replaced once all of it is made."""
+    parser = argparse.ArgumentParser(description="Make the golden files anew.")
+    parser.add_argument("--artifacts", action="store_true", help="of the run that lies there, which stays as it is")
+    arguments = parser.parse_args()
     os.chdir(HERE.parents[1])  # the recipe, which the artifacts carry, names the text as it lies in the repository
+    settings = recipe.override(recipe.Recipe(), SETTINGS)
     with tempfile.TemporaryDirectory() as folder:
-        settings = recipe.override(recipe.Recipe(), SETTINGS)
+        if arguments.artifacts:
+            made = Path(shutil.copytree(RUN, Path(folder) / "golden"))
+            exporters.export(made, settings.export)
+            keep(made, ARTIFACTS)
+            return
         made = training.train(settings, Path(folder), "golden")
         exporters.export(made, settings.export)
         texts = write(run.load(made))
-        shutil.rmtree(RUN, ignore_errors=True)
-        for name in KEPT:
-            (RUN / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(made / name, RUN / name)
+        keep(made, (*TRAINED, *ARTIFACTS))
     files.write_text(TEXTS, json.dumps(texts, ensure_ascii=False, indent=1) + "\n")
+
+
+def keep(made: Path, names: tuple[str, ...]) -> None:
+    """Copy files of a run over those that lie here."""
+    for name in names:
+        (RUN / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(made / name, RUN / name)
 
 
 def write(model: run.Run) -> list[dict[str, Any]]:
