@@ -1,12 +1,12 @@
-# Everything that people and CI type. All of it happens in .venv, made on first use.
+# Everything that people and CI type. It happens in .venv, made on first use; what needs Apache Beam in .venv-beam.
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo install test fuzz newest lint bench soak parity pictures gallery clean
+.PHONY: help demo install test test-beam fuzz newest lint bench soak parity pictures gallery clean
 
 help:  ## say what there is
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
 demo: $(VENV)/installed  ## train, write, evaluate, export and prove: some four minutes on two cores
 	$(BIN)/keras-lstmgen train pipelines/quickstart.toml
@@ -17,8 +17,9 @@ demo: $(VENV)/installed  ## train, write, evaluate, export and prove: some four 
 install: $(VENV)/installed  ## make .venv with keras_lstmgen and all that its tests need
 
 EXTRAS := export,measures,regex,test,lint
+SOURCES := setup.cfg pyproject.toml setup.py $(wildcard keras_lstmgen/native/*.[ch])
 
-$(VENV)/installed: setup.cfg constraints.txt pyproject.toml setup.py $(wildcard keras_lstmgen/native/*.[ch])
+$(VENV)/installed: constraints.txt $(SOURCES)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet -c constraints.txt --editable '.[$(EXTRAS)]'
@@ -28,6 +29,20 @@ PYTEST := -m pytest --numprocesses auto --dist loadfile --durations=10
 
 test: $(VENV)/installed  ## run all tests and print the branch coverage
 	$(BIN)/python $(PYTEST) --cov --cov-report=term
+
+# Apache Beam wants older packages than the rest (constraints-beam.txt), so it gets a place of its own.
+BEAM := .venv-beam
+BEAM_EXTRAS := beam,test
+BEAM_TESTS := tests/test_prepare.py tests/test_remote.py tests/test_shards.py tests/test_tokenizer.py
+
+$(BEAM)/installed: constraints-beam.txt $(SOURCES)
+	$(PYTHON) -m venv $(BEAM)
+	$(BEAM)/bin/pip install --quiet --upgrade pip
+	$(BEAM)/bin/pip install --quiet -c constraints-beam.txt --editable '.[$(BEAM_EXTRAS)]'
+	touch $@
+
+test-beam: $(BEAM)/installed  ## the tests of preparing with Apache Beam, in .venv-beam
+	$(BEAM)/bin/python $(PYTEST) $(BEAM_TESTS)
 
 fuzz: $(VENV)/installed  ## the tests of hostile input, 10,000 examples each: hours (SECURITY.md)
 	$(BIN)/python $(PYTEST) --hypothesis-profile=fuzz $(wildcard tests/test_hostile*.py)
@@ -73,4 +88,4 @@ gallery: $(VENV)/installed  ## docs/gallery.md, what the recipes' runs write; RU
 	$(BIN)/python -m benchmarks.gallery $(RUNS)
 
 clean:  ## remove .venv and caches, never a run
-	rm -rf $(VENV) .venv-newest .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage* build *.egg-info
+	rm -rf $(VENV) $(BEAM) .venv-newest .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage* build *.egg-info

@@ -100,6 +100,7 @@ def settings_of_corpora(draw: st.DrawFn) -> dict[str, Any]:
         "documents": draw(st.sampled_from(KINDS)),
         "field": tuple(draw(FIELDS)),
         "labels": tuple(draw(st.lists(TEXTS, max_size=1))),
+        "normalize": draw(st.sampled_from(["none", "none", "nfc", "nfkc"])),
         "validation_fraction": draw(st.sampled_from([0.1, 0.5])),
     }
 
