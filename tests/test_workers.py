@@ -5,10 +5,14 @@ import json
 import os
 import pydoc_data.topics
 import signal
+import socket
 import subprocess
 import sys
+import time
 import zipfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -172,6 +176,17 @@ def test_what_one_of_them_is_asked_ends_all_and_is_gone_on_with(
     np.testing.assert_allclose(whole, losses(folder, alone), atol=TOLERANCE)
 
 
+@pytest.mark.parametrize("number", [0, 1])
+def test_sigterm_that_one_of_them_gets_while_the_chief_measures_does_not_wait_for_the_end_of_that(
+    work: Work, folder: Path, alone: str, number: int
+) -> None:
+    name = f"measuring {number}"
+    did(work(2, training(folder, name, REGULAR), measuring=[number, signal.SIGTERM]), 143, 143)
+    assert not (folder / "runs" / name / "history.json").exists()
+    did(work(2, resuming(folder, name)), 0, 0)
+    the_same(folder, alone, name)
+
+
 def test_they_stop_early_together(work: Work, folder: Path) -> None:
     values = {"training.patience": 1, "training.epochs": 9, "training.learning_rate": 0.5}
     did(work(1, training(folder, "stale", values)), 0)
@@ -210,6 +225,34 @@ def test_what_the_chief_cannot_use_it_says_itself(work: Work, folder: Path) -> N
         [line] = other.said.splitlines()
         assert "another worker has ended" in line
         assert not (folder / "runs" / name).exists()
+
+
+def test_the_chief_takes_nobody_for_a_worker_who_is_none_and_none_for_two() -> None:
+    names = [f"127.0.0.1:{port}" for port in launching._free_ports(3)]
+    with ThreadPoolExecutor() as pool, ExitStack() as stack:
+        missing = pool.submit(workers._receive, names, time.monotonic() + 60)
+        guests = [stack.enter_context(greeting(names[0], said)) for said in (b"9", b"0", b"-1", b"x", b"1", b"1", b"2")]
+        assert missing.result(60) == []
+        assert [guest.makefile("rb").readline() for guest in guests] == [*[b""] * 4, b"[]\n", b"", b"[]\n"]
+
+
+def greeting(name: str, said: bytes) -> socket.socket:
+    """A connection to the chief, once it is there."""
+    until = time.monotonic() + 60
+    while True:
+        try:
+            door = socket.create_connection(workers._address(name), timeout=60)
+            door.sendall(said)
+            return door
+        except ConnectionRefusedError:
+            assert time.monotonic() < until
+            time.sleep(0.05)
+
+
+@pytest.mark.parametrize(("host", "bound"), [("127.0.0.1", "127.0.0.1"), ("localhost", "127.0.0.1"), ("a", "0.0.0.0")])
+def test_the_chief_of_workers_on_one_machine_listens_to_that_machine_alone(host: str, bound: str) -> None:
+    with workers._door(f"{host}:0") as door:
+        assert door.getsockname()[0] == bound
 
 
 @pytest.mark.parametrize(
