@@ -4,10 +4,12 @@ import io
 import json
 import os
 import pydoc_data.topics
+import re
 import signal
 import socket
 import subprocess
 import sys
+import textwrap
 import time
 import zipfile
 from collections.abc import Callable, Iterator
@@ -19,8 +21,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from keras_lstmgen import launching, run, workers
-from keras_lstmgen.errors import UserError
+from keras_lstmgen import cli, launching, run, workers
+from keras_lstmgen.errors import Terminated, UserError
 
 B = 6  # rows of a batch, which two and three workers share
 TINY = {
@@ -285,6 +287,56 @@ def test_a_cluster_of_one_is_a_process_alone(monkeypatch: pytest.MonkeyPatch) ->
         assert workers.told("x") == "x"
 
 
+# The examples of docs/scale.md
+
+
+PAGE = Path(__file__).parents[1].joinpath("docs/scale.md").read_text(encoding="utf-8")
+
+
+def slurm() -> str:
+    """The script, without the margin of its block."""
+    return textwrap.dedent(re.findall(r"### Slurm\n\n((?:    .*\n)+)", PAGE)[0])
+
+
+def kubernetes() -> str:
+    """The words of the container, as YAML folds them."""
+    return " ".join(re.findall(r"- >-\n(.*?)```", PAGE, re.DOTALL)[0].split())
+
+
+@pytest.mark.parametrize(
+    ("script", "variables", "named"),
+    [
+        (slurm, {"SLURM_PROCID": "1"}, ["one:2222", "two:2222"]),
+        (kubernetes, {"JOB_COMPLETION_INDEX": "1"}, ["lstm-0.lstm:2222", "lstm-1.lstm:2222"]),
+    ],
+)
+def test_the_examples_name_the_workers_and_go_on_with_the_run_where_it_is(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    script: Callable[[], str],
+    variables: dict[str, str],
+    named: list[str],
+) -> None:
+    for name, does in (
+        ("srun", 'exec "$@"'),
+        ("scontrol", "printf 'one\\ntwo\\n'"),
+        ("python", f'exec {sys.executable} "$@"'),
+        ("keras-lstmgen", f'echo "$TF_CONFIG" > {tmp_path}/TF_CONFIG; echo "$@" > {tmp_path}/words'),
+    ):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{does}\n")
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "script").write_text(script().replace("/shared", str(tmp_path)))
+    environment = os.environ | variables | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    runs = tmp_path / "saved_models"
+    for words in (f"{tmp_path}/ids --name big", f"--resume {runs}/big"):
+        subprocess.run(["bash", tmp_path / "script"], env=environment, check=True)
+        assert (tmp_path / "words").read_text() == f"train --runs {runs} {words}\n"
+        (runs / "big").mkdir(parents=True, exist_ok=True)
+        (runs / "big/recipe.toml").touch()
+    monkeypatch.setenv("TF_CONFIG", (tmp_path / "TF_CONFIG").read_text())
+    assert workers._named() == (named, 1)
+
+
 # train --workers
 
 
@@ -333,6 +385,47 @@ def test_one_that_fails_ends_the_others_and_is_the_one_that_is_heard(
     with pytest.raises(UserError, match="worker 0 was ended by SIGKILL; go on with: keras-lstmgen train --resume RUN"):
         programs("import os; os.kill(os.getpid(), 9)", sleep)
     assert programs("pass", "pass") == 0
+
+
+@pytest.mark.parametrize("what", ["SIGTERM", "Cannot allocate memory"])
+def test_what_happens_while_they_are_started_leaves_none(monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    started, begun = subprocess.Popen, list[Any]()
+
+    def start(_: list[str], **options: Any) -> Any:
+        if len(begun) == 1 and what != "SIGTERM":
+            raise OSError(what)
+        begun.append(started([sys.executable, "-c", "import time; time.sleep(60)"], **options))
+        if len(begun) == 2:
+            signal.raise_signal(signal.SIGTERM)
+        return begun[-1]
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+    with pytest.raises((Terminated, OSError), match=what):
+        launching.launch(["train"], 3)
+    assert len(begun) == 1 + (what == "SIGTERM")
+    assert all(worker.returncode is not None for worker in begun)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_workers_that_are_named_already_are_not_started_again(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TF_CONFIG", "{}")
+    assert cli.main(["train", "--workers", "2"]) == 2
+    said = "--workers 2: TF_CONFIG is set, and names the workers already; leave one of the two out"
+    assert capsys.readouterr().err == f"keras-lstmgen: {said}\n"
+
+
+def test_gpus_that_would_be_idle_are_told_of(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5,6,7")
+    assert cli.main(["train", "no.txt"]) == 2
+    said = "1 of 4 GPUs: --workers 4 takes all, if training.batch_size is a multiple of 4\n"
+    assert capsys.readouterr().out == said
+    with pytest.raises(UserError, match="--workers 5: each wants a GPU of its own"):
+        launching.launch(["train"], 5)
+    assert capsys.readouterr().out == ""
 
 
 def test_each_has_its_place_its_cores_and_its_gpu(
