@@ -10,11 +10,12 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from keras_lstmgen import checkpoint, files, recipe, workers
 from keras_lstmgen.checkpoint import CARRYING, Progress
 from keras_lstmgen.ensemble import layers_of
-from keras_lstmgen.errors import Terminated
+from keras_lstmgen.errors import Terminated, UserError
 from keras_lstmgen.regularization import ActivationRegularization
 from keras_lstmgen.run import MODEL, WHOLE
 
@@ -213,6 +214,18 @@ def signals_end(pace: Pace) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def diary(folder: Path) -> Iterator[None]:
+    """Let a line say where nothing can be written for TensorBoard: TensorFlow writes, with errors of its own."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        if str(folder) not in error.message:
+            raise
+        reason = error.message.splitlines()[0].rpartition("}} ")[2]
+        raise UserError(f"{folder}: could not be written ({reason}); what was there before is kept") from error
 
 
 class Validate(keras.callbacks.Callback):

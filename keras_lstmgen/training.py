@@ -49,6 +49,7 @@ from keras_lstmgen.sampling import Options
 # Most tokens of the held-out text that each epoch is measured on, and numbers in their logits: it is to stay short.
 VALIDATION_TOKENS, VALIDATION_LOGITS = 2**19, 2**31
 SAMPLE_TOKENS = 160
+LOGS = "logs"  # TensorBoard's
 # What --resume may change; all else is built into the weights or into the place in the text.
 LIMITS = ("epochs", "minutes", "learning_rate", "warmup", "weight_decay", "clip_norm", "patience")
 SETBACKS = 3  # times within an epoch that a training whose loss is lost goes back; then it gives up
@@ -266,7 +267,7 @@ def _epochs(
     """All that is left of the training; where it loses its loss, once more from the last checkpoint."""
     validate, keep, board, screen = _callbacks(settings, encoded, folder, pace, model, writes)
     these = [pace, validate, keep, *([board, screen] if workers.is_chief() else [])]
-    with callbacks.signals_end(pace), screen.bar:
+    with callbacks.signals_end(pace), callbacks.diary(folder / LOGS), screen.bar:
         while not pace.over() or not pace.judged():
             try:
                 _some_epochs(settings, encoded, pace, model, these)
@@ -378,7 +379,7 @@ def _callbacks(
     return (
         Validate(validation_loss, pace, _heaviest(settings, encoded)),
         Keep(folder, pace, writes.model),
-        keras.callbacks.TensorBoard(folder / "logs", write_graph=False),
+        keras.callbacks.TensorBoard(folder / LOGS, write_graph=False),
         show.Screen(pace.done, _batch_tokens(settings, encoded, pace), _per_character(settings, encoded), sample),
     )
 
