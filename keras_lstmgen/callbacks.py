@@ -10,16 +10,18 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from keras_lstmgen import checkpoint, files, recipe, workers
 from keras_lstmgen.checkpoint import CARRYING, Progress
 from keras_lstmgen.ensemble import layers_of
-from keras_lstmgen.errors import Terminated
+from keras_lstmgen.errors import Terminated, UserError
 from keras_lstmgen.regularization import ActivationRegularization
 from keras_lstmgen.run import MODEL, WHOLE
 
 EVERY = 60.0  # seconds between two checkpoints within an epoch, at least
 SHARE = 0.02  # of the time, that these may take at most
+ASKED = 0.5  # seconds between two times that workers ask each other whether to end, while the chief measures
 EXPLODED = 50.0  # nats a token; to guess among a million ids without looking costs 14
 
 
@@ -62,6 +64,7 @@ class Pace(keras.callbacks.Callback):
         self.interrupted = self.terminated = False
         self._asked = [False, False]  # the same of this worker alone, until all know it
         self._began = time.monotonic() - progress.seconds
+        self._exchanged = 0.0  # when the workers last asked each other
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:  # noqa: ARG002
         """Within an epoch, go on with its mean losses too: Keras has just set them to nothing."""
@@ -120,6 +123,32 @@ class Pace(keras.callbacks.Callback):
         seconds = self.progress.seconds if workers.is_chief() else 0.0
         self.progress.seconds, *asked = _mean_of_all(logs, [seconds, *self._asked])
         self.interrupted, self.terminated = (count > 0 for count in asked)
+
+    def measured(self, measure: Callable[[Callable[[int], None]], float]) -> float:
+        """What the chief measures, for all workers; ``measure`` is to call what it is given now and then.
+
+        SIGTERM breaks it off, whichever of them gets it.
+        """
+        if workers.size() == 1:
+            return measure(lambda _: self.heed())
+        if workers.is_chief():
+            return self._exchange(1.0, measure(self._still_measuring))[1]
+        while not (answer := self._exchange())[0]:
+            pass
+        return answer[1]
+
+    def _still_measuring(self, _: int) -> None:
+        if time.monotonic() >= self._exchanged + ASKED:
+            self._exchange()
+
+    def _exchange(self, done: float = 0.0, loss: float = 0.0) -> tuple[float, float]:
+        """Whether the chief has measured, and what; on the way all come to know what any of them was asked."""
+        done, loss, *asked = map(float, workers.total(np.array([done, loss, *self._asked])))
+        self._exchanged = time.monotonic()
+        self.interrupted, self.terminated = (count > 0 for count in asked)
+        self.model.stop_training |= self.interrupted
+        self.heed()
+        return done, loss
 
     def heed(self) -> None:
         """End here and now, if SIGTERM asked for it."""
@@ -185,6 +214,18 @@ def signals_end(pace: Pace) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def diary(folder: Path) -> Iterator[None]:
+    """Let a line say where nothing can be written for TensorBoard: TensorFlow writes, with errors of its own."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        if str(folder) not in error.message:
+            raise
+        reason = error.message.splitlines()[0].rpartition("}} ")[2]
+        raise UserError(f"{folder}: could not be written ({reason}); what was there before is kept") from error
 
 
 class Validate(keras.callbacks.Callback):
@@ -265,6 +306,8 @@ class Keep(keras.callbacks.Callback):
             with files.replacing(self.folder / MODEL, before=before) as path:
                 self.twin.save(path)
         if not paused:
+            progress = self.pace.progress
+            progress.lately *= self.pace.within()  # a whole epoch went well: what comes is another trouble
             self.save()
         if workers.is_chief():
             files.write_json(self.folder / "history.json", self.pace.progress.history)

@@ -38,7 +38,8 @@ class Progress:
     seconds: float = 0.0
     best: float = math.inf  # lowest validation loss, nats per token
     stale: int = 0  # whole epochs since then
-    setbacks: int = 0  # times that the loss was lost and it went back
+    setbacks: int = 0  # times that the loss was lost and it went back: the rate is halved for each
+    lately: int = 0  # of these, since the end of an epoch
     text: str = ""  # sha256 of the ids that it learns from and is measured on
     history: list[dict[str, float]] = field(default_factory=list)  # a row an epoch
     measured: list[float] = field(default_factory=list)  # what the metrics have summed up since the epoch began
@@ -168,7 +169,7 @@ def _checked(progress: Progress, sums: int) -> Progress:
         numbers += row.values()
     right = (
         all(type(count) is int and 0 <= count <= MOST_WINDOWS for count in counts)
-        and progress.setbacks in range(MOST_SETBACKS)
+        and all(number in range(MOST_SETBACKS) for number in (progress.setbacks, progress.lately))
         and all(type(number) in (int, float) and math.isfinite(number) for number in numbers)
         and all(
             row.keys() == ROW and max(abs(row["loss"]), abs(row["val_loss"])) < MOST_NATS for row in progress.history

@@ -20,7 +20,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     before = signal.signal(signal.SIGTERM, _terminate)
     try:
         arguments = parser().parse_args(argv)
-        if getattr(arguments, "workers", 1) > 1 and "TF_CONFIG" not in os.environ:
+        if getattr(arguments, "workers", 1) > 1:
             return launching.launch(sys.argv[1:] if argv is None else argv, arguments.workers)
         threads.configure()
         memory.configure()

@@ -14,7 +14,7 @@ from typing import Any
 
 from rich.markup import escape
 
-from keras_lstmgen import files, recipe, remote
+from keras_lstmgen import files, launching, recipe, remote
 from keras_lstmgen.errors import UserError
 from keras_lstmgen.quiet import quiet
 
@@ -39,6 +39,8 @@ with quiet():
 def train(arguments: argparse.Namespace) -> None:
     """Train a new run, or go on with one; as one of several workers, if it is one."""
     _at_least("--workers", arguments.workers, 1)
+    if "TF_CONFIG" not in os.environ:
+        launching.tell_of_gpus(1)
     with workers.together():
         if workers.is_chief():
             folder = _trained(arguments)

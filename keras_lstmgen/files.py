@@ -110,7 +110,13 @@ def alone(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
 
 
 def _put(new: Path, path: Path, before: Path | None) -> None:
-    """Rename ``new`` to ``path``. What has this name goes to ``before``, if that is given, or back."""
+    """Rename ``new`` to ``path``, for good. What has this name goes to ``before``, if that is given, or back."""
+    _rename(new, path, before)
+    with suppress(OSError):  # a file system that cannot: there is nothing to take back any more
+        _sync(path.parent)
+
+
+def _rename(new: Path, path: Path, before: Path | None) -> None:
     if new.is_dir() and path.is_dir():  # which only takes a name that is free
         before = before or new.with_name(f"{path.name}.before")
     if before is None or not path.exists():
@@ -125,10 +131,12 @@ def _put(new: Path, path: Path, before: Path | None) -> None:
 
 
 def _sync(path: Path) -> None:
-    """Push a file's bytes to the disk, so that the rename cannot overtake them."""
-    if path.is_file():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
+    """Push a file's bytes to the disk, so that the rename cannot overtake them, or the names in a folder."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def check_inside(folder: Path) -> None:

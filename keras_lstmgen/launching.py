@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from keras_lstmgen import threads
-from keras_lstmgen.errors import UserError
+from keras_lstmgen.errors import Terminated, UserError
 
 GRACE = 60.0  # seconds in which the others notice that one has ended, and end too
 
@@ -25,14 +25,18 @@ def launch(words: Sequence[str], count: int) -> int:
     Each gets its share of the cores, and a GPU where there are as many. Of one that fails its own line is told, not
     what the others say of its end.
     """
+    if "TF_CONFIG" in os.environ:
+        raise UserError(f"--workers {count}: TF_CONFIG is set, and names the workers already; leave one of the two out")
+    tell_of_gpus(count)
     with ExitStack() as stack:
         says = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(count)]
-        workers = [
-            _started(words, environment, said) for environment, said in zip(_environments(count), says, strict=True)
-        ]
-        for number, worker in enumerate(workers):
-            _give_cores(worker, number, count)
-        with _forwarding(workers):
+        workers: list[subprocess.Popen[bytes]] = []
+        with _forwarding(workers) as asked:
+            for number, environment in enumerate(_environments(count)):
+                workers.append(_started([*words, "--workers", "1"], environment, says[number]))
+                _give_cores(workers[number], number, count)
+                if asked:
+                    raise Terminated(f"stopped by {signal.Signals(asked[0]).name}; nothing has begun")
             failed = _first_that_fails(workers)
         if failed is None:
             return 0
@@ -73,6 +77,12 @@ def _free_ports(count: int) -> list[int]:
         return [int(one.getsockname()[1]) for one in sockets]
 
 
+def tell_of_gpus(count: int) -> None:
+    """Say what would take the GPUs that so many workers leave idle: each takes one."""
+    if (gpus := len(_gpus())) > count:
+        print(f"{count} of {gpus} GPUs: --workers {gpus} takes all, if training.batch_size is a multiple of {gpus}")
+
+
 def _gpus() -> list[str]:
     """The names of the GPUs of this machine, as ``CUDA_VISIBLE_DEVICES`` has them."""
     if (chosen := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
@@ -88,16 +98,21 @@ def _give_cores(worker: "subprocess.Popen[bytes]", number: int, count: int) -> N
 
 
 @contextmanager
-def _forwarding(workers: Sequence["subprocess.Popen[bytes]"]) -> Iterator[None]:
-    """Hand Ctrl-C and SIGTERM on to all workers; end those that are left when the block is left."""
+def _forwarding(workers: Sequence["subprocess.Popen[bytes]"]) -> Iterator[list[int]]:
+    """Hand Ctrl-C and SIGTERM on to all workers, those begun in the block; end those that are left when it is left.
+
+    Yields the signals that came.
+    """
+    asked: list[int] = []
 
     def forward(number: int, frame: Any) -> None:  # noqa: ARG001
+        asked.append(number)
         for worker in workers:
             worker.send_signal(number)
 
     before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        yield asked
     finally:
         for worker in workers:
             worker.kill()

@@ -50,9 +50,10 @@ from keras_lstmgen.sampling import Options
 # Most tokens of the held-out text that each epoch is measured on, and numbers in their logits: it is to stay short.
 VALIDATION_TOKENS, VALIDATION_LOGITS = 2**19, 2**31
 SAMPLE_TOKENS = 160
+LOGS = "logs"  # TensorBoard's
 # What --resume may change; all else is built into the weights or into the place in the text.
 LIMITS = ("epochs", "minutes", "learning_rate", "warmup", "weight_decay", "clip_norm", "patience")
-SETBACKS = 3  # times that a training whose loss is lost goes back; then it gives up
+SETBACKS = 3  # times within an epoch that a training whose loss is lost goes back; then it gives up
 
 
 def train(settings: recipe.Recipe, runs: Path, name: str) -> Path:
@@ -267,7 +268,7 @@ def _epochs(
     """All that is left of the training; where it loses its loss, once more from the last checkpoint."""
     validate, keep, board, screen = _callbacks(settings, encoded, folder, pace, model, writes)
     these = [pace, validate, keep, *([board, screen] if workers.is_chief() else [])]
-    with callbacks.signals_end(pace), screen.bar:
+    with callbacks.signals_end(pace), callbacks.diary(folder / LOGS), screen.bar:
         while not pace.over() or not pace.judged():
             try:
                 _some_epochs(settings, encoded, pace, model, these)
@@ -310,17 +311,18 @@ def _go_back(folder: Path, pace: Pace, model: keras.Sequential, what: str) -> No
     """
     progress = pace.progress
     where = f"{what} in epoch {max(progress.windows - 1, 0) // pace.windows + 1}"
-    if progress.setbacks >= SETBACKS:
+    if progress.lately >= SETBACKS or progress.setbacks + 1 == checkpoint.MOST_SETBACKS:
         raise UserError(
             f"{where}, after {SETBACKS} times of going back and halving the rate too; lower training.learning_rate or "
             "training.clip_norm, and train again or --resume what was saved"
         )
     before, _ = checkpoint.load(folder, model, progress.text)
-    vars(progress).update(vars(before) | {"seconds": progress.seconds, "setbacks": progress.setbacks + 1})
+    counts = {"setbacks": progress.setbacks + 1, "lately": progress.lately + 1}
+    vars(progress).update(vars(before) | counts | {"seconds": progress.seconds})
     epochs = progress.windows / pace.windows
     show.out.print(
         f"{where}: going back to the checkpoint after {epochs:.2f} epochs, and on at half the rate "
-        f"({progress.setbacks} of {SETBACKS} times)",
+        f"({progress.lately} of {SETBACKS} times)",
         markup=False,
     )
 
@@ -364,10 +366,9 @@ def _callbacks(
     loss, call = _loss(settings, encoded, writes), generation.writer(writes, writes.weights)
 
     def validation_loss() -> float:
-        if not workers.is_chief():
-            return float(workers.of_chief(np.array(0.0)))
-        hand_over(model, writes.model)
-        return float(workers.of_chief(np.array(loss(lambda _: pace.heed()))))
+        if workers.is_chief():
+            hand_over(model, writes.model)
+        return pace.measured(loss)
 
     def sample() -> str:
         epochs = pace.progress.windows / pace.windows
@@ -379,7 +380,7 @@ def _callbacks(
     return (
         Validate(validation_loss, pace, _heaviest(settings, encoded)),
         Keep(folder, pace, writes.model),
-        keras.callbacks.TensorBoard(folder / "logs", write_graph=False),
+        keras.callbacks.TensorBoard(folder / LOGS, write_graph=False),
         show.Screen(pace.done, _batch_tokens(settings, encoded, pace), _per_character(settings, encoded), sample),
     )
 

@@ -53,6 +53,8 @@ def together() -> Iterator[None]:
         _meet(rank)
         yield
         total(np.zeros(1))  # nobody leaves before all are done
+        with suppress(*GONE):  # nor before all know it: another may have yet to fetch its part of that sum
+            total(np.zeros(1))
     except GONE as error:
         raise UserError(
             f"worker {rank} of {len(names)}: another worker has ended; see what it said, and begin all again, "
@@ -97,7 +99,8 @@ def _receive(names: list[str], until: float) -> list[int]:
             with suppress(OSError, ValueError):  # the time is up, or it was somebody else, who does not say a number
                 guest = stack.enter_context(door.accept()[0])
                 guest.settimeout(GREETING)
-                here[int(guest.recv(16))] = guest
+                if (number := int(guest.recv(16))) in range(1, len(names)):
+                    here.setdefault(number, guest)
         missing = [number for number in range(1, len(names)) if number not in here]
         for guest in here.values():
             with suppress(OSError):
@@ -106,8 +109,10 @@ def _receive(names: list[str], until: float) -> list[int]:
 
 
 def _door(name: str) -> socket.socket:
+    """Open to this machine alone where the workers are all on it, else at every address of it."""
+    host, port = _address(name)
     try:
-        return socket.create_server(("", _address(name)[1]))
+        return socket.create_server((host if host == "localhost" or host.startswith("127.") else "", port))
     except OSError as error:
         raise UserError(f"{VARIABLE}: the chief cannot be at {name} ({error.strerror or error})") from error
 

@@ -26,9 +26,11 @@ TINY = {
     "training.epochs": 2, "training.precision": "float32",
 }  # fmt: skip
 WRITTEN = (  # in this order
-    "encoding.json", "train.ids", "recipe.toml", "tokenizer.model", "keras_lstmgen.json", "checkpoint.keras",
-    "model.keras", "history.json", "samples.txt", "metrics.json", "curve.png",
+    "tokenizer.model", "train.ids", "validation.ids", "encoding.json", "recipe.toml", "prose/tokenizer.model",
+    "keras_lstmgen.json", "checkpoint.keras", "model.keras", "history.json", "samples.txt", "metrics.json", "curve.png",
 )  # fmt: skip
+REFUSED = [(name, errno.ENOSPC) for name in WRITTEN]
+REFUSED += [(name, errno.EROFS) for name in ("encoding.json", "checkpoint.keras", "samples.txt")]  # one of each kind
 
 
 @pytest.fixture
@@ -76,13 +78,10 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[float, ...]]:
 # The disk
 
 
-@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EROFS], ids=["full", "read-only"])
-@pytest.mark.parametrize("name", WRITTEN)
+@pytest.mark.parametrize(("name", "error"), REFUSED)
 def test_a_disk_that_is_full_or_read_only_at_whatever_write_of_a_training(
     text: Path, tmp_path: Path, whole: Any, refusing: dict[str, int], capsys: Any, name: str, error: int
 ) -> None:
-    if error == errno.EROFS and name not in ("encoding.json", "checkpoint.keras", "samples.txt"):
-        pytest.skip("one of each kind is enough: the error comes the same way")
     runs = tmp_path / "runs"
     files.write_text(runs / "other" / "precious.txt", "mine")
     refusing[name] = error
@@ -98,6 +97,26 @@ def test_a_disk_that_is_full_or_read_only_at_whatever_write_of_a_training(
     again = ["train", "--resume", "prose", "--runs", str(runs)] if begun else typed(text, "--runs", runs)
     assert cli.main(again) == 0
     assert curve(runs / "prose") == whole
+
+
+def test_logs_that_cannot_be_written_are_one_line_too(
+    text: Path, tmp_path: Path, whole: Any, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TensorFlow writes them by itself: a file is in their place."""
+    create = run.create
+
+    def created(*given: Any) -> Path:
+        folder = create(*given)
+        (folder / "logs").touch()
+        return folder
+
+    with monkeypatch.context() as patch:
+        patch.setattr(run, "create", created)
+        said = refused(capsys, typed(text, "--runs", tmp_path))
+    assert said.startswith(f"{tmp_path}/prose/logs: could not be written (")
+    assert not (tmp_path / "prose").exists()
+    assert cli.main(typed(text, "--runs", tmp_path)) == 0
+    assert curve(tmp_path / "prose") == whole
 
 
 def test_a_disk_that_fills_up_in_the_midst_of_a_training_keeps_both_checkpoints(

@@ -190,3 +190,26 @@ def test_json_that_cannot_be_read_is_told_with_its_path(tmp_path: Path, content:
         path.write_bytes(content)
     with pytest.raises(UserError, match=r"values\.json: cannot be read as JSON"):
         files.read_json(path)
+
+
+def test_the_bytes_are_on_the_disk_before_the_name_and_the_name_before_it_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that a power loss keeps what was said to be saved."""
+    done: list[tuple[str, str]] = []
+    sync, replace = os.fsync, os.replace
+
+    def fsync(descriptor: int) -> None:
+        sync(descriptor)
+        done.append(("sync", os.path.basename(os.readlink(f"/proc/self/fd/{descriptor}"))))
+
+    def renamed(one: Path, other: Path) -> None:
+        replace(one, other)
+        done.append(("rename", Path(other).name))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(os, "replace", renamed)
+    (tmp_path / "a.txt").write_text("before")
+    with files.replacing(tmp_path / "a.txt", before=tmp_path / "b.txt") as path:
+        path.write_text("after")
+    assert done == [("sync", "a.txt"), ("rename", "b.txt"), ("rename", "a.txt"), ("sync", tmp_path.name)]

@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pydoc_data.topics
+import re
 import resource
 import shutil
 import signal
@@ -351,6 +352,21 @@ def test_a_rate_that_is_far_too_high_makes_it_go_back_three_times_and_then_give_
         training.train(wild, tmp_path, "wild")
     assert capsys.readouterr().out.count("on at half the rate") == 3
     assert not (tmp_path / "wild").exists()
+
+
+def test_times_of_going_back_are_counted_anew_after_a_whole_epoch(
+    plain: recipe.Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Twice in each of two epochs, four times in all."""
+    for window in (5, 7, 30, 33):
+        at_window(monkeypatch, window, poison)
+    folder = training.train(plain, tmp_path, "run")
+    told = " ".join(capsys.readouterr().out.split())
+    assert re.findall(r"half the rate \((\d) of 3 times\)", told) == ["1", "2", "1", "2"]
+    assert [row["windows"] for row in curve(folder)] == [26, 52]
+    with zipfile.ZipFile(folder / run.CHECKPOINT) as archive:
+        progress = json.loads(archive.read("progress.json"))
+    assert (progress["setbacks"], progress["lately"]) == (4, 0)  # the rate stays lowered
 
 
 def test_weights_that_are_no_numbers_are_never_saved(

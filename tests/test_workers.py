@@ -4,19 +4,25 @@ import io
 import json
 import os
 import pydoc_data.topics
+import re
 import signal
+import socket
 import subprocess
 import sys
+import textwrap
+import time
 import zipfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 
-from keras_lstmgen import launching, run, workers
-from keras_lstmgen.errors import UserError
+from keras_lstmgen import cli, launching, run, workers
+from keras_lstmgen.errors import Terminated, UserError
 
 B = 6  # rows of a batch, which two and three workers share
 TINY = {
@@ -172,6 +178,17 @@ def test_what_one_of_them_is_asked_ends_all_and_is_gone_on_with(
     np.testing.assert_allclose(whole, losses(folder, alone), atol=TOLERANCE)
 
 
+@pytest.mark.parametrize("number", [0, 1])
+def test_sigterm_that_one_of_them_gets_while_the_chief_measures_does_not_wait_for_the_end_of_that(
+    work: Work, folder: Path, alone: str, number: int
+) -> None:
+    name = f"measuring {number}"
+    did(work(2, training(folder, name, REGULAR), measuring=[number, signal.SIGTERM]), 143, 143)
+    assert not (folder / "runs" / name / "history.json").exists()
+    did(work(2, resuming(folder, name)), 0, 0)
+    the_same(folder, alone, name)
+
+
 def test_they_stop_early_together(work: Work, folder: Path) -> None:
     values = {"training.patience": 1, "training.epochs": 9, "training.learning_rate": 0.5}
     did(work(1, training(folder, "stale", values)), 0)
@@ -212,6 +229,34 @@ def test_what_the_chief_cannot_use_it_says_itself(work: Work, folder: Path) -> N
         assert not (folder / "runs" / name).exists()
 
 
+def test_the_chief_takes_nobody_for_a_worker_who_is_none_and_none_for_two() -> None:
+    names = [f"127.0.0.1:{port}" for port in launching._free_ports(3)]
+    with ThreadPoolExecutor() as pool, ExitStack() as stack:
+        missing = pool.submit(workers._receive, names, time.monotonic() + 60)
+        guests = [stack.enter_context(greeting(names[0], said)) for said in (b"9", b"0", b"-1", b"x", b"1", b"1", b"2")]
+        assert missing.result(60) == []
+        assert [guest.makefile("rb").readline() for guest in guests] == [*[b""] * 4, b"[]\n", b"", b"[]\n"]
+
+
+def greeting(name: str, said: bytes) -> socket.socket:
+    """A connection to the chief, once it is there."""
+    until = time.monotonic() + 60
+    while True:
+        try:
+            door = socket.create_connection(workers._address(name), timeout=60)
+            door.sendall(said)
+            return door
+        except ConnectionRefusedError:
+            assert time.monotonic() < until
+            time.sleep(0.05)
+
+
+@pytest.mark.parametrize(("host", "bound"), [("127.0.0.1", "127.0.0.1"), ("localhost", "127.0.0.1"), ("a", "0.0.0.0")])
+def test_the_chief_of_workers_on_one_machine_listens_to_that_machine_alone(host: str, bound: str) -> None:
+    with workers._door(f"{host}:0") as door:
+        assert door.getsockname()[0] == bound
+
+
 @pytest.mark.parametrize(
     "said",
     [
@@ -240,6 +285,56 @@ def test_a_cluster_of_one_is_a_process_alone(monkeypatch: pytest.MonkeyPatch) ->
         assert workers.size() == 1
         assert workers.rows(B) == slice(0, B)
         assert workers.told("x") == "x"
+
+
+# The examples of docs/scale.md
+
+
+PAGE = Path(__file__).parents[1].joinpath("docs/scale.md").read_text(encoding="utf-8")
+
+
+def slurm() -> str:
+    """The script, without the margin of its block."""
+    return textwrap.dedent(re.findall(r"### Slurm\n\n((?:    .*\n)+)", PAGE)[0])
+
+
+def kubernetes() -> str:
+    """The words of the container, as YAML folds them."""
+    return " ".join(re.findall(r"- >-\n(.*?)```", PAGE, re.DOTALL)[0].split())
+
+
+@pytest.mark.parametrize(
+    ("script", "variables", "named"),
+    [
+        (slurm, {"SLURM_PROCID": "1"}, ["one:2222", "two:2222"]),
+        (kubernetes, {"JOB_COMPLETION_INDEX": "1"}, ["lstm-0.lstm:2222", "lstm-1.lstm:2222"]),
+    ],
+)
+def test_the_examples_name_the_workers_and_go_on_with_the_run_where_it_is(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    script: Callable[[], str],
+    variables: dict[str, str],
+    named: list[str],
+) -> None:
+    for name, does in (
+        ("srun", 'exec "$@"'),
+        ("scontrol", "printf 'one\\ntwo\\n'"),
+        ("python", f'exec {sys.executable} "$@"'),
+        ("keras-lstmgen", f'echo "$TF_CONFIG" > {tmp_path}/TF_CONFIG; echo "$@" > {tmp_path}/words'),
+    ):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{does}\n")
+        (tmp_path / name).chmod(0o755)
+    (tmp_path / "script").write_text(script().replace("/shared", str(tmp_path)))
+    environment = os.environ | variables | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    runs = tmp_path / "saved_models"
+    for words in (f"{tmp_path}/ids --name big", f"--resume {runs}/big"):
+        subprocess.run(["bash", tmp_path / "script"], env=environment, check=True)
+        assert (tmp_path / "words").read_text() == f"train --runs {runs} {words}\n"
+        (runs / "big").mkdir(parents=True, exist_ok=True)
+        (runs / "big/recipe.toml").touch()
+    monkeypatch.setenv("TF_CONFIG", (tmp_path / "TF_CONFIG").read_text())
+    assert workers._named() == (named, 1)
 
 
 # train --workers
@@ -290,6 +385,47 @@ def test_one_that_fails_ends_the_others_and_is_the_one_that_is_heard(
     with pytest.raises(UserError, match="worker 0 was ended by SIGKILL; go on with: keras-lstmgen train --resume RUN"):
         programs("import os; os.kill(os.getpid(), 9)", sleep)
     assert programs("pass", "pass") == 0
+
+
+@pytest.mark.parametrize("what", ["SIGTERM", "Cannot allocate memory"])
+def test_what_happens_while_they_are_started_leaves_none(monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    started, begun = subprocess.Popen, list[Any]()
+
+    def start(_: list[str], **options: Any) -> Any:
+        if len(begun) == 1 and what != "SIGTERM":
+            raise OSError(what)
+        begun.append(started([sys.executable, "-c", "import time; time.sleep(60)"], **options))
+        if len(begun) == 2:
+            signal.raise_signal(signal.SIGTERM)
+        return begun[-1]
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+    with pytest.raises((Terminated, OSError), match=what):
+        launching.launch(["train"], 3)
+    assert len(begun) == 1 + (what == "SIGTERM")
+    assert all(worker.returncode is not None for worker in begun)
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_workers_that_are_named_already_are_not_started_again(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TF_CONFIG", "{}")
+    assert cli.main(["train", "--workers", "2"]) == 2
+    said = "--workers 2: TF_CONFIG is set, and names the workers already; leave one of the two out"
+    assert capsys.readouterr().err == f"keras-lstmgen: {said}\n"
+
+
+def test_gpus_that_would_be_idle_are_told_of(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5,6,7")
+    assert cli.main(["train", "no.txt"]) == 2
+    said = "1 of 4 GPUs: --workers 4 takes all, if training.batch_size is a multiple of 4\n"
+    assert capsys.readouterr().out == said
+    with pytest.raises(UserError, match="--workers 5: each wants a GPU of its own"):
+        launching.launch(["train"], 5)
+    assert capsys.readouterr().out == ""
 
 
 def test_each_has_its_place_its_cores_and_its_gpu(

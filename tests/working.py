@@ -4,7 +4,8 @@ TensorFlow is imported once, no operator runs before a fork, and each worker is 
 
 - ``jobs``: for each worker the words of its command line; null: it never comes,
 - ``wait``: seconds for all to come,
-- ``at``: [worker, batch, signal], which it sends itself after so many batches.
+- ``at``: [worker, batch, signal], which it sends itself after so many batches,
+- ``measuring``: [worker, signal], which it sends itself while the chief measures, which here does not end.
 
 The answer is the exit status and the standard error of each.
 """
@@ -14,12 +15,15 @@ import os
 import socket
 import sys
 import tempfile
+import threading
+import time
+import traceback
 from contextlib import ExitStack
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from keras_lstmgen import callbacks, cli, commands, workers
+from keras_lstmgen import callbacks, cli, commands, evaluation, workers
 
 assert commands  # imported here, so that no worker has to
 
@@ -36,6 +40,25 @@ def signal_at(batch: int, number: int) -> None:
     setattr(callbacks.Pace, "on_train_batch_end", wrapped)  # noqa: B010 (mypy allows no assignment)
 
 
+def signal_while_measuring(mine: bool, number: int) -> None:
+    """Let a validation go on for two minutes, and this process, if it is the one, send itself a signal meanwhile."""
+    judge = callbacks.Validate.on_epoch_end
+
+    def endless(*given: Any) -> float:
+        for _ in range(1200):
+            time.sleep(0.1)
+            given[-1](0)
+        raise TimeoutError("nobody has heeded the signal")
+
+    def wrapped(validate: callbacks.Validate, epoch: int, logs: Any = None) -> None:
+        if mine:
+            threading.Timer(1.0, os.kill, (os.getpid(), number)).start()
+        judge(validate, epoch, logs)
+
+    setattr(evaluation, "total_nats", endless)  # noqa: B010
+    setattr(callbacks.Validate, "on_epoch_end", wrapped)  # noqa: B010
+
+
 def work(number: int, words: list[str], names: list[str], job: dict[str, Any], said: int) -> None:
     """Be one worker, and end."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -47,9 +70,13 @@ def work(number: int, words: list[str], names: list[str], job: dict[str, Any], s
     workers.WAIT = job.get("wait", workers.WAIT)
     if job.get("at", [None])[0] == number:
         signal_at(*job["at"][1:])
+    if "measuring" in job:
+        signal_while_measuring(job["measuring"][0] == number, job["measuring"][1])
     code = 1
     try:
         code = cli.main(words)
+    except BaseException:
+        traceback.print_exc()
     finally:
         sys.stderr.flush()
         os._exit(code)
