@@ -37,7 +37,7 @@ from keras_lstmgen import (
 )
 from keras_lstmgen.callbacks import Keep, Pace, Validate
 from keras_lstmgen.checkpoint import Progress
-from keras_lstmgen.corpus import Split
+from keras_lstmgen.corpus import Split, validates_on
 from keras_lstmgen.encoding import Encoded, encode
 from keras_lstmgen.errors import Terminated, UserError
 from keras_lstmgen.loss import Counted, EachMember, SampledSoftmax
@@ -150,11 +150,6 @@ def _tell_of_long(settings: recipe.Recipe, longest: int) -> None:
         f"{1 - defaults.LEFT_OUT:.0%} of the documents have at most {longest:,} tokens, and a window has "
         f"{settings.training.window:,}: {what}; --training.window {longest} reads each whole, and by itself"
     )
-
-
-def _examples(settings: recipe.Recipe, ids: NDArray[np.integer]) -> pairs.Pairs:
-    """What is read by itself: pairs, or documents."""
-    return pairs.find(ids) if settings.corpus.is_pairs else pairs.documents(ids)
 
 
 def _check_size(settings: recipe.Recipe, V: int) -> None:
@@ -326,7 +321,7 @@ def _dataset(settings: recipe.Recipe, encoded: Encoded, first: int) -> tf.data.D
     part = settings.training
     sizes, rows = (part.batch_size, part.window, part.epochs, part.seed), workers.rows(part.batch_size)
     if not settings.carries:
-        found, weight = _examples(settings, encoded.train), part.source_loss
+        found, weight = pairs.examples(encoded.train, settings.corpus.is_pairs), part.source_loss
         return pairs.dataset(found, *sizes, source_loss=weight, first_batch=first, rows=rows)
     return streams.dataset(encoded.train, *sizes, first_window=first, rows=rows)
 
@@ -335,14 +330,14 @@ def _heaviest(settings: recipe.Recipe, encoded: Encoded) -> float:
     """How many average batches one may count for in the loss: more than 1 where all its examples are long."""
     if settings.carries:
         return 1.0
-    counting = pairs.counting(_examples(settings, encoded.train), settings.training.source_loss)
+    counting = pairs.counting(pairs.examples(encoded.train, settings.corpus.is_pairs), settings.training.source_loss)
     return float(counting.max() / counting.mean())
 
 
 def _windows(settings: recipe.Recipe, encoded: Encoded) -> int:
     """Batches of an epoch."""
     if not settings.carries:
-        return pairs.batches(_examples(settings, encoded.train), settings.training.batch_size)
+        return pairs.batches(pairs.examples(encoded.train, settings.corpus.is_pairs), settings.training.batch_size)
     return streams.windows(len(encoded.train), settings.training.batch_size, settings.training.window)
 
 
@@ -401,7 +396,7 @@ def _scored(settings: recipe.Recipe, encoded: Encoded) -> int:
 
 def _tried(settings: recipe.Recipe, encoded: Encoded) -> pairs.Pairs:
     """The held-out pairs or documents that each epoch is measured on."""
-    return pairs.some(_examples(settings, encoded.validation), len(_held_out(encoded)))
+    return pairs.some(pairs.examples(encoded.validation, settings.corpus.is_pairs), len(_held_out(encoded)))
 
 
 def _held_out(encoded: Encoded) -> NDArray[np.integer]:
@@ -476,7 +471,7 @@ def _conclude(settings: recipe.Recipe, encoded: Encoded, folder: Path, pace: Pac
     rows += [("training nats per token", f"{best['loss']:.4f}"), ("minutes", f"{metrics['minutes']:.1f}")]
     rows += [("tokens per second", f"{metrics['tokens_per_second']:,.0f}"), ("curve", folder / "curve.png")]
     part = "" if whole else f"the first {metrics['validation_tokens_scored']:,} tokens of "
-    show.table(f"{folder}: best epoch, {part}held-out text", ("measure", "value"), rows)
+    show.table(f"{folder}: best epoch, {part}{validates_on(settings.corpus)}", ("measure", "value"), rows)
     characters = encoded.counts["train"]["characters"]
     show.out.print(show.advice(writes.model.count_params(), characters, progress.history))
 
