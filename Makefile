@@ -77,12 +77,18 @@ parity: $(VENV)/installed  ## a thousand texts in every runtime, held against Ke
 	$(BIN)/python -m benchmarks.parity saved_models/quickstart
 
 SHAKESPEARE := saved_models/shakespeare
+TRANSLATION := saved_models/translation_of_four_minutes
 
-pictures: $(VENV)/installed  ## the pictures of docs/lstm.md, anew (of the recipe's run, trained if it is not there)
+pictures: $(VENV)/installed  ## the pictures of docs/lstm.md, anew (of two runs, trained if they are not there)
 	[ -f $(SHAKESPEARE)/model.keras ] || $(BIN)/keras-lstmgen train pipelines/shakespeare.toml
 	$(BIN)/keras-lstmgen inspect $(SHAKESPEARE) --max-new-tokens 30 --temperature 0.5 \
 		--prompt "$$(printf 'ROMEO:\nBut soft, what light')"
 	cp $(SHAKESPEARE)/inspect/*.png docs/pictures/
+	[ -f $(TRANSLATION)/model.keras ] || $(BIN)/keras-lstmgen train pipelines/translation.toml --training.minutes 4 \
+		--name $(notdir $(TRANSLATION))
+	$(BIN)/keras-lstmgen inspect $(TRANSLATION) --max-new-tokens 30 --temperature 0 \
+		--prompt 'I have never seen such a beautiful house.'
+	cp $(TRANSLATION)/inspect/looks.png docs/pictures/
 
 gallery: $(VENV)/installed  ## docs/gallery.md, what the recipes' runs write; RUNS="folders" for some of them
 	$(BIN)/python -m benchmarks.gallery $(RUNS)

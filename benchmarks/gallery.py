@@ -4,8 +4,8 @@
     python -m benchmarks.gallery saved_models/quickstart --output /tmp/gallery.md
 
 A run bears the name of its recipe. It writes three texts from the start symbol, seeds 0, 1 and 2, or three of each kind
-that it knows; one on pairs answers the first three sources that were held out. Above each stands the command that
-writes the same.
+that it knows; one on pairs answers the first three sources that it validates on, of each file, by the search that its
+recipe measures with, if it has one. Above each stands the command that writes the same.
 """
 
 import argparse
@@ -13,12 +13,13 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path
 
 from benchmarks.workers import ROOT
-from keras_lstmgen import corpus, files, generation, prepared, recipe
+from keras_lstmgen import beam, corpus, decode, files, generation, prepared, recipe
 from keras_lstmgen import run as runs
 from keras_lstmgen.errors import UserError
 from keras_lstmgen.sampling import Options
@@ -29,8 +30,9 @@ HEAD = """\
 # What the recipes write
 
 The first samples of each, unedited: three texts from the start symbol with seeds 0, 1 and 2 (three of each kind, where
-a recipe has kinds) or, of a recipe on pairs, the greedy answers to the first three sources that were held out.
-`make gallery` writes this page, out of the runs in `saved_models/` that bear a recipe's name."""
+a recipe has kinds) or, of a recipe on pairs, the answers to the first three sources of each file that it validates on,
+found by the beam search that it measures with, or greedily where it has none. `make gallery` writes this page, out of
+the runs in `saved_models/` that bear a recipe's name."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -85,11 +87,12 @@ def texts(run: runs.Run, name: str) -> Iterator[str]:
 
 
 def _loss(folder: Path, metadata: runs.Metadata) -> str:
-    loss = metadata.metrics.get("validation")
+    loss, text = metadata.metrics.get("validation"), corpus.validates_on(recipe.parse(metadata.recipe).corpus)
     if not loss:
         raise UserError(f"{folder}: nothing was measured on held-out text; train it to its end")
     words = f"{loss['nats_per_token']:.3f} nats and a perplexity of {loss['perplexity']:.2f} per token"
-    return f"On held-out text: {words}, {loss['bits_per_character']:.3f} bits per character."
+    where = "its " * (text == "training text") + text
+    return f"On {where}: {words}, {loss['bits_per_character']:.3f} bits per character."
 
 
 def samples(run: runs.Run, name: str, prompt: str = "") -> Iterator[str]:
@@ -104,15 +107,34 @@ def samples(run: runs.Run, name: str, prompt: str = "") -> Iterator[str]:
 
 
 def answers(run: runs.Run, name: str) -> Iterator[str]:
-    """The greedy answers to the first held-out sources that differ."""
-    settings = prepared.text(recipe.parse(run.metadata.recipe).corpus)
-    sources = dict.fromkeys(text.rpartition("\n")[0] for text in corpus.pieces(settings, "validation"))
-    call = generation.writer(run)
-    for source in islice(sources, len(SEEDS)):
+    """The answers to the first sources of each file that differ: found as the recipe measures them."""
+    settings = recipe.parse(run.metadata.recipe)
+    words, answer = _answering(run, settings.evaluate)
+    for source in chain.from_iterable(map(_first_sources, _files(prepared.text(settings.corpus)))):
         prompt = f"{source}\n" if "\n" in source else source  # a newline in it would be taken for its end
-        (sample,) = generation.generate(run, prompt, TOKENS, Options(temperature=0), call=call)
-        yield _command(name, ["--temperature", "0", "--prompt", prompt])
-        yield fence(sample.text)
+        yield _command(name, [*words, "--prompt", prompt])
+        yield fence(answer(prompt).text)
+
+
+def _files(settings: recipe.Corpus) -> list[recipe.Corpus]:
+    """The corpus with one of its validation files at a time; as it is, where they are a part of the source."""
+    return [replace(settings, validation=(name,)) for name in settings.validation] or [settings]
+
+
+def _first_sources(settings: recipe.Corpus) -> Iterator[str]:
+    sources = dict.fromkeys(text.rpartition("\n")[0] for text in corpus.pieces(settings, "validation"))
+    return islice(sources, len(SEEDS))
+
+
+def _answering(run: runs.Run, asked: recipe.Evaluate) -> tuple[list[str], Callable[[str], generation.Sample]]:
+    """The options of ``generate`` that ask for an answer, and what answers a prompt so."""
+    if not asked.beams:
+        call = generation.writer(run)
+        words, greedy = ["--temperature", "0"], Options(temperature=0)
+        return words, lambda prompt: generation.generate(run, prompt, TOKENS, greedy, call=call)[0]
+    step, search = decode.stepper(run.weights), beam.Search(asked.beams, asked.length_penalty, TOKENS)
+    words = ["--beams", str(asked.beams), "--length-penalty", str(asked.length_penalty)]
+    return words, lambda prompt: generation.search(run, step, prompt, search)[0]
 
 
 def _command(name: str, words: list[str]) -> str:

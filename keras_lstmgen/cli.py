@@ -312,7 +312,7 @@ def _search(part: argparse.ArgumentParser) -> None:
 
 def _evaluate(part: argparse.ArgumentParser) -> None:
     _run(part)
-    part.add_argument("text", nargs="*", help="texts to measure on; none: the run's held-out text")
+    part.add_argument("text", nargs="*", help="texts to measure on; none: what the run validates on")
     part.add_argument(
         "--samples",
         type=int,
@@ -345,7 +345,11 @@ def _inspect(part: argparse.ArgumentParser) -> None:
         help="cell to colour the text by, from 0; none: the one that follows something readable best",
     )
     part.add_argument(
-        "--text", metavar="FILE", help="text to look for such cells in; none: the run's held-out text, if it is there"
+        "--text",
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="texts to look for such cells in, of a run on kinds one for each; none: what the run validates on",
     )
     part.add_argument(
         "--output", type=Path, metavar="FOLDER", help="where pictures and page go; none: inspect/ in the run"

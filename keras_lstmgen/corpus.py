@@ -16,7 +16,7 @@ import json
 import re
 import sys
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import chain
@@ -81,6 +81,19 @@ def _values_that_matter(corpus: recipe.Corpus) -> dict[str, Any]:
     if corpus.normalize != recipe.NONE:
         values["normalize"] = corpus.normalize
     return values | ({"unique": True} if corpus.unique else {}) | ({"labels": corpus.labels} if corpus.labels else {})
+
+
+def measured_on(corpus: recipe.Corpus, texts: Sequence[str]) -> recipe.Corpus:
+    """The corpus with other texts to measure on, if there are any; of a corpus of kinds one for each of them."""
+    if texts and corpus.labels and len(texts) != len(corpus.labels):
+        kinds = ", ".join(corpus.labels)
+        raise UserError(f"{', '.join(texts)}: give a text for each kind in this order, {kinds} (corpus.labels)")
+    return replace(corpus, validation=tuple(texts)) if texts else corpus
+
+
+def validates_on(corpus: recipe.Corpus) -> str:
+    """What the text of ``validation`` is: held out, or named as a source too, and so learned from."""
+    return "training text" if corpus.validation and set(corpus.validation) <= set(corpus.source) else "held-out text"
 
 
 def validation_sources(corpus: recipe.Corpus) -> list[Source]:

@@ -1,4 +1,7 @@
-"""A layer seen at work: its gates and cells at each token of a text, by the very step that writes."""
+"""A layer seen at work: its gates and cells at each token of a text, by the very step that writes.
+
+Of an ensemble the layer is one of its first member; the logits are those of all together.
+"""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -7,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from keras_lstmgen.model import Weights, split_state, state_size, watched_step
+from keras_lstmgen.model import Watched, Weights, split_state, state_size, step, together, watched_step
 
 WINDOW = 256  # tokens read in one call
 Array = NDArray[np.float32]
@@ -37,7 +40,7 @@ def reader(weights: Weights, layer: int) -> Reader:
     @tf.function(input_signature=[tf.TensorSpec([None], tf.int32), tf.TensorSpec([1, state_size(weights)])])
     def window(ids: Any, state: Any) -> tuple[Any, Any]:
         def advance(t: Any, state: Any, cells: Any) -> tuple[Any, Any, Any]:
-            state = watched_step(weights, tf.expand_dims(ids[t], 0), state).state
+            _, state = step(weights, tf.expand_dims(ids[t], 0), state)
             return t + 1, state, cells.write(t, _cells(weights, layer, state)[0])
 
         N = tf.shape(ids)[0]
@@ -59,14 +62,19 @@ def trace(weights: Weights, ids: Any, layer: int, state: Any) -> Trace:
     """Watch a layer (from 0) read ids [N], N ≥ 1, from a state [1, S]."""
 
     @tf.function(input_signature=[tf.TensorSpec([1], tf.int32), tf.TensorSpec([1, state_size(weights)])])
-    def step(token: Any, state: Any) -> tuple[Any, Any, Any]:
-        seen = watched_step(weights, token, state)
-        told = [*seen.gates[layer], _cells(weights, layer, seen.state), seen.logits]
-        return told, seen.looks, seen.state
+    def watch(token: Any, state: Any) -> tuple[Any, Any, Any]:
+        seen: list[Watched] = []  # of each member
+
+        def ask(member: Weights, part: Any) -> tuple[Any, Any]:
+            seen.append(watched_step(member, token, part))
+            return seen[-1].logits, seen[-1].state
+
+        logits, state = together(weights, ask, state)
+        return [*seen[0].gates[layer], _cells(weights, layer, state), logits], seen[0].looks, state
 
     rows, looks = [], []
     for token in ids:
-        told, looked, state = step(tf.constant([token], tf.int32), state)
+        told, looked, state = watch(tf.constant([token], tf.int32), state)
         rows.append([values[0].numpy() for values in told])
         looks.append(None if looked is None else looked[0, 0].numpy())
     columns = [np.stack(column) for column in zip(*rows, strict=True)]
@@ -74,8 +82,9 @@ def trace(weights: Weights, ids: Any, layer: int, state: Any) -> Trace:
 
 
 def _cells(weights: Weights, layer: int, state: Any) -> Any:
-    """The c [B, H] of a layer in a state [B, S]."""
-    return split_state(weights, state)[0][2 * layer + 1]
+    """The c [B, H] of a layer, of the first member, in a state [B, S]."""
+    first = tf.split(state, 1 + len(weights.others), axis=1)[0]
+    return split_state(weights, first)[0][2 * layer + 1]
 
 
 def _by_token(looks: list[Any]) -> Array | None:

@@ -1,7 +1,7 @@
 """A run seen at work: what a layer does over a text, and which of its cells follow something readable."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -35,7 +35,7 @@ class Asked:
     options: Options = field(default_factory=Options)
     layer: int | None = None  # from 1, the one next to the input; None: the last
     cell: int | None = None  # from 0; None: the one that follows something readable best
-    text: str | None = None  # to look for such cells in; None: the run's held-out text
+    text: Sequence[str] = ()  # files to look for such cells in; none: what the run validates on
 
 
 class Shown(NamedTuple):
@@ -58,30 +58,38 @@ class Probed(NamedTuple):
 
 
 def _watched(model: Run) -> Weights:
-    """The weights that are looked at: of an ensemble its first member, by itself."""
+    """The weights whose cells are looked at: of an ensemble those of its first member, by itself."""
     return each_member(model.weights)[0]
+
+
+def _of_the_first(model: Run) -> str:
+    """What to say behind the name of a layer."""
+    members = len(each_member(model.weights))
+    return f" of the first of {members} members" if members > 1 else ""
 
 
 def inspect(model: Run, asked: Asked, output: Path) -> None:
     """Look, write pictures and page into the folder ``output``, print the tables."""
     layer = _check(model, asked)
-    read = gates.reader(_watched(model), layer)
+    named_layer = f"layer {layer + 1}{_of_the_first(model)}"
     with show.out.status("watching the layer"):
-        shown = _shown(model, asked, layer, read)
-        probed = _probed(model, asked, read)
+        shown = _shown(model, asked, layer)
+        probed = _probed(model, asked, layer)
     best = max(probed.findings, key=lambda finding: finding.margin, default=None)
     found = best.cell if best else _liveliest(shown.trace.cells)[0]
     cell = found if asked.cell is None else asked.cell
     tokens, likeliest = _labels(model.tokenizer, shown.ids)[-len(shown.trace.cells) :], _likeliest(model, shown)
     named = [cell, *(finding.cell for finding in probed.findings)]
-    _draw(shown, f"layer {layer + 1}", tokens, _units(shown.trace, named), output)
+    _draw(shown, named_layer, tokens, _units(shown.trace, named), output)
     pictures.candidates(output / "next.png", tokens, likeliest, _came(shown), shown.written)
     passages = _passages(model, shown, probed, cell)
-    title = f"Cell {cell} of layer {layer + 1}"
+    title = f"Cell {cell} of {named_layer}"
     pictures.coloured(output / "text.png", title, *passages[1][1:])
     files.write_text(output / "text.html", coloured.page(title, _about(probed, cell), passages))
     _show_likeliest(tokens, likeliest)
-    _show_findings(probed, layer)
+    if _of_the_first(model):
+        show.out.print("gates and cells, and where it looks, are of the first member; probabilities of all together")
+    _show_findings(probed, named_layer)
     show.out.print(
         "units in the pictures: the cells of the table, then those that vary most; above, those that forget least"
     )
@@ -102,12 +110,13 @@ def _check(model: Run, asked: Asked) -> int:
     return layer - 1
 
 
-def _shown(model: Run, asked: Asked, layer: int, read: gates.Reader) -> Shown:
+def _shown(model: Run, asked: Asked, layer: int) -> Shown:
+    """All members read: the probabilities are those of the text, the gates those of the first."""
     prompt = model.prompt_ids(asked.prompt)
     ids = [*prompt, *_written(model, asked)]
     first = max(len(ids) - DRAWN, 0)
-    before, state = read(ids[:first], gates.begin(_watched(model)))
-    trace = gates.trace(_watched(model), ids[first:], layer, state)
+    before, state = gates.reader(model.weights, layer)(ids[:first], gates.begin(model.weights))
+    trace = gates.trace(model.weights, ids[first:], layer, state)
     return Shown(ids, np.concatenate([before, trace.cells]), trace, max(len(prompt) - first, 0))
 
 
@@ -119,20 +128,29 @@ def _written(model: Run, asked: Asked) -> list[int]:
     return generation.generate(model, asked.prompt, limit, asked.options, seeds=[asked.seed])[0].tokens
 
 
-def _probed(model: Run, asked: Asked, read: gates.Reader) -> Probed:
+def _probed(model: Run, asked: Asked, layer: int) -> Probed:
     name, ids = _text(model, asked)
-    cells, _ = read(ids, gates.begin(_watched(model)))
+    read, nothing = gates.reader(_watched(model), layer), gates.begin(_watched(model))
+    cells = np.concatenate([read(part, nothing)[0] for part in _read_as_trained(model, ids)])
     parts = _parts(model.tokenizer, ids)
     return Probed(name, parts, cells, *probes.follow(cells, probes.features(parts)))
+
+
+def _read_as_trained(model: Run, ids: list[int]) -> list[NDArray[np.int32]]:
+    """The ids in one piece, if the run carries its state over them; else each example, which it begins anew with."""
+    whole = np.array(ids, np.int32)
+    if recipe.parse(model.metadata.recipe).carries:
+        return [whole]
+    return [part for part in np.split(whole, np.flatnonzero(whole == model.metadata.start_id)) if len(part)]
 
 
 def _text(model: Run, asked: Asked) -> tuple[str, list[int]]:
     """The text that is asked for; else the run's held-out text; else, where that is gone, text of the model's own."""
     settings = recipe.parse(model.metadata.recipe).corpus
-    if asked.text is not None:
-        return asked.text, _ids_of_corpus(model, replace(settings, validation=(asked.text,)))
+    if asked.text:
+        return ", ".join(asked.text), _ids_of_corpus(model, corpus.measured_on(settings, asked.text))
     try:
-        return "the run's held-out text", _ids_of_corpus(model, prepared.text(settings))
+        return f"the run's {corpus.validates_on(settings)}", _ids_of_corpus(model, prepared.text(settings))
     except UserError as error:
         show.out.print(f"{error}; the model writes a text instead", markup=False)
         samples = generation.generate(model, asked.prompt, PROBED // OWN_TEXTS, seeds=range(OWN_TEXTS))
@@ -239,9 +257,9 @@ def _show_likeliest(tokens: list[str], likeliest: list[list[tuple[str, float]]])
     show.table("likeliest next tokens", ("after", *map(str, range(1, len(likeliest[0]) + 1))), rows)
 
 
-def _show_findings(probed: Probed, layer: int) -> None:
+def _show_findings(probed: Probed, layer: str) -> None:
     """Print the cells that follow something readable."""
-    title = f"cells of layer {layer + 1} that follow something readable, on {probed.name}: {len(probed.parts):,} tokens"
+    title = f"cells of {layer} that follow something readable, on {probed.name}: {len(probed.parts):,} tokens"
     rows = [
         (f.feature, f.measure, f.cell, f"{f.figure:.3f}", f"{f.constant:.3f}", f"{f.chance:.3f}")
         for f in sorted(probed.findings, key=lambda finding: -finding.margin)

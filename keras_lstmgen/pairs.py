@@ -54,6 +54,11 @@ def documents(ids: NDArray[np.integer]) -> Pairs:
     return Pairs(ids, starts, starts[:-1])
 
 
+def examples(ids: NDArray[np.integer], are_pairs: bool) -> Pairs:
+    """Find what is read by itself: pairs, or documents."""
+    return find(ids) if are_pairs else documents(ids)
+
+
 def longest(documents: Pairs, share: float) -> int:
     """Ids to predict in the longest of them, leaving out a ``share`` of the longest ones."""
     return int(np.quantile(np.diff(documents.starts) - 1, 1 - share, method="inverted_cdf"))
@@ -86,10 +91,16 @@ def batches(pairs: Pairs, B: int) -> int:
 
 
 def example(pairs: Pairs, number: int, most: int) -> tuple[NDArray[np.int32], int]:
-    """The ids of an example, and how many stand before those of its target. ``most`` ids: the source loses its end."""
+    """The ids of an example, and how many stand before those of its target.
+
+    Of more than ``most`` ids a source of one turn loses its end: what a text begins with says most of what it is about.
+    One of several turns loses what comes first, behind its start symbol: its last turn is the one that is answered.
+    """
     start, target, end = (int(at) for at in (pairs.starts[number], pairs.targets[number], pairs.starts[number + 1]))
     kept = min(target - start, max(most - (end - target), 1))
-    ids = np.concatenate([pairs.ids[start : start + kept], pairs.ids[target:end]])[:most]
+    source = pairs.ids[start:target]
+    cut = len(source) - kept if NEWLINE in source else 0
+    ids = np.concatenate([source[:1], source[cut + 1 : cut + kept], pairs.ids[target:end]])[:most]
     return ids.astype(np.int32), kept + 1
 
 

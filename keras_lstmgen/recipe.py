@@ -121,7 +121,8 @@ class Training:
 
     batch_size: int = knob(AUTO, "B, streams read side by side", low=1, high=65_536)
     window: int = knob(
-        64, "T, time steps the gradient flows back; of a pair the most tokens, longer sources lose their end",
+        64, "T, time steps the gradient flows back; of a pair the most tokens: longer sources lose their end, "
+        "those of several turns what comes first",
         low=1, high=65_536,
     )  # fmt: skip
     state: str = knob(
@@ -183,8 +184,9 @@ class Evaluate:
 
     measures: tuple[str, ...] = knob(
         (),
-        "what is measured of answers (of pairs), of samples of a kind (of labels) or of poems (of documents)",
-        choices=("bleu", "rouge", "exact_match", "recall", "distinct_2", "kind", "verses"),
+        "what is measured of answers (of pairs), of samples of a kind (of labels) or of poems (of documents); ngram: "
+        "what counting characters reaches (of a stream)",
+        choices=("bleu", "rouge", "exact_match", "recall", "distinct_2", "kind", "verses", "ngram"),
     )
     beams: int = knob(
         0, "width of a beam search whose answers are measured beside the greedy ones; 0: none", low=0, high=1_000
@@ -366,7 +368,9 @@ def _check_measures(recipe: Recipe, where: str) -> None:
         poems = bool(corpus.labels) or not corpus.is_pairs
         if name == "verses" and (not poems or corpus.documents == "stream"):
             raise UserError(f"{where}evaluate.measures: 'verses' needs a poem a document: corpus.documents = 'lines'")
-        if name not in ("kind", "verses") and not corpus.is_pairs:
+        if name == "ngram" and corpus.documents != "stream":
+            raise UserError(f"{where}evaluate.measures: 'ngram' needs one text: corpus.documents = 'stream'")
+        if name not in ("kind", "verses", "ngram") and not corpus.is_pairs:
             raise UserError(f"{where}evaluate.measures: '{name}' needs pairs of source and target: corpus.documents")
 
 

@@ -3,7 +3,6 @@
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from keras_lstmgen.encoding import encode_split
 from keras_lstmgen.errors import UserError
 from keras_lstmgen.run import Run
 
-OF_TRAINING = {"exact_match", "recall", "kind", "verses"}  # measures that read the training text
+OF_TRAINING = {"bleu", "exact_match", "recall", "kind", "verses", "ngram"}  # measures that read the training text
 
 
 def evaluate(
@@ -29,8 +28,8 @@ def evaluate(
     asked = asked or settings.evaluate
     training = prepared.text(settings.corpus)
     _check(training, samples, asked)
-    held_out = _held_out(training, texts)
-    report: dict[str, Any] = {"text": ", ".join(texts) or "held-out part of the corpus"}
+    held_out = corpus.measured_on(training, texts)
+    report: dict[str, Any] = {"text": ", ".join(texts) or f"{corpus.validates_on(training)} of the run"}
     report |= _on_text(model, held_out, settings.carries)
     if samples:
         report["samples"] = _on_samples(model, training, held_out, samples, sample_tokens)
@@ -52,15 +51,6 @@ def _check(settings: recipe.Corpus, samples: int, asked: recipe.Evaluate) -> Non
         ways = ["--samples 0"] if samples else []
         ways += [f"--evaluate.measures without {', '.join(of_training)}"] if of_training else []
         raise UserError(f"{error}; {' with '.join(ways)} does without the training text") from error
-
-
-def _held_out(settings: recipe.Corpus, texts: list[str]) -> recipe.Corpus:
-    """The corpus with other texts as its held-out part, if there are any."""
-    if texts and settings.labels and len(texts) != len(settings.labels):
-        raise UserError(
-            f"{', '.join(texts)}: give a text for each kind in this order, {', '.join(settings.labels)} (corpus.labels)"
-        )
-    return replace(settings, validation=tuple(texts)) if texts else settings
 
 
 def _on_text(model: Run, settings: recipe.Corpus, carries: bool) -> dict[str, Any]:
@@ -87,14 +77,14 @@ def _of_stream(model: Run, counts: dict[str, int], ids: np.ndarray[Any, Any]) ->
 def _of_documents(model: Run, counts: dict[str, int], ids: np.ndarray[Any, Any]) -> dict[str, float]:
     """The loss of documents, each by itself: of all but their start symbols."""
     held_out = pairs.documents(ids)
-    nats = _nats_of_examples(model, held_out, evaluation.scorer(model.weights), "held-out documents")
+    nats = _nats_of_examples(model, held_out, evaluation.scorer(model.weights), "documents")
     return evaluation.measures(nats, counts | {"tokens": pairs.predicted(held_out)})
 
 
 def _of_pairs(model: Run, counts: dict[str, int], ids: np.ndarray[Any, Any]) -> dict[str, float]:
     """The loss of targets behind their sources, and what it is behind another source: it shows what these tell."""
     held_out, call = pairs.find(ids), evaluation.scorer(model.weights)
-    name = "held-out targets"
+    name = "targets"
     right, other = (_nats_of_examples(model, part, call, name) for part in (held_out, pairs.shuffled(held_out)))
     loss = evaluation.measures(right, counts)
     loss["nats_per_token_behind_another_source"] = other / counts["tokens"]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from keras_lstmgen import answers, beam, corpus, evaluation, kinds, measures, recipe, similar, verses
+from keras_lstmgen import answers, beam, corpus, evaluation, kinds, measures, ngram, recipe, similar, verses
 from keras_lstmgen.run import Run
 
 DRAWN = 500  # samples that a share is taken of (of each kind): its standard error is at most 2.3 %
@@ -66,7 +66,7 @@ def by_source(documents: Iterable[str]) -> dict[str, list[str]]:
 
 
 def _bleu(task: Task) -> Figures:
-    return task.against(measures.bleu)
+    return task.against(measures.bleu, target_of_the_most_similar_source=_of_the_most_similar(task))
 
 
 def _rouge(task: Task) -> Figures:
@@ -79,14 +79,19 @@ def _rouge(task: Task) -> Figures:
 
 
 def _exact_match(task: Task) -> Figures:
-    targets = [target for _, target in _pairs(task)]
-    known = similar.index(source for source, _ in _pairs(task))
-    ((frequent, _),) = Counter(targets).most_common(1)
+    ((frequent, _),) = Counter(target for _, target in _pairs(task)).most_common(1)
     return task.against(
         measures.exact_match,
         most_frequent_target=[frequent] * len(task.references),
-        target_of_the_most_similar_source=[targets[similar.nearest(known, source)] for source in task.references],
+        target_of_the_most_similar_source=_of_the_most_similar(task),
     )
+
+
+def _of_the_most_similar(task: Task) -> list[str]:
+    """To each held-out source the target that training has to the most similar one."""
+    targets = [target for _, target in _pairs(task)]
+    known = similar.index(source for source, _ in _pairs(task))
+    return [targets[similar.nearest(known, source)] for source in task.references]
 
 
 def _pairs(task: Task) -> Iterator[tuple[str, str]]:
@@ -101,7 +106,7 @@ def _recall(task: Task) -> Figures:
 
 def _distinct_2(task: Task) -> Figures:
     targets = [known[0] for known in task.references.values()]
-    rows = task.answers | {"held-out targets": targets}
+    rows = task.answers | {"targets": targets}
     return {name: {"distinct_2": measures.distinct_2(found)} for name, found in rows.items()}
 
 
@@ -139,7 +144,13 @@ def _verses(task: Task) -> Figures:
     }
 
 
+def _ngram(task: Task) -> Figures:
+    counts = ngram.counted(corpus.pieces(task.training, "train"))
+    found = ngram.nats(counts, corpus.pieces(task.held_out, "validation"))
+    return {f"up to {n} characters": {"nats_per_character": nats} for n, nats in enumerate(found, 1)}
+
+
 MEASURES: dict[str, Callable[[Task], Figures]] = {
     "bleu": _bleu, "rouge": _rouge, "exact_match": _exact_match, "recall": _recall, "distinct_2": _distinct_2,
-    "kind": _kind, "verses": _verses,
+    "kind": _kind, "verses": _verses, "ngram": _ngram,
 }  # fmt: skip

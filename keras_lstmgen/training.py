@@ -38,7 +38,7 @@ from keras_lstmgen import (
 )
 from keras_lstmgen.callbacks import Keep, Pace, Validate
 from keras_lstmgen.checkpoint import Progress
-from keras_lstmgen.corpus import Split
+from keras_lstmgen.corpus import Split, validates_on
 from keras_lstmgen.encoding import Encoded, encode
 from keras_lstmgen.errors import Terminated, UserError
 from keras_lstmgen.loss import Counted, EachMember, SampledSoftmax
@@ -157,7 +157,7 @@ def _tell_of_long(settings: recipe.Recipe, longest: int) -> None:
 def _examples(settings: recipe.Recipe, ids: NDArray[np.integer]) -> pairs.Pairs:
     """What is read by itself: pairs, or documents. UserError if ids that were prepared as pairs are none."""
     try:
-        return pairs.find(ids) if settings.corpus.is_pairs else pairs.documents(ids)
+        return pairs.examples(ids, settings.corpus.is_pairs)
     except ValueError as error:
         raise UserError(f"{' '.join(settings.corpus.source)}: {error}; prepare the corpus again") from error
 
@@ -481,7 +481,7 @@ def _conclude(settings: recipe.Recipe, encoded: Encoded, folder: Path, pace: Pac
     rows += [("training nats per token", f"{best['loss']:.4f}"), ("minutes", f"{metrics['minutes']:.1f}")]
     rows += [("tokens per second", f"{metrics['tokens_per_second']:,.0f}"), ("curve", folder / "curve.png")]
     part = "" if whole else f"the first {metrics['validation_tokens_scored']:,} tokens of "
-    show.table(f"{folder}: best epoch, {part}held-out text", ("measure", "value"), rows)
+    show.table(f"{folder}: best epoch, {part}{validates_on(settings.corpus)}", ("measure", "value"), rows)
     characters = encoded.counts["train"]["characters"]
     show.out.print(show.advice(writes.model.count_params(), characters, progress.history))
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from keras_lstmgen import exporters, generation, recipe, run
+from keras_lstmgen import exporters, generation, recipe, run, training
 from keras_lstmgen.sampling import Options
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the kit is no package: it travels as a folder
@@ -133,6 +133,49 @@ def test_of_rounded_weights_it_writes_what_the_python_client_writes(client: Clie
         options = contract.Options(**mix)  # type: ignore[arg-type]  # top_k is whole
         tokens = list(contract.generate(step, ids, metadata, options, seed=seed, max_new_tokens=50))
         done = client(rounded / "tflite" / name, *words_of(mix, prompt=prompt, seed=seed, max_new_tokens=50))
+        assert done.stdout.decode() == tokenizer.decode(pieces, tokens) + "\n", (mix, prompt, seed)
+
+
+@pytest.fixture(scope="module")
+def paired(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on pairs, with attention, as TFLite of 32 and of eight bits."""
+    folder, words = tmp_path_factory.mktemp("paired"), ("moon", "frost", "月", "霜", "sun")
+    lines = [f"where is {a} or {b}?\t{b}, {a}" for a in words for b in words]
+    (folder / "pairs.tsv").write_text("\n".join(lines), encoding="utf-8")
+    values = {
+        "corpus.source": [str(folder / "pairs.tsv")], "corpus.documents": "pairs", "model.embedding_size": 5,
+        "model.units": 12, "model.layers": 1, "model.attention": 9, "training.batch_size": 5, "training.epochs": 12,
+        "training.learning_rate": 0.02,
+    }  # fmt: skip
+    made = training.train(recipe.override(recipe.Recipe(), values), folder / "runs", "pairs")
+    exporters.export(made, recipe.Export(formats=("tflite", "tflite_int8"), texts=4, tokens=9))
+    return made
+
+
+SOURCES = ("where is moon or 月?", "", "frost", "one turn\nwhere is 霜 or sun?\n", "sun\n")
+
+
+def test_of_a_run_on_pairs_it_writes_the_answers_that_keras_writes(client: Client, paired: Path) -> None:
+    model, texts = run.load(paired), set()
+    call = generation.writer(model)
+    for mix, prompt, seed in zip(MIXES, itertools.cycle(SOURCES), itertools.cycle(SEEDS), strict=False):
+        done = client(paired / MODEL, *words_of(mix, prompt=prompt, seed=seed, max_new_tokens=25))
+        options = Options(**mix)  # type: ignore[arg-type]  # top_k is whole
+        sample = generation.generate(model, prompt, 25, options, seeds=[seed], call=call)[0]
+        assert done.stdout.decode() == sample.text + "\n", (mix, prompt, seed)
+        texts.add(sample.text)
+    assert len(texts) > 5
+
+
+def test_of_pairs_and_rounded_weights_it_writes_what_the_python_client_writes(client: Client, paired: Path) -> None:
+    path = paired / "tflite/model_int8.tflite"
+    step, json, model = load(path)
+    metadata, pieces = contract.read_metadata(json), tokenizer.read(model)
+    for mix, prompt, seed in zip(MIXES, itertools.cycle(SOURCES), itertools.cycle(SEEDS), strict=False):
+        ids = contract.prompt_ids(tokenizer.encode(pieces, prompt), metadata)
+        options = contract.Options(**mix)  # type: ignore[arg-type]  # top_k is whole
+        tokens = list(contract.generate(step, ids, metadata, options, seed=seed, max_new_tokens=25))
+        done = client(path, *words_of(mix, prompt=prompt, seed=seed, max_new_tokens=25))
         assert done.stdout.decode() == tokenizer.decode(pieces, tokens) + "\n", (mix, prompt, seed)
 
 

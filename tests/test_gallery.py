@@ -59,12 +59,13 @@ def test_each_recipe_has_its_reason_its_loss_and_what_its_command_writes(
     assert "--temperature 0.8 --seed 0 --n 3" in command
 
 
-def test_a_run_on_pairs_answers_the_first_sources_that_were_held_out(
+def test_a_run_on_pairs_answers_the_first_sources_that_it_validates_on_as_its_recipe_measures(
     shown: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lines = [f"it's {number}\tso\twell {number}\tbye" for number in range(40)]
     (tmp_path / "talk.tsv").write_text("\n".join(lines), encoding="utf-8")
-    values = TINY | {"corpus.source": [str(tmp_path / "talk.tsv")], "corpus.documents": "pairs"}
+    asked = {"evaluate.measures": ["bleu"], "evaluate.beams": 2, "evaluate.length_penalty": 0.5}
+    values = TINY | asked | {"corpus.source": [str(tmp_path / "talk.tsv")], "corpus.documents": "pairs"}
     folder = training.train(recipe.override(recipe.Recipe(), values), shown, "quickstart")
     assert gallery.main([str(folder), "--output", str(tmp_path / "page.md")]) == 0
     found = blocks(tmp_path / "page.md")
@@ -72,8 +73,27 @@ def test_a_run_on_pairs_answers_the_first_sources_that_were_held_out(
     commands = [text for language, text in found if language == "sh"]
     assert len({shlex.split(command)[-1] for command in commands}) == 3
     assert all(re.fullmatch(r"it's (\d+)\nso\nwell \1\n", shlex.split(command)[-1]) for command in commands)
+    assert all("--beams 2 --length-penalty 0.5" in command for command in commands)
+    assert "\nOn held-out text: " in (tmp_path / "page.md").read_text(encoding="utf-8")
     for command, (_, text) in zip(commands, found[1::2], strict=True):
         assert written(capsys, shown, command) == f"{text}\n"
+
+
+def test_each_file_is_asked_from_and_text_that_was_learned_is_not_called_held_out(
+    shown: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, line in {"english": "hello {}\twell", "chinese": "你好{}\t好"}.items():
+        (tmp_path / name).write_text("\n".join(line.format(number) for number in range(5)), encoding="utf-8")
+    both = [str(tmp_path / name) for name in ("english", "chinese")]
+    values = TINY | {"corpus.source": both, "corpus.validation": both, "corpus.documents": "pairs"}
+    folder = training.train(recipe.override(recipe.Recipe(), values), shown, "quickstart")
+    assert gallery.main([str(folder), "--output", str(tmp_path / "page.md")]) == 0
+    found = blocks(tmp_path / "page.md")
+    commands = [text for language, text in found if language == "sh"]
+    prompts = [shlex.split(command)[-1] for command in commands]
+    assert prompts == [f"hello {number}" for number in range(3)] + [f"你好{number}" for number in range(3)]
+    assert "\nOn its training text: " in (tmp_path / "page.md").read_text(encoding="utf-8")
+    assert written(capsys, shown, commands[-1]) == f"{found[-1][1]}\n"
 
 
 def test_a_run_on_labels_writes_of_each_kind(shown: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

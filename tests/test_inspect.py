@@ -13,8 +13,22 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keras_lstmgen import attention, cli, coloured, gates, generation, inspection, model, probes, recipe, run
+from keras_lstmgen import (
+    attention,
+    cli,
+    coloured,
+    corpus,
+    gates,
+    generation,
+    inspection,
+    model,
+    probes,
+    recipe,
+    run,
+    training,
+)
 from keras_lstmgen.sampling import Options
+from keras_lstmgen.tokenizer import END, START
 
 B, T, E, H, L, M, V = 2, 11, 3, 5, 3, 4, 7
 Array = np.ndarray[Any, Any]
@@ -338,6 +352,64 @@ def test_with_attention_where_it_looks_is_drawn_too(
     inspected(capsys, tmp_path / text.stem, "--prompt", "The state of", "--max-new-tokens", "3")
     names = sorted(path.name for path in (tmp_path / text.stem / "inspect").iterdir())
     assert names == sorted([*NAMES, "looks.png"])
+
+
+@pytest.fixture(scope="module")
+def kinds(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two models that write as one, with attention, of two kinds of short texts."""
+    folder = tmp_path_factory.mktemp("kinds")
+    for name, words in {"fruit": ["fig", "plum", "Pear"], "tool": ["saw", "axe", "File"]}.items():
+        (folder / name).write_text("\n".join(f"{a} {b} {c}" for a in words for b in words for c in words))
+    values = {
+        "corpus.source": [str(folder / "fruit"), str(folder / "tool")], "corpus.documents": "lines",
+        "corpus.labels": ["sweet", "hard"], "corpus.validation_fraction": 0.5, "model.embedding_size": 4,
+        "model.units": 7, "model.layers": 1, "model.attention": 5, "model.members": 2, "training.epochs": 2,
+        "training.batch_size": 3,
+    }  # fmt: skip
+    return training.train(recipe.override(recipe.Recipe(), values), folder / "runs", "kinds")
+
+
+def test_texts_of_a_run_on_kinds_are_given_for_each(
+    kinds: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fruit, tool = str(kinds.parents[1] / "fruit"), str(kinds.parents[1] / "tool")
+    words = ["inspect", str(kinds), "--prompt", "hard", "--output", str(tmp_path)]
+    assert cli.main([*words, "--text", fruit]) == 2
+    said = f"{fruit}: give a text for each kind in this order, sweet, hard (corpus.labels)"
+    assert capsys.readouterr().err == f"keras-lstmgen: {said}\n"
+    assert f"on {fruit}, {tool}: " in inspected(capsys, *words[1:], "--text", fruit, tool)
+
+
+def test_of_an_ensemble_the_probabilities_are_those_of_all_and_the_gates_of_the_first(
+    kinds: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loaded = run.load(kinds)
+    ids, first = loaded.prompt_ids("hard saw fig"), model.each_member(loaded.weights)[0]
+    whole, alone = (gates.trace(weights, ids, 0, gates.begin(weights)) for weights in (loaded.weights, first))
+    shares = tf.nn.softmax(loaded.model(np.array([ids]))[0]).numpy()
+    np.testing.assert_allclose(tf.nn.softmax(whole.logits), shares, atol=1e-6)
+    assert np.abs(tf.nn.softmax(alone.logits) - shares).max() > 1e-3
+    for name in ("input", "forget", "candidate", "output", "cells", "looks"):
+        np.testing.assert_allclose(getattr(whole, name), getattr(alone, name), atol=1e-6, err_msg=name)
+    _, state = gates.reader(loaded.weights, 0)(ids[:4], gates.begin(loaded.weights))
+    np.testing.assert_allclose(gates.trace(loaded.weights, ids[4:], 0, state).logits, whole.logits[4:], atol=1e-5)
+    out = inspected(capsys, kinds, "--prompt", "hard saw fig", "--output", tmp_path)
+    assert "cells of layer 1 of the first of 2 members that follow" in out
+    best = re.findall(r" (\d+%)", out.partition("likeliest next tokens")[2])
+    assert best[:5] == [f"{share:.0%}" for share in np.sort(shares[0])[::-1][:5]]
+
+
+def test_examples_that_a_run_reads_by_themselves_are_probed_each_from_an_empty_state(kinds: Path) -> None:
+    loaded = run.load(kinds)
+    first = model.each_member(loaded.weights)[0]
+    read, nothing = gates.reader(first, 0), gates.begin(first)
+    texts = list(corpus.pieces(recipe.load(kinds / run.RECIPE).corpus, "validation"))
+    ids = [[START, *loaded.tokenizer.encode(text), END] for text in texts]
+    found = inspection._probed(loaded, inspection.Asked("hard"), 0)
+    np.testing.assert_allclose(found.cells, np.concatenate([read(part, nothing)[0] for part in ids]), atol=1e-6)
+    assert "".join(found.parts) == "".join(f"{text}\n\n" for text in texts)
+    carried, _ = read(np.concatenate(ids), nothing)
+    assert np.abs(carried - found.cells).max() > 1e-3
 
 
 @pytest.mark.parametrize(

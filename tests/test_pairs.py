@@ -26,6 +26,7 @@ from keras_lstmgen import (
 )
 from keras_lstmgen.encoding import SPLITS, encode
 from keras_lstmgen.errors import UserError
+from keras_lstmgen.exporters import verify
 from keras_lstmgen.tokenizer import END, NEWLINE, START
 
 V, E, H = 23, 5, 7
@@ -86,7 +87,7 @@ def test_each_token_counts_the_same_in_an_epoch_whatever_its_batch(
 
 
 @given(words, words, st.integers(2, 30))
-def test_what_is_too_long_loses_the_end_of_its_source_first(source: list[int], target: list[int], most: int) -> None:
+def test_a_source_of_one_turn_that_is_too_long_loses_its_end(source: list[int], target: list[int], most: int) -> None:
     ids, before = pairs.example(pairs.find(laid([(source, target)])), 0, most)
     whole = [START, *source, NEWLINE, *target, END]
     assert len(ids) == min(len(whole), most)
@@ -94,6 +95,18 @@ def test_what_is_too_long_loses_the_end_of_its_source_first(source: list[int], t
     if most > len(answer):
         assert ids[before - 1 :].tolist() == answer
         assert ids[: before - 1].tolist() == whole[: before - 1]
+
+
+@given(st.lists(words, min_size=2, max_size=4), words, st.integers(2, 40))
+def test_one_of_several_turns_keeps_its_last(turns: list[list[int]], target: list[int], most: int) -> None:
+    source = [token for turn in turns for token in [NEWLINE, *turn]][1:]
+    ids, before = pairs.example(pairs.find(laid([(source, target)])), 0, most)
+    whole, answer = [START, *source, NEWLINE, *target, END], [NEWLINE, *target, END]
+    assert len(ids) == min(len(whole), most)
+    if most > len(answer):
+        kept = ids[1 : before - 1].tolist()
+        assert [ids[0], *ids[before - 1 :]] == [START, *answer]
+        assert kept == source[len(source) - len(kept) :]
 
 
 def test_batches_do_not_depend_on_where_the_reading_begins() -> None:
@@ -269,7 +282,39 @@ def test_every_artifact_answers_as_keras_does_in_ids_and_strings(colours: Path) 
     assert answer["text"].numpy().tolist() == [b"blue", b"white"]
 
 
-def test_it_learns_to_read_the_source_and_a_wrong_one_costs(colours: Path) -> None:
+def test_rounded_weights_are_tried_on_pairs_each_read_by_itself(colours: Path) -> None:
+    loaded = run.load(colours)
+    reads, states = evaluation.scorer(loaded.weights), []
+
+    def call(graph: str, ids: Any, state: Any) -> dict[str, Any]:
+        states.append((graph, ids[:, 0], state))
+        logprobs, after = reads(ids, state)
+        return {"logprobs": logprobs.numpy() - np.float32(0.01), "next_state": after}
+
+    text, name = verify._held_out(loaded, verify.trial(loaded, texts=2, tokens=3))
+    assert isinstance(text, pairs.Pairs)
+    assert pairs.count(text) == len(list(corpus.pieces(recipe.load(colours / run.RECIPE).corpus, "validation")))
+    assert verify._loss_difference(loaded, call, text) == pytest.approx(0.01, abs=1e-4)
+    assert name == "held-out text"
+    for graph, first, state in states:
+        assert graph == "score"
+        assert (first == START).all()
+        assert not np.any(state)
+
+
+def test_where_the_corpus_is_gone_they_are_tried_on_what_keras_wrote_each_behind_its_prompt(colours: Path) -> None:
+    loaded = run.load(colours)
+    loaded.metadata.recipe["corpus"]["source"] = ["gone.jsonl"]
+    tried = verify.trial(loaded, texts=5, tokens=3)
+    text, name = verify._held_out(loaded, tried)
+    assert isinstance(text, pairs.Pairs)
+    assert (pairs.count(text), name) == (5, "texts that Keras wrote")
+    begins = sorted(tuple(case.prompt) for case in tried.cases)
+    found = [text.ids[start:end] for start, end in zip(text.starts[:-1], text.starts[1:], strict=True)]
+    assert all(any(tuple(ids[: len(begin)]) == begin for begin in begins) for ids in found)
+
+
+def test_it_learns_to_answer_from_its_source_and_says_so_in_every_unit(colours: Path) -> None:
     loaded = run.load(colours)
     told = evaluation.measures(0.0, {"tokens": 1, "characters": 1, "bytes": 1, "words": 1})
     assert set(told) == set(loaded.metadata.metrics["validation"])

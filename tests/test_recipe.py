@@ -31,7 +31,7 @@ def with_kinds(values: dict[str, Any]) -> dict[str, Any]:
     """What goes with labels, which make pairs, and with several members."""
     two, without = ("a.txt", "b ü 字.txt"), ("training.sampled_softmax", "model.activation_regularization")
     kept = {name: value for name, value in values.items() if name not in (*without, "corpus.validation")}
-    measures = tuple(name for name in kept.get("evaluate.measures", ()) if name != "verses")
+    measures = tuple(name for name in kept.get("evaluate.measures", ()) if name not in ("verses", "ngram"))
     labelled = {"corpus.documents": "lines", "corpus.source": two, "corpus.labels": two}
     return without_state(kept, "carried") | labelled | {"evaluate.measures": measures}
 

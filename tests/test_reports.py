@@ -33,7 +33,7 @@ def test_the_loss_is_that_of_the_held_out_text_in_every_unit(trained: Path, text
         rel=1e-5,
     )
     assert report["counts"]["characters"] == 1200
-    assert report["text"] == "held-out part of the corpus"
+    assert report["text"] == "held-out text of the run"
     assert "samples" not in report
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import onnx as onnx_library
 import pytest
 
-from keras_lstmgen import exporters, generation, recipe, run, sampling, sources
+from keras_lstmgen import exporters, generation, recipe, run, sampling, sources, training
 from keras_lstmgen.errors import UserError
 from keras_lstmgen.exporters import onnx, web
 
@@ -59,6 +59,27 @@ def test_the_record_says_what_was_proved(pages: Path) -> None:
 
 def node(*words: str | Path, questions: str = "") -> "subprocess.CompletedProcess[str]":
     return subprocess.run(["node", *map(str, words)], input=questions, capture_output=True, text=True, encoding="utf-8")
+
+
+@pytest.mark.usefixtures("pages")  # whose export has asked npm, or skipped
+def test_in_node_a_folder_of_a_run_on_pairs_answers_as_keras_does(tmp_path_factory: pytest.TempPathFactory) -> None:
+    folder = tmp_path_factory.mktemp("paired")
+    lines = [f"{a} or {b}?\t{b}, {a}" for a in ("moon", "月", "sun") for b in ("frost", "霜", "star")]
+    (folder / "pairs.tsv").write_text("\n".join(lines * 3), encoding="utf-8")
+    values = {
+        "corpus.source": [str(folder / "pairs.tsv")], "corpus.validation": [str(folder / "pairs.tsv")],
+        "corpus.documents": "pairs", "model.embedding_size": 5, "model.units": 12, "model.layers": 1,
+        "model.attention": 9, "training.batch_size": 5, "training.epochs": 9, "training.learning_rate": 0.02,
+    }  # fmt: skip
+    made = training.train(recipe.override(recipe.Recipe(), values), folder / "runs", "pairs")
+    exporters.export(made, FEW)
+    model, prompts = run.load(made), ("moon or 霜?", "one turn\nsun or star?\n", "", "月")
+    asked = [{"prompt": prompt, "seed": "3", "options": mix} for prompt, mix in zip(prompts, MIXES, strict=True)]
+    done = node(RUN, made / "web", questions=json.dumps(asked))
+    assert (done.returncode, done.stderr) == (0, "")
+    for prompt, mix, found in zip(prompts, MIXES, json.loads(done.stdout), strict=True):
+        [sample] = generation.generate(model, prompt, 200, sampling.Options(**mix), seeds=[3])
+        assert (found["text"], found["tokens"]) == (sample.text, sample.tokens)
 
 
 @pytest.mark.parametrize("name", ["trained", "trained_lines"])

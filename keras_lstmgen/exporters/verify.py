@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from keras_lstmgen import decode, evaluation, generation, prepared, recipe, sampling
+from keras_lstmgen import corpus, decode, evaluation, generation, pairs, prepared, recipe, sampling
 from keras_lstmgen.encoding import encode_split
 from keras_lstmgen.errors import UserError
 from keras_lstmgen.exporters.contract import Call
@@ -37,6 +37,9 @@ MIXES = (
     Options(temperature=0.9, min_p=0.05, repetition_penalty=1.2),
     Options(repetition_penalty=1.1, temperature=0.7, top_k=40, top_p=0.95, min_p=0.01),
 )
+
+
+Text = np.ndarray[Any, Any] | pairs.Pairs  # ids [N] that go on in each other, or examples that are read by themselves
 
 
 @dataclass(frozen=True)
@@ -114,12 +117,12 @@ def verify_quantized(run: Run, tried: Trial, call: Call, again: Call, largest: f
     texts, tokens = tried.tokens.shape
     found = _all_texts(run, tried, call, BATCHES)
     repeated = int((_all_texts(run, tried, again, [1]) == found).all(axis=1).sum())
-    ids, text = _held_out(run, tried)
-    loss = _loss_difference(run, call, ids)
+    text, name = _held_out(run, tried)
+    loss = _loss_difference(run, call, text)
     reasons = _reasons_quantized(loss, largest, repeated, texts)
     difference = _largest_logit_difference(run, tried, call)
     identical = int((found == tried.tokens).all(axis=1).sum())
-    return Proof(_finite(difference), identical, texts, _speed(run, call, tokens), reasons, _finite(loss), text)
+    return Proof(_finite(difference), identical, texts, _speed(run, call, tokens), reasons, _finite(loss), name)
 
 
 def reasons_in_strings(run: Run, tried: Trial, call: Call) -> tuple[str, ...]:
@@ -170,31 +173,54 @@ def _reasons_quantized(loss: float, largest: float, repeated: int, texts: int) -
     return tuple(reasons)
 
 
-def _held_out(run: Run, tried: Trial) -> tuple[np.ndarray[Any, Any], str]:
-    """Ids of the run's held-out text; where that is not at hand, of what Keras has written itself."""
-    settings = recipe.parse(run.metadata.recipe).corpus
+def _held_out(run: Run, tried: Trial) -> tuple[Text, str]:
+    """The text that the run validates on, and its name; where that is not at hand, what Keras has written itself."""
+    settings = recipe.parse(run.metadata.recipe)
     try:
-        if "-" in settings.source:
+        if "-" in settings.corpus.source:
             raise UserError("what came by standard input has gone")
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "text.ids"
-            encode_split(prepared.text(settings), "validation", run.tokenizer, path, "<i4")
-            ids = np.fromfile(path, "<i4", LOSS_TOKENS)
+            encode_split(prepared.text(settings.corpus), "validation", run.tokenizer, path, "<i4")
+            if len(ids := np.memmap(path, "<i4", "r")) > 1:
+                return _first(ids, settings), corpus.validates_on(settings.corpus)
     except UserError:
-        ids = np.array([], np.int32)
-    own = np.concatenate([text[: _until(text, run.metadata.end_id)] for text in tried.tokens])[:LOSS_TOKENS]
-    return (ids, "held-out text") if len(ids) > 1 else (own, "texts that Keras wrote")
+        pass
+    return _own(run, tried, settings.carries), "texts that Keras wrote"
 
 
-def _loss_difference(run: Run, call: Call, ids: np.ndarray[Any, Any]) -> float:
+def _first(ids: np.ndarray[Any, Any], settings: recipe.Recipe) -> Text:
+    """The first ids of a file, in memory."""
+    if settings.carries:
+        return np.array(ids[:LOSS_TOKENS])
+    some = pairs.some(pairs.examples(ids, settings.corpus.is_pairs), LOSS_TOKENS)
+    return some._replace(ids=np.array(some.ids))
+
+
+def _own(run: Run, tried: Trial, carries: bool) -> Text:
+    """What Keras wrote: one text, or where a run reads examples by themselves, each with its prompt, all of it."""
+    texts = [text[: _until(text, run.metadata.end_id)] for text in tried.tokens]
+    if carries:
+        return np.concatenate(texts)[:LOSS_TOKENS]
+    ordered = sorted(tried.cases, key=lambda case: len(case.prompt))  # as ``tried.tokens`` is
+    whole = [part for case, text in zip(ordered, texts, strict=True) for part in (case.prompt, text)]
+    return pairs.some(pairs.documents(np.concatenate(whole)), LOSS_TOKENS)
+
+
+def _loss_difference(run: Run, call: Call, text: Text) -> float:
     """By how many nats a token the artifact's loss is higher."""
 
     def score(ids: Any, state: Any) -> tuple[Any, Any]:
         out = call("score", ids=ids, state=np.asarray(state, np.float32))
         return tf.constant(out["logprobs"]), out["next_state"]
 
-    keras, artifact = (evaluation.total_nats(run.weights, ids, LOSS_PARTS, scorer) for scorer in (None, score))
-    return (artifact - keras) / (len(ids) - 1)
+    if isinstance(text, pairs.Pairs):
+        keras, artifact = (
+            pairs.total_nats(run.weights, text, scorer) for scorer in (evaluation.scorer(run.weights), score)
+        )
+        return (artifact - keras) / pairs.predicted(text)
+    keras, artifact = (evaluation.total_nats(run.weights, text, LOSS_PARTS, scorer) for scorer in (None, score))
+    return (artifact - keras) / (len(text) - 1)
 
 
 def _largest_logit_difference(run: Run, tried: Trial, call: Call) -> float:
