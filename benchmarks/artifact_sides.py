@@ -3,7 +3,7 @@
 import importlib
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -147,8 +147,10 @@ def _never(folder: str) -> Any:
     return np.where(np.isin(np.arange(about.vocab_size), about.unsampled_ids), -np.inf, 0).astype(np.float32)
 
 
-def make(folder: str, units: int, layers: int) -> Callable[[float], dict[str, Any]]:
-    """Make a run of Python's language reference, by character, untrained, with all its artifacts and ``weights.npz``.
+def make(
+    folder: str, units: int, layers: int, formats: Sequence[str] = tuple(FILES)
+) -> Callable[[float], dict[str, Any]]:
+    """Make a run of Python's language reference, by character, untrained, with its artifacts and ``weights.npz``.
 
     Characters a second do not depend on what the weights have learnt. The answer to any question is what was made.
     """
@@ -173,7 +175,7 @@ def make(folder: str, units: int, layers: int) -> Callable[[float], dict[str, An
     facts = {
         "V": about.vocab_size,
         "read": numbers_read(made.weights),
-        "bytes": {name: _exported(made, folder, name) for name in FILES},
+        "bytes": {name: _exported(made, folder, name) for name in formats},
     }
     return lambda _: facts
 

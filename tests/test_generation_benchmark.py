@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the benchmarks are no package that is installed
-from benchmarks import artifact_sides, generation, texts
+from benchmarks import artifact_sides, generation, profile, texts
 from keras_lstmgen import model, run
 
 B = 3
@@ -78,6 +78,24 @@ def test_a_side_takes_the_number_of_threads_that_it_is_fastest_with() -> None:
 def test_a_side_of_ours_writes_and_tells_its_speed(trained: Path) -> None:
     assert artifact_sides.generated(str(trained), "onnx", B)(0.01) > 0
     assert artifact_sides.by_client(str(trained), "tflite")(0.01) > 0
+
+
+@pytest.mark.parametrize("name", list(profile.WATCHED))
+def test_a_profile_counts_the_operators_of_each_token(name: str, trained: Path) -> None:
+    """Sigmoids: three a layer, two layers; the tangent twice a layer; one sum of the logits' softmax for a token."""
+    short, long = ({row["kind"]: row for row in profiled(name, trained, length)} for length in (4, 12))
+    for found in (short, long):
+        assert [found[kind]["count"] for kind in ("Sigmoid", "Tanh", "LogSoftmax")] == [6, 4, 1]
+        assert all(row["microseconds"] >= 0 for row in found.values())
+    assert not profile.OUTER & set(long)
+    result = profile.profiled(name, trained, B, 4)
+    table = profile.table(result)
+    assert len(table.rows) == profile.SHOWN + 2
+    assert float(table.rows[-1][1]) == pytest.approx(sum(row["count"] for row in result["kinds"]), abs=0.06)
+
+
+def profiled(name: str, folder: Path, length: int) -> Any:
+    return profile.profiled(name, folder, B, length)["kinds"]
 
 
 def test_the_sides_of_pytorch_write(folder: Path) -> None:
