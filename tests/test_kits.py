@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from keras_lstmgen import beam, decode, generation, run
+from keras_lstmgen import beam, cli, decode, generation, run, sampling
+from keras_lstmgen.exporters import strings
 from keras_lstmgen.sampling import Options
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the kit is no package: it travels as a folder
@@ -182,3 +183,40 @@ def test_other_bad_input_is_one_line_and_exit_status_2(
         assert line in done.stderr
         assert len(done.stderr.splitlines()) == 1
     assert kit(python, "onnx", artifact, "--n", "0").returncode == 2
+
+
+def places(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[set[str]]]:
+    """The options that each column of the README's table has, as parsers, signatures and files have them."""
+    monkeypatch.setattr(sys, "argv", ["generate.py", "model"])
+    in_c = re.findall(
+        r'\{"([\w-]+)", required_argument', (ROOT / "export/tflite/generate.c").read_text(encoding="utf-8")
+    )
+    in_page = re.findall(r'\bid="(\w+)"', (ROOT / "export/browser/index.html").read_text(encoding="utf-8"))
+    return {
+        "`generate`": [set(vars(cli.parser().parse_args(["generate"])))],
+        "`chat`": [set(vars(cli.parser().parse_args(["chat"])))],
+        "SavedModel in strings, REST, gRPC": [
+            set(strings.DEFAULTS),
+            set(vars(client.parser_of_texts("").parse_args([]))),
+        ],
+        "graph `generate`": [set(sampling.Rows._fields)],
+        "`generate.py`": [set(vars(client._arguments("model")))],
+        "C, page": [
+            {name.replace("-", "_") for name in in_c},
+            {{"length": "max_new_tokens"}.get(name, name) for name in in_page},
+        ],
+    }
+
+
+def test_the_table_of_the_readme_says_which_option_runs_where(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    head, _, *rows = re.search(r"^\| option .*(?:\n\|.*)+", text, re.MULTILINE)[0].splitlines()  # type: ignore[index]
+    assert len(rows) == 4
+    for row in rows:
+        options, *marks = (cell.strip() for cell in row.strip("|").split("|"))
+        names = {name.replace("-", "_") for name in re.findall(r"`--([\w-]+)`", options)}
+        columns = [cell.strip() for cell in head.strip("|").split("|")][1:]
+        for column, mark in zip(columns, marks, strict=True):
+            for there in places(monkeypatch)[column]:
+                assert (names <= there) == (mark == "✓"), (options, column)
+                assert mark == "✓" or not names & there, (options, column)
