@@ -256,6 +256,32 @@ def test_what_a_killed_process_left_half_written_is_removed_and_what_a_living_on
     assert {path.name for path in tmp_path.iterdir()} == {"b.txt", "c.txt"}
 
 
+# The memory
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no system that limits what a process maps for itself")
+def test_a_corpus_is_encoded_in_less_memory_than_it_has_bytes(tmp_path: Path) -> None:
+    """80 MiB for all that the process has to itself, the stacks of its threads among it; the text has 84."""
+    line = " ".join(f"{'x' * 190}{number}" for number in range(10)) + "\n"
+    (tmp_path / "text.txt").write_text(line * (84 * 2**20 // len(line)))
+    code = (
+        "import sys; from pathlib import Path; from keras_lstmgen import encoding, recipe\n"
+        "values = {'corpus.source': [sys.argv[1]], 'tokenizer.type': 'word'}\n"
+        "found = encoding.encode(recipe.override(recipe.Recipe(), values), Path(sys.argv[2]))\n"
+        "print(sum(counts['bytes'] for counts in found.counts.values()))\n"
+        "try: Path(sys.argv[1]).read_bytes()\n"
+        "except MemoryError: print('and not at once')"
+    )
+    command = ["bash", "-c", f'ulimit -d {80 * 1024} -s 1024; exec {sys.executable} -c "$0" "$@"', code]
+    ended = subprocess.run(
+        [*command, tmp_path / "text.txt", tmp_path / "cache"], capture_output=True, text=True, check=False,
+        env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},
+    )  # fmt: skip
+    size = (tmp_path / "text.txt").stat().st_size
+    assert (ended.stdout, ended.stderr) == (f"{size}\nand not at once\n", "")
+    (tmp_path / "text.txt").unlink()
+
+
 # The network
 
 
