@@ -14,7 +14,6 @@ The package has no pointer: this file is all there is of it.
 
 import sys
 import tempfile
-import time
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -27,10 +26,10 @@ import tensorflow as tf
 from benchmarks import measure
 from benchmarks.measure import Table, publish
 from benchmarks.workers import ROOT
-from keras_lstmgen import corpus, evaluation, generation, measures, pairs, recipe, streams, tasks, training
+from keras_lstmgen import corpus, evaluation, files, generation, measures, pairs, recipe, streams, tasks, training
 from keras_lstmgen import run as runs
 from keras_lstmgen.attention import Attention, attend, memory_size
-from keras_lstmgen.callbacks import Pace, Validate
+from keras_lstmgen.callbacks import Pace, Validate, signals_end
 from keras_lstmgen.checkpoint import Progress
 from keras_lstmgen.encoding import Encoded
 from keras_lstmgen.loss import Counted
@@ -39,6 +38,7 @@ from keras_lstmgen.model import Weights, cell, join_state, split_state, start_at
 RECIPE = ROOT / "pipelines" / "summary.toml"
 GATE = 2.0  # b at the beginning: g = 0.88, so that the words come first
 NEVER = 1e-30  # added to a probability of which the logarithm is taken
+RUN = "run"  # the folder of the side without a pointer
 ROWS = 64  # answers side by side
 Gate = tuple[Any, Any]  # w, float32 [H, 1], and b, float32 [1]
 
@@ -51,10 +51,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--change", nargs="+", default=[], metavar="KEY=VALUE", help="of the recipe, as TOML has it")
     parser.add_argument("--tokens", type=int, default=60, metavar="N", help="most in an answer")
     parser.add_argument("--sources", type=int, default=0, metavar="N", help="answer the first N alone; 0: all")
+    parser.add_argument("--runs", type=Path, metavar="FOLDER", help="where the first side is kept, or is already")
     parser.add_argument("--name", default="pointer", help="of the files of results")
     arguments = parser.parse_args(argv)
     settings = changed(recipe.load(arguments.recipe), arguments.epochs, arguments.change)
-    sides, rouge = compared(settings, arguments.tokens, arguments.sources)
+    with tempfile.TemporaryDirectory() as folder:
+        place = arguments.runs or Path(folder)
+        sides, rouge = compared(settings, place, arguments.tokens, arguments.sources)
     results = {
         "recipe": arguments.recipe.name,
         "epochs": arguments.epochs,
@@ -76,26 +79,39 @@ def changed(base: recipe.Recipe, epochs: int, changes: Sequence[str]) -> recipe.
     )
 
 
-def compared(settings: recipe.Recipe, limit: int, most: int) -> tuple[dict[str, Any], dict[str, Any]]:
+def compared(settings: recipe.Recipe, place: Path, limit: int, most: int) -> tuple[dict[str, Any], dict[str, Any]]:
     """What each side reached, and the ROUGE of its answers beside that of trivial ones."""
     references = tasks.by_source(corpus.pieces(settings.corpus, "validation"))
     sources = list(references)[: most or None]
-    sides, answered = {}, {}
-    with tempfile.TemporaryDirectory() as folder:
-        place = training.train(settings, Path(folder), "run")
-        plain = runs.load(place)
-        settings, encoded = training.prepare(recipe.load(place / runs.RECIPE), Path(folder))
-        sides["without"] = told(encoded, plain.weights, evaluation.scorer(plain.weights), plain.metadata.metrics)
-        answered["without"] = answers(plain, plain.weights, None, sources, limit)
-        model, reached = trained(settings, encoded)
-        weights = weights_of(model.plain)
-        sides["with a pointer"] = told(encoded, weights, scorer(model), reached)
-        answered["with a pointer"] = answers(plain, weights, model.gate_now(), sources, limit)
+    settings, encoded = training.prepare(settings, place)  # which chooses what the recipe leaves open
+    plain = of_the_package(settings, place)
+    sides = {"without": told(encoded, plain.weights, evaluation.scorer(plain.weights), reached(place / RUN))}
+    answered = {"without": answers(plain, plain.weights, None, sources, limit)}
+    model, history = trained(settings, encoded)
+    weights = weights_of(model.plain)
+    sides["with a pointer"] = told(encoded, weights, scorer(model), history)
+    answered["with a pointer"] = answers(plain, weights, model.gate_now(), sources, limit)
     targets = [known[0] for known in references.values()]
     answered["first sentence of the source"] = [measures.first_sentence(source) for source in sources]
     answered["target of another source"] = (targets[-1:] + targets[:-1])[: len(sources)]
     asked = [references[source] for source in sources]
     return sides, {name: measures.rouge(texts, asked) for name, texts in answered.items()}
+
+
+def of_the_package(settings: recipe.Recipe, place: Path) -> runs.Run:
+    """The side without a pointer: trained, unless it is there."""
+    if not (place / RUN).is_dir():
+        training.train(settings, place, RUN)
+    run = runs.load(place / RUN)
+    if recipe.parse(run.metadata.recipe) != settings:
+        raise SystemExit(f"{place / RUN}: was trained by another recipe; name another folder")
+    return run
+
+
+def reached(folder: Path) -> dict[str, Any]:
+    """Nats a token of the held-out targets after each epoch, and the minutes of all."""
+    rows = files.read_json(folder / "history.json")
+    return {"minutes": rows[-1]["seconds"] / 60, "epochs_nats": [row["val_loss"] for row in rows]}
 
 
 class Pointing(keras.Model):
@@ -158,8 +174,8 @@ def with_mass(h: Any, looks: Any, ids: Any, next_ids: Any) -> Any:
     return tf.concat([h, tf.reduce_sum(looks * same, axis=2, keepdims=True)], axis=2)
 
 
-def trained(settings: recipe.Recipe, encoded: Encoded) -> tuple[Pointing, dict[str, float]]:
-    """Train the side with the pointer; its best epoch, as the package keeps it."""
+def trained(settings: recipe.Recipe, encoded: Encoded) -> tuple[Pointing, dict[str, Any]]:
+    """Train the side with the pointer; its best epoch, as the package keeps it. Ctrl-C ends it, to be measured."""
     counts, part = streams.counts(encoded.train, encoded.tokenizer.vocab_size), settings.training
     examples, held_out = pairs.find(encoded.train), pairs.find(encoded.validation)
     plain = training.compiled(settings, counts)
@@ -171,9 +187,10 @@ def trained(settings: recipe.Recipe, encoded: Encoded) -> tuple[Pointing, dict[s
     validate = Validate(lambda: pairs.total_nats(weights, held_out, call) / pairs.predicted(held_out), pace, np.inf)
     best = keras.callbacks.EarlyStopping("val_loss", patience=part.epochs, restore_best_weights=True)
     ds = pairs.dataset(examples, part.batch_size, part.window, part.epochs, part.seed, source_loss=part.source_loss)
-    these, began = [pace, validate, best], time.monotonic()
-    history = model.fit(ds, epochs=part.epochs, steps_per_epoch=windows, callbacks=these, shuffle=False, verbose=2)
-    return model, {"minutes": (time.monotonic() - began) / 60, "epochs_nats": history.history["val_loss"]}
+    these, epochs = [pace, validate, best], {"epochs": part.epochs, "steps_per_epoch": windows}
+    with signals_end(pace):
+        history = model.fit(ds, **epochs, callbacks=these, shuffle=False, verbose=2)
+    return model, {"minutes": pace.progress.seconds / 60, "epochs_nats": history.history["val_loss"]}
 
 
 def scorer(model: Pointing) -> Callable[..., Any]:
@@ -264,24 +281,22 @@ def scattered(looks: Any, slots: Any, V: int) -> Any:
 
 
 def tables(results: Mapping[str, Any]) -> list[Table]:
-    """Both sides' loss and minutes, and ROUGE in percent beside the trivial answers'."""
+    """Both sides' loss, after each epoch and of the best, and ROUGE in percent beside the trivial answers'."""
     changes = "".join(f", {change}" for change in results["changes"])
     title = f"{results['recipe'].removesuffix('.toml')}, {results['epochs']} epochs{changes}"
-    loss = [
-        [
-            name,
-            f"{side['nats_per_token']:.4f}",
-            f"{side['gain_of_the_right_source']:.4f}",
-            f"{side['minutes']:.1f}",
-        ]
-        for name, side in results["sides"].items()
-    ]
-    rouge = [[name, *(f"{100 * value:.1f}" for value in row.values())] for name, row in results["rouge"].items()]
+    columns = ("side", "nats a token", "gain of the right source", "after each epoch", "minutes")
     asked = f", the first {results['sources_answered']} sources" if results["sources_answered"] else ""
+    rouge = [[name, *(f"{100 * value:.1f}" for value in row.values())] for name, row in results["rouge"].items()]
     return [
-        Table(title, ("side", "nats a token", "gain of the right source", "minutes"), loss),
+        Table(title, columns, [[name, *_loss(side)] for name, side in results["sides"].items()]),
         Table(f"greedy answers{asked}", ("answers", "ROUGE-1", "ROUGE-2", "ROUGE-L"), rouge),
     ]
+
+
+def _loss(side: Mapping[str, Any]) -> list[str]:
+    epochs = " ".join(f"{nats:.3f}" for nats in side["epochs_nats"])
+    figures = (f"{side[name]:.4f}" for name in ("nats_per_token", "gain_of_the_right_source"))
+    return [*figures, epochs, f"{side['minutes']:.1f}"]
 
 
 if __name__ == "__main__":
