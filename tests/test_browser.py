@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import os
 import re
 import shutil
 import subprocess
@@ -62,6 +63,7 @@ def tasks(base: str) -> list[dict[str, Any]]:
             {"name": name, "task": "texts", "url": f"{base}/{name}/web/", "requests": requests(name)}
             for name in PROMPTS
         ),
+        {"name": "loads", "task": "loads", "url": url, "times": 3},
         {"name": "stop", "task": "stop", "url": url},
         {"name": "keyboard", "task": "keyboard", "url": url, "prompt": PROMPT, "seed": SEED, "length": LENGTH},
         {"name": "chinese", "task": "keyboard", "url": f"{base}/trained_lines/web/", **seven, "prompt": CHINESE},
@@ -97,15 +99,24 @@ def test_what_is_typed_is_gone_on_with_as_keras_does(browser: dict[str, Any], pa
     assert len({found["text"] for found in browser[name]["written"]}) > len(MIXES) / 2
 
 
-def test_the_page_is_quiet_and_says_what_it_runs(
-    browser: dict[str, Any], pages: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_page_is_quiet_and_says_what_it_runs(browser: dict[str, Any], pages: Path) -> None:
     for name in PROMPTS:
         assert browser[name]["trouble"] == []
-        with capsys.disabled():
-            print(f"\n{name}: the page was ready after {browser[name]['ready'] / 1000:.2f} s")
     metadata = run.load_metadata(pages / "trained")
     assert f"2 × 12 units, {metadata.vocab_size} tokens" in browser["trained"]["about"]
+
+
+def test_the_page_is_ready_in_less_than_two_seconds(
+    browser: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The best of three; where four others wait for each core, a second says nothing of the page."""
+    waiting, cores = os.getloadavg()[0], len(os.sched_getaffinity(0))
+    with capsys.disabled():
+        told = ", ".join(f"{one / 1000:.2f}" for one in browser["loads"])
+        print(f"\nthe page was ready after {told} s; load {waiting:.1f} on {cores} cores")
+    if waiting > 4 * cores:
+        pytest.skip(f"the machine is too busy to time a page: load {waiting:.1f} on {cores} cores")
+    assert min(browser["loads"]) < 2000
 
 
 def test_a_text_stops_when_it_is_told_to_and_not_by_an_input_method_and_the_page_can_be_used_meanwhile(

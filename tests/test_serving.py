@@ -355,13 +355,17 @@ def test_the_score_of_a_text_is_that_of_its_ids_behind_the_start_symbol(served: 
 
 
 def test_the_warm_up_requests_can_be_answered(served: Served) -> None:
-    asked = set()
+    """By a server that batches; their texts are words, of many lengths."""
+    asked, prompts = set(), set[bytes]()
     for record in tf.data.TFRecordDataset(str(served.folder / saved_model.PLACE / warmup.PLACE)):
         request = prediction_log_pb2.PredictionLog.FromString(record.numpy()).predict_log.request
         message = base64.b64encode(request.SerializeToString()).decode()
         assert "grpc" in served.server.batch({"grpc": message})[0]
         asked.add(request.model_spec.signature_name)
-    assert asked == {*SIGNATURES, "step", "generate", "score"}
+        prompts.update(request.inputs["prompt"].string_val)
+    assert asked == {*SIGNATURES, *contract.GRAPHS}
+    assert prompts == {prompt.encode() for prompt in warmup.PROMPTS}
+    assert len({len(served.model.tokenizer.encode(prompt)) for prompt in warmup.PROMPTS}) == len(prompts)
 
 
 # In this process: the functions that the graphs are made of.

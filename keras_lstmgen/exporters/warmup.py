@@ -14,6 +14,8 @@ from keras_lstmgen.run import Run
 PLACE = Path("assets.extra/tf_serving_warmup_requests")
 NAME = "lstm"  # what export/tf_serving/models.config calls the model
 ROWS = (1, 16)  # in a batch
+# As people begin: with nothing, a word, a sentence, another script; whatever the vocabulary, each is read somehow.
+PROMPTS = ("The old man", "", "It was late in the evening, and the rain had not stopped.\nShe", "床前明月光，")
 TOKENS = 8  # that a text of a warm-up has
 Request = tuple[str, dict[str, Any]]  # a signature, and its inputs
 
@@ -30,9 +32,9 @@ def write(run: Run, path: Path) -> None:
 
 
 def requests(run: Run) -> Iterator[Request]:
-    """Each signature, alone and in a batch; prompts are one symbol, or many, or none."""
+    """Each signature, alone and in a batch; prompts are of mixed lengths."""
     for B in ROWS:
-        prompts = np.resize(np.array([b"", b" ", b"\n \n"], object), B)
+        prompts = np.resize(np.array([prompt.encode() for prompt in PROMPTS], object), B)
         rows = sampling.rows([sampling.Options()] * B)._asdict()
         mixed = rows | {"top_k": np.full(B, 5, np.int32), "top_p": np.full(B, 0.9, np.float32)}
         limits = {"max_new_tokens": np.full(B, TOKENS, np.int32), "seed": np.arange(B)}
@@ -46,7 +48,7 @@ def requests(run: Run) -> Iterator[Request]:
         yield "step", {"ids": ids[:, 0], "state": state}
         yield "score", {"ids": ids, "state": state}
         yield "generate", {"ids": ids, "state": state, "noise": sampling.noise([0] * B, TOKENS), **rows}
-    yield "complete", {"prompt": np.array([b""], object)}
+    yield "complete", {"prompt": prompts[:1]}
 
 
 def _message(signature: str, inputs: dict[str, Any]) -> Any:

@@ -84,6 +84,17 @@ const TASKS = {
     return { ready, about, written, trouble };
   },
 
+  /** How long a page took to be ready, in milliseconds, time after time; what a browser keeps is there from the second. */
+  async loads({ url, times }) {
+    const found = [];
+    for (let i = 0; i < times; i++) {
+      const { page } = await open(url);
+      found.push(await page.evaluate(() => performance.getEntriesByName("ready")[0].startTime));
+      await page.close();
+    }
+    return found;
+  },
+
   /** The tokens of many texts, by the page's own worker. */
   async tokens({ url, requests }) {
     const { page } = await open(url);
