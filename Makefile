@@ -45,7 +45,7 @@ test-beam: $(BEAM)/installed  ## the tests of preparing with Apache Beam, in .ve
 	$(BEAM)/bin/python $(PYTEST) $(BEAM_TESTS)
 
 fuzz: $(VENV)/installed  ## the tests of hostile input, 10,000 examples each: hours (SECURITY.md)
-	$(BIN)/python $(PYTEST) --hypothesis-profile=fuzz $(wildcard tests/test_hostile*.py)
+	$(BIN)/python $(PYTEST) --dist load --hypothesis-profile=fuzz $(wildcard tests/test_hostile*.py)
 
 newest:  ## all tests with the newest packages that setup.cfg allows, in .venv-newest
 	$(PYTHON) -m venv --clear .venv-newest
