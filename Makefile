@@ -33,7 +33,7 @@ test: $(VENV)/installed  ## run all tests and print the branch coverage
 # Apache Beam wants older packages than the rest (constraints-beam.txt), so it gets a place of its own.
 BEAM := .venv-beam
 BEAM_EXTRAS := beam,test
-BEAM_TESTS := tests/test_prepare.py tests/test_remote.py tests/test_shards.py tests/test_tokenizer.py
+BEAM_TESTS := tests/test_prepare.py tests/test_remote.py tests/test_shards.py
 
 $(BEAM)/installed: constraints-beam.txt $(SOURCES)
 	$(PYTHON) -m venv $(BEAM)
