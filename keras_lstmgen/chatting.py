@@ -22,6 +22,7 @@ from rich.text import Text as Styled
 
 from keras_lstmgen import corpus, generation, prepared, recipe, show, sources
 from keras_lstmgen.decode import Text
+from keras_lstmgen.documents import pair
 from keras_lstmgen.errors import UserError
 from keras_lstmgen.generation import Sample, Writer
 from keras_lstmgen.run import NONE, Metadata, Run
@@ -132,7 +133,7 @@ def _to_answer(speaker: Speaker, talk: Talk, line: str) -> list[int]:
     """The ids of all that is to be read before an answer is written."""
     run = speaker.run
     if speaker.is_paired:
-        return run.prompt_ids(corpus.pair([*talk.turns, line]) + "\n")  # it ends the source, where lines stand before
+        return run.prompt_ids(pair([*talk.turns, line]) + "\n")  # it ends the source, where lines stand before
     if not talk.ids or talk.ids[-1] == run.metadata.end_id:
         return run.prompt_ids(line)
     return [*talk.ids, *(int(token) for token in run.tokenizer.encode(line))]

@@ -75,7 +75,7 @@ def test_a_text_normalized_in_pieces_is_the_whole_normalized(text: str, cuts: li
 def test_a_text_that_no_character_parts_is_an_error_not_a_full_memory(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(corpus, "LONGEST", 100)
+    monkeypatch.setattr("keras_lstmgen.documents.LONGEST", 100)
     with pytest.raises(UserError, match=r"0\.txt: more than 100 characters"):
         both(make("가" * 101, normalize="nfc"))
 
@@ -204,7 +204,7 @@ def test_a_bad_row_is_an_error_with_file_and_line(make: Make, kind: str, field: 
 
 
 def test_a_field_without_end_is_an_error_not_a_full_memory(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(corpus, "LONGEST_FIELD", 1000)
+    monkeypatch.setattr("keras_lstmgen.documents.LONGEST_FIELD", 1000)
     with pytest.raises(UserError, match="line 3: field larger than field limit"):
         documents(make('a\n"' + "b" * 600 + "\n" + "c" * 600, documents="csv", field=("1",)))
 

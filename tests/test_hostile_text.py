@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from sentencepiece import sentencepiece_model_pb2 as proto
 
 from export import tokenizer as kit
-from keras_lstmgen import cli, corpus, encoding, recipe, sources, tokenizer
+from keras_lstmgen import cli, corpus, documents, encoding, recipe, sources, tokenizer
 from keras_lstmgen.errors import UserError
 from tests.hostile import HEAVY, LETTERS, TEXTS, VALUES, damaged, refused_or
 
 QUICKSTART = (Path(__file__).parents[1] / "pipelines/quickstart.toml").read_bytes()
-KINDS = sorted({"stream", *corpus.KINDS})
+KINDS = sorted({"stream", *documents.KINDS})
 
 
 @pytest.fixture(scope="module")
@@ -182,9 +182,9 @@ PATTERNS: dict[str, bytes] = {
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_bomb_of_gzip_takes_bounded_memory(kind: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert corpus.LONGEST == corpus.LONGEST_FIELD == 16 * LONGEST
-    monkeypatch.setattr(corpus, "LONGEST", LONGEST)
-    monkeypatch.setattr(corpus, "LONGEST_FIELD", LONGEST)
+    assert documents.LONGEST == documents.LONGEST_FIELD == 16 * LONGEST
+    monkeypatch.setattr(documents, "LONGEST", LONGEST)
+    monkeypatch.setattr(documents, "LONGEST_FIELD", LONGEST)
     path = folder / "bomb.gz"
     path.write_bytes(gzip.compress(PATTERNS[kind] * ((1 << 20) // len(PATTERNS[kind])), 1) * BOMB)
     assert path.stat().st_size < 1_000_000
