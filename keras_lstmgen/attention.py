@@ -8,7 +8,8 @@ state is the query); Vaswani et al., "Attention Is All You Need", 2017 (scaled d
     p       = softmax over the last M steps, this one among them, of q . k / sqrt(D)
     h'      = h + (sum of p v) O
 
-What a text carries is its memory, M slots of key, value and a 1; a slot of zeros is one that nothing was written to.
+What a text carries is its memory, M slots of key, value and a 1 (for ``pointer`` 1 + the id that was read); a slot of
+zeros is one that nothing was written to.
 """
 
 from typing import Any, NamedTuple
@@ -30,16 +31,19 @@ class Heads(NamedTuple):
     output: Any  # float32 [D, H]
 
 
-def attend(weights: Heads, h: Any, memory: Any) -> tuple[Any, Any, Any]:
+def attend(weights: Heads, h: Any, memory: Any, ids: Any = None) -> tuple[Any, Any, Any]:
     """Let T steps look back: float32 h [B, T, H] and memory [B, M, 2 D + 1] give h' and the memory after them.
 
     The third result is where they looked: float32 [B, T, M + T], over the slots of the memory before and the T steps.
+    With ``ids``, int32 [B, T], what was read at the steps, the memory keeps these too.
     """
     T, M, D = h.shape[1], memory.shape[1], weights.query.shape[1]
     T = tf.shape(h)[1] if T is None else T
     q, k, v = (tf.matmul(h, matrix) for matrix in weights[:3])
-    slots = tf.concat([memory, tf.concat([k, v, tf.ones_like(k[..., :1])], axis=2)], axis=1)
+    ends = tf.ones_like(k[..., :1]) if ids is None else tf.cast(ids, tf.float32)[..., tf.newaxis] + 1
+    slots = tf.concat([memory, tf.concat([k, v, ends], axis=2)], axis=1)
     keys, values, written = slots[:, :, :D], slots[:, :, D : 2 * D], slots[:, :, 2 * D]
+    written = written if ids is None else tf.minimum(written, 1)
     logits = tf.matmul(q, keys, transpose_b=True) / np.float32(np.sqrt(D)) + _band(T, M)
     looks = tf.nn.softmax(logits + (1 - tf.expand_dims(written, 1)) * NOTHING)
     after = slots[:, T:]

@@ -12,6 +12,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_lstmgen.pointer import Pointer
+
 
 def mixed(logits: Sequence[Any]) -> Any:
     """The logarithm of the mean of K probabilities, float32 [..., V], from K times logits [..., V]."""
@@ -47,8 +49,10 @@ class Ensemble(keras.layers.Layer):
 
 
 def members_of(model: keras.Sequential) -> list[keras.Sequential]:
-    """The members of a model; one that is no ensemble is its own."""
+    """The members of a model; one that is no ensemble is its own, and one that copies what its pointer holds."""
     first = model.layers[0]
+    if isinstance(first, Pointer):
+        return [first.member]
     return list(first.members) if isinstance(first, Ensemble) else [model]
 
 

@@ -10,6 +10,7 @@ import tensorflow as tf
 from keras_lstmgen import kernel
 from keras_lstmgen.attention import attend
 from keras_lstmgen.model import Weights, join_state, score, split_state, state_size, together
+from keras_lstmgen.pointer import in_windows, read_by
 
 WINDOW = 256  # most tokens a row scored in one call
 WARM_UP = WINDOW  # tokens read, not scored, before each part of a text that is scored in parts side by side
@@ -40,8 +41,11 @@ def _logits(weights: Weights, ids: Any, state: Any) -> tuple[Any, Any]:
         x, h, c = kernel.lstm(x, h, c, *cell)
         carried += [h, c]
     if weights.heads:
-        x, memory, _ = attend(weights.heads, x, memory)
+        before = memory
+        x, memory, looks = attend(weights.heads, x, before, ids if weights.gate else None)
     logits = tf.einsum("bth,vh->btv" if weights.tied else "bth,hv->btv", x, weights.output) + weights.output_bias
+    if weights.gate:
+        logits = in_windows(weights.gate, x, logits, looks, read_by(before, ids))
     return logits, join_state(carried, memory)
 
 

@@ -1,4 +1,4 @@
-"""Losses: the negative log-likelihood, from a part of a large vocabulary, of what counts alone, or of members."""
+"""Losses: the negative log-likelihood, from a part of a large vocabulary, of what counts, of copies, of members."""
 
 from typing import Any
 
@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_lstmgen.layers import Output, TiedOutput, product
+from keras_lstmgen.pointer import NEVER, Pointer, shares
 
 
 class SampledSoftmax(keras.losses.Loss):
@@ -79,13 +80,33 @@ class Counted(keras.losses.Loss):
         at = tf.pad(places, [[0, blank]])
         weights = tf.gather(tf.reshape(sample_weight, [-1]), at)
         weights *= tf.sequence_mask(tf.size(places), tf.size(at), tf.float32)
-        features = tf.gather(tf.reshape(y_pred, [-1, y_pred.shape[-1]]), at)
+        features = tf.gather(tf.reshape(y_pred, [-1, y_pred.shape[-1] or tf.shape(y_pred)[-1]]), at)
         nats = self.call(tf.gather(tf.reshape(y_true, [-1]), at), features)
         return tf.reduce_sum(nats * weights) / tf.cast(tf.size(sample_weight), tf.float32)
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
         """Give the negative log-likelihood [N] of ids [N], from [N, H]."""
         return tf.nn.sparse_softmax_cross_entropy_with_logits(y_true, self.output.logits(y_pred))
+
+
+class Copied(Counted):
+    """``Counted`` of a ``Pointer``: the mean negative log-likelihood of the targets by what it writes and copies."""
+
+    def __init__(self, pointer: Pointer) -> None:
+        """Take the layer that has the weights."""
+        super().__init__(pointer.member.layers[-1])
+        self.pointer = pointer
+
+    def call(self, y_true: Any, y_pred: Any) -> Any:
+        """Give the negative log-likelihood [N] of ids [N], from what the pointer gives in training, [N, H + 2 T]."""
+        gate = self.pointer.gate_now()
+        H = int(gate.weights.shape[0])
+        h = tf.ensure_shape(y_pred[:, :H], [None, H])
+        looks, read = tf.split(y_pred[:, H:], 2, axis=1)
+        mass = tf.reduce_sum(tf.where(read == tf.cast(y_true, tf.float32)[:, tf.newaxis], looks, 0.0), axis=1)
+        written, copied = (tf.squeeze(share, 1) for share in shares(gate, h))
+        parts = [written - super().call(y_true, h), copied + tf.math.log(mass + NEVER)]
+        return -tf.reduce_logsumexp(tf.stack(parts), axis=0)
 
 
 class EachMember(keras.losses.Loss):

@@ -22,6 +22,7 @@ from keras_lstmgen import recipe, workers
 from keras_lstmgen.attention import SIZE, Attention, Heads, attend, memory_size
 from keras_lstmgen.ensemble import Ensemble, members_of, mixed
 from keras_lstmgen.layers import LSTM, Output, TiedOutput, policy
+from keras_lstmgen.pointer import Gate, Pointer, read_by, with_copies
 from keras_lstmgen.regularization import ActivationRegularization, DroppedEmbedding, SharedDropout
 
 LARGE = 4096  # tokens, from which a draw is told by the last bits of the logits
@@ -47,15 +48,15 @@ def build(
     mask serves all steps of a window (Gal and Ghahramani, 2016). ``precision`` is that of the operands of the LSTM's
     products in training (on a GPU, where it is bfloat16, of all else in these layers too); with ``in_loss`` the model
     gives in training what its output layer is given, for
-    ``SampledSoftmax`` or ``Counted``. Where there are several members, the model is one layer that holds them. Of
-    several workers each builds it for its rows of ``B``.
+    ``SampledSoftmax`` or ``Counted``. Where there are several members, or one that copies, the model is one layer that
+    holds them. Of several workers each builds it for its rows of ``B``.
     """
     options: dict[str, Any] = {"precision": precision, "in_loss": in_loss, "carries": carries}
-    if settings.members == 1:
+    if settings.members == 1 and not settings.copy:
         return _member(settings, V, B, T, name="lstmgen", **options)
     members = [_member(settings, V, B, T, name=f"member_{k}", **options) for k in range(1, settings.members + 1)]
-    layers = [keras.Input(batch_shape=(_rows(B), T), dtype="int32"), Ensemble(members, name="ensemble")]
-    return keras.Sequential(layers, name="lstmgen")
+    whole = Pointer(*members, name="pointer") if settings.copy else Ensemble(members, name="ensemble")
+    return keras.Sequential([keras.Input(batch_shape=(_rows(B), T), dtype="int32"), whole], name="lstmgen")
 
 
 def _member(
@@ -129,7 +130,8 @@ def parameters(settings: recipe.Model, V: int) -> int:
     cells = 4 * H * (E + H + 1) + (settings.layers - 1) * 4 * H * (2 * H + 1)
     heads = 4 * H * SIZE if settings.attention else 0
     output = V if settings.tied else H * V + V
-    return settings.members * (V * E + cells + heads + output)
+    gate = H + 1 if settings.copy else 0
+    return settings.members * (V * E + cells + heads + output + gate)
 
 
 def start_at(model: keras.Sequential, counts: np.ndarray[Any, Any]) -> None:
@@ -173,13 +175,15 @@ class Weights(NamedTuple):
     tied: bool
     heads: Heads | None  # of the attention
     slots: int  # M, of its memory
+    gate: Gate | None = None  # of the pointer
     others: tuple["Weights", ...] = ()  # the further members of an ensemble
 
 
 def weights_of(model: keras.Sequential) -> Weights:
     """Find the weights of a ``Sequential`` that ``build`` made, as ``tf.Variable`` s."""
     first, *others = (_weights_of(member) for member in members_of(model))
-    return first._replace(others=tuple(others))
+    outer = model.layers[0]
+    return first._replace(gate=outer.gate_now() if isinstance(outer, Pointer) else None, others=tuple(others))
 
 
 def each_member(weights: Weights) -> list[Weights]:
@@ -288,10 +292,13 @@ def watched_step(weights: Weights, ids: Any, state: Any) -> Watched:
         x, c, of_layer = cell(weights_of_layer, x, h, c)
         carried += [x, c]
         gates.append(of_layer)
+    before, column_of_ids = memory, tf.expand_dims(ids, 1) if weights.gate else None
     if weights.heads:
-        looked, memory, looks = attend(weights.heads, tf.expand_dims(x, 1), memory)
+        looked, memory, looks = attend(weights.heads, tf.expand_dims(x, 1), before, column_of_ids)
         x = tf.squeeze(looked, 1)
     logits = _product(x, weights.output, weights.tied) + weights.output_bias
+    if weights.gate:
+        logits = with_copies(weights.gate, x, logits, tf.squeeze(looks, 1), read_by(before, column_of_ids))
     return Watched(logits, join_state(carried, memory), tuple(gates), looks)
 
 

@@ -109,6 +109,7 @@ class Model:
         low=0,
         high=65_536,
     )
+    copy: bool = knob(False, "write what the attention looks at again, token for token; where nothing is carried over")
     members: int = knob(
         1, "K, models trained side by side, whose probabilities are averaged: K times the work", low=1, high=64
     )
@@ -316,6 +317,7 @@ def _check_together(recipe: Recipe, where: str) -> None:
         )
     if not recipe.training.epochs and not recipe.training.minutes:
         raise UserError(f"{where}training.epochs and training.minutes are both 0: give one limit")
+    _check_copy(recipe, where)
     _check_corpus(recipe.corpus, where)
     _check_pairs(recipe, where)
     _check_measures(recipe, where)
@@ -323,6 +325,19 @@ def _check_together(recipe: Recipe, where: str) -> None:
         section, key = name.split(".")
         if getattr(getattr(recipe, section), key):
             raise UserError(f"{where}{name} does not go with model.members above 1; leave one of them out")
+
+
+def _check_copy(recipe: Recipe, where: str) -> None:
+    """What copying needs, and what it does not go with."""
+    if not recipe.model.copy:
+        return
+    if not recipe.model.attention:
+        raise UserError(f"{where}model.copy writes what the attention looks at: give model.attention")
+    if recipe.carries:
+        raise UserError(f"{where}model.copy needs texts read by themselves: pairs, or training.state = 'fresh'")
+    if recipe.model.members > 1 or recipe.training.sampled_softmax:
+        name = "model.members above 1" if recipe.model.members > 1 else "training.sampled_softmax"
+        raise UserError(f"{where}model.copy does not go with {name}; leave one of them out")
 
 
 def _check_corpus(corpus: Corpus, where: str) -> None:

@@ -41,7 +41,7 @@ from keras_lstmgen.checkpoint import Progress
 from keras_lstmgen.corpus import Split, validates_on
 from keras_lstmgen.encoding import Encoded, encode
 from keras_lstmgen.errors import Terminated, UserError
-from keras_lstmgen.loss import Counted, EachMember, SampledSoftmax
+from keras_lstmgen.loss import Copied, Counted, EachMember, SampledSoftmax
 from keras_lstmgen.model import build, parameters, start_at, state_size, weights_of
 from keras_lstmgen.optimizer import Adam
 from keras_lstmgen.run import Metadata, Run
@@ -207,6 +207,8 @@ def _loss_of(settings: recipe.Recipe, model: keras.Sequential, counts: np.ndarra
         return EachMember()
     if settings.training.sampled_softmax:
         return SampledSoftmax(model.layers[-1], counts, settings.training.sampled_softmax)
+    if settings.model.copy:
+        return Copied(model.layers[0])
     if not settings.carries:
         return Counted(model.layers[-1])
     return keras.losses.SparseCategoricalCrossentropy(from_logits=True)

@@ -117,7 +117,7 @@ def test_every_value_of_a_recipe_is_an_option(asked: list[Any]) -> None:
         "tokenizer.type": "bpe", "tokenizer.vocab_size": "900", "model.embedding_size": "11", "model.units": "11",
         "model.layers": "3", "model.dropout": "0.4", "model.input_dropout": "0.3", "model.tied": "true",
         "model.embedding_dropout": "0.2", "model.weight_drop": "0.1", "model.activation_regularization": "2",
-        "model.attention": "3",
+        "model.attention": "3", "model.copy": "true",
         "training.batch_size": "5", "training.average": "50", "training.precision": "float32",
         "training.sampled_softmax": "8", "training.source_loss": "0.5", "model.members": "2", "training.state": "fresh",
         "training.window": "6", "training.epochs": "7", "training.minutes": "8", "training.optimizer": "adam",
@@ -127,13 +127,18 @@ def test_every_value_of_a_recipe_is_an_option(asked: list[Any]) -> None:
         "evaluate.length_penalty": "0.6",
     }  # fmt: skip
     assert words.keys() == recipe.knobs().keys()
-    # Two of them go neither with several members nor with pairs.
-    alone = ("training.sampled_softmax", "model.activation_regularization")
-    for names in (words.keys() - set(alone), alone):
+    # Three of them do not go with several members, of which one wants pairs and the others a text.
+    pairs = ["model.attention", "corpus.source", "corpus.documents", "corpus.labels", "corpus.field"]
+    groups = {
+        "training.sampled_softmax": ["training.sampled_softmax"],
+        "model.activation_regularization": ["model.activation_regularization"],
+        "model.copy": ["model.copy", *pairs],
+    }
+    for names in (words.keys() - set(groups), *groups.values()):
         typed = [word for name in names for word in (f"--{name}", *words[name].split())]
         assert cli.main(["train", *typed]) == 0
-    (settings, _, _), (other, _, _) = asked
-    for name in alone:
+    settings, *others = (settings for settings, _, _ in asked)
+    for name, other in zip(groups, others, strict=True):
         section, key = name.split(".")
         part = replace(getattr(settings, section), **{key: getattr(getattr(other, section), key)})
         settings = replace(settings, **{section: part})

@@ -1,74 +1,187 @@
-"""The pointer that was measured is the one of its page: the equations, alike in training, in scoring and in writing."""
+"""A model that copies has the mixture of its page, alike in training, in scoring, in writing and in every artifact."""
 
 import json
 import sys
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the benchmarks are no package that is installed
-from benchmarks import pointer
-from keras_lstmgen import evaluation, model, recipe
+from benchmarks import pointer as benchmark
+from keras_lstmgen import checkpoint, evaluation, exporters, files, model, pointer, recipe, run, training
+from keras_lstmgen.attention import SIZE
+from keras_lstmgen.errors import UserError
+from keras_lstmgen.loss import Copied
 
 B, T, E, H, L, M, V = 2, 8, 4, 6, 1, 5, 11
 IDS = np.random.default_rng(0).integers(0, V, (B, T)).astype(np.int32)
-SETTINGS = recipe.Model(embedding_size=E, units=H, layers=L, dropout=0.0, attention=M)
+SETTINGS = recipe.Model(embedding_size=E, units=H, layers=L, dropout=0.0, attention=M, copy=True)
 
 
 @pytest.fixture(scope="module")
-def pointing() -> pointer.Pointing:
-    return pointer.Pointing(model.build(SETTINGS, V, B, None, in_loss=True, carries=False))
+def built() -> keras.Sequential:
+    return network()
 
 
-def stepped(weights: model.Weights, gate: pointer.Gate | None) -> Any:
-    """Probabilities of each next id, float32 [B, T, V], a step at a time."""
-    state, slots, found = tf.zeros((B, model.state_size(weights))), tf.zeros((B, M), tf.int32), []
+def network(*sizes: Any, **options: Any) -> keras.Sequential:
+    """A model whose gate is open now more, now less."""
+    keras.utils.set_random_seed(0)
+    made = model.build(SETTINGS, V, *sizes, **options)
+    made.layers[0].gate_now().weights.assign(np.random.default_rng(1).normal(size=(H, 1)) * 5)
+    made.layers[0].gate_now().bias.assign([0.0])
+    return made
+
+
+def mixture(made: keras.Sequential) -> Any:
+    """The equations, in float64, of what the pointer gives in training: p [B, T, V]."""
+    given = np.asarray(made(IDS, training=True), np.float64)
+    h, looks, read = given[..., :H], given[..., H : H + T], given[..., H + T :]
+    w, b, W, c = (np.asarray(weight, np.float64) for weight in (*made.layers[0].gate_now(), *output(made)))
+    g = 1 / (1 + np.exp(-(h @ w + b)))
+    words = np.exp(h @ W + c)
+    assert 0.01 < g.min() < g.max() - 0.3
+    copies = np.einsum("btn,btnv->btv", looks, np.eye(V)[read.astype(int)])
+    return g * words / words.sum(axis=2, keepdims=True) + (1 - g) * copies
+
+
+def output(made: keras.Sequential) -> Any:
+    layer = made.layers[0].member.layers[-1]
+    return layer.kernel, layer.bias
+
+
+def test_looks_are_summed_by_the_ids_that_were_read() -> None:
+    looks, read = np.array([[0.1, 0.2, 0.7], [0.5, 0.5, 0.0]], np.float32), np.array([[4, 1, 4], [0, 2, 2]], np.int32)
+    expected = [[0, 0.2, 0, 0, 0.8], [0.5, 0, 0.5, 0, 0]]
+    np.testing.assert_allclose(pointer.summed(looks, read, 5), expected, atol=1e-7)
+
+
+def test_its_logits_are_the_logarithm_of_the_mixture(built: keras.Sequential) -> None:
+    trains = network(B, None, in_loss=True, carries=False)
+    trains.set_weights(built.get_weights())
+    np.testing.assert_allclose(np.exp(built(IDS)), mixture(trains), rtol=1e-4)
+    np.testing.assert_allclose(np.exp(built(IDS)).sum(axis=2), 1, atol=1e-5)
+
+
+@pytest.mark.parametrize(("z", "expected"), [(40.0, [0.2, 0.3, 0.5]), (-40.0, [0.75, 0.0, 0.25])])
+def test_a_gate_that_is_wide_open_or_shut_loses_nothing(z: float, expected: list[float]) -> None:
+    gate = pointer.Gate(tf.constant([[z]]), tf.constant([0.0]))
+    looks, read = tf.constant([[0.25, 0.75]]), tf.constant([[2, 0]])
+    found = pointer.with_copies(gate, tf.ones((1, 1)), tf.math.log([[0.2, 0.3, 0.5]]), looks, read).numpy()[0]
+    np.testing.assert_allclose(np.exp(found), expected, atol=1e-6)
+    likely = np.log(0.3) + min(z, 0.0)  # of what no place holds
+    assert found[1] == pytest.approx(likely, rel=1e-6)
+
+
+def test_step_by_step_equals_the_whole_sequence(built: keras.Sequential) -> None:
+    weights = model.weights_of(built)
+    state, whole = tf.zeros((B, model.state_size(weights))), built(IDS)
+    assert model.state_size(weights) == 2 * L * H + M * (2 * SIZE + 1)  # no more than without copying
     for t in range(T):
-        p, state, slots = pointer.next_token(weights, gate, tf.constant(IDS[:, t]), state, slots)
-        found.append(p)
-    return tf.stack(found, axis=1).numpy()
+        logits, state = model.step(weights, IDS[:, t], state)
+        np.testing.assert_allclose(logits, whole[:, t], atol=1e-4)
 
 
-def test_what_is_copied_are_the_ids_of_the_slots() -> None:
-    looks, slots = np.array([[0.1, 0.2, 0.7], [0.5, 0.5, 0.0]], np.float32), np.array([[4, 1, 4], [0, 2, 2]])
-    found = pointer.scattered(tf.constant(looks), tf.constant(slots, tf.int32), 5)
-    np.testing.assert_allclose(found, [[0, 0.2, 0, 0, 0.8], [0.5, 0, 0.5, 0, 0]], atol=1e-6)
+def test_it_is_scored_as_it_writes_over_a_cut_too(built: keras.Sequential) -> None:
+    weights, nothing = model.weights_of(built), tf.zeros((B, model.state_size(model.weights_of(built))))
+    slow, end = model.score(weights, tf.constant(IDS), nothing)
+    first, between = evaluation.scorer(weights)(tf.constant(IDS[:, :4]), nothing)
+    second, last = evaluation.scorer(weights)(tf.constant(IDS[:, 3:]), between)
+    np.testing.assert_allclose(tf.concat([first, second], axis=1), slow, atol=1e-4)
+    np.testing.assert_allclose(last, end, atol=1e-4)
 
 
-def test_each_step_has_the_mixture_of_the_page(pointing: pointer.Pointing) -> None:
-    h, looks = (np.asarray(part, np.float64) for part in pointing(IDS))
-    w, b = (np.asarray(part, np.float64) for part in pointing.gate_now())
-    logits = np.asarray(pointing.plain.layers[-1].logits(tf.constant(h, tf.float32)), np.float64)
-    words = np.exp(logits) / np.exp(logits).sum(axis=2, keepdims=True)
-    expected = 1 / (1 + np.exp(-(h @ w + b)))
-    expected = expected * words + (1 - expected) * (looks @ np.eye(V)[IDS])
-    found = stepped(model.weights_of(pointing.plain), pointing.gate_now())
-    np.testing.assert_allclose(found, expected, atol=1e-5)
-    np.testing.assert_allclose(found.sum(axis=2), 1, atol=1e-5)  # all that is copied is a token that was read
+@pytest.mark.parametrize("length", [T, None])  # batches of pairs differ in length
+def test_it_learns_from_the_loss_of_the_mixture(length: int | None) -> None:
+    made = network(B, length, in_loss=True, carries=False)
+    targets, counts = np.roll(IDS, -1, axis=1), np.random.default_rng(2).integers(0, 2, (B, T)).astype(np.float32)
+
+    @tf.function(input_signature=[tf.TensorSpec([B, length], tf.int32)])
+    def loss(ids: Any) -> Any:
+        return Copied(made.layers[0])(targets, made(ids, training=True), counts)
+
+    with tf.GradientTape() as tape:
+        nats = loss(IDS)
+    p = np.take_along_axis(mixture(made), targets[..., np.newaxis], axis=2)[..., 0]
+    assert float(nats) == pytest.approx(-(np.log(p) * counts).mean(), abs=1e-5)
+    gradients = tape.gradient(nats, made.trainable_variables)
+    assert all(np.abs(tf.convert_to_tensor(gradient)).max() > 0 for gradient in gradients)
 
 
-def test_it_is_scored_as_it_writes(pointing: pointer.Pointing) -> None:
-    logprobs, _ = pointer.scorer(pointing)(IDS, None)
-    found = stepped(model.weights_of(pointing.plain), pointing.gate_now())[:, :-1]
-    expected = np.log(np.take_along_axis(found, IDS[:, 1:, np.newaxis], axis=2)[..., 0])
-    np.testing.assert_allclose(logprobs, expected, atol=1e-4)
+def test_a_checkpoint_keeps_the_gate(copying: Path, tmp_path: Path) -> None:
+    chosen = recipe.load(copying / run.RECIPE)
+    one, other = (training.compiled(chosen, np.ones(V)) for _ in range(2))
+    one.layers[0].gate_now().bias.assign([3.0])
+    checkpoint.save(tmp_path, one, checkpoint.Progress(text="x"))
+    checkpoint.load(tmp_path, other, "x")
+    np.testing.assert_array_equal(one(IDS), other(IDS))
 
 
-def test_with_its_gate_shut_it_is_the_model_of_the_package(pointing: pointer.Pointing) -> None:
-    weights, (w, b) = model.weights_of(pointing.plain), pointing.gate_now()
-    shut = stepped(weights, (tf.zeros_like(w), b + 40.0))
-    np.testing.assert_allclose(shut, stepped(weights, None), atol=1e-6)
-    logprobs, _ = evaluation.scorer(weights)(IDS, tf.zeros((B, model.state_size(weights))))
-    expected = np.log(np.take_along_axis(shut[:, :-1], IDS[:, 1:, np.newaxis], axis=2)[..., 0])
-    np.testing.assert_allclose(logprobs, expected, atol=1e-4)
+@pytest.fixture(scope="module")
+def copying(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose targets are a name of their sources, with all artifacts; no name is in training and in validation."""
+    folder = tmp_path_factory.mktemp("copies")
+    draw = np.random.default_rng(3)
+    names = ["".join(draw.choice(list("abcdefgh"), 4)) for _ in range(500)]
+    rows = [{"text": f"It is {name} who comes.", "who": name} for name in names]
+    for name, part in {"train": rows[:400], "valid": rows[400:]}.items():
+        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, part)), encoding="utf-8")
+    settings = recipe.override(recipe.Recipe(), {
+        "corpus.source": [str(folder / "train.jsonl")], "corpus.validation": [str(folder / "valid.jsonl")],
+        "corpus.documents": "jsonl", "corpus.field": ["text", "who"], "model.embedding_size": 8, "model.units": 16,
+        "model.layers": 1, "model.dropout": 0.0, "model.attention": 30, "model.copy": True, "training.batch_size": 16,
+        "training.epochs": 8, "training.learning_rate": 0.02, "export.texts": 10, "export.tokens": 8,
+    })  # fmt: skip
+    made = training.train(settings, folder / "runs", "copying")
+    exporters.export(made, settings.export)
+    return made
+
+
+def test_it_writes_names_that_it_has_never_seen(copying: Path) -> None:
+    plain = recipe.override(recipe.load(copying / run.RECIPE), {"model.copy": False})
+    without = training.train(plain, copying.parent, "without")
+    copies, learns = (files.read_json(folder / "metrics.json")["validation"] for folder in (copying, without))
+    assert copies["nats_per_token"] < 0.5 * learns["nats_per_token"]
+
+
+def test_every_artifact_writes_the_texts_of_keras(copying: Path) -> None:
+    record = files.read_json(copying / "export.json")["artifacts"]
+    assert {name: entry["reasons"] for name, entry in record.items()} == {"saved_model": [], "tflite": [], "onnx": []}
+    assert all(entry["identical"] == entry["tried"] for entry in record.values())
+
+
+def test_its_model_opens_in_keras_alone(copying: Path) -> None:
+    opened = keras.saving.load_model(copying / "model.keras")
+    np.testing.assert_allclose(opened(IDS), run.load(copying).model(IDS), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "what"),
+    [
+        ({"model.attention": 0}, "model.copy writes what the attention looks at: give model.attention"),
+        ({"training.state": "auto"}, "model.copy needs texts read by themselves"),
+        ({"model.members": 2}, "model.copy does not go with model.members above 1"),
+        ({"training.sampled_softmax": 9}, "model.copy does not go with training.sampled_softmax"),
+    ],
+)
+def test_what_it_cannot_do_is_said(changes: dict[str, Any], what: str) -> None:
+    good = {
+        "corpus.documents": "lines", "training.state": "fresh", "model.copy": True, "model.attention": 5,
+    }  # fmt: skip
+    assert recipe.override(recipe.Recipe(), good).model.copy
+    with pytest.raises(UserError, match=what):
+        recipe.override(recipe.Recipe(), good | changes)
+
+
+# the benchmark
 
 
 def test_a_change_of_the_recipe_is_written_as_toml_has_it() -> None:
-    base = recipe.load(pointer.RECIPE)
-    found = pointer.changed(base, 3, ["model.units=7", 'corpus.field=["1", "3"]'])
+    base = recipe.load(benchmark.RECIPE)
+    found = benchmark.changed(base, 3, ["model.units=7", 'corpus.field=["1", "3"]'])
     assert (found.training.epochs, found.training.minutes, found.model.units) == (3, 0, 7)
     assert found.corpus.field == ("1", "3")
     assert found.model.attention == base.model.attention
@@ -83,12 +196,12 @@ def test_both_sides_are_trained_and_measured(tmp_path: Path, capfd: pytest.Captu
         'corpus.field=["abstract", "sentence"]', 'tokenizer.type="char"', "model.units=9", "model.embedding_size=5",
         "model.attention=30", "training.batch_size=8",
     ]  # fmt: skip
-    words = ["--epochs", "2", "--tokens", "5", "--sources", "2", "--results", str(tmp_path), "--change", *changes]
-    assert pointer.main(words) == 0
-    results = json.loads((tmp_path / "pointer.json").read_text())
-    sides = results["sides"]
+    words = ["--epochs", "2", "--tokens", "5", "--results", str(tmp_path), "--change", *changes]
+    assert benchmark.main(words) == 0
+    sides = json.loads((tmp_path / "pointer.json").read_text())["sides"]
     assert set(sides) == {"without", "with a pointer"}
-    assert len(sides["with a pointer"]["epochs_nats"]) == 2
-    assert min(sides["with a pointer"]["epochs_nats"]) == pytest.approx(sides["with a pointer"]["nats_per_token"])
-    assert results["rouge"]["first sentence of the source"]["rouge_1"] > 0
-    assert "greedy answers, the first 2 sources" in capfd.readouterr().out
+    for side in sides.values():
+        assert len(side["epochs_nats"]) == 2
+        assert min(side["epochs_nats"]) == pytest.approx(side["loss"]["nats_per_token"])
+    assert sides["without"]["loss"] != sides["with a pointer"]["loss"]
+    assert "greedy answers" in capfd.readouterr().out

@@ -29,7 +29,8 @@ def values_of(kind: Any, limits: Any) -> st.SearchStrategy[Any]:
 
 def with_kinds(values: dict[str, Any]) -> dict[str, Any]:
     """What goes with labels, which make pairs, and with several members."""
-    two, without = ("a.txt", "b ü 字.txt"), ("training.sampled_softmax", "model.activation_regularization")
+    two = ("a.txt", "b ü 字.txt")
+    without = ("training.sampled_softmax", "model.activation_regularization", "model.copy")
     kept = {name: value for name, value in values.items() if name not in (*without, "corpus.validation")}
     measures = tuple(name for name in kept.get("evaluate.measures", ()) if name not in ("verses", "ngram"))
     labelled = {"corpus.documents": "lines", "corpus.source": two, "corpus.labels": two}
@@ -38,7 +39,7 @@ def with_kinds(values: dict[str, Any]) -> dict[str, Any]:
 
 def of_one_text(values: dict[str, Any]) -> dict[str, Any]:
     """What goes with a text that is no pairs, and with one member."""
-    without = ("corpus.labels", "corpus.documents", "model.members", "evaluate.measures")
+    without = ("corpus.labels", "corpus.documents", "model.members", "model.copy", "evaluate.measures")
     return {name: value for name, value in without_state(values, "fresh").items() if name not in without}
 
 

@@ -60,7 +60,15 @@ def _converted(graph: Any) -> Any:
     for node in proto.graph.node:
         if node.op_type == "Loop":
             _close_over_invariants(node)
+    _add_where_scattered(proto)
     return proto
+
+
+def _add_where_scattered(proto: Any) -> None:
+    """Let what is scattered to one place be added up there, as TensorFlow does; tf2onnx lets the last one win."""
+    for node in _nodes(proto.graph):
+        if node.op_type == "ScatterND" and not any(one.name == "reduction" for one in node.attribute):
+            node.attribute.append(onnx.helper.make_attribute("reduction", "add"))
 
 
 def _close_over_invariants(loop: Any) -> None:
