@@ -37,26 +37,41 @@ def attend(weights: Heads, h: Any, memory: Any, ids: Any = None) -> tuple[Any, A
     The third result is where they looked: float32 [B, T, M + T], over the slots of the memory before and the T steps.
     With ``ids``, int32 [B, T], what was read at the steps, the memory keeps these too.
     """
-    T, M, D = h.shape[1], memory.shape[1], weights.query.shape[1]
-    T = tf.shape(h)[1] if T is None else T
-    q, k, v = (tf.matmul(h, matrix) for matrix in weights[:3])
-    ends = tf.ones_like(k[..., :1]) if ids is None else tf.cast(ids, tf.float32)[..., tf.newaxis] + 1
-    slots = tf.concat([memory, tf.concat([k, v, ends], axis=2)], axis=1)
-    keys, values, written = slots[:, :, :D], slots[:, :, D : 2 * D], slots[:, :, 2 * D]
-    written = written if ids is None else tf.minimum(written, 1)
-    logits = tf.matmul(q, keys, transpose_b=True) / np.float32(np.sqrt(D)) + _band(T, M)
-    looks = tf.nn.softmax(logits + (1 - tf.expand_dims(written, 1)) * NOTHING)
-    after = slots[:, T:]
+    M = memory.shape[1]
+    slots = tf.concat([memory, _slots(weights, h, ids)], axis=1)
+    outputs, looks = _looked(weights, h, slots, M, ids is not None)
+    after = slots[:, tf.shape(h)[1] if h.shape[1] is None else h.shape[1] :]
     after.set_shape(memory.shape)  # which is not seen where T is open
-    return h + tf.matmul(tf.matmul(looks, values), weights.output), after, looks
+    return outputs, after, looks
 
 
-def _band(T: Any, M: int) -> Any:
-    """0 where step t of T may look, at the M slots that end with its own, and ``NOTHING`` elsewhere: [T, M + T]."""
-    fixed = isinstance(T, int)  # what is known when a graph is made is a constant of it
-    slot, step = (np.arange(M + T), np.arange(T)) if fixed else (tf.range(M + T), tf.range(T))
-    ahead = slot[None, :] - step[:, None]
-    return (np if fixed else tf).where((ahead > 0) & (ahead <= M), np.float32(0), np.float32(NOTHING))
+def attend_anew(weights: Heads, h: Any, M: int, ids: Any = None) -> tuple[Any, Any]:
+    """``attend`` in texts that begin, whose memory of M slots is empty: h' and where they looked, [B, T, T]."""
+    return _looked(weights, h, _slots(weights, h, ids), M, ids is not None)
+
+
+def _slots(weights: Heads, h: Any, ids: Any) -> Any:
+    """What T steps leave behind: key, value and 1, or 1 + id, [B, T, 2 D + 1]."""
+    k, v = tf.matmul(h, weights.key), tf.matmul(h, weights.value)
+    return tf.concat([k, v, tf.ones_like(k[..., :1]) if ids is None else tf.cast(ids, k.dtype)[..., None] + 1], axis=2)
+
+
+def _looked(weights: Heads, h: Any, slots: Any, M: int, with_ids: bool) -> tuple[Any, Any]:
+    """H' [B, T, H] and the looks [B, T, N] of the steps whose own slots are the last T of N."""
+    T, N, D = (tf.shape(x)[1] if x.shape[1] is None else x.shape[1] for x in (h, slots, weights.query))
+    keys, values, written = slots[:, :, :D], slots[:, :, D : 2 * D], slots[:, :, 2 * D]
+    written = tf.minimum(written, 1) if with_ids else written
+    logits = tf.matmul(tf.matmul(h, weights.query), keys, transpose_b=True) / np.float32(np.sqrt(D)) + _band(T, N, M)
+    looks = tf.nn.softmax(logits + (1 - tf.expand_dims(written, 1)) * NOTHING)
+    return h + tf.matmul(tf.matmul(looks, values), weights.output), looks
+
+
+def _band(T: Any, N: Any, M: int) -> Any:
+    """0 where a step may look, at the M slots that end with its own, and ``NOTHING`` elsewhere: [T, N]."""
+    fixed = isinstance(T, int) and isinstance(N, int)  # what is known when a graph is made is a constant of it
+    slot, own = (np.arange(N), np.arange(N - T, N)) if fixed else (tf.range(N), tf.range(N - T, N))
+    behind = own[:, None] - slot[None, :]
+    return (np if fixed else tf).where((behind >= 0) & (behind < M), np.float32(0), np.float32(NOTHING))
 
 
 def memory_size(M: int) -> int:
@@ -84,18 +99,15 @@ class Attention(keras.layers.Layer):
         shapes = {"query": (H, SIZE), "key": (H, SIZE), "value": (H, SIZE), "output": (SIZE, H)}
         self.heads = [self.add_weight(shape=shape, name=name) for name, shape in shapes.items()]
         if self.batch_size is not None:
-            memory = tf.Variable(tf.zeros(self._memory_shape(self.batch_size)), trainable=False)
+            memory = tf.Variable(tf.zeros([self.batch_size, self.slots, 2 * SIZE + 1]), trainable=False)
             object.__setattr__(self, "states", [memory])  # past Keras, which would take it for a weight
-
-    def _memory_shape(self, B: Any) -> list[Any]:
-        return [B, self.slots, 2 * SIZE + 1]
 
     def call(self, inputs: Any) -> Any:
         """Attend, and remember."""
-        memory = self.states[0] if self.states else tf.zeros(self._memory_shape(tf.shape(inputs)[0]))
-        outputs, after, _ = attend(self.weights_now(), inputs, memory)
-        for state in self.states:
-            state.assign(after)
+        if not self.states:
+            return attend_anew(self.weights_now(), inputs, self.slots)[0]
+        outputs, after, _ = attend(self.weights_now(), inputs, self.states[0])
+        self.states[0].assign(after)
         return outputs
 
     def compute_output_shape(self, input_shape: Any) -> Any:

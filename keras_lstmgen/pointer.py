@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
-from keras_lstmgen.attention import Attention, attend, memory_size
+from keras_lstmgen.attention import Attention, attend_anew
 
 OPEN = 2.0  # b at the beginning: g = 0.88, so that the vocabulary learns first
 NEVER = 1e-30  # a probability that is added where a logarithm is taken
@@ -105,11 +105,10 @@ class Pointer(keras.layers.Layer):
         looks: Any = None
         for layer in self.member.layers[:-1]:
             if isinstance(layer, Attention):
-                nothing = tf.zeros([tf.shape(ids)[0], layer.slots, memory_size(1)])
-                x, _, looks = attend(layer.weights_now(), x, nothing, ids)
+                x, looks = attend_anew(layer.weights_now(), x, layer.slots, ids)
             else:
                 x = layer(x, training=training)
-        return x, looks[:, :, -tf.shape(ids)[1] :]
+        return x, looks
 
     def gate_now(self) -> Gate:
         """The weights of the gate, as ``tf.Variable`` s."""
