@@ -1,5 +1,6 @@
 """Files that are either whole or not there: written under a temporary name, then renamed."""
 
+import errno
 import fcntl
 import json
 import os
@@ -14,6 +15,7 @@ from typing import Any
 from keras_lstmgen.errors import UserError
 
 WRITING = ".writing-"  # begins the names of folders in which something is being written
+ONE_NAME = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)  # from file systems without hard links
 
 
 @contextmanager
@@ -121,7 +123,26 @@ def _rename(new: Path, path: Path, before: Path | None) -> None:
         before = before or new.with_name(f"{path.name}.before")
     if before is None or not path.exists():
         os.replace(new, path)
-        return
+    elif new.is_dir() or not _linked(path, before, new):
+        _by_turns(new, path, before)
+    else:
+        os.replace(new, path)
+
+
+def _linked(path: Path, before: Path, new: Path) -> bool:
+    """Give a file the name ``before`` too, so that it never is without its own; False where a file has but one name."""
+    link = new.with_name(f"{path.name}.before")
+    try:
+        os.link(path, link)
+    except OSError as error:
+        if error.errno in ONE_NAME:
+            return False
+        raise
+    os.replace(link, before)
+    return True
+
+
+def _by_turns(new: Path, path: Path, before: Path) -> None:
     os.replace(path, before)
     try:
         os.replace(new, path)

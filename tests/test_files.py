@@ -22,6 +22,11 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
+def write_after(folder: Path) -> None:
+    with files.replacing(folder / "a.txt", before=folder / "b.txt") as path:
+        path.write_text("after")
+
+
 def write_half(path: Path, error: BaseException) -> None:
     path.write_text("half")
     raise error
@@ -213,3 +218,37 @@ def test_the_bytes_are_on_the_disk_before_the_name_and_the_name_before_it_is_sai
     with files.replacing(tmp_path / "a.txt", before=tmp_path / "b.txt") as path:
         path.write_text("after")
     assert done == [("sync", "a.txt"), ("rename", "b.txt"), ("rename", "a.txt"), ("sync", tmp_path.name)]
+
+
+@pytest.mark.parametrize("last", [1, 2], ids=["the old one's rename", "the new one's rename"])
+def test_a_file_is_at_its_place_at_every_moment_also_where_from_some_rename_on_all_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, last: int
+) -> None:
+    """So that a disk that turns read-only between two renames, or a kill there, takes no file away."""
+    replace, left = os.replace, last
+
+    def refusing(one: Path, other: Path) -> None:
+        nonlocal left
+        assert (tmp_path / "a.txt").read_text() == "before"
+        left -= 1
+        if not left:
+            left = 1
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        replace(one, other)
+
+    monkeypatch.setattr(os, "replace", refusing)
+    (tmp_path / "a.txt").write_text("before")
+    with pytest.raises(UserError, match=KEPT):
+        write_after(tmp_path)
+    assert (tmp_path / "a.txt").read_text() == "before"
+    assert names(tmp_path) == ["a.txt", "b.txt"][:last]
+
+
+def test_where_a_file_has_but_one_name_it_is_renamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refusing(one: Path, other: Path) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", refusing)
+    (tmp_path / "a.txt").write_text("before")
+    write_after(tmp_path)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a.txt": "after", "b.txt": "before"}
