@@ -245,7 +245,7 @@ def test_a_file_is_at_its_place_at_every_moment_also_where_from_some_rename_on_a
 
 
 def test_where_a_file_has_but_one_name_it_is_renamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refusing(one: Path, other: Path) -> None:
+    def refusing(*_: Path) -> None:
         raise OSError(errno.EPERM, os.strerror(errno.EPERM))
 
     monkeypatch.setattr(os, "link", refusing)
