@@ -243,10 +243,11 @@ def refusing(work: Callable[[], int], folder: Path, first: int, error: int) -> i
 def harm(place: Place, name: str, dice: random.Random) -> bool:
     """Damage the newest checkpoint, or remove the cache. Whether there was one, and in it something to go back to."""
     cache, newest = place.disturbed.parent / ".encoded", place.disturbed / run.CHECKPOINT
+    before = place.disturbed / run.PREVIOUS
     if name == "cache removed":
         shutil.rmtree(cache, ignore_errors=True)
         return place.disturbed.exists()
-    if not newest.is_file() or not (place.disturbed / run.PREVIOUS).is_file():
+    if not newest.is_file() or not before.is_file() or newest.samefile(before):  # one, broken off while it got a second
         return False
     data = bytearray(newest.read_bytes())
     at = dice.randrange(len(data))

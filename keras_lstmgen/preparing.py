@@ -1,9 +1,8 @@
 """From text to shards of ids, with Apache Beam: by as many workers as there are, always the same shards.
 
-The text is cut into numbered parts of about 16 MiB, files too where documents begin at any line. Each worker reads the
-parts that it is given, so that nothing of the text goes from worker to worker but counts, hashes and the lines that a
-vocabulary learns from. Shard n of a side holds the ids of part n. Whoever made them, the shards in their order are what
-``encoding`` writes.
+The text is cut into numbered parts (``partition``). Each worker reads the parts that it is given, so that nothing of
+the text goes from worker to worker but counts, hashes and the lines that a vocabulary learns from. Shard n of a side
+holds the ids of part n. Whoever made them, the shards in their order are what ``encoding`` writes.
 
     parts → (each document once) → symbols or lines counted → vocabulary
       └────────────────────────────────────────────────────────┴→ shards
@@ -19,7 +18,7 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -31,37 +30,17 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 from apache_beam.transforms import combiners
 
-from keras_lstmgen import corpus, encoding, files, prepared, recipe, remote, sources, threads, tokenizer
-from keras_lstmgen.corpus import Split
+from keras_lstmgen import corpus, encoding, files, partition, prepared, recipe, remote, sources, threads, tokenizer
 from keras_lstmgen.errors import UserError
+from keras_lstmgen.partition import Part
 from keras_lstmgen.quiet import quiet
 from keras_lstmgen.shards import MANIFEST
-from keras_lstmgen.sources import Source
 from keras_lstmgen.tokenizer import Tokenizer
 
-PART = 1 << 24  # bytes of a file, packed or not, that make a part
-# Behind which a part may begin.
-MARKS = {"stream": b"\n", "lines": b"\n", "jsonl": b"\n", "pairs": b"\n", "blocks": b"\n\n"}
 RESULTS = "results"
 UNFINISHED = ".shard-"
 LOCAL = "apache_beam.runners.portability.fn_api_runner.fn_runner.FnApiRunner"
 SAID = re.compile(r"UserError: (.*?)(?: \[while running .*)?$", re.MULTILINE)  # a worker's, in what a runner tells
-
-
-@dataclass(frozen=True)
-class Part:
-    """Texts that one worker reads at a time.
-
-    ``split`` is the side of all of it, None where documents go to either. Of a stream, the characters from ``start`` up
-    to ``end`` count; of documents, those whose numbers in the part are in ``kept``, or all.
-    """
-
-    number: int
-    sources: tuple[Source, ...]
-    split: Split | None = None
-    start: int = 0
-    end: int = 0
-    kept: frozenset[int] | None = None
 
 
 def prepare(
@@ -76,7 +55,7 @@ def prepare(
     """
     tokenizer.check(settings.tokenizer)
     settings = replace(settings, corpus=sources.without_standard_input(settings.corpus))
-    parts = plan(settings.corpus)
+    parts = partition.plan(settings.corpus)
     chosen = _options(options, len(parts))
     with _made(str(output)) as folder:
         with _watched(folder, len(parts), report):
@@ -120,36 +99,6 @@ def _read(path: str) -> bytes:
         return Path(path).read_bytes()
     with remote.opened(path) as file:
         return file.read()
-
-
-def plan(settings: recipe.Corpus) -> list[Part]:
-    """Cut the corpus into parts; the same for the same files."""
-    if prepared.folder_of(settings):
-        raise UserError(f"{settings.source[0]}: is prepared; train on it with 'keras-lstmgen train'")
-    if settings.labels:
-        raise UserError(
-            "corpus.labels: cannot be prepared; write the labels into the text, as corpus.documents = 'pairs' has them"
-        )
-    sides: list[tuple[Split | None, list[Source]]] = [(None, sources.resolve(settings))]
-    if settings.validation:
-        sides = [("train", sides[0][1]), ("validation", corpus.validation_sources(settings))]
-    texts = [(split, group) for split, side in sides for group in _groups(side, settings.documents)]
-    return [Part(number, group, split) for number, (split, group) in enumerate(texts)]
-
-
-def _groups(texts: list[Source], documents: str) -> Iterator[tuple[Source, ...]]:
-    """Files that are large, cut where they can be; files that are small, together."""
-    group: list[Source] = []
-    size = 0
-    for text in texts:
-        for part in sources.parts(text, PART, MARKS[documents]) if documents in MARKS else (text,):
-            group.append(part)
-            size += sources.size_of(part)
-            if size >= PART:
-                yield tuple(group)
-                group, size = [], 0
-    if group:
-        yield tuple(group)
 
 
 def _options(given: Sequence[str], parts: int) -> PipelineOptions:
@@ -215,9 +164,9 @@ def _build(pipeline: Any, settings: recipe.Recipe, plan: list[Part], folder: str
     """The whole of it: parts, vocabulary, shards, and a line of JSON on each shard."""
     parts = pipeline | "parts" >> beam.Create(plan) | "deal" >> beam.Reshuffle()
     if settings.corpus.documents == "stream":
-        counted = parts | "characters" >> beam.Map(_surveyed, settings.corpus)
+        counted = parts | "characters" >> beam.Map(partition.surveyed, settings.corpus)
         once = pipeline | "once" >> beam.Create([None])
-        laid = once | "lay out" >> beam.FlatMap(_lay_out, pvalue.AsDict(counted), plan, settings.corpus)
+        laid = once | "lay out" >> beam.FlatMap(partition.lay_out, pvalue.AsDict(counted), plan, settings.corpus)
         parts = laid | "deal again" >> beam.Reshuffle()
     if settings.corpus.unique:
         parts = _each_once(parts, settings.corpus)
@@ -226,54 +175,6 @@ def _build(pipeline: Any, settings: recipe.Recipe, plan: list[Part], folder: str
     lines = shards | "tell" >> beam.Map(json.dumps)
     _ = lines | "write" >> beam.io.WriteToText(f"{folder}/{RESULTS}", num_shards=1, shard_name_template="")
     _ = model | "save" >> beam.Map(functools.partial(_write, f"{folder}/{prepared.TOKENIZER}"))
-
-
-def _surveyed(part: Part, settings: recipe.Corpus) -> tuple[int, tuple[int, bool]]:
-    """How many characters a part has, and whether a line ends with it."""
-    characters, last = 0, ""
-    for text in corpus.texts(settings, part.sources):
-        characters, last = characters + len(text), text[-1]
-    return part.number, (characters, last == "\n")
-
-
-def _lay_out(
-    _: None, surveyed: dict[int, tuple[int, bool]], plan: list[Part], settings: recipe.Corpus
-) -> Iterator[Part]:
-    """The parts of a stream, numbered anew: each begins a line, and is on one side of the split."""
-    return (replace(part, number=number) for number, part in enumerate(_cut(_merged(plan, surveyed), settings)))
-
-
-def _merged(plan: list[Part], surveyed: dict[int, tuple[int, bool]]) -> Iterator[Part]:
-    """Parts, where a file ends without a newline together with what goes on with its last line."""
-    waiting: Part | None = None
-    for part in plan:
-        characters, ends_a_line = surveyed[part.number]
-        if waiting and waiting.split == part.split:
-            waiting = replace(waiting, sources=waiting.sources + part.sources, end=waiting.end + characters)
-        else:
-            if waiting:
-                yield waiting
-            waiting = replace(part, end=characters)
-        if ends_a_line:
-            yield waiting
-            waiting = None
-    if waiting:
-        yield waiting
-
-
-def _cut(merged: Iterable[Part], settings: recipe.Corpus) -> Iterator[Part]:
-    """Parts of a stream on one side each: the one that the split goes through becomes two."""
-    parts = list(merged)
-    cut = corpus.cut_at(sum(part.end for part in parts), settings)
-    for part in parts:
-        if part.split:
-            yield part
-            continue
-        if cut > 0:
-            yield replace(part, split="train", end=min(cut, part.end))
-        if cut < part.end:
-            yield replace(part, split="validation", start=max(cut, 0))
-        cut -= part.end
 
 
 def _each_once(parts: Any, settings: recipe.Corpus) -> Any:
@@ -300,17 +201,6 @@ def _keep(joined: tuple[int, dict[str, Any]]) -> Part:
     return replace(part, kept=frozenset(chain.from_iterable(joined[1]["kept"])))
 
 
-def _texts(part: Part, settings: recipe.Corpus, split: Split) -> Iterator[str]:
-    """What ``corpus.pieces`` yields of this part."""
-    if settings.documents == "stream":
-        return corpus.stream(settings, part.sources, part.start, part.end) if part.split == split else iter(())
-    return (
-        document
-        for number, document in enumerate(corpus.documents(settings, part.sources))
-        if (part.kept is None or number in part.kept) and (part.split or corpus.side(document, settings)) == split
-    )
-
-
 def _count(parts: Any, settings: recipe.Recipe) -> Any:
     """A vocabulary of the most frequent symbols."""
     counts = parts | "symbols" >> beam.FlatMap(_symbols, settings) | "add" >> beam.CombinePerKey(sum)
@@ -321,7 +211,7 @@ def _count(parts: Any, settings: recipe.Recipe) -> Any:
 
 
 def _symbols(part: Part, settings: recipe.Recipe) -> Iterable[tuple[str, int]]:
-    texts = functools.partial(_texts, part, settings.corpus, "train")
+    texts = functools.partial(partition.texts, part, settings.corpus, "train")
     return tokenizer.symbols(settings.tokenizer.type, texts).items()
 
 
@@ -340,7 +230,7 @@ def _learn(parts: Any, settings: recipe.Recipe) -> Any:
 
 
 def _lines(part: Part, settings: recipe.Recipe) -> Iterator[str]:
-    return chain.from_iterable(map(tokenizer.short_lines, _texts(part, settings.corpus, "train")))
+    return chain.from_iterable(map(tokenizer.short_lines, partition.texts(part, settings.corpus, "train")))
 
 
 def _line_count(part: Part, settings: recipe.Recipe) -> tuple[int, int]:
@@ -377,7 +267,7 @@ def _encode(part: Part, model: bytes, settings: recipe.Recipe, folder: str) -> I
             continue
         with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=None if remote.is_address(folder) else folder) as place:
             path = Path(place, f"{split}-{part.number:05}.ids")
-            texts, dtype = _texts(part, settings.corpus, split), encoding.dtype_of(words)
+            texts, dtype = partition.texts(part, settings.corpus, split), encoding.dtype_of(words)
             counts, seen = encoding.write_ids(texts, settings.corpus, words, path, dtype)
             if not (tokens := path.stat().st_size // np.dtype(dtype).itemsize):
                 continue

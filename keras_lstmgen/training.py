@@ -1,8 +1,6 @@
 """Training: from a recipe to a run directory, by ``model.fit``."""
 
 import contextlib
-import hashlib
-import itertools
 import os
 import shutil
 import tempfile
@@ -13,21 +11,16 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
-from numpy.typing import NDArray
 
 from keras_lstmgen import (
     callbacks,
     checkpoint,
-    defaults,
     evaluation,
     files,
     generation,
-    kernel,
-    layers,
+    material,
     pairs,
     pictures,
-    prepared,
     recipe,
     run,
     show,
@@ -38,17 +31,15 @@ from keras_lstmgen import (
 )
 from keras_lstmgen.callbacks import Keep, Pace, Validate
 from keras_lstmgen.checkpoint import Progress
-from keras_lstmgen.corpus import Split, validates_on
-from keras_lstmgen.encoding import Encoded, encode
+from keras_lstmgen.corpus import validates_on
+from keras_lstmgen.encoding import Encoded
 from keras_lstmgen.errors import Terminated, UserError
 from keras_lstmgen.loss import Copied, Counted, EachMember, SampledSoftmax
-from keras_lstmgen.model import build, parameters, start_at, state_size, weights_of
+from keras_lstmgen.model import build, start_at, state_size, weights_of
 from keras_lstmgen.optimizer import Adam
 from keras_lstmgen.run import Metadata, Run
 from keras_lstmgen.sampling import Options
 
-# Most tokens of the held-out text that each epoch is measured on, and numbers in their logits: it is to stay short.
-VALIDATION_TOKENS, VALIDATION_LOGITS = 2**19, 2**31
 SAMPLE_TOKENS = 160
 LOGS = "logs"  # TensorBoard's
 # What --resume may change; all else is built into the weights or into the place in the text.
@@ -86,14 +77,14 @@ def resume(folder: Path, settings: recipe.Recipe) -> Path:
 def assist(runs: Path) -> None:
     """Be a worker that is not the chief: train what that trains, and write nothing but the cache of ids in ``runs``."""
     show.out.quiet = True
-    settings, encoded = prepare(recipe.parse(workers.told(None)), runs)
+    settings, encoded = material.prepare(recipe.parse(workers.told(None)), runs)
     with tempfile.TemporaryDirectory() as folder:  # in place of the run's
         _fit(settings, encoded, Path(folder))
 
 
 def _prepare(settings: recipe.Recipe, runs: Path) -> tuple[recipe.Recipe, Encoded]:
     """Prepare as the chief, and tell the other workers what they are to train."""
-    settings, encoded = prepare(settings, runs)
+    settings, encoded = material.prepare(settings, runs)
     if settings.training.batch_size % workers.size():
         raise UserError(
             f"training.batch_size: {settings.training.batch_size} rows cannot be shared out evenly among "
@@ -110,67 +101,6 @@ def _check_changes(before: recipe.Recipe, settings: recipe.Recipe) -> None:
         for key, value in new[table].items():
             if key not in LIMITS and value != old[table][key]:
                 raise UserError(f"--{table}.{key}: {value} does not go with --resume: the run has {old[table][key]}")
-
-
-def prepare(settings: recipe.Recipe, runs: Path) -> tuple[recipe.Recipe, Encoded]:
-    """Encode the corpus into ``runs/.encoded``, choose what is left to its size, check that it fills a window."""
-    if settings.training.precision == "bfloat16" and not (kernel.has_bfloat16() or layers.has_gpu()):
-        raise UserError("training.precision: this processor does not multiply bfloat16; give auto or float32")
-    settings = prepared.adopted(settings)
-    with show.out.status("reading the corpus") as status:
-        encoded = prepared.opened(settings.corpus) or encode(settings, runs / ".encoded", status.update)
-    tokens = len(encoded.train)
-    longest = _longest(settings, encoded)
-    if values := defaults.chosen(settings, tokens, encoded.tokenizer.vocab_size, longest):
-        show.out.print(defaults.told(values, tokens), markup=False)
-        settings = recipe.override(settings, values)
-    _tell_of_long(settings, longest)
-    _check_size(settings, encoded.tokenizer.vocab_size)
-    _windows(settings, encoded)
-    if len(encoded.validation) < 2:
-        raise UserError(
-            "the validation part has no text to predict: raise corpus.validation_fraction or give more text"
-        )
-    return settings, encoded
-
-
-def _longest(settings: recipe.Recipe, encoded: Encoded) -> int:
-    """Ids that nearly all documents have at most; 0 where these are no documents."""
-    if settings.corpus.documents == "stream" or settings.corpus.is_pairs:
-        return 0
-    return pairs.longest(pairs.documents(encoded.train), defaults.LEFT_OUT)
-
-
-def _tell_of_long(settings: recipe.Recipe, longest: int) -> None:
-    """Say what a window is too short for."""
-    if longest <= settings.training.window:
-        return
-    what = (
-        "each document finds the state that the one before it has left" if settings.carries else "others lose their end"
-    )
-    show.out.print(
-        f"{1 - defaults.LEFT_OUT:.0%} of the documents have at most {longest:,} tokens, and a window has "
-        f"{settings.training.window:,}: {what}; --training.window {longest} reads each whole, and by itself"
-    )
-
-
-def _examples(settings: recipe.Recipe, ids: NDArray[np.integer]) -> pairs.Pairs:
-    """What is read by itself: pairs, or documents. UserError if ids that were prepared as pairs are none."""
-    try:
-        return pairs.examples(ids, settings.corpus.is_pairs)
-    except ValueError as error:
-        raise UserError(f"{' '.join(settings.corpus.source)}: {error}; prepare the corpus again") from error
-
-
-def _check_size(settings: recipe.Recipe, V: int) -> None:
-    """Refuse a model whose weights, gradients and Adam's two moments, float32, are more than the machine's memory."""
-    numbers = parameters(settings.model, V)
-    room = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if 16 * numbers > room:
-        raise UserError(
-            f"the model has {numbers:,} numbers, and to train each takes 16 bytes, more than the {room / 1e9:,.0f} GB "
-            "of this machine; lower model.units, model.layers or tokenizer.vocab_size"
-        )
 
 
 def compiled(settings: recipe.Recipe, counts: np.ndarray[Any, Any]) -> keras.Sequential:
@@ -224,7 +154,7 @@ def _fit(settings: recipe.Recipe, encoded: Encoded, folder: Path) -> Path:
         progress = _progress(encoded, folder, model, counts, writes)
         files.write_text(folder / run.RECIPE, recipe.to_toml(settings))  # which may have other limits now
         _announce(settings, encoded, model, folder)
-        pace = Pace(settings.training, progress, _windows(settings, encoded))
+        pace = Pace(settings.training, progress, material.windows(settings, encoded))
         if pace.stale():
             show.out.print(f"{progress.stale} epochs brought nothing better: raise training.patience to go on.")
         elif pace.done() >= 1 and pace.judged():
@@ -247,7 +177,7 @@ def _progress(
     encoded: Encoded, folder: Path, model: keras.Sequential, counts: np.ndarray[Any, Any], writes: Run
 ) -> Progress:
     """Of the last checkpoint, put into ``model``; of a new run, which gets a first checkpoint."""
-    text = _digest(encoded)
+    text = material.digest(encoded)
     if workers.told(text) != text:
         raise UserError("corpus.source: the text here is not the chief's; give all workers the same")
     if not workers.told(checkpoint.exists(folder)):
@@ -296,7 +226,7 @@ def _some_epochs(
         callbacks.judge(model, these, first - 1, pace)
         if pace.over() or pace.stale():
             return
-    epochs, ds = settings.training.epochs, _dataset(settings, encoded, pace.progress.windows)
+    epochs, ds = settings.training.epochs, material.dataset(settings, encoded, pace.progress.windows)
     model.fit(
         ds,
         epochs=epochs or 1_000_000,
@@ -331,39 +261,6 @@ def _go_back(folder: Path, pace: Pace, model: keras.Sequential, what: str) -> No
     )
 
 
-def _dataset(settings: recipe.Recipe, encoded: Encoded, first: int) -> tf.data.Dataset:
-    """The batches from the ``first`` on."""
-    part = settings.training
-    sizes, rows = (part.batch_size, part.window, part.epochs, part.seed), workers.rows(part.batch_size)
-    if not settings.carries:
-        found, weight = _examples(settings, encoded.train), part.source_loss
-        return pairs.dataset(found, *sizes, source_loss=weight, first_batch=first, rows=rows)
-    return streams.dataset(encoded.train, *sizes, first_window=first, rows=rows)
-
-
-def _heaviest(settings: recipe.Recipe, encoded: Encoded) -> float:
-    """How many average batches one may count for in the loss: more than 1 where all its examples are long."""
-    if settings.carries:
-        return 1.0
-    counting = pairs.counting(_examples(settings, encoded.train), settings.training.source_loss)
-    return float(counting.max() / counting.mean())
-
-
-def _windows(settings: recipe.Recipe, encoded: Encoded) -> int:
-    """Batches of an epoch."""
-    if not settings.carries:
-        return pairs.batches(_examples(settings, encoded.train), settings.training.batch_size)
-    return streams.windows(len(encoded.train), settings.training.batch_size, settings.training.window)
-
-
-def _digest(encoded: Encoded) -> str:
-    """What tells one text from another: sha256 of its ids, train and validation."""
-    digest = hashlib.sha256()
-    for piece in itertools.chain(streams.pieces(encoded.train), streams.pieces(encoded.validation)):
-        digest.update(piece.data)
-    return digest.hexdigest()
-
-
 def _callbacks(
     settings: recipe.Recipe, encoded: Encoded, folder: Path, pace: Pace, model: keras.Sequential, writes: Run
 ) -> tuple[Validate, Keep, keras.callbacks.TensorBoard, show.Screen]:
@@ -382,10 +279,12 @@ def _callbacks(
         return text
 
     return (
-        Validate(validation_loss, pace, _heaviest(settings, encoded)),
+        Validate(validation_loss, pace, material.heaviest(settings, encoded)),
         Keep(folder, pace, writes.model),
         keras.callbacks.TensorBoard(folder / LOGS, write_graph=False),
-        show.Screen(pace.done, _batch_tokens(settings, encoded, pace), _per_character(settings, encoded), sample),
+        show.Screen(
+            pace.done, material.batch_tokens(settings, encoded), material.per_character(settings, encoded), sample
+        ),
     )
 
 
@@ -394,46 +293,19 @@ def _loss(settings: recipe.Recipe, encoded: Encoded, writes: Run) -> Callable[[C
 
     It tells what it is given how far it is, now and then.
     """
-    held_out, score = _held_out(encoded), evaluation.scorer(writes.weights)
+    held_out, score = material.held_out(encoded), evaluation.scorer(writes.weights)
     if not settings.carries:
-        tried = _tried(settings, encoded)
+        tried = material.tried(settings, encoded)
         return lambda advance: pairs.total_nats(writes.weights, tried, score, advance) / pairs.predicted(tried)
     parts = max(1, min(64, len(held_out) // 2048))
     N = len(held_out) - 1
     return lambda advance: evaluation.total_nats(writes.weights, held_out, parts, score, advance) / N
 
 
-def _scored(settings: recipe.Recipe, encoded: Encoded) -> int:
-    """How many ids ``_loss`` looks at."""
-    return len(_held_out(encoded)) - 1 if settings.carries else pairs.predicted(_tried(settings, encoded))
-
-
-def _tried(settings: recipe.Recipe, encoded: Encoded) -> pairs.Pairs:
-    """The held-out pairs or documents that each epoch is measured on."""
-    return pairs.some(_examples(settings, encoded.validation), len(_held_out(encoded)))
-
-
-def _held_out(encoded: Encoded) -> NDArray[np.integer]:
-    """The part of the held-out text that each epoch is measured on."""
-    return encoded.validation[: min(VALIDATION_TOKENS, VALIDATION_LOGITS // encoded.tokenizer.vocab_size)]
-
-
 def hand_over(model: keras.Sequential, twin: keras.Sequential) -> None:
     """Give the model that writes the weights so far: averaged, where the optimizer averages."""
     twin.set_weights(model.get_weights())
     model.optimizer.finalize_variable_values(twin.trainable_variables)
-
-
-def _per_character(settings: recipe.Recipe, encoded: Encoded) -> float:
-    counts = _counts(settings, encoded, "train")
-    return counts["tokens"] / counts["characters"]
-
-
-def _counts(settings: recipe.Recipe, encoded: Encoded, split: Split) -> dict[str, int]:
-    """What a loss is converted by: of documents read each by itself, no token for their start symbols."""
-    counts = encoded.counts[split]
-    starts = 0 if settings.carries or settings.corpus.is_pairs else counts["documents"]
-    return counts | {"tokens": counts["tokens"] - starts}
 
 
 def _metadata(settings: recipe.Recipe, encoded: Encoded, model: keras.Sequential) -> Metadata:
@@ -465,17 +337,17 @@ def _conclude(settings: recipe.Recipe, encoded: Encoded, folder: Path, pace: Pac
     """Write the metrics and the curve, print the table and the hint."""
     progress = pace.progress
     best = min(progress.history, key=lambda row: row["val_loss"])
-    validation = _counts(settings, encoded, "validation")
-    whole = len(_held_out(encoded)) == len(encoded.validation)
+    validation = material.counts(settings, encoded, "validation")
+    whole = len(material.held_out(encoded)) == len(encoded.validation)
     nats = best["val_loss"] * validation["tokens"]  # per token as measured, for the whole text's counts
     loss = evaluation.measures(nats, validation)
     metrics = {
         "validation": loss,
-        "validation_tokens_scored": _scored(settings, encoded),
+        "validation_tokens_scored": material.scored(settings, encoded),
         "train_nats_per_token": best["loss"],
         "epochs": progress.windows / pace.windows,
         "minutes": progress.seconds / 60,
-        "tokens_per_second": progress.windows * _batch_tokens(settings, encoded, pace) / progress.seconds,
+        "tokens_per_second": progress.windows * material.batch_tokens(settings, encoded) / progress.seconds,
         "cores": os.cpu_count(),
     }
     run.save_metadata(folder, replace(writes.metadata, metrics=metrics))
@@ -488,9 +360,3 @@ def _conclude(settings: recipe.Recipe, encoded: Encoded, folder: Path, pace: Pac
     show.table(f"{folder}: best epoch, {part}{validates_on(settings.corpus)}", ("measure", "value"), rows)
     characters = encoded.counts["train"]["characters"]
     show.out.print(show.advice(writes.model.count_params(), characters, progress.history))
-
-
-def _batch_tokens(settings: recipe.Recipe, encoded: Encoded, pace: Pace) -> float:
-    """Tokens that a batch reads: of examples, whose batches differ, in the mean and without the padding."""
-    part = settings.training
-    return part.batch_size * part.window if settings.carries else len(encoded.train) / pace.windows

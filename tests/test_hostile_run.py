@@ -28,6 +28,7 @@ from keras_lstmgen import (
     checkpoint,
     cli,
     encoding,
+    material,
     model,
     prepared,
     recipe,
@@ -57,8 +58,8 @@ class Made:
         self.settings = recipe.override(recipe.Recipe(), {"corpus.source": [str(text)], **TINY})
         self.run = training.train(self.settings, parent / "runs", "tiny")
         self.metadata = json.loads((self.run / run.METADATA).read_text())
-        settings, encoded = training.prepare(self.settings, parent / "runs")
-        self.text = training._digest(encoded)
+        settings, encoded = material.prepare(self.settings, parent / "runs")
+        self.text = material.digest(encoded)
         counts = np.bincount(encoded.train, minlength=encoded.tokenizer.vocab_size)
         self.model = training.compiled(settings, counts)
         self.copy = Path(shutil.copytree(self.run, parent / "copies" / "tiny"))
@@ -450,13 +451,13 @@ def changed(about: dict[str, Any], places: dict[str, Any]) -> dict[str, Any]:
 def trained_on(folder: Path) -> Any:
     """What a training reads before its first update, which everything that it divides by and counts is asked of."""
     settings = recipe.override(recipe.Recipe(), {"corpus.source": [str(folder)], **TINY})
-    settings, found = training.prepare(settings, folder.parent / "runs")
+    settings, found = material.prepare(settings, folder.parent / "runs")
     V = found.tokenizer.vocab_size
     assert streams.counts(found.train, V).shape == streams.counts(found.validation, V).shape == (V,)
     assert 0 <= found.start_id < V > len(found.unsampled_ids)
-    assert training._per_character(settings, found) > 0
-    assert training._scored(settings, found) > 0
-    assert training._counts(settings, found, "validation")["tokens"] > 0
+    assert material.per_character(settings, found) > 0
+    assert material.scored(settings, found) > 0
+    assert material.counts(settings, found, "validation")["tokens"] > 0
     return found
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from keras_lstmgen import files, kernel, layers, recipe, training
+from keras_lstmgen import files, kernel, layers, material, recipe, training
 from keras_lstmgen.errors import UserError
 
 
@@ -70,4 +70,4 @@ def test_with_a_gpu_a_processor_without_bfloat16_is_no_reason_to_refuse_it(
 ) -> None:
     monkeypatch.setattr(kernel, "has_bfloat16", lambda: False)
     monkeypatch.setattr(layers, "has_gpu", lambda: True)
-    training.prepare(recipe.override(settings, {"training.precision": "bfloat16"}), tmp_path)
+    material.prepare(recipe.override(settings, {"training.precision": "bfloat16"}), tmp_path)

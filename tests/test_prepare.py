@@ -4,7 +4,6 @@ import gzip
 import json
 import os
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from keras_lstmgen import corpus, encoding, evaluation, prepared, recipe, reports, run, sources, tokenizer, training
@@ -24,7 +23,7 @@ from keras_lstmgen.recipe import Recipe
 from tests.conftest import SMALL
 
 pytest.importorskip("apache_beam", reason="the extra 'beam' is not installed")
-from keras_lstmgen import preparing
+from keras_lstmgen import partition, preparing
 
 PROSE = "".join(topics.values())[:9_000].split("\n")
 ODD = ["naïve 床", "nai\u0308ve \ufb01"]
@@ -33,16 +32,11 @@ TEXT = "\n".join(LINES) + "\n"
 HERE = (f"--runner={preparing.LOCAL}",)
 THREE_THREADS = (*HERE, "--direct_num_workers=3", "--direct_running_mode=multi_threading")
 THREE_PROCESSES = ("--direct_num_workers=3", "--direct_running_mode=multi_processing")
-TEXTS = st.text(
-    st.characters(exclude_characters="\0\ufeff", exclude_categories=["Cs"])
-    | st.sampled_from("e\u0301\u0323\u1100\u1161\ufb01"),
-    max_size=40,
-)
 
 
 @pytest.fixture(autouse=True)
 def _small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(preparing, "PART", 1_000)
+    monkeypatch.setattr(partition, "PART", 1_000)
 
 
 @pytest.fixture
@@ -137,50 +131,6 @@ def test_the_numbers_of_sampled_lines_are_those_of_the_sample(count: int, most: 
         assert [lines[number] for number in tokenizer.sampled(count)] == sample
 
 
-def pieces(settings: recipe.Corpus, split: corpus.Split) -> list[str]:
-    try:
-        return list(corpus.pieces(settings, split))
-    except UserError:  # no text on this side
-        return []
-
-
-def parts(settings: recipe.Corpus) -> list[preparing.Part]:
-    """What workers are given, without a runner."""
-    plan = preparing.plan(settings)
-    if settings.documents == "stream":
-        surveyed = dict(preparing._surveyed(part, settings) for part in plan)
-        return list(preparing._lay_out(None, surveyed, plan, settings))
-    return plan
-
-
-@settings(max_examples=60)
-@given(
-    texts=st.lists(st.lists(TEXTS).map("\n".join), min_size=1, max_size=4), size=st.integers(1, 60),
-    fraction=st.floats(0, 0.9), seed=st.integers(0, 5), documents=st.sampled_from(["stream", "lines", "blocks"]),
-    normalize=st.sampled_from(["none", "nfc", "nfkc"]),
-)  # fmt: skip
-def test_parts_share_the_text_out_as_the_split_does(
-    texts: list[str], size: int, fraction: float, seed: int, documents: str, normalize: str
-) -> None:
-    """Each side of the split is its parts, one after another; of a stream each but the first begins a line."""
-    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(preparing, "PART", size)
-        for number, text in enumerate(texts):
-            Path(folder, f"{number}.txt").write_text(text, encoding="utf-8", newline="")
-        sources = tuple(str(Path(folder, f"{number}.txt")) for number in range(len(texts)))
-        asked = recipe.Corpus(
-            sources, documents=documents, validation_fraction=fraction, split_seed=seed, normalize=normalize
-        )
-        for split in encoding.SPLITS:
-            shared = [list(preparing._texts(part, asked, split)) for part in parts(asked)]
-            whole = pieces(asked, split)
-            if documents == "stream":
-                assert "".join(map("".join, shared)) == "".join(whole)
-                assert all(text[-1][-1] == "\n" for text in list(filter(None, shared))[:-1])
-            else:
-                assert [document for texts in shared for document in texts] == whole
-
-
 def test_lines_longer_than_a_piece_are_cut_alike_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(corpus, "PIECE", 50)
     dice = np.random.default_rng(0)
@@ -197,7 +147,7 @@ def test_lines_longer_than_a_piece_are_cut_alike_in_parts(tmp_path: Path, monkey
 def test_of_equal_documents_the_first_alone_counts(make: Callable[..., Recipe], documents: str) -> None:
     asked = make("char", documents, validation_fraction=0.4).corpus
     for split in encoding.SPLITS:
-        every, once = pieces(asked, split), pieces(replace(asked, unique=True), split)
+        every, once = (list(corpus.pieces(one, split)) for one in (asked, replace(asked, unique=True)))
         assert once == list(dict.fromkeys(every))
         assert len(once) < len(every)
 

@@ -1,0 +1,151 @@
+"""What a training reads: its corpus made ready and checked, its batches, and what it is measured on.
+
+A text goes on from window to window (``streams``); documents, where they fit, and pairs are read each by itself
+(``pairs``).
+"""
+
+import hashlib
+import itertools
+import os
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+from numpy.typing import NDArray
+
+from keras_lstmgen import defaults, kernel, layers, pairs, prepared, recipe, show, streams, workers
+from keras_lstmgen.corpus import Split
+from keras_lstmgen.encoding import Encoded, encode
+from keras_lstmgen.errors import UserError
+from keras_lstmgen.model import parameters
+
+# Most tokens of the held-out text that each epoch is measured on, and numbers in their logits: it is to stay short.
+VALIDATION_TOKENS, VALIDATION_LOGITS = 2**19, 2**31
+
+
+def prepare(settings: recipe.Recipe, runs: Path) -> tuple[recipe.Recipe, Encoded]:
+    """Encode the corpus into ``runs/.encoded``, choose what is left to its size, check that it fills a window."""
+    if settings.training.precision == "bfloat16" and not (kernel.has_bfloat16() or layers.has_gpu()):
+        raise UserError("training.precision: this processor does not multiply bfloat16; give auto or float32")
+    settings = prepared.adopted(settings)
+    with show.out.status("reading the corpus") as status:
+        encoded = prepared.opened(settings.corpus) or encode(settings, runs / ".encoded", status.update)
+    tokens = len(encoded.train)
+    longest = _longest(settings, encoded)
+    if values := defaults.chosen(settings, tokens, encoded.tokenizer.vocab_size, longest):
+        show.out.print(defaults.told(values, tokens), markup=False)
+        settings = recipe.override(settings, values)
+    _tell_of_long(settings, longest)
+    _check_size(settings, encoded.tokenizer.vocab_size)
+    windows(settings, encoded)
+    if len(encoded.validation) < 2:
+        raise UserError(
+            "the validation part has no text to predict: raise corpus.validation_fraction or give more text"
+        )
+    return settings, encoded
+
+
+def _longest(settings: recipe.Recipe, encoded: Encoded) -> int:
+    """Ids that nearly all documents have at most; 0 where these are no documents."""
+    if settings.corpus.documents == "stream" or settings.corpus.is_pairs:
+        return 0
+    return pairs.longest(pairs.documents(encoded.train), defaults.LEFT_OUT)
+
+
+def _tell_of_long(settings: recipe.Recipe, longest: int) -> None:
+    """Say what a window is too short for."""
+    if longest <= settings.training.window:
+        return
+    what = (
+        "each document finds the state that the one before it has left" if settings.carries else "others lose their end"
+    )
+    show.out.print(
+        f"{1 - defaults.LEFT_OUT:.0%} of the documents have at most {longest:,} tokens, and a window has "
+        f"{settings.training.window:,}: {what}; --training.window {longest} reads each whole, and by itself"
+    )
+
+
+def _check_size(settings: recipe.Recipe, V: int) -> None:
+    """Refuse a model whose weights, gradients and Adam's two moments, float32, are more than the machine's memory."""
+    numbers = parameters(settings.model, V)
+    room = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if 16 * numbers > room:
+        raise UserError(
+            f"the model has {numbers:,} numbers, and to train each takes 16 bytes, more than the {room / 1e9:,.0f} GB "
+            "of this machine; lower model.units, model.layers or tokenizer.vocab_size"
+        )
+
+
+def examples(settings: recipe.Recipe, ids: NDArray[np.integer]) -> pairs.Pairs:
+    """What is read by itself: pairs, or documents. UserError if ids that were prepared as pairs are none."""
+    try:
+        return pairs.examples(ids, settings.corpus.is_pairs)
+    except ValueError as error:
+        raise UserError(f"{' '.join(settings.corpus.source)}: {error}; prepare the corpus again") from error
+
+
+def dataset(settings: recipe.Recipe, encoded: Encoded, first: int) -> tf.data.Dataset:
+    """The batches from the ``first`` on."""
+    part = settings.training
+    sizes, rows = (part.batch_size, part.window, part.epochs, part.seed), workers.rows(part.batch_size)
+    if not settings.carries:
+        found, weight = examples(settings, encoded.train), part.source_loss
+        return pairs.dataset(found, *sizes, source_loss=weight, first_batch=first, rows=rows)
+    return streams.dataset(encoded.train, *sizes, first_window=first, rows=rows)
+
+
+def heaviest(settings: recipe.Recipe, encoded: Encoded) -> float:
+    """How many average batches one may count for in the loss: more than 1 where all its examples are long."""
+    if settings.carries:
+        return 1.0
+    counting = pairs.counting(examples(settings, encoded.train), settings.training.source_loss)
+    return float(counting.max() / counting.mean())
+
+
+def windows(settings: recipe.Recipe, encoded: Encoded) -> int:
+    """Batches of an epoch."""
+    if not settings.carries:
+        return pairs.batches(examples(settings, encoded.train), settings.training.batch_size)
+    return streams.windows(len(encoded.train), settings.training.batch_size, settings.training.window)
+
+
+def digest(encoded: Encoded) -> str:
+    """What tells one text from another: sha256 of its ids, train and validation."""
+    sha256 = hashlib.sha256()
+    for piece in itertools.chain(streams.pieces(encoded.train), streams.pieces(encoded.validation)):
+        sha256.update(piece.data)
+    return sha256.hexdigest()
+
+
+def scored(settings: recipe.Recipe, encoded: Encoded) -> int:
+    """How many ids an epoch's measuring looks at."""
+    return len(held_out(encoded)) - 1 if settings.carries else pairs.predicted(tried(settings, encoded))
+
+
+def tried(settings: recipe.Recipe, encoded: Encoded) -> pairs.Pairs:
+    """The held-out pairs or documents that each epoch is measured on."""
+    return pairs.some(examples(settings, encoded.validation), len(held_out(encoded)))
+
+
+def held_out(encoded: Encoded) -> NDArray[np.integer]:
+    """The part of the held-out text that each epoch is measured on."""
+    return encoded.validation[: min(VALIDATION_TOKENS, VALIDATION_LOGITS // encoded.tokenizer.vocab_size)]
+
+
+def per_character(settings: recipe.Recipe, encoded: Encoded) -> float:
+    """Tokens that the training text has for each of its characters."""
+    amounts = counts(settings, encoded, "train")
+    return amounts["tokens"] / amounts["characters"]
+
+
+def counts(settings: recipe.Recipe, encoded: Encoded, split: Split) -> dict[str, int]:
+    """What a loss is converted by: of documents read each by itself, no token for their start symbols."""
+    amounts = encoded.counts[split]
+    starts = 0 if settings.carries or settings.corpus.is_pairs else amounts["documents"]
+    return amounts | {"tokens": amounts["tokens"] - starts}
+
+
+def batch_tokens(settings: recipe.Recipe, encoded: Encoded) -> float:
+    """Tokens that a batch reads: of examples, whose batches differ, in the mean and without the padding."""
+    part = settings.training
+    return part.batch_size * part.window if settings.carries else len(encoded.train) / windows(settings, encoded)
