@@ -35,7 +35,7 @@ OPTIONS: dict[str, tuple[float | str, float | str]] = {
     "model.activation_regularization": (0.0, 1.0),
     "model.attention": (0, 256),
     "model.members": (1, 2),
-    "training.average": (0, 200),
+    "training.average": (0, 50),  # updates: an epoch of a small text has about as many
     "training.weight_decay": (0.0, 0.01),
     "training.clip_norm": (0.0, 1.0),
 }
