@@ -18,7 +18,7 @@ def test_what_the_base_has_is_turned_off_and_what_it_has_not_is_turned_on() -> N
     assert turned["model.weight_drop 0.0"] == {"model.weight_drop": 0.0}
     assert turned["model.embedding_dropout 0.1"] == {"model.embedding_dropout": 0.1}
     assert turned["model.input_dropout 0.0"] == {"model.input_dropout": 0.0}
-    assert turned["training.average 200"] == {"training.average": 200}
+    assert turned["training.average 50"] == {"training.average": 50}
     assert len(turned) == len(ablation.OPTIONS)
     for change in turned.values():
         assert recipe.override(base, change) != base
@@ -43,7 +43,7 @@ def test_each_row_is_a_training_of_its_own(text: Path, tmp_path: Path, capfd: py
     words = ["--recipe", str(tmp_path / "tiny.toml"), "--epochs", "1", "--seeds", "4", "--only", "training.average"]
     assert ablation.main([*words, "--results", str(tmp_path)]) == 0
     results = json.loads((tmp_path / "ablation_tiny.json").read_text())
-    base, averaged = results["rows"]["base"][0], results["rows"]["training.average 200"][0]
+    base, averaged = results["rows"]["base"][0], results["rows"]["training.average 50"][0]
     assert base["seed"] == averaged["seed"] == 4
     assert base["training"] == averaged["training"]  # it trains alike, and ...
     assert base["validation"] != averaged["validation"]  # ... is measured of other weights
