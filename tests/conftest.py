@@ -4,7 +4,7 @@ import os
 import pydoc_data.topics
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import pytest
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from keras_lstmgen import exporters, kernel, recipe, training  # (after the variable that TensorFlow reads)
+from keras_lstmgen import exporters, files, kernel, recipe, training  # (after the variable that TensorFlow reads)
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the tests are no package that is installed
 from tests import chromium, npm
@@ -45,18 +45,44 @@ def settings(text: Path) -> recipe.Recipe:
     return recipe.override(recipe.Recipe(), {"corpus.source": [str(text)], **SMALL})
 
 
+Once = Callable[[str, Callable[[Path], object]], Path]
+
+
 @pytest.fixture(scope="session")
-def trained(settings: recipe.Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
+    """What makes a folder in the first process of the tests that asks for it, while the others wait; it is but read."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def made(name: str, make: Callable[[Path], object]) -> Path:
+        folder, whole = shared / "once" / name, shared / "once" / f"{name}.whole"
+        folder.mkdir(parents=True, exist_ok=True)
+        with files.alone(folder, lambda: None):
+            if not whole.exists():
+                make(folder)
+                whole.touch()
+        return folder
+
+    return made
+
+
+@pytest.fixture(scope="session")
+def trained(settings: recipe.Recipe, once: Once) -> Path:
     """A run on a stream of characters, with all its artifacts. Tests that change it take a copy."""
-    folder = training.train(settings, tmp_path_factory.mktemp("runs"), "small")
-    exporters.export(folder, settings.export)
-    return folder
+
+    def make(folder: Path) -> None:
+        exporters.export(training.train(settings, folder, "small"), settings.export)
+
+    return once("runs", make) / "small"
 
 
 @pytest.fixture(scope="session")
-def trained_lines(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained_lines(once: Once) -> Path:
     """A run on documents, one a line, in subwords, Chinese among them, the output tied; exported."""
-    folder = tmp_path_factory.mktemp("lines")
+    return once("lines", _lines) / "runs" / "lines"
+
+
+def _lines(folder: Path) -> None:
     (folder / "lines.txt").write_text(
         "床前明月光\n疑是地上霜\nthe moon is bright\nthe frost is white\n" * 60, encoding="utf-8"
     )
@@ -66,9 +92,7 @@ def trained_lines(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "model.embedding_size": 12, "model.tied": True, "training.epochs": 6, "training.learning_rate": 0.02,
     }  # fmt: skip
     settings = recipe.override(recipe.Recipe(), values)
-    run = training.train(settings, folder / "runs", "lines")
-    exporters.export(run, settings.export)
-    return run
+    exporters.export(training.train(settings, folder / "runs", "lines"), settings.export)
 
 
 @pytest.fixture
@@ -87,13 +111,16 @@ def copied(trained: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def pages(trained: Path, trained_lines: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def pages(trained: Path, trained_lines: Path, once: Once) -> Path:
     """A folder with copies of both runs, under the names of their fixtures, and their web pages."""
-    folder, settings = tmp_path_factory.mktemp("pages"), recipe.Export(formats=("web",), texts=24, tokens=20)
-    for name, run in {"trained": trained, "trained_lines": trained_lines}.items():
-        copy = Path(shutil.copytree(run, folder / name))
-        npm.or_skip(partial(exporters.export, copy, settings))
-    return folder
+    settings = recipe.Export(formats=("web",), texts=24, tokens=20)
+
+    def make(folder: Path) -> None:
+        for name, run in {"trained": trained, "trained_lines": trained_lines}.items():
+            copy = Path(shutil.copytree(run, folder / name, dirs_exist_ok=True))
+            npm.or_skip(partial(exporters.export, copy, settings))
+
+    return once("pages", make)
 
 
 @pytest.fixture(scope="session")
