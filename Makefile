@@ -90,7 +90,7 @@ pictures: $(VENV)/installed  ## the pictures of docs/lstm.md, anew (of two runs,
 		--prompt 'I have never seen such a beautiful house.'
 	cp $(TRANSLATION)/inspect/looks.png docs/pictures/
 
-gallery: $(VENV)/installed  ## docs/gallery.md, what the recipes' runs write; RUNS="folders" for some of them
+gallery: $(VENV)/installed  ## docs/gallery.md, what the recipes' runs write; RUNS="folders" for those alone
 	$(BIN)/python -m benchmarks.gallery $(RUNS)
 
 clean:  ## remove .venv and caches, never a run

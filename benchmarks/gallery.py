@@ -3,9 +3,10 @@
     python -m benchmarks.gallery
     python -m benchmarks.gallery saved_models/quickstart --output /tmp/gallery.md
 
-A run bears the name of its recipe. It writes three texts from the start symbol, seeds 0, 1 and 2, or three of each kind
-that it knows; one on pairs answers the first three sources that it validates on, of each file, by the search that its
-recipe measures with, if it has one. Above each stands the command that writes the same.
+A run bears the name of its recipe; where runs are named, the page keeps what it has of others. A run writes three texts
+from the start symbol, seeds 0, 1 and 2, or three of each kind that it knows; one on pairs answers the first three
+sources that it validates on, of each file, by the search that its recipe measures with, if it has one. Above each
+stands the command that writes the same.
 """
 
 import argparse
@@ -40,8 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _arguments(argv)
     try:
         folders = arguments.run or named_after_recipes(arguments.runs)
-        sections = [section(folder, arguments.output.parent) for folder in folders]
-        files.write_text(arguments.output, "\n\n".join([HEAD, *sections]) + "\n")
+        kept = sections(arguments.output) if arguments.run else {}
+        written = kept | {folder.resolve().name: section(folder, arguments.output.parent) for folder in folders}
+        files.write_text(arguments.output, "\n\n".join([HEAD, *(written[name] for name in sorted(written))]) + "\n")
     except UserError as error:
         print(f"benchmarks.gallery: {error}", file=sys.stderr)
         return 2
@@ -65,6 +67,19 @@ def named_after_recipes(folder: Path) -> list[Path]:
     if not finished:
         raise UserError(f"{folder}: holds no run that bears the name of a recipe; train one, or name folders")
     return finished
+
+
+def sections(page: Path) -> dict[str, str]:
+    """What a page has of each recipe, by its name. What a model wrote stands between fences, and is no heading."""
+    parts: dict[str, list[str]] = {}
+    name, fenced_by = "", ""
+    for line in page.read_text(encoding="utf-8").splitlines() if page.is_file() else []:
+        if found := re.match(r"## \[(\w+)\]", line if not fenced_by else ""):
+            name = found[1]
+        if found := re.match("`{3,}", line):
+            fenced_by = "" if line == fenced_by else fenced_by or found[0]
+        parts.setdefault(name, []).append(line)
+    return {name: "\n".join(lines).strip("\n") for name, lines in parts.items() if name}
 
 
 def section(folder: Path, page: Path) -> str:

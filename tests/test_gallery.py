@@ -4,6 +4,7 @@ import re
 import shlex
 import shutil
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -116,6 +117,26 @@ def test_a_run_on_labels_writes_of_each_kind(shown: Path, tmp_path: Path, capsys
 def test_no_text_breaks_its_fence(text: str) -> None:
     around = f"before\n\n{gallery.fence(text)}\n\nafter"
     assert [(found[2], found[3]) for found in BLOCK.finditer(around)] == [("text", text)]
+
+
+@given(st.dictionaries(st.text("abc_", min_size=1, max_size=3), st.text("`#[a]( \n", max_size=30)))
+def test_the_sections_of_a_page_are_found_whatever_stands_in_them(texts: dict[str, str]) -> None:
+    written = {name: f"## [{name}](x)\n\n{gallery.fence(text)}" for name, text in texts.items()}
+    with tempfile.NamedTemporaryFile("w", suffix=".md", encoding="utf-8", newline="") as page:
+        page.write("\n\n".join([gallery.HEAD, *written.values()]) + "\n")
+        page.flush()
+        assert gallery.sections(Path(page.name)) == written
+
+
+def test_a_run_that_is_named_leaves_the_sections_of_others(trained: Path, shown: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    other = "## [news](x)\n\n```text\n## [quickstart](y)\n```"
+    page.write_text(f"before\n\n{other}\n\n## [quickstart](old)\n", encoding="utf-8")
+    shutil.copytree(trained, shown / "quickstart")
+    assert gallery.main([str(shown / "quickstart"), "--output", str(page)]) == 0
+    assert list(gallery.sections(page)) == ["news", "quickstart"]
+    assert gallery.sections(page)["news"] == other
+    assert "(old)" not in page.read_text(encoding="utf-8")
 
 
 def test_what_cannot_be_shown_is_one_line_and_the_page_stays(
