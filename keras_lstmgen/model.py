@@ -149,7 +149,7 @@ class Cell(NamedTuple):
     """The weights of one LSTM layer, gates in Keras's order i, f, g, o."""
 
     kernel: Any  # float32 [E or H, 4H], W; None where what the cell is given holds W and b already
-    recurrent: Any  # float32 [H, 4H], U
+    recurrent: Any  # float32 [H, 4H], U; None where ``kernel`` has it below W: ``joined``
     bias: Any  # float32 [4H], b; the forget quarter begins at 1
 
 
@@ -256,7 +256,8 @@ def state_size(weights: Weights) -> int:
 
 
 def _carried_by_cells(weights: Weights) -> int:
-    return sum(int(tf.nest.flatten(cell.recurrent)[0].shape[1]) // 2 for cell in weights.cells)
+    kernels = (cell.kernel if cell.recurrent is None else cell.recurrent for cell in weights.cells)
+    return sum(int(tf.nest.flatten(kernel)[0].shape[1]) // 2 for kernel in kernels)
 
 
 class Watched(NamedTuple):
@@ -319,12 +320,18 @@ def join_state(parts: list[Any], memory: Any) -> Any:
 
 def cell(weights: Cell, x: Any, h: Any, c: Any) -> tuple[Any, Any, Gates]:
     """The gate equations above: the next h and c, each [B, H], and the gates that made them."""
-    x = x if weights.kernel is None else _product(x, weights.kernel) + weights.bias
-    z = x + _product(h, weights.recurrent)
-    i, f, g, o = tf.split(z, 4, axis=1)
+    i, f, g, o = tf.split(_sums(weights, x, h), 4, axis=1)
     f, i, g, o = tf.sigmoid(f), tf.sigmoid(i), tf.tanh(g), tf.sigmoid(o)
     c = f * c + i * g
     return o * tf.tanh(c), c, Gates(i, f, g, o)
+
+
+def _sums(weights: Cell, x: Any, h: Any) -> Any:
+    """``x W + h U + b``, float32 [B, 4H]."""
+    if weights.recurrent is None:
+        return _product(tf.concat([x, h], axis=1), weights.kernel) + weights.bias
+    x = x if weights.kernel is None else _product(x, weights.kernel) + weights.bias
+    return x + _product(h, weights.recurrent)
 
 
 def score(weights: Weights, ids: Any, state: Any) -> tuple[Any, Any]:

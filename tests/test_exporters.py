@@ -201,9 +201,21 @@ def test_the_loops_of_onnx_files_reach_for_their_weights_and_carry_what_changes(
         loops = [node for node in model.graph.node if node.op_type == "Loop"]
         assert tuple(len(loop.output) for loop in loops) == carried
         weights = {tensor.name for tensor in model.graph.initializer if len(tensor.dims) == 2}
-        for loop in loops:
+        for loop in loops:  # two layers: a matrix each
             nodes = loop.attribute[0].g.node
-            assert len({name for node in nodes if node.op_type == "MatMul" for name in node.input} & weights) >= 4
+            assert len({name for node in nodes if node.op_type == "MatMul" for name in node.input} & weights) >= 2
+
+
+def test_one_product_of_both_kernels_gives_what_two_give(trained: Path) -> None:
+    made, B = run.load(trained), 3
+    joined = contract.joined(made.weights)
+    assert [cell.recurrent for cell in joined.cells] == [None, None]
+    assert model.state_size(joined) == made.metadata.state_size
+    dice = np.random.default_rng(0)
+    ids = dice.integers(0, made.metadata.vocab_size, B).astype(np.int32)
+    state = dice.uniform(-1, 1, (B, made.metadata.state_size)).astype(np.float32)
+    for given, wanted in zip(model.step(joined, ids, state), model.step(made.weights, ids, state), strict=True):
+        np.testing.assert_allclose(given, wanted, atol=1e-5)
 
 
 def test_an_onnx_file_with_a_foreign_operator_in_a_loop_is_refused(trained: Path) -> None:
