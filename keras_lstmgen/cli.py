@@ -3,31 +3,22 @@
 import argparse
 import io
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
-from keras_lstmgen import __version__, launching, memory, recipe, threads
+from keras_lstmgen import __version__, ending, launching, memory, recipe, threads
 from keras_lstmgen.errors import Terminated, UserError, visible
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one verb; 0, or 2 with one line on standard error, or 130 after Ctrl-C, 143 after SIGTERM."""
     _use_utf8()
-    before = signal.signal(signal.SIGTERM, _terminate)
     try:
-        arguments = parser().parse_args(argv)
-        if getattr(arguments, "workers", 1) > 1:
-            return launching.launch(sys.argv[1:] if argv is None else argv, arguments.workers)
-        threads.configure()
-        memory.configure()
-        from keras_lstmgen import commands  # TensorFlow comes with it, and --help does not wait for that
-
-        getattr(commands, arguments.verb)(arguments)
-        sys.stdout.flush()
+        with ending.heard():
+            return _command(argv)
     except UserError as error:
         print(f"keras-lstmgen: {visible(str(error))}", file=sys.stderr)
         return 2
@@ -44,8 +35,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Terminated as ended:
         print(f"keras-lstmgen: {ended}", file=sys.stderr)
         return 143
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    return 0
+
+
+def _command(argv: Sequence[str] | None) -> int:
+    arguments = parser().parse_args(argv)
+    if getattr(arguments, "workers", 1) > 1:
+        return launching.launch(sys.argv[1:] if argv is None else argv, arguments.workers)
+    threads.configure()
+    memory.configure()
+    from keras_lstmgen import commands  # TensorFlow comes with it, and --help does not wait for that
+
+    getattr(commands, arguments.verb)(arguments)
+    sys.stdout.flush()
     return 0
 
 
@@ -54,11 +56,6 @@ def _use_utf8() -> None:
     for stream in (sys.stdin, sys.stdout):
         if isinstance(stream, io.TextIOWrapper) and stream.encoding.lower() != "utf-8":
             stream.reconfigure(encoding="utf-8")
-
-
-def _terminate(number: int, frame: Any) -> NoReturn:  # noqa: ARG001
-    """End as after an error, so that what is half written is removed."""
-    raise Terminated("stopped by SIGTERM; nothing that was there before is lost")
 
 
 class _Parser(argparse.ArgumentParser):
