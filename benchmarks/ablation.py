@@ -1,7 +1,7 @@
 """What each option against over-fitting is worth: the base recipe, and it again with one option turned over.
 
     python -m benchmarks.ablation
-    python -m benchmarks.ablation --recipe benchmarks/subwords.toml --epochs 12
+    python -m benchmarks.ablation --recipe benchmarks/subwords.toml --epochs 20 --seeds 0 1 2
     python -m benchmarks.ablation --recipe pipelines/shakespeare.toml --epochs 3 --seeds 0 1 2 --only model.weight_drop
 
 An option that the base leaves off is turned on, one that it has is turned off. All train for the same number of epochs,

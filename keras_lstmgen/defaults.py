@@ -36,7 +36,7 @@ PIECES = (
 EMBEDDINGS = ((1_000, 64), (10_000, 256), (math.inf, 512))  # E for vocabularies of up to so many entries
 WINDOWS = 20  # at least, in an epoch
 # Of a small text in subwords: so many ids have so few places that an embedding is better left nearly whole, whatever is
-# dropped behind the LSTM (benchmarks/results/ablation_subwords.md: as much before it as behind it loses 0.132 nats).
+# dropped behind the LSTM (benchmarks/README.md, Ablation).
 INPUT_DROPOUT, SMALL_TEXT = 0.1, 700_000
 LEFT_OUT = 0.01  # share of the longest documents that need not fit into a window for each to be read by itself
 

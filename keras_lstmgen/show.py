@@ -107,7 +107,8 @@ def advice(parameters: int, characters: int, history: Sequence[dict[str, float]]
         return f"It over-fits ({ratio}; {rise}): more text, more model.dropout or fewer units."
     if gap > 0.25:
         return (
-            f"It begins to over-fit ({ratio}; validation {gap:.2f} nats above training): more model.dropout may help."
+            f"It begins to over-fit ({ratio}; validation {gap:.2f} nats above training): more model.dropout, or some "
+            "model.embedding_dropout, may help."
         )
     if best["val_loss"] < history[-2]["val_loss"] - 0.02:
         fall = history[-2]["val_loss"] - best["val_loss"]
