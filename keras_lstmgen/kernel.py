@@ -97,6 +97,9 @@ def _shaped(values: Any, shapes: Any) -> list[Any]:
 def _forward(bfloat16: bool, *inputs: NDArray[np.float32]) -> list[NDArray[Any]]:
     """Outputs [B,T,H], h and c [B,H], and what is kept."""
     (B, T, E), H = inputs[0].shape, inputs[1].shape[1]
+    _check(inputs, ((B, T, E), (B, H), (B, H), (E, 4 * H), (H, 4 * H), (4 * H,)))
+    if not B * T:  # nothing to compute: the code begins at a first row and a first step
+        return [np.zeros((B, T, H), np.float32), *inputs[1:3], *(_aligned(0) for _ in range(KEPT))]
     outputs = [np.empty(shape, np.float32) for shape in ((B, T, H), (B, H), (B, H))]
     sizes = (ctypes.c_long * KEPT)()
     _call("lstm_sizes", int(bfloat16), *map(ctypes.c_long, (B, T, E, H)), sizes)
@@ -110,9 +113,19 @@ def _backward(bfloat16: bool, x: NDArray[np.float32], *inputs: NDArray[Any]) -> 
     *given, gates, c, operands = inputs  # W, U, and the gradients by the outputs and the last h and c
     (B, T, E), H = x.shape, given[1].shape[0]
     shapes = ((B, T, E), (B, H), (B, H), (E, 4 * H), (H, 4 * H), (4 * H,))
+    if not B * T:
+        zeros = [np.zeros(shape, np.float32) for shape in shapes]
+        return [zeros[0], *given[3:5], *zeros[3:]]  # h and c went through: so do their gradients
     outputs = [np.empty(shape, np.float32) for shape in shapes]
     _run("lstm_backward", bfloat16, (B, T, E, H), given, outputs, [gates, c, operands])
     return outputs
+
+
+def _check(inputs: tuple[NDArray[np.float32], ...], shapes: tuple[tuple[int, ...], ...]) -> None:
+    """Refuse what the compiled code, which knows no bounds, would read beyond."""
+    for name, value, shape in zip(("x", "h0", "c0", "W", "U", "b"), inputs, shapes, strict=True):
+        if value.shape != shape or value.dtype != np.float32:
+            raise ValueError(f"LSTM: {name} is {value.dtype} {value.shape}; give float32 {shape}")
 
 
 def _run(name: str, bfloat16: bool, shape: tuple[int, ...], *groups: Any) -> None:

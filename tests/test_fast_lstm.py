@@ -324,5 +324,27 @@ def test_an_output_gives_dense_s_logits_and_gradients(precision: str, tied: bool
 
 def test_a_window_too_large_for_the_memory_is_an_error_and_no_crash(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernel, "library", lambda: type("Library", (), {"lstm_sizes": lambda *_: -1}))
+    shapes = ((2, 3, E), (2, H), (2, H), (E, 4 * H), (H, 4 * H), (4 * H,))
+    inputs = [np.zeros(shape, np.float32) for shape in shapes]
     with pytest.raises(MemoryError, match="lstm_sizes"):
-        kernel._forward(False, np.zeros((2, 3, E), np.float32), np.zeros((2, H), np.float32))
+        kernel._forward(False, *inputs)
+
+
+def test_states_of_another_batch_are_refused_before_they_are_read() -> None:
+    B, T, E, H = 4, 3, 5, 7
+    x, W, U, b = (np.zeros(shape, np.float32) for shape in ((B, T, E), (E, 4 * H), (H, 4 * H), (4 * H,)))
+    state = np.zeros((1, H), np.float32)
+    with pytest.raises(ValueError, match=r"h0 is float32 \(1, 7\); give float32 \(4, 7\)"):
+        kernel._forward(False, x, state, state, W, U, b)
+
+
+@pytest.mark.parametrize(("B", "T"), [(0, 3), (2, 0)])
+def test_an_empty_window_hands_its_states_on_and_their_gradients_back(B: int, T: int) -> None:
+    E, H = 5, 7
+    x, W, U, b = (np.ones(shape, np.float32) for shape in ((B, T, E), (E, 4 * H), (H, 4 * H), (4 * H,)))
+    h0, c0 = np.full((B, H), 2, np.float32), np.full((B, H), 3, np.float32)
+    y, h, c, *kept = kernel._forward(False, x, h0, c0, W, U, b)
+    assert (y.shape, h.tolist(), c.tolist()) == ((B, T, H), h0.tolist(), c0.tolist())
+    dx, dh, dc, dW, dU, db = kernel._backward(False, x, W, U, y, h, c, *kept)
+    assert (dx.shape, dh.tolist(), dc.tolist()) == (x.shape, h.tolist(), c.tolist())
+    assert [value.any() for value in (dW, dU, db)] == [False] * 3
