@@ -24,6 +24,7 @@ from keras_lstmgen import threads
 
 ALIGNMENT = 64  # bytes; what begins there TensorFlow takes over without a copy
 TEXTS_A_THREAD = 4  # of a step; with fewer a thread waits for weights rather than computes
+NO_INSTRUCTIONS = -2  # of the compiled code: not on this processor; all else but 0 is that there was no memory
 KEPT = 3  # arrays that the forward pass leaves for the backward pass: gates, cell states, operands
 
 
@@ -137,7 +138,10 @@ def _run(name: str, bfloat16: bool, shape: tuple[int, ...], *groups: Any) -> Non
 
 def _call(name: str, *arguments: Any) -> None:
     function: Callable[..., int] = getattr(library(), name)
-    if function(*arguments):
+    code = function(*arguments)
+    if code == NO_INSTRUCTIONS:
+        raise ValueError(f"{name}: this processor does not multiply bfloat16")
+    if code:
         raise MemoryError(f"{name}: no memory for a window this large")
 
 

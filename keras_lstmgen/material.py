@@ -91,7 +91,7 @@ def dataset(settings: recipe.Recipe, encoded: Encoded, first: int) -> tf.data.Da
     if not settings.carries:
         found, weight = examples(settings, encoded.train), part.source_loss
         return pairs.dataset(found, *sizes, source_loss=weight, first_batch=first, rows=rows)
-    return streams.dataset(encoded.train, *sizes, first_window=first, rows=rows)
+    return streams.dataset(encoded.train, *sizes, first_window=first, rows=rows, shifted=part.random_offsets)
 
 
 def heaviest(settings: recipe.Recipe, encoded: Encoded) -> float:

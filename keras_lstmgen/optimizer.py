@@ -16,8 +16,10 @@ class Adam(keras.optimizers.Adam):
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
-        """Take what the parent takes."""
+        """Take what the parent takes, but ``amsgrad``, which the operator does not know: ValueError."""
         super().__init__(*arguments, **options)
+        if self.amsgrad:
+            raise ValueError("Adam: amsgrad=True is not supported; take keras.optimizers.Adam for it")
         self.exclude_from_weight_decay(var_names=["bias"])
 
     def apply(self, grads: Any, trainable_variables: Any = None) -> None:

@@ -132,6 +132,9 @@ class Training:
         "into a window",
         choices=(AUTO_WORD, CARRIED, FRESH),
     )
+    random_offsets: bool = knob(
+        True, "where state is carried each epoch begins somewhere else; false: at the first token"
+    )
     source_loss: float = knob(0.0, "weight of a pair's source in the loss, where its target has 1", low=0.0, high=1.0)
     epochs: int = knob(
         AUTO,

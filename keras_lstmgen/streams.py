@@ -34,13 +34,20 @@ def windows(tokens: int, B: int, T: int) -> int:
 
 
 def dataset(
-    ids: NDArray[np.integer], B: int, T: int, epochs: int, seed: int, first_window: int = 0, rows: slice = ALL
+    ids: NDArray[np.integer],
+    B: int,
+    T: int,
+    epochs: int,
+    seed: int,
+    first_window: int = 0,
+    rows: slice = ALL,
+    shifted: bool = True,
 ) -> tf.data.Dataset:
     """Yield ``epochs * windows`` pairs (ids, next ids), int32 (B,T) each; epochs = 0 never ends.
 
     Within an epoch row b of window n + 1 goes on where row b of window n ended. The offset of an epoch
-    depends on (seed, epoch) alone. ``first_window`` leaves out as many windows at the start, unread; ``rows`` all other
-    rows.
+    depends on (seed, epoch) alone, and is 0 unless ``shifted``. ``first_window`` leaves out as many windows at the
+    start, unread; ``rows`` all other rows.
     ``ids`` may be mapped from the disk: B * (T + 1) of them are read for a window, on its turn.
     """
     total = epochs * windows(len(ids), B, T) if epochs else ENDLESS
@@ -49,7 +56,7 @@ def dataset(
     def gather(window: NDArray[np.int64]) -> NDArray[np.int32]:
         if window % KEPT == 0:
             let_go(ids)
-        return np.asarray(ids[positions(int(window), len(ids), B, T, seed)[rows]], np.int32)
+        return np.asarray(ids[positions(int(window), len(ids), B, T, seed if shifted else None)[rows]], np.int32)
 
     ds = tf.data.Dataset.range(first_window, total)
     ds = ds.map(lambda window: tf.numpy_function(gather, [window], tf.int32, stateful=False))
@@ -90,11 +97,14 @@ def let_go(ids: NDArray[np.integer]) -> None:
         below.madvise(mmap.MADV_DONTNEED)
 
 
-def positions(window: int, tokens: int, B: int, T: int, seed: int) -> NDArray[np.int64]:
-    """Where in the text a window (counted over all epochs) takes its ids and next ids: int64 (B,T+1)."""
+def positions(window: int, tokens: int, B: int, T: int, seed: int | None) -> NDArray[np.int64]:
+    """Where in the text a window (counted over all epochs) takes its ids and next ids: int64 (B,T+1).
+
+    With no seed every epoch begins at the first id.
+    """
     count = windows(tokens, B, T)
     epoch, within = divmod(window, count)
     slack = tokens - 1 - B * T * count
-    offset = np.random.default_rng([seed, epoch]).integers(slack + 1)
+    offset = 0 if seed is None else np.random.default_rng([seed, epoch]).integers(slack + 1)
     starts = offset + T * (count * np.arange(B) + within)
     return starts[:, None] + np.arange(T + 1)

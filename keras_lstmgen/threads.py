@@ -16,7 +16,10 @@ def available() -> int:
 
 @functools.cache
 def quota(groups: Path = GROUPS, own: Path = OWN) -> float:
-    """How many cores' time a container may take: the least of its control group and those above; infinity: all."""
+    """How many cores' time a container may take: the least of its control group and those above; infinity: all.
+
+    Of control groups of version 2; where a system still has those of version 1, all of its cores count.
+    """
     try:
         (path,) = (line[3:] for line in own.read_text().splitlines() if line.startswith("0::"))
     except (OSError, ValueError):
@@ -29,9 +32,9 @@ def _share(group: Path) -> float:
     """What ``cpu.max`` of a control group says: microseconds in so many, or "max"."""
     try:
         most, period = (group / "cpu.max").read_text().split()
-    except (OSError, ValueError):
+        return math.inf if most == "max" else int(most) / int(period)
+    except (OSError, ValueError, ZeroDivisionError):
         return math.inf
-    return math.inf if most == "max" else int(most) / int(period)
 
 
 def configure() -> None:

@@ -119,6 +119,7 @@ def test_every_value_of_a_recipe_is_an_option(asked: list[Any]) -> None:
         "model.embedding_dropout": "0.2", "model.weight_drop": "0.1", "model.activation_regularization": "2",
         "model.attention": "3", "model.copy": "true",
         "training.batch_size": "5", "training.average": "50", "training.precision": "float32",
+        "training.random_offsets": "false",
         "training.sampled_softmax": "8", "training.source_loss": "0.5", "model.members": "2", "training.state": "fresh",
         "training.window": "6", "training.epochs": "7", "training.minutes": "8", "training.optimizer": "adam",
         "training.learning_rate": "1e-3", "training.warmup": "0.2", "training.weight_decay": "0.3",

@@ -1,5 +1,6 @@
 """The LSTM with its own kernel is Keras's LSTM: values, states, gradients."""
 
+import os
 import re
 import subprocess
 import sys
@@ -219,26 +220,57 @@ def test_every_kind_of_processor_computes_the_same(kind: str, B: int, T: int, E:
 ROUNDING = 2.0**-9  # half a unit in the last of bfloat16's 8 places: the largest relative error of an operand
 
 
-@pytest.mark.usefixtures("bfloat16")
-def test_bfloat16_stays_within_the_rounding_of_its_operands() -> None:
-    """Values have a bound: two rounded operands make a product wrong by at most 2u + u^2; sigmoid' <= 1/4, tanh' <= 1.
+def step_of(x: Any, h: Any, c: Any, weights: Any) -> tuple[Any, Any]:
+    """One step by the equations in float64: h and c, each [B, H]."""
+    W, U, b = (np.asarray(each, np.float64) for each in weights)
+    i, f, g, o = np.split(x @ W + h @ U + b, 4, axis=1)
+    i, f, o = (1 / (1 + np.exp(-gate)) for gate in (i, f, o))
+    c = f * c + i * np.tanh(g)
+    return o * np.tanh(c), c
 
-    Gradients have an estimate, no bound: three products one after the other, each wrong by 2u of its own norm. Where
-    terms cancel, a norm could be less than its errors; with these numbers none does.
+
+def errors_of(x: Any, h: Any, c: Any, by_h: Any, by_c: Any, weights: Any) -> tuple[Any, Any]:
+    """How wrong h and c [B, H] can be after a step that rounds its operands and begins with h and c that are wrong.
+
+    A product of two rounded operands is wrong by at most 2u + u^2 of itself; sigmoid' <= 1/4, tanh' <= 1; a gate is at
+    most 1.
+    """
+    W, U, _ = (np.abs(each) for each in weights)
+    by_z = (2 * ROUNDING + ROUNDING**2) * (np.abs(x) @ W + (np.abs(h) + by_h) @ U) + by_h @ U + 1e-6
+    i, f, g, o = np.split(by_z, 4, axis=1)
+    by_c = np.abs(c) * f / 4 + by_c + i / 4 + g
+    return o / 4 + by_c, by_c
+
+
+@pytest.mark.usefixtures("bfloat16")
+@pytest.mark.parametrize("T", [1, 2, 9])
+def test_bfloat16_stays_within_the_rounding_of_its_operands(T: int) -> None:
+    B = 6
+    random = np.random.default_rng(1)
+    x, h, c = (random.normal(size=size).astype(np.float32) for size in ((B, T, E), (B, H), (B, H)))
+    mine = pair(B, T, precision="bfloat16")[0]
+    found = results(mine, tf.constant(x), [tf.constant(h), tf.constant(c)])
+    by_h, by_c = np.zeros((B, H)), np.zeros((B, H))
+    for t in range(T):
+        by_h, by_c = errors_of(x[:, t], h, c, by_h, by_c, mine.get_weights())
+        h, c = step_of(x[:, t], h, c, mine.get_weights())
+        assert np.all(np.abs(found[0][:, t] - h) <= by_h)
+    assert np.all(np.abs(found[1] - h) <= by_h)
+    assert np.all(np.abs(found[2] - c) <= by_c)
+    assert np.any(np.abs(found[1] - h) > 1e-5)  # it did round
+
+
+@pytest.mark.usefixtures("bfloat16")
+def test_gradients_in_bfloat16_stay_near() -> None:
+    """An estimate, no bound: three products one after the other, each wrong by 2u of its own norm.
+
+    Where terms cancel, a norm could be less than its errors; with these numbers none does.
     """
     B, T = 6, 1
     random = np.random.default_rng(1)
-    x, h, c = (tf.constant(random.normal(size=size), tf.float32) for size in ((B, T, E), (B, H), (B, H)))
-    theirs, mine = pair(B, T)[1], pair(B, T, precision="bfloat16")[0]
-    W, U, _ = (np.abs(weights) for weights in theirs.get_weights())
-    by_z = (2 * ROUNDING + ROUNDING**2) * (np.abs(x[:, 0]) @ W + np.abs(h) @ U) + 1e-6
-    i, f, g, o = np.split(by_z, 4, axis=1)
-    by_c = np.abs(c) * f / 4 + i / 4 + g
-    expected, found = results(theirs, x, [h, c]), results(mine, x, [h, c])
-    assert np.all(np.abs(found[2] - expected[2]) <= by_c)
-    assert np.all(np.abs(found[1] - expected[1]) <= o / 4 + by_c)
-    assert np.any(np.abs(found[1] - expected[1]) > 1e-5)  # it did round
-    for wanted, value in zip(expected[3:], found[3:], strict=True):  # three products one after the other
+    x, *state = (tf.constant(random.normal(size=size), tf.float32) for size in ((B, T, E), (B, H), (B, H)))
+    expected, found = (results(layer, x, state) for layer in (pair(B, T)[1], pair(B, T, precision="bfloat16")[0]))
+    for wanted, value in zip(expected[3:], found[3:], strict=True):
         assert np.linalg.norm(value - wanted) <= 3 * 2 * ROUNDING * np.linalg.norm(wanted)
 
 
@@ -328,6 +360,51 @@ def test_a_window_too_large_for_the_memory_is_an_error_and_no_crash(monkeypatch:
     inputs = [np.zeros(shape, np.float32) for shape in shapes]
     with pytest.raises(MemoryError, match="lstm_sizes"):
         kernel._forward(False, *inputs)
+
+
+SHORT_OF_MEMORY = """
+import resource
+from pathlib import Path
+import numpy as np
+from keras_lstmgen import kernel
+
+B, T, E, H = 2, 3, 5, 1024  # packed, the weights take 16 MB
+shapes = ((B, T, E), (B, H), (B, H), (E, 4 * H), (H, 4 * H), (4 * H,))
+inputs = [np.ones(shape, np.float32) for shape in shapes]
+x, h, c, W, U, b = inputs
+expected, _, _, *kept = kernel._forward(False, *inputs)
+out = [np.empty_like(value) for value in (expected, h, c)]
+gradients = [np.empty_like(value) for value in inputs]
+calls = [("lstm_forward", inputs, out), ("lstm_backward", [W, U, expected, h, c], gradients)]
+used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+before = resource.getrlimit(resource.RLIMIT_AS)
+resource.setrlimit(resource.RLIMIT_AS, (used + (4 << 20), before[1]))
+for name, given, found in calls:
+    try:
+        kernel._run(name, False, (B, T, E, H), given, found, kept)
+    except MemoryError as error:
+        print(error)
+resource.setrlimit(resource.RLIMIT_AS, before)
+kernel._run(*calls[0][:1], False, (B, T, E, H), inputs, out, kept)
+np.testing.assert_array_equal(out[0], expected)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no limit of a process's addresses")
+def test_without_memory_for_its_weights_the_code_says_so_and_works_again_later() -> None:
+    command, settings = [sys.executable, "-c", SHORT_OF_MEMORY], {**os.environ, "MALLOC_ARENA_MAX": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=settings)
+    assert done.stdout.splitlines() == [
+        f"lstm_{way}: no memory for a window this large" for way in ("forward", "backward")
+    ]
+
+
+def test_instructions_that_are_missing_are_not_told_as_a_lack_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    code = kernel.NO_INSTRUCTIONS
+    monkeypatch.setattr(kernel, "library", lambda: type("Library", (), {"lstm_sizes": lambda *_: code}))
+    shapes = ((2, 3, E), (2, H), (2, H), (E, 4 * H), (H, 4 * H), (4 * H,))
+    with pytest.raises(ValueError, match="does not multiply bfloat16"):
+        kernel._forward(True, *(np.zeros(shape, np.float32) for shape in shapes))
 
 
 def test_states_of_another_batch_are_refused_before_they_are_read() -> None:

@@ -90,6 +90,14 @@ def test_the_offset_is_seeded_and_another_in_each_epoch() -> None:
     assert offsets(10, seed=7) != offsets(10, seed=8)
 
 
+def test_without_random_offsets_every_epoch_begins_at_the_first_id() -> None:
+    ids = np.arange(7 * B * T)
+    read = [x for x, _ in dataset(ids, B, T, epochs=3, seed=0, shifted=False).as_numpy_iterator()]
+    count = windows(len(ids), B, T)
+    assert [int(read[epoch * count][0, 0]) for epoch in range(3)] == [0, 0, 0]
+    assert len({int(read[n][0, 0]) for n in range(count)}) == count  # within an epoch it goes on
+
+
 @pytest.mark.parametrize("tokens", [B * T + 1, B * T + 4, 100, 104])
 def test_the_offsets_reach_both_ends_of_the_text(tokens: int) -> None:
     count = windows(tokens, B, T)

@@ -26,6 +26,8 @@ def groups(tmp_path: Path) -> tuple[Path, Path]:
         ({"a": "50000 100000", "a/b": "400000 100000"}, 0.5),
         ({".": "300000 100000"}, 3.0),
         ({"a/b": "nonsense"}, math.inf),
+        ({"a/b": "much 100000"}, math.inf),
+        ({"a/b": "100000 0"}, math.inf),
     ],
 )
 def test_a_quota_is_the_least_of_all_groups_around(

@@ -403,6 +403,11 @@ def test_adamw_shrinks_weights_but_no_biases_and_adam_shrinks_none(small: recipe
     assert all(np.all(after[path] == 1) for path in before)
 
 
+def test_what_the_optimizer_s_operator_does_not_know_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"amsgrad=True is not supported"):
+        Adam(0.1, amsgrad=True)
+
+
 @pytest.mark.parametrize("weight_decay", [None, 0.1])
 def test_an_update_is_that_of_keras_s_own_adam(weight_decay: float | None) -> None:
     """Also where the gradient is a list of rows, one of them twice: clipped by the norm of the matrix that it is."""

@@ -16,8 +16,11 @@
 #include <immintrin.h>
 #endif
 
-typedef uint32_t word; /* one float32, or a pair of bfloat16 */
+/* One float32, or a pair of bfloat16, and one of them. Both are read as vectors of floats too: hence may_alias. */
+typedef uint32_t __attribute__((may_alias)) word;
+typedef uint16_t __attribute__((may_alias)) half;
 
+enum { NO_MEMORY = -1, NO_INSTRUCTIONS = -2 }; /* what went wrong, as kernel.py knows it */
 enum { BLOCK = 512, GROUP = 4, MOST_THREADS = 256 }; /* a group of blocks of panels fits the second cache */
 
 struct lstm {
@@ -287,12 +290,12 @@ int lstm_choose(const char *name)
     return kind ? 0 : -1;
 }
 
-/* Bytes of gates, c and operands, for the caller to keep between forward and backward. -1: no such instructions. */
+/* Bytes of gates, c and operands, for the caller to keep between forward and backward. 0, or NO_INSTRUCTIONS. */
 int lstm_sizes(int bfloat16, long B, long T, long E, long H, long *bytes)
 {
     const struct kind *kind = kind_of(bfloat16);
     if (!kind)
-        return -1;
+        return NO_INSTRUCTIONS;
     long wide = (H + kind->lanes - 1) / kind->lanes * kind->lanes;
     long K = (E + kind->pair - 1) / kind->pair + (H + kind->pair - 1) / kind->pair;
     bytes[0] = T * B * 4 * wide * 4;
@@ -315,12 +318,12 @@ static int between(int threads, long most)
 }
 
 /* threads: at most so many, and so many of them for steps, whose texts they share out. shape: B, T, E, H.
-   in: x h0 c0 W U b. out: y h c. kept: gates c operands. 0, or -1: no memory or instructions. */
+   in: x h0 c0 W U b. out: y h c. kept: gates c operands. 0, NO_MEMORY or NO_INSTRUCTIONS. */
 int lstm_forward(int bfloat16, const int *threads, const long *shape, float **in, float **out, void **kept)
 {
     const struct kind *kind = kind_of(bfloat16);
     if (!kind)
-        return -1;
+        return NO_INSTRUCTIONS;
     struct lstm l = {.x = in[0], .h0 = in[1], .c0 = in[2], .W = in[3], .U = in[4], .b = in[5]};
     int lacking = 0;
     set_shape(&l, kind, shape);
@@ -333,7 +336,7 @@ int lstm_forward(int bfloat16, const int *threads, const long *shape, float **in
         in_parallel(&l, kind, between(threads[1], l.B), l.B, forward);
     }
     free(l.packed), free(l.bias);
-    return -lacking;
+    return lacking ? NO_MEMORY : 0;
 }
 
 /* in: W U dy dh dc. out: dx dh0 dc0 dW dU db. kept: as forward left it. */
@@ -341,7 +344,7 @@ int lstm_backward(int bfloat16, const int *threads, const long *shape, float **i
 {
     const struct kind *kind = kind_of(bfloat16);
     if (!kind)
-        return -1;
+        return NO_INSTRUCTIONS;
     struct lstm l = {.W = in[0], .U = in[1], .dy = in[2], .dh_last = in[3], .dc_last = in[4]};
     int lacking = 0;
     set_shape(&l, kind, shape);
@@ -372,5 +375,5 @@ int lstm_backward(int bfloat16, const int *threads, const long *shape, float **i
         }
     }
     free(l.packed), free(l.packed_x), free(l.dz), free(l.turned), free(l.dc), free(l.partial);
-    return -lacking;
+    return lacking ? NO_MEMORY : 0;
 }

@@ -100,7 +100,7 @@ static inline void NAME(put_words)(word *out, const float *values, long count)
 #if PAIR == 1
     memcpy(out, values, (size_t)count * sizeof *values);
 #else
-    uint16_t *halves = (uint16_t *)out;
+    half *halves = (half *)out;
     for (long n = 0; n < count; n++)
         halves[n] = rounded(values[n]);
     if (count % 2)
