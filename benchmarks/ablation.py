@@ -23,11 +23,12 @@ from benchmarks.measure import Table, publish
 from benchmarks.workers import ROOT
 from keras_lstmgen import files, recipe
 
+Value = float | str | bool
 RECIPE = ROOT / "pipelines" / "quickstart.toml"
 BASE = "base"
 # Off and on of each. What is on is what the sources found good, scaled to one layer and a small text.
 # Attention and members are no regularisation, but stand in the same question: what is it worth?
-OPTIONS: dict[str, tuple[float | str, float | str]] = {
+OPTIONS: dict[str, tuple[Value, Value]] = {
     "model.dropout": (0.0, 0.25),
     "model.input_dropout": (0.0, "auto"),
     "model.weight_drop": (0.0, 0.3),
@@ -35,6 +36,7 @@ OPTIONS: dict[str, tuple[float | str, float | str]] = {
     "model.activation_regularization": (0.0, 1.0),
     "model.attention": (0, 256),
     "model.members": (1, 2),
+    "training.random_offsets": (False, True),
     "training.average": (0, 50),  # updates: an epoch of a small text has about as many
     "training.weight_decay": (0.0, 0.01),
     "training.clip_norm": (0.0, 1.0),
@@ -59,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def turned(base: recipe.Recipe, names: Sequence[str]) -> dict[str, dict[str, float | str]]:
+def turned(base: recipe.Recipe, names: Sequence[str]) -> dict[str, dict[str, Value]]:
     """For each option what turns it over: ``{"model.dropout 0": {"model.dropout": 0.0}, ...}``."""
     tables = recipe.to_tables(base)
     changes = {}
@@ -67,14 +69,19 @@ def turned(base: recipe.Recipe, names: Sequence[str]) -> dict[str, dict[str, flo
         section, key = name.split(".")
         off, on = OPTIONS[name]
         value = on if tables[section][key] == off else off
-        changes[f"{name} {value}"] = {name: value}
+        changes[f"{name} {_typed(value)}"] = {name: value}
     return changes
 
 
-def trained(path: Path, options: Mapping[str, float | str], epochs: int, seed: int) -> dict[str, Any]:
+def _typed(value: Value) -> str:
+    """As it is typed on the command line."""
+    return str(value).lower()
+
+
+def trained(path: Path, options: Mapping[str, Value], epochs: int, seed: int) -> dict[str, Any]:
     """Train by the command; what it reached."""
     fixed = {"training.epochs": epochs, "training.minutes": 0, "training.patience": 0, "training.seed": seed}
-    words = [word for key, value in {**fixed, **options}.items() for word in (f"--{key}", str(value))]
+    words = [word for key, value in {**fixed, **options}.items() for word in (f"--{key}", _typed(value))]
     with tempfile.TemporaryDirectory() as runs:
         command = [*COMMAND, "train", str(path), "--name", "run", "--runs", runs, *words]
         subprocess.run(command, check=True, cwd=ROOT)

@@ -86,10 +86,20 @@ def by_client(folder: str, name: str) -> Callable[[float], float]:
     return texts.writes({module.THREADS if hasattr(module, "THREADS") else 1: write}, 1)
 
 
-def keras_step_by_step(folder: str, B: int) -> Callable[[float], float]:
+def _threaded(threads: int) -> int:
+    """Give TensorFlow so many threads, of 0 one a core, before it does anything; how many these are."""
+    import tensorflow as tf
+
+    threads = threads or max(texts.cores())
+    tf.config.threading.set_intra_op_parallelism_threads(threads)
+    return threads
+
+
+def keras_step_by_step(folder: str, B: int, threads: int = 0) -> Callable[[float], float]:
     """Texts by Keras's own layers with their state, called once a character, compiled."""
     import tensorflow as tf
 
+    threads = _threaded(threads)
     model = stateful(folder, B)
     read = tf.function(lambda ids: model(ids, training=False)[:, 0])
     start, never = metadata(folder).start_id, _never(folder)
@@ -103,7 +113,7 @@ def keras_step_by_step(folder: str, B: int) -> Callable[[float], float]:
             written.append(ids)
         return np.concatenate(written, axis=1)
 
-    return texts.writes({len(texts.cores()): write}, B)
+    return texts.writes({threads: write}, B)
 
 
 def stateful(folder: str, B: int) -> Any:
@@ -121,8 +131,9 @@ def stateful(folder: str, B: int) -> Any:
     return model
 
 
-def tutorial(folder: str, B: int) -> Callable[[float], float]:
+def tutorial(folder: str, B: int, threads: int = 0) -> Callable[[float], float]:
     """Texts as tutorials write them: for each character ``model.predict`` reads a whole window again."""
+    threads = _threaded(threads)
     from keras_lstmgen import run
 
     opened = run.load(Path(folder))
@@ -138,7 +149,7 @@ def tutorial(folder: str, B: int) -> Callable[[float], float]:
             written = np.concatenate([written, ids[:, np.newaxis]], axis=1)
         return written[:, WINDOW:]
 
-    return texts.writes({len(texts.cores()): write}, B, TUTORIAL_LENGTH)
+    return texts.writes({threads: write}, B, TUTORIAL_LENGTH)
 
 
 def _never(folder: str) -> Any:

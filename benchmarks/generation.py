@@ -21,11 +21,12 @@ from benchmarks.workers import Worker, WorkerError
 
 Side = tuple[str, dict[str, Any]]  # what a worker runs, and its arguments beside folder and batch
 
-TORCH, LIMIT = "PyTorch", "limit:"  # how the names of the sides begin
+TORCH = "PyTorch"  # how the names of its sides begin
 FORMATS = {"saved_model": "SavedModel", "tflite": "TFLite", "tflite_int8": "TFLite int8", "onnx": "ONNX"}
 OURS = {name: ("benchmarks.artifact_sides:generated", {"name": key}) for key, name in FORMATS.items()}
 CLIENTS = {f"{name}, client": ("benchmarks.artifact_sides:by_client", {"name": key}) for key, name in FORMATS.items()}
-CELLS, LAYERS, WRITTEN = {"kind": "cells"}, {"kind": "layers"}, "benchmarks.torch_writer:written"
+CELLS, LAYERS = {"kind": "cells"}, {"kind": "layers"}
+WRITTEN, ALONE = "benchmarks.torch_writer:written", "benchmarks.torch_writer:weights_alone"
 # As they stand in PyTorch's documentation, and what makes them faster than that.
 PLAIN: dict[str, Side] = {
     f"{TORCH} LSTMCell": (WRITTEN, CELLS),
@@ -36,12 +37,22 @@ PLAIN: dict[str, Side] = {
 TUNED: dict[str, Side] = {
     f"{TORCH} LSTMCell scripted": (WRITTEN, CELLS | {"form": "scripted"}),
     f"{TORCH} LSTMCell compiled": (WRITTEN, CELLS | {"form": "compiled"}),
+    f"{TORCH} LSTMCell looped": (WRITTEN, CELLS | {"form": "looped"}),
     f"{TORCH} LSTMCell int8 scripted": (WRITTEN, CELLS | {"int8": True, "form": "scripted"}),
+    f"{TORCH} LSTMCell int8 looped": (WRITTEN, CELLS | {"int8": True, "form": "looped"}),
+    f"{TORCH} nn.LSTM scripted": (WRITTEN, LAYERS | {"form": "scripted"}),
+    f"{TORCH} nn.LSTM int8 scripted": (WRITTEN, LAYERS | {"int8": True, "form": "scripted"}),
+    f"{TORCH} nn.LSTM int8 looped": (WRITTEN, LAYERS | {"int8": True, "form": "looped"}),
 }
+ONE = {"threads": 1}  # TensorFlow's threads are set once a process: each number of them is a side
 OTHERS: dict[str, Side] = {
     "Keras, step by step": ("benchmarks.artifact_sides:keras_step_by_step", {}),
+    "Keras, step by step, one thread": ("benchmarks.artifact_sides:keras_step_by_step", ONE),
     "the tutorial way": ("benchmarks.artifact_sides:tutorial", {}),
+    "the tutorial way, one thread": ("benchmarks.artifact_sides:tutorial", ONE),
 }
+# No sides, but what no side can do without: at batch 1 that all weights are read, else one product with them.
+READ, PRODUCT = "weights read,", "product alone,"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -75,14 +86,15 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def sides(folder: str, B: int, facts: Mapping[str, Any]) -> dict[str, Side]:
     """What takes turns. The clients write one text at a time."""
-    limits: dict[str, Side] = {
-        f"{LIMIT} float32": ("benchmarks.torch_writer:limit", {"megabytes": facts["read"] * 4 / 1e6}),
-        f"{LIMIT} int8": ("benchmarks.torch_writer:limit", {"megabytes": facts["read"] / 1e6}),
+    bytes_of = {"float32": 4, "int8": 1} if B == 1 else {"float32": 4}
+    bounds: dict[str, Side] = {
+        f"{READ if B == 1 else PRODUCT} {kind}": (ALONE, {"megabytes": facts["read"] * size / 1e6})
+        for kind, size in bytes_of.items()
     }
     writers = {**OURS, **(CLIENTS if B == 1 else {}), **OTHERS, **PLAIN, **TUNED}
     alone = {name: (target, options | {"folder": folder}) for name, (target, options) in writers.items()}
     batched = {name: (t, o if "client" in name else o | {"B": B}) for name, (t, o) in alone.items()}
-    return batched | {name: (t, o | {"B": B}) for name, (t, o) in limits.items() if B == 1 or "int8" not in name}
+    return batched | {name: (target, options | {"B": B}) for name, (target, options) in bounds.items()}
 
 
 def measured(folder: str, B: int, facts: Mapping[str, Any], arguments: argparse.Namespace) -> dict[str, Any]:

@@ -41,8 +41,15 @@ def our_model(shape: Shape, precision: str) -> keras.Sequential:
     return training.compiled(recipe.override(recipe.Recipe(), values), np.ones(shape.V, np.int64))
 
 
-def of_keras(shape: list[int], unroll: bool) -> Callable[[int], float]:
-    """A side: trains ``keras.layers.LSTM``; nothing of this tool is loaded, TensorFlow's threads are its own choice."""
+def of_keras(shape: list[int], unroll: bool, kept: bool = False) -> Callable[[int], float]:
+    """A side: trains ``keras.layers.LSTM``; TensorFlow's threads are its own choice.
+
+    Nothing of this tool is loaded but, where memory is to be ``kept``, what keeps it for our side.
+    """
+    if kept:
+        from keras_lstmgen import memory
+
+        memory.configure()
     s = Shape(*shape)
     ids = windows(s)
     ds = tf.data.Dataset.from_tensor_slices((ids[:, :, :-1], ids[:, :, 1:])).repeat().prefetch(8)

@@ -59,7 +59,13 @@ def ratio(figures: Figures, side: str, other: str) -> float:
 
     ``ratio({"a": [2, 9, 8], "b": [1, 3, 2]}, "a", "b") == 3``: the median of 2, 3 and 4.
     """
-    return statistics.median(one / two for one, two in zip(figures[side], figures[other], strict=True))
+    return statistics.median(ratios(figures, side, [other]))
+
+
+def ratios(figures: Figures, side: str, others: Iterable[str]) -> list[float]:
+    """How many times the fastest of ``others`` in a round is in ``side`` in that round, for each round."""
+    fastest = [max(row) for row in zip(*(figures[other] for other in others), strict=True)]
+    return [one / two for one, two in zip(figures[side], fastest, strict=True)]
 
 
 def best(figures: Figures, sides: Iterable[str]) -> str:

@@ -46,8 +46,17 @@ def zeros(shape: Shape, device: str = "cpu") -> list[State]:
     return [(nothing, nothing) for _ in range(shape.L)]
 
 
-def train(shape: list[int], precision: str, compiled: bool = False, device: str = "cpu") -> Callable[[int], float]:
-    """A side: trains so many steps and gives tokens per second; bfloat16 is autocast's."""
+def train(
+    shape: list[int], precision: str, compiled: bool = False, device: str = "cpu", kept: bool = False
+) -> Callable[[int], float]:
+    """A side: trains so many steps and gives tokens per second; bfloat16 is autocast's.
+
+    With ``kept`` memory it gets from this tool what our side has of it: pages that the C library does not give back.
+    """
+    if kept:
+        from keras_lstmgen import memory
+
+        memory.configure()
     s = Shape(*shape)
     torch.backends.cudnn.allow_tf32 = False  # which products are without from the start
     network = Network(s).to(device)

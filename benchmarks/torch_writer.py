@@ -80,25 +80,77 @@ def _fill(module: torch.nn.Module, suffix: str, stored: dict[str, Any], layer: i
 
 
 def written(folder: str, kind: str, B: int, int8: bool = False, form: str = "") -> Callable[[float], float]:
-    """A side: ``kind`` is "cells" or "layers", ``form`` "", "scripted" (traced and frozen) or "compiled"."""
+    """A side: ``kind`` is "cells" or "layers", ``form`` "", "scripted" (traced and frozen), "compiled" or "looped".
+
+    Looped, the whole text is one call of TorchScript.
+    """
     torch.set_grad_enabled(False)
-    step, nothing = stepper(texts.weights(folder), kind, B, int8, form)
-    about = metadata(folder)
+    about, looped = metadata(folder), form == "looped"
+    step, nothing = stepper(texts.weights(folder), kind, B, int8, "" if looped else form)
     never = torch.zeros(about.vocab_size)
     never[list(about.unsampled_ids)] = -torch.inf
+    start = torch.full((B,), about.start_id)
 
     def write(length: int) -> torch.Tensor:
-        ids, state = torch.full((B,), about.start_id), nothing
+        ids, state = start, nothing
         out = torch.empty(length, B, dtype=torch.long)
         for t in range(length):
             logits, *state = step(ids, *state)
-            shares = torch.softmax(logits + never, dim=1)
-            # The smallest of exponential numbers over the shares is drawn as by them: faster than torch.multinomial.
-            ids = (shares / torch.empty_like(shares).exponential_()).argmax(dim=1)
+            ids = drawn(logits, never)
             out[t] = ids
         return out
 
-    return texts.writes({threads: _with_threads(threads, write) for threads in texts.cores()}, B)
+    written = loop(step, nothing, never, start) if looped else write
+    return texts.writes({threads: _with_threads(threads, written) for threads in texts.cores()}, B)
+
+
+def drawn(logits: torch.Tensor, never: torch.Tensor) -> torch.Tensor:
+    """An id a row by its probability.
+
+    The smallest of exponential numbers over the shares is drawn as by them: faster than torch.multinomial.
+    """
+    shares = torch.softmax(logits + never, dim=1)
+    return (shares / torch.empty_like(shares).exponential_()).argmax(dim=1)
+
+
+class Loop(torch.nn.Module):
+    """Whole texts without a line of Python a character: for ``torch.jit.script``."""
+
+    def __init__(self, step: torch.nn.Module, never: torch.Tensor) -> None:
+        """Take one step, traced, and what to add to logits."""
+        super().__init__()
+        self.step, self.never = step, never
+
+    def forward(self, ids: torch.Tensor, state: list[torch.Tensor], length: int) -> torch.Tensor:
+        """Ids int64 [B] to begin with, the states at the beginning; gives ids [length, B]."""
+        out = torch.empty([length, ids.size(0)], dtype=torch.long)
+        for t in range(length):
+            logits, state = self.step(ids, state)
+            ids = drawn(logits, self.never)
+            out[t] = ids
+        return out
+
+
+class Listed(torch.nn.Module):
+    """A step whose states are one list, as a loop in TorchScript hands them on, however many there are."""
+
+    def __init__(self, step: torch.nn.Module) -> None:
+        """Take the step."""
+        super().__init__()
+        self.step = step
+
+    def forward(self, ids: torch.Tensor, state: list[torch.Tensor]) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """Read one token a row."""
+        logits, *after = self.step(ids, *state)
+        return logits, after
+
+
+def loop(step: torch.nn.Module, nothing: State, never: torch.Tensor, start: torch.Tensor) -> texts.Write:
+    """What writes a text by one call of TorchScript."""
+    with warnings.catch_warnings(action="ignore"):  # scripting is old
+        listed = torch.jit.trace(Listed(step), (start, list(nothing)), strict=False)
+        scripted = torch.jit.optimize_for_inference(torch.jit.script(Loop(listed, never).eval()))
+    return lambda length: scripted(start, list(nothing), length)
 
 
 def stepper(stored: dict[str, Any], kind: str, B: int, int8: bool, form: str) -> tuple[Callable[..., Any], State]:
@@ -131,11 +183,11 @@ def _with_threads(threads: int, write: texts.Write) -> texts.Write:
     return call
 
 
-def limit(B: int, megabytes: float) -> Callable[[float], float]:
-    """Characters a second, if one took no more than the reading of that many megabytes of weights.
+def weights_alone(B: int, megabytes: float) -> Callable[[float], float]:
+    """Characters a second, if one took no more than what has to be done with so many megabytes of weights.
 
-    One text at a time does two operations a weight, so that memory is what it waits for. With more it is the product:
-    one, in float32.
+    One text at a time does two operations a weight, so that memory is what it waits for: they are read once. With more
+    it is the product: one, in float32, by PyTorch.
     """
     torch.set_grad_enabled(False)
     matrix = torch.randn(2048, round(megabytes * 1e6 / 4 / 2048))

@@ -17,7 +17,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from benchmarks import measure, peak
-from benchmarks.measure import Figures, Table, best, console, interleaved, publish, ratio
+from benchmarks.measure import Figures, Table, best, console, interleaved, publish, ratio, ratios
 from benchmarks.shapes import SHAPES, Shape, flop_per_token, parse
 from benchmarks.workers import Worker, WorkerError
 
@@ -29,9 +29,12 @@ SIDES: dict[str, dict[str, Side]] = {
         f"{OURS} float32": ("benchmarks.keras_sides:ours", {"precision": "float32"}),
         f"{OURS} bfloat16": ("benchmarks.keras_sides:ours", {"precision": "bfloat16"}),
         f"{KERAS} as it is": ("benchmarks.keras_sides:of_keras", {"unroll": False}),
+        f"{KERAS} as it is, memory kept": ("benchmarks.keras_sides:of_keras", {"unroll": False, "kept": True}),
         f"{KERAS} unrolled": ("benchmarks.keras_sides:of_keras", {"unroll": True}),
         f"{TORCH} float32": ("benchmarks.torch_side:train", {"precision": "float32"}),
         f"{TORCH} bfloat16": ("benchmarks.torch_side:train", {"precision": "bfloat16"}),
+        f"{TORCH} float32, memory kept": ("benchmarks.torch_side:train", {"precision": "float32", "kept": True}),
+        f"{TORCH} bfloat16, memory kept": ("benchmarks.torch_side:train", {"precision": "bfloat16", "kept": True}),
         f"{TORCH} float32 compiled": ("benchmarks.torch_side:train", {"precision": "float32", "compiled": True}),
         f"{TORCH} bfloat16 compiled": ("benchmarks.torch_side:train", {"precision": "bfloat16", "compiled": True}),
     },
@@ -124,6 +127,7 @@ def summary(shape: Shape, figures: Figures) -> dict[str, Any]:
     """What the rounds of a shape say: medians, and medians of the ratios of each round."""
     flop, peaks = flop_per_token(shape), peak.by_precision(figures)
     sides = [side for side in figures if not side.startswith("peak ")]
+    others, peers = _others(sides, figures), _of(sides, TORCH)
     shares: Figures = {
         side: [rate * flop / most for rate, most in zip(figures[side], peaks[precision_of(side)], strict=True)]
         for side in sides
@@ -135,8 +139,14 @@ def summary(shape: Shape, figures: Figures) -> dict[str, Any]:
         "tokens_per_second": {side: list(figures[side]) for side in sides},
         "median": {side: statistics.median(figures[side]) for side in sides},
         "share_of_peak": {side: statistics.median(share) for side, share in shares.items()},
-        "times": {other: {side: ratio(figures, side, other) for side in sides} for other in _others(sides, figures)},
+        "times": {other: {side: ratio(figures, side, other) for side in sides} for other in others},
+        "spread": {other: {side: _ends(ratios(figures, side, [other])) for side in sides} for other in others},
+        "times_best_of_round": {side: statistics.median(ratios(figures, side, peers)) for side in sides if peers},
     }
+
+
+def _ends(values: Sequence[float]) -> list[float]:
+    return [min(values), max(values)]
 
 
 def precision_of(side: str) -> str:
@@ -158,7 +168,8 @@ def table(result: Mapping[str, Any]) -> Table:
     """The sides of a shape, each against PyTorch's best setting and Keras as it is."""
     others = list(result["times"])
     columns = ["side", "tokens/s", "lowest to highest", "start, s", "GFLOP/s", "share of peak"]
-    columns += [f"× {name}" for name in others]
+    columns += [f"× {name}, lowest to highest" for name in others]
+    columns += [f"× {TORCH}'s best of each round"] if result["times_best_of_round"] else []
     rows = [
         [
             side,
@@ -167,7 +178,8 @@ def table(result: Mapping[str, Any]) -> Table:
             f"{result['start_seconds'][side]:.0f}",
             f"{median * result['flop_per_token'] / 1e9:,.0f}",
             f"{result['share_of_peak'][side]:.0%}",
-            *(f"{result['times'][other][side]:.2f}" for other in others),
+            *(_with_ends(result["times"][other][side], *result["spread"][other][side]) for other in others),
+            *(f"{times:.2f}" for name, times in result["times_best_of_round"].items() if name == side),
         ]
         for side, median in result["median"].items()
         for rates in [result["tokens_per_second"][side]]
@@ -176,6 +188,10 @@ def table(result: Mapping[str, Any]) -> Table:
     peaks = ", ".join(f"{value:,.0f} {name}" for name, value in result["peak_gflops"].items())
     title = f"{result['shape']}: {result['flop_per_token'] / 1e6:.1f} MFLOP a token, peak in GFLOP/s {peaks}"
     return Table(title + _proof(result), columns, rows)
+
+
+def _with_ends(median: float, low: float, high: float) -> str:
+    return f"{median:.2f} ({low:.2f} to {high:.2f})"
 
 
 def _proof(result: Mapping[str, Any]) -> str:

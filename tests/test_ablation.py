@@ -18,6 +18,7 @@ def test_what_the_base_has_is_turned_off_and_what_it_has_not_is_turned_on() -> N
     assert turned["model.weight_drop 0.0"] == {"model.weight_drop": 0.0}
     assert turned["model.embedding_dropout 0.1"] == {"model.embedding_dropout": 0.1}
     assert turned["model.input_dropout 0.0"] == {"model.input_dropout": 0.0}
+    assert turned["training.random_offsets false"] == {"training.random_offsets": False}
     assert turned["training.average 50"] == {"training.average": 50}
     assert len(turned) == len(ablation.OPTIONS)
     for change in turned.values():

@@ -182,6 +182,9 @@ def test_a_summary_has_medians_ratios_and_shares_of_the_peak() -> None:
     assert result["times"]["PyTorch bfloat16"]["ours float32"] == 1.0  # of 30/30, 10/20, 40/25
     assert result["times"]["PyTorch bfloat16"]["ours bfloat16"] == 2.0
     assert result["times"]["Keras as it is"]["ours bfloat16"] == 5.0
+    assert result["spread"]["PyTorch bfloat16"]["ours bfloat16"] == [1.5, 2.0]
+    assert result["times_best_of_round"]["ours float32"] == 1.0
+    assert measure.ratios(FIGURES, "Keras as it is", ["ours float32", "PyTorch float32"]) == [1 / 3, 1 / 2, 1 / 4]
     assert result["share_of_peak"]["ours float32"] == flop * 30 / 4e9  # of 30/4, 10/2, 40/3
     assert result["share_of_peak"]["PyTorch bfloat16"] == flop * 25 / 6e9
 
@@ -190,9 +193,12 @@ def test_the_table_of_a_shape_shows_them_and_what_did_not_start() -> None:
     more = {"start_seconds": dict.fromkeys(FIGURES, 12.3), "failed": {"PyTorch compiled": "BackendError: no"}}
     table = training.table(training.summary(SHAPE, FIGURES) | more)
     rows = {row[0]: row[1:] for row in table.rows}
-    assert table.columns[-2:] == ["× PyTorch bfloat16", "× Keras as it is"]
+    ends = ", lowest to highest"
+    assert table.columns[-3:] == [
+        f"× PyTorch bfloat16{ends}", f"× Keras as it is{ends}", "× PyTorch's best of each round",
+    ]  # fmt: skip
     assert rows["ours bfloat16"][:3] == ["50", "30 to 60", "12"]
-    assert rows["ours bfloat16"][-2:] == ["2.00", "5.00"]
+    assert rows["ours bfloat16"][-3:] == ["2.00 (1.50 to 2.00)", "5.00 (3.00 to 6.00)", "2.00"]
     assert rows["PyTorch compiled"][:2] == ["did not start", "BackendError: no"]
     assert {len(row) for row in table.rows} == {len(table.columns)}
 

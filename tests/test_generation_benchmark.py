@@ -39,7 +39,7 @@ def logits(trained: Path) -> Any:
     ("kind", "int8", "form"),
     [
         ("cells", False, ""), ("cells", True, ""), ("layers", False, ""), ("layers", True, ""),
-        ("cells", False, "scripted"), ("cells", True, "scripted"),
+        ("cells", False, "scripted"), ("cells", True, "scripted"), ("layers", True, "scripted"),
     ],
 )  # fmt: skip
 def test_a_side_in_pytorch_reads_as_our_step_does(folder: Path, logits: Any, kind: str, int8: bool, form: str) -> None:
@@ -103,7 +103,29 @@ def test_the_sides_of_pytorch_write(folder: Path) -> None:
     from benchmarks import torch_writer
 
     assert torch_writer.written(str(folder), "cells", B, int8=True)(0.01) > 0
-    assert torch_writer.limit(1, 0.1)(0.01) > torch_writer.limit(1, 10.0)(0.01) > 0
+    assert torch_writer.weights_alone(1, 0.1)(0.01) > torch_writer.weights_alone(1, 10.0)(0.01) > 0
+
+
+@pytest.mark.parametrize("kind", ["cells", "layers"])
+def test_the_loop_in_torchscript_writes_what_its_steps_make_most_probable(folder: Path, kind: str) -> None:
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed (the extra 'bench')")
+    from benchmarks import torch_writer
+
+    step, nothing = torch_writer.stepper(texts.weights(str(folder)), kind, B, False, "")
+    start = torch.full((B,), 5)
+    only = torch.full((artifact_sides.metadata(str(folder)).vocab_size,), -torch.inf)
+    only[[5, 7]] = 0.0  # two ids are left to draw
+    with torch.inference_mode():
+        drawn = torch_writer.loop(step, nothing, only, start)(40)
+        assert drawn.shape == (40, B)
+        assert set(drawn.unique().tolist()) == {5, 7}
+        ids, state, hits = start, list(nothing), 0.0
+        for t in range(40):
+            logits, *state = step(ids, *state)
+            shares = torch.softmax(logits + only, dim=1)
+            hits += float(shares.gather(1, drawn[t][:, None]).sum())
+            ids = drawn[t]
+    assert hits / (40 * B) > 0.5  # what is drawn by its probability is on average the more probable one
 
 
 def test_the_summary_compares_with_the_best_of_pytorch_round_by_round() -> None:
@@ -125,6 +147,6 @@ def test_the_summary_compares_with_the_best_of_pytorch_round_by_round() -> None:
 def test_one_text_at_a_time_is_written_by_the_clients_too() -> None:
     facts = {"read": 1000}
     one, many = (generation.sides("folder", batch, facts) for batch in (1, 64))
-    assert set(many) < set(one)
-    assert set(one) - set(many) == {*generation.CLIENTS, "limit: int8"}
+    assert set(many) - set(one) == {"product alone, float32"}
+    assert set(one) - set(many) - {"weights read, float32"} == {*generation.CLIENTS, "weights read, int8"}
     assert all("B" in options for name, (_, options) in many.items())
