@@ -79,16 +79,24 @@ def lstm(x: Any, h0: Any, c0: Any, W: Any, U: Any, b: Any, bfloat16: bool = Fals
         results = tf.numpy_function(forward, inputs, kinds, stateful=False)
         outputs = _shaped(results[:3], ([*x.shape[:2], U.shape[0]], h0.shape, c0.shape))
 
+        @tf.custom_gradient
+        def backward(*arguments: Any) -> Any:
+            compute = functools.partial(_backward, bfloat16)
+            found = tf.numpy_function(compute, arguments, [tf.float32] * len(inputs), stateful=False)
+            return _shaped(found, [value.shape for value in inputs]), _refuse
+
         def gradient(*gradients: Any) -> Any:
-            backward = functools.partial(_backward, bfloat16)
-            arguments = [x, W, U, *gradients, *results[3:]]
-            found = tf.numpy_function(backward, arguments, [tf.float32] * len(inputs), stateful=False)
-            return _shaped(found, [value.shape for value in inputs])
+            return backward(x, W, U, *gradients, *results[3:])
 
         return tuple(outputs), gradient
 
     outputs, h, c = window(x, h0, c0, W, U, b)
     return outputs, h, c
+
+
+def _refuse(*_: Any) -> Any:
+    """Else TensorFlow would take the gradient of a gradient for nothing, and say nothing."""
+    raise NotImplementedError("LSTM: it has no gradient of its gradient; take keras.layers.LSTM, with the same weights")
 
 
 def _shaped(values: Any, shapes: Any) -> list[Any]:

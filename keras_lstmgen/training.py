@@ -124,8 +124,8 @@ def compiled(settings: recipe.Recipe, counts: np.ndarray[Any, Any]) -> keras.Seq
         ),
         _loss_of(settings, model, counts),
         jit_compile=False,  # the kernel's loop gains nothing from XLA, which takes longer to compile
-        # steps_per_execution stays 1, so that every step can be the last one. Four in one would save one to two
-        # milliseconds of processor time each (a sketch on an AMD EPYC, float32), of 1x512,32,64 less than a hundredth.
+        # steps_per_execution stays 1, so that every step can be the last one: a step of this kernel is long beside what
+        # a call costs.
     )
     model.optimizer.build(model.trainable_variables)
     return model

@@ -415,6 +415,19 @@ def test_states_of_another_batch_are_refused_before_they_are_read() -> None:
         kernel._forward(False, x, state, state, W, U, b)
 
 
+def test_a_gradient_of_its_gradient_is_refused_and_not_taken_for_nothing() -> None:
+    x = tf.ones((2, 3, E))
+    layer = pair(2, 3)[0]
+    with tf.GradientTape() as outer:
+        outer.watch(x)
+        with tf.GradientTape() as inner:
+            inner.watch(x)
+            total = tf.reduce_sum(layer(x)[0])
+        penalty = tf.reduce_sum(inner.gradient(total, x) ** 2)
+    with pytest.raises(NotImplementedError, match=r"take keras\.layers\.LSTM"):
+        outer.gradient(penalty, x)
+
+
 @pytest.mark.parametrize(("B", "T"), [(0, 3), (2, 0)])
 def test_an_empty_window_hands_its_states_on_and_their_gradients_back(B: int, T: int) -> None:
     E, H = 5, 7
