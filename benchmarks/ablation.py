@@ -21,7 +21,7 @@ from benchmarks import measure
 from benchmarks.growth import COMMAND
 from benchmarks.measure import Table, publish
 from benchmarks.workers import ROOT
-from keras_lstmgen import files, recipe
+from keras_lstmgen import files, recipe, run
 
 Value = float | str | bool
 RECIPE = ROOT / "pipelines" / "quickstart.toml"
@@ -33,7 +33,7 @@ OPTIONS: dict[str, tuple[Value, Value]] = {
     "model.input_dropout": (0.0, "auto"),
     "model.weight_drop": (0.0, 0.3),
     "model.embedding_dropout": (0.0, 0.1),
-    "model.activation_regularization": (0.0, 1.0),
+    "model.activation_regularization": (0.0, 2.0),
     "model.attention": (0, 256),
     "model.members": (1, 2),
     "training.random_offsets": (False, True),
@@ -51,24 +51,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], metavar="N", help="a training a row for each")
     parser.add_argument("--only", nargs="+", choices=OPTIONS, default=list(OPTIONS), metavar="KEY", help="these rows")
     arguments = parser.parse_args(argv)
-    base = recipe.load(arguments.recipe)
-    rows: dict[str, list[dict[str, Any]]] = {}
-    for name, options in {BASE: {}, **turned(base, arguments.only)}.items():
-        rows[name] = [trained(arguments.recipe.resolve(), options, arguments.epochs, seed) for seed in arguments.seeds]
+    path, epochs = arguments.recipe.resolve(), arguments.epochs
+    bases = [trained(path, {}, epochs, seed) for seed in arguments.seeds]
+    changes = turned(bases[0]["settings"], arguments.only)
+    rows = {BASE: bases} | {name: [trained(path, c, epochs, s) for s in arguments.seeds] for name, c in changes.items()}
     results = {"recipe": arguments.recipe.name, "epochs": arguments.epochs, "seeds": arguments.seeds, "rows": rows}
-    name = arguments.recipe.stem
-    publish(f"ablation_{name}", results, [table(name, arguments.epochs, rows)], arguments.results)
+    publish(f"ablation_{path.stem}", results, [table(path.stem, epochs, rows)], arguments.results)
     return 0
 
 
-def turned(base: recipe.Recipe, names: Sequence[str]) -> dict[str, dict[str, Value]]:
-    """For each option what turns it over: ``{"model.dropout 0": {"model.dropout": 0.0}, ...}``."""
-    tables = recipe.to_tables(base)
+def turned(settings: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> dict[str, dict[str, Value]]:
+    """For each option what turns over what a run has: ``{"model.dropout 0.0": {"model.dropout": 0.0}, ...}``.
+
+    What its recipe left to choose and was not chosen is "auto" there still, and off where that is not how it is on.
+    """
     changes = {}
     for name in names:
         section, key = name.split(".")
         off, on = OPTIONS[name]
-        value = on if tables[section][key] == off else off
+        value = on if settings[section][key] in {off, recipe.AUTO_WORD} - {on} else off
         changes[f"{name} {_typed(value)}"] = {name: value}
     return changes
 
@@ -87,12 +88,14 @@ def trained(path: Path, options: Mapping[str, Value], epochs: int, seed: int) ->
         subprocess.run(command, check=True, cwd=ROOT)
         metrics = files.read_json(Path(runs) / "run" / "metrics.json")
         history = files.read_json(Path(runs) / "run" / "history.json")
+        settings = recipe.to_tables(recipe.load(Path(runs) / "run" / run.RECIPE))
     return {
         "seed": seed,
         "validation": metrics["validation"]["nats_per_token"],
         "training": metrics["train_nats_per_token"],
         "minutes": metrics["minutes"],
         "history": history,
+        "settings": settings,
     }
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 LENGTH = 200  # characters of a text
-TRIALS, TRIAL_SECONDS = 3, 0.3  # of each number of threads, before the rounds
+TRIALS, TRIAL_SECONDS = 5, 0.6  # of each number of threads, before the rounds
 
 Write = Callable[[int], Any]  # writes one text a row, so many characters long
 

@@ -35,9 +35,10 @@ PIECES = (
 )
 EMBEDDINGS = ((1_000, 64), (10_000, 256), (math.inf, 512))  # E for vocabularies of up to so many entries
 WINDOWS = 20  # at least, in an epoch
-# Of a small text in subwords: so many ids have so few places that an embedding is better left nearly whole, whatever is
-# dropped behind the LSTM (benchmarks/README.md, Ablation).
-INPUT_DROPOUT, SMALL_TEXT = 0.1, 700_000
+# Of a small text in subwords, which is read until a model knows much of it by heart, what was worth most against that
+# (benchmarks/README.md, Ablation); the strength is AWD-LSTM's.
+SMALL_TEXT = 700_000  # tokens
+INPUT_DROPOUT, EMBEDDING_DROPOUT, ACTIVATION_REGULARIZATION = 0.1, 0.1, 2.0
 LEFT_OUT = 0.01  # share of the longest documents that need not fit into a window for each to be read by itself
 
 
@@ -61,7 +62,7 @@ def chosen(settings: Recipe, tokens: int, V: int, longest: int = 0) -> dict[str,
         "training.epochs": 0 if training.minutes else size.epochs,
     }
     if settings.tokenizer.type != "char" and tokens <= SMALL_TEXT:
-        values["model.input_dropout"] = min(INPUT_DROPOUT, size.dropout if model.dropout == AUTO else model.dropout)
+        values |= _by_heart(settings, size.dropout if model.dropout == AUTO else model.dropout)
     if longest:
         values["training.state"] = _state(training, longest)
     open_values = {
@@ -69,6 +70,16 @@ def chosen(settings: Recipe, tokens: int, V: int, longest: int = 0) -> dict[str,
         for key, value in table.items() if value == recipe.AUTO_WORD
     }  # fmt: skip
     return {name: value for name, value in values.items() if name in open_values}
+
+
+def _by_heart(settings: Recipe, dropout: float) -> dict[str, int | float | str]:
+    """What a small text in subwords gets; pairs, which were not measured with it, get the first alone."""
+    values: dict[str, int | float | str] = {"model.input_dropout": min(INPUT_DROPOUT, dropout)}
+    if not settings.corpus.is_pairs:
+        values["model.embedding_dropout"] = EMBEDDING_DROPOUT
+        if settings.model.members == 1:
+            values["model.activation_regularization"] = ACTIVATION_REGULARIZATION
+    return values
 
 
 def _batch_size(most: int, tokens: int, T: int) -> int:

@@ -80,7 +80,7 @@ def _member(
     if settings.attention:
         layers.append(Attention(settings.attention, _rows(B) if carries else None, name="attention"))
     layers.append(_dropout(settings.dropout, B, name="dropout_output"))
-    if B is not None and settings.activation_regularization:
+    if B is not None and settings.activation_regularization > 0:
         layers.append(ActivationRegularization(settings.activation_regularization, name="activation_regularization"))
     options: dict[str, Any] = {"precision": precision, "in_loss": in_loss, "name": "output"}
     if settings.tied:
@@ -111,7 +111,7 @@ def _embedding(settings: recipe.Model, V: int, trains: bool) -> keras.layers.Emb
         keras.initializers.RandomUniform(-0.1, 0.1) if settings.tied else keras.initializers.RandomNormal(stddev=1.0)
     )
     options = {"embeddings_initializer": spread, "name": "embedding"}
-    if trains and settings.embedding_dropout:
+    if trains and settings.embedding_dropout > 0:
         return DroppedEmbedding(V, settings.embedding_size, rate=settings.embedding_dropout, **options)
     return keras.layers.Embedding(V, settings.embedding_size, **options)
 

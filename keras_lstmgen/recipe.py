@@ -96,13 +96,18 @@ class Model:
     layers: int = knob(AUTO, "L, LSTM layers", low=1, high=64)
     dropout: float = knob(AUTO, "share of features dropped, one mask for all steps of a window", low=0.0, high=0.95)
     input_dropout: float = knob(AUTO, "the same before the first LSTM; auto: as dropout, or less", low=0.0, high=0.95)
-    embedding_dropout: float = knob(0.0, "share of ids whose embedding is dropped for a window", low=0.0, high=0.95)
+    embedding_dropout: float = knob(
+        AUTO, "share of ids whose embedding is dropped for a window; auto: none, or some for a small text in subwords",
+        low=0.0, high=0.95,
+    )  # fmt: skip
     weight_drop: float = knob(
         0.0, "share of each LSTM's recurrent weights dropped, one mask a window", low=0.0, high=0.95
     )
     activation_regularization: float = knob(
-        0.0, "added to the loss: so many times the mean squared output, half of it of its change a step", low=0.0
-    )
+        AUTO, "added to the loss: so many times the mean squared output, half of it of its change a step; auto: some "
+        "for a small text in subwords, else none",
+        low=0.0,
+    )  # fmt: skip
     attention: int = knob(
         0,
         "M, latest states of its own text that each step attends to, after the last LSTM; 0: none",
@@ -326,7 +331,7 @@ def _check_together(recipe: Recipe, where: str) -> None:
     _check_measures(recipe, where)
     for name in ("training.sampled_softmax", "model.activation_regularization") if recipe.model.members > 1 else ():
         section, key = name.split(".")
-        if getattr(getattr(recipe, section), key):
+        if getattr(getattr(recipe, section), key) > 0:
             raise UserError(f"{where}{name} does not go with model.members above 1; leave one of them out")
 
 

@@ -13,7 +13,7 @@ from keras_lstmgen import recipe
 
 def test_what_the_base_has_is_turned_off_and_what_it_has_not_is_turned_on() -> None:
     base = recipe.override(recipe.Recipe(), {"model.dropout": 0.5, "model.weight_drop": 0.2, "training.average": 0})
-    turned = ablation.turned(base, list(ablation.OPTIONS))
+    turned = ablation.turned(recipe.to_tables(base), list(ablation.OPTIONS))
     assert turned["model.dropout 0.0"] == {"model.dropout": 0.0}
     assert turned["model.weight_drop 0.0"] == {"model.weight_drop": 0.0}
     assert turned["model.embedding_dropout 0.1"] == {"model.embedding_dropout": 0.1}

@@ -23,7 +23,8 @@ def test_a_text_of_any_size_gets_a_recipe_without_gaps(
 ) -> None:
     made = resolved({"tokenizer.type": kind, "model.tied": tied, "training.minutes": minutes}, tokens, V)
     left = {key for table in recipe.to_tables(made).values() for key, value in table.items() if value == "auto"}
-    assert left <= {"input_dropout", "precision", "state"}  # which mean something of their own
+    kept = {"input_dropout", "embedding_dropout", "activation_regularization", "precision", "state"}
+    assert left <= kept  # which mean something of their own
     assert (made.training.epochs == 0) == (minutes > 0)
 
 
@@ -65,6 +66,24 @@ def test_a_small_text_in_subwords_keeps_its_embeddings_nearly_whole(
     kind: str, tokens: int, given: dict[str, object], chosen: float
 ) -> None:
     assert resolved({"tokenizer.type": kind, **given}, tokens).model.input_dropout == chosen
+
+
+@pytest.mark.parametrize(
+    ("given", "embedding_dropout", "activation_regularization"),
+    [
+        ({"tokenizer.type": "bpe"}, 0.1, 2.0),
+        ({"tokenizer.type": "bpe", "model.members": 2}, 0.1, recipe.AUTO),  # which it does not go with
+        ({"tokenizer.type": "bpe", "corpus.documents": "pairs"}, recipe.AUTO, recipe.AUTO),
+        ({"tokenizer.type": "bpe", "model.embedding_dropout": 0.0}, 0.0, 2.0),
+        ({"tokenizer.type": "char"}, recipe.AUTO, recipe.AUTO),
+    ],
+)  # fmt: skip
+def test_a_small_text_in_subwords_is_kept_from_being_learned_by_heart(
+    given: dict[str, object], embedding_dropout: float, activation_regularization: float
+) -> None:
+    made = resolved(given, 141_327).model
+    assert made.embedding_dropout == embedding_dropout
+    assert made.activation_regularization == activation_regularization
 
 
 def test_a_short_text_still_fills_its_windows() -> None:

@@ -268,6 +268,17 @@ static void backward_weights(struct lstm *l, const struct kind *kind, long first
     kind->backward_weights(l, first, end, blocks + (size_t)thread * GROUP * BLOCK * 4 * kind->lanes);
 }
 
+/* db of what each of so many threads has added up. */
+static void add_up_bias(struct lstm *l, const struct kind *kind, int threads)
+{
+    for (long n = 0; n < 4 * l->H; n++) {
+        long gate = n / l->H, unit = n % l->H, p = unit / kind->lanes, lane = unit % kind->lanes;
+        l->db[n] = 0;
+        for (int thread = 0; thread < threads; thread++)
+            l->db[n] += l->partial[((thread * l->P + p) * 4 + gate) * kind->lanes + lane];
+    }
+}
+
 /* ---- what kernel.py calls ---------------------------------------------------------------------------------------- */
 
 /* Whether this processor multiplies bfloat16. */
@@ -367,12 +378,7 @@ int lstm_backward(int bfloat16, const int *threads, const long *shape, float **i
         in_parallel(&l, kind, by_text, l.B, backward_x);
         in_parallel(&l, kind, between(threads[0], rows), rows, turn);
         in_parallel(&l, kind, by_panel, l.P, backward_weights);
-        for (long n = 0; n < 4 * l.H; n++) {
-            long gate = n / l.H, unit = n % l.H, p = unit / kind->lanes, lane = unit % kind->lanes;
-            l.db[n] = 0;
-            for (int thread = 0; thread < by_text; thread++)
-                l.db[n] += l.partial[((thread * l.P + p) * 4 + gate) * kind->lanes + lane];
-        }
+        add_up_bias(&l, kind, by_text);
     }
     free(l.packed), free(l.packed_x), free(l.dz), free(l.turned), free(l.dc), free(l.partial);
     return lacking ? NO_MEMORY : 0;

@@ -286,6 +286,23 @@ static inline void NAME(panel_back)(struct lstm *l, long t, long b, long p, vect
         sums[gate] += dz[gate];
 }
 
+/* Four panels, from 4 q on, of one text at step t, whose h the steps after it give the gradient `after`, or of the last
+   step none; at t = -1, before the first step, that is the gradient by h0. */
+static inline void
+NAME(text_back)(struct lstm *l, long t, long text, long q, const vector *after, float *dc, float *db)
+{
+    for (long p = 4 * q; p < l->P && p < 4 * q + 4; p++) {
+        long at = p * LANES;
+        vector dh = after ? after[p % 4] : NAME(read)(l->dh_last + text * l->H, at, l->H);
+        if (t < 0) {
+            NAME(write)(l->dh0 + text * l->H, at, l->H, dh);
+            continue;
+        }
+        dh += NAME(read)(l->dy + (text * l->T + t) * l->H, at, l->H);
+        NAME(panel_back)(l, t, text, p, dh, dc + text * l->P * LANES, db);
+    }
+}
+
 /* The texts first to end, all steps, last first; dc [texts][P LANES] is carried, db [P][PANEL] summed up. */
 static void NAME(backward)(struct lstm *l, long first, long end, float *dc, float *db)
 {
@@ -296,20 +313,12 @@ static void NAME(backward)(struct lstm *l, long first, long end, float *dc, floa
     for (long t = l->T - 1; t >= -1; t--)
         for (long q = 0; q < panels; q++)
             for (long b = first, rows; b < end; b += rows) {
+                int last = t == l->T - 1;
                 rows = NAME(next)(end - b);
-                if (t < l->T - 1)
+                if (!last)
                     NAME(tile)((int)rows, N, l->dz + ((t + 1) * l->B + b) * N, N, l->packed + q * N * PANEL, sums);
                 for (long r = 0; r < rows; r++)
-                    for (long p = 4 * q; p < l->P && p < 4 * q + 4; p++) {
-                        long at = p * LANES, text = b + r;
-                        vector dh = t < l->T - 1 ? sums[r][p % 4] : NAME(read)(l->dh_last + text * l->H, at, l->H);
-                        if (t < 0) {
-                            NAME(write)(l->dh0 + text * l->H, at, l->H, dh);
-                            continue;
-                        }
-                        dh += NAME(read)(l->dy + (text * l->T + t) * l->H, at, l->H);
-                        NAME(panel_back)(l, t, text, p, dh, dc + text * wide, db);
-                    }
+                    NAME(text_back)(l, t, b + r, q, last ? NULL : sums[r], dc, db);
             }
     for (long b = first; b < end; b++)
         memcpy(l->dc0 + b * l->H, dc + b * wide, (size_t)l->H * sizeof(float));
