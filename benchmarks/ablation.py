@@ -6,7 +6,8 @@
 
 An option that the base leaves off is turned on, one that it has is turned off. All train for the same number of epochs,
 so that the learning rate falls alike, and start from the same seeds. The loss is that of the best epoch: the whole
-held-out text, the state carried. Each recipe has a page of results of its own.
+held-out text, the state carried. Each recipe has a page of results of its own, on which rows that were measured before
+stay, where epochs, seeds and the losses of the base are the same.
 """
 
 import statistics
@@ -56,8 +57,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     changes = turned(bases[0]["settings"], arguments.only)
     rows = {BASE: bases} | {name: [trained(path, c, epochs, s) for s in arguments.seeds] for name, c in changes.items()}
     results = {"recipe": arguments.recipe.name, "epochs": arguments.epochs, "seeds": arguments.seeds, "rows": rows}
-    publish(f"ablation_{path.stem}", results, [table(path.stem, epochs, rows)], arguments.results)
+    name = f"ablation_{path.stem}"
+    results = together(arguments.results / f"{name}.json", results)
+    publish(name, results, [table(path.stem, epochs, results["rows"])], arguments.results)
     return 0
+
+
+def together(path: Path, results: dict[str, Any]) -> dict[str, Any]:
+    """Add the rows of an earlier file to the results, where its base is the same."""
+    old = files.read_json(path) if path.is_file() else {}
+
+    def base(of: Mapping[str, Any]) -> Any:
+        return [of["recipe"], of["epochs"], of["seeds"], [run["validation"] for run in of["rows"][BASE]]]
+
+    return results | {"rows": old["rows"] | results["rows"]} if old and base(old) == base(results) else results
 
 
 def turned(settings: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> dict[str, dict[str, Value]]:

@@ -23,18 +23,19 @@ from benchmarks.workers import Worker, WorkerError
 
 Side = tuple[str, dict[str, Any]]  # what a worker runs, and its arguments beside the shape
 
-OURS, KERAS, TORCH = "ours", "Keras", "PyTorch"  # how the names of the sides begin
+OURS, KERAS, TORCH = "ours", "Keras", "PyTorch"  # how the names of the sides begin ...
+KEPT = "memory kept"  # ... and end where they have of ours what is beside the kernel
 SIDES: dict[str, dict[str, Side]] = {
     "cpu": {
         f"{OURS} float32": ("benchmarks.keras_sides:ours", {"precision": "float32"}),
         f"{OURS} bfloat16": ("benchmarks.keras_sides:ours", {"precision": "bfloat16"}),
         f"{KERAS} as it is": ("benchmarks.keras_sides:of_keras", {"unroll": False}),
-        f"{KERAS} as it is, memory kept": ("benchmarks.keras_sides:of_keras", {"unroll": False, "kept": True}),
+        f"{KERAS} as it is, {KEPT}": ("benchmarks.keras_sides:of_keras", {"unroll": False, "kept": True}),
         f"{KERAS} unrolled": ("benchmarks.keras_sides:of_keras", {"unroll": True}),
         f"{TORCH} float32": ("benchmarks.torch_side:train", {"precision": "float32"}),
         f"{TORCH} bfloat16": ("benchmarks.torch_side:train", {"precision": "bfloat16"}),
-        f"{TORCH} float32, memory kept": ("benchmarks.torch_side:train", {"precision": "float32", "kept": True}),
-        f"{TORCH} bfloat16, memory kept": ("benchmarks.torch_side:train", {"precision": "bfloat16", "kept": True}),
+        f"{TORCH} float32, {KEPT}": ("benchmarks.torch_side:train", {"precision": "float32", "kept": True}),
+        f"{TORCH} bfloat16, {KEPT}": ("benchmarks.torch_side:train", {"precision": "bfloat16", "kept": True}),
         f"{TORCH} float32 compiled": ("benchmarks.torch_side:train", {"precision": "float32", "compiled": True}),
         f"{TORCH} bfloat16 compiled": ("benchmarks.torch_side:train", {"precision": "bfloat16", "compiled": True}),
     },
@@ -127,7 +128,7 @@ def summary(shape: Shape, figures: Figures) -> dict[str, Any]:
     """What the rounds of a shape say: medians, and medians of the ratios of each round."""
     flop, peaks = flop_per_token(shape), peak.by_precision(figures)
     sides = [side for side in figures if not side.startswith("peak ")]
-    others, peers = _others(sides, figures), _of(sides, TORCH)
+    others, peers = _others(sides, figures), _peers(sides)[0]
     shares: Figures = {
         side: [rate * flop / most for rate, most in zip(figures[side], peaks[precision_of(side)], strict=True)]
         for side in sides
@@ -158,9 +159,15 @@ def _of(sides: Iterable[str], start: str) -> list[str]:
     return [side for side in sides if side.startswith(start)]
 
 
+def _peers(sides: Iterable[str]) -> tuple[list[str], list[str]]:
+    """The sides of PyTorch: as it is installed, and with memory that is kept."""
+    of_torch = _of(sides, TORCH)
+    return [side for side in of_torch if KEPT not in side], [side for side in of_torch if KEPT in side]
+
+
 def _others(sides: Sequence[str], figures: Figures) -> list[str]:
-    """What the others are compared with: PyTorch's best setting, and Keras as it is."""
-    best_torch = [best(figures, peers)] if (peers := _of(sides, TORCH)) else []
+    """What the others are compared with: PyTorch's best setting, its best with memory kept, and Keras as it is."""
+    best_torch = [best(figures, peers) for peers in _peers(sides) if peers]
     return best_torch + [side for side in sides if side == f"{KERAS} as it is"]
 
 

@@ -35,6 +35,25 @@ def test_the_table_has_means_over_seeds_and_the_difference_to_the_base() -> None
     assert table.title == "small, 4 epochs, mean of 2"
 
 
+def test_rows_of_the_same_base_stay_and_those_of_another_go(tmp_path: Path) -> None:
+    def measured(base: float, **rows: float) -> dict[str, object]:
+        of_base = {"base": [{"validation": base}]}
+        return {
+            "recipe": "a.toml",
+            "epochs": 2,
+            "seeds": [0],
+            "rows": of_base | {name: [n] for name, n in rows.items()},
+        }
+
+    path = tmp_path / "ablation_a.json"
+    new = measured(1.5, second=2, third=3)
+    assert ablation.together(path, new) == new
+    path.write_text(json.dumps(measured(1.5, first=1, second=9)), encoding="utf-8")
+    assert ablation.together(path, new) == measured(1.5, first=1, second=2, third=3)
+    path.write_text(json.dumps(measured(1.6, first=1)), encoding="utf-8")
+    assert ablation.together(path, new) == new
+
+
 def test_each_row_is_a_training_of_its_own(text: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     values = {
         "corpus.source": str(text), "model.units": 9, "model.embedding_size": 4, "model.layers": 1,
