@@ -25,7 +25,7 @@ setup(
         Extension(
             "keras_lstmgen.native.lstm",
             sources=["keras_lstmgen/native/lstm.c"],
-            depends=["keras_lstmgen/native/tiles.h"],
+            depends=sorted(map(str, Path("keras_lstmgen", "native").glob("*.h"))),
             extra_compile_args=["-std=gnu11", "-O3", "-pthread"],
             optional=True,  # without a C compiler the rest is installed, and trains by Keras's own loop
         )

@@ -1,19 +1,25 @@
 /* The LSTM over a window of a batch on a CPU, forward and backward: called from kernel.py by ctypes.
 
    float32 in and out. The products' operands are float32 or, where the processor multiplies pairs of bfloat16,
-   bfloat16; sums, gates and states are float32. Each thread takes texts of its own through all time steps, so no thread
-   waits for another within a window.
+   bfloat16; sums, gates and states are float32. Threads start once for a pass. What each of them does stands in apart.h
+   and, for processors with matrix registers, in together.h.
 
        i, f, g, o = split(x W + h U + b)
        c' = sigmoid(f) c + sigmoid(i) tanh(g)          h' = sigmoid(o) tanh(c')
 */
 
 #include <pthread.h>
+#include <sched.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 #if defined(__x86_64__)
 #include <immintrin.h>
+#endif
+#if defined(__x86_64__) && defined(__linux__) && __has_include(<amxbf16intrin.h>)
+#define HAS_AMX
+#include <sys/syscall.h>
+#include <unistd.h>
 #endif
 
 /* One float32, or a pair of bfloat16, and one of them. Both are read as vectors of floats too: hence may_alias. */
@@ -21,33 +27,34 @@ typedef uint32_t __attribute__((may_alias)) word;
 typedef uint16_t __attribute__((may_alias)) half;
 
 enum { NO_MEMORY = -1, NO_INSTRUCTIONS = -2 }; /* what went wrong, as kernel.py knows it */
-enum { BLOCK = 512, GROUP = 4, MOST_THREADS = 256 }; /* a group of blocks of panels fits the second cache */
+enum { GROUP = 4, MOST_THREADS = 256 };        /* so many blocks of panels fit the second cache */
+enum { SPINS = 4096 };                         /* looks for the others, before the processor is left to them */
+enum { RESIDENT = 1 << 20 };                   /* bytes of weights that stay in the second cache */
 
 struct lstm {
     long B, T, E, H, P, K; /* P panels hold H units; K words hold a row of [x, h] */
     const float *x, *h0, *c0, *W, *U, *b; /* [B,T,E] [B,H] [B,H] [E,4H] [H,4H] [4H] */
     float *y, *h_last, *c_last;           /* [B,T,H] [B,H] [B,H] */
-    float *gates, *c;                     /* for the backward pass: [T,B,P,4,lanes] [T+1,B,P lanes], c from c0 on */
-    word *operands;                       /* also for it: [T,B,K], [x, h] as they were multiplied */
+    float *gates, *c;                     /* for the backward pass: [T,P,B,4,lanes] [T+1,P,B,lanes], c from c0 on */
+    word *operands;                       /* also for it: [T,B,pitch], [x, h] as they were multiplied */
     const float *dy, *dh_last, *dc_last;  /* [B,T,H] [B,H] [B,H] */
     float *dx, *dh0, *dc0, *dW, *dU, *db; /* of the shapes of x, h0, c0, W, U, b */
-    word *packed, *packed_x, *dz, *turned; /* weights, W^T, [T,B,P,4,lanes] as words, operands with rows as columns */
+    word *packed, *packed_x, *dz, *turned; /* weights, those of x, [T,B,pitch_dz], operands with rows as columns */
     float *bias, *dc, *partial;            /* [P,4,lanes] [B,P lanes] [threads,P,4,lanes], db of each thread */
-    long stride;                           /* of `turned`, in words */
+    long pitch, pitch_dz, stride;          /* words from row to row: of operands, dz and `turned` */
+    int by_text;                           /* threads that share out the texts */
 };
+
+struct member;
 
 /* What differs from one kind of processor to another. */
 struct kind {
-    int lanes, pair;
-    void (*pack_forward)(const struct lstm *, long, word *);
-    void (*pack_backward)(const struct lstm *, const float *, long, long, word *);
-    void (*forward)(struct lstm *, long, long);
-    void (*backward)(struct lstm *, long, long, float *, float *);
-    void (*backward_x)(struct lstm *, long, long);
-    void (*turn)(struct lstm *, long, long);
-    void (*backward_weights)(struct lstm *, long, long, word *);
+    int lanes, pair, step, block;
+    void (*forward)(struct lstm *, struct member *);
+    void (*backward)(struct lstm *, struct member *);
 };
 
+#include "team.h"
 /* The nearest bfloat16, ties to even. A NaN may lose its mark only if its low half holds all of it: kept quiet. */
 static inline uint16_t rounded(float value)
 {
@@ -55,6 +62,13 @@ static inline uint16_t rounded(float value)
     memcpy(&bits, &value, sizeof bits);
     uint32_t nan = (bits & 0x7fffffff) > 0x7f800000 ? 0x400000 : 0;
     return (uint16_t)((nan ? bits | nan : bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+
+/* Words that hold `count` operands, a multiple of `step`. */
+static inline long words_of(int pair, int step, long count)
+{
+    long words = (count + pair - 1) / pair;
+    return (words + step - 1) / step * step;
 }
 
 /* Where the gradient of column m of [x, h] goes: a row of dW or of dU, or nowhere for what only fills up a word. */
@@ -73,6 +87,8 @@ static inline float *gradient_row(const struct lstm *l, long m, long columns_of_
 #define ROWS 6
 #define WIDE 2
 #define PAIR 1
+#define STEP 1
+#define BLOCK 512
 #define MULTIPLY MULTIPLY_FLOATS
 #include "tiles.h"
 
@@ -84,6 +100,8 @@ static inline float *gradient_row(const struct lstm *l, long m, long columns_of_
 #define ROWS 6
 #define WIDE 2
 #define PAIR 1
+#define STEP 1
+#define BLOCK 512
 #define MULTIPLY MULTIPLY_FLOATS
 #include "tiles.h"
 #pragma GCC pop_options
@@ -95,6 +113,8 @@ static inline float *gradient_row(const struct lstm *l, long m, long columns_of_
 #define ROWS 6
 #define WIDE 4
 #define PAIR 1
+#define STEP 1
+#define BLOCK 512
 #define MULTIPLY MULTIPLY_FLOATS
 #include "tiles.h"
 #pragma GCC pop_options
@@ -106,9 +126,25 @@ static inline float *gradient_row(const struct lstm *l, long m, long columns_of_
 #define ROWS 6
 #define WIDE 4
 #define PAIR 2
+#define STEP 1
+#define BLOCK 512
 #define MULTIPLY(sum, factor, weights) ((vector)_mm512_dpbf16_ps((__m512)(sum), (__m512bh)(factor), (__m512bh)(weights)))
 #include "tiles.h"
 #pragma GCC pop_options
+
+#ifdef HAS_AMX
+#pragma GCC push_options
+#pragma GCC target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl,prfchw,amx-tile,amx-bf16")
+#define NAME(f) f##_amx
+#define LANES 16
+#define ROWS 32
+#define WIDE 2
+#define PAIR 2
+#define STEP 16
+#define BLOCK 1024
+#include "tiles.h"
+#pragma GCC pop_options
+#endif
 
 /* For tests on processors that do not multiply bfloat16: the same words and roundings, and no gain. */
 #pragma GCC push_options
@@ -125,14 +161,29 @@ static inline __m256 multiply_pairs(__m256 sum, __m256 factor, __m256 weights)
 #define ROWS 6
 #define WIDE 2
 #define PAIR 2
+#define STEP 1
+#define BLOCK 512
 #define MULTIPLY(sum, factor, weights) ((vector)multiply_pairs((__m256)(sum), (__m256)(factor), (__m256)(weights)))
 #include "tiles.h"
+
+#define EMULATED
+#define NAME(f) f##_emulated_amx
+#define LANES 16
+#define ROWS 32
+#define WIDE 2
+#define PAIR 2
+#define STEP 16
+#define BLOCK 1024
+#include "tiles.h"
+#undef EMULATED
 #pragma GCC pop_options
 #endif
 
-/* The kinds from best to plainest, and what each needs. */
+/* ---- which kind ------------------------------------------------------------------------------------------------- */
+
 static const struct kind *chosen, *chosen_pairs; /* by lstm_choose, instead of the best, for float32 and for bfloat16 */
 
+/* For float32, by name, or from best to plainest the first that can run here. */
 static const struct kind *supported(const char *name)
 {
     int any = !strcmp(name, "best");
@@ -145,108 +196,49 @@ static const struct kind *supported(const char *name)
     return any || !strcmp(name, "plain") ? &kind_plain : NULL;
 }
 
-static const struct kind *kind_of(int bfloat16)
+#ifdef HAS_AMX
+/* Linux gives a process the matrix registers only if it asks. */
+static int may_use_amx(void)
 {
-    if (!bfloat16)
-        return chosen ? chosen : supported("best");
-#if defined(__x86_64__)
-    if (!chosen_pairs && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vl"))
-        return &kind_bfloat16;
-#endif
-    return chosen_pairs;
+    enum { ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18 };
+    static int known, granted;
+    if (!known) {
+        granted = __builtin_cpu_supports("amx-tile") && __builtin_cpu_supports("amx-bf16") &&
+                  __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+                  !syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA);
+        known = 1;
+    }
+    return granted;
 }
+#endif
 
-/* ---- threads ---------------------------------------------------------------------------------------------------- */
-
-struct share {
-    void (*work)(struct lstm *, const struct kind *, long first, long end, int thread);
-    struct lstm *l;
-    const struct kind *kind;
-    long first, end;
-    int thread;
-};
-
-static void *run_share(void *argument)
+/* For bfloat16 likewise; the emulated ones are never the best. */
+static const struct kind *supported_pairs(const char *name)
 {
-    struct share *s = argument;
-    s->work(s->l, s->kind, s->first, s->end, s->thread);
+#if defined(__x86_64__)
+    int any = !strcmp(name, "best");
+#ifdef HAS_AMX
+    if ((any || !strcmp(name, "amx")) && may_use_amx())
+        return &kind_amx;
+#endif
+    if ((any || !strcmp(name, "avx512_bf16")) && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vl"))
+        return &kind_bfloat16;
+    if (!strcmp(name, "emulated") && supported("avx2"))
+        return &kind_emulated;
+    if (!strcmp(name, "emulated amx") && supported("avx2"))
+        return &kind_emulated_amx;
+#endif
     return NULL;
 }
 
-/* Cut 0 to count into even shares, one a thread, and wait for all; a thread that cannot be had is done without. */
-static void in_parallel(struct lstm *l, const struct kind *kind, int threads, long count,
-                        void (*work)(struct lstm *, const struct kind *, long, long, int))
+static const struct kind *kind_of(int bfloat16)
 {
-    pthread_t ids[MOST_THREADS];
-    struct share shares[MOST_THREADS];
-    char started[MOST_THREADS] = {0};
-    for (int n = 0; n < threads; n++)
-        shares[n] = (struct share){work, l, kind, count * n / threads, count * (n + 1) / threads, n};
-    for (int n = 1; n < threads; n++)
-        started[n] = shares[n].first < shares[n].end && !pthread_create(&ids[n], NULL, run_share, &shares[n]);
-    run_share(&shares[0]);
-    for (int n = 1; n < threads; n++)
-        if (started[n])
-            pthread_join(ids[n], NULL);
-        else
-            run_share(&shares[n]);
+    if (bfloat16)
+        return chosen_pairs ? chosen_pairs : supported_pairs("best");
+    return chosen ? chosen : supported("best");
 }
 
-static void pack_units(struct lstm *l, const struct kind *kind, long first, long end, int thread)
-{
-    (void)thread;
-    for (long p = first; p < end; p++) {
-        kind->pack_forward(l, p, l->packed + p * l->K * 4 * kind->lanes);
-        for (long n = 0; n < 4 * kind->lanes; n++) {
-            long gate = n / kind->lanes, unit = p * kind->lanes + n % kind->lanes;
-            l->bias[p * 4 * kind->lanes + n] = unit < l->H ? l->b[gate * l->H + unit] : 0;
-        }
-    }
-}
-
-static long panels_of(const struct kind *kind, long columns)
-{
-    return (columns + 4 * kind->lanes - 1) / (4 * kind->lanes);
-}
-
-static long panel_words(const struct lstm *l, const struct kind *kind)
-{
-    return l->P * 4 * kind->lanes / kind->pair * 4 * kind->lanes;
-}
-
-static void pack_transposed(struct lstm *l, const struct kind *kind, long first, long end, int thread)
-{
-    long of_h = panels_of(kind, l->H), size = panel_words(l, kind);
-    (void)thread;
-    for (long p = first; p < end; p++)
-        if (p < of_h)
-            kind->pack_backward(l, l->U, l->H, p, l->packed + p * size);
-        else
-            kind->pack_backward(l, l->W, l->E, p - of_h, l->packed_x + (p - of_h) * size);
-}
-
-static void forward(struct lstm *l, const struct kind *kind, long first, long end, int thread)
-{
-    (void)thread;
-    kind->forward(l, first, end);
-}
-
-static void backward(struct lstm *l, const struct kind *kind, long first, long end, int thread)
-{
-    kind->backward(l, first, end, l->dc, l->partial + thread * l->P * 4 * kind->lanes);
-}
-
-static void backward_x(struct lstm *l, const struct kind *kind, long first, long end, int thread)
-{
-    (void)thread;
-    kind->backward_x(l, first, end);
-}
-
-static void turn(struct lstm *l, const struct kind *kind, long first, long end, int thread)
-{
-    (void)thread;
-    kind->turn(l, first, end);
-}
+/* ---- memory ----------------------------------------------------------------------------------------------------- */
 
 static void *taken(size_t bytes, int *lacking)
 {
@@ -262,12 +254,6 @@ static void *cleared(size_t bytes, int *lacking)
     return memory ? memset(memory, 0, bytes) : NULL;
 }
 
-static void backward_weights(struct lstm *l, const struct kind *kind, long first, long end, int thread)
-{
-    word *blocks = l->packed; /* no longer needed, and larger than a block a thread: see lstm_backward */
-    kind->backward_weights(l, first, end, blocks + (size_t)thread * GROUP * BLOCK * 4 * kind->lanes);
-}
-
 /* db of what each of so many threads has added up. */
 static void add_up_bias(struct lstm *l, const struct kind *kind, int threads)
 {
@@ -281,24 +267,40 @@ static void add_up_bias(struct lstm *l, const struct kind *kind, int threads)
 
 /* ---- what kernel.py calls ---------------------------------------------------------------------------------------- */
 
-/* Whether this processor multiplies bfloat16. */
-int lstm_has_bfloat16(void) { return kind_of(1) != NULL; }
+/* Whether this processor multiplies bfloat16: 0, or 1, or 2 where that is faster than float32. */
+int lstm_has_bfloat16(void)
+{
+    const struct kind *kind = kind_of(1);
+#if defined(__x86_64__)
+    if (kind == &kind_bfloat16 && __builtin_cpu_is("intel"))
+        return 1; /* its vectors take pairs at a quarter of the rate of floats */
+#endif
+    return kind ? 2 : 0;
+}
 
-/* Take another kind from now on: for float32 "plain", "avx2" or "avx512", for bfloat16 "emulated"; or "best" for both.
-   0, or -1 if it cannot run here. */
+/* Take another kind from now on: for float32 "plain", "avx2" or "avx512", for bfloat16 "avx512_bf16", "amx", "emulated" or
+   "emulated amx"; or "best" for both. 0, or -1 if it cannot run here. */
 int lstm_choose(const char *name)
 {
-    const struct kind *kind = supported(name);
-#if defined(__x86_64__)
-    if (!strcmp(name, "emulated")) {
-        kind = supported("avx2") ? &kind_emulated : NULL;
-        chosen_pairs = kind ? kind : chosen_pairs;
-        return kind ? 0 : -1;
+    const struct kind *kind = supported(name), *pairs = supported_pairs(name);
+    if (!strcmp(name, "best")) {
+        chosen = chosen_pairs = NULL;
+        return 0;
     }
-#endif
     chosen = kind ? kind : chosen;
-    chosen_pairs = strcmp(name, "best") ? chosen_pairs : NULL;
-    return kind ? 0 : -1;
+    chosen_pairs = pairs ? pairs : chosen_pairs;
+    return kind || pairs ? 0 : -1;
+}
+
+/* All sizes that follow from the shape. A row that is read 16 at a time has a line more than it needs: else all begin in
+   the same lines of the nearest cache and drive each other out. */
+static void set_sizes(struct lstm *l, const struct kind *kind)
+{
+    long apart = kind->step > 1 ? 3 * kind->step : 0;
+    l->P = (l->H + kind->lanes - 1) / kind->lanes;
+    l->K = words_of(kind->pair, kind->step, l->E) + words_of(kind->pair, kind->step, l->H);
+    l->pitch = l->K + apart;
+    l->pitch_dz = l->P * 4 * kind->lanes / kind->pair + apart;
 }
 
 /* Bytes of gates, c and operands, for the caller to keep between forward and backward. 0, or NO_INSTRUCTIONS. */
@@ -307,19 +309,12 @@ int lstm_sizes(int bfloat16, long B, long T, long E, long H, long *bytes)
     const struct kind *kind = kind_of(bfloat16);
     if (!kind)
         return NO_INSTRUCTIONS;
-    long wide = (H + kind->lanes - 1) / kind->lanes * kind->lanes;
-    long K = (E + kind->pair - 1) / kind->pair + (H + kind->pair - 1) / kind->pair;
-    bytes[0] = T * B * 4 * wide * 4;
-    bytes[1] = (T + 1) * B * wide * 4;
-    bytes[2] = T * B * K * 4;
+    struct lstm l = {.B = B, .T = T, .E = E, .H = H};
+    set_sizes(&l, kind);
+    bytes[0] = T * B * l.P * 4 * kind->lanes * 4;
+    bytes[1] = (T + 1) * B * l.P * kind->lanes * 4;
+    bytes[2] = T * B * l.pitch * 4;
     return 0;
-}
-
-static void set_shape(struct lstm *l, const struct kind *kind, const long *shape)
-{
-    l->B = shape[0], l->T = shape[1], l->E = shape[2], l->H = shape[3];
-    l->P = (l->H + kind->lanes - 1) / kind->lanes;
-    l->K = (l->E + kind->pair - 1) / kind->pair + (l->H + kind->pair - 1) / kind->pair;
 }
 
 static int between(int threads, long most)
@@ -328,7 +323,14 @@ static int between(int threads, long most)
     return (int)(threads < most ? threads : most);
 }
 
-/* threads: at most so many, and so many of them for steps, whose texts they share out. shape: B, T, E, H.
+static void set_shape(struct lstm *l, const struct kind *kind, const int *threads, const long *shape)
+{
+    l->B = shape[0], l->T = shape[1], l->E = shape[2], l->H = shape[3];
+    l->by_text = between(threads[1], l->B);
+    set_sizes(l, kind);
+}
+
+/* threads: at most so many; and so many of them share out the texts, where each has texts of its own. shape: B, T, E, H.
    in: x h0 c0 W U b. out: y h c. kept: gates c operands. 0, NO_MEMORY or NO_INSTRUCTIONS. */
 int lstm_forward(int bfloat16, const int *threads, const long *shape, float **in, float **out, void **kept)
 {
@@ -337,16 +339,16 @@ int lstm_forward(int bfloat16, const int *threads, const long *shape, float **in
         return NO_INSTRUCTIONS;
     struct lstm l = {.x = in[0], .h0 = in[1], .c0 = in[2], .W = in[3], .U = in[4], .b = in[5]};
     int lacking = 0;
-    set_shape(&l, kind, shape);
+    set_shape(&l, kind, threads, shape);
     l.y = out[0], l.h_last = out[1], l.c_last = out[2];
     l.gates = kept[0], l.c = kept[1], l.operands = kept[2];
-    l.packed = taken((size_t)(l.P * l.K * 4 * kind->lanes) * 4, &lacking);
-    l.bias = taken((size_t)(l.P * 4 * kind->lanes) * 4, &lacking);
-    if (!lacking) {
-        in_parallel(&l, kind, between(threads[0], l.P), l.P, pack_units);
-        in_parallel(&l, kind, between(threads[1], l.B), l.B, forward);
-    }
-    free(l.packed), free(l.bias);
+    size_t columns = (size_t)(l.P * 4 * kind->lanes), of_x = columns * (size_t)words_of(kind->pair, kind->step, l.E);
+    l.packed = taken(columns * (size_t)l.K * 4 - of_x * 4 * (kind->step > 1), &lacking);
+    l.packed_x = taken(of_x * 4 * (kind->step > 1), &lacking); /* apart from those of h where they are multiplied apart */
+    l.bias = taken(columns * 4, &lacking);
+    if (!lacking)
+        in_team(&l, between(threads[0], l.P > l.by_text ? l.P : l.by_text), kind->forward);
+    free(l.packed), free(l.packed_x), free(l.bias);
     return lacking ? NO_MEMORY : 0;
 }
 
@@ -358,27 +360,23 @@ int lstm_backward(int bfloat16, const int *threads, const long *shape, float **i
         return NO_INSTRUCTIONS;
     struct lstm l = {.W = in[0], .U = in[1], .dy = in[2], .dh_last = in[3], .dc_last = in[4]};
     int lacking = 0;
-    set_shape(&l, kind, shape);
+    set_shape(&l, kind, threads, shape);
     l.dx = out[0], l.dh0 = out[1], l.dc0 = out[2], l.dW = out[3], l.dU = out[4], l.db = out[5];
     l.gates = kept[0], l.c = kept[1], l.operands = kept[2];
-    long wide = l.P * kind->lanes, rows = (l.T * l.B + kind->pair - 1) / kind->pair;
-    long of_h = panels_of(kind, l.H), of_x = panels_of(kind, l.E), size = panel_words(&l, kind);
-    int by_text = between(threads[1], l.B), by_panel = between(threads[0], l.P);
-    size_t blocks = (size_t)by_panel * GROUP * BLOCK * 4 * (size_t)kind->lanes, weights = (size_t)(of_h * size);
-    l.stride = rows + 16; /* no power of two, whose rows would fight for the same lines of the cache */
+    long wide = l.P * kind->lanes, panel = 4 * wide / kind->pair * 4 * kind->lanes; /* words of one of a quad's */
+    int size = between(threads[0], l.P > l.by_text ? l.P : l.by_text);
+    size_t blocks = (size_t)size * GROUP * (size_t)(kind->block * 4 * kind->lanes);
+    size_t weights = (size_t)(quads_of(l.H, kind->lanes) * panel);
+    l.stride = words_of(kind->pair, kind->step, l.T * l.B) + 16; /* no power of two, whose rows would fight for lines */
     l.packed = taken((blocks > weights ? blocks : weights) * 4, &lacking);
-    l.packed_x = taken((size_t)(of_x * size) * 4, &lacking);
-    l.dz = taken((size_t)(l.T * l.B * 4 * wide / kind->pair) * 4, &lacking);
+    l.packed_x = taken((size_t)(quads_of(l.E, kind->lanes) * panel) * 4, &lacking);
+    l.dz = taken((size_t)(l.T * l.B * l.pitch_dz) * 4, &lacking);
     l.turned = taken((size_t)(l.K * kind->pair * l.stride) * 4, &lacking);
     l.dc = cleared((size_t)(l.B * wide) * 4, &lacking);
-    l.partial = cleared((size_t)(by_text * 4 * wide) * 4, &lacking);
+    l.partial = cleared((size_t)(size * 4 * wide) * 4, &lacking);
     if (!lacking) {
-        in_parallel(&l, kind, between(threads[0], of_h + of_x), of_h + of_x, pack_transposed);
-        in_parallel(&l, kind, by_text, l.B, backward);
-        in_parallel(&l, kind, by_text, l.B, backward_x);
-        in_parallel(&l, kind, between(threads[0], rows), rows, turn);
-        in_parallel(&l, kind, by_panel, l.P, backward_weights);
-        add_up_bias(&l, kind, by_text);
+        in_team(&l, size, kind->backward);
+        add_up_bias(&l, kind, size);
     }
     free(l.packed), free(l.packed_x), free(l.dz), free(l.turned), free(l.dc), free(l.partial);
     return lacking ? NO_MEMORY : 0;

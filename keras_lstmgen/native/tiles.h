@@ -5,27 +5,109 @@
      ROWS      rows of a tile, and
      WIDE      vectors of a tile, 4 or 2: ROWS x WIDE of sums, WIDE of weights and one factor fit the registers
      PAIR      operands in a word: 1 float, or 2 bfloat16
+     STEP      words that are multiplied at once: 1; or 16, a row of a matrix register, to which rows are filled up
+     BLOCK     words of rows that a gradient of weights is added up for at a time
      MULTIPLY  (sums, factor, weights): sums plus the products of the words, lane by lane
 
    Everything is made of one tile: ROWS rows of words times WIDE * LANES columns, summed in float32.
 
    Layouts: a *panel* of units is LANES of them with all four gates, [4][LANES], so that 4 / WIDE tiles end with what the
    gates of LANES units need and the cell is computed while it is at hand. Packed, a panel is one part a tile, each
-   [K][WIDE][LANES]. P panels hold H units; the units that fill up the last panel have weights 0 and stay 0. A *row* is a
-   text of the batch at a time step; rows are [T][B].
+   [K][WIDE][LANES]. P panels hold H units; the units that fill up the last panel have weights 0 and stay 0. Four panels
+   are a *quad*, whose units are the columns of one panel of U^T. A *row* is a text of the batch at a time step; rows are
+   [T][B].
 */
 
 typedef float NAME(vector) __attribute__((vector_size(4 * LANES)));
 typedef float NAME(loose) __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
 typedef int32_t NAME(integers) __attribute__((vector_size(4 * LANES)));
+typedef uint32_t NAME(bits) __attribute__((vector_size(4 * LANES)));
+typedef uint16_t NAME(halves) __attribute__((vector_size(2 * LANES), aligned(4), may_alias));
 #define vector NAME(vector)
 #define loose NAME(loose)
 #define PANEL (4 * LANES)
 
 static inline vector NAME(all)(float value) { return value - (vector){0}; }
 
+static inline vector NAME(chosen)(NAME(integers) which, vector yes, vector no)
+{
+    return (vector)((which & (NAME(integers))yes) | (~which & (NAME(integers))no));
+}
+
+/* A vector at `at` of `count` floats; what lies behind them is 0, and is not written. */
+static inline vector NAME(read)(const float *values, long at, long count)
+{
+    if (at + LANES <= count)
+        return *(const loose *)(values + at);
+    vector out = {0};
+    for (long lane = 0; at + lane < count; lane++)
+        out[lane] = values[at + lane];
+    return out;
+}
+
+static inline void NAME(write)(float *values, long at, long count, vector v)
+{
+    if (at + LANES <= count)
+        *(loose *)(values + at) = v;
+    else
+        for (long lane = 0; at + lane < count; lane++)
+            values[at + lane] = v[lane];
+}
+
+/* ---- words ------------------------------------------------------------------------------------------------------ */
+
+/* That hold `count` operands. */
+static inline long NAME(words)(long count) { return words_of(PAIR, STEP, count); }
+
+#if PAIR == 2
+/* `rounded` of each lane, in the lane's lower half. */
+static inline NAME(bits) NAME(rounded)(vector values)
+{
+    NAME(bits) bits = (NAME(bits))values, even = bits + 0x7fff + (bits >> 16 & 1);
+    NAME(integers) nan = (NAME(integers))(bits & 0x7fffffff) > 0x7f800000;
+    return (NAME(bits))NAME(chosen)(nan, (vector)(bits | 0x400000), (vector)even) >> 16;
+}
+#endif
+
+/* The operands of so many rows as words, lane by lane. */
+static inline vector NAME(joined)(const vector *rows)
+{
+#if PAIR == 1
+    return rows[0];
+#else
+    return (vector)(NAME(rounded)(rows[0]) | NAME(rounded)(rows[1]) << 16);
+#endif
+}
+
+/* `count` floats as words; an odd last one is joined with 0. */
+static inline void NAME(put_words)(word *out, const float *values, long count)
+{
+#if PAIR == 1
+    memcpy(out, values, (size_t)count * sizeof *values);
+#else
+    half *halves = (half *)out;
+    long n = 0;
+    for (; n + LANES <= count; n += LANES)
+        *(NAME(halves) *)(halves + n) = __builtin_convertvector(NAME(rounded)(*(const loose *)(values + n)), NAME(halves));
+    for (; n < count; n++)
+        halves[n] = rounded(values[n]);
+    if (count % 2)
+        halves[count] = 0;
+#endif
+}
+
+/* Where word k of column n of a panel is, that holds K words of PANEL columns. */
+static inline long NAME(place)(long K, long k, long n)
+{
+    const long width = WIDE * LANES;
+    return (n / width * K + k) * width + n % width;
+}
+
 /* ---- the tile --------------------------------------------------------------------------------------------------- */
 
+#if STEP > 1
+#include "matrix.h"
+#else
 /* The WIDE columns of sums[rows][4] that are a part's = words of `rows` rows, `stride` apart, times that part. */
 static inline __attribute__((always_inline)) void
 NAME(tile_of)(const int rows, long K, const word *a, long stride, const word *part, vector (*sums)[4])
@@ -70,6 +152,7 @@ static void NAME(tile)(int rows, long K, const word *a, long stride, const word 
         }
     }
 }
+#endif
 
 /* How many of `left` rows the next tile takes: as even as can be, 8 rows as 4 + 4 and not as 6 + 2. */
 static inline int NAME(next)(long left)
@@ -78,62 +161,29 @@ static inline int NAME(next)(long left)
     return (int)((left + tiles - 1) / tiles);
 }
 
-/* ---- words ------------------------------------------------------------------------------------------------------ */
-
-static inline long NAME(words)(long count) { return (count + PAIR - 1) / PAIR; }
-
-static inline word NAME(joined)(float first, float second)
-{
-#if PAIR == 1
-    (void)second;
-    word bits;
-    memcpy(&bits, &first, sizeof bits);
-    return bits;
-#else
-    return (word)rounded(first) | (word)rounded(second) << 16;
-#endif
-}
-
-/* `count` floats as words; an odd last one is joined with 0. */
-static inline void NAME(put_words)(word *out, const float *values, long count)
-{
-#if PAIR == 1
-    memcpy(out, values, (size_t)count * sizeof *values);
-#else
-    half *halves = (half *)out;
-    for (long n = 0; n < count; n++)
-        halves[n] = rounded(values[n]);
-    if (count % 2)
-        halves[count] = 0;
-#endif
-}
-
 /* ---- packing ---------------------------------------------------------------------------------------------------- */
 
-/* Where word k of column n of a panel is, that holds K words of PANEL columns. */
-static inline long NAME(place)(long K, long k, long n)
+/* `words` words of M's rows, M [rows][4H], as those of panel p of units from `out` on, where a panel holds K words. */
+static void
+NAME(pack_rows_of)(const struct lstm *l, const float *M, long rows, long words, long p, long K, word *out)
 {
-    const long width = WIDE * LANES;
-    return (n / width * K + k) * width + n % width;
+    for (long k = 0; k < words; k++)
+        for (long gate = 0; gate < 4; gate++) {
+            vector pair[PAIR] = {{0}};
+            for (long n = 0; n < PAIR && PAIR * k + n < rows; n++)
+                pair[n] = NAME(read)(M + ((PAIR * k + n) * 4 + gate) * l->H, p * LANES, l->H);
+            *(vector *)(out + NAME(place)(K, k, gate * LANES)) = NAME(joined)(pair);
+        }
 }
 
-/* Rows of [W; U] as a panel of units, the words of E, then of H: what a step multiplies [x, h] with. */
-static void NAME(pack_forward)(const struct lstm *l, long p, word *out)
+/* The biases of panel p of units. */
+static void NAME(pack_bias)(struct lstm *l, long p)
 {
-    for (long part = 0, at = 0; part < 2; part++) {
-        const float *M = part ? l->U : l->W;
-        long rows = part ? l->H : l->E;
-        for (long k = 0; k < rows; k += PAIR, at++)
-            for (long gate = 0; gate < 4; gate++) {
-                const float *from = M + (k * 4 + gate) * l->H + p * LANES;
-                const float *second = PAIR == 2 && k + 1 < rows ? from + 4 * l->H : NULL;
-                word *to = out + NAME(place)(l->K, at, gate * LANES);
-                for (long lane = 0; lane < LANES; lane++)
-                    to[lane] = p * LANES + lane < l->H ? NAME(joined)(from[lane], second ? second[lane] : 0) : 0;
-            }
-    }
+    for (long gate = 0; gate < 4; gate++)
+        *(vector *)(l->bias + p * PANEL + gate * LANES) = NAME(read)(l->b + gate * l->H, p * LANES, l->H);
 }
 
+#if STEP == 1
 /* M^T, of M [N][4H], as a panel of PANEL of its N rows, of 4 P LANES / PAIR words: for dz M^T. */
 static void NAME(pack_backward)(const struct lstm *l, const float *M, long N, long panel, word *out)
 {
@@ -143,20 +193,17 @@ static void NAME(pack_backward)(const struct lstm *l, const float *M, long N, lo
             long n = panel * PANEL + column, vectors = k / (LANES / PAIR), unit = vectors / 4 * LANES;
             const float *from = M + (n * 4 + vectors % 4) * l->H + unit;
             for (long lane = 0; lane < LANES; lane += PAIR) {
-                float first = n < N && unit + lane < l->H ? from[lane] : 0, second = 0;
-                if (PAIR == 2 && n < N && unit + lane + 1 < l->H)
-                    second = from[lane + 1];
-                out[NAME(place)(words, k + lane / PAIR, column)] = NAME(joined)(first, second);
+                word *to = out + NAME(place)(words, k + lane / PAIR, column);
+                long count = n < N ? l->H - unit - lane : 0; /* that there are */
+                *to = 0;
+                if (count > 0)
+                    NAME(put_words)(to, from + lane, count < PAIR ? 1 : PAIR);
             }
         }
 }
+#endif
 
 /* ---- gates ------------------------------------------------------------------------------------------------------ */
-
-static inline vector NAME(chosen)(NAME(integers) which, vector yes, vector no)
-{
-    return (vector)((which & (NAME(integers))yes) | (~which & (NAME(integers))no));
-}
 
 /* e^x within 2 units in the last place: 2^n times a polynomial on half a unit of n (Cephes' expf). */
 static inline vector NAME(exp)(vector x)
@@ -180,81 +227,45 @@ static inline vector NAME(exp)(vector x)
 static inline vector NAME(sigmoid)(vector x) { return 1.f / (1.f + NAME(exp)(-x)); }
 static inline vector NAME(tanh)(vector x) { return 1.f - 2.f / (1.f + NAME(exp)(2.f * x)); }
 
-/* A vector at `at` of `count` floats; what lies behind them is 0, and is not written. */
-static inline vector NAME(read)(const float *values, long at, long count)
+/* Where the gates and c of text b at step t lie, of panel p: texts of one panel side by side. The first c is c0. */
+static inline float *NAME(gates_at)(const struct lstm *l, long t, long b, long p)
 {
-    if (at + LANES <= count)
-        return *(const loose *)(values + at);
-    vector out = {0};
-    for (long lane = 0; at + lane < count; lane++)
-        out[lane] = values[at + lane];
-    return out;
+    return l->gates + ((t * l->P + p) * l->B + b) * PANEL;
 }
 
-static inline void NAME(write)(float *values, long at, long count, vector v)
+static inline float *NAME(c_at)(const struct lstm *l, long t, long b, long p)
 {
-    if (at + LANES <= count)
-        *(loose *)(values + at) = v;
-    else
-        for (long lane = 0; at + lane < count; lane++)
-            values[at + lane] = v[lane];
+    return l->c + ((t * l->P + p) * l->B + b) * LANES;
 }
 
-/* ---- forward ---------------------------------------------------------------------------------------------------- */
+/* c0 of the texts first to end, units of the panels p to p_end; what fills up the last panel is 0. */
+static void NAME(begin)(struct lstm *l, long first, long end, long p, long p_end)
+{
+    for (; p < p_end; p++)
+        for (long b = first; b < end; b++)
+            *(vector *)NAME(c_at)(l, 0, b, p) = NAME(read)(l->c0 + b * l->H, p * LANES, l->H);
+}
+
+/* The last h and c of the same. */
+static void NAME(finish)(struct lstm *l, long first, long end, long p, long p_end)
+{
+    for (; p < p_end; p++)
+        for (long b = first; b < end; b++) {
+            const float *y = l->y + ((b + 1) * l->T - 1) * l->H;
+            NAME(write)(l->h_last + b * l->H, p * LANES, l->H, NAME(read)(y, p * LANES, l->H));
+            NAME(write)(l->c_last + b * l->H, p * LANES, l->H, *(const vector *)NAME(c_at)(l, l->T, b, p));
+        }
+}
 
 /* The cell of one row and panel: z, without its bias, becomes gates, c and h. */
 static inline __attribute__((always_inline)) void
-NAME(cell)(const vector *z, const vector *bias, const loose *c_before, loose *gates, loose *c, vector *h)
+NAME(cell)(const vector *z, const vector *bias, const vector *c_before, vector *gates, vector *c, vector *h)
 {
     vector i = NAME(sigmoid)(z[0] + bias[0]), f = NAME(sigmoid)(z[1] + bias[1]);
     vector g = NAME(tanh)(z[2] + bias[2]), o = NAME(sigmoid)(z[3] + bias[3]);
     *c = f * *c_before + i * g;
     *h = o * NAME(tanh)(*c);
     gates[0] = i, gates[1] = f, gates[2] = g, gates[3] = o;
-}
-
-/* One time step of the texts first to end: [x, h] are in the operands of the row, c in the row before. */
-static void NAME(step)(struct lstm *l, long t, long first, long end)
-{
-    vector sums[ROWS][4];
-    long wide = l->P * LANES;
-    for (long p = 0; p < l->P; p++) {
-        const word *panel = l->packed + p * l->K * PANEL;
-        const vector *bias = (const vector *)(l->bias + p * PANEL);
-        for (long b = first, rows; b < end; b += rows) {
-            rows = NAME(next)(end - b);
-            NAME(tile)((int)rows, l->K, l->operands + (t * l->B + b) * l->K, l->K, panel, sums);
-            for (long r = 0; r < rows; r++) {
-                float *c = l->c + ((t + 1) * l->B + b + r) * wide + p * LANES;
-                float *gates = l->gates + ((t * l->B + b + r) * l->P + p) * PANEL;
-                vector h;
-                NAME(cell)(sums[r], bias, (loose *)(c - l->B * wide), (loose *)gates, (loose *)c, &h);
-                NAME(write)(l->y + ((b + r) * l->T + t) * l->H, p * LANES, l->H, h);
-            }
-        }
-    }
-}
-
-/* All steps of the texts first to end. */
-static void NAME(forward)(struct lstm *l, long first, long end)
-{
-    long E = NAME(words)(l->E), wide = l->P * LANES;
-    for (long b = first; b < end; b++)
-        for (long unit = 0; unit < wide; unit++)
-            l->c[b * wide + unit] = unit < l->H ? l->c0[b * l->H + unit] : 0;
-    for (long t = 0; t < l->T; t++) {
-        for (long b = first; b < end; b++) {
-            word *operands = l->operands + (t * l->B + b) * l->K;
-            const float *h = t ? l->y + (b * l->T + t - 1) * l->H : l->h0 + b * l->H;
-            NAME(put_words)(operands, l->x + (b * l->T + t) * l->E, l->E);
-            NAME(put_words)(operands + E, h, l->H);
-        }
-        NAME(step)(l, t, first, end);
-    }
-    for (long b = first; b < end; b++) {
-        memcpy(l->h_last + b * l->H, l->y + ((b + 1) * l->T - 1) * l->H, (size_t)l->H * sizeof(float));
-        memcpy(l->c_last + b * l->H, l->c + (l->T * l->B + b) * wide, (size_t)l->H * sizeof(float));
-    }
 }
 
 /* ---- backward --------------------------------------------------------------------------------------------------- */
@@ -275,13 +286,11 @@ NAME(cell_back)(const loose *gates, vector c_before, vector c, vector dh, vector
 /* All that a row's panel p of step t does with its gradient by h: dz as words, the sums of dz for the bias. */
 static inline void NAME(panel_back)(struct lstm *l, long t, long b, long p, vector dh, float *dc, float *db)
 {
-    long row = t * l->B + b, wide = l->P * LANES;
-    vector dz[4];
-    const float *c = l->c + (row + l->B) * wide + p * LANES;
-    const loose *gates = (const loose *)(l->gates + (row * l->P + p) * PANEL);
-    vector *carried = (vector *)(dc + p * LANES), *sums = (vector *)(db + p * PANEL);
-    NAME(cell_back)(gates, *(const loose *)(c - l->B * wide), *(const loose *)c, dh, carried, dz);
-    NAME(put_words)(l->dz + (row * l->P + p) * (PANEL / PAIR), (const float *)dz, PANEL);
+    vector dz[4], *carried = (vector *)(dc + p * LANES), *sums = (vector *)(db + p * PANEL);
+    const loose *gates = (const loose *)NAME(gates_at)(l, t, b, p); /* what was kept may have been copied */
+    const loose *before = (const loose *)NAME(c_at)(l, t, b, p), *c = (const loose *)NAME(c_at)(l, t + 1, b, p);
+    NAME(cell_back)(gates, *before, *c, dh, carried, dz);
+    NAME(put_words)(l->dz + (t * l->B + b) * l->pitch_dz + p * (PANEL / PAIR), (const float *)dz, PANEL);
     for (int gate = 0; gate < 4; gate++)
         sums[gate] += dz[gate];
 }
@@ -303,50 +312,15 @@ NAME(text_back)(struct lstm *l, long t, long text, long q, const vector *after, 
     }
 }
 
-/* The texts first to end, all steps, last first; dc [texts][P LANES] is carried, db [P][PANEL] summed up. */
-static void NAME(backward)(struct lstm *l, long first, long end, float *dc, float *db)
-{
-    long N = l->P * (PANEL / PAIR), wide = l->P * LANES, panels = (l->H + PANEL - 1) / PANEL;
-    vector sums[ROWS][4];
-    for (long b = first; b < end; b++)
-        memcpy(dc + b * wide, l->dc_last + b * l->H, (size_t)l->H * sizeof(float));
-    for (long t = l->T - 1; t >= -1; t--)
-        for (long q = 0; q < panels; q++)
-            for (long b = first, rows; b < end; b += rows) {
-                int last = t == l->T - 1;
-                rows = NAME(next)(end - b);
-                if (!last)
-                    NAME(tile)((int)rows, N, l->dz + ((t + 1) * l->B + b) * N, N, l->packed + q * N * PANEL, sums);
-                for (long r = 0; r < rows; r++)
-                    NAME(text_back)(l, t, b + r, q, last ? NULL : sums[r], dc, db);
-            }
-    for (long b = first; b < end; b++)
-        memcpy(l->dc0 + b * l->H, dc + b * wide, (size_t)l->H * sizeof(float));
-}
+/* ---- the gradient of the weights -------------------------------------------------------------------------------- */
 
-/* dx = dz W^T of the texts first to end, by panels of E. */
-static void NAME(backward_x)(struct lstm *l, long first, long end)
-{
-    long N = l->P * (PANEL / PAIR);
-    vector sums[ROWS][4];
-    for (long q = 0; q * PANEL < l->E; q++)
-        for (long b = first; b < end; b++)
-            for (long t = 0, rows; t < l->T; t += rows) {
-                rows = NAME(next)(l->T - t);
-                const word *panel = l->packed_x + q * N * PANEL;
-                NAME(tile)((int)rows, N, l->dz + (t * l->B + b) * N, l->B * N, panel, sums);
-                for (long r = 0; r < rows; r++)
-                    for (int v = 0; v < 4; v++)
-                        NAME(write)(l->dx + (b * l->T + t + r) * l->E, q * PANEL + v * LANES, l->E, sums[r][v]);
-            }
-}
-
+#if STEP == 1
 /* The operands turned, [columns of x and h][words of rows]: pairs are now of rows. Of the words first to end. */
 static void NAME(turn)(struct lstm *l, long first, long end)
 {
     long rows = l->T * l->B;
     for (long k = first; k < end; k++) {
-        const word *one = l->operands + PAIR * k * l->K, *two = PAIR * k + 1 < rows ? one + l->K : NULL;
+        const word *one = l->operands + PAIR * k * l->pitch, *two = PAIR * k + 1 < rows ? one + l->pitch : NULL;
         for (long m = 0; m < l->K; m++) {
 #if PAIR == 1
             (void)two;
@@ -363,7 +337,7 @@ static void NAME(turn)(struct lstm *l, long first, long end)
 /* A block of rows of one panel of dz, pairs of rows as words. */
 static void NAME(pack_rows)(const struct lstm *l, long p, long first, long end, word *out)
 {
-    long N = l->P * (PANEL / PAIR), rows = l->T * l->B;
+    long N = l->pitch_dz, rows = l->T * l->B;
     for (long k = first; k < end; k++) {
         const word *one = l->dz + PAIR * k * N + p * (PANEL / PAIR), *two = PAIR * k + 1 < rows ? one + N : NULL;
 #if PAIR == 1
@@ -380,6 +354,7 @@ static void NAME(pack_rows)(const struct lstm *l, long p, long first, long end, 
 #endif
     }
 }
+#endif
 
 /* To the rows of dW and dU from m on, what a tile of panel p says, or for the first block what it is. */
 static void NAME(add_gradient)(struct lstm *l, long m, long rows, long p, int first, const vector (*sums)[4])
@@ -417,13 +392,42 @@ static void NAME(backward_weights)(struct lstm *l, long first, long end, word *b
     }
 }
 
-static const struct kind NAME(kind) = {
-    LANES, PAIR, NAME(pack_forward), NAME(pack_backward), NAME(forward), NAME(backward), NAME(backward_x), NAME(turn),
-    NAME(backward_weights),
-};
+/* ---- shares of a thread ----------------------------------------------------------------------------------------- */
+
+/* U^T and W^T as panels. */
+static void NAME(pack_transposed)(struct lstm *l, const struct member *me)
+{
+    long of_h = quads_of(l->H, LANES), size = l->P * (PANEL / PAIR) * PANEL;
+    struct range panels = share(of_h + quads_of(l->E, LANES), me->index, me->team->size);
+    for (long q = panels.first; q < panels.end; q++)
+        if (q < of_h)
+            NAME(pack_backward)(l, l->U, l->H, q, l->packed + q * size);
+        else
+            NAME(pack_backward)(l, l->W, l->E, q - of_h, l->packed_x + (q - of_h) * size);
+}
+
+static void NAME(turn_share)(struct lstm *l, const struct member *me)
+{
+    struct range steps = share(NAME(words)(l->T * l->B) / STEP, me->index, me->team->size);
+    NAME(turn)(l, steps.first * STEP, steps.end * STEP);
+}
+
+static void NAME(weights_share)(struct lstm *l, const struct member *me)
+{
+    struct range panels = share(l->P, me->index, me->team->size);
+    word *blocks = l->packed; /* no longer needed, and larger than a block a thread: see lstm_backward */
+    NAME(backward_weights)(l, panels.first, panels.end, blocks + (size_t)me->index * GROUP * BLOCK * PANEL);
+}
+
+#if STEP > 1
+#include "together.h"
+#else
+#include "apart.h"
+#endif
+
+static const struct kind NAME(kind) = {LANES, PAIR, STEP, BLOCK, NAME(forward), NAME(backward)};
 
 #undef vector
-
 #undef loose
 #undef PANEL
 #undef NAME
@@ -431,4 +435,6 @@ static const struct kind NAME(kind) = {
 #undef ROWS
 #undef WIDE
 #undef PAIR
+#undef STEP
+#undef BLOCK
 #undef MULTIPLY

@@ -1,0 +1,236 @@
+/* The tile of a processor with matrix registers, and what turns words for it: included by tiles.h, LANES and STEP 16.
+
+   A register holds 16 rows of 64 bytes. Words of 16 rows of operands, and 16 words of as many columns of weights, add up
+   to 16 rows of 16 floats: 8,192 multiplications, in about the time in which one register is read. So a tile is 32 rows
+   and 32 columns, four registers of sums, and each register of operands that is read is used twice.
+*/
+
+#define REGISTER 16 /* rows of a register, and words or floats in a row */
+
+#ifdef EMULATED
+/* sums[rows][4] = start, or 0 without, plus the rows times a whole panel. */
+static void NAME(tile_onto)(int rows, long K, const word *a, long stride, const word *panel, const vector (*start)[4],
+                            vector (*sums)[4])
+{
+    for (int r = 0; r < rows; r++)
+        for (int v = 0; v < 4; v++) {
+            vector sum = start ? start[r][v] : (vector){0};
+            const vector *weights = (const vector *)(panel + v / WIDE * K * WIDE * LANES) + v % WIDE;
+            for (long k = 0; k < K; k++) {
+                NAME(bits) factor = a[r * stride + k] - (NAME(bits)){0}, pair = (NAME(bits))weights[k * WIDE];
+                sum += (vector)(factor << 16) * (vector)(pair << 16);
+                sum += (vector)(factor & 0xffff0000) * (vector)(pair & 0xffff0000);
+            }
+            sums[r][v] = sum;
+        }
+}
+
+static inline void NAME(release)(void) {}
+#else
+enum { LOW = 4 * REGISTER * sizeof(float), HERE = 2 * REGISTER * sizeof(float) }; /* bytes between rows: sums, weights */
+
+static __thread int configured; /* rows that this thread's registers are shaped for; 0: none */
+
+/* Registers 0 to 3 for sums, 4 and 5 for operands, 6 and 7 for weights; with 16 rows or fewer, 5 for weights too. */
+static void NAME(configure)(int rows)
+{
+    struct {
+        uint8_t palette, start, reserved[14];
+        uint16_t bytes[16];
+        uint8_t rows[16];
+    } shape = {.palette = 1};
+    int low = rows < REGISTER ? rows : REGISTER, high = rows - low;
+    const int of[8] = {low, low, high ? high : low, high ? high : low, low, high ? high : REGISTER, REGISTER, REGISTER};
+    for (int n = 0; n < 8; n++)
+        shape.rows[n] = (uint8_t)of[n], shape.bytes[n] = 64;
+    _tile_loadconfig(&shape);
+    configured = rows;
+}
+
+/* The registers of a thread that is done; who has none is switched to and from faster. */
+static inline void NAME(release)(void)
+{
+    _tile_release();
+    configured = 0;
+}
+
+/* More than 16 rows: two columns of registers at a time. */
+static inline void NAME(tile_high)(long K, const word *a, long stride, const word *panel, const vector (*start)[4],
+                                   vector (*sums)[4])
+{
+    const word *below = a + REGISTER * stride;
+    for (int v = 0; v < 4; v += WIDE) {
+        if (start) {
+            _tile_loadd(0, start[0] + v, LOW);
+            _tile_loadd(1, start[0] + v + 1, LOW);
+            _tile_loadd(2, start[REGISTER] + v, LOW);
+            _tile_loadd(3, start[REGISTER] + v + 1, LOW);
+        } else {
+            _tile_zero(0);
+            _tile_zero(1);
+            _tile_zero(2);
+            _tile_zero(3);
+        }
+        for (long k = 0; k < K; k += REGISTER, panel += REGISTER * WIDE * LANES) {
+            _tile_loadd(4, a + k, stride * 4);
+            _tile_loadd(6, panel, HERE);
+            _tile_loadd(7, panel + LANES, HERE);
+            _tile_dpbf16ps(0, 4, 6);
+            _tile_loadd(5, below + k, stride * 4);
+            _tile_dpbf16ps(1, 4, 7);
+            _tile_dpbf16ps(2, 5, 6);
+            _tile_dpbf16ps(3, 5, 7);
+        }
+        _tile_stored(0, sums[0] + v, LOW);
+        _tile_stored(1, sums[0] + v + 1, LOW);
+        _tile_stored(2, sums[REGISTER] + v, LOW);
+        _tile_stored(3, sums[REGISTER] + v + 1, LOW);
+    }
+}
+
+/* 16 rows or fewer: all four columns at once, as a sum must be ready before the next product is added to it. */
+static inline void NAME(tile_low)(long K, const word *a, long stride, const word *panel, const vector (*start)[4],
+                                  vector (*sums)[4])
+{
+    const word *right = panel + K * WIDE * LANES;
+    if (start) {
+        _tile_loadd(0, start[0], LOW);
+        _tile_loadd(1, start[0] + 1, LOW);
+        _tile_loadd(2, start[0] + 2, LOW);
+        _tile_loadd(3, start[0] + 3, LOW);
+    } else {
+        _tile_zero(0);
+        _tile_zero(1);
+        _tile_zero(2);
+        _tile_zero(3);
+    }
+    for (long k = 0; k < K; k += REGISTER, panel += REGISTER * WIDE * LANES, right += REGISTER * WIDE * LANES) {
+        _tile_loadd(4, a + k, stride * 4);
+        _tile_loadd(5, panel, HERE);
+        _tile_dpbf16ps(0, 4, 5);
+        _tile_loadd(6, panel + LANES, HERE);
+        _tile_dpbf16ps(1, 4, 6);
+        _tile_loadd(7, right, HERE);
+        _tile_dpbf16ps(2, 4, 7);
+        _tile_loadd(5, right + LANES, HERE);
+        _tile_dpbf16ps(3, 4, 5);
+    }
+    _tile_stored(0, sums[0], LOW);
+    _tile_stored(1, sums[0] + 1, LOW);
+    _tile_stored(2, sums[0] + 2, LOW);
+    _tile_stored(3, sums[0] + 3, LOW);
+}
+
+/* sums[rows][4] = start, or 0 without, plus the rows times a whole panel. */
+static void NAME(tile_onto)(int rows, long K, const word *a, long stride, const word *panel, const vector (*start)[4],
+                            vector (*sums)[4])
+{
+    if (configured != rows)
+        NAME(configure)(rows);
+    __asm__ volatile("" ::: "memory"); /* what the registers read is written before: loads do not say so themselves */
+    if (rows > REGISTER)
+        NAME(tile_high)(K, a, stride, panel, start, sums);
+    else
+        NAME(tile_low)(K, a, stride, panel, start, sums);
+}
+#endif
+
+static inline void NAME(tile)(int rows, long K, const word *a, long stride, const word *panel, vector (*sums)[4])
+{
+    NAME(tile_onto)(rows, K, a, stride, panel, NULL, sums);
+}
+
+/* Rows as columns, in four steps: squares of 1, 2, 4 and 8 words change places. */
+static inline __attribute__((always_inline)) void NAME(transpose)(NAME(bits) *block)
+{
+    const NAME(integers) lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+#pragma GCC unroll 4
+    for (int size = 1; size < REGISTER; size *= 2) {
+        NAME(integers) right = (lane & size) != 0; /* lanes from REGISTER on are of the second vector */
+        NAME(integers) upper = lane + (right & (REGISTER - size)), lower = lane + (~right & size) + (right & REGISTER);
+#pragma GCC unroll 16
+        for (int n = 0; n < REGISTER; n++)
+            if (!(n & size)) {
+                NAME(bits) one = block[n], two = block[n + size];
+                block[n] = __builtin_shuffle(one, two, upper);
+                block[n + size] = __builtin_shuffle(one, two, lower);
+            }
+    }
+}
+
+/* M^T, of M [N][4H], as a panel of PANEL of its N rows, of 4 P LANES / PAIR words: for dz M^T. */
+static void NAME(pack_backward)(const struct lstm *l, const float *M, long N, long panel, word *out)
+{
+    long words = l->P * (PANEL / PAIR);
+    for (long column = 0; column < PANEL; column += REGISTER)
+        for (long k = 0; k < words; k += REGISTER) { /* two vectors of a row of M: two gates of LANES units */
+            NAME(bits) block[REGISTER] = {{0}};
+            long gate = k / (LANES / PAIR) % 4, unit = k / (LANES / PAIR) / 4 * LANES;
+            for (long n = 0; n < REGISTER && panel * PANEL + column + n < N; n++) {
+                const float *row = M + (panel * PANEL + column + n) * 4 * l->H;
+                vector both[2] = {NAME(read)(row + gate * l->H, unit, l->H), NAME(read)(row + (gate + 1) * l->H, unit, l->H)};
+                NAME(put_words)((word *)&block[n], (const float *)both, 2 * LANES);
+            }
+            NAME(transpose)(block);
+            for (long n = 0; n < REGISTER; n++)
+                *(NAME(bits) *)(out + NAME(place)(words, k + n, column)) = block[n];
+        }
+}
+
+/* The pairs that two rows' words are: first halves of both, and second halves. */
+static inline void NAME(pair_up)(const word *one, const word *two, NAME(bits) *first, NAME(bits) *second)
+{
+    NAME(bits) low = (NAME(bits))*(const loose *)one, high = two ? (NAME(bits))*(const loose *)two : (NAME(bits)){0};
+    *first = (low & 0xffff) | high << 16;
+    *second = low >> 16 | (high & 0xffff0000);
+}
+
+/* The operands turned, [columns of x and h][words of rows]: pairs are now of rows. Of the words first to end. */
+static void NAME(turn)(struct lstm *l, long first, long end)
+{
+    long rows = l->T * l->B;
+    for (long k = first; k < end; k += REGISTER)
+        for (long m = 0; m < l->K; m += REGISTER) {
+            NAME(bits) blocks[2][REGISTER] = {{{0}}};
+            for (long n = 0; n < REGISTER && 2 * (k + n) < rows; n++) {
+                const word *one = l->operands + 2 * (k + n) * l->pitch + m;
+                const word *two = 2 * (k + n) + 1 < rows ? one + l->pitch : NULL;
+                NAME(pair_up)(one, two, &blocks[0][n], &blocks[1][n]);
+            }
+            for (long half_of = 0; half_of < 2; half_of++) {
+                NAME(transpose)(blocks[half_of]);
+                for (long n = 0; n < REGISTER; n++)
+                    *(NAME(bits) *)(l->turned + (2 * (m + n) + half_of) * l->stride + k) = blocks[half_of][n];
+            }
+        }
+}
+
+/* A block of rows of one panel of dz, pairs of rows as words. */
+static void NAME(pack_rows)(const struct lstm *l, long p, long first, long end, word *out)
+{
+    const NAME(integers) zip = {0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23};
+    long rows = l->T * l->B;
+    for (long k = first; k < end; k++)
+        for (long n = 0; n < PANEL; n += 2 * REGISTER) {
+            NAME(bits) first_halves = {0}, second_halves = {0};
+            NAME(bits) *to = (NAME(bits) *)(out + NAME(place)(end - first, k - first, n));
+            const word *one = l->dz + 2 * k * l->pitch_dz + p * (PANEL / PAIR) + n / 2;
+            if (2 * k < rows)
+                NAME(pair_up)(one, 2 * k + 1 < rows ? one + l->pitch_dz : NULL, &first_halves, &second_halves);
+            to[0] = __builtin_shuffle(first_halves, second_halves, zip);
+            to[1] = __builtin_shuffle(first_halves, second_halves, zip + 8);
+        }
+}
+
+/* Ask for so many bytes that will be read, or written, after the next product, so that they come while it is computed. */
+static inline void NAME(will_read)(const void *from, long bytes)
+{
+    for (long at = 0; at < bytes; at += 64)
+        __builtin_prefetch((const char *)from + at, 0, 2);
+}
+
+static inline void NAME(will_write)(const void *from, long bytes)
+{
+    for (long at = 0; at < bytes; at += 64)
+        __builtin_prefetch((const char *)from + at, 1, 2);
+}

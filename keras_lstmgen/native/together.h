@@ -1,0 +1,183 @@
+/* A window where threads share the weights: each keeps those of some units in its second cache through all time steps.
+
+   Included by tiles.h for kinds of processors that multiply faster than they read weights from farther away. The texts
+   may be shared out among groups of threads besides, where there are enough of both. Within a group the threads meet
+   after each step, since the next one needs the h, or backward the dz, of all units. What no step waits for is one
+   product over the whole window: x W before the steps, dz W^T after them.
+*/
+
+/* ---- forward ---------------------------------------------------------------------------------------------------- */
+
+/* x as words of the rows first to end, and 0 where rows are filled up. */
+static void NAME(put_x)(struct lstm *l, long first, long end)
+{
+    long E = NAME(words)(l->E), filled = E + l->P * (LANES / PAIR);
+    for (long row = first; row < end; row++) {
+        word *operands = l->operands + row * l->pitch;
+        memset(operands + (l->E + 1) / PAIR, 0, (size_t)(E - (l->E + 1) / PAIR) * sizeof(word));
+        memset(operands + filled, 0, (size_t)(l->K - filled) * sizeof(word));
+        NAME(put_words)(operands, l->x + (row % l->B * l->T + row / l->B) * l->E, l->E);
+    }
+}
+
+/* x W of the texts and units of a region, all steps, where their gates will be. */
+static void NAME(project)(struct lstm *l, const struct region *r)
+{
+    long E = NAME(words)(l->E);
+    for (long t = 0; t < l->T; t++)
+        for (long b = r->texts.first, rows; b < r->texts.end; b += rows) {
+            rows = NAME(next)(r->texts.end - b);
+            for (long p = r->panels.first; p < r->panels.end; p++) {
+                vector(*z)[4] = (vector(*)[4])NAME(gates_at)(l, t, b, p);
+                const word *x = l->operands + (t * l->B + b) * l->pitch;
+                NAME(will_write)(z, rows * (long)sizeof *z);
+                NAME(tile)((int)rows, E, x, l->pitch, l->packed_x + p * E * PANEL, z);
+            }
+        }
+}
+
+/* The unit's h of a panel, float for y, and as words for the next step. */
+static inline void NAME(put_h)(struct lstm *l, long t, long b, long p, vector h)
+{
+    NAME(write)(l->y + (b * l->T + t) * l->H, p * LANES, l->H, h);
+    if (t + 1 < l->T) {
+        word *operands = l->operands + ((t + 1) * l->B + b) * l->pitch + NAME(words)(l->E);
+        NAME(put_words)(operands + p * (LANES / PAIR), (const float *)&h, LANES);
+    }
+}
+
+/* One time step: h U is added to x W, and the cells computed. */
+static void NAME(step)(struct lstm *l, long t, const struct region *r)
+{
+    vector sums[ROWS][4];
+    long E = NAME(words)(l->E), H = NAME(words)(l->H);
+    for (long p = r->panels.first; p < r->panels.end; p++)
+        for (long b = r->texts.first, rows; b < r->texts.end; b += rows) {
+            vector *gates = (vector *)NAME(gates_at)(l, t, b, p), h;
+            rows = NAME(next)(r->texts.end - b);
+            NAME(tile_onto)((int)rows, H, l->operands + (t * l->B + b) * l->pitch + E, l->pitch, l->packed + p * H * PANEL,
+                            (const vector(*)[4])gates, sums);
+            for (long n = 0; n < rows; n++) {
+                vector *c = (vector *)NAME(c_at)(l, t + 1, b + n, p);
+                const vector *before = (const vector *)NAME(c_at)(l, t, b + n, p);
+                NAME(cell)(sums[n], (const vector *)(l->bias + p * PANEL), before, gates + 4 * n, c, &h);
+                NAME(put_h)(l, t, b + n, p, h);
+            }
+        }
+}
+
+static void NAME(pack_share)(struct lstm *l, struct member *me)
+{
+    struct range panels = share(l->P, me->index, me->team->size);
+    long E = NAME(words)(l->E), H = NAME(words)(l->H);
+    for (long p = panels.first; p < panels.end; p++) {
+        NAME(pack_rows_of)(l, l->W, l->E, E, p, E, l->packed_x + p * E * PANEL);
+        NAME(pack_rows_of)(l, l->U, l->H, H, p, H, l->packed + p * H * PANEL);
+        NAME(pack_bias)(l, p);
+    }
+}
+
+/* h0 as words of the first row. */
+static void NAME(put_h0)(struct lstm *l, const struct region *r)
+{
+    for (long b = r->texts.first; b < r->texts.end; b++)
+        for (long p = r->panels.first; p < r->panels.end; p++) {
+            vector h = NAME(read)(l->h0 + b * l->H, p * LANES, l->H);
+            word *operands = l->operands + b * l->pitch + NAME(words)(l->E);
+            NAME(put_words)(operands + p * (LANES / PAIR), (const float *)&h, LANES);
+        }
+}
+
+static void NAME(forward)(struct lstm *l, struct member *me)
+{
+    struct range rows = share(l->T * l->B, me->index, me->team->size);
+    struct region mine = region_of(l, me, LANES);
+    NAME(pack_share)(l, me);
+    NAME(put_x)(l, rows.first, rows.end);
+    NAME(put_h0)(l, &mine);
+    NAME(begin)(l, mine.texts.first, mine.texts.end, mine.panels.first, mine.panels.end);
+    meet(&me->team->all, me->team->size);
+    NAME(project)(l, &mine);
+    for (long t = 0; t < l->T; t++) {
+        NAME(step)(l, t, &mine);
+        meet(mine.group, mine.size);
+    }
+    NAME(finish)(l, mine.texts.first, mine.texts.end, mine.panels.first, mine.panels.end);
+    NAME(release)();
+}
+
+/* ---- backward --------------------------------------------------------------------------------------------------- */
+
+/* A step back: dz U^T of the step after it is the gradient by h, from which dz of this one follows. */
+static void NAME(step_back)(struct lstm *l, long t, const struct region *r, float *db)
+{
+    long N = l->P * (PANEL / PAIR);
+    int last = t == l->T - 1;
+    vector sums[ROWS][4];
+    for (long q = r->quads.first; q < r->quads.end; q++)
+        for (long b = r->texts.first, rows; b < r->texts.end; b += rows) {
+            rows = NAME(next)(r->texts.end - b);
+            for (long p = 4 * q; t >= 0 && p < l->P && p < 4 * q + 4; p++) {
+                NAME(will_read)(NAME(gates_at)(l, t, b, p), rows * PANEL * (long)sizeof(float));
+                NAME(will_read)(NAME(c_at)(l, t, b, p), rows * (long)sizeof(vector));
+            }
+            for (long n = 0; t >= 0 && n < rows; n++) {
+                NAME(will_write)(l->dz + (t * l->B + b + n) * l->pitch_dz + q * 4 * (PANEL / PAIR), 4 * (PANEL / PAIR) * 4);
+                NAME(will_read)(l->dy + ((b + n) * l->T + t) * l->H + q * PANEL, PANEL * 4);
+            }
+            if (!last)
+                NAME(tile)((int)rows, N, l->dz + ((t + 1) * l->B + b) * l->pitch_dz, l->pitch_dz,
+                           l->packed + q * N * PANEL, sums);
+            for (long n = 0; n < rows; n++)
+                NAME(text_back)(l, t, b + n, q, last ? NULL : sums[n], l->dc, db);
+        }
+}
+
+/* dc of a region: before the steps that of the last c is read, and after them that of c0 written. */
+static void NAME(carry)(struct lstm *l, const struct region *r, int after)
+{
+    for (long b = r->texts.first; b < r->texts.end; b++)
+        for (long p = r->panels.first; p < r->panels.end; p++) {
+            vector *dc = (vector *)(l->dc + (b * l->P + p) * LANES);
+            if (after)
+                NAME(write)(l->dc0 + b * l->H, p * LANES, l->H, *dc);
+            else
+                *dc = NAME(read)(l->dc_last + b * l->H, p * LANES, l->H);
+        }
+}
+
+/* dx = dz W^T of the texts of a region, and of the columns that are this thread's. */
+static void NAME(backward_x)(struct lstm *l, const struct region *r)
+{
+    long N = l->P * (PANEL / PAIR);
+    vector sums[ROWS][4];
+    for (long t = 0; t < l->T; t++)
+        for (long b = r->texts.first, rows; b < r->texts.end; b += rows) {
+            rows = NAME(next)(r->texts.end - b);
+            for (long q = r->columns.first; q < r->columns.end; q++) {
+                const word *dz = l->dz + (t * l->B + b) * l->pitch_dz;
+                NAME(tile)((int)rows, N, dz, l->pitch_dz, l->packed_x + q * N * PANEL, sums);
+                for (long n = 0; n < rows; n++)
+                    for (int v = 0; v < 4; v++)
+                        NAME(write)(l->dx + ((b + n) * l->T + t) * l->E, q * PANEL + v * LANES, l->E, sums[n][v]);
+            }
+        }
+}
+
+static void NAME(backward)(struct lstm *l, struct member *me)
+{
+    struct region mine = region_of(l, me, LANES);
+    NAME(pack_transposed)(l, me);
+    NAME(carry)(l, &mine, 0);
+    meet(&me->team->all, me->team->size);
+    for (long t = l->T - 1; t >= -1; t--) {
+        NAME(step_back)(l, t, &mine, l->partial + me->index * l->P * PANEL);
+        meet(mine.group, mine.size);
+    }
+    NAME(carry)(l, &mine, 1);
+    NAME(backward_x)(l, &mine);
+    NAME(turn_share)(l, me);
+    meet(&me->team->all, me->team->size);
+    NAME(weights_share)(l, me);
+    NAME(release)();
+}
