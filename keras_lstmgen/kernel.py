@@ -6,7 +6,9 @@
   that a time step is products at the processor's full rate and nothing else: no small operators, no waiting.
 - The four gates of some units are computed while their sums are still in registers.
 - Each thread takes rows of the batch of its own through all steps, and meets the others only at the window's end.
-- Operands may be bfloat16, where the processor multiplies them; sums, gates and states are float32 always.
+- Operands may be bfloat16, where the processor multiplies them; sums, gates and states are float32 always. With matrix
+  registers (AMX) products take less time than reading the weights: there each thread keeps those of units of its own in
+  its cache, and threads meet after each step.
 """
 
 import ctypes
@@ -38,20 +40,30 @@ def library() -> ctypes.CDLL | None:
     return None
 
 
+def _found() -> ctypes.CDLL:
+    """The compiled code, where it is known to be there."""
+    code = library()
+    assert code is not None
+    return code
+
+
 def has_bfloat16() -> bool:
     """Whether this processor multiplies pairs of bfloat16."""
-    found = library()
-    return found is not None and bool(found.lstm_has_bfloat16())
+    return library() is not None and bool(_found().lstm_has_bfloat16())
+
+
+def gains_by_bfloat16() -> bool:
+    """Whether it does so faster than it multiplies floats."""
+    return has_bfloat16() and _found().lstm_has_bfloat16() > 1
 
 
 def choose(kind: str) -> bool:
-    """Compute float32 from now on as a plainer processor would, "plain", "avx2" or "avx512", or all as "best" again.
+    """Compute from now on as another processor would, or as this one again: "best". False, and no change, if it cannot.
 
-    "emulated" is bfloat16 for processors that do not multiply it: as wrong, but no faster than float32. False, and no
-    change, where this processor cannot. For tests.
+    In float32 "plain", "avx2" or "avx512", in bfloat16 "avx512_bf16" or "amx". "emulated" and "emulated amx" are these
+    two for processors that do not multiply it: as wrong, but no faster than float32. For tests.
     """
-    found = library()
-    return found is not None and found.lstm_choose(kind.encode()) == 0
+    return library() is not None and _found().lstm_choose(kind.encode()) == 0
 
 
 def lstm(x: Any, h0: Any, c0: Any, W: Any, U: Any, b: Any, bfloat16: bool = False) -> tuple[Any, Any, Any]:
@@ -145,7 +157,7 @@ def _run(name: str, bfloat16: bool, shape: tuple[int, ...], *groups: Any) -> Non
 
 
 def _call(name: str, *arguments: Any) -> None:
-    function: Callable[..., int] = getattr(library(), name)
+    function: Callable[..., int] = getattr(_found(), name)
     code = function(*arguments)
     if code == NO_INSTRUCTIONS:
         raise ValueError(f"{name}: this processor does not multiply bfloat16")

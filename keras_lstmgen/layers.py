@@ -181,8 +181,8 @@ def _logits(x: Any, weights: Any, bias: Any, precision: str, turned: bool = Fals
 
 
 def in_bfloat16(precision: str) -> bool:
-    """Whether products have operands in bfloat16: "auto" where a processor multiplies them, and no GPU does."""
-    return precision == "bfloat16" or (precision == "auto" and kernel.has_bfloat16() and not has_gpu())
+    """Whether products have operands in bfloat16: "auto" where a processor gains by it, and no GPU does it."""
+    return precision == "bfloat16" or (precision == "auto" and kernel.gains_by_bfloat16() and not has_gpu())
 
 
 def _runs_kernel(training: bool) -> bool:

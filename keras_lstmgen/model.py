@@ -96,8 +96,8 @@ def _rows(B: int | None) -> int | None:
 
 
 def _dropout(rate: float, B: int | None, name: str) -> keras.layers.Layer:
-    """One mask a window: of several workers each has its rows of the same."""
-    if B is None or workers.size() == 1:
+    """One mask a window: of several workers each has its rows of the same. What writes drops nothing."""
+    if B is None:
         return keras.layers.SpatialDropout1D(rate, name=name)
     rows = workers.rows(B)
     return SharedDropout(rate, rows=(rows.start, rows.stop, B), name=name)

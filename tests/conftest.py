@@ -95,10 +95,10 @@ def _lines(folder: Path) -> None:
     exporters.export(training.train(settings, folder / "runs", "lines"), settings.export)
 
 
-@pytest.fixture
-def bfloat16() -> Iterator[None]:
-    """The kernel in bfloat16: of the processor, or emulated where it does not multiply it."""
-    if not kernel.has_bfloat16() and not kernel.choose("emulated"):
+@pytest.fixture(params=[("avx512_bf16", "emulated"), ("amx", "emulated amx")], ids=["vectors", "matrix registers"])
+def bfloat16(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The kernel in bfloat16, in each way that it has: of the processor, or emulated where that has it not."""
+    if not any(kernel.choose(kind) for kind in request.param):
         pytest.skip("this processor neither multiplies bfloat16 nor can emulate it")
     yield
     kernel.choose("best")

@@ -217,6 +217,40 @@ def test_every_kind_of_processor_computes_the_same(kind: str, B: int, T: int, E:
         kernel.choose("best")
 
 
+@pytest.mark.parametrize("kind", ["avx512_bf16", "amx", "emulated amx"])
+@pytest.mark.parametrize(("B", "T", "E", "H"), [(1, 1, 3, 2), (40, 4, 33, 17), (13, 3, 65, 150), (33, 5, 64, 128)])
+def test_every_kind_that_multiplies_bfloat16_computes_the_same(kind: str, B: int, T: int, E: int, H: int) -> None:
+    """The same roundings of operands: only the order of sums differs, and now and then by it how an h is rounded."""
+    found = []
+    for each in ("emulated", kind):
+        if not kernel.choose(each):
+            pytest.skip(f"this processor has no {each}")
+        x = tf.random.stateless_normal((B, T, E), (1, 2))
+        state = [tf.random.stateless_normal((B, H), (3, seed)) for seed in range(2)]
+        found.append(results(pair(B, T, E, H, precision="bfloat16")[0], x, state))
+        kernel.choose("best")
+    for wanted, value in zip(*found, strict=True):
+        assert np.linalg.norm(value - wanted) <= ROUNDING / 2 * np.linalg.norm(wanted)
+
+
+@pytest.mark.usefixtures("bfloat16")
+@pytest.mark.parametrize("B", [3, 40, 100])
+def test_in_bfloat16_any_number_of_threads_gives_the_same(B: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To the last bit, but for the gradient of the bias, which is added up thread by thread."""
+    T, E, H = 4, 21, 150
+    x = tf.random.stateless_normal((B, T, E), (1, 2))
+    mine = pair(B, T, E, H, precision="bfloat16")[0]
+    monkeypatch.setattr(kernel, "TEXTS_A_THREAD", 1)
+    found = []
+    for cores in (1, 2, 3, 7):
+        monkeypatch.setattr(threads, "available", lambda cores=cores: cores)
+        found.append(results(mine, x, []))
+    for others in found[1:]:
+        for wanted, value in zip(found[0][:-1], others[:-1], strict=True):
+            np.testing.assert_array_equal(value, wanted)
+        np.testing.assert_allclose(others[-1], found[0][-1], atol=1e-4)
+
+
 ROUNDING = 2.0**-9  # half a unit in the last of bfloat16's 8 places: the largest relative error of an operand
 
 
@@ -277,6 +311,8 @@ def test_gradients_in_bfloat16_stay_near() -> None:
 @pytest.mark.usefixtures("bfloat16")
 def test_auto_is_bfloat16_here_and_a_gradient_of_a_window_stays_near() -> None:
     """The estimate of above for T steps: each adds an error of 2u of the norm, none makes up for another."""
+    if not kernel.gains_by_bfloat16():
+        pytest.skip("this processor multiplies floats faster")
     B, T = 6, 9
     x = tf.random.stateless_normal((B, T, E), (1, 2))
     auto, named, theirs = (

@@ -8,28 +8,24 @@
        c' = sigmoid(f) c + sigmoid(i) tanh(g)          h' = sigmoid(o) tanh(c')
 */
 
-#include <pthread.h>
-#include <sched.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
 #if defined(__x86_64__) && defined(__linux__) && __has_include(<amxbf16intrin.h>)
 #define HAS_AMX
 #include <sys/syscall.h>
 #include <unistd.h>
 #endif
 
+#include "team.h"
+
 /* One float32, or a pair of bfloat16, and one of them. Both are read as vectors of floats too: hence may_alias. */
 typedef uint32_t __attribute__((may_alias)) word;
 typedef uint16_t __attribute__((may_alias)) half;
 
 enum { NO_MEMORY = -1, NO_INSTRUCTIONS = -2 }; /* what went wrong, as kernel.py knows it */
-enum { GROUP = 4, MOST_THREADS = 256 };        /* so many blocks of panels fit the second cache */
-enum { SPINS = 4096 };                         /* looks for the others, before the processor is left to them */
-enum { RESIDENT = 1 << 20 };                   /* bytes of weights that stay in the second cache */
+enum { GROUP = 4 };            /* so many blocks of panels fit the second cache */
+enum { RESIDENT = 1 << 20 };   /* bytes of weights that stay in the second cache */
 
 struct lstm {
     long B, T, E, H, P, K; /* P panels hold H units; K words hold a row of [x, h] */
@@ -42,19 +38,65 @@ struct lstm {
     word *packed, *packed_x, *dz, *turned; /* weights, those of x, [T,B,pitch_dz], operands with rows as columns */
     float *bias, *dc, *partial;            /* [P,4,lanes] [B,P lanes] [threads,P,4,lanes], db of each thread */
     long pitch, pitch_dz, stride;          /* words from row to row: of operands, dz and `turned` */
+    long rows;                             /* of operands and dz; each step begins with a register's first */
     int by_text;                           /* threads that share out the texts */
 };
 
-struct member;
-
-/* What differs from one kind of processor to another. */
+/* What differs from one kind of processor to another. The task of the threads is a struct lstm. */
 struct kind {
-    int lanes, pair, step, block;
-    void (*forward)(struct lstm *, struct member *);
-    void (*backward)(struct lstm *, struct member *);
+    int lanes, pair, step;
+    long (*room)(const struct lstm *); /* words that a thread needs for the gradient of the weights */
+    void (*forward)(void *, struct member *);
+    void (*backward)(void *, struct member *);
 };
 
-#include "team.h"
+/* ---- what a thread has ------------------------------------------------------------------------------------------ */
+
+/* What one thread has in the steps: texts, and of each its quads of units, which are so many panels; and of dx, panels of
+   columns. Threads with the same texts are a group, of so many. */
+struct region {
+    struct range texts, quads, panels, columns;
+    struct barrier *group;
+    int size;
+};
+
+static long quads_of(long count, int lanes) { return (count + 4 * lanes - 1) / (4 * lanes); }
+
+/* Texts of a thread that has all their units. */
+static inline struct range texts_of(const struct lstm *l, const struct member *me)
+{
+    return share(l->B, me->index, l->by_text < me->team->size ? l->by_text : me->team->size);
+}
+
+/* Into how many parts units are cut: as few as keep the recurrent weights near, and leave texts enough for a tile. */
+static inline int parts_of(const struct lstm *l, int threads, int lanes)
+{
+    long weights = 4 * l->H * l->H * (long)sizeof(half), most = quads_of(l->H, lanes);
+    long parts = (weights + RESIDENT - 1) / RESIDENT, by_rows = (threads * 2 * lanes + l->B - 1) / l->B;
+    parts = parts > by_rows ? parts : by_rows;
+    parts = parts < most ? parts : most;
+    return (int)(parts < threads ? parts : threads);
+}
+
+/* A thread too many for a region has an empty one, and meets no one. */
+static inline struct region region_of(const struct lstm *l, struct member *me, int lanes)
+{
+    int parts = parts_of(l, me->team->size, lanes), groups = me->team->size / parts;
+    groups = groups < l->B ? groups : (int)l->B;
+    int group = me->index / parts, part = me->index % parts;
+    struct region mine = {.texts = share((l->B + lanes - 1) / lanes, group, groups), .size = group < groups ? parts : 1};
+    mine.texts.first *= lanes; /* whole registers, of as many rows as there are lanes */
+    mine.texts.end = mine.texts.end * lanes < l->B ? mine.texts.end * lanes : l->B;
+    mine.quads = share(quads_of(l->H, lanes), part, parts);
+    mine.columns = share(quads_of(l->E, lanes), part, parts);
+    mine.panels.first = 4 * mine.quads.first;
+    mine.panels.end = 4 * mine.quads.end < l->P ? 4 * mine.quads.end : l->P;
+    mine.group = me->team->of_group + (group < groups ? group : groups + me->index % (MOST_THREADS - groups));
+    return mine;
+}
+
+/* ---- words and weights ------------------------------------------------------------------------------------------ */
+
 /* The nearest bfloat16, ties to even. A NaN may lose its mark only if its low half holds all of it: kept quiet. */
 static inline uint16_t rounded(float value)
 {
@@ -292,15 +334,14 @@ int lstm_choose(const char *name)
     return kind || pairs ? 0 : -1;
 }
 
-/* All sizes that follow from the shape. A row that is read 16 at a time has a line more than it needs: else all begin in
-   the same lines of the nearest cache and drive each other out. */
+/* All sizes that follow from the shape. */
 static void set_sizes(struct lstm *l, const struct kind *kind)
 {
-    long apart = kind->step > 1 ? 3 * kind->step : 0;
     l->P = (l->H + kind->lanes - 1) / kind->lanes;
     l->K = words_of(kind->pair, kind->step, l->E) + words_of(kind->pair, kind->step, l->H);
-    l->pitch = l->K + apart;
-    l->pitch_dz = l->P * 4 * kind->lanes / kind->pair + apart;
+    l->pitch = l->K;
+    l->pitch_dz = l->P * 4 * kind->lanes / kind->pair;
+    l->rows = l->T * words_of(1, kind->step, l->B);
 }
 
 /* Bytes of gates, c and operands, for the caller to keep between forward and backward. 0, or NO_INSTRUCTIONS. */
@@ -313,7 +354,7 @@ int lstm_sizes(int bfloat16, long B, long T, long E, long H, long *bytes)
     set_sizes(&l, kind);
     bytes[0] = T * B * l.P * 4 * kind->lanes * 4;
     bytes[1] = (T + 1) * B * l.P * kind->lanes * 4;
-    bytes[2] = T * B * l.pitch * 4;
+    bytes[2] = l.rows * l.pitch * 4;
     return 0;
 }
 
@@ -365,12 +406,12 @@ int lstm_backward(int bfloat16, const int *threads, const long *shape, float **i
     l.gates = kept[0], l.c = kept[1], l.operands = kept[2];
     long wide = l.P * kind->lanes, panel = 4 * wide / kind->pair * 4 * kind->lanes; /* words of one of a quad's */
     int size = between(threads[0], l.P > l.by_text ? l.P : l.by_text);
-    size_t blocks = (size_t)size * GROUP * (size_t)(kind->block * 4 * kind->lanes);
+    size_t blocks = (size_t)(size * kind->room(&l));
     size_t weights = (size_t)(quads_of(l.H, kind->lanes) * panel);
-    l.stride = words_of(kind->pair, kind->step, l.T * l.B) + 16; /* no power of two, whose rows would fight for lines */
+    l.stride = words_of(kind->pair, kind->step, l.T * l.B) + 16 * (kind->step == 1); /* rows fight for lines at a power of 2 */
     l.packed = taken((blocks > weights ? blocks : weights) * 4, &lacking);
     l.packed_x = taken((size_t)(quads_of(l.E, kind->lanes) * panel) * 4, &lacking);
-    l.dz = taken((size_t)(l.T * l.B * l.pitch_dz) * 4, &lacking);
+    l.dz = taken((size_t)(l.rows * l.pitch_dz) * 4, &lacking);
     l.turned = taken((size_t)(l.K * kind->pair * l.stride) * 4, &lacking);
     l.dc = cleared((size_t)(l.B * wide) * 4, &lacking);
     l.partial = cleared((size_t)(size * 4 * wide) * 4, &lacking);

@@ -3,9 +3,20 @@
    A register holds 16 rows of 64 bytes. Words of 16 rows of operands, and 16 words of as many columns of weights, add up
    to 16 rows of 16 floats: 8,192 multiplications, in about the time in which one register is read. So a tile is 32 rows
    and 32 columns, four registers of sums, and each register of operands that is read is used twice.
+
+   Rows of words lie as registers read them: [rows / 16][words / 16][16][16], so that memory is read in its own order. The
+   `stride` of a row is what it holds of words; 16 of them on begins the next 16 rows.
 */
 
 #define REGISTER 16 /* rows of a register, and words or floats in a row */
+
+/* Where row r of so many words a row has its first 16, and how far on it has word k, a multiple of 8. */
+static inline word *NAME(row_at)(word *base, long words, long r)
+{
+    return base + r / REGISTER * REGISTER * words + r % REGISTER * REGISTER;
+}
+
+static inline long NAME(word_at)(long k) { return k / REGISTER * REGISTER * REGISTER + k % REGISTER; }
 
 #ifdef EMULATED
 /* sums[rows][4] = start, or 0 without, plus the rows times a whole panel. */
@@ -17,7 +28,7 @@ static void NAME(tile_onto)(int rows, long K, const word *a, long stride, const 
             vector sum = start ? start[r][v] : (vector){0};
             const vector *weights = (const vector *)(panel + v / WIDE * K * WIDE * LANES) + v % WIDE;
             for (long k = 0; k < K; k++) {
-                NAME(bits) factor = a[r * stride + k] - (NAME(bits)){0}, pair = (NAME(bits))weights[k * WIDE];
+                NAME(bits) factor = a[r / 16 * 16 * stride + r % 16 * 16 + NAME(word_at)(k)] - (NAME(bits)){0}, pair = (NAME(bits))weights[k * WIDE];
                 sum += (vector)(factor << 16) * (vector)(pair << 16);
                 sum += (vector)(factor & 0xffff0000) * (vector)(pair & 0xffff0000);
             }
@@ -72,11 +83,11 @@ static inline void NAME(tile_high)(long K, const word *a, long stride, const wor
             _tile_zero(3);
         }
         for (long k = 0; k < K; k += REGISTER, panel += REGISTER * WIDE * LANES) {
-            _tile_loadd(4, a + k, stride * 4);
+            _tile_loadd(4, a + k * REGISTER, 64);
             _tile_loadd(6, panel, HERE);
             _tile_loadd(7, panel + LANES, HERE);
             _tile_dpbf16ps(0, 4, 6);
-            _tile_loadd(5, below + k, stride * 4);
+            _tile_loadd(5, below + k * REGISTER, 64);
             _tile_dpbf16ps(1, 4, 7);
             _tile_dpbf16ps(2, 5, 6);
             _tile_dpbf16ps(3, 5, 7);
@@ -89,8 +100,7 @@ static inline void NAME(tile_high)(long K, const word *a, long stride, const wor
 }
 
 /* 16 rows or fewer: all four columns at once, as a sum must be ready before the next product is added to it. */
-static inline void NAME(tile_low)(long K, const word *a, long stride, const word *panel, const vector (*start)[4],
-                                  vector (*sums)[4])
+static inline void NAME(tile_low)(long K, const word *a, const word *panel, const vector (*start)[4], vector (*sums)[4])
 {
     const word *right = panel + K * WIDE * LANES;
     if (start) {
@@ -105,7 +115,7 @@ static inline void NAME(tile_low)(long K, const word *a, long stride, const word
         _tile_zero(3);
     }
     for (long k = 0; k < K; k += REGISTER, panel += REGISTER * WIDE * LANES, right += REGISTER * WIDE * LANES) {
-        _tile_loadd(4, a + k, stride * 4);
+        _tile_loadd(4, a + k * REGISTER, 64);
         _tile_loadd(5, panel, HERE);
         _tile_dpbf16ps(0, 4, 5);
         _tile_loadd(6, panel + LANES, HERE);
@@ -131,7 +141,7 @@ static void NAME(tile_onto)(int rows, long K, const word *a, long stride, const 
     if (rows > REGISTER)
         NAME(tile_high)(K, a, stride, panel, start, sums);
     else
-        NAME(tile_low)(K, a, stride, panel, start, sums);
+        NAME(tile_low)(K, a, panel, start, sums);
 }
 #endif
 
@@ -185,41 +195,55 @@ static inline void NAME(pair_up)(const word *one, const word *two, NAME(bits) *f
     *second = low >> 16 | (high & 0xffff0000);
 }
 
+/* The words of text b at step t in operands or dz. */
+static inline word *NAME(text_at)(const struct lstm *l, word *base, long words, long t, long b)
+{
+    return NAME(row_at)(base, words, t * words_of(1, REGISTER, l->B) + b);
+}
+
+/* Those of row `row` of all T * B, or NULL where there is none. */
+static inline const word *NAME(row_of)(const struct lstm *l, word *base, long words, long row)
+{
+    return row < l->T * l->B ? NAME(text_at)(l, base, words, row / l->B, row % l->B) : NULL;
+}
+
 /* The operands turned, [columns of x and h][words of rows]: pairs are now of rows. Of the words first to end. */
 static void NAME(turn)(struct lstm *l, long first, long end)
 {
-    long rows = l->T * l->B;
-    for (long k = first; k < end; k += REGISTER)
+    for (long k = first; k < end; k += REGISTER) {
+        const word *rows[2 * REGISTER];
+        for (long n = 0; n < 2 * REGISTER; n++)
+            rows[n] = NAME(row_of)(l, l->operands, l->pitch, 2 * k + n);
         for (long m = 0; m < l->K; m += REGISTER) {
             NAME(bits) blocks[2][REGISTER] = {{{0}}};
-            for (long n = 0; n < REGISTER && 2 * (k + n) < rows; n++) {
-                const word *one = l->operands + 2 * (k + n) * l->pitch + m;
-                const word *two = 2 * (k + n) + 1 < rows ? one + l->pitch : NULL;
-                NAME(pair_up)(one, two, &blocks[0][n], &blocks[1][n]);
-            }
-            for (long half_of = 0; half_of < 2; half_of++) {
-                NAME(transpose)(blocks[half_of]);
+            long at = NAME(word_at)(m);
+            for (long n = 0; n < REGISTER && rows[2 * n]; n++)
+                NAME(pair_up)(rows[2 * n] + at, rows[2 * n + 1] ? rows[2 * n + 1] + at : NULL, &blocks[0][n], &blocks[1][n]);
+            for (long odd = 0; odd < 2; odd++) {
+                NAME(transpose)(blocks[odd]);
                 for (long n = 0; n < REGISTER; n++)
-                    *(NAME(bits) *)(l->turned + (2 * (m + n) + half_of) * l->stride + k) = blocks[half_of][n];
+                    *(NAME(bits) *)(NAME(row_at)(l->turned, l->stride, 2 * (m + n) + odd) + NAME(word_at)(k)) = blocks[odd][n];
             }
         }
+    }
 }
 
 /* A block of rows of one panel of dz, pairs of rows as words. */
 static void NAME(pack_rows)(const struct lstm *l, long p, long first, long end, word *out)
 {
     const NAME(integers) zip = {0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23};
-    long rows = l->T * l->B;
-    for (long k = first; k < end; k++)
+    for (long k = first; k < end; k++) {
+        const word *one = NAME(row_of)(l, l->dz, l->pitch_dz, 2 * k), *two = NAME(row_of)(l, l->dz, l->pitch_dz, 2 * k + 1);
         for (long n = 0; n < PANEL; n += 2 * REGISTER) {
-            NAME(bits) first_halves = {0}, second_halves = {0};
+            NAME(bits) firsts = {0}, seconds = {0};
             NAME(bits) *to = (NAME(bits) *)(out + NAME(place)(end - first, k - first, n));
-            const word *one = l->dz + 2 * k * l->pitch_dz + p * (PANEL / PAIR) + n / 2;
-            if (2 * k < rows)
-                NAME(pair_up)(one, 2 * k + 1 < rows ? one + l->pitch_dz : NULL, &first_halves, &second_halves);
-            to[0] = __builtin_shuffle(first_halves, second_halves, zip);
-            to[1] = __builtin_shuffle(first_halves, second_halves, zip + 8);
+            long at = NAME(word_at)(p * (PANEL / PAIR) + n / 2);
+            if (one)
+                NAME(pair_up)(one + at, two ? two + at : NULL, &firsts, &seconds);
+            to[0] = __builtin_shuffle(firsts, seconds, zip);
+            to[1] = __builtin_shuffle(firsts, seconds, zip + 8);
         }
+    }
 }
 
 /* Ask for so many bytes that will be read, or written, after the next product, so that they come while it is computed. */

@@ -154,9 +154,11 @@ static void NAME(tile)(int rows, long K, const word *a, long stride, const word 
 }
 #endif
 
-/* How many of `left` rows the next tile takes: as even as can be, 8 rows as 4 + 4 and not as 6 + 2. */
+/* How many of `left` rows the next tile takes: as even as can be, 8 rows as 4 + 4 and not as 6 + 2, if no register is cut. */
 static inline int NAME(next)(long left)
 {
+    if (STEP > 1)
+        return left < ROWS ? (int)left : ROWS;
     long tiles = (left + ROWS - 1) / ROWS;
     return (int)((left + tiles - 1) / tiles);
 }
@@ -290,7 +292,13 @@ static inline void NAME(panel_back)(struct lstm *l, long t, long b, long p, vect
     const loose *gates = (const loose *)NAME(gates_at)(l, t, b, p); /* what was kept may have been copied */
     const loose *before = (const loose *)NAME(c_at)(l, t, b, p), *c = (const loose *)NAME(c_at)(l, t + 1, b, p);
     NAME(cell_back)(gates, *before, *c, dh, carried, dz);
+#if STEP > 1
+    word *words = NAME(text_at)(l, l->dz, l->pitch_dz, t, b) + NAME(word_at)(p * (PANEL / PAIR));
+    NAME(put_words)(words, (const float *)dz, PANEL / 2);
+    NAME(put_words)(words + STEP * STEP, (const float *)(dz + 2), PANEL / 2);
+#else
     NAME(put_words)(l->dz + (t * l->B + b) * l->pitch_dz + p * (PANEL / PAIR), (const float *)dz, PANEL);
+#endif
     for (int gate = 0; gate < 4; gate++)
         sums[gate] += dz[gate];
 }
@@ -369,11 +377,37 @@ static void NAME(add_gradient)(struct lstm *l, long m, long rows, long p, int fi
     }
 }
 
+#if STEP > 1
+/* Words that a thread needs: blocks of GROUP panels of dz, and of each panel's gradient the sums so far. */
+static inline long NAME(room)(const struct lstm *l) { return GROUP * PANEL * (BLOCK + l->K * PAIR); }
+
+/* What `count` words of rows from k on add to the gradients of rows m on, of a group's panel p. */
+static void NAME(add_block)(struct lstm *l, long m, long rows, long group, long p, long k, long count, word *blocks)
+{
+    int last = k + count == NAME(words)(l->T * l->B);
+    vector sums[ROWS][4];
+    vector(*so_far)[4] = (vector(*)[4])(blocks + (GROUP * BLOCK + p * l->K * PAIR + m) * PANEL);
+    const word *a = NAME(row_at)(l->turned, l->stride, m) + NAME(word_at)(k), *block = blocks + p * BLOCK * PANEL;
+    const vector(*start)[4] = k ? (const vector(*)[4])so_far : NULL;
+    NAME(tile_onto)((int)rows, count, a, l->stride, block, start, last ? sums : so_far);
+    if (last)
+        NAME(add_gradient)(l, m, rows, group + p, 1, (const vector(*)[4])sums);
+}
+#else
+static inline long NAME(room)(const struct lstm *l) { return (void)l, GROUP * PANEL * BLOCK; }
+
+static void NAME(add_block)(struct lstm *l, long m, long rows, long group, long p, long k, long count, word *blocks)
+{
+    vector sums[ROWS][4];
+    NAME(tile)((int)rows, count, l->turned + m * l->stride + k, l->stride, blocks + p * BLOCK * PANEL, sums);
+    NAME(add_gradient)(l, m, rows, group + p, k == 0, (const vector(*)[4])sums);
+}
+#endif
+
 /* The gradients of W and U, [x, h]^T dz, for panels first to end; `blocks` holds BLOCK words of GROUP panels of dz. */
 static void NAME(backward_weights)(struct lstm *l, long first, long end, word *blocks)
 {
     long M = l->K * PAIR, K = NAME(words)(l->T * l->B);
-    vector sums[ROWS][4];
     for (long group = first, panels; group < end; group += panels) {
         panels = end - group < GROUP ? end - group : GROUP;
         for (long k = 0; k < K; k += BLOCK) {
@@ -382,11 +416,8 @@ static void NAME(backward_weights)(struct lstm *l, long first, long end, word *b
                 NAME(pack_rows)(l, group + p, k, k + count, blocks + p * BLOCK * PANEL);
             for (long m = 0, rows; m < M; m += rows) {
                 rows = NAME(next)(M - m);
-                for (long p = 0; p < panels; p++) { /* while the rows are in the nearest cache */
-                    const word *a = l->turned + m * l->stride + k;
-                    NAME(tile)((int)rows, count, a, l->stride, blocks + p * BLOCK * PANEL, sums);
-                    NAME(add_gradient)(l, m, rows, group + p, k == 0, (const vector(*)[4])sums);
-                }
+                for (long p = 0; p < panels; p++) /* while the rows are in the nearest cache */
+                    NAME(add_block)(l, m, rows, group, p, k, count, blocks);
             }
         }
     }
@@ -416,7 +447,7 @@ static void NAME(weights_share)(struct lstm *l, const struct member *me)
 {
     struct range panels = share(l->P, me->index, me->team->size);
     word *blocks = l->packed; /* no longer needed, and larger than a block a thread: see lstm_backward */
-    NAME(backward_weights)(l, panels.first, panels.end, blocks + (size_t)me->index * GROUP * BLOCK * PANEL);
+    NAME(backward_weights)(l, panels.first, panels.end, blocks + me->index * NAME(room)(l));
 }
 
 #if STEP > 1
@@ -425,7 +456,7 @@ static void NAME(weights_share)(struct lstm *l, const struct member *me)
 #include "apart.h"
 #endif
 
-static const struct kind NAME(kind) = {LANES, PAIR, STEP, BLOCK, NAME(forward), NAME(backward)};
+static const struct kind NAME(kind) = {LANES, PAIR, STEP, NAME(room), NAME(forward), NAME(backward)};
 
 #undef vector
 #undef loose

@@ -13,10 +13,17 @@ static void NAME(put_x)(struct lstm *l, long first, long end)
 {
     long E = NAME(words)(l->E), filled = E + l->P * (LANES / PAIR);
     for (long row = first; row < end; row++) {
-        word *operands = l->operands + row * l->pitch;
-        memset(operands + (l->E + 1) / PAIR, 0, (size_t)(E - (l->E + 1) / PAIR) * sizeof(word));
-        memset(operands + filled, 0, (size_t)(l->K - filled) * sizeof(word));
-        NAME(put_words)(operands, l->x + (row % l->B * l->T + row / l->B) * l->E, l->E);
+        word *operands = NAME(text_at)(l, l->operands, l->pitch, row / l->B, row % l->B);
+        const float *x = l->x + (row % l->B * l->T + row / l->B) * l->E;
+        for (long k = 0; k < E; k += STEP) {
+            word *to = operands + NAME(word_at)(k);
+            long count = l->E - PAIR * k;
+            if (count < PAIR * STEP)
+                memset(to, 0, STEP * sizeof *to);
+            NAME(put_words)(to, x + PAIR * k, count < PAIR * STEP ? count : PAIR * STEP);
+        }
+        if (filled < l->K) /* by half a register */
+            memset(operands + NAME(word_at)(filled), 0, (size_t)(l->K - filled) * sizeof(word));
     }
 }
 
@@ -29,7 +36,7 @@ static void NAME(project)(struct lstm *l, const struct region *r)
             rows = NAME(next)(r->texts.end - b);
             for (long p = r->panels.first; p < r->panels.end; p++) {
                 vector(*z)[4] = (vector(*)[4])NAME(gates_at)(l, t, b, p);
-                const word *x = l->operands + (t * l->B + b) * l->pitch;
+                const word *x = NAME(text_at)(l, l->operands, l->pitch, t, b);
                 NAME(will_write)(z, rows * (long)sizeof *z);
                 NAME(tile)((int)rows, E, x, l->pitch, l->packed_x + p * E * PANEL, z);
             }
@@ -41,8 +48,8 @@ static inline void NAME(put_h)(struct lstm *l, long t, long b, long p, vector h)
 {
     NAME(write)(l->y + (b * l->T + t) * l->H, p * LANES, l->H, h);
     if (t + 1 < l->T) {
-        word *operands = l->operands + ((t + 1) * l->B + b) * l->pitch + NAME(words)(l->E);
-        NAME(put_words)(operands + p * (LANES / PAIR), (const float *)&h, LANES);
+        word *operands = NAME(text_at)(l, l->operands, l->pitch, t + 1, b);
+        NAME(put_words)(operands + NAME(word_at)(NAME(words)(l->E) + p * (LANES / PAIR)), (const float *)&h, LANES);
     }
 }
 
@@ -55,12 +62,12 @@ static void NAME(step)(struct lstm *l, long t, const struct region *r)
         for (long b = r->texts.first, rows; b < r->texts.end; b += rows) {
             vector *gates = (vector *)NAME(gates_at)(l, t, b, p), h;
             rows = NAME(next)(r->texts.end - b);
-            NAME(tile_onto)((int)rows, H, l->operands + (t * l->B + b) * l->pitch + E, l->pitch, l->packed + p * H * PANEL,
-                            (const vector(*)[4])gates, sums);
+            const word *before = NAME(text_at)(l, l->operands, l->pitch, t, b) + NAME(word_at)(E);
+            NAME(tile_onto)((int)rows, H, before, l->pitch, l->packed + p * H * PANEL, (const vector(*)[4])gates, sums);
             for (long n = 0; n < rows; n++) {
                 vector *c = (vector *)NAME(c_at)(l, t + 1, b + n, p);
-                const vector *before = (const vector *)NAME(c_at)(l, t, b + n, p);
-                NAME(cell)(sums[n], (const vector *)(l->bias + p * PANEL), before, gates + 4 * n, c, &h);
+                const vector *c_before = (const vector *)NAME(c_at)(l, t, b + n, p);
+                NAME(cell)(sums[n], (const vector *)(l->bias + p * PANEL), c_before, gates + 4 * n, c, &h);
                 NAME(put_h)(l, t, b + n, p, h);
             }
         }
@@ -83,13 +90,14 @@ static void NAME(put_h0)(struct lstm *l, const struct region *r)
     for (long b = r->texts.first; b < r->texts.end; b++)
         for (long p = r->panels.first; p < r->panels.end; p++) {
             vector h = NAME(read)(l->h0 + b * l->H, p * LANES, l->H);
-            word *operands = l->operands + b * l->pitch + NAME(words)(l->E);
-            NAME(put_words)(operands + p * (LANES / PAIR), (const float *)&h, LANES);
+            word *operands = NAME(text_at)(l, l->operands, l->pitch, 0, b);
+            NAME(put_words)(operands + NAME(word_at)(NAME(words)(l->E) + p * (LANES / PAIR)), (const float *)&h, LANES);
         }
 }
 
-static void NAME(forward)(struct lstm *l, struct member *me)
+static void NAME(forward)(void *task, struct member *me)
 {
+    struct lstm *l = task;
     struct range rows = share(l->T * l->B, me->index, me->team->size);
     struct region mine = region_of(l, me, LANES);
     NAME(pack_share)(l, me);
@@ -122,11 +130,12 @@ static void NAME(step_back)(struct lstm *l, long t, const struct region *r, floa
                 NAME(will_read)(NAME(c_at)(l, t, b, p), rows * (long)sizeof(vector));
             }
             for (long n = 0; t >= 0 && n < rows; n++) {
-                NAME(will_write)(l->dz + (t * l->B + b + n) * l->pitch_dz + q * 4 * (PANEL / PAIR), 4 * (PANEL / PAIR) * 4);
+                if (n % STEP == 0)
+                    NAME(will_write)(NAME(text_at)(l, l->dz, l->pitch_dz, t, b + n) + NAME(word_at)(q * 2 * PANEL), 512 * STEP);
                 NAME(will_read)(l->dy + ((b + n) * l->T + t) * l->H + q * PANEL, PANEL * 4);
             }
             if (!last)
-                NAME(tile)((int)rows, N, l->dz + ((t + 1) * l->B + b) * l->pitch_dz, l->pitch_dz,
+                NAME(tile)((int)rows, N, NAME(text_at)(l, l->dz, l->pitch_dz, t + 1, b), l->pitch_dz,
                            l->packed + q * N * PANEL, sums);
             for (long n = 0; n < rows; n++)
                 NAME(text_back)(l, t, b + n, q, last ? NULL : sums[n], l->dc, db);
@@ -155,7 +164,9 @@ static void NAME(backward_x)(struct lstm *l, const struct region *r)
         for (long b = r->texts.first, rows; b < r->texts.end; b += rows) {
             rows = NAME(next)(r->texts.end - b);
             for (long q = r->columns.first; q < r->columns.end; q++) {
-                const word *dz = l->dz + (t * l->B + b) * l->pitch_dz;
+                for (long n = 0; n < rows; n++)
+                    NAME(will_write)(l->dx + ((b + n) * l->T + t) * l->E + q * PANEL, PANEL * 4);
+                const word *dz = NAME(text_at)(l, l->dz, l->pitch_dz, t, b);
                 NAME(tile)((int)rows, N, dz, l->pitch_dz, l->packed_x + q * N * PANEL, sums);
                 for (long n = 0; n < rows; n++)
                     for (int v = 0; v < 4; v++)
@@ -164,8 +175,9 @@ static void NAME(backward_x)(struct lstm *l, const struct region *r)
         }
 }
 
-static void NAME(backward)(struct lstm *l, struct member *me)
+static void NAME(backward)(void *task, struct member *me)
 {
+    struct lstm *l = task;
     struct region mine = region_of(l, me, LANES);
     NAME(pack_transposed)(l, me);
     NAME(carry)(l, &mine, 0);
