@@ -27,7 +27,7 @@ class LSTM(keras.layers.LSTM):
         Args:
             units: H.
             precision: of the operands of the kernel's products, "float32", "bfloat16", or "auto": bfloat16 where the
-                processor multiplies it. Sums, gates and states are float32. The parent pays no heed to it. ValueError
+                processor gains by it. Sums, gates and states are float32. The parent pays no heed to it. ValueError
                 for another name; for "bfloat16" not before the kernel is asked for what the processor has not.
             weight_drop: share of the recurrent kernel's weights that are dropped in training, the same for all steps
                 of a window (DropConnect: Wan et al., 2013; on the recurrent weights: Merity et al., "Regularizing and

@@ -168,7 +168,7 @@ class Training:
     patience: int = knob(3, "epochs without a better validation loss before it stops; 0: never stops early", low=0)
     precision: str = knob(
         "auto",
-        "operands of the LSTM's products; auto: bfloat16 where the processor has the instructions; on a GPU float32",
+        "operands of the LSTM's products; auto: bfloat16 where the processor gains by it; on a GPU float32",
         choices=("auto", "float32", "bfloat16"),
     )
     seed: int = knob(0, "seed of weights, dropout and offsets", low=0, high=2**31 - 1)

@@ -24,21 +24,21 @@ typedef uint32_t __attribute__((may_alias)) word;
 typedef uint16_t __attribute__((may_alias)) half;
 
 enum { NO_MEMORY = -1, NO_INSTRUCTIONS = -2 }; /* what went wrong, as kernel.py knows it */
-enum { GROUP = 4 };            /* so many blocks of panels fit the second cache */
-enum { RESIDENT = 1 << 20 };   /* bytes of weights that stay in the second cache */
+enum { GROUP = 4 };          /* so many blocks of panels fit the second cache */
+enum { RESIDENT = 1 << 20 }; /* bytes of weights that stay in the second cache */
 
 struct lstm {
     long B, T, E, H, P, K; /* P panels hold H units; K words hold a row of [x, h] */
     const float *x, *h0, *c0, *W, *U, *b; /* [B,T,E] [B,H] [B,H] [E,4H] [H,4H] [4H] */
     float *y, *h_last, *c_last;           /* [B,T,H] [B,H] [B,H] */
     float *gates, *c;                     /* for the backward pass: [T,P,B,4,lanes] [T+1,P,B,lanes], c from c0 on */
-    word *operands;                       /* also for it: [T,B,pitch], [x, h] as they were multiplied */
+    word *operands;                       /* also for it: [rows,pitch], [x, h] as they were multiplied */
     const float *dy, *dh_last, *dc_last;  /* [B,T,H] [B,H] [B,H] */
     float *dx, *dh0, *dc0, *dW, *dU, *db; /* of the shapes of x, h0, c0, W, U, b */
-    word *packed, *packed_x, *dz, *turned; /* weights, those of x, [T,B,pitch_dz], operands with rows as columns */
+    word *packed, *packed_x, *dz, *turned; /* weights, those of x, [rows,pitch_dz], operands with rows as columns */
     float *bias, *dc, *partial;            /* [P,4,lanes] [B,P lanes] [threads,P,4,lanes], db of each thread */
     long pitch, pitch_dz, stride;          /* words from row to row: of operands, dz and `turned` */
-    long rows;                             /* of operands and dz; each step begins with a register's first */
+    long rows;                             /* of operands and dz: T B, or more where each step begins a register */
     int by_text;                           /* threads that share out the texts */
 };
 
@@ -91,7 +91,7 @@ static inline struct region region_of(const struct lstm *l, struct member *me, i
     mine.columns = share(quads_of(l->E, lanes), part, parts);
     mine.panels.first = 4 * mine.quads.first;
     mine.panels.end = 4 * mine.quads.end < l->P ? 4 * mine.quads.end : l->P;
-    mine.group = me->team->of_group + (group < groups ? group : groups + me->index % (MOST_THREADS - groups));
+    mine.group = me->team->of_group + group;
     return mine;
 }
 

@@ -8,7 +8,7 @@
 #endif
 
 enum { MOST_THREADS = 256 };
-enum { SPINS = 4096 }; /* looks for the others, before the processor is left to them */
+enum { SPINS = 256 }; /* looks for the others, before the processor is left to them */
 
 /* So many meet here, again and again. They look for each other rather than sleep: waking takes longer than most waits. */
 struct barrier {
@@ -47,6 +47,8 @@ static void look_again(int *looks)
 
 static void meet(struct barrier *here, int size)
 {
+    if (size == 1)
+        return;
     int before = __atomic_load_n(&here->times, __ATOMIC_ACQUIRE), looks = 0;
     if (__atomic_add_fetch(&here->waiting, 1, __ATOMIC_ACQ_REL) == size) {
         __atomic_store_n(&here->waiting, 0, __ATOMIC_RELAXED);
