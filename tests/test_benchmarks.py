@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the benchmarks are no package that is installed
-from benchmarks import growth, keras_sides, measure, quality, shapes, training
+from benchmarks import growth, keras_sides, measure, quality, shapes, training, updates
 from benchmarks.measure import Table
 from benchmarks.shapes import Shape
 from benchmarks.workers import Worker, WorkerError
@@ -268,6 +268,28 @@ def test_what_ran_is_read_from_the_profiler_s_trace() -> None:
     product = tf.function(lambda: tf.linalg.matmul(tf.random.normal((50, 50)), tf.random.normal((50, 50))))
     assert keras_sides.traced(product, rb"MatMul") == ["MatMul"]
     assert keras_sides.traced(product, keras_sides.CUDNN) == []
+
+
+def test_an_update_is_watched_part_by_part() -> None:
+    result = updates.watched(Shape(2, 5, 3, 4, 7), "float32")
+    assert result["milliseconds"] > 0
+    assert list(result["parts"]) == list(updates.PARTS)
+    assert all(milliseconds > 0 for milliseconds in result["parts"].values())
+    assert [row[0] for row in updates.table(result).rows] == list(updates.PARTS)
+
+
+def test_a_part_is_found_by_an_operator_s_name_and_no_event_but_operators_has_one() -> None:
+    events = [
+        ("StatefulPartitionedCall/lstmgen_1/lstm_2_1/PyFuncStateless:PyFuncStateless", 2.0),
+        ("StatefulPartitionedCall/PyFuncStateless_1:PyFuncStateless", 3.0),
+        ("StatefulPartitionedCall/adam/mul_5:Mul", 5.0),
+        ("StatefulPartitionedCall/Cast:Cast", 7.0),
+        ("EagerExecute", 100.0),
+    ]
+    parts = {part: milliseconds for part, milliseconds in updates.summed(events).items() if milliseconds}
+    assert parts == {
+        "LSTM's code, forward": 2.0, "LSTM's code, backward": 3.0, "Adam and clipping": 5.0, "other operators": 7.0,
+    }  # fmt: skip
 
 
 def test_a_corpus_has_its_size_and_no_two_lines_alike(tmp_path: Path) -> None:

@@ -263,7 +263,8 @@ static const struct kind *supported_pairs(const char *name)
     if ((any || !strcmp(name, "amx")) && may_use_amx())
         return &kind_amx;
 #endif
-    if ((any || !strcmp(name, "avx512_bf16")) && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vl"))
+    if ((any || !strcmp(name, "avx512_bf16")) && __builtin_cpu_supports("avx512bf16") &&
+        __builtin_cpu_supports("avx512vl"))
         return &kind_bfloat16;
     if (!strcmp(name, "emulated") && supported("avx2"))
         return &kind_emulated;
@@ -408,7 +409,8 @@ int lstm_backward(int bfloat16, const int *threads, const long *shape, float **i
     int size = between(threads[0], l.P > l.by_text ? l.P : l.by_text);
     size_t blocks = (size_t)(size * kind->room(&l));
     size_t weights = (size_t)(quads_of(l.H, kind->lanes) * panel);
-    l.stride = words_of(kind->pair, kind->step, l.T * l.B) + 16 * (kind->step == 1); /* rows fight for lines at a power of 2 */
+    l.stride = words_of(kind->pair, kind->step, l.T * l.B);
+    l.stride += kind->step > 1 ? 0 : 16; /* no power of two, whose rows would fight for the same lines of the cache */
     l.packed = taken((blocks > weights ? blocks : weights) * 4, &lacking);
     l.packed_x = taken((size_t)(quads_of(l.E, kind->lanes) * panel) * 4, &lacking);
     l.dz = taken((size_t)(l.rows * l.pitch_dz) * 4, &lacking);

@@ -28,7 +28,8 @@ static void NAME(tile_onto)(int rows, long K, const word *a, long stride, const 
             vector sum = start ? start[r][v] : (vector){0};
             const vector *weights = (const vector *)(panel + v / WIDE * K * WIDE * LANES) + v % WIDE;
             for (long k = 0; k < K; k++) {
-                NAME(bits) factor = a[r / 16 * 16 * stride + r % 16 * 16 + NAME(word_at)(k)] - (NAME(bits)){0}, pair = (NAME(bits))weights[k * WIDE];
+                const word *row = a + r / REGISTER * REGISTER * stride + r % REGISTER * REGISTER;
+                NAME(bits) factor = row[NAME(word_at)(k)] - (NAME(bits)){0}, pair = (NAME(bits))weights[k * WIDE];
                 sum += (vector)(factor << 16) * (vector)(pair << 16);
                 sum += (vector)(factor & 0xffff0000) * (vector)(pair & 0xffff0000);
             }
@@ -178,7 +179,9 @@ static void NAME(pack_backward)(const struct lstm *l, const float *M, long N, lo
             long gate = k / (LANES / PAIR) % 4, unit = k / (LANES / PAIR) / 4 * LANES;
             for (long n = 0; n < REGISTER && panel * PANEL + column + n < N; n++) {
                 const float *row = M + (panel * PANEL + column + n) * 4 * l->H;
-                vector both[2] = {NAME(read)(row + gate * l->H, unit, l->H), NAME(read)(row + (gate + 1) * l->H, unit, l->H)};
+                vector both[2];
+                for (long v = 0; v < 2; v++)
+                    both[v] = NAME(read)(row + (gate + v) * l->H, unit, l->H);
                 NAME(put_words)((word *)&block[n], (const float *)both, 2 * LANES);
             }
             NAME(transpose)(block);
@@ -187,10 +190,13 @@ static void NAME(pack_backward)(const struct lstm *l, const float *M, long N, lo
         }
 }
 
-/* The pairs that two rows' words are: first halves of both, and second halves. */
-static inline void NAME(pair_up)(const word *one, const word *two, NAME(bits) *first, NAME(bits) *second)
+/* The pairs that words of two rows are: first halves of both, and second halves. There may be no second row. */
+static inline void
+NAME(pair_up)(const word *one, const word *two, long at, NAME(bits) *first, NAME(bits) *second)
 {
-    NAME(bits) low = (NAME(bits))*(const loose *)one, high = two ? (NAME(bits))*(const loose *)two : (NAME(bits)){0};
+    NAME(bits) low = (NAME(bits))*(const loose *)(one + at), high = {0};
+    if (two)
+        high = (NAME(bits))*(const loose *)(two + at);
     *first = (low & 0xffff) | high << 16;
     *second = low >> 16 | (high & 0xffff0000);
 }
@@ -218,11 +224,13 @@ static void NAME(turn)(struct lstm *l, long first, long end)
             NAME(bits) blocks[2][REGISTER] = {{{0}}};
             long at = NAME(word_at)(m);
             for (long n = 0; n < REGISTER && rows[2 * n]; n++)
-                NAME(pair_up)(rows[2 * n] + at, rows[2 * n + 1] ? rows[2 * n + 1] + at : NULL, &blocks[0][n], &blocks[1][n]);
+                NAME(pair_up)(rows[2 * n], rows[2 * n + 1], at, &blocks[0][n], &blocks[1][n]);
             for (long odd = 0; odd < 2; odd++) {
                 NAME(transpose)(blocks[odd]);
-                for (long n = 0; n < REGISTER; n++)
-                    *(NAME(bits) *)(NAME(row_at)(l->turned, l->stride, 2 * (m + n) + odd) + NAME(word_at)(k)) = blocks[odd][n];
+                for (long n = 0; n < REGISTER; n++) {
+                    word *to = NAME(row_at)(l->turned, l->stride, 2 * (m + n) + odd) + NAME(word_at)(k);
+                    *(NAME(bits) *)to = blocks[odd][n];
+                }
             }
         }
     }
@@ -233,13 +241,14 @@ static void NAME(pack_rows)(const struct lstm *l, long p, long first, long end, 
 {
     const NAME(integers) zip = {0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23};
     for (long k = first; k < end; k++) {
-        const word *one = NAME(row_of)(l, l->dz, l->pitch_dz, 2 * k), *two = NAME(row_of)(l, l->dz, l->pitch_dz, 2 * k + 1);
+        const word *one = NAME(row_of)(l, l->dz, l->pitch_dz, 2 * k);
+        const word *two = NAME(row_of)(l, l->dz, l->pitch_dz, 2 * k + 1);
         for (long n = 0; n < PANEL; n += 2 * REGISTER) {
             NAME(bits) firsts = {0}, seconds = {0};
             NAME(bits) *to = (NAME(bits) *)(out + NAME(place)(end - first, k - first, n));
             long at = NAME(word_at)(p * (PANEL / PAIR) + n / 2);
             if (one)
-                NAME(pair_up)(one + at, two ? two + at : NULL, &firsts, &seconds);
+                NAME(pair_up)(one, two, at, &firsts, &seconds);
             to[0] = __builtin_shuffle(firsts, seconds, zip);
             to[1] = __builtin_shuffle(firsts, seconds, zip + 8);
         }

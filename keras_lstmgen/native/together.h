@@ -116,6 +116,21 @@ static void NAME(forward)(void *task, struct member *me)
 
 /* ---- backward --------------------------------------------------------------------------------------------------- */
 
+/* What the cells of some texts and a quad will read and write at step t: it comes while the product is computed. */
+static inline void NAME(ask_ahead)(const struct lstm *l, long t, long b, long rows, long q)
+{
+    for (long p = 4 * q; p < l->P && p < 4 * q + 4; p++) {
+        NAME(will_read)(NAME(gates_at)(l, t, b, p), rows * PANEL * (long)sizeof(float));
+        NAME(will_read)(NAME(c_at)(l, t, b, p), rows * (long)sizeof(vector));
+    }
+    for (long n = 0; n < rows; n++) {
+        const word *dz = NAME(text_at)(l, l->dz, l->pitch_dz, t, b + n) + NAME(word_at)(q * 2 * PANEL);
+        if (n % STEP == 0)
+            NAME(will_write)(dz, 2 * PANEL * STEP * (long)sizeof *dz);
+        NAME(will_read)(l->dy + ((b + n) * l->T + t) * l->H + q * PANEL, PANEL * (long)sizeof(float));
+    }
+}
+
 /* A step back: dz U^T of the step after it is the gradient by h, from which dz of this one follows. */
 static void NAME(step_back)(struct lstm *l, long t, const struct region *r, float *db)
 {
@@ -125,15 +140,8 @@ static void NAME(step_back)(struct lstm *l, long t, const struct region *r, floa
     for (long q = r->quads.first; q < r->quads.end; q++)
         for (long b = r->texts.first, rows; b < r->texts.end; b += rows) {
             rows = NAME(next)(r->texts.end - b);
-            for (long p = 4 * q; t >= 0 && p < l->P && p < 4 * q + 4; p++) {
-                NAME(will_read)(NAME(gates_at)(l, t, b, p), rows * PANEL * (long)sizeof(float));
-                NAME(will_read)(NAME(c_at)(l, t, b, p), rows * (long)sizeof(vector));
-            }
-            for (long n = 0; t >= 0 && n < rows; n++) {
-                if (n % STEP == 0)
-                    NAME(will_write)(NAME(text_at)(l, l->dz, l->pitch_dz, t, b + n) + NAME(word_at)(q * 2 * PANEL), 512 * STEP);
-                NAME(will_read)(l->dy + ((b + n) * l->T + t) * l->H + q * PANEL, PANEL * 4);
-            }
+            if (t >= 0)
+                NAME(ask_ahead)(l, t, b, rows, q);
             if (!last)
                 NAME(tile)((int)rows, N, NAME(text_at)(l, l->dz, l->pitch_dz, t + 1, b), l->pitch_dz,
                            l->packed + q * N * PANEL, sums);
@@ -165,7 +173,7 @@ static void NAME(backward_x)(struct lstm *l, const struct region *r)
             rows = NAME(next)(r->texts.end - b);
             for (long q = r->columns.first; q < r->columns.end; q++) {
                 for (long n = 0; n < rows; n++)
-                    NAME(will_write)(l->dx + ((b + n) * l->T + t) * l->E + q * PANEL, PANEL * 4);
+                    NAME(will_write)(l->dx + ((b + n) * l->T + t) * l->E + q * PANEL, PANEL * (long)sizeof(float));
                 const word *dz = NAME(text_at)(l, l->dz, l->pitch_dz, t, b);
                 NAME(tile)((int)rows, N, dz, l->pitch_dz, l->packed_x + q * N * PANEL, sums);
                 for (long n = 0; n < rows; n++)

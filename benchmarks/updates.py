@@ -1,0 +1,112 @@
+"""Where the time of an update goes in our training: the LSTM's code, the operators around it, and what neither is.
+
+    python -m benchmarks.updates
+    python -m benchmarks.updates --shapes 1x512,32,64 --precision float32
+
+The sides "ours" of ``training``, watched by TensorFlow's profiler. Two operators may run at once, so that the parts may
+add up to more than the update.
+"""
+
+import glob
+import re
+import statistics
+import sys
+import tempfile
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+from benchmarks import measure, peak
+from benchmarks.measure import Table, console, publish
+from benchmarks.shapes import SHAPES, Shape, parse
+from benchmarks.workers import Worker
+
+STEPS = 10  # updates that are watched
+PARTS = {  # of an operator's name; the first that is found counts
+    "LSTM's code, forward": r"/lstm_\d.*:PyFunc",
+    "LSTM's code, backward": r"^StatefulPartitionedCall/PyFunc.*:PyFunc",
+    "Adam and clipping": "/adam/",
+    "output's products and casts": "/output_",
+    "softmax and loss": "/compile_loss/",
+    "dropout": "/dropout_",
+    "embedding": "/embedding_|UnsortedSegmentSum",
+    "other operators": "^StatefulPartitionedCall/.*:",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Watch each shape."""
+    parser = measure.parser("updates", __doc__)
+    parser.add_argument("--shapes", type=parse, nargs="+", default=SHAPES, metavar="LxH,B,T[,V]")
+    parser.add_argument("--precision", choices=peak.PRECISIONS, default="bfloat16")
+    arguments = parser.parse_args(argv)
+    results = [watched(shape, arguments.precision) for shape in arguments.shapes]
+    publish("updates", {"steps": STEPS, "shapes": results}, [*map(table, results)], arguments.results)
+    return 0
+
+
+def watched(shape: Shape, precision: str) -> dict[str, Any]:
+    """How long an update takes, with no profiler, and its parts with one: milliseconds."""
+    console.print(f"{shape}: {STEPS} updates")
+    options = {"shape": shape, "precision": precision}
+    with closing(Worker("benchmarks.updates:side", peak.environment("cpu"), **options)) as worker:
+        found = worker.ask(STEPS)
+    return {"shape": str(shape), "precision": precision, **found}
+
+
+def side(shape: list[int], precision: str) -> Callable[[int], dict[str, Any]]:
+    """A worker's: trains so many steps without a profiler and as many with one."""
+    from benchmarks import keras_sides
+
+    s, train = Shape(*shape), keras_sides.ours(shape, precision)
+
+    def answer(steps: int) -> dict[str, Any]:
+        seconds = [s.B * s.T / train(steps) for _ in range(3)]
+        with tempfile.TemporaryDirectory() as folder:
+            parts = summed(_operators(lambda: train(steps), folder))
+        return {"milliseconds": 1e3 * statistics.median(seconds), "parts": {n: ms / steps for n, ms in parts.items()}}
+
+    return answer
+
+
+def _operators(run: Callable[[], Any], folder: str) -> list[tuple[str, float]]:
+    """The events of the profiler's trace of ``run``: names and milliseconds."""
+    import tensorflow as tf
+    from tensorflow.tsl.profiler.protobuf import xplane_pb2
+
+    with tf.profiler.experimental.Profile(folder):
+        run()
+    space = xplane_pb2.XSpace()
+    (file,) = glob.glob(f"{folder}/**/*.xplane.pb", recursive=True)
+    space.ParseFromString(Path(file).read_bytes())
+    return [
+        (plane.event_metadata[event.metadata_id].name, event.duration_ps / 1e9)
+        for plane in space.planes
+        for line in plane.lines
+        for event in line.events
+    ]
+
+
+def summed(events: Sequence[tuple[str, float]]) -> dict[str, float]:
+    """Milliseconds of each of PARTS; what is no operator has no part."""
+    parts: dict[str, float] = defaultdict(float, dict.fromkeys(PARTS, 0.0))
+    for name, milliseconds in events:
+        for part, pattern in PARTS.items():
+            if re.search(pattern, name):
+                parts[part] += milliseconds
+                break
+    return dict(parts)
+
+
+def table(result: Mapping[str, Any]) -> Table:
+    """The parts of an update, each with its share."""
+    whole = result["milliseconds"]
+    rows = [[part, f"{ms:,.1f}", f"{ms / whole:.0%}"] for part, ms in result["parts"].items()]
+    title = f"{result['shape']}, {result['precision']}: {whole:,.1f} ms an update without a profiler"
+    return Table(title, ["part", "ms, watched", "share"], rows)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
