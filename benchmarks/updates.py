@@ -3,8 +3,8 @@
     python -m benchmarks.updates
     python -m benchmarks.updates --shapes 1x512,32,64 --precision float32
 
-The sides "ours" of ``training``, watched by TensorFlow's profiler. Two operators may run at once, so that the parts may
-add up to more than the update.
+The sides "ours" of ``training``, watched by TensorFlow's profiler. Two operators may run at once, and watched they take
+longer, so that the parts add up to more than the update. Backward, the compiled code is the LSTM's and the loss's.
 """
 
 import glob
@@ -26,10 +26,10 @@ from benchmarks.workers import Worker
 STEPS = 10  # updates that are watched
 PARTS = {  # of an operator's name; the first that is found counts
     "LSTM's code, forward": r"/lstm_\d.*:PyFunc",
-    "LSTM's code, backward": r"^StatefulPartitionedCall/PyFunc.*:PyFunc",
+    "compiled code, backward": r"^StatefulPartitionedCall/PyFunc.*:PyFunc",
     "Adam and clipping": "/adam/",
     "output's products and casts": "/output_",
-    "softmax and loss": "/compile_loss/",
+    "loss, forward": "/compile_loss/",
     "dropout": "/dropout_",
     "embedding": "/embedding_|UnsortedSegmentSum",
     "other operators": "^StatefulPartitionedCall/.*:",
