@@ -1,4 +1,4 @@
-"""Losses: the exact one, and those that make few logits: an estimate, right on average, and that of what counts."""
+"""Losses: the exact one, and those that make few logits: an estimate that is right on average, and of what counts alone."""
 
 from pathlib import Path
 from typing import Any
