@@ -24,9 +24,9 @@ setup(
     ext_modules=[
         Extension(
             "keras_lstmgen.native.lstm",
-            sources=["keras_lstmgen/native/lstm.c", "keras_lstmgen/native/softmax.c"],
+            sources=["keras_lstmgen/native/lstm.c"],
             depends=sorted(map(str, Path("keras_lstmgen", "native").glob("*.h"))),
-            extra_compile_args=["-std=gnu11", "-O3", "-Wno-psabi", "-pthread"],
+            extra_compile_args=["-std=gnu11", "-O3", "-pthread"],
             optional=True,  # without a C compiler the rest is installed, and trains by Keras's own loop
         )
     ],

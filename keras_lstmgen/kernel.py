@@ -9,8 +9,6 @@
 - Operands may be bfloat16, where the processor multiplies them; sums, gates and states are float32 always. With matrix
   registers (AMX) products take less time than reading the weights: there each thread keeps those of units of its own in
   its cache, and threads meet after each step.
-
-The softmax of the loss is here too (``native/softmax.c``), which with a large vocabulary takes longer than the LSTM.
 """
 
 import ctypes
@@ -29,7 +27,6 @@ from keras_lstmgen import threads
 ALIGNMENT = 64  # bytes; what begins there TensorFlow takes over without a copy
 TEXTS_A_THREAD = 4  # of a step; with fewer a thread waits for weights rather than computes
 NO_INSTRUCTIONS = -2  # of the compiled code: not on this processor; all else but 0 is that there was no memory
-LITTLE = 1 << 14  # logits, whose softmax takes a few microseconds
 KEPT = 3  # arrays that the forward pass leaves for the backward pass: gates, cell states, operands
 
 
@@ -109,63 +106,9 @@ def lstm(x: Any, h0: Any, c0: Any, W: Any, U: Any, b: Any, bfloat16: bool = Fals
     return outputs, h, c
 
 
-def nats(labels: Any, logits: Any) -> Any:
-    """The negative log-likelihood of labels, with a gradient by the logits; the softmax is never in memory.
-
-    Args:
-        labels: int32 [...].
-        logits: float32 [..., V].
-
-    Returns:
-        Float32 [...]. At run time ValueError for a label that is not below V.
-    """
-    V = logits.shape[-1] or tf.shape(logits)[-1]
-    flat, ids = tf.reshape(logits, [-1, V]), tf.reshape(tf.cast(labels, tf.int32), [-1])
-
-    @tf.custom_gradient
-    def rows(logits: Any) -> Any:
-        found, sums = tf.numpy_function(_nats, [logits, ids], [tf.float32] * 2, stateful=False)
-
-        @tf.custom_gradient
-        def backward(by: Any) -> Any:
-            gradient = tf.numpy_function(_nats_back, [logits, sums, by, ids], tf.float32, stateful=False)
-            return tf.ensure_shape(gradient, logits.shape), _refuse
-
-        return tf.ensure_shape(found, ids.shape), backward
-
-    return tf.reshape(rows(flat), tf.shape(labels))
-
-
-def _nats(logits: NDArray[np.float32], labels: NDArray[np.int32]) -> list[NDArray[np.float32]]:
-    """The negative log-likelihoods [N], and the logarithms of the sums that the gradient needs, [N]."""
-    N, V = logits.shape
-    if N and not 0 <= labels.min() <= labels.max() < V:
-        raise ValueError(f"loss: labels from {labels.min()} to {labels.max()}; give them from 0 to {V - 1}")
-    found = [np.empty(N, np.float32) for _ in range(2)]
-    pointers = (ctypes.c_void_p(array.ctypes.data) for array in (logits, labels, *found))
-    _found().softmax_forward(_threads_for(logits), (ctypes.c_long * 2)(N, V), *pointers)
-    return found
-
-
-def _nats_back(*inputs: NDArray[Any]) -> NDArray[np.float32]:
-    """The gradient by the logits, [N, V]."""
-    *given, labels = map(np.ascontiguousarray, inputs)  # logits, sums and the gradient by the nats
-    N, V = given[0].shape
-    gradient = _aligned(4 * N * V).view(np.float32).reshape(N, V)
-    pointers = (ctypes.c_void_p * len(given))(*(array.ctypes.data for array in given))
-    ends = (ctypes.c_void_p(array.ctypes.data) for array in (labels, gradient))
-    _found().softmax_backward(_threads_for(given[0]), (ctypes.c_long * 2)(N, V), pointers, *ends)
-    return gradient
-
-
-def _threads_for(values: NDArray[np.float32]) -> int:
-    """As many as there are cores, but one for little: more would take longer to start than to compute."""
-    return max(1, min(threads.available(), values.size // LITTLE))
-
-
 def _refuse(*_: Any) -> Any:
     """Else TensorFlow would take the gradient of a gradient for nothing, and say nothing."""
-    raise NotImplementedError("LSTM: compiled code has no gradient of its gradient; take Keras's layer and loss for it")
+    raise NotImplementedError("LSTM: it has no gradient of its gradient; take keras.layers.LSTM, with the same weights")
 
 
 def _shaped(values: Any, shapes: Any) -> list[Any]:

@@ -6,28 +6,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_lstmgen import kernel
-from keras_lstmgen.layers import Output, TiedOutput, has_gpu, product
+from keras_lstmgen.layers import Output, TiedOutput, product
 from keras_lstmgen.pointer import NEVER, Pointer, shares
-
-
-def nats_of(ids: Any, logits: Any) -> Any:
-    """The negative log-likelihood of ids [...] by float32 logits [..., V]: by compiled code, where it is for a CPU."""
-    if kernel.library() is None or has_gpu():
-        return tf.nn.sparse_softmax_cross_entropy_with_logits(ids, logits)
-    return kernel.nats(ids, logits)
-
-
-class NegativeLogLikelihood(keras.losses.Loss):
-    """The mean negative log-likelihood of ids [B, T] by logits, float32 [B, T, V]."""
-
-    def __init__(self) -> None:
-        """Take nothing."""
-        super().__init__(name="negative_log_likelihood")
-
-    def call(self, y_true: Any, y_pred: Any) -> Any:
-        """Give that of each id, [B, T]."""
-        return nats_of(tf.cast(y_true, tf.int32), y_pred)
 
 
 class SampledSoftmax(keras.losses.Loss):
@@ -62,7 +42,7 @@ class SampledSoftmax(keras.losses.Loss):
         features = tf.reshape(y_pred, [-1, y_pred.shape[-1]])
         logits = product(features, weights, self.output.precision, turned=True)
         labels = places[: targets.shape[0]]
-        nats = nats_of(labels, logits + (bias + rarity))
+        nats = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits + (bias + rarity))
         own = tf.gather(rarity, labels)
         # In the sum of this row the target has counted exp(own) times; it is to count once.
         return nats + own + tf.math.log1p(tf.exp(-nats) * tf.math.expm1(-own))
@@ -106,7 +86,7 @@ class Counted(keras.losses.Loss):
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
         """Give the negative log-likelihood [N] of ids [N], from [N, H]."""
-        return nats_of(y_true, self.output.logits(y_pred))
+        return tf.nn.sparse_softmax_cross_entropy_with_logits(y_true, self.output.logits(y_pred))
 
 
 class Copied(Counted):
@@ -139,4 +119,4 @@ class EachMember(keras.losses.Loss):
         """Give the mean over the members."""
         K = y_pred.shape[2]
         ids = tf.repeat(tf.cast(y_true, tf.int32)[:, :, tf.newaxis], K, axis=2)
-        return tf.reduce_mean(nats_of(ids, y_pred), axis=2)
+        return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(ids, y_pred), axis=2)

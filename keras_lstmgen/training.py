@@ -34,7 +34,7 @@ from keras_lstmgen.checkpoint import Progress
 from keras_lstmgen.corpus import validates_on
 from keras_lstmgen.encoding import Encoded
 from keras_lstmgen.errors import Terminated, UserError
-from keras_lstmgen.loss import Copied, Counted, EachMember, NegativeLogLikelihood, SampledSoftmax
+from keras_lstmgen.loss import Copied, Counted, EachMember, SampledSoftmax
 from keras_lstmgen.model import build, start_at, state_size, weights_of
 from keras_lstmgen.optimizer import Adam
 from keras_lstmgen.run import Metadata, Run
@@ -141,7 +141,7 @@ def _loss_of(settings: recipe.Recipe, model: keras.Sequential, counts: np.ndarra
         return Copied(model.layers[0])
     if not settings.carries:
         return Counted(model.layers[-1])
-    return NegativeLogLikelihood()
+    return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 
 
 def _fit(settings: recipe.Recipe, encoded: Encoded, folder: Path) -> Path:

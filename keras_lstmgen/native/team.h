@@ -45,7 +45,7 @@ static void look_again(int *looks)
 #endif
 }
 
-static inline void meet(struct barrier *here, int size)
+static void meet(struct barrier *here, int size)
 {
     if (size == 1)
         return;
@@ -75,10 +75,9 @@ static void in_team(void *task, int threads, void (*work)(void *, struct member 
     pthread_t ids[MOST_THREADS];
     struct member members[MOST_THREADS];
     struct team team = {.task = task, .work = work};
-    int size = 1;
-    threads = threads < MOST_THREADS ? threads : MOST_THREADS;
     for (int n = 0; n < threads; n++)
         members[n] = (struct member){&team, n};
+    int size = 1;
     while (size < threads && !pthread_create(&ids[size], NULL, take_part, &members[size]))
         size++;
     __atomic_store_n(&team.size, size, __ATOMIC_RELEASE);
