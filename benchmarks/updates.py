@@ -4,7 +4,7 @@
     python -m benchmarks.updates --shapes 1x512,32,64 --precision float32
 
 The sides "ours" of ``training``, watched by TensorFlow's profiler. Two operators may run at once, and watched they take
-longer, so that the parts add up to more than the update. Backward, the compiled code is the LSTM's and the loss's.
+longer, so that the parts add up to more than the update.
 """
 
 import glob
