@@ -112,8 +112,12 @@ def cudnn_kernels(shape: list[int]) -> Callable[[int], list[str]]:
 
 def traced(run: Callable[[], Any], pattern: bytes) -> list[str]:
     """The names in the profiler's trace of ``run`` that have ``pattern`` in them, sorted."""
+    return sorted({name.decode() for name in re.findall(pattern, trace(run))})
+
+
+def trace(run: Callable[[], Any]) -> bytes:
+    """What TensorFlow's profiler writes of ``run``: an ``XSpace``, as bytes."""
     with tempfile.TemporaryDirectory() as folder:
         with tf.profiler.experimental.Profile(folder):
             run()
-        trace = b"".join(path.read_bytes() for path in Path(folder).rglob("*.xplane.pb"))
-    return sorted({name.decode() for name in re.findall(pattern, trace)})
+        return b"".join(path.read_bytes() for path in Path(folder).rglob("*.xplane.pb"))

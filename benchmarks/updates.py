@@ -1,21 +1,17 @@
-"""Where the time of an update goes in our training: the LSTM's code, the operators around it, and what neither is.
+"""Where the time of an update goes in our training: the LSTM's code, and the operators around it, part by part.
 
     python -m benchmarks.updates
     python -m benchmarks.updates --shapes 1x512,32,64 --precision float32
 
-The sides "ours" of ``training``, watched by TensorFlow's profiler. Two operators may run at once, and watched they take
-longer, so that the parts add up to more than the update.
+The sides "ours" of ``training``, watched by TensorFlow's profiler. Two operators may run at once and wait for each other,
+and watched they take longer, so that the parts add up to more than the update. Their shares are of all parts together.
 """
 
-import glob
 import re
 import statistics
 import sys
-import tempfile
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 from benchmarks import measure, peak
@@ -26,10 +22,10 @@ from benchmarks.workers import Worker
 STEPS = 10  # updates that are watched
 PARTS = {  # of an operator's name; the first that is found counts
     "LSTM's code, forward": r"/lstm_\d.*:PyFunc",
-    "compiled code, backward": r"^StatefulPartitionedCall/PyFunc.*:PyFunc",
+    "LSTM's code, backward": r"^StatefulPartitionedCall/PyFunc.*:PyFunc",
     "Adam and clipping": "/adam/",
     "output's products and casts": "/output_",
-    "loss, forward": "/compile_loss/",
+    "softmax and loss": "/compile_loss/",
     "dropout": "/dropout_",
     "embedding": "/embedding_|UnsortedSegmentSum",
     "other operators": "^StatefulPartitionedCall/.*:",
@@ -64,23 +60,17 @@ def side(shape: list[int], precision: str) -> Callable[[int], dict[str, Any]]:
 
     def answer(steps: int) -> dict[str, Any]:
         seconds = [s.B * s.T / train(steps) for _ in range(3)]
-        with tempfile.TemporaryDirectory() as folder:
-            parts = summed(_operators(lambda: train(steps), folder))
+        parts = summed(_events(keras_sides.trace(lambda: train(steps))))
         return {"milliseconds": 1e3 * statistics.median(seconds), "parts": {n: ms / steps for n, ms in parts.items()}}
 
     return answer
 
 
-def _operators(run: Callable[[], Any], folder: str) -> list[tuple[str, float]]:
-    """The events of the profiler's trace of ``run``: names and milliseconds."""
-    import tensorflow as tf
+def _events(trace: bytes) -> list[tuple[str, float]]:
+    """All events of a profiler's trace: names and milliseconds."""
     from tensorflow.tsl.profiler.protobuf import xplane_pb2
 
-    with tf.profiler.experimental.Profile(folder):
-        run()
-    space = xplane_pb2.XSpace()
-    (file,) = glob.glob(f"{folder}/**/*.xplane.pb", recursive=True)
-    space.ParseFromString(Path(file).read_bytes())
+    space = xplane_pb2.XSpace.FromString(trace)
     return [
         (plane.event_metadata[event.metadata_id].name, event.duration_ps / 1e9)
         for plane in space.planes
@@ -91,20 +81,19 @@ def _operators(run: Callable[[], Any], folder: str) -> list[tuple[str, float]]:
 
 def summed(events: Sequence[tuple[str, float]]) -> dict[str, float]:
     """Milliseconds of each of PARTS; what is no operator has no part."""
-    parts: dict[str, float] = defaultdict(float, dict.fromkeys(PARTS, 0.0))
+    parts = dict.fromkeys(PARTS, 0.0)
     for name, milliseconds in events:
-        for part, pattern in PARTS.items():
-            if re.search(pattern, name):
-                parts[part] += milliseconds
-                break
-    return dict(parts)
+        part = next((part for part, pattern in PARTS.items() if re.search(pattern, name)), None)
+        if part:
+            parts[part] += milliseconds
+    return parts
 
 
 def table(result: Mapping[str, Any]) -> Table:
     """The parts of an update, each with its share."""
-    whole = result["milliseconds"]
+    whole = sum(result["parts"].values())
     rows = [[part, f"{ms:,.1f}", f"{ms / whole:.0%}"] for part, ms in result["parts"].items()]
-    title = f"{result['shape']}, {result['precision']}: {whole:,.1f} ms an update without a profiler"
+    title = f"{result['shape']}, {result['precision']}: {result['milliseconds']:,.1f} ms an update without a profiler"
     return Table(title, ["part", "ms, watched", "share"], rows)
 
 

@@ -288,7 +288,7 @@ def test_a_part_is_found_by_an_operator_s_name_and_no_event_but_operators_has_on
     ]
     parts = {part: milliseconds for part, milliseconds in updates.summed(events).items() if milliseconds}
     assert parts == {
-        "LSTM's code, forward": 2.0, "compiled code, backward": 3.0, "Adam and clipping": 5.0, "other operators": 7.0,
+        "LSTM's code, forward": 2.0, "LSTM's code, backward": 3.0, "Adam and clipping": 5.0, "other operators": 7.0,
     }  # fmt: skip
 
 

@@ -1,9 +1,12 @@
 """The LSTM with its own kernel is Keras's LSTM: values, states, gradients."""
 
+import ctypes
 import os
 import re
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -433,6 +436,39 @@ def test_without_memory_for_its_weights_the_code_says_so_and_works_again_later()
     assert done.stdout.splitlines() == [
         f"lstm_{way}: no memory for a window this large" for way in ("forward", "backward")
     ]
+
+
+@pytest.fixture
+def no_threads() -> Iterator[None]:
+    """From now on every new thread of this process asks for a stack that no machine has."""
+    library = ctypes.CDLL(None)
+    before, huge = (ctypes.create_string_buffer(256) for _ in range(2))  # each more than a pthread_attr_t takes
+    library.pthread_getattr_default_np(before)
+    library.pthread_attr_init(huge)
+    assert library.pthread_attr_setstacksize(huge, ctypes.c_size_t(1 << 46)) == 0
+    assert library.pthread_setattr_default_np(huge) == 0
+    yield
+    library.pthread_setattr_default_np(before)
+
+
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "pthread_setattr_default_np"), reason="a C library other than glibc")
+@pytest.mark.parametrize("kind", ["best", "emulated amx"])
+def test_threads_that_cannot_be_had_are_done_without(kind: str, request: pytest.FixtureRequest) -> None:
+    """Those that came share out all there is, and wait for no others."""
+    B, T, E, H = 40, 3, 5, 150
+    dice, bfloat16 = np.random.default_rng(1), kind != "best"
+    shapes = ((B, T, E), (B, H), (B, H), (E, 4 * H), (H, 4 * H), (4 * H,))
+    inputs = [dice.normal(size=shape).astype(np.float32) for shape in shapes]
+    if not kernel.choose(kind):
+        pytest.skip(f"this processor has no {kind}")
+    try:
+        expected, *_ = kernel._forward(bfloat16, *inputs)
+        request.getfixturevalue("no_threads")
+        with pytest.raises(RuntimeError, match="thread"):
+            threading.Thread(target=print).start()
+        np.testing.assert_array_equal(kernel._forward(bfloat16, *inputs)[0], expected)
+    finally:
+        kernel.choose("best")
 
 
 def test_instructions_that_are_missing_are_not_told_as_a_lack_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:

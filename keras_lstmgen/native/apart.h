@@ -15,7 +15,7 @@ static void NAME(step)(struct lstm *l, long t, long first, long end)
         const vector *bias = (const vector *)(l->bias + p * PANEL);
         for (long b = first, rows; b < end; b += rows) {
             rows = NAME(next)(end - b);
-            NAME(tile)((int)rows, l->K, l->operands + (t * l->B + b) * l->pitch, l->pitch, panel, sums);
+            NAME(tile)((int)rows, l->K, l->operands + (t * l->B + b) * l->K, l->K, panel, sums);
             for (long r = 0; r < rows; r++) {
                 vector h, *c = (vector *)NAME(c_at)(l, t + 1, b + r, p);
                 const vector *before = (const vector *)NAME(c_at)(l, t, b + r, p);
@@ -33,7 +33,7 @@ static void NAME(steps)(struct lstm *l, long first, long end)
     NAME(begin)(l, first, end, 0, l->P);
     for (long t = 0; t < l->T; t++) {
         for (long b = first; b < end; b++) {
-            word *operands = l->operands + (t * l->B + b) * l->pitch;
+            word *operands = l->operands + (t * l->B + b) * l->K;
             const float *h = t ? l->y + (b * l->T + t - 1) * l->H : l->h0 + b * l->H;
             NAME(put_words)(operands, l->x + (b * l->T + t) * l->E, l->E);
             NAME(put_words)(operands + E, h, l->H);
@@ -43,9 +43,8 @@ static void NAME(steps)(struct lstm *l, long first, long end)
     NAME(finish)(l, first, end, 0, l->P);
 }
 
-static void NAME(forward)(void *task, struct member *me)
+static void NAME(forward)(struct lstm *l, struct member *me)
 {
-    struct lstm *l = task;
     struct range panels = share(l->P, me->index, me->team->size), texts = texts_of(l, me);
     long E = NAME(words)(l->E), H = NAME(words)(l->H);
     for (long p = panels.first; p < panels.end; p++) {
@@ -64,7 +63,7 @@ static void NAME(forward)(void *task, struct member *me)
 /* The texts first to end, all steps, last first; dc [texts][P LANES] is carried, db [P][PANEL] summed up. */
 static void NAME(steps_back)(struct lstm *l, long first, long end, float *db)
 {
-    long N = l->pitch_dz, wide = l->P * LANES;
+    long N = l->N, wide = l->P * LANES;
     vector sums[ROWS][4];
     for (long b = first; b < end; b++)
         memcpy(l->dc + b * wide, l->dc_last + b * l->H, (size_t)l->H * sizeof(float));
@@ -85,7 +84,7 @@ static void NAME(steps_back)(struct lstm *l, long first, long end, float *db)
 /* dx = dz W^T of the texts first to end, by panels of E. */
 static void NAME(backward_x)(struct lstm *l, long first, long end)
 {
-    long N = l->pitch_dz;
+    long N = l->N;
     vector sums[ROWS][4];
     for (long q = 0; q < quads_of(l->E, LANES); q++)
         for (long b = first; b < end; b++)
@@ -99,9 +98,8 @@ static void NAME(backward_x)(struct lstm *l, long first, long end)
             }
 }
 
-static void NAME(backward)(void *task, struct member *me)
+static void NAME(backward)(struct lstm *l, struct member *me)
 {
-    struct lstm *l = task;
     struct range texts = texts_of(l, me);
     NAME(pack_transposed)(l, me);
     meet(&me->team->all, me->team->size);

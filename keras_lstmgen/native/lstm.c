@@ -28,26 +28,26 @@ enum { GROUP = 4 };          /* so many blocks of panels fit the second cache */
 enum { RESIDENT = 1 << 20 }; /* bytes of weights that stay in the second cache */
 
 struct lstm {
-    long B, T, E, H, P, K; /* P panels hold H units; K words hold a row of [x, h] */
+    long B, T, E, H, P, K, N; /* P panels hold H units; K words hold a row of [x, h], N one of dz */
     const float *x, *h0, *c0, *W, *U, *b; /* [B,T,E] [B,H] [B,H] [E,4H] [H,4H] [4H] */
     float *y, *h_last, *c_last;           /* [B,T,H] [B,H] [B,H] */
     float *gates, *c;                     /* for the backward pass: [T,P,B,4,lanes] [T+1,P,B,lanes], c from c0 on */
-    word *operands;                       /* also for it: [rows,pitch], [x, h] as they were multiplied */
+    word *operands;                       /* also for it: [rows,K], [x, h] as they were multiplied */
     const float *dy, *dh_last, *dc_last;  /* [B,T,H] [B,H] [B,H] */
     float *dx, *dh0, *dc0, *dW, *dU, *db; /* of the shapes of x, h0, c0, W, U, b */
-    word *packed, *packed_x, *dz, *turned; /* weights, those of x, [rows,pitch_dz], operands with rows as columns */
+    word *packed, *packed_x, *dz, *turned; /* weights, those of x, [rows,N], operands with rows as columns */
     float *bias, *dc, *partial;            /* [P,4,lanes] [B,P lanes] [threads,P,4,lanes], db of each thread */
-    long pitch, pitch_dz, stride;          /* words from row to row: of operands, dz and `turned` */
+    long stride;                           /* of `turned`: words from row to row */
     long rows;                             /* of operands and dz: T B, or more where each step begins a register */
     int by_text;                           /* threads that share out the texts */
 };
 
-/* What differs from one kind of processor to another. The task of the threads is a struct lstm. */
+/* What differs from one kind of processor to another. */
 struct kind {
     int lanes, pair, step;
     long (*room)(const struct lstm *); /* words that a thread needs for the gradient of the weights */
-    void (*forward)(void *, struct member *);
-    void (*backward)(void *, struct member *);
+    void (*forward)(struct lstm *, struct member *);
+    void (*backward)(struct lstm *, struct member *);
 };
 
 /* ---- what a thread has ------------------------------------------------------------------------------------------ */
@@ -340,8 +340,7 @@ static void set_sizes(struct lstm *l, const struct kind *kind)
 {
     l->P = (l->H + kind->lanes - 1) / kind->lanes;
     l->K = words_of(kind->pair, kind->step, l->E) + words_of(kind->pair, kind->step, l->H);
-    l->pitch = l->K;
-    l->pitch_dz = l->P * 4 * kind->lanes / kind->pair;
+    l->N = l->P * 4 * kind->lanes / kind->pair;
     l->rows = l->T * words_of(1, kind->step, l->B);
 }
 
@@ -355,7 +354,7 @@ int lstm_sizes(int bfloat16, long B, long T, long E, long H, long *bytes)
     set_sizes(&l, kind);
     bytes[0] = T * B * l.P * 4 * kind->lanes * 4;
     bytes[1] = (T + 1) * B * l.P * kind->lanes * 4;
-    bytes[2] = l.rows * l.pitch * 4;
+    bytes[2] = l.rows * l.K * 4;
     return 0;
 }
 
@@ -413,7 +412,7 @@ int lstm_backward(int bfloat16, const int *threads, const long *shape, float **i
     l.stride += kind->step > 1 ? 0 : 16; /* no power of two, whose rows would fight for the same lines of the cache */
     l.packed = taken((blocks > weights ? blocks : weights) * 4, &lacking);
     l.packed_x = taken((size_t)(quads_of(l.E, kind->lanes) * panel) * 4, &lacking);
-    l.dz = taken((size_t)(l.rows * l.pitch_dz) * 4, &lacking);
+    l.dz = taken((size_t)(l.rows * l.N) * 4, &lacking);
     l.turned = taken((size_t)(l.K * kind->pair * l.stride) * 4, &lacking);
     l.dc = cleared((size_t)(l.B * wide) * 4, &lacking);
     l.partial = cleared((size_t)(size * 4 * wide) * 4, &lacking);

@@ -219,7 +219,7 @@ static void NAME(turn)(struct lstm *l, long first, long end)
     for (long k = first; k < end; k += REGISTER) {
         const word *rows[2 * REGISTER];
         for (long n = 0; n < 2 * REGISTER; n++)
-            rows[n] = NAME(row_of)(l, l->operands, l->pitch, 2 * k + n);
+            rows[n] = NAME(row_of)(l, l->operands, l->K, 2 * k + n);
         for (long m = 0; m < l->K; m += REGISTER) {
             NAME(bits) blocks[2][REGISTER] = {{{0}}};
             long at = NAME(word_at)(m);
@@ -241,8 +241,8 @@ static void NAME(pack_rows)(const struct lstm *l, long p, long first, long end, 
 {
     const NAME(integers) zip = {0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23};
     for (long k = first; k < end; k++) {
-        const word *one = NAME(row_of)(l, l->dz, l->pitch_dz, 2 * k);
-        const word *two = NAME(row_of)(l, l->dz, l->pitch_dz, 2 * k + 1);
+        const word *one = NAME(row_of)(l, l->dz, l->N, 2 * k);
+        const word *two = NAME(row_of)(l, l->dz, l->N, 2 * k + 1);
         for (long n = 0; n < PANEL; n += 2 * REGISTER) {
             NAME(bits) firsts = {0}, seconds = {0};
             NAME(bits) *to = (NAME(bits) *)(out + NAME(place)(end - first, k - first, n));

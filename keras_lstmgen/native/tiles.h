@@ -293,11 +293,11 @@ static inline void NAME(panel_back)(struct lstm *l, long t, long b, long p, vect
     const loose *before = (const loose *)NAME(c_at)(l, t, b, p), *c = (const loose *)NAME(c_at)(l, t + 1, b, p);
     NAME(cell_back)(gates, *before, *c, dh, carried, dz);
 #if STEP > 1
-    word *words = NAME(text_at)(l, l->dz, l->pitch_dz, t, b) + NAME(word_at)(p * (PANEL / PAIR));
+    word *words = NAME(text_at)(l, l->dz, l->N, t, b) + NAME(word_at)(p * (PANEL / PAIR));
     NAME(put_words)(words, (const float *)dz, PANEL / 2);
     NAME(put_words)(words + STEP * STEP, (const float *)(dz + 2), PANEL / 2);
 #else
-    NAME(put_words)(l->dz + (t * l->B + b) * l->pitch_dz + p * (PANEL / PAIR), (const float *)dz, PANEL);
+    NAME(put_words)(l->dz + (t * l->B + b) * l->N + p * (PANEL / PAIR), (const float *)dz, PANEL);
 #endif
     for (int gate = 0; gate < 4; gate++)
         sums[gate] += dz[gate];
@@ -328,7 +328,7 @@ static void NAME(turn)(struct lstm *l, long first, long end)
 {
     long rows = l->T * l->B;
     for (long k = first; k < end; k++) {
-        const word *one = l->operands + PAIR * k * l->pitch, *two = PAIR * k + 1 < rows ? one + l->pitch : NULL;
+        const word *one = l->operands + PAIR * k * l->K, *two = PAIR * k + 1 < rows ? one + l->K : NULL;
         for (long m = 0; m < l->K; m++) {
 #if PAIR == 1
             (void)two;
@@ -345,7 +345,7 @@ static void NAME(turn)(struct lstm *l, long first, long end)
 /* A block of rows of one panel of dz, pairs of rows as words. */
 static void NAME(pack_rows)(const struct lstm *l, long p, long first, long end, word *out)
 {
-    long N = l->pitch_dz, rows = l->T * l->B;
+    long N = l->N, rows = l->T * l->B;
     for (long k = first; k < end; k++) {
         const word *one = l->dz + PAIR * k * N + p * (PANEL / PAIR), *two = PAIR * k + 1 < rows ? one + N : NULL;
 #if PAIR == 1

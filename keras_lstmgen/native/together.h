@@ -13,7 +13,7 @@ static void NAME(put_x)(struct lstm *l, long first, long end)
 {
     long E = NAME(words)(l->E), filled = E + l->P * (LANES / PAIR);
     for (long row = first; row < end; row++) {
-        word *operands = NAME(text_at)(l, l->operands, l->pitch, row / l->B, row % l->B);
+        word *operands = NAME(text_at)(l, l->operands, l->K, row / l->B, row % l->B);
         const float *x = l->x + (row % l->B * l->T + row / l->B) * l->E;
         for (long k = 0; k < E; k += STEP) {
             word *to = operands + NAME(word_at)(k);
@@ -36,9 +36,9 @@ static void NAME(project)(struct lstm *l, const struct region *r)
             rows = NAME(next)(r->texts.end - b);
             for (long p = r->panels.first; p < r->panels.end; p++) {
                 vector(*z)[4] = (vector(*)[4])NAME(gates_at)(l, t, b, p);
-                const word *x = NAME(text_at)(l, l->operands, l->pitch, t, b);
+                const word *x = NAME(text_at)(l, l->operands, l->K, t, b);
                 NAME(will_write)(z, rows * (long)sizeof *z);
-                NAME(tile)((int)rows, E, x, l->pitch, l->packed_x + p * E * PANEL, z);
+                NAME(tile)((int)rows, E, x, l->K, l->packed_x + p * E * PANEL, z);
             }
         }
 }
@@ -48,7 +48,7 @@ static inline void NAME(put_h)(struct lstm *l, long t, long b, long p, vector h)
 {
     NAME(write)(l->y + (b * l->T + t) * l->H, p * LANES, l->H, h);
     if (t + 1 < l->T) {
-        word *operands = NAME(text_at)(l, l->operands, l->pitch, t + 1, b);
+        word *operands = NAME(text_at)(l, l->operands, l->K, t + 1, b);
         NAME(put_words)(operands + NAME(word_at)(NAME(words)(l->E) + p * (LANES / PAIR)), (const float *)&h, LANES);
     }
 }
@@ -62,8 +62,8 @@ static void NAME(step)(struct lstm *l, long t, const struct region *r)
         for (long b = r->texts.first, rows; b < r->texts.end; b += rows) {
             vector *gates = (vector *)NAME(gates_at)(l, t, b, p), h;
             rows = NAME(next)(r->texts.end - b);
-            const word *before = NAME(text_at)(l, l->operands, l->pitch, t, b) + NAME(word_at)(E);
-            NAME(tile_onto)((int)rows, H, before, l->pitch, l->packed + p * H * PANEL, (const vector(*)[4])gates, sums);
+            const word *before = NAME(text_at)(l, l->operands, l->K, t, b) + NAME(word_at)(E);
+            NAME(tile_onto)((int)rows, H, before, l->K, l->packed + p * H * PANEL, (const vector(*)[4])gates, sums);
             for (long n = 0; n < rows; n++) {
                 vector *c = (vector *)NAME(c_at)(l, t + 1, b + n, p);
                 const vector *c_before = (const vector *)NAME(c_at)(l, t, b + n, p);
@@ -90,14 +90,13 @@ static void NAME(put_h0)(struct lstm *l, const struct region *r)
     for (long b = r->texts.first; b < r->texts.end; b++)
         for (long p = r->panels.first; p < r->panels.end; p++) {
             vector h = NAME(read)(l->h0 + b * l->H, p * LANES, l->H);
-            word *operands = NAME(text_at)(l, l->operands, l->pitch, 0, b);
+            word *operands = NAME(text_at)(l, l->operands, l->K, 0, b);
             NAME(put_words)(operands + NAME(word_at)(NAME(words)(l->E) + p * (LANES / PAIR)), (const float *)&h, LANES);
         }
 }
 
-static void NAME(forward)(void *task, struct member *me)
+static void NAME(forward)(struct lstm *l, struct member *me)
 {
-    struct lstm *l = task;
     struct range rows = share(l->T * l->B, me->index, me->team->size);
     struct region mine = region_of(l, me, LANES);
     NAME(pack_share)(l, me);
@@ -124,7 +123,7 @@ static inline void NAME(ask_ahead)(const struct lstm *l, long t, long b, long ro
         NAME(will_read)(NAME(c_at)(l, t, b, p), rows * (long)sizeof(vector));
     }
     for (long n = 0; n < rows; n++) {
-        const word *dz = NAME(text_at)(l, l->dz, l->pitch_dz, t, b + n) + NAME(word_at)(q * 2 * PANEL);
+        const word *dz = NAME(text_at)(l, l->dz, l->N, t, b + n) + NAME(word_at)(q * 2 * PANEL);
         if (n % STEP == 0)
             NAME(will_write)(dz, 2 * PANEL * STEP * (long)sizeof *dz);
         NAME(will_read)(l->dy + ((b + n) * l->T + t) * l->H + q * PANEL, PANEL * (long)sizeof(float));
@@ -134,7 +133,7 @@ static inline void NAME(ask_ahead)(const struct lstm *l, long t, long b, long ro
 /* A step back: dz U^T of the step after it is the gradient by h, from which dz of this one follows. */
 static void NAME(step_back)(struct lstm *l, long t, const struct region *r, float *db)
 {
-    long N = l->P * (PANEL / PAIR);
+    long N = l->N;
     int last = t == l->T - 1;
     vector sums[ROWS][4];
     for (long q = r->quads.first; q < r->quads.end; q++)
@@ -143,7 +142,7 @@ static void NAME(step_back)(struct lstm *l, long t, const struct region *r, floa
             if (t >= 0)
                 NAME(ask_ahead)(l, t, b, rows, q);
             if (!last)
-                NAME(tile)((int)rows, N, NAME(text_at)(l, l->dz, l->pitch_dz, t + 1, b), l->pitch_dz,
+                NAME(tile)((int)rows, N, NAME(text_at)(l, l->dz, l->N, t + 1, b), l->N,
                            l->packed + q * N * PANEL, sums);
             for (long n = 0; n < rows; n++)
                 NAME(text_back)(l, t, b + n, q, last ? NULL : sums[n], l->dc, db);
@@ -166,7 +165,7 @@ static void NAME(carry)(struct lstm *l, const struct region *r, int after)
 /* dx = dz W^T of the texts of a region, and of the columns that are this thread's. */
 static void NAME(backward_x)(struct lstm *l, const struct region *r)
 {
-    long N = l->P * (PANEL / PAIR);
+    long N = l->N;
     vector sums[ROWS][4];
     for (long t = 0; t < l->T; t++)
         for (long b = r->texts.first, rows; b < r->texts.end; b += rows) {
@@ -174,8 +173,8 @@ static void NAME(backward_x)(struct lstm *l, const struct region *r)
             for (long q = r->columns.first; q < r->columns.end; q++) {
                 for (long n = 0; n < rows; n++)
                     NAME(will_write)(l->dx + ((b + n) * l->T + t) * l->E + q * PANEL, PANEL * (long)sizeof(float));
-                const word *dz = NAME(text_at)(l, l->dz, l->pitch_dz, t, b);
-                NAME(tile)((int)rows, N, dz, l->pitch_dz, l->packed_x + q * N * PANEL, sums);
+                const word *dz = NAME(text_at)(l, l->dz, l->N, t, b);
+                NAME(tile)((int)rows, N, dz, l->N, l->packed_x + q * N * PANEL, sums);
                 for (long n = 0; n < rows; n++)
                     for (int v = 0; v < 4; v++)
                         NAME(write)(l->dx + ((b + n) * l->T + t) * l->E, q * PANEL + v * LANES, l->E, sums[n][v]);
@@ -183,9 +182,8 @@ static void NAME(backward_x)(struct lstm *l, const struct region *r)
         }
 }
 
-static void NAME(backward)(void *task, struct member *me)
+static void NAME(backward)(struct lstm *l, struct member *me)
 {
-    struct lstm *l = task;
     struct region mine = region_of(l, me, LANES);
     NAME(pack_transposed)(l, me);
     NAME(carry)(l, &mine, 0);
