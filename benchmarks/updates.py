@@ -3,7 +3,7 @@
     python -m benchmarks.updates
     python -m benchmarks.updates --shapes 1x512,32,64 --precision float32
 
-The sides "ours" of ``training``, watched by TensorFlow's profiler. Two operators may run at once and wait for each other,
+Our sides of ``training``, watched by TensorFlow's profiler. Two operators may run at once and wait for each other,
 and watched they take longer, so that the parts add up to more than the update. Their shares are of all parts together.
 """
 
