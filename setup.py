@@ -1,4 +1,4 @@
-"""What setup.cfg cannot say: the LSTM's own code, in C, and the web page's files. All else stands there."""
+"""What setup.cfg cannot say: the code in C of LSTM and loss, and the web page's files. All else stands there."""
 
 import shutil
 from pathlib import Path
@@ -24,9 +24,9 @@ setup(
     ext_modules=[
         Extension(
             "keras_lstmgen.native.lstm",
-            sources=["keras_lstmgen/native/lstm.c"],
+            sources=["keras_lstmgen/native/lstm.c", "keras_lstmgen/native/softmax.c"],
             depends=sorted(map(str, Path("keras_lstmgen", "native").glob("*.h"))),
-            extra_compile_args=["-std=gnu11", "-O3", "-pthread"],
+            extra_compile_args=["-std=gnu11", "-O3", "-Wno-psabi", "-pthread"],
             optional=True,  # without a C compiler the rest is installed, and trains by Keras's own loop
         )
     ],

@@ -9,12 +9,14 @@
 - Operands may be bfloat16, where the processor multiplies them; sums, gates and states are float32 always. With matrix
   registers (AMX) products take less time than reading the weights: there each thread keeps those of units of its own in
   its cache, and threads meet after each step.
+
+The softmax of the loss is here too (``native/softmax.c``): with a large vocabulary it takes longer than the LSTM.
 """
 
 import ctypes
 import functools
 import importlib.machinery
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ from keras_lstmgen import threads
 ALIGNMENT = 64  # bytes; what begins there TensorFlow takes over without a copy
 TEXTS_A_THREAD = 4  # of a step; with fewer a thread waits for weights rather than computes
 NO_INSTRUCTIONS = -2  # of the compiled code: not on this processor; all else but 0 is that there was no memory
+LITTLE = 1 << 14  # logits, whose softmax takes a few microseconds
 KEPT = 3  # arrays that the forward pass leaves for the backward pass: gates, cell states, operands
 
 
@@ -106,9 +109,74 @@ def lstm(x: Any, h0: Any, c0: Any, W: Any, U: Any, b: Any, bfloat16: bool = Fals
     return outputs, h, c
 
 
+def nats(labels: Any, products: Any, bias: Any) -> Any:
+    """The negative log-likelihood of labels by the logits ``products + bias``, which are never in memory.
+
+    Args:
+        labels: int32 [N].
+        products: float32 or bfloat16 [N, V]; its gradient is of the same type.
+        bias: float32 [V].
+
+    Returns:
+        Float32 [N]. At run time ValueError for a label that is not from 0 to V - 1.
+    """
+
+    @tf.custom_gradient
+    def rows(products: Any, bias: Any) -> Any:
+        words = _words(products)
+        found, sums = tf.numpy_function(_nats, [words, bias, labels], [tf.float32] * 2, stateful=False)
+
+        @tf.custom_gradient
+        def backward(by: Any) -> Any:
+            given, kinds = [words, bias, labels, sums, by], [words.dtype, tf.float32]
+            of_words, of_bias = tf.numpy_function(_nats_back, given, kinds, stateful=False)
+            of_products = of_words if words.dtype == products.dtype else tf.bitcast(of_words, products.dtype)
+            return tuple(_shaped((of_products, of_bias), (products.shape, bias.shape))), _refuse
+
+        return tf.ensure_shape(found, labels.shape), backward
+
+    return rows(products, tf.convert_to_tensor(bias))
+
+
+def _words(products: Any) -> Any:
+    """Themselves, or of bfloat16, which NumPy does not know, the bits."""
+    return products if products.dtype == tf.float32 else tf.bitcast(products, tf.uint16)
+
+
+def _nats(*inputs: NDArray[Any]) -> list[NDArray[np.float32]]:
+    """The negative log-likelihoods [N], and the logarithms of the sums that the gradient needs, [N]."""
+    (N, V), labels = inputs[0].shape, inputs[-1]
+    if N and not 0 <= labels.min() <= labels.max() < V:
+        raise ValueError(f"loss: labels from {labels.min()} to {labels.max()}; give them from 0 to {V - 1}")
+    found = [np.empty(N, np.float32) for _ in range(2)]
+    _softmax("softmax_forward", _threads_for(inputs[0]), inputs, found)
+    return found
+
+
+def _nats_back(*inputs: NDArray[Any]) -> list[NDArray[Any]]:
+    """The gradients by the products [N, V] and by the bias [V]."""
+    products, count = inputs[0], _threads_for(inputs[0])
+    gradient = _aligned(products.nbytes).view(products.dtype).reshape(products.shape)
+    by_bias = np.empty((count, products.shape[1]), np.float32)
+    _softmax("softmax_backward", count, inputs, [gradient, by_bias])
+    return [gradient, by_bias[0]]
+
+
+def _softmax(name: str, count: int, *groups: Sequence[NDArray[Any]]) -> None:
+    """Call it with so many threads."""
+    products = groups[0][0]
+    code: Callable[..., None] = getattr(_found(), name)
+    code(count, int(products.dtype == np.uint16), (ctypes.c_long * 2)(*products.shape), *map(_pointers, groups))
+
+
+def _threads_for(products: NDArray[Any]) -> int:
+    """As many as there are cores, but one for little: more would take longer to start than to compute."""
+    return max(1, min(threads.available(), products.size // LITTLE))
+
+
 def _refuse(*_: Any) -> Any:
     """Else TensorFlow would take the gradient of a gradient for nothing, and say nothing."""
-    raise NotImplementedError("LSTM: it has no gradient of its gradient; take keras.layers.LSTM, with the same weights")
+    raise NotImplementedError("LSTM: compiled code has no gradient of its gradient; take Keras's layer and loss for it")
 
 
 def _shaped(values: Any, shapes: Any) -> list[Any]:
@@ -152,8 +220,11 @@ def _check(inputs: tuple[NDArray[np.float32], ...], shapes: tuple[tuple[int, ...
 def _run(name: str, bfloat16: bool, shape: tuple[int, ...], *groups: Any) -> None:
     cores = threads.available()
     counts = cores, max(1, min(cores, shape[0] // TEXTS_A_THREAD))
-    pointers = [(ctypes.c_void_p * len(arrays))(*(array.ctypes.data for array in arrays)) for arrays in groups]
-    _call(name, int(bfloat16), (ctypes.c_int * 2)(*counts), (ctypes.c_long * 4)(*shape), *pointers)
+    _call(name, int(bfloat16), (ctypes.c_int * 2)(*counts), (ctypes.c_long * 4)(*shape), *map(_pointers, groups))
+
+
+def _pointers(arrays: Sequence[NDArray[Any]]) -> ctypes.Array[ctypes.c_void_p]:
+    return (ctypes.c_void_p * len(arrays))(*(array.ctypes.data for array in arrays))
 
 
 def _call(name: str, *arguments: Any) -> None:

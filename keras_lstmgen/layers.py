@@ -95,7 +95,11 @@ class Output(keras.layers.Dense):
 
     def logits(self, inputs: Any) -> Any:
         """Float32 [..., H] gives [..., V]."""
-        return _logits(inputs, self.kernel.value, self.bias.value, self.precision)
+        return _logits(inputs, *self.products(_rows(inputs)))
+
+    def products(self, rows: Any) -> tuple[Any, Any]:
+        """Float32 [N, H] gives what ``product`` does, [N, V], and the bias [V] that makes logits of it."""
+        return product(rows, self.kernel.value, self.precision), self.bias.value
 
     def part(self, ids: Any) -> tuple[Any, Any]:
         """Weights float32 [C, H] and bias [C] of some ids, int32 [C]."""
@@ -140,7 +144,11 @@ class TiedOutput(keras.layers.Layer):
 
     def logits(self, inputs: Any) -> Any:
         """Float32 [..., E] gives [..., V]."""
-        return _logits(inputs, self.embedding.embeddings.value, self.bias.value, self.precision, turned=True)
+        return _logits(inputs, *self.products(_rows(inputs)))
+
+    def products(self, rows: Any) -> tuple[Any, Any]:
+        """Float32 [N, E] gives what ``product`` does, [N, V], and the bias [V] that makes logits of it."""
+        return product(rows, self.embedding.embeddings.value, self.precision, turned=True), self.bias.value
 
     def part(self, ids: Any) -> tuple[Any, Any]:
         """Weights float32 [C, E] and bias [C] of some ids, int32 [C]."""
@@ -169,15 +177,20 @@ def checked(precision: str) -> str:
 
 
 def product(x: Any, weights: Any, precision: str, turned: bool = False) -> Any:
-    """[N, H] times [H, V], or the turned [V, H], in float32; for operands in bfloat16 that is its last rounding."""
+    """[N, H] times [H, V], or the turned [V, H]: float32, or bfloat16 where the operands are, its last rounding."""
     kind = tf.bfloat16 if in_bfloat16(precision) else tf.float32
-    return tf.cast(tf.matmul(tf.cast(x, kind), tf.cast(weights, kind), transpose_b=turned), tf.float32)
+    return tf.matmul(tf.cast(x, kind), tf.cast(weights, kind), transpose_b=turned)
 
 
-def _logits(x: Any, weights: Any, bias: Any, precision: str, turned: bool = False) -> Any:
-    """Give float32 [..., V] for [..., H]."""
-    flat = product(tf.reshape(x, [-1, x.shape[-1]]), weights, precision, turned)
-    return tf.reshape(flat, tf.concat([tf.shape(x)[:-1], [bias.shape[0]]], axis=0)) + bias
+def _rows(x: Any) -> Any:
+    """[..., H] as [N, H]."""
+    return tf.reshape(x, [-1, x.shape[-1]])
+
+
+def _logits(x: Any, products: Any, bias: Any) -> Any:
+    """Float32 [..., V] for what was [..., H]."""
+    flat = tf.cast(products, tf.float32) + bias
+    return tf.reshape(flat, tf.concat([tf.shape(x)[:-1], [bias.shape[0]]], axis=0))
 
 
 def in_bfloat16(precision: str) -> bool:

@@ -6,8 +6,19 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_lstmgen.layers import Output, TiedOutput, product
+from keras_lstmgen import kernel
+from keras_lstmgen.layers import Output, TiedOutput, has_gpu, product
 from keras_lstmgen.pointer import NEVER, Pointer, shares
+
+
+def nats_of(ids: Any, products: Any, bias: Any) -> Any:
+    """The negative log-likelihood [N] of ids int32 [N] by the logits ``products + bias``, [N, V] and float32 [V].
+
+    In compiled code, where it is here and no GPU does it.
+    """
+    if kernel.library() is None or has_gpu():
+        return tf.nn.sparse_softmax_cross_entropy_with_logits(ids, tf.cast(products, tf.float32) + bias)
+    return kernel.nats(ids, products, bias)
 
 
 class SampledSoftmax(keras.losses.Loss):
@@ -40,9 +51,9 @@ class SampledSoftmax(keras.losses.Loss):
         rarity = tf.gather(self._rarity(targets.shape[0]), ids)  # of each candidate
         weights, bias = self.output.part(ids)
         features = tf.reshape(y_pred, [-1, y_pred.shape[-1]])
-        logits = product(features, weights, self.output.precision, turned=True)
+        products = product(features, weights, self.output.precision, turned=True)
         labels = places[: targets.shape[0]]
-        nats = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits + (bias + rarity))
+        nats = nats_of(labels, products, bias + rarity)
         own = tf.gather(rarity, labels)
         # In the sum of this row the target has counted exp(own) times; it is to count once.
         return nats + own + tf.math.log1p(tf.exp(-nats) * tf.math.expm1(-own))
@@ -59,38 +70,41 @@ class SampledSoftmax(keras.losses.Loss):
         return tf.constant(-np.log(found), tf.float32)
 
 
-class Counted(keras.losses.Loss):
-    """The mean negative log-likelihood, whose logits are made only where a target counts.
+class NegativeLogLikelihood(keras.losses.Loss):
+    """The mean negative log-likelihood, whose logits are made here, and only where a target counts.
 
-    Of a batch of pairs that is less than half of the places: neither sources nor padding. The logits of a large
-    vocabulary, and their softmax, are most of the work there is.
+    Logits of a large vocabulary and their softmax are most of the work there is. Of a batch of pairs less than half of
+    the places count: neither sources nor padding.
     """
 
     STEP = 128  # places are counted in these, so that products come in few sizes: each is prepared for at first
 
     def __init__(self, output: Output | TiedOutput) -> None:
         """Take the layer that has the weights."""
-        super().__init__(name="counted")
+        super().__init__(name="negative_log_likelihood")
         self.output = output
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
-        """Ids [B, T], what the output layer is given [B, T, H], and the weights of the losses [B, T]."""
+        """Ids [B, T], what the output layer is given [B, T, H], and the weights of the losses [B, T], or none."""
+        ids = tf.reshape(tf.cast(y_true, tf.int32), [-1])
+        features = tf.reshape(y_pred, [-1, y_pred.shape[-1] or tf.shape(y_pred)[-1]])
+        if sample_weight is None:
+            return tf.reduce_mean(self.call(ids, features))
         places = tf.where(tf.reshape(sample_weight, [-1]) > 0)[:, 0]
         blank = -tf.size(places) % self.STEP  # they ask for the first place again, with no weight
         at = tf.pad(places, [[0, blank]])
         weights = tf.gather(tf.reshape(sample_weight, [-1]), at)
         weights *= tf.sequence_mask(tf.size(places), tf.size(at), tf.float32)
-        features = tf.gather(tf.reshape(y_pred, [-1, y_pred.shape[-1] or tf.shape(y_pred)[-1]]), at)
-        nats = self.call(tf.gather(tf.reshape(y_true, [-1]), at), features)
+        nats = self.call(tf.gather(ids, at), tf.gather(features, at))
         return tf.reduce_sum(nats * weights) / tf.cast(tf.size(sample_weight), tf.float32)
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
-        """Give the negative log-likelihood [N] of ids [N], from [N, H]."""
-        return tf.nn.sparse_softmax_cross_entropy_with_logits(y_true, self.output.logits(y_pred))
+        """Give the negative log-likelihood [N] of ids int32 [N], from [N, H]."""
+        return nats_of(y_true, *self.output.products(y_pred))
 
 
-class Copied(Counted):
-    """``Counted`` of a ``Pointer``: the mean negative log-likelihood of the targets by what it writes and copies."""
+class Copied(NegativeLogLikelihood):
+    """That of a ``Pointer``: the mean negative log-likelihood of the targets by what it writes and copies."""
 
     def __init__(self, pointer: Pointer) -> None:
         """Take the layer that has the weights."""

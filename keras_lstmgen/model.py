@@ -47,9 +47,9 @@ def build(
     to be opened. Both have the same weights in the same order. The LSTM layers meet cuDNN's conditions, and one dropout
     mask serves all steps of a window (Gal and Ghahramani, 2016). ``precision`` is that of the operands of the LSTM's
     products in training (on a GPU, where it is bfloat16, of all else in these layers too); with ``in_loss`` the model
-    gives in training what its output layer is given, for
-    ``SampledSoftmax`` or ``Counted``. Where there are several members, or one that copies, the model is one layer that
-    holds them. Of several workers each builds it for its rows of ``B``.
+    gives in training what its output layer is given, for the losses that make the logits themselves. Where there are
+    several members, or one that copies, the model is one layer that holds them. Of several workers each builds it for
+    its rows of ``B``.
     """
     options: dict[str, Any] = {"precision": precision, "in_loss": in_loss, "carries": carries}
     if settings.members == 1 and not settings.copy:

@@ -34,7 +34,7 @@ from keras_lstmgen.checkpoint import Progress
 from keras_lstmgen.corpus import validates_on
 from keras_lstmgen.encoding import Encoded
 from keras_lstmgen.errors import Terminated, UserError
-from keras_lstmgen.loss import Copied, Counted, EachMember, SampledSoftmax
+from keras_lstmgen.loss import Copied, EachMember, NegativeLogLikelihood, SampledSoftmax
 from keras_lstmgen.model import build, start_at, state_size, weights_of
 from keras_lstmgen.optimizer import Adam
 from keras_lstmgen.run import Metadata, Run
@@ -112,7 +112,7 @@ def compiled(settings: recipe.Recipe, counts: np.ndarray[Any, Any]) -> keras.Seq
     part = settings.training
     carries = settings.carries
     sizes = (len(counts), part.batch_size, part.window if carries else None)
-    in_loss = settings.model.members == 1 and (part.sampled_softmax > 0 or not carries)
+    in_loss = settings.model.members == 1
     model = build(settings.model, *sizes, precision=part.precision, in_loss=in_loss, carries=carries)
     model.compile(
         Adam(
@@ -139,9 +139,7 @@ def _loss_of(settings: recipe.Recipe, model: keras.Sequential, counts: np.ndarra
         return SampledSoftmax(model.layers[-1], counts, settings.training.sampled_softmax)
     if settings.model.copy:
         return Copied(model.layers[0])
-    if not settings.carries:
-        return Counted(model.layers[-1])
-    return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    return NegativeLogLikelihood(model.layers[-1])
 
 
 def _fit(settings: recipe.Recipe, encoded: Encoded, folder: Path) -> Path:

@@ -1,4 +1,4 @@
-"""Losses that make few logits: estimated from a part of the vocabulary, right on average; of what counts, exact."""
+"""Losses that make the logits: exact, of what counts alone, or estimated from a part of them, right on average."""
 
 from pathlib import Path
 from typing import Any
@@ -8,12 +8,60 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_lstmgen import recipe, run, training
+from keras_lstmgen import kernel, recipe, run, threads, training
 from keras_lstmgen.layers import Output, TiedOutput
-from keras_lstmgen.loss import Counted, SampledSoftmax
+from keras_lstmgen.loss import NegativeLogLikelihood, SampledSoftmax, nats_of
 
 B, T, H, V = 3, 5, 7, 40
 COUNTS = np.arange(1, V + 1)[::-1] ** 2
+HALF_A_UNIT = 2.0**-8  # of a bfloat16: most that rounding to it is off, relatively
+
+
+@pytest.mark.parametrize("cores", [1, 3])
+@pytest.mark.parametrize("kind", [tf.float32, tf.bfloat16], ids=lambda kind: kind.name)
+@pytest.mark.parametrize("shape", [(1, 1), (3, 5), (7, 65), (6, 1_000), (9, 4_099), (0, 4)], ids=str)
+def test_likelihoods_and_gradients_are_those_of_the_equations(
+    shape: tuple[int, int], kind: tf.DType, cores: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In float64; with logits so far apart that many have no part in the sum."""
+    monkeypatch.setattr(threads, "available", lambda: cores)
+    dice = np.random.default_rng(shape[1])
+    products = tf.cast(dice.normal(size=shape) * 30, kind)
+    bias, by = (tf.constant(dice.normal(size=size), tf.float32) for size in (shape[1], shape[0]))
+    ids = dice.integers(shape[1], size=shape[0])
+    with tf.GradientTape() as tape:
+        tape.watch([products, bias])
+        nats = nats_of(tf.constant(ids, tf.int32), products, bias)
+        total = tf.reduce_sum(nats * by)
+    logits = tf.cast(products, tf.float64).numpy() + bias.numpy()
+    log_sum = np.logaddexp.reduce(logits, axis=-1, keepdims=True)
+    np.testing.assert_allclose(nats, (log_sum - logits[np.arange(len(ids)), ids][:, None])[:, 0], rtol=1e-6, atol=1e-5)
+    wanted = by.numpy()[:, None] * (np.exp(logits - log_sum) - (np.arange(shape[1]) == ids[:, None]))
+    of_products, of_bias = tape.gradient(total, [products, bias])
+    assert of_products.dtype == kind
+    bound = 1e-5 if kind == tf.float32 else HALF_A_UNIT + 1e-5
+    np.testing.assert_allclose(tf.cast(of_products, tf.float64), wanted, rtol=bound, atol=1e-6)
+    np.testing.assert_allclose(of_bias, wanted.sum(axis=0), rtol=1e-5, atol=1e-5)
+
+
+def test_a_likelihood_of_no_number_is_none_and_an_id_that_is_no_id_is_refused() -> None:
+    none, far = float("nan"), float("inf")
+    logits, bias = tf.constant([[1.0, none], [far, 2.0], [-far, 3.0]]), tf.zeros(2)
+    for kind in (tf.float32, tf.bfloat16):
+        np.testing.assert_array_equal(nats_of(tf.constant([0, 1, 1]), tf.cast(logits, kind), bias), [none, none, 0.0])
+    for wrong in (-1, 2):
+        with pytest.raises((ValueError, tf.errors.InvalidArgumentError), match=f"labels from {wrong} .* from 0 to 1"):
+            nats_of(tf.constant([wrong]), logits[:1], bias)
+
+
+@pytest.mark.parametrize("kind", [tf.float32, tf.bfloat16], ids=lambda kind: kind.name)
+def test_without_compiled_code_likelihoods_are_tensorflow_s(kind: tf.DType, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids, bias = tf.constant([2, 0]), tf.constant([0.5, -1.0, 2.0])
+    products = tf.cast(tf.random.stateless_normal((2, 3), (1, 2)), kind)
+    expected = nats_of(ids, products, bias)
+    monkeypatch.setattr(kernel, "library", lambda: None)
+    monkeypatch.setattr(kernel, "nats", lambda *_: pytest.fail("the code was called"))
+    np.testing.assert_allclose(nats_of(ids, products, bias), expected, rtol=1e-6)
 
 
 def outputs(tied: bool) -> Output | TiedOutput:
@@ -53,7 +101,7 @@ def test_with_all_ids_among_the_candidates_loss_and_gradient_are_exact(tied: boo
 @pytest.mark.parametrize("counting", [0.0, 0.4, 1.0])
 def test_the_loss_of_what_counts_alone_is_that_of_all_with_weights(tied: bool, counting: float) -> None:
     layer, dice = outputs(tied), np.random.default_rng(4)
-    (features, targets), loss = a_batch(dice), Counted(layer)
+    (features, targets), loss = a_batch(dice), NegativeLogLikelihood(layer)
     weights = tf.constant((dice.random((B, T)) < counting) * dice.uniform(0.1, 2, (B, T)), tf.float32)
     with tf.GradientTape(persistent=True) as tape:
         tape.watch(features)

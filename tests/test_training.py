@@ -24,6 +24,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from keras_lstmgen import callbacks, checkpoint, encoding, evaluation, generation, recipe, run, show, streams, training
 from keras_lstmgen.errors import UserError
+from keras_lstmgen.model import build
 from keras_lstmgen.optimizer import Adam
 from keras_lstmgen.sampling import Options
 
@@ -159,7 +160,7 @@ def test_at_a_stop_within_an_epoch_the_best_of_whole_epochs_waits_beside_what_is
     small: recipe.Recipe, tmp_path: Path
 ) -> None:
     model = training.compiled(small, counts=np.full(9, 7))
-    twin, progress_now = keras.models.clone_model(model), checkpoint.Progress(windows=52)
+    twin, progress_now = build(small.model, 9), checkpoint.Progress(windows=52)
     pace = callbacks.Pace(small.training, progress_now, 52)
     keep = callbacks.Keep(tmp_path, pace, twin)
     keep.set_model(model)
@@ -292,7 +293,7 @@ def test_an_epoch_broken_off_does_not_count_as_one_without_a_better_loss(small: 
     model = training.compiled(small, counts=np.full(9, 7))
     state = checkpoint.Progress(windows=4, best=1.0)
     pace = callbacks.Pace(recipe.Training(patience=1, epochs=9), state, 4)
-    keep = callbacks.Keep(tmp_path, pace, keras.models.clone_model(model))
+    keep = callbacks.Keep(tmp_path, pace, build(small.model, 9))
     keep.set_model(model)
     model.stop_training = False
     state.windows = 6

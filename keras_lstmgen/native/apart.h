@@ -43,8 +43,9 @@ static void NAME(steps)(struct lstm *l, long first, long end)
     NAME(finish)(l, first, end, 0, l->P);
 }
 
-static void NAME(forward)(struct lstm *l, struct member *me)
+static void NAME(forward)(void *window, struct member *me)
 {
+    struct lstm *l = window;
     struct range panels = share(l->P, me->index, me->team->size), texts = texts_of(l, me);
     long E = NAME(words)(l->E), H = NAME(words)(l->H);
     for (long p = panels.first; p < panels.end; p++) {
@@ -98,8 +99,9 @@ static void NAME(backward_x)(struct lstm *l, long first, long end)
             }
 }
 
-static void NAME(backward)(struct lstm *l, struct member *me)
+static void NAME(backward)(void *window, struct member *me)
 {
+    struct lstm *l = window;
     struct range texts = texts_of(l, me);
     NAME(pack_transposed)(l, me);
     meet(&me->team->all, me->team->size);

@@ -46,8 +46,8 @@ struct lstm {
 struct kind {
     int lanes, pair, step;
     long (*room)(const struct lstm *); /* words that a thread needs for the gradient of the weights */
-    void (*forward)(struct lstm *, struct member *);
-    void (*backward)(struct lstm *, struct member *);
+    void (*forward)(void *, struct member *);
+    void (*backward)(void *, struct member *);
 };
 
 /* ---- what a thread has ------------------------------------------------------------------------------------------ */

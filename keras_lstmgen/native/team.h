@@ -16,12 +16,11 @@ struct barrier {
     char alone[64 - 2 * sizeof(int)]; /* in its line of the cache */
 };
 
-struct lstm;
 struct member;
 
 struct team {
-    struct lstm *l;
-    void (*work)(struct lstm *, struct member *);
+    void *task; /* what the work is given */
+    void (*work)(void *, struct member *);
     int size; /* 0 until all have come that can be had */
     struct barrier all, of_group[MOST_THREADS];
 };
@@ -46,7 +45,7 @@ static void look_again(int *looks)
 #endif
 }
 
-static void meet(struct barrier *here, int size)
+static inline void meet(struct barrier *here, int size)
 {
     if (size == 1)
         return;
@@ -66,16 +65,16 @@ static void *take_part(void *argument)
     int size, looks = 0;
     while (!(size = __atomic_load_n(&me->team->size, __ATOMIC_ACQUIRE)))
         look_again(&looks);
-    me->team->work(me->team->l, me);
+    me->team->work(me->team->task, me);
     return NULL;
 }
 
 /* Run `work` on so many threads, or on as many of them as can be had, and wait for all. */
-static void in_team(struct lstm *l, int threads, void (*work)(struct lstm *, struct member *))
+static void in_team(void *task, int threads, void (*work)(void *, struct member *))
 {
     pthread_t ids[MOST_THREADS];
     struct member members[MOST_THREADS];
-    struct team team = {.l = l, .work = work};
+    struct team team = {.task = task, .work = work};
     for (int n = 0; n < threads; n++)
         members[n] = (struct member){&team, n};
     int size = 1;

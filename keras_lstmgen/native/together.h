@@ -95,8 +95,9 @@ static void NAME(put_h0)(struct lstm *l, const struct region *r)
         }
 }
 
-static void NAME(forward)(struct lstm *l, struct member *me)
+static void NAME(forward)(void *window, struct member *me)
 {
+    struct lstm *l = window;
     struct range rows = share(l->T * l->B, me->index, me->team->size);
     struct region mine = region_of(l, me, LANES);
     NAME(pack_share)(l, me);
@@ -182,8 +183,9 @@ static void NAME(backward_x)(struct lstm *l, const struct region *r)
         }
 }
 
-static void NAME(backward)(struct lstm *l, struct member *me)
+static void NAME(backward)(void *window, struct member *me)
 {
+    struct lstm *l = window;
     struct region mine = region_of(l, me, LANES);
     NAME(pack_transposed)(l, me);
     NAME(carry)(l, &mine, 0);

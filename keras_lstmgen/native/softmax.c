@@ -1,0 +1,201 @@
+/* The negative log-likelihood of labels, and its gradient, from the products that logits are made of: called from
+   kernel.py by ctypes.
+
+       logits = products + bias
+       nats = log sum exp(logits) - logits[label]       gradient = by (softmax(logits) - [the label])
+
+   Rows are shared out among threads. Products and their gradient are float32 or bfloat16, all else is float32. A row is
+   read again while it is in the cache; neither logits nor the softmax is ever stored.
+*/
+
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "team.h"
+
+#if defined(__x86_64__) && defined(__linux__)
+#define FOR_EACH_PROCESSOR __attribute__((target_clones("default", "avx2,fma", "avx512f")))
+#else
+#define FOR_EACH_PROCESSOR
+#endif
+#define INLINED static inline __attribute__((always_inline))
+
+enum { LANES = 16 };
+
+typedef float vector __attribute__((vector_size(4 * LANES)));
+typedef int32_t integers __attribute__((vector_size(4 * LANES)));
+typedef uint32_t bits __attribute__((vector_size(4 * LANES)));
+typedef uint16_t halves __attribute__((vector_size(2 * LANES)));
+
+struct task {
+    long rows, V;
+    const void *products; /* [rows,V], float32 or, where it is so, `bfloat16` */
+    const float *bias;    /* [V] */
+    const int32_t *labels;
+    float *nats, *log_sums;  /* [rows] each */
+    const float *by;         /* gradient by nats */
+    void *gradient;          /* by products, as these are */
+    float *partial;          /* [threads,V], the gradient by the bias of each thread */
+    int bfloat16;
+};
+
+INLINED vector chosen(integers which, vector yes, vector no)
+{
+    return (vector)((which & (integers)yes) | (~which & (integers)no));
+}
+
+/* e^x within 2 units in the last place, for x up to 0: 2^n times a polynomial on half a unit of n (Cephes' expf). */
+INLINED vector exponential(vector x)
+{
+    const float magic = 12582912.f; /* 1.5 * 2^23: adding it rounds to a whole number */
+    const vector least = (vector){0} - 87.f;
+    x = chosen(x < least, least, x); /* a NaN stays one */
+    vector shifted = x * 1.44269504f + magic, n = shifted - magic;
+    x -= n * 0.693359375f;
+    x += n * 2.12194440e-4f;
+    vector y = (vector){0} + 1.9875691500e-4f;
+    y = y * x + 1.3981999507e-3f;
+    y = y * x + 8.3334519073e-3f;
+    y = y * x + 4.1665795894e-2f;
+    y = y * x + 1.6666665459e-1f;
+    y = y * x + 5.0000001201e-1f;
+    y = y * x * x + x + 1.f;
+    return (vector)((integers)y + (((integers)shifted - (integers)((vector){0} + magic)) << 23));
+}
+
+/* Bytes of a row's products from v on, LANES of them or what is left. */
+INLINED size_t bytes_from(const struct task *t, long v, size_t each)
+{
+    long left = t->V - v;
+    return (size_t)(left < LANES ? left : LANES) * each;
+}
+
+/* LANES logits of row n from v on; behind the last they are `rest`. */
+INLINED vector logits(const struct task *t, long n, long v, float rest)
+{
+    vector x = {0}, bias = (vector){0} + rest;
+    memcpy(&bias, t->bias + v, v + LANES <= t->V ? sizeof bias : bytes_from(t, v, sizeof(float)));
+    if (t->bfloat16) {
+        halves words = {0};
+        const uint16_t *from = (const uint16_t *)t->products + n * t->V + v;
+        memcpy(&words, from, v + LANES <= t->V ? sizeof words : bytes_from(t, v, sizeof *from));
+        x = (vector)(__builtin_convertvector(words, bits) << 16);
+    } else {
+        const float *from = (const float *)t->products + n * t->V + v;
+        memcpy(&x, from, v + LANES <= t->V ? sizeof x : bytes_from(t, v, sizeof *from));
+    }
+    return x + bias;
+}
+
+static inline float logit(const struct task *t, long n, long v)
+{
+    float product;
+    if (t->bfloat16) {
+        uint32_t word = (uint32_t)((const uint16_t *)t->products)[n * t->V + v] << 16;
+        memcpy(&product, &word, sizeof product);
+    } else
+        product = ((const float *)t->products)[n * t->V + v];
+    return product + t->bias[v];
+}
+
+/* The nearest bfloat16 of each, ties to even; a NaN stays one. */
+INLINED halves rounded(vector x)
+{
+    bits all = (bits)x, even = all + 0x7fff + (all >> 16 & 1);
+    integers nan = (integers)(all & 0x7fffffff) > 0x7f800000;
+    return __builtin_convertvector((bits)chosen(nan, (vector)(all | 0x400000), (vector)even) >> 16, halves);
+}
+
+INLINED void put(const struct task *t, long n, long v, vector x)
+{
+    if (t->bfloat16) {
+        halves words = rounded(x);
+        uint16_t *to = (uint16_t *)t->gradient + n * t->V + v;
+        memcpy(to, &words, v + LANES <= t->V ? sizeof words : bytes_from(t, v, sizeof *to));
+    } else {
+        float *to = (float *)t->gradient + n * t->V + v;
+        memcpy(to, &x, v + LANES <= t->V ? sizeof x : bytes_from(t, v, sizeof *to));
+    }
+}
+
+/* log sum exp of row n. */
+FOR_EACH_PROCESSOR static float log_sum(const struct task *t, long n)
+{
+    vector most = (vector){0} - INFINITY, sum = {0};
+    for (long v = 0; v < t->V; v += LANES) {
+        vector x = logits(t, n, v, -INFINITY);
+        most = chosen(x > most, x, most);
+    }
+    float largest = most[0];
+    for (int lane = 1; lane < LANES; lane++)
+        largest = most[lane] > largest ? most[lane] : largest;
+    for (long v = 0; v < t->V; v += LANES)
+        sum += exponential(logits(t, n, v, -INFINITY) - largest);
+    double total = 0;
+    for (int lane = 0; lane < LANES; lane++)
+        total += sum[lane];
+    return largest + (float)log(total);
+}
+
+/* The gradient by row n, and what it adds to that by the bias. The label has its 1 here: where the softmax of it is near 1,
+   a rounded softmax less 1 would be rounded too coarsely. */
+FOR_EACH_PROCESSOR static void row_back(const struct task *t, long n, float *by_bias)
+{
+    const float log_sum = t->log_sums[n], by = t->by[n];
+    for (long v = 0; v < t->V; v += LANES) {
+        vector x = exponential(logits(t, n, v, -INFINITY) - log_sum), sum = {0};
+        long label = t->labels[n] - v;
+        if (label >= 0 && label < LANES)
+            x[label] -= 1.f;
+        x *= by;
+        size_t bytes = v + LANES <= t->V ? sizeof sum : bytes_from(t, v, sizeof(float));
+        memcpy(&sum, by_bias + v, bytes);
+        sum += x;
+        memcpy(by_bias + v, &sum, bytes);
+        put(t, n, v, x);
+    }
+}
+
+static void forward(void *given, struct member *me)
+{
+    const struct task *t = given;
+    struct range rows = share(t->rows, me->index, me->team->size);
+    for (long n = rows.first; n < rows.end; n++) {
+        t->log_sums[n] = log_sum(t, n);
+        t->nats[n] = t->log_sums[n] - logit(t, n, t->labels[n]);
+    }
+}
+
+static void backward(void *given, struct member *me)
+{
+    const struct task *t = given;
+    struct range rows = share(t->rows, me->index, me->team->size);
+    float *by_bias = t->partial + me->index * t->V;
+    memset(by_bias, 0, (size_t)t->V * sizeof *by_bias);
+    for (long n = rows.first; n < rows.end; n++)
+        row_back(t, n, by_bias);
+    meet(&me->team->all, me->team->size);
+    struct range columns = share(t->V, me->index, me->team->size);
+    for (int thread = 1; thread < me->team->size; thread++)
+        for (long v = columns.first; v < columns.end; v++)
+            t->partial[v] += t->partial[thread * t->V + v];
+}
+
+/* shape: rows, V. Labels are from 0 to V - 1. bfloat16: products are. out: nats, and the logarithms of the
+   sums that the gradient needs. */
+void softmax_forward(int threads, int bfloat16, const long *shape, void **in, float **out)
+{
+    struct task t = {.rows = shape[0], .V = shape[1], .bfloat16 = bfloat16, .products = in[0]};
+    t.bias = in[1], t.labels = in[2], t.nats = out[0], t.log_sums = out[1];
+    in_team(&t, threads, forward);
+}
+
+/* in: products, bias, labels, log sums, gradient by nats. out: the gradient by products, and [threads,V] whose first row
+   becomes that by the bias. */
+void softmax_backward(int threads, int bfloat16, const long *shape, void **in, void **out)
+{
+    struct task t = {.rows = shape[0], .V = shape[1], .bfloat16 = bfloat16, .products = in[0]};
+    t.bias = in[1], t.labels = in[2], t.log_sums = in[3], t.by = in[4], t.gradient = out[0], t.partial = out[1];
+    in_team(&t, threads, backward);
+}
