@@ -176,7 +176,7 @@ def _threads_for(products: NDArray[Any]) -> int:
 
 def _refuse(*_: Any) -> Any:
     """Else TensorFlow would take the gradient of a gradient for nothing, and say nothing."""
-    raise NotImplementedError("LSTM: it has no gradient of its gradient; take keras.layers.LSTM and a loss of Keras's for it")
+    raise NotImplementedError("LSTM: no gradient of its gradient; take keras.layers.LSTM and a loss of Keras's for it")
 
 
 def _shaped(values: Any, shapes: Any) -> list[Any]:
