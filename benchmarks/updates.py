@@ -21,11 +21,11 @@ from benchmarks.workers import Worker
 
 STEPS = 10  # updates that are watched
 PARTS = {  # of an operator's name; the first that is found counts
-    "LSTM's code, forward": r"/lstm_\d.*:PyFunc",
-    "LSTM's code, backward": r"^StatefulPartitionedCall/PyFunc.*:PyFunc",
+    "LSTM's code, forward": "lstm_forward.*:PyFunc",
+    "LSTM's code, backward": "lstm_backward.*:PyFunc",
+    "softmax": "softmax_.*:PyFunc",
     "Adam and clipping": "/adam/",
-    "output's products and casts": "/output_",
-    "softmax and loss": "/compile_loss/",
+    "output's products and casts": "/compile_loss/",
     "dropout": "/dropout_",
     "embedding": "/embedding_|UnsortedSegmentSum",
     "other operators": "^StatefulPartitionedCall/.*:",

@@ -91,13 +91,14 @@ def lstm(x: Any, h0: Any, c0: Any, W: Any, U: Any, b: Any, bfloat16: bool = Fals
     def window(*inputs: Any) -> Any:
         kinds = [tf.float32] * 3 + [tf.uint8] * KEPT
         forward = functools.partial(_forward, bfloat16)
-        results = tf.numpy_function(forward, inputs, kinds, stateful=False)
+        results = tf.numpy_function(forward, inputs, kinds, stateful=False, name="lstm_forward")
         outputs = _shaped(results[:3], ([*x.shape[:2], U.shape[0]], h0.shape, c0.shape))
 
         @tf.custom_gradient
         def backward(*arguments: Any) -> Any:
             compute = functools.partial(_backward, bfloat16)
-            found = tf.numpy_function(compute, arguments, [tf.float32] * len(inputs), stateful=False)
+            kinds = [tf.float32] * len(inputs)
+            found = tf.numpy_function(compute, arguments, kinds, stateful=False, name="lstm_backward")
             return _shaped(found, [value.shape for value in inputs]), _refuse
 
         def gradient(*gradients: Any) -> Any:
@@ -120,27 +121,23 @@ def nats(labels: Any, products: Any, bias: Any) -> Any:
     Returns:
         Float32 [N]. At run time ValueError for a label that is not from 0 to V - 1.
     """
+    kind = tf.uint16 if products.dtype == tf.bfloat16 else tf.float32  # as NumPy knows it
 
     @tf.custom_gradient
     def rows(products: Any, bias: Any) -> Any:
-        words = _words(products)
-        found, sums = tf.numpy_function(_nats, [words, bias, labels], [tf.float32] * 2, stateful=False)
+        given, kinds = [tf.bitcast(products, kind), bias, labels], [tf.float32] * 2
+        found, sums = tf.numpy_function(_nats, given, kinds, stateful=False, name="softmax_forward")
 
         @tf.custom_gradient
         def backward(by: Any) -> Any:
-            given, kinds = [words, bias, labels, sums, by], [words.dtype, tf.float32]
-            of_words, of_bias = tf.numpy_function(_nats_back, given, kinds, stateful=False)
-            of_products = of_words if words.dtype == products.dtype else tf.bitcast(of_words, products.dtype)
-            return tuple(_shaped((of_products, of_bias), (products.shape, bias.shape))), _refuse
+            kinds = [kind, tf.float32]
+            back = tf.numpy_function(_nats_back, [*given, sums, by], kinds, stateful=False, name="softmax_backward")
+            of_words, of_bias = _shaped(back, (products.shape, bias.shape))
+            return (tf.bitcast(of_words, products.dtype), of_bias), _refuse
 
         return tf.ensure_shape(found, labels.shape), backward
 
     return rows(products, tf.convert_to_tensor(bias))
-
-
-def _words(products: Any) -> Any:
-    """Themselves, or of bfloat16, which NumPy does not know, the bits."""
-    return products if products.dtype == tf.float32 else tf.bitcast(products, tf.uint16)
 
 
 def _nats(*inputs: NDArray[Any]) -> list[NDArray[np.float32]]:

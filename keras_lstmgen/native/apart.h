@@ -11,12 +11,11 @@ static void NAME(step)(struct lstm *l, long t, long first, long end)
 {
     vector sums[ROWS][4];
     for (long p = 0; p < l->P; p++) {
-        const word *panel = l->packed + p * l->K * PANEL, *next = l->packed + (p + 1) % l->P * l->K * PANEL;
+        const word *panel = l->packed + p * l->K * PANEL;
         const vector *bias = (const vector *)(l->bias + p * PANEL);
-        for (long b = first, n = 0, rows; b < end; b += rows, n++) {
-            const word *operands = l->operands + (t * l->B + b) * l->from_x;
+        for (long b = first, rows; b < end; b += rows) {
             rows = NAME(next)(end - b);
-            NAME(tile)((int)rows, l->K, operands, l->from_x, panel, NAME(fourth)(next, l->K, n), sums);
+            NAME(tile)((int)rows, l->K, l->operands + (t * l->B + b) * l->K, l->K, panel, sums);
             for (long r = 0; r < rows; r++) {
                 vector h, *c = (vector *)NAME(c_at)(l, t + 1, b + r, p);
                 const vector *before = (const vector *)NAME(c_at)(l, t, b + r, p);
@@ -34,7 +33,7 @@ static void NAME(steps)(struct lstm *l, long first, long end)
     NAME(begin)(l, first, end, 0, l->P);
     for (long t = 0; t < l->T; t++) {
         for (long b = first; b < end; b++) {
-            word *operands = l->operands + (t * l->B + b) * l->from_x;
+            word *operands = l->operands + (t * l->B + b) * l->K;
             const float *h = t ? l->y + (b * l->T + t - 1) * l->H : l->h0 + b * l->H;
             NAME(put_words)(operands, l->x + (b * l->T + t) * l->E, l->E);
             NAME(put_words)(operands + E, h, l->H);
@@ -65,23 +64,20 @@ static void NAME(forward)(void *window, struct member *me)
 /* The texts first to end, all steps, last first; dc [texts][P LANES] is carried, db [P][PANEL] summed up. */
 static void NAME(steps_back)(struct lstm *l, long first, long end, float *db)
 {
-    long N = l->N, wide = l->P * LANES, quads = quads_of(l->H, LANES);
+    long N = l->N, wide = l->P * LANES;
     vector sums[ROWS][4];
     for (long b = first; b < end; b++)
         memcpy(l->dc + b * wide, l->dc_last + b * l->H, (size_t)l->H * sizeof(float));
     for (long t = l->T - 1; t >= -1; t--)
-        for (long q = 0; q < quads; q++) {
-            const word *panel = l->packed + q * N * PANEL, *next = l->packed + (q + 1) % quads * N * PANEL;
-            for (long b = first, n = 0, rows; b < end; b += rows, n++) {
+        for (long q = 0; q < quads_of(l->H, LANES); q++)
+            for (long b = first, rows; b < end; b += rows) {
                 int last = t == l->T - 1;
-                const word *ahead = NAME(fourth)(next, N, n);
                 rows = NAME(next)(end - b);
                 if (!last)
-                    NAME(tile)((int)rows, N, l->dz + ((t + 1) * l->B + b) * l->from_dz, l->from_dz, panel, ahead, sums);
+                    NAME(tile)((int)rows, N, l->dz + ((t + 1) * l->B + b) * N, N, l->packed + q * N * PANEL, sums);
                 for (long r = 0; r < rows; r++)
                     NAME(text_back)(l, t, b + r, q, last ? NULL : sums[r], l->dc, db);
             }
-        }
     for (long b = first; b < end; b++)
         memcpy(l->dc0 + b * l->H, l->dc + b * wide, (size_t)l->H * sizeof(float));
 }
@@ -96,8 +92,7 @@ static void NAME(backward_x)(struct lstm *l, long first, long end)
             for (long t = 0, rows; t < l->T; t += rows) {
                 rows = NAME(next)(l->T - t);
                 const word *panel = l->packed_x + q * N * PANEL;
-                const word *dz = l->dz + (t * l->B + b) * l->from_dz;
-                NAME(tile)((int)rows, N, dz, l->B * l->from_dz, panel, panel, sums);
+                NAME(tile)((int)rows, N, l->dz + (t * l->B + b) * N, l->B * N, panel, sums);
                 for (long r = 0; r < rows; r++)
                     for (int v = 0; v < 4; v++)
                         NAME(write)(l->dx + (b * l->T + t + r) * l->E, q * PANEL + v * LANES, l->E, sums[r][v]);

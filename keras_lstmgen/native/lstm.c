@@ -32,12 +32,12 @@ struct lstm {
     const float *x, *h0, *c0, *W, *U, *b; /* [B,T,E] [B,H] [B,H] [E,4H] [H,4H] [4H] */
     float *y, *h_last, *c_last;           /* [B,T,H] [B,H] [B,H] */
     float *gates, *c;                     /* for the backward pass: [T,P,B,4,lanes] [T+1,P,B,lanes], c from c0 on */
-    word *operands;                       /* also for it: [rows,from_x], [x, h] as they were multiplied */
+    word *operands;                       /* also for it: [rows,K], [x, h] as they were multiplied */
     const float *dy, *dh_last, *dc_last;  /* [B,T,H] [B,H] [B,H] */
     float *dx, *dh0, *dc0, *dW, *dU, *db; /* of the shapes of x, h0, c0, W, U, b */
-    word *packed, *packed_x, *dz, *turned; /* weights, those of x, [rows,from_dz], operands with rows as columns */
+    word *packed, *packed_x, *dz, *turned; /* weights, those of x, [rows,N], operands with rows as columns */
     float *bias, *dc, *partial;            /* [P,4,lanes] [B,P lanes] [threads,P,4,lanes], db of each thread */
-    long from_x, from_dz, stride;          /* words from row to row of operands, of dz and of `turned` */
+    long stride;                           /* of `turned`: words from row to row */
     long rows;                             /* of operands and dz: T B, or more where each step begins a register */
     int by_text;                           /* threads that share out the texts */
 };
@@ -112,9 +112,6 @@ static inline long words_of(int pair, int step, long count)
     long words = (count + pair - 1) / pair;
     return (words + step - 1) / step * step;
 }
-
-/* Words from row to row, of so many each: no power of two, whose rows would fight for the same lines of the cache. */
-static inline long apart(int step, long words) { return step > 1 ? words : (words + 15) / 16 * 16 | 16; }
 
 /* Where the gradient of column m of [x, h] goes: a row of dW or of dU, or nowhere for what only fills up a word. */
 static inline float *gradient_row(const struct lstm *l, long m, long columns_of_x)
@@ -345,8 +342,6 @@ static void set_sizes(struct lstm *l, const struct kind *kind)
     l->K = words_of(kind->pair, kind->step, l->E) + words_of(kind->pair, kind->step, l->H);
     l->N = l->P * 4 * kind->lanes / kind->pair;
     l->rows = l->T * words_of(1, kind->step, l->B);
-    l->from_x = apart(kind->step, l->K);
-    l->from_dz = apart(kind->step, l->N);
 }
 
 /* Bytes of gates, c and operands, for the caller to keep between forward and backward. 0, or NO_INSTRUCTIONS. */
@@ -359,7 +354,7 @@ int lstm_sizes(int bfloat16, long B, long T, long E, long H, long *bytes)
     set_sizes(&l, kind);
     bytes[0] = T * B * l.P * 4 * kind->lanes * 4;
     bytes[1] = (T + 1) * B * l.P * kind->lanes * 4;
-    bytes[2] = l.rows * l.from_x * 4;
+    bytes[2] = l.rows * l.K * 4;
     return 0;
 }
 
@@ -413,10 +408,11 @@ int lstm_backward(int bfloat16, const int *threads, const long *shape, float **i
     int size = between(threads[0], l.P > l.by_text ? l.P : l.by_text);
     size_t blocks = (size_t)(size * kind->room(&l));
     size_t weights = (size_t)(quads_of(l.H, kind->lanes) * panel);
-    l.stride = apart(kind->step, words_of(kind->pair, kind->step, l.T * l.B));
+    l.stride = words_of(kind->pair, kind->step, l.T * l.B);
+    l.stride += kind->step > 1 ? 0 : 16; /* no power of two, whose rows would fight for the same lines of the cache */
     l.packed = taken((blocks > weights ? blocks : weights) * 4, &lacking);
     l.packed_x = taken((size_t)(quads_of(l.E, kind->lanes) * panel) * 4, &lacking);
-    l.dz = taken((size_t)(l.rows * l.from_dz) * 4, &lacking);
+    l.dz = taken((size_t)(l.rows * l.N) * 4, &lacking);
     l.turned = taken((size_t)(l.K * kind->pair * l.stride) * 4, &lacking);
     l.dc = cleared((size_t)(l.B * wide) * 4, &lacking);
     l.partial = cleared((size_t)(size * 4 * wide) * 4, &lacking);

@@ -108,15 +108,13 @@ static inline long NAME(place)(long K, long k, long n)
 #if STEP > 1
 #include "matrix.h"
 #else
-/* The WIDE columns of sums[rows][4] that are a part's = words of `rows` rows, `stride` apart, times that part. Meanwhile the
-   second cache is asked for WIDE / 16 of a panel from `ahead` on: weights that fit no cache come while others are used. */
+/* The WIDE columns of sums[rows][4] that are a part's = words of `rows` rows, `stride` apart, times that part. */
 static inline __attribute__((always_inline)) void
-NAME(tile_of)(const int rows, long K, const word *a, long stride, const word *part, const word *ahead, vector (*sums)[4])
+NAME(tile_of)(const int rows, long K, const word *a, long stride, const word *part, vector (*sums)[4])
 {
     vector sum[ROWS][WIDE] = {{{0}}};
     for (long k = 0; k < K; k++, part += WIDE * LANES) {
         vector weights[WIDE];
-        __builtin_prefetch(ahead + k * (PANEL * WIDE / 16), 0, 2);
 #pragma GCC unroll 4
         for (int v = 0; v < WIDE; v++)
             weights[v] = ((const vector *)part)[v];
@@ -137,27 +135,23 @@ NAME(tile_of)(const int rows, long K, const word *a, long stride, const word *pa
             sums[r][v] = sum[r][v];
 }
 
-/* sums[rows][4] = the rows times a whole panel; asks for a fourth of the panel that `ahead` is in. */
-static void
-NAME(tile)(int rows, long K, const word *a, long stride, const word *panel, const word *ahead, vector (*sums)[4])
+/* sums[rows][4] = the rows times a whole panel. */
+static void NAME(tile)(int rows, long K, const word *a, long stride, const word *panel, vector (*sums)[4])
 {
-    for (int v = 0; v < 4; v += WIDE, panel += K * WIDE * LANES, ahead += K * PANEL * WIDE / 16) {
+    for (int v = 0; v < 4; v += WIDE, panel += K * WIDE * LANES) {
         vector(*out)[4] = (vector(*)[4])(*sums + v);
         switch (rows) {
-        case 1: NAME(tile_of)(1, K, a, stride, panel, ahead, out); break;
-        case 2: NAME(tile_of)(2, K, a, stride, panel, ahead, out); break;
-        case 3: NAME(tile_of)(3, K, a, stride, panel, ahead, out); break;
+        case 1: NAME(tile_of)(1, K, a, stride, panel, out); break;
+        case 2: NAME(tile_of)(2, K, a, stride, panel, out); break;
+        case 3: NAME(tile_of)(3, K, a, stride, panel, out); break;
 #if ROWS > 3
-        case 4: NAME(tile_of)(4, K, a, stride, panel, ahead, out); break;
-        case 5: NAME(tile_of)(5, K, a, stride, panel, ahead, out); break;
-        case 6: NAME(tile_of)(6, K, a, stride, panel, ahead, out); break;
+        case 4: NAME(tile_of)(4, K, a, stride, panel, out); break;
+        case 5: NAME(tile_of)(5, K, a, stride, panel, out); break;
+        case 6: NAME(tile_of)(6, K, a, stride, panel, out); break;
 #endif
         }
     }
 }
-
-/* The fourth of a panel of K words that tile n asks for. */
-static inline const word *NAME(fourth)(const word *panel, long K, long n) { return panel + n % 4 * (K * PANEL / 4); }
 #endif
 
 /* How many of `left` rows the next tile takes: as even as can be, 8 rows as 4 + 4 and not as 6 + 2, if no register is cut. */
@@ -303,7 +297,7 @@ static inline void NAME(panel_back)(struct lstm *l, long t, long b, long p, vect
     NAME(put_words)(words, (const float *)dz, PANEL / 2);
     NAME(put_words)(words + STEP * STEP, (const float *)(dz + 2), PANEL / 2);
 #else
-    NAME(put_words)(l->dz + (t * l->B + b) * l->from_dz + p * (PANEL / PAIR), (const float *)dz, PANEL);
+    NAME(put_words)(l->dz + (t * l->B + b) * l->N + p * (PANEL / PAIR), (const float *)dz, PANEL);
 #endif
     for (int gate = 0; gate < 4; gate++)
         sums[gate] += dz[gate];
@@ -334,7 +328,7 @@ static void NAME(turn)(struct lstm *l, long first, long end)
 {
     long rows = l->T * l->B;
     for (long k = first; k < end; k++) {
-        const word *one = l->operands + PAIR * k * l->from_x, *two = PAIR * k + 1 < rows ? one + l->from_x : NULL;
+        const word *one = l->operands + PAIR * k * l->K, *two = PAIR * k + 1 < rows ? one + l->K : NULL;
         for (long m = 0; m < l->K; m++) {
 #if PAIR == 1
             (void)two;
@@ -351,9 +345,9 @@ static void NAME(turn)(struct lstm *l, long first, long end)
 /* A block of rows of one panel of dz, pairs of rows as words. */
 static void NAME(pack_rows)(const struct lstm *l, long p, long first, long end, word *out)
 {
-    long far = l->from_dz, rows = l->T * l->B;
+    long N = l->N, rows = l->T * l->B;
     for (long k = first; k < end; k++) {
-        const word *one = l->dz + PAIR * k * far + p * (PANEL / PAIR), *two = PAIR * k + 1 < rows ? one + far : NULL;
+        const word *one = l->dz + PAIR * k * N + p * (PANEL / PAIR), *two = PAIR * k + 1 < rows ? one + N : NULL;
 #if PAIR == 1
         (void)two;
         for (long n = 0; n < PANEL; n += WIDE * LANES)
@@ -405,8 +399,7 @@ static inline long NAME(room)(const struct lstm *l) { return (void)l, GROUP * PA
 static void NAME(add_block)(struct lstm *l, long m, long rows, long group, long p, long k, long count, word *blocks)
 {
     vector sums[ROWS][4];
-    const word *block = blocks + p * BLOCK * PANEL;
-    NAME(tile)((int)rows, count, l->turned + m * l->stride + k, l->stride, block, block, sums); /* it is near already */
+    NAME(tile)((int)rows, count, l->turned + m * l->stride + k, l->stride, blocks + p * BLOCK * PANEL, sums);
     NAME(add_gradient)(l, m, rows, group + p, k == 0, (const vector(*)[4])sums);
 }
 #endif
