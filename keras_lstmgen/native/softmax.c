@@ -14,7 +14,7 @@
 
 #include "team.h"
 
-#if defined(__x86_64__) && defined(__linux__)
+#if defined(__x86_64__) && defined(__GLIBC__) /* which finds the best when the code is loaded */
 #define FOR_EACH_PROCESSOR __attribute__((target_clones("default", "avx2,fma", "avx512f")))
 #else
 #define FOR_EACH_PROCESSOR
