@@ -71,10 +71,10 @@ INLINED size_t bytes_from(const struct task *t, long v, size_t each)
     return (size_t)(left < LANES ? left : LANES) * each;
 }
 
-/* LANES logits of row n from v on; behind the last they are `rest`. */
-INLINED vector logits(const struct task *t, long n, long v, float rest)
+/* LANES logits of row n from v on; behind the last they are such that they add nothing. */
+INLINED vector logits(const struct task *t, long n, long v)
 {
-    vector x = {0}, bias = (vector){0} + rest;
+    vector x = {0}, bias = (vector){0} - INFINITY;
     memcpy(&bias, t->bias + v, v + LANES <= t->V ? sizeof bias : bytes_from(t, v, sizeof(float)));
     if (t->bfloat16) {
         halves words = {0};
@@ -124,14 +124,14 @@ FOR_EACH_PROCESSOR static float log_sum(const struct task *t, long n)
 {
     vector most = (vector){0} - INFINITY, sum = {0};
     for (long v = 0; v < t->V; v += LANES) {
-        vector x = logits(t, n, v, -INFINITY);
+        vector x = logits(t, n, v);
         most = chosen(x > most, x, most);
     }
     float largest = most[0];
     for (int lane = 1; lane < LANES; lane++)
         largest = most[lane] > largest ? most[lane] : largest;
     for (long v = 0; v < t->V; v += LANES)
-        sum += exponential(logits(t, n, v, -INFINITY) - largest);
+        sum += exponential(logits(t, n, v) - largest);
     double total = 0;
     for (int lane = 0; lane < LANES; lane++)
         total += sum[lane];
@@ -144,7 +144,7 @@ FOR_EACH_PROCESSOR static void row_back(const struct task *t, long n, float *by_
 {
     const float log_sum = t->log_sums[n], by = t->by[n];
     for (long v = 0; v < t->V; v += LANES) {
-        vector x = exponential(logits(t, n, v, -INFINITY) - log_sum), sum = {0};
+        vector x = exponential(logits(t, n, v) - log_sum), sum = {0};
         long label = t->labels[n] - v;
         if (label >= 0 && label < LANES)
             x[label] -= 1.f;
