@@ -19,14 +19,10 @@
 #else
 #define FOR_EACH_PROCESSOR
 #endif
-#define INLINED static inline __attribute__((always_inline))
 
-enum { LANES = 16 };
-
-typedef float vector __attribute__((vector_size(4 * LANES)));
-typedef int32_t integers __attribute__((vector_size(4 * LANES)));
-typedef uint32_t bits __attribute__((vector_size(4 * LANES)));
-typedef uint16_t halves __attribute__((vector_size(2 * LANES)));
+#define NAME(f) f##_row
+#define LANES 16
+#include "vectors.h"
 
 struct task {
     long rows, V;
@@ -40,30 +36,6 @@ struct task {
     int bfloat16;
 };
 
-INLINED vector chosen(integers which, vector yes, vector no)
-{
-    return (vector)((which & (integers)yes) | (~which & (integers)no));
-}
-
-/* e^x within 2 units in the last place, for x up to 0: 2^n times a polynomial on half a unit of n (Cephes' expf). */
-INLINED vector exponential(vector x)
-{
-    const float magic = 12582912.f; /* 1.5 * 2^23: adding it rounds to a whole number */
-    const vector least = (vector){0} - 87.f;
-    x = chosen(x < least, least, x); /* a NaN stays one */
-    vector shifted = x * 1.44269504f + magic, n = shifted - magic;
-    x -= n * 0.693359375f;
-    x += n * 2.12194440e-4f;
-    vector y = (vector){0} + 1.9875691500e-4f;
-    y = y * x + 1.3981999507e-3f;
-    y = y * x + 8.3334519073e-3f;
-    y = y * x + 4.1665795894e-2f;
-    y = y * x + 1.6666665459e-1f;
-    y = y * x + 5.0000001201e-1f;
-    y = y * x * x + x + 1.f;
-    return (vector)((integers)y + (((integers)shifted - (integers)((vector){0} + magic)) << 23));
-}
-
 /* Bytes of a row's products from v on, LANES of them or what is left. */
 INLINED size_t bytes_from(const struct task *t, long v, size_t each)
 {
@@ -74,13 +46,13 @@ INLINED size_t bytes_from(const struct task *t, long v, size_t each)
 /* LANES logits of row n from v on; behind the last they are such that they add nothing. */
 INLINED vector logits(const struct task *t, long n, long v)
 {
-    vector x = {0}, bias = (vector){0} - INFINITY;
+    vector x = {0}, bias = NAME(all)(-INFINITY);
     memcpy(&bias, t->bias + v, v + LANES <= t->V ? sizeof bias : bytes_from(t, v, sizeof(float)));
     if (t->bfloat16) {
-        halves words = {0};
+        NAME(halves) words = {0};
         const uint16_t *from = (const uint16_t *)t->products + n * t->V + v;
         memcpy(&words, from, v + LANES <= t->V ? sizeof words : bytes_from(t, v, sizeof *from));
-        x = (vector)(__builtin_convertvector(words, bits) << 16);
+        x = (vector)(__builtin_convertvector(words, NAME(bits)) << 16);
     } else {
         const float *from = (const float *)t->products + n * t->V + v;
         memcpy(&x, from, v + LANES <= t->V ? sizeof x : bytes_from(t, v, sizeof *from));
@@ -99,18 +71,10 @@ static inline float logit(const struct task *t, long n, long v)
     return product + t->bias[v];
 }
 
-/* The nearest bfloat16 of each, ties to even; a NaN stays one. */
-INLINED halves rounded(vector x)
-{
-    bits all = (bits)x, even = all + 0x7fff + (all >> 16 & 1);
-    integers nan = (integers)(all & 0x7fffffff) > 0x7f800000;
-    return __builtin_convertvector((bits)chosen(nan, (vector)(all | 0x400000), (vector)even) >> 16, halves);
-}
-
 INLINED void put(const struct task *t, long n, long v, vector x)
 {
     if (t->bfloat16) {
-        halves words = rounded(x);
+        NAME(halves) words = __builtin_convertvector(NAME(rounded)(x), NAME(halves));
         uint16_t *to = (uint16_t *)t->gradient + n * t->V + v;
         memcpy(to, &words, v + LANES <= t->V ? sizeof words : bytes_from(t, v, sizeof *to));
     } else {
@@ -122,16 +86,16 @@ INLINED void put(const struct task *t, long n, long v, vector x)
 /* log sum exp of row n. */
 FOR_EACH_PROCESSOR static float log_sum(const struct task *t, long n)
 {
-    vector most = (vector){0} - INFINITY, sum = {0};
+    vector most = NAME(all)(-INFINITY), sum = {0};
     for (long v = 0; v < t->V; v += LANES) {
         vector x = logits(t, n, v);
-        most = chosen(x > most, x, most);
+        most = NAME(chosen)(x > most, x, most);
     }
     float largest = most[0];
     for (int lane = 1; lane < LANES; lane++)
         largest = most[lane] > largest ? most[lane] : largest;
     for (long v = 0; v < t->V; v += LANES)
-        sum += exponential(logits(t, n, v) - largest);
+        sum += NAME(exp)(logits(t, n, v) - largest);
     double total = 0;
     for (int lane = 0; lane < LANES; lane++)
         total += sum[lane];
@@ -144,7 +108,7 @@ FOR_EACH_PROCESSOR static void row_back(const struct task *t, long n, float *by_
 {
     const float log_sum = t->log_sums[n], by = t->by[n];
     for (long v = 0; v < t->V; v += LANES) {
-        vector x = exponential(logits(t, n, v) - log_sum), sum = {0};
+        vector x = NAME(exp)(logits(t, n, v) - log_sum), sum = {0};
         long label = t->labels[n] - v;
         if (label >= 0 && label < LANES)
             x[label] -= 1.f;

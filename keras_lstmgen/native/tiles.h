@@ -18,21 +18,8 @@
    [T][B].
 */
 
-typedef float NAME(vector) __attribute__((vector_size(4 * LANES)));
-typedef float NAME(loose) __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
-typedef int32_t NAME(integers) __attribute__((vector_size(4 * LANES)));
-typedef uint32_t NAME(bits) __attribute__((vector_size(4 * LANES)));
-typedef uint16_t NAME(halves) __attribute__((vector_size(2 * LANES), aligned(4), may_alias));
-#define vector NAME(vector)
-#define loose NAME(loose)
+#include "vectors.h"
 #define PANEL (4 * LANES)
-
-static inline vector NAME(all)(float value) { return value - (vector){0}; }
-
-static inline vector NAME(chosen)(NAME(integers) which, vector yes, vector no)
-{
-    return (vector)((which & (NAME(integers))yes) | (~which & (NAME(integers))no));
-}
 
 /* A vector at `at` of `count` floats; what lies behind them is 0, and is not written. */
 static inline vector NAME(read)(const float *values, long at, long count)
@@ -58,16 +45,6 @@ static inline void NAME(write)(float *values, long at, long count, vector v)
 
 /* That hold `count` operands. */
 static inline long NAME(words)(long count) { return words_of(PAIR, STEP, count); }
-
-#if PAIR == 2
-/* `rounded` of each lane, in the lane's lower half. */
-static inline NAME(bits) NAME(rounded)(vector values)
-{
-    NAME(bits) bits = (NAME(bits))values, even = bits + 0x7fff + (bits >> 16 & 1);
-    NAME(integers) nan = (NAME(integers))(bits & 0x7fffffff) > 0x7f800000;
-    return (NAME(bits))NAME(chosen)(nan, (vector)(bits | 0x400000), (vector)even) >> 16;
-}
-#endif
 
 /* The operands of so many rows as words, lane by lane. */
 static inline vector NAME(joined)(const vector *rows)
@@ -206,25 +183,6 @@ static void NAME(pack_backward)(const struct lstm *l, const float *M, long N, lo
 #endif
 
 /* ---- gates ------------------------------------------------------------------------------------------------------ */
-
-/* e^x within 2 units in the last place: 2^n times a polynomial on half a unit of n (Cephes' expf). */
-static inline vector NAME(exp)(vector x)
-{
-    const float magic = 12582912.f; /* 1.5 * 2^23: adding it rounds to a whole number */
-    x = NAME(chosen)(x < -87.f, NAME(all)(-87.f), NAME(chosen)(x > 87.f, NAME(all)(87.f), x)); /* a NaN stays one */
-    vector shifted = x * 1.44269504f + magic, n = shifted - magic;
-    x -= n * 0.693359375f;
-    x += n * 2.12194440e-4f;
-    vector y = NAME(all)(1.9875691500e-4f);
-    y = y * x + 1.3981999507e-3f;
-    y = y * x + 8.3334519073e-3f;
-    y = y * x + 4.1665795894e-2f;
-    y = y * x + 1.6666665459e-1f;
-    y = y * x + 5.0000001201e-1f;
-    y = y * x * x + x + 1.f;
-    NAME(integers) power = ((NAME(integers))shifted - (NAME(integers))NAME(all)(magic)) << 23;
-    return (vector)((NAME(integers))y + power);
-}
 
 static inline vector NAME(sigmoid)(vector x) { return 1.f / (1.f + NAME(exp)(-x)); }
 static inline vector NAME(tanh)(vector x) { return 1.f - 2.f / (1.f + NAME(exp)(2.f * x)); }

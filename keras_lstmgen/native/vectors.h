@@ -1,0 +1,47 @@
+/* Vectors of LANES floats, and what is computed lane by lane: included by tiles.h for each kind of processor, and by
+   softmax.c, with NAME(f) and LANES as theirs. All of it is inlined, so that it is compiled for the processor of the
+   function that it ends in.
+*/
+
+typedef float NAME(vector) __attribute__((vector_size(4 * LANES)));
+typedef float NAME(loose) __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef int32_t NAME(integers) __attribute__((vector_size(4 * LANES)));
+typedef uint32_t NAME(bits) __attribute__((vector_size(4 * LANES)));
+typedef uint16_t NAME(halves) __attribute__((vector_size(2 * LANES), aligned(2), may_alias));
+#define vector NAME(vector)
+#define loose NAME(loose)
+#define INLINED static inline __attribute__((always_inline))
+
+INLINED vector NAME(all)(float value) { return value - (vector){0}; }
+
+INLINED vector NAME(chosen)(NAME(integers) which, vector yes, vector no)
+{
+    return (vector)((which & (NAME(integers))yes) | (~which & (NAME(integers))no));
+}
+
+/* The nearest bfloat16 of each lane, ties to even, in the lane's lower half; a NaN stays one. */
+INLINED NAME(bits) NAME(rounded)(vector values)
+{
+    NAME(bits) bits = (NAME(bits))values, even = bits + 0x7fff + (bits >> 16 & 1);
+    NAME(integers) nan = (NAME(integers))(bits & 0x7fffffff) > 0x7f800000;
+    return (NAME(bits))NAME(chosen)(nan, (vector)(bits | 0x400000), (vector)even) >> 16;
+}
+
+/* e^x within 2 units in the last place: 2^n times a polynomial on half a unit of n (Cephes' expf). */
+INLINED vector NAME(exp)(vector x)
+{
+    const float magic = 12582912.f; /* 1.5 * 2^23: adding it rounds to a whole number */
+    x = NAME(chosen)(x < -87.f, NAME(all)(-87.f), NAME(chosen)(x > 87.f, NAME(all)(87.f), x)); /* a NaN stays one */
+    vector shifted = x * 1.44269504f + magic, n = shifted - magic;
+    x -= n * 0.693359375f;
+    x += n * 2.12194440e-4f;
+    vector y = NAME(all)(1.9875691500e-4f);
+    y = y * x + 1.3981999507e-3f;
+    y = y * x + 8.3334519073e-3f;
+    y = y * x + 4.1665795894e-2f;
+    y = y * x + 1.6666665459e-1f;
+    y = y * x + 5.0000001201e-1f;
+    y = y * x * x + x + 1.f;
+    NAME(integers) power = ((NAME(integers))shifted - (NAME(integers))NAME(all)(magic)) << 23;
+    return (vector)((NAME(integers))y + power);
+}
