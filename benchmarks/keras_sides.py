@@ -17,13 +17,17 @@ CUDNN = rb"\w*(?:[Cc]udnn_?RNN|cudnn\w*rnn|RNN_?block|RNNcell|LSTM_elem|persistR
 
 
 def ours(shape: list[int], precision: str = "auto") -> Callable[[int], float]:
-    """A side: trains the recipe's model so many steps and gives tokens per second. RuntimeError without our kernel."""
-    from keras_lstmgen import kernel, memory, streams, threads
+    """A side: trains the recipe's model so many steps and gives tokens per second.
+
+    RuntimeError without our kernel, UserError for a precision that this machine has not.
+    """
+    from keras_lstmgen import kernel, material, memory, streams, threads
 
     threads.configure()
     memory.configure()
     if kernel.library() is None and not tf.config.list_physical_devices("GPU"):
         raise RuntimeError("the LSTM's own code is not compiled here; install with a C compiler")
+    material.check_precision(precision)
     s = Shape(*shape)
     ids = windows(s)[:, :, :-1].transpose(1, 0, 2).reshape(-1)
     return trained(our_model(s, precision), streams.dataset(ids, s.B, s.T, epochs=0, seed=0), s)

@@ -5,6 +5,7 @@ process is stopped by a signal: whatever threads it has, sleeping, spinning or p
 There, ``python -m benchmarks.workers JOB`` makes the side and answers. It imports nothing but what the side does.
 """
 
+import ctypes
 import importlib
 import json
 import os
@@ -81,8 +82,16 @@ class Worker:
         self._errors.close()
 
 
+def end_with_parent() -> None:
+    """Be killed when the process that asks is: one that is stopped by a signal would stand there for ever (Linux)."""
+    PR_SET_PDEATHSIG = 1
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def main() -> None:
     """Answer the questions of standard input; what libraries print goes to standard error."""
+    end_with_parent()
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     job = json.loads(sys.argv[1])

@@ -25,8 +25,7 @@ VALIDATION_TOKENS, VALIDATION_LOGITS = 2**19, 2**31
 
 def prepare(settings: recipe.Recipe, runs: Path) -> tuple[recipe.Recipe, Encoded]:
     """Encode the corpus into ``runs/.encoded``, choose what is left to its size, check that it fills a window."""
-    if settings.training.precision == "bfloat16" and not (kernel.has_bfloat16() or layers.has_gpu()):
-        raise UserError("training.precision: this processor does not multiply bfloat16; give auto or float32")
+    check_precision(settings.training.precision)
     settings = prepared.adopted(settings)
     with show.out.status("reading the corpus") as status:
         encoded = prepared.opened(settings.corpus) or encode(settings, runs / ".encoded", status.update)
@@ -43,6 +42,12 @@ def prepare(settings: recipe.Recipe, runs: Path) -> tuple[recipe.Recipe, Encoded
             "the validation part has no text to predict: raise corpus.validation_fraction or give more text"
         )
     return settings, encoded
+
+
+def check_precision(precision: str) -> None:
+    """UserError where the machine cannot train in it."""
+    if precision == "bfloat16" and not (kernel.has_bfloat16() or layers.has_gpu()):
+        raise UserError("training.precision: this processor does not multiply bfloat16; give auto or float32")
 
 
 def _longest(settings: recipe.Recipe, encoded: Encoded) -> int:

@@ -2,6 +2,7 @@
 
 import json
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -17,11 +18,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the benchmarks are no package that is installed
-from benchmarks import growth, keras_sides, measure, quality, shapes, training, updates
+from benchmarks import growth, keras_sides, measure, quality, shapes, training, updates, workers
 from benchmarks.measure import Table
 from benchmarks.shapes import Shape
 from benchmarks.workers import Worker, WorkerError
-from keras_lstmgen import cli, recipe
+from keras_lstmgen import cli, kernel, recipe
+from keras_lstmgen.errors import UserError
 
 L, H, B, T, V = 2, 7, 3, 5, 11
 SHAPE = Shape(L, H, B, T, V)
@@ -259,6 +261,28 @@ def test_a_turn_has_as_many_steps_as_fill_its_seconds(monkeypatch: pytest.Monkey
 def test_a_worker_that_fails_says_why() -> None:
     with pytest.raises(WorkerError, match=r"unittest.mock:Knock: AttributeError: .* no attribute 'Knock'"):
         Worker("unittest.mock:Knock")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what Linux has for it")
+def test_a_benchmark_that_is_killed_leaves_no_worker_behind() -> None:
+    code = "from benchmarks.workers import *; print(Worker('unittest.mock:Mock').process.pid, flush=True); input()"
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=workers.ROOT) as benchmark:
+        assert benchmark.stdout
+        worker = Path("/proc", benchmark.stdout.readline().decode().strip())
+        assert worker.is_dir()
+        benchmark.kill()
+    deadline = time.monotonic() + 20
+    while worker.is_dir() and "(zombie)" not in (worker / "status").read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_side_whose_precision_is_not_there_says_so() -> None:
+    if kernel.has_bfloat16():
+        pytest.skip("this processor multiplies bfloat16")
+    with pytest.raises(UserError, match="does not multiply bfloat16"):
+        keras_sides.ours([*SHAPE], "bfloat16")
 
 
 def test_without_a_gpu_its_benchmark_says_so_in_one_line(capsys: pytest.CaptureFixture[str]) -> None:
