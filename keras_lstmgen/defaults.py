@@ -29,6 +29,7 @@ CHARACTERS = (
 # A token that is a word or a piece of one says more, and comes less often.
 PIECES = (
     Size(100_000, units=128, layers=1, dropout=0.4, batch_size=16, epochs=20),
+    Size(200_000, units=256, layers=1, dropout=0.4, batch_size=32, epochs=20),
     Size(700_000, units=256, layers=1, dropout=0.4, batch_size=32, epochs=12),
     Size(5_000_000, units=512, layers=1, dropout=0.5, batch_size=32, epochs=9),
     Size(math.inf, units=1024, layers=1, dropout=0.3, batch_size=64, epochs=2),
