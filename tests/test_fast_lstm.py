@@ -206,8 +206,8 @@ def test_any_number_of_threads_gives_the_same(cores: int, monkeypatch: pytest.Mo
         np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["plain", "avx2", "avx512"])
-@pytest.mark.parametrize(("B", "T", "E", "H"), [(1, 1, 3, 2), (5, 4, 33, 17), (13, 3, 65, 150)])
+@pytest.mark.parametrize("kind", ["plain", "avx2", "avx512", "avx512 together"])
+@pytest.mark.parametrize(("B", "T", "E", "H"), [(1, 1, 3, 2), (5, 4, 33, 17), (13, 3, 65, 150), (150, 3, 70, 33)])
 def test_every_kind_of_processor_computes_the_same(kind: str, B: int, T: int, E: int, H: int) -> None:
     if not kernel.choose(kind):
         pytest.skip(f"this processor has no {kind}")
