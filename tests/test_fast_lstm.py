@@ -215,7 +215,7 @@ def test_every_kind_of_processor_computes_the_same(kind: str, B: int, T: int, E:
         x = tf.random.stateless_normal((B, T, E), (1, 2))
         both = reversed(pair(B, T, E, H))
         for wanted, found in zip(*(results(layer, x, []) for layer in both), strict=True):
-            np.testing.assert_allclose(found, wanted, atol=1e-5)
+            np.testing.assert_allclose(found, wanted, rtol=4e-6, atol=1e-5)  # sums over 450 rows reach 13
     finally:
         kernel.choose("best")
 
