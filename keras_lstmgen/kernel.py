@@ -64,7 +64,7 @@ def choose(kind: str) -> bool:
     """Compute from now on as another processor would, or as this one again: "best". False, and no change, if it cannot.
 
     In float32 "plain", "avx2", "avx512" or "avx512 together", in bfloat16 "avx512_bf16" or "amx". "emulated" and
-    "emulated amx" are these two for processors that do not multiply it: as wrong, but no faster than float32. For tests.
+    "emulated amx" are these two for processors that do not multiply it: as wrong, no faster than float32. For tests.
     """
     return library() is not None and _found().lstm_choose(kind.encode()) == 0
 
