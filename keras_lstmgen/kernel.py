@@ -7,8 +7,8 @@
 - The four gates of some units are computed while their sums are still in registers.
 - Each thread takes rows of the batch of its own through all steps, and meets the others only at the window's end.
 - Operands may be bfloat16, where the processor multiplies them; sums, gates and states are float32 always. With matrix
-  registers (AMX), and in float32 on Intel's processors with AVX-512, products take less time than reading weights from
-  afar: there each thread keeps those of units of its own in its cache, and threads meet after each step.
+  registers (AMX) products take less time than reading the weights: there each thread keeps those of units of its own in
+  its cache, and threads meet after each step.
 
 The softmax of the loss is here too (``native/softmax.c``): with a large vocabulary it takes longer than the LSTM.
 """
@@ -63,8 +63,8 @@ def gains_by_bfloat16() -> bool:
 def choose(kind: str) -> bool:
     """Compute from now on as another processor would, or as this one again: "best". False, and no change, if it cannot.
 
-    In float32 "plain", "avx2", "avx512" or "avx512 together", in bfloat16 "avx512_bf16" or "amx". "emulated" and
-    "emulated amx" are these two for processors that do not multiply it: as wrong, no faster than float32. For tests.
+    In float32 "plain", "avx2" or "avx512", in bfloat16 "avx512_bf16" or "amx". "emulated" and "emulated amx" are these
+    two for processors that do not multiply it: as wrong, but no faster than float32. For tests.
     """
     return library() is not None and _found().lstm_choose(kind.encode()) == 0
 

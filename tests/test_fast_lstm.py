@@ -206,8 +206,8 @@ def test_any_number_of_threads_gives_the_same(cores: int, monkeypatch: pytest.Mo
         np.testing.assert_allclose(found, wanted, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["plain", "avx2", "avx512", "avx512 together"])
-@pytest.mark.parametrize(("B", "T", "E", "H"), [(1, 1, 3, 2), (5, 4, 33, 17), (13, 3, 65, 150), (150, 3, 70, 33)])
+@pytest.mark.parametrize("kind", ["plain", "avx2", "avx512"])
+@pytest.mark.parametrize(("B", "T", "E", "H"), [(1, 1, 3, 2), (5, 4, 33, 17), (13, 3, 65, 150)])
 def test_every_kind_of_processor_computes_the_same(kind: str, B: int, T: int, E: int, H: int) -> None:
     if not kernel.choose(kind):
         pytest.skip(f"this processor has no {kind}")
@@ -215,7 +215,7 @@ def test_every_kind_of_processor_computes_the_same(kind: str, B: int, T: int, E:
         x = tf.random.stateless_normal((B, T, E), (1, 2))
         both = reversed(pair(B, T, E, H))
         for wanted, found in zip(*(results(layer, x, []) for layer in both), strict=True):
-            np.testing.assert_allclose(found, wanted, rtol=4e-6, atol=1e-5)  # sums over 450 rows reach 13
+            np.testing.assert_allclose(found, wanted, atol=1e-5)
     finally:
         kernel.choose("best")
 

@@ -2,7 +2,7 @@
 
    float32 in and out. The products' operands are float32 or, where the processor multiplies pairs of bfloat16,
    bfloat16; sums, gates and states are float32. Threads start once for a pass. What each of them does stands in apart.h
-   and, where weights that are far away keep a processor waiting, in together.h.
+   and, for processors with matrix registers, in together.h.
 
        i, f, g, o = split(x W + h U + b)
        c' = sigmoid(f) c + sigmoid(i) tanh(g)          h' = sigmoid(o) tanh(c')
@@ -25,7 +25,6 @@ typedef uint16_t __attribute__((may_alias)) half;
 
 enum { NO_MEMORY = -1, NO_INSTRUCTIONS = -2 }; /* what went wrong, as kernel.py knows it */
 enum { GROUP = 4 };          /* so many blocks of panels fit the second cache */
-enum { NEAR = 128 };         /* rows that are multiplied by a panel while it is in the second cache */
 enum { RESIDENT = 1 << 20 }; /* bytes of weights that stay in the second cache */
 
 struct lstm {
@@ -45,7 +44,7 @@ struct lstm {
 
 /* What differs from one kind of processor to another. */
 struct kind {
-    int lanes, pair, step, together; /* as tiles.h is told */
+    int lanes, pair, step;
     long (*room)(const struct lstm *); /* words that a thread needs for the gradient of the weights */
     void (*forward)(void *, struct member *);
     void (*backward)(void *, struct member *);
@@ -70,9 +69,9 @@ static inline struct range texts_of(const struct lstm *l, const struct member *m
 }
 
 /* Into how many parts units are cut: as few as keep the recurrent weights near, and leave texts enough for a tile. */
-static inline int parts_of(const struct lstm *l, int threads, int lanes, int pair)
+static inline int parts_of(const struct lstm *l, int threads, int lanes)
 {
-    long weights = 4 * l->H * l->H * (long)sizeof(word) / pair, most = quads_of(l->H, lanes);
+    long weights = 4 * l->H * l->H * (long)sizeof(half), most = quads_of(l->H, lanes);
     long parts = (weights + RESIDENT - 1) / RESIDENT, by_rows = (threads * 2 * lanes + l->B - 1) / l->B;
     parts = parts > by_rows ? parts : by_rows;
     parts = parts < most ? parts : most;
@@ -80,9 +79,9 @@ static inline int parts_of(const struct lstm *l, int threads, int lanes, int pai
 }
 
 /* A thread too many for a region has an empty one, and meets no one. */
-static inline struct region region_of(const struct lstm *l, struct member *me, int lanes, int pair)
+static inline struct region region_of(const struct lstm *l, struct member *me, int lanes)
 {
-    int parts = parts_of(l, me->team->size, lanes, pair), groups = me->team->size / parts;
+    int parts = parts_of(l, me->team->size, lanes), groups = me->team->size / parts;
     groups = groups < l->B ? groups : (int)l->B;
     int group = me->index / parts, part = me->index % parts;
     struct region mine = {.texts = share((l->B + lanes - 1) / lanes, group, groups), .size = group < groups ? parts : 1};
@@ -131,7 +130,6 @@ static inline float *gradient_row(const struct lstm *l, long m, long columns_of_
 #define WIDE 2
 #define PAIR 1
 #define STEP 1
-#define TOGETHER 0
 #define BLOCK 512
 #define MULTIPLY MULTIPLY_FLOATS
 #include "tiles.h"
@@ -145,7 +143,6 @@ static inline float *gradient_row(const struct lstm *l, long m, long columns_of_
 #define WIDE 2
 #define PAIR 1
 #define STEP 1
-#define TOGETHER 0
 #define BLOCK 512
 #define MULTIPLY MULTIPLY_FLOATS
 #include "tiles.h"
@@ -159,21 +156,6 @@ static inline float *gradient_row(const struct lstm *l, long m, long columns_of_
 #define WIDE 4
 #define PAIR 1
 #define STEP 1
-#define TOGETHER 0
-#define BLOCK 512
-#define MULTIPLY MULTIPLY_FLOATS
-#include "tiles.h"
-#pragma GCC pop_options
-
-#pragma GCC push_options
-#pragma GCC target("avx2,fma,avx512f,avx512bw,avx512dq,avx512vl")
-#define NAME(f) f##_avx512_together
-#define LANES 16
-#define ROWS 6
-#define WIDE 4
-#define PAIR 1
-#define STEP 1
-#define TOGETHER 1
 #define BLOCK 512
 #define MULTIPLY MULTIPLY_FLOATS
 #include "tiles.h"
@@ -187,7 +169,6 @@ static inline float *gradient_row(const struct lstm *l, long m, long columns_of_
 #define WIDE 4
 #define PAIR 2
 #define STEP 1
-#define TOGETHER 0
 #define BLOCK 512
 #define MULTIPLY(sum, factor, weights) ((vector)_mm512_dpbf16_ps((__m512)(sum), (__m512bh)(factor), (__m512bh)(weights)))
 #include "tiles.h"
@@ -202,7 +183,6 @@ static inline float *gradient_row(const struct lstm *l, long m, long columns_of_
 #define WIDE 2
 #define PAIR 2
 #define STEP 16
-#define TOGETHER 1
 #define BLOCK 1024
 #include "tiles.h"
 #pragma GCC pop_options
@@ -224,7 +204,6 @@ static inline __m256 multiply_pairs(__m256 sum, __m256 factor, __m256 weights)
 #define WIDE 2
 #define PAIR 2
 #define STEP 1
-#define TOGETHER 0
 #define BLOCK 512
 #define MULTIPLY(sum, factor, weights) ((vector)multiply_pairs((__m256)(sum), (__m256)(factor), (__m256)(weights)))
 #include "tiles.h"
@@ -236,7 +215,6 @@ static inline __m256 multiply_pairs(__m256 sum, __m256 factor, __m256 weights)
 #define WIDE 2
 #define PAIR 2
 #define STEP 16
-#define TOGETHER 1
 #define BLOCK 1024
 #include "tiles.h"
 #undef EMULATED
@@ -252,9 +230,6 @@ static const struct kind *supported(const char *name)
 {
     int any = !strcmp(name, "best");
 #if defined(__x86_64__)
-    if ((!strcmp(name, "avx512 together") || (any && __builtin_cpu_is("intel"))) && __builtin_cpu_supports("avx512dq") &&
-        __builtin_cpu_supports("avx512vl"))
-        return &kind_avx512_together;
     if ((any || !strcmp(name, "avx512")) && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
         return &kind_avx512;
     if ((any || !strcmp(name, "avx2")) && __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
@@ -346,8 +321,8 @@ int lstm_has_bfloat16(void)
     return kind ? 2 : 0;
 }
 
-/* Take another kind from now on: for float32 "plain", "avx2", "avx512" or "avx512 together", for bfloat16 "avx512_bf16",
-   "amx", "emulated" or "emulated amx"; or "best" for both. 0, or -1 if it cannot run here. */
+/* Take another kind from now on: for float32 "plain", "avx2" or "avx512", for bfloat16 "avx512_bf16", "amx", "emulated" or
+   "emulated amx"; or "best" for both. 0, or -1 if it cannot run here. */
 int lstm_choose(const char *name)
 {
     const struct kind *kind = supported(name), *pairs = supported_pairs(name);
@@ -409,8 +384,8 @@ int lstm_forward(int bfloat16, const int *threads, const long *shape, float **in
     l.y = out[0], l.h_last = out[1], l.c_last = out[2];
     l.gates = kept[0], l.c = kept[1], l.operands = kept[2];
     size_t columns = (size_t)(l.P * 4 * kind->lanes), of_x = columns * (size_t)words_of(kind->pair, kind->step, l.E);
-    l.packed = taken(columns * (size_t)l.K * 4 - of_x * 4 * kind->together, &lacking);
-    l.packed_x = taken(of_x * 4 * kind->together, &lacking); /* apart from those of h where they are multiplied apart */
+    l.packed = taken(columns * (size_t)l.K * 4 - of_x * 4 * (kind->step > 1), &lacking);
+    l.packed_x = taken(of_x * 4 * (kind->step > 1), &lacking); /* apart from those of h where they are multiplied apart */
     l.bias = taken(columns * 4, &lacking);
     if (!lacking)
         in_team(&l, between(threads[0], l.P > l.by_text ? l.P : l.by_text), kind->forward);

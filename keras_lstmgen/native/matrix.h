@@ -254,3 +254,16 @@ static void NAME(pack_rows)(const struct lstm *l, long p, long first, long end, 
         }
     }
 }
+
+/* Ask for so many bytes that will be read, or written, after the next product, so that they come while it is computed. */
+static inline void NAME(will_read)(const void *from, long bytes)
+{
+    for (long at = 0; at < bytes; at += 64)
+        __builtin_prefetch((const char *)from + at, 0, 2);
+}
+
+static inline void NAME(will_write)(const void *from, long bytes)
+{
+    for (long at = 0; at < bytes; at += 64)
+        __builtin_prefetch((const char *)from + at, 1, 2);
+}

@@ -5,7 +5,6 @@
      ROWS      rows of a tile, and
      WIDE      vectors of a tile, 4 or 2: ROWS x WIDE of sums, WIDE of weights and one factor fit the registers
      PAIR      operands in a word: 1 float, or 2 bfloat16
-     TOGETHER  whether threads share the weights (together.h), or each has texts of its own (apart.h)
      STEP      words that are multiplied at once: 1; or 16, a row of a matrix register, to which rows are filled up
      BLOCK     words of rows that a gradient of weights is added up for at a time
      MULTIPLY  (sums, factor, weights): sums plus the products of the words, lane by lane
@@ -83,47 +82,14 @@ static inline long NAME(place)(long K, long k, long n)
 
 /* ---- the tile --------------------------------------------------------------------------------------------------- */
 
-/* Ask for so many bytes that will be read, or written, after the next product, so that they come while it is computed. */
-static inline void NAME(will_read)(const void *from, long bytes)
-{
-    for (long at = 0; at < bytes; at += 64)
-        __builtin_prefetch((const char *)from + at, 0, 2);
-}
-
-static inline void NAME(will_write)(const void *from, long bytes)
-{
-    for (long at = 0; at < bytes; at += 64)
-        __builtin_prefetch((const char *)from + at, 1, 2);
-}
-
 #if STEP > 1
 #include "matrix.h"
 #else
-/* Rows of words lie one after the other. */
-static inline word *NAME(row_at)(word *base, long words, long r) { return base + r * words; }
-static inline long NAME(word_at)(long k) { return k; }
-
-/* The words of text b at step t in operands or dz. */
-static inline word *NAME(text_at)(const struct lstm *l, word *base, long words, long t, long b)
-{
-    return NAME(row_at)(base, words, t * l->B + b);
-}
-
-static inline void NAME(release)(void) {}
-
-/* The WIDE columns from v on of sums[rows][4] = start, or 0 without, plus `rows` rows, `stride` apart, of a part's words
-   times that part. */
-static inline __attribute__((always_inline)) void NAME(tile_of)(const int rows, long K, const word *a, long stride,
-                                                                const word *part, int v0, const vector (*start)[4],
-                                                                vector (*sums)[4])
+/* The WIDE columns of sums[rows][4] that are a part's = words of `rows` rows, `stride` apart, times that part. */
+static inline __attribute__((always_inline)) void
+NAME(tile_of)(const int rows, long K, const word *a, long stride, const word *part, vector (*sums)[4])
 {
     vector sum[ROWS][WIDE] = {{{0}}};
-    if (start)
-#pragma GCC unroll 8
-        for (int r = 0; r < rows; r++)
-#pragma GCC unroll 4
-            for (int v = 0; v < WIDE; v++)
-                sum[r][v] = start[r][v0 + v];
     for (long k = 0; k < K; k++, part += WIDE * LANES) {
         vector weights[WIDE];
 #pragma GCC unroll 4
@@ -143,30 +109,25 @@ static inline __attribute__((always_inline)) void NAME(tile_of)(const int rows, 
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 4
         for (int v = 0; v < WIDE; v++)
-            sums[r][v0 + v] = sum[r][v];
+            sums[r][v] = sum[r][v];
 }
 
-/* sums[rows][4] = start, or 0 without, plus the rows times a whole panel. */
-static void NAME(tile_onto)(int rows, long K, const word *a, long stride, const word *panel, const vector (*start)[4],
-                            vector (*sums)[4])
+/* sums[rows][4] = the rows times a whole panel. */
+static void NAME(tile)(int rows, long K, const word *a, long stride, const word *panel, vector (*sums)[4])
 {
     for (int v = 0; v < 4; v += WIDE, panel += K * WIDE * LANES) {
+        vector(*out)[4] = (vector(*)[4])(*sums + v);
         switch (rows) {
-        case 1: NAME(tile_of)(1, K, a, stride, panel, v, start, sums); break;
-        case 2: NAME(tile_of)(2, K, a, stride, panel, v, start, sums); break;
-        case 3: NAME(tile_of)(3, K, a, stride, panel, v, start, sums); break;
+        case 1: NAME(tile_of)(1, K, a, stride, panel, out); break;
+        case 2: NAME(tile_of)(2, K, a, stride, panel, out); break;
+        case 3: NAME(tile_of)(3, K, a, stride, panel, out); break;
 #if ROWS > 3
-        case 4: NAME(tile_of)(4, K, a, stride, panel, v, start, sums); break;
-        case 5: NAME(tile_of)(5, K, a, stride, panel, v, start, sums); break;
-        case 6: NAME(tile_of)(6, K, a, stride, panel, v, start, sums); break;
+        case 4: NAME(tile_of)(4, K, a, stride, panel, out); break;
+        case 5: NAME(tile_of)(5, K, a, stride, panel, out); break;
+        case 6: NAME(tile_of)(6, K, a, stride, panel, out); break;
 #endif
         }
     }
-}
-
-static inline void NAME(tile)(int rows, long K, const word *a, long stride, const word *panel, vector (*sums)[4])
-{
-    NAME(tile_onto)(rows, K, a, stride, panel, NULL, sums);
 }
 #endif
 
@@ -447,13 +408,13 @@ static void NAME(weights_share)(struct lstm *l, const struct member *me)
     NAME(backward_weights)(l, panels.first, panels.end, blocks + me->index * NAME(room)(l));
 }
 
-#if TOGETHER
+#if STEP > 1
 #include "together.h"
 #else
 #include "apart.h"
 #endif
 
-static const struct kind NAME(kind) = {LANES, PAIR, STEP, TOGETHER, NAME(room), NAME(forward), NAME(backward)};
+static const struct kind NAME(kind) = {LANES, PAIR, STEP, NAME(room), NAME(forward), NAME(backward)};
 
 #undef vector
 #undef loose
@@ -464,6 +425,5 @@ static const struct kind NAME(kind) = {LANES, PAIR, STEP, TOGETHER, NAME(room), 
 #undef WIDE
 #undef PAIR
 #undef STEP
-#undef TOGETHER
 #undef BLOCK
 #undef MULTIPLY

@@ -1,63 +1,46 @@
 /* A window where threads share the weights: each keeps those of some units in its second cache through all time steps.
 
-   Included by tiles.h for kinds of processors that multiply faster than they read weights from farther away: those with
-   matrix registers, and Intel's in float32. The texts may be shared out among groups of threads besides, where there are
-   enough of both. Within a group the threads meet after each step, since the next one needs the h, or backward the dz, of
-   all units. What no step waits for is one product over the whole window: x W before the steps, dz W^T after them.
+   Included by tiles.h for kinds of processors that multiply faster than they read weights from farther away. The texts
+   may be shared out among groups of threads besides, where there are enough of both. Within a group the threads meet
+   after each step, since the next one needs the h, or backward the dz, of all units. What no step waits for is one
+   product over the whole window: x W before the steps, dz W^T after them.
 */
 
-/* What no step waits for, block by block of a region's rows: with matrix registers one tile, whose rows stay in the nearest
-   cache while all panels are read; else so many steps that a panel, which is larger there, is read for many rows. */
-static void NAME(by_blocks)(struct lstm *l, const struct region *r,
-                            void (*block)(struct lstm *, const struct region *, struct range steps, struct range texts))
-{
-    long texts = r->texts.end - r->texts.first, steps = STEP > 1 || texts > NEAR ? 1 : NEAR / (texts > 0 ? texts : 1);
-    for (long t = 0; t < l->T; t += steps)
-        for (long b = r->texts.first, rows; b < r->texts.end; b += rows) {
-            rows = STEP > 1 ? NAME(next)(r->texts.end - b) : texts;
-            block(l, r, (struct range){t, t + steps < l->T ? t + steps : l->T}, (struct range){b, b + rows});
-        }
-}
-
 /* ---- forward ---------------------------------------------------------------------------------------------------- */
-
-/* Units of a panel that an operand's row has room for: with matrix registers all, which are filled up with 0. */
-static inline long NAME(units)(const struct lstm *l, long p)
-{
-    return STEP == 1 && l->H - p * LANES < LANES ? l->H - p * LANES : LANES;
-}
 
 /* x as words of the rows first to end, and 0 where rows are filled up. */
 static void NAME(put_x)(struct lstm *l, long first, long end)
 {
-    long E = NAME(words)(l->E), filled = E + l->P * (LANES / PAIR), each = STEP > 1 ? STEP : E; /* that lie together */
+    long E = NAME(words)(l->E), filled = E + l->P * (LANES / PAIR);
     for (long row = first; row < end; row++) {
         word *operands = NAME(text_at)(l, l->operands, l->K, row / l->B, row % l->B);
         const float *x = l->x + (row % l->B * l->T + row / l->B) * l->E;
-        for (long k = 0; k < E; k += each) {
+        for (long k = 0; k < E; k += STEP) {
             word *to = operands + NAME(word_at)(k);
             long count = l->E - PAIR * k;
-            if (count < PAIR * each)
-                memset(to, 0, (size_t)each * sizeof *to);
-            NAME(put_words)(to, x + PAIR * k, count < PAIR * each ? count : PAIR * each);
+            if (count < PAIR * STEP)
+                memset(to, 0, STEP * sizeof *to);
+            NAME(put_words)(to, x + PAIR * k, count < PAIR * STEP ? count : PAIR * STEP);
         }
         if (filled < l->K) /* by half a register */
             memset(operands + NAME(word_at)(filled), 0, (size_t)(l->K - filled) * sizeof(word));
     }
 }
 
-/* x W of some texts and steps, and of the units of a region, where their gates will be. */
-static void NAME(project)(struct lstm *l, const struct region *r, struct range steps, struct range texts)
+/* x W of the texts and units of a region, all steps, where their gates will be. */
+static void NAME(project)(struct lstm *l, const struct region *r)
 {
     long E = NAME(words)(l->E);
-    for (long p = r->panels.first; p < r->panels.end; p++)
-        for (long t = steps.first; t < steps.end; t++)
-            for (long b = texts.first, rows; b < texts.end; b += rows) {
-                rows = NAME(next)(texts.end - b);
+    for (long t = 0; t < l->T; t++)
+        for (long b = r->texts.first, rows; b < r->texts.end; b += rows) {
+            rows = NAME(next)(r->texts.end - b);
+            for (long p = r->panels.first; p < r->panels.end; p++) {
                 vector(*z)[4] = (vector(*)[4])NAME(gates_at)(l, t, b, p);
+                const word *x = NAME(text_at)(l, l->operands, l->K, t, b);
                 NAME(will_write)(z, rows * (long)sizeof *z);
-                NAME(tile)((int)rows, E, NAME(text_at)(l, l->operands, l->K, t, b), l->K, l->packed_x + p * E * PANEL, z);
+                NAME(tile)((int)rows, E, x, l->K, l->packed_x + p * E * PANEL, z);
             }
+        }
 }
 
 /* The unit's h of a panel, float for y, and as words for the next step. */
@@ -66,7 +49,7 @@ static inline void NAME(put_h)(struct lstm *l, long t, long b, long p, vector h)
     NAME(write)(l->y + (b * l->T + t) * l->H, p * LANES, l->H, h);
     if (t + 1 < l->T) {
         word *operands = NAME(text_at)(l, l->operands, l->K, t + 1, b);
-        NAME(put_words)(operands + NAME(word_at)(NAME(words)(l->E) + p * (LANES / PAIR)), (const float *)&h, NAME(units)(l, p));
+        NAME(put_words)(operands + NAME(word_at)(NAME(words)(l->E) + p * (LANES / PAIR)), (const float *)&h, LANES);
     }
 }
 
@@ -108,7 +91,7 @@ static void NAME(put_h0)(struct lstm *l, const struct region *r)
         for (long p = r->panels.first; p < r->panels.end; p++) {
             vector h = NAME(read)(l->h0 + b * l->H, p * LANES, l->H);
             word *operands = NAME(text_at)(l, l->operands, l->K, 0, b);
-            NAME(put_words)(operands + NAME(word_at)(NAME(words)(l->E) + p * (LANES / PAIR)), (const float *)&h, NAME(units)(l, p));
+            NAME(put_words)(operands + NAME(word_at)(NAME(words)(l->E) + p * (LANES / PAIR)), (const float *)&h, LANES);
         }
 }
 
@@ -116,13 +99,13 @@ static void NAME(forward)(void *window, struct member *me)
 {
     struct lstm *l = window;
     struct range rows = share(l->T * l->B, me->index, me->team->size);
-    struct region mine = region_of(l, me, LANES, PAIR);
+    struct region mine = region_of(l, me, LANES);
     NAME(pack_share)(l, me);
     NAME(put_x)(l, rows.first, rows.end);
     NAME(put_h0)(l, &mine);
     NAME(begin)(l, mine.texts.first, mine.texts.end, mine.panels.first, mine.panels.end);
     meet(&me->team->all, me->team->size);
-    NAME(by_blocks)(l, &mine, NAME(project));
+    NAME(project)(l, &mine);
     for (long t = 0; t < l->T; t++) {
         NAME(step)(l, t, &mine);
         meet(mine.group, mine.size);
@@ -141,9 +124,9 @@ static inline void NAME(ask_ahead)(const struct lstm *l, long t, long b, long ro
         NAME(will_read)(NAME(c_at)(l, t, b, p), rows * (long)sizeof(vector));
     }
     for (long n = 0; n < rows; n++) {
-        const word *dz = NAME(text_at)(l, l->dz, l->N, t, b + n) + NAME(word_at)(q * (4 / PAIR) * PANEL);
+        const word *dz = NAME(text_at)(l, l->dz, l->N, t, b + n) + NAME(word_at)(q * 2 * PANEL);
         if (n % STEP == 0)
-            NAME(will_write)(dz, 4 / PAIR * PANEL * STEP * (long)sizeof *dz);
+            NAME(will_write)(dz, 2 * PANEL * STEP * (long)sizeof *dz);
         NAME(will_read)(l->dy + ((b + n) * l->T + t) * l->H + q * PANEL, PANEL * (long)sizeof(float));
     }
 }
@@ -180,28 +163,30 @@ static void NAME(carry)(struct lstm *l, const struct region *r, int after)
         }
 }
 
-/* dx = dz W^T of some texts and steps, and of the columns that are this thread's. */
-static void NAME(backward_x)(struct lstm *l, const struct region *r, struct range steps, struct range texts)
+/* dx = dz W^T of the texts of a region, and of the columns that are this thread's. */
+static void NAME(backward_x)(struct lstm *l, const struct region *r)
 {
     long N = l->N;
     vector sums[ROWS][4];
-    for (long q = r->columns.first; q < r->columns.end; q++)
-        for (long t = steps.first; t < steps.end; t++)
-            for (long b = texts.first, rows; b < texts.end; b += rows) {
-                rows = NAME(next)(texts.end - b);
+    for (long t = 0; t < l->T; t++)
+        for (long b = r->texts.first, rows; b < r->texts.end; b += rows) {
+            rows = NAME(next)(r->texts.end - b);
+            for (long q = r->columns.first; q < r->columns.end; q++) {
                 for (long n = 0; n < rows; n++)
                     NAME(will_write)(l->dx + ((b + n) * l->T + t) * l->E + q * PANEL, PANEL * (long)sizeof(float));
-                NAME(tile)((int)rows, N, NAME(text_at)(l, l->dz, l->N, t, b), l->N, l->packed_x + q * N * PANEL, sums);
+                const word *dz = NAME(text_at)(l, l->dz, l->N, t, b);
+                NAME(tile)((int)rows, N, dz, l->N, l->packed_x + q * N * PANEL, sums);
                 for (long n = 0; n < rows; n++)
                     for (int v = 0; v < 4; v++)
                         NAME(write)(l->dx + ((b + n) * l->T + t) * l->E, q * PANEL + v * LANES, l->E, sums[n][v]);
             }
+        }
 }
 
 static void NAME(backward)(void *window, struct member *me)
 {
     struct lstm *l = window;
-    struct region mine = region_of(l, me, LANES, PAIR);
+    struct region mine = region_of(l, me, LANES);
     NAME(pack_transposed)(l, me);
     NAME(carry)(l, &mine, 0);
     meet(&me->team->all, me->team->size);
@@ -210,7 +195,7 @@ static void NAME(backward)(void *window, struct member *me)
         meet(mine.group, mine.size);
     }
     NAME(carry)(l, &mine, 1);
-    NAME(by_blocks)(l, &mine, NAME(backward_x));
+    NAME(backward_x)(l, &mine);
     NAME(turn_share)(l, me);
     meet(&me->team->all, me->team->size);
     NAME(weights_share)(l, me);
