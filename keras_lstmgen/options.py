@@ -1,0 +1,299 @@
+"""What each verb can be told: its words and options, with their help. Every value of a recipe is one of them."""
+
+import argparse
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, get_args
+
+from keras_lstmgen import recipe
+
+
+def _train(part: argparse.ArgumentParser) -> None:
+    part.add_argument(
+        "source",
+        nargs="*",
+        help="a recipe (.toml), or texts: files, globs, folders, '-', URLs, or a folder that 'prepare' made; "
+        "none: pydoc, Python's language reference",
+    )
+    part.add_argument("--name", help="name of the run; by default that of the recipe or text")
+    part.add_argument("--resume", metavar="RUN", help="go on with a run from its last checkpoint")
+    part.add_argument(
+        "--workers", type=int, default=1, metavar="N",
+        help="share the rows of each batch out to N processes of this machine (docs/scale.md)",
+    )  # fmt: skip
+    for name in recipe.knobs():
+        _knob(part, name)
+
+
+def _prepare(part: argparse.ArgumentParser) -> None:
+    part.set_defaults(beam=[])
+    part.epilog = "What stands behind -- goes to Apache Beam: -- --direct_num_workers=4, or -- --runner=FlinkRunner"
+    part.add_argument("source", nargs="*", help="a recipe (.toml), or texts, as for 'train'")
+    part.add_argument(
+        "--output", required=True, metavar="FOLDER", help="folder to make, or an address: gs://bucket/name"
+    )
+    for name in recipe.knobs():
+        if name.startswith(("corpus.", "tokenizer.")):
+            _knob(part, name)
+
+
+def _knob(part: argparse.ArgumentParser, name: str) -> None:
+    """A value of a recipe as an option, by its dotted name."""
+    kind, default, about = recipe.knobs()[name]
+    choices = f"; one of {', '.join(about['choices'])}" if about["choices"] else ""
+    typed = _number_or_auto(kind) if default == recipe.AUTO else _typed(kind)
+    part.add_argument(
+        f"--{name}", dest=name, metavar=_metavar(kind), default=argparse.SUPPRESS,
+        nargs="*" if get_args(kind) else None, type=typed,
+        help=f"{about['about']}{choices} (default: {_said(default)})".replace("%", "%%"),
+    )  # fmt: skip
+
+
+def _said(default: Any) -> str:
+    """A default as it is typed."""
+    if default == recipe.AUTO:
+        return recipe.AUTO_WORD
+    words = " ".join(default) if isinstance(default, tuple) else str(default)
+    return (words.lower() if isinstance(default, bool) else words) or "none"
+
+
+def _metavar(kind: Any) -> str:
+    return "WORD" if get_args(kind) or kind is str else {int: "N", float: "X", bool: "true|false"}[kind]
+
+
+def _typed(kind: Any) -> Any:
+    """What turns a word of the command line into the type of a recipe's value."""
+    return str if get_args(kind) else _truth if kind is bool else kind
+
+
+def _number_or_auto(kind: Any) -> Any:
+    def typed(word: str) -> Any:
+        return word if word == recipe.AUTO_WORD else kind(word)
+
+    typed.__name__ = kind.__name__  # which argparse names in its message
+    return typed
+
+
+def _truth(word: str) -> bool:
+    if word not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"'{word}' is not true or false")
+    return word == "true"
+
+
+def _generate(part: argparse.ArgumentParser) -> None:
+    _run(part)
+    prompts = part.add_mutually_exclusive_group()
+    prompts.add_argument("--prompt", default="", metavar="TEXT", help="text to go on from; none: the start symbol")
+    prompts.add_argument("--prompt-file", metavar="FILE", help="read the prompt from a file ('-': standard input)")
+    part.add_argument("--n", type=int, default=1, metavar="N", help="texts, all in one batch; text k uses seed + k")
+    part.add_argument("--seed", type=int, default=0, metavar="N", help="64-bit seed; the same writes the same")
+    part.add_argument("--max-new-tokens", type=int, default=300, metavar="N", help="most tokens of a text")
+    part.add_argument(
+        "--stop", action="append", default=[], metavar="TEXT", help="end before this text; may be given again"
+    )
+    prompts.add_argument(
+        "--interactive",
+        action="store_true",
+        help="ask for prompts, one a line, until the end of input (Ctrl-D)",
+    )
+    part.add_argument("--output", type=Path, metavar="FILE", help="write the text to a file instead")
+    part.add_argument(
+        "--logprobs",
+        type=int,
+        metavar="K",
+        help="print JSON instead, a line a token: its log-probability, and those of the K likeliest; none: off",
+    )
+    _options(part)
+    _host_options(part)
+    _search(part)
+
+
+def _chat(part: argparse.ArgumentParser) -> None:
+    _run(part)
+    part.add_argument(
+        "--memory",
+        type=int,
+        metavar="N",
+        help="of a run on pairs: turns, of either side, that are read before the one to answer; "
+        "none: as many as its corpus has",
+    )
+    part.add_argument("--seed", type=int, default=0, metavar="N", help="64-bit seed; each answer takes the next")
+    part.add_argument("--max-new-tokens", type=int, default=300, metavar="N", help="most tokens of an answer")
+    _options(part)
+
+
+def _options(part: argparse.ArgumentParser) -> None:
+    options = part.add_argument_group("how tokens are drawn (docs/contract.md)")
+    options.add_argument(
+        "--repetition-penalty",
+        type=float,
+        default=1.0,
+        metavar="X",
+        help="above 1: what was written becomes less likely",
+    )
+    options.add_argument(
+        "--temperature",
+        type=float,
+        default=1.0,
+        metavar="X",
+        help="below 1: safer, above 1: bolder, 0: always the likeliest",
+    )
+    options.add_argument("--top-k", type=int, default=0, metavar="N", help="keep the N likeliest tokens; 0: all")
+    options.add_argument(
+        "--top-p",
+        type=float,
+        default=1.0,
+        metavar="X",
+        help="keep the likeliest tokens that make up X of the probability; 1: all",
+    )
+    options.add_argument(
+        "--min-p",
+        type=float,
+        default=0.0,
+        metavar="X",
+        help="keep tokens of at least X times the largest probability; 0: all",
+    )
+
+
+def _host_options(part: argparse.ArgumentParser) -> None:
+    host = part.add_argument_group("what a text may not, or should less, hold (docs/generation.md)")
+    host.add_argument(
+        "--no-repeat-ngram",
+        type=int,
+        default=0,
+        metavar="N",
+        help="no N tokens of prompt and text come twice; 0: off",
+    )
+    host.add_argument(
+        "--presence-penalty",
+        type=float,
+        default=0.0,
+        metavar="X",
+        help="taken from the logit of each token that the text holds",
+    )
+    host.add_argument(
+        "--frequency-penalty",
+        type=float,
+        default=0.0,
+        metavar="X",
+        help="taken from it for each time that the text holds it",
+    )
+    host.add_argument(
+        "--logit-bias",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="TOKEN=X",
+        help="added to the logit of a token, given as its tokenizer spells it or as #ID; -inf: never",
+    )
+    host.add_argument("--regex", metavar="PATTERN", help="the text has to match, all of it")
+
+
+def _search(part: argparse.ArgumentParser) -> None:
+    search = part.add_argument_group("beam search instead of drawing (docs/generation.md)")
+    search.add_argument(
+        "--beams",
+        type=int,
+        default=0,
+        metavar="N",
+        help="search for the best texts, N at a time, of which the --n best are written; 0: draw",
+    )
+    search.add_argument(
+        "--length-penalty",
+        type=float,
+        default=0.0,
+        metavar="X",
+        help="above 0: longer texts score better; 0: a text scores what its tokens do",
+    )
+
+
+def _evaluate(part: argparse.ArgumentParser) -> None:
+    _run(part)
+    part.add_argument("text", nargs="*", help="texts to measure on; none: what the run validates on")
+    part.add_argument(
+        "--samples",
+        type=int,
+        default=4,
+        metavar="N",
+        help="texts (of pairs: answers to held-out sources) to write and look up in the training text",
+    )
+    part.add_argument("--sample-tokens", type=int, default=500, metavar="N", help="most tokens of each, and of answers")
+    for knob in fields(recipe.Evaluate):
+        _knob(part, f"evaluate.{knob.name}")
+    part.add_argument(
+        "--json",
+        action="store_true",
+        help="print JSON instead of tables (it stands in the run as evaluation.json either way)",
+    )
+
+
+def _inspect(part: argparse.ArgumentParser) -> None:
+    _run(part)
+    part.add_argument("--prompt", required=True, metavar="TEXT", help="text to watch the layer over")
+    part.add_argument(
+        "--max-new-tokens", type=int, default=0, metavar="N", help="tokens of the model's own to go on with"
+    )
+    part.add_argument("--seed", type=int, default=0, metavar="N", help="64-bit seed of these, as in generate")
+    part.add_argument("--layer", type=int, metavar="N", help="layer to watch, 1 next to the input; none: the last")
+    part.add_argument(
+        "--cell",
+        type=int,
+        metavar="N",
+        help="cell to colour the text by, from 0; none: the one that follows something readable best",
+    )
+    part.add_argument(
+        "--text",
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="texts to look for such cells in, of a run on kinds one for each; none: what the run validates on",
+    )
+    part.add_argument(
+        "--output", type=Path, metavar="FOLDER", help="where pictures and page go; none: inspect/ in the run"
+    )
+    _options(part)
+
+
+def _export(part: argparse.ArgumentParser) -> None:
+    _run(part)
+    knobs = {field.name: field for field in fields(recipe.Export)}
+    part.add_argument(
+        "--format",
+        nargs="+",
+        dest="formats",
+        choices=knobs["formats"].metadata["choices"],
+        help="artifacts to write; by default the recipe's",
+    )
+    part.add_argument(
+        "--texts",
+        type=int,
+        metavar="N",
+        help=f"{knobs['texts'].metadata['about']}; by default as the recipe says",
+    )
+    part.add_argument(
+        "--tokens",
+        type=int,
+        metavar="N",
+        help=f"{knobs['tokens'].metadata['about']}; by default as the recipe says",
+    )
+
+
+def _info(part: argparse.ArgumentParser) -> None:
+    part.add_argument("run", nargs="?", help="folder or name of a run; none: a list of all")
+
+
+def _run(part: argparse.ArgumentParser) -> None:
+    part.add_argument("run", nargs="?", help="folder or name of a run; none: the newest")
+
+
+VERBS: Mapping[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
+    "prepare": ("turn a corpus of any size into ids, on one machine or many", _prepare),
+    "train": ("train a model on a text, or on a recipe's", _train),
+    "generate": ("write with a trained model", _generate),
+    "chat": ("take turns with a trained model: it keeps what was said", _chat),
+    "evaluate": ("measure a model on held-out text, and what it copies", _evaluate),
+    "inspect": ("draw what gates and cells do over a text, and find cells that can be read", _inspect),
+    "export": ("write SavedModel, TFLite and ONNX, each proved to write as Keras does", _export),
+    "info": ("say what a run is, or which runs there are", _info),
+}
