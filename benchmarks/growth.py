@@ -38,9 +38,9 @@ SHAPES = {
 }
 # What the installed command does.
 COMMAND = [sys.executable, "-c", "import sys; from keras_lstmgen.cli import main; sys.exit(main())"]
-RUN = "small"
-# To the first character, and to the loss of a held-out text of 0.1 MB.
-OPENS = (("info", ""), ("generate", "--max-new-tokens 1"), ("evaluate", "--samples 0"))
+RUN, TEXT = "small", "text.txt"
+# To the first character, and to the loss of a text of 0.1 MB.
+OPENS = (("info", ""), ("generate", "--max-new-tokens 1"), ("evaluate", f"{TEXT} --samples 0"))
 VERBS = ("prepare", "train", "generate", "chat", "evaluate", "inspect", "export", "info")
 
 Side = Callable[[Any], dict[str, float]]
@@ -185,10 +185,12 @@ def speeds(shapes: Sequence[Shape], rounds: int, seconds: float) -> dict[Shape, 
 
 
 def commands(runs: Path) -> dict[str, list[str]]:
-    """What is typed: ``--help`` of each verb; what needs no more of a run in ``runs`` than to be opened."""
+    """What is typed: ``--help`` of each verb; what needs a run in ``runs``, and beside it a text, which is made here."""
+    write_corpus(runs / TEXT, 0.1)
     helps = {f"{verb} --help": [verb, "--help"] for verb in VERBS}
     typed = {"info": ["info"]} | {
-        f"{verb} RUN {options}".strip(): [verb, RUN, *options.split()] for verb, options in OPENS
+        f"{verb} RUN {options}".strip(): [verb, RUN, *(word.replace(TEXT, str(runs / TEXT)) for word in options.split())]
+        for verb, options in OPENS
     }
     return helps | {name: [*words, "--runs", str(runs)] for name, words in typed.items()}
 

@@ -365,6 +365,15 @@ def test_growth_waits_for_commands_that_there_are(tmp_path: Path) -> None:
     assert all(0.01 < value < 10 for value in seconds["help"])
 
 
+def test_growth_waits_for_verbs_that_open_a_run_whose_corpus_is_gone(tmp_path: Path) -> None:
+    growth.write_corpus(tmp_path / "corpus.txt", 0.1)
+    growth.trained(str(tmp_path / "corpus.txt"), str(tmp_path))(0)
+    (tmp_path / "corpus.txt").unlink()
+    opening = {name: words for name, words in growth.commands(tmp_path).items() if growth.RUN in words}
+    assert {words[0] for words in opening.values()} == {"info", "generate", "evaluate"}
+    assert growth.startup(opening, 1).keys() == opening.keys()  # where one fails, so does startup
+
+
 def test_growth_of_a_dimension_is_told_against_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
     group = [Shape(1, H, B, T) for H in (7, 14)]
     monkeypatch.setattr(growth, "SHAPES", {"H": group})
