@@ -185,14 +185,14 @@ def speeds(shapes: Sequence[Shape], rounds: int, seconds: float) -> dict[Shape, 
 
 
 def commands(runs: Path) -> dict[str, list[str]]:
-    """What is typed: ``--help`` of each verb; what needs a run in ``runs``, and beside it a text, which is made here."""
+    """What is typed: ``--help`` of each verb; what needs a run in ``runs``, and a text, which is made there."""
     write_corpus(runs / TEXT, 0.1)
     helps = {f"{verb} --help": [verb, "--help"] for verb in VERBS}
     typed = {"info": ["info"]} | {
-        f"{verb} RUN {options}".strip(): [verb, RUN, *(word.replace(TEXT, str(runs / TEXT)) for word in options.split())]
-        for verb, options in OPENS
+        f"{verb} RUN {options}".strip(): [verb, RUN, *options.split()] for verb, options in OPENS
     }
-    return helps | {name: [*words, "--runs", str(runs)] for name, words in typed.items()}
+    here = {TEXT: str(runs / TEXT)}
+    return helps | {name: [*(here.get(w, w) for w in words), "--runs", str(runs)] for name, words in typed.items()}
 
 
 def startup(typed: Mapping[str, Sequence[str]], rounds: int) -> dict[str, list[float]]:
