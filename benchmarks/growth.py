@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def of_corpus(megabytes: float, folder: Path) -> list[dict[str, Any]]:
-    """Time and memory of each kind of work on a corpus of that size; of ``folder`` only a small run is left."""
+    """Time and memory of each kind of work on a corpus of that size; a small run and a text are left in ``folder``."""
     folder.mkdir()
     corpus = folder / "corpus.txt"
     write_corpus(corpus, megabytes)
@@ -81,6 +81,7 @@ def of_corpus(megabytes: float, folder: Path) -> list[dict[str, Any]]:
             rows.append({"megabytes": megabytes, "work": work, **worker.ask(0)})
     for path in (corpus, *folder.glob(".encoded/*/*.ids")):
         path.unlink()
+    write_corpus(folder / TEXT, 0.1)
     return rows
 
 
@@ -185,8 +186,7 @@ def speeds(shapes: Sequence[Shape], rounds: int, seconds: float) -> dict[Shape, 
 
 
 def commands(runs: Path) -> dict[str, list[str]]:
-    """What is typed: ``--help`` of each verb; what needs a run in ``runs``, and a text, which is made there."""
-    write_corpus(runs / TEXT, 0.1)
+    """What is typed: ``--help`` of each verb; what needs no more than is left in ``runs``."""
     helps = {f"{verb} --help": [verb, "--help"] for verb in VERBS}
     typed = {"info": ["info"]} | {
         f"{verb} RUN {options}".strip(): [verb, RUN, *options.split()] for verb, options in OPENS

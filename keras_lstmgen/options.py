@@ -18,10 +18,7 @@ def _train(part: argparse.ArgumentParser) -> None:
     )
     part.add_argument("--name", help="name of the run; by default that of the recipe or text")
     part.add_argument("--resume", metavar="RUN", help="go on with a run from its last checkpoint")
-    part.add_argument(
-        "--workers", type=int, default=1, metavar="N",
-        help="share the rows of each batch out to N processes of this machine (docs/scale.md)",
-    )  # fmt: skip
+    _number(part, "--workers", 1, "share the rows of each batch out to N processes of this machine (docs/scale.md)")
     for name in recipe.knobs():
         _knob(part, name)
 
@@ -86,9 +83,9 @@ def _generate(part: argparse.ArgumentParser) -> None:
     prompts = part.add_mutually_exclusive_group()
     prompts.add_argument("--prompt", default="", metavar="TEXT", help="text to go on from; none: the start symbol")
     prompts.add_argument("--prompt-file", metavar="FILE", help="read the prompt from a file ('-': standard input)")
-    part.add_argument("--n", type=int, default=1, metavar="N", help="texts, all in one batch; text k uses seed + k")
-    part.add_argument("--seed", type=int, default=0, metavar="N", help="64-bit seed; the same writes the same")
-    part.add_argument("--max-new-tokens", type=int, default=300, metavar="N", help="most tokens of a text")
+    _number(part, "--n", 1, "texts, all in one batch; text k uses seed + k")
+    _number(part, "--seed", 0, "64-bit seed; the same writes the same")
+    _number(part, "--max-new-tokens", 300, "most tokens of a text")
     part.add_argument(
         "--stop", action="append", default=[], metavar="TEXT", help="end before this text; may be given again"
     )
@@ -118,67 +115,25 @@ def _chat(part: argparse.ArgumentParser) -> None:
         help="of a run on pairs: turns, of either side, that are read before the one to answer; "
         "none: as many as its corpus has",
     )
-    part.add_argument("--seed", type=int, default=0, metavar="N", help="64-bit seed; each answer takes the next")
-    part.add_argument("--max-new-tokens", type=int, default=300, metavar="N", help="most tokens of an answer")
+    _number(part, "--seed", 0, "64-bit seed; each answer takes the next")
+    _number(part, "--max-new-tokens", 300, "most tokens of an answer")
     _options(part)
 
 
 def _options(part: argparse.ArgumentParser) -> None:
     options = part.add_argument_group("how tokens are drawn (docs/contract.md)")
-    options.add_argument(
-        "--repetition-penalty",
-        type=float,
-        default=1.0,
-        metavar="X",
-        help="above 1: what was written becomes less likely",
-    )
-    options.add_argument(
-        "--temperature",
-        type=float,
-        default=1.0,
-        metavar="X",
-        help="below 1: safer, above 1: bolder, 0: always the likeliest",
-    )
-    options.add_argument("--top-k", type=int, default=0, metavar="N", help="keep the N likeliest tokens; 0: all")
-    options.add_argument(
-        "--top-p",
-        type=float,
-        default=1.0,
-        metavar="X",
-        help="keep the likeliest tokens that make up X of the probability; 1: all",
-    )
-    options.add_argument(
-        "--min-p",
-        type=float,
-        default=0.0,
-        metavar="X",
-        help="keep tokens of at least X times the largest probability; 0: all",
-    )
+    _number(options, "--repetition-penalty", 1.0, "above 1: what was written becomes less likely")
+    _number(options, "--temperature", 1.0, "below 1: safer, above 1: bolder, 0: always the likeliest")
+    _number(options, "--top-k", 0, "keep the N likeliest tokens; 0: all")
+    _number(options, "--top-p", 1.0, "keep the likeliest tokens that make up X of the probability; 1: all")
+    _number(options, "--min-p", 0.0, "keep tokens of at least X times the largest probability; 0: all")
 
 
 def _host_options(part: argparse.ArgumentParser) -> None:
     host = part.add_argument_group("what a text may not, or should less, hold (docs/generation.md)")
-    host.add_argument(
-        "--no-repeat-ngram",
-        type=int,
-        default=0,
-        metavar="N",
-        help="no N tokens of prompt and text come twice; 0: off",
-    )
-    host.add_argument(
-        "--presence-penalty",
-        type=float,
-        default=0.0,
-        metavar="X",
-        help="taken from the logit of each token that the text holds",
-    )
-    host.add_argument(
-        "--frequency-penalty",
-        type=float,
-        default=0.0,
-        metavar="X",
-        help="taken from it for each time that the text holds it",
-    )
+    _number(host, "--no-repeat-ngram", 0, "no N tokens of prompt and text come twice; 0: off")
+    _number(host, "--presence-penalty", 0.0, "taken from the logit of each token that the text holds")
+    _number(host, "--frequency-penalty", 0.0, "taken from it for each time that the text holds it")
     host.add_argument(
         "--logit-bias",
         nargs="+",
@@ -192,33 +147,17 @@ def _host_options(part: argparse.ArgumentParser) -> None:
 
 def _search(part: argparse.ArgumentParser) -> None:
     search = part.add_argument_group("beam search instead of drawing (docs/generation.md)")
-    search.add_argument(
-        "--beams",
-        type=int,
-        default=0,
-        metavar="N",
-        help="search for the best texts, N at a time, of which the --n best are written; 0: draw",
-    )
-    search.add_argument(
-        "--length-penalty",
-        type=float,
-        default=0.0,
-        metavar="X",
-        help="above 0: longer texts score better; 0: a text scores what its tokens do",
-    )
+    _number(search, "--beams", 0, "search for the best texts, N at a time, of which the --n best are written; 0: draw")
+    _number(search, "--length-penalty", 0.0, "above 0: longer texts score better; 0: a text scores what its tokens do")
 
 
 def _evaluate(part: argparse.ArgumentParser) -> None:
     _run(part)
     part.add_argument("text", nargs="*", help="texts to measure on; none: what the run validates on")
-    part.add_argument(
-        "--samples",
-        type=int,
-        default=4,
-        metavar="N",
-        help="texts (of pairs: answers to held-out sources) to write and look up in the training text",
+    _number(
+        part, "--samples", 4, "texts (of pairs: answers to held-out sources) to write and look up in the training text"
     )
-    part.add_argument("--sample-tokens", type=int, default=500, metavar="N", help="most tokens of each, and of answers")
+    _number(part, "--sample-tokens", 500, "most tokens of each, and of answers")
     for knob in fields(recipe.Evaluate):
         _knob(part, f"evaluate.{knob.name}")
     part.add_argument(
@@ -231,10 +170,8 @@ def _evaluate(part: argparse.ArgumentParser) -> None:
 def _inspect(part: argparse.ArgumentParser) -> None:
     _run(part)
     part.add_argument("--prompt", required=True, metavar="TEXT", help="text to watch the layer over")
-    part.add_argument(
-        "--max-new-tokens", type=int, default=0, metavar="N", help="tokens of the model's own to go on with"
-    )
-    part.add_argument("--seed", type=int, default=0, metavar="N", help="64-bit seed of these, as in generate")
+    _number(part, "--max-new-tokens", 0, "tokens of the model's own to go on with")
+    _number(part, "--seed", 0, "64-bit seed of these, as in generate")
     part.add_argument("--layer", type=int, metavar="N", help="layer to watch, 1 next to the input; none: the last")
     part.add_argument(
         "--cell",
@@ -265,22 +202,19 @@ def _export(part: argparse.ArgumentParser) -> None:
         choices=knobs["formats"].metadata["choices"],
         help="artifacts to write; by default the recipe's",
     )
-    part.add_argument(
-        "--texts",
-        type=int,
-        metavar="N",
-        help=f"{knobs['texts'].metadata['about']}; by default as the recipe says",
-    )
-    part.add_argument(
-        "--tokens",
-        type=int,
-        metavar="N",
-        help=f"{knobs['tokens'].metadata['about']}; by default as the recipe says",
-    )
+    for name in ("texts", "tokens"):
+        about = f"{knobs[name].metadata['about']}; by default as the recipe says"
+        part.add_argument(f"--{name}", type=int, metavar="N", help=about)
 
 
 def _info(part: argparse.ArgumentParser) -> None:
     part.add_argument("run", nargs="?", help="folder or name of a run; none: a list of all")
+
+
+def _number(part: Any, name: str, default: float, about: str) -> None:
+    """An option of a parser or a group that takes a number, whole if its default is."""
+    kind = type(default)
+    part.add_argument(name, type=kind, default=default, metavar=_metavar(kind), help=about)
 
 
 def _run(part: argparse.ArgumentParser) -> None:

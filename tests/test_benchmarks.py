@@ -336,7 +336,7 @@ def test_a_corpus_has_its_size_and_no_two_lines_alike(tmp_path: Path) -> None:
     assert len({line.partition(b" ")[2] for line in lines}) < 0.9 * len(lines)  # which without numbers are alike
 
 
-def test_growth_measures_each_work_on_a_corpus_and_leaves_only_the_run(
+def test_growth_measures_each_work_on_a_corpus_and_leaves_none_of_its_ids(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(growth, "WORK", {"encode": growth.WORK["encode"]})  # a process each takes its time
@@ -365,11 +365,13 @@ def test_growth_waits_for_commands_that_there_are(tmp_path: Path) -> None:
     assert all(0.01 < value < 10 for value in seconds["help"])
 
 
-def test_growth_waits_for_verbs_that_open_a_run_whose_corpus_is_gone(tmp_path: Path) -> None:
-    growth.write_corpus(tmp_path / "corpus.txt", 0.1)
-    growth.trained(str(tmp_path / "corpus.txt"), str(tmp_path))(0)
-    (tmp_path / "corpus.txt").unlink()
-    opening = {name: words for name, words in growth.commands(tmp_path).items() if growth.RUN in words}
+def test_growth_waits_for_verbs_that_open_what_is_left_of_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = "train, 3 seconds of updates"
+    monkeypatch.setattr(growth, "WORK", {train: growth.WORK[train]})
+    growth.of_corpus(0.1, tmp_path / "runs")
+    opening = {name: words for name, words in growth.commands(tmp_path / "runs").items() if growth.RUN in words}
     assert {words[0] for words in opening.values()} == {"info", "generate", "evaluate"}
     assert growth.startup(opening, 1).keys() == opening.keys()  # where one fails, so does startup
 
