@@ -19,6 +19,9 @@ from keras_lstmgen import exporters, files, kernel, recipe, training  # (after t
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the tests are no package that is installed
 from tests import chromium, npm
 
+# PyTorch takes Triton along where it is installed, as with its builds for GPUs: beside TensorFlow that crashes.
+sys.modules["triton"] = None  # type: ignore[assignment]
+
 # How long an example takes says something of the machine, not of us.
 hypothesis.settings.register_profile("ours", deadline=None)
 hypothesis.settings.register_profile("fuzz", deadline=None, max_examples=10_000)  # make fuzz

@@ -118,6 +118,7 @@ def test_a_side_in_tensorflow_trains_whole_steps_and_tells_its_speed(kind: str, 
     assert all((old != new).any() for old, new in zip(before, model.get_weights(), strict=True))
 
 
+@pytest.mark.filterwarnings("ignore:CUDA initialization")  # of a build for GPUs, on a machine without
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_pytorch_s_side_trains_and_tells_its_speed(precision: str) -> None:
     pytest.importorskip("torch", reason="PyTorch is not installed (the extra 'bench')")
