@@ -114,7 +114,8 @@ def test_the_loop_in_torchscript_writes_what_its_steps_make_most_probable(folder
     step, nothing = torch_writer.stepper(texts.weights(str(folder)), kind, B, False, "")
     start = torch.full((B,), 5)
     only = torch.full((artifact_sides.metadata(str(folder)).vocab_size,), -torch.inf)
-    only[[5, 7]] = 0.0  # two ids are left to draw
+    only[5], only[7] = 0.0, 2.0  # two ids are left to draw, one of them some seven times as often
+    torch.manual_seed(0)
     with torch.inference_mode():
         drawn = torch_writer.loop(step, nothing, only, start)(40)
         assert drawn.shape == (40, B)
@@ -125,7 +126,7 @@ def test_the_loop_in_torchscript_writes_what_its_steps_make_most_probable(folder
             shares = torch.softmax(logits + only, dim=1)
             hits += float(shares.gather(1, drawn[t][:, None]).sum())
             ids = drawn[t]
-    assert hits / (40 * B) > 0.5  # what is drawn by its probability is on average the more probable one
+    assert hits / (40 * B) > 0.65  # 0.79 is to be expected; of ids drawn with no regard to probabilities 0.5
 
 
 def test_the_summary_compares_with_the_best_of_pytorch_round_by_round() -> None:
