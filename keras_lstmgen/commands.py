@@ -3,10 +3,9 @@
 import argparse
 import json
 import os
-import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 from rich.markup import escape
 
 from keras_lstmgen import files, launching, recipe, remote
-from keras_lstmgen.errors import UserError
+from keras_lstmgen.errors import UserError, typed
 from keras_lstmgen.quiet import quiet
 
 with quiet():
@@ -55,7 +54,7 @@ def _trained(arguments: argparse.Namespace) -> Path:
     if arguments.resume:
         if arguments.source or arguments.name:
             raise UserError("--resume: the run has a text and a name; leave them out, or train a new run without it")
-        folder = run.find(arguments.resume, arguments.runs)
+        folder = _found(arguments.resume, arguments.runs)
         return training.resume(folder, recipe.override(recipe.load(folder / run.RECIPE), given, "--"))
     settings, name = _what_to_train(arguments.source, given)
     return training.train(settings, arguments.runs, arguments.name or name)
@@ -94,11 +93,12 @@ def _knobs(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _what_to_train(sources: list[str], given: dict[str, Any]) -> tuple[recipe.Recipe, str]:
     """The recipe, and a name for the run, from what stands on the command line."""
-    recipes = [word for word in sources if word.endswith(".toml")]
+    recipes = [word for word in sources if word.endswith(".toml") and not Path(word).is_dir()]
     if recipes and len(sources) > 1:
         raise UserError(f"{recipes[0]}: a recipe stands alone; its text is given by --corpus.source")
     if recipes:
         return recipe.override(recipe.load(Path(recipes[0])), given, "--"), Path(recipes[0]).stem
+    _tell_of_reserved(sources)
     settings = recipe.override(recipe.Recipe(), {"corpus.source": sources} if sources else {})
     return recipe.override(settings, given, "--"), _named_after(sources[0] if sources else "quickstart")
 
@@ -110,11 +110,32 @@ def _named_after(source: str) -> str:
     return "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in stem).strip("-") or "text"
 
 
+def _found(name: str | None, runs: Path) -> Path:
+    """Find a run. Where a folder in the working directory has the same name, say that the run is used."""
+    folder = run.find(name, runs)
+    if name and not run.is_path(name) and Path(name).is_dir() and not folder.samefile(name):
+        _tell_apart(name, f"the run {folder}", "folder")
+    return folder
+
+
+def _tell_of_reserved(texts: Sequence[str]) -> None:
+    """Say which one is used where a file has a name that stands for something else."""
+    for name, what in (("pydoc", "Python's language reference"), ("-", "standard input")):
+        if name in texts and Path(name).exists():
+            _tell_apart(name, what, "file")
+
+
+def _tell_apart(name: str, used: str, other: str) -> None:
+    """Say beside the output what a word stands for, and how to type the other thing of that name."""
+    hint = f"for the {other} in the working directory, type {typed(Path(name))}"
+    show.notes.print(f"{name}: using {used}; {hint}", markup=False)
+
+
 def generate(arguments: argparse.Namespace) -> None:
     """Write, to the screen as it comes or to a file."""
     options, host, asked = _choices(arguments)
     _check_output(arguments.output)
-    folder = run.find(arguments.run, arguments.runs)
+    folder = _found(arguments.run, arguments.runs)
     model = run.load(folder)
     step = decode.stepper(model.weights)
     write = _writer(model, step, options, host, asked, arguments)
@@ -125,7 +146,7 @@ def generate(arguments: argparse.Namespace) -> None:
     ]
     if arguments.output:
         files.write_text(arguments.output, ("\n\n" if arguments.logprobs is None else "\n").join(texts))
-    _next_beside("evaluate", folder)
+    show.next_beside("keras-lstmgen", "evaluate", folder)
 
 
 def _choices(arguments: argparse.Namespace) -> tuple[Options, HostOptions, beam.Search | None]:
@@ -184,12 +205,6 @@ def _writer(
 def _kept(arguments: argparse.Namespace) -> bool:
     """Whether texts are wanted again once they were shown: else the longest takes no more memory than the shortest."""
     return bool(arguments.n > 1 or arguments.output or arguments.logprobs is not None)
-
-
-def _next_beside(verb: str, folder: Path) -> None:
-    """The next command, where standard output is for something else."""
-    words = shlex.join(["keras-lstmgen", verb, str(folder)])
-    show.notes.print(f"\n[bold]next:[/bold] {escape(words)}")
 
 
 def _check_output(path: Path | None) -> None:
@@ -277,26 +292,27 @@ def chat(arguments: argparse.Namespace) -> None:
     """Answer what is typed, turn by turn, until the end of input."""
     options = _drawn(arguments)
     _at_least("--max-new-tokens", arguments.max_new_tokens, 1)
-    folder = run.find(arguments.run, arguments.runs)
+    folder = _found(arguments.run, arguments.runs)
     model = run.load(folder)
     memory = chatting.turns_kept(model.metadata, arguments.memory)
     speaker = chatting.Speaker(model, generation.writer(model), options, arguments.max_new_tokens, memory)
     chatting.converse(speaker, arguments.seed)
-    _next_beside("evaluate", folder)
+    show.next_beside("keras-lstmgen", "evaluate", folder)
 
 
 def evaluate(arguments: argparse.Namespace) -> None:
     """Measure, print the tables, keep the JSON."""
     _at_least("--samples", arguments.samples, 0)
     _at_least("--sample-tokens", arguments.sample_tokens, 1)
-    folder = run.find(arguments.run, arguments.runs)
+    folder = _found(arguments.run, arguments.runs)
     model = run.load(folder)
     settings = recipe.override(recipe.parse(model.metadata.recipe), _knobs(arguments), "--")
+    _tell_of_reserved(arguments.text)
     report = reports.evaluate(model, arguments.text, arguments.samples, arguments.sample_tokens, settings.evaluate)
     files.write_json(folder / "evaluation.json", report)
     if arguments.json:
         print(json.dumps(report, indent=2, ensure_ascii=False))
-        _next_beside("export", folder)
+        show.next_beside("keras-lstmgen", "export", folder)
         return
     reports.show_tables(folder, report)
     show.next_command("keras-lstmgen", "export", folder)
@@ -305,9 +321,10 @@ def evaluate(arguments: argparse.Namespace) -> None:
 def inspect(arguments: argparse.Namespace) -> None:
     """Draw a layer at work over a text."""
     _at_least("--max-new-tokens", arguments.max_new_tokens, 0)
+    _tell_of_reserved(arguments.text)
     options = _drawn(arguments)
     asked = {name: getattr(arguments, name) for name in inspection.Asked.__dataclass_fields__ if name != "options"}
-    folder = run.find(arguments.run, arguments.runs)
+    folder = _found(arguments.run, arguments.runs)
     inspection.inspect(run.load(folder), inspection.Asked(**asked, options=options), _folder(arguments, folder))
     show.next_command("keras-lstmgen", "evaluate", folder)
 
@@ -322,7 +339,7 @@ def _folder(arguments: argparse.Namespace, run_folder: Path) -> Path:
 
 def export(arguments: argparse.Namespace) -> None:
     """Write and verify the artifacts."""
-    folder = run.find(arguments.run, arguments.runs)
+    folder = _found(arguments.run, arguments.runs)
     settings = recipe.parse(run.load_metadata(folder).recipe)
     asked = {name: getattr(arguments, name) for name in ("formats", "texts", "tokens")}
     given = {f"export.{name}": value for name, value in asked.items() if value is not None}
@@ -337,6 +354,6 @@ def info(arguments: argparse.Namespace) -> None:
         show.list_runs(arguments.runs)
         show.next_command("keras-lstmgen", "info", run.find(None, arguments.runs))
     else:
-        folder = run.find(arguments.run, arguments.runs)
+        folder = _found(arguments.run, arguments.runs)
         show.describe(folder, asdict(run.load_metadata(folder)))
         show.next_command("keras-lstmgen", "generate", folder)

@@ -1,5 +1,9 @@
 """What is told to the person at the keyboard when something they gave cannot be used."""
 
+import os
+import shlex
+from pathlib import Path
+
 
 class UserError(Exception):
     """One clear line: what is wrong, where (file, line, byte, key) and what to do. Exit status 2."""
@@ -11,6 +15,25 @@ def visible(text: str) -> str:
     ``visible("a\\nb\\x1b[2J")`` is ``"a\\\\nb\\\\x1b[2J"``: what a file is called or says cannot act on a screen.
     """
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
+
+def typed(word: str | Path) -> str:
+    """Quote a word of a command for the shell, so that the user can type what a message prints.
+
+    A path gets a slash: without one it would be the name of a run. ``typed(Path("my run"))`` is ``"'./my run'"``.
+    What is not printable, a byte that is not UTF-8 say, is written as in ``$'caf\\351'``.
+    """
+    text = str(word)
+    if isinstance(word, Path) and os.sep not in text:
+        text = f".{os.sep}{text}"
+    return shlex.quote(text) if text.isprintable() else f"$'{''.join(map(_escaped, text))}'"
+
+
+def _escaped(letter: str) -> str:
+    """Return a character as it stands between ``$'`` and ``'``."""
+    if letter.isprintable():
+        return f"\\{letter}" if letter in "'\\" else letter
+    return "".join(f"\\{byte:03o}" for byte in os.fsencode(letter))
 
 
 class Terminated(BaseException):

@@ -17,7 +17,9 @@ def _train(part: argparse.ArgumentParser) -> None:
         "none: pydoc, Python's language reference",
     )
     part.add_argument("--name", help="name of the run; by default that of the recipe or text")
-    part.add_argument("--resume", metavar="RUN", help="go on with a run from its last checkpoint")
+    part.add_argument(
+        "--resume", metavar="RUN", help="go on with a run (its name, or with a slash its path) from its last checkpoint"
+    )
     _number(part, "--workers", 1, "share the rows of each batch out to N processes of this machine (docs/scale.md)")
     for name in recipe.knobs():
         _knob(part, name)
@@ -208,7 +210,7 @@ def _export(part: argparse.ArgumentParser) -> None:
 
 
 def _info(part: argparse.ArgumentParser) -> None:
-    part.add_argument("run", nargs="?", help="folder or name of a run; none: a list of all")
+    part.add_argument("run", nargs="?", help="name of a run, or with a slash its path; none: a list of all")
 
 
 def _number(part: Any, name: str, default: float, about: str) -> None:
@@ -218,7 +220,7 @@ def _number(part: Any, name: str, default: float, about: str) -> None:
 
 
 def _run(part: argparse.ArgumentParser) -> None:
-    part.add_argument("run", nargs="?", help="folder or name of a run; none: the newest")
+    part.add_argument("run", nargs="?", help="name of a run, or with a slash its path; none: the newest")
 
 
 VERBS: Mapping[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {

@@ -1,5 +1,6 @@
 """The run directory: everything that a model needs to write, in one folder that can be moved anywhere."""
 
+import os
 import zipfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -10,7 +11,7 @@ import keras
 
 from keras_lstmgen import files, recipe, tokenizer
 from keras_lstmgen.attention import memory_size
-from keras_lstmgen.errors import UserError
+from keras_lstmgen.errors import UserError, typed
 from keras_lstmgen.model import Weights, build, parameters, weights_of
 from keras_lstmgen.tokenizer import Tokenizer
 
@@ -79,16 +80,30 @@ def create(parent: Path, name: str) -> Path:
 
 
 def find(name: str | None, parent: Path) -> Path:
-    """The folder of a run by path or by name; without a name, the newest."""
+    """Return the folder of a run: a run of this name in ``parent``, the run at a path, or without a name the newest.
+
+    Only a word with a slash is a path (so are ``.`` and ``..``): what lies in the working directory hides no run.
+    """
     if name is None:
         return _newest(parent)
-    for folder in (Path(name), parent / name):
-        if folder.is_dir():
-            files.check_inside(folder)
-            return folder
+    folder = Path(name) if is_path(name) else parent / name
+    if name and folder.is_dir():
+        files.check_inside(folder)
+        return folder
+    raise UserError(f"{name}: there is no such run; {_hint(name, parent)}")
+
+
+def is_path(word: str) -> bool:
+    """Return whether a word of the command line is a path, and not the name of a run."""
+    return os.sep in word or word in (os.curdir, os.pardir)
+
+
+def _hint(name: str, parent: Path) -> str:
+    """Say what to type instead of a name that no run has."""
+    if name and not is_path(name) and Path(name).is_dir():
+        return f"for the folder in the working directory, type {typed(Path(name))}"
     known = sorted(folder.name for folder in _runs(parent))
-    hint = f"the nearest is '{recipe.nearest(name, known)}'" if known else "train one with 'keras-lstmgen train'"
-    raise UserError(f"{name}: there is no such run; {hint}")
+    return f"the nearest is '{recipe.nearest(name, known)}'" if known else "train one with 'keras-lstmgen train'"
 
 
 def _runs(parent: Path) -> list[Path]:
@@ -113,7 +128,8 @@ def load(folder: Path) -> Run:
     """Open a finished or broken-off run; its best weights so far are what writes."""
     if not (folder / MODEL).is_file():
         raise UserError(
-            f"{folder}: is no finished run ({MODEL} is missing); go on with 'keras-lstmgen train --resume {folder}'"
+            f"{folder}: is no finished run ({MODEL} is missing); go on with: "
+            f"keras-lstmgen train --resume {typed(folder)}"
         )
     metadata = load_metadata(folder)
     if not (folder / TOKENIZER).is_file():

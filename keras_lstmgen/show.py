@@ -1,7 +1,6 @@
 """What people see: progress, tables, hints, and the next command to type."""
 
 import math
-import shlex
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -16,7 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 
 from keras_lstmgen import files
-from keras_lstmgen.errors import UserError, visible
+from keras_lstmgen.errors import UserError, typed, visible
 
 # A pipe or a log has no width of its own; 80 columns would break the tables.
 _width = None if sys.stdout.isatty() else 120
@@ -37,7 +36,16 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> 
 
 def next_command(*words: str | Path) -> None:
     """Print, last, what to type next."""
-    out.print(f"\n[bold]next:[/bold] {escape(shlex.join(str(word) for word in words))}")
+    out.print(_next(words))
+
+
+def next_beside(*words: str | Path) -> None:
+    """Print what to type next to standard error, where standard output is for something else."""
+    notes.print(_next(words))
+
+
+def _next(words: Iterable[str | Path]) -> str:
+    return f"\n[bold]next:[/bold] {escape(' '.join(map(typed, words)))}"
 
 
 def progress_bar() -> Progress:

@@ -33,7 +33,7 @@ from keras_lstmgen.callbacks import Keep, Pace, Validate
 from keras_lstmgen.checkpoint import Progress
 from keras_lstmgen.corpus import validates_on
 from keras_lstmgen.encoding import Encoded
-from keras_lstmgen.errors import Terminated, UserError
+from keras_lstmgen.errors import Terminated, UserError, typed
 from keras_lstmgen.loss import Copied, EachMember, NegativeLogLikelihood, SampledSoftmax
 from keras_lstmgen.model import build, start_at, state_size, weights_of
 from keras_lstmgen.optimizer import Adam
@@ -162,7 +162,7 @@ def _fit(settings: recipe.Recipe, encoded: Encoded, folder: Path) -> Path:
         if progress.history and workers.is_chief():
             _conclude(settings, encoded, folder, pace, writes)
         if pace.interrupted:
-            told = f"Stopped by Ctrl-C, and saved. To go on: keras-lstmgen train --resume {folder}"
+            told = f"Stopped by Ctrl-C, and saved. To go on: keras-lstmgen train --resume {typed(folder)}"
             show.out.print(told, markup=False)
     return folder
 
@@ -212,7 +212,7 @@ def _epochs(
                     keep.save()
                 break
     if pace.terminated and pace.done() < 1:
-        raise Terminated(f"stopped by SIGTERM, and saved; to go on: keras-lstmgen train --resume {folder}")
+        raise Terminated(f"stopped by SIGTERM, and saved; to go on: keras-lstmgen train --resume {typed(folder)}")
 
 
 def _some_epochs(

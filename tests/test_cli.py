@@ -413,6 +413,67 @@ def test_info_lists_the_runs_or_describes_one(trained: Path, capsys: pytest.Capt
     assert printed_next(out) == ["keras-lstmgen", "generate", str(trained)]
 
 
+@pytest.mark.parametrize(
+    "line",
+    ["generate LETTERS", "chat LETTERS", "evaluate LETTERS", "inspect LETTERS --prompt a", "export LETTERS",
+     "info LETTERS", "train --resume LETTERS"],
+    ids=lambda line: line.split()[0],
+)  # fmt: skip
+def test_a_folder_of_the_same_name_does_not_hide_a_run_and_each_verb_says_which_is_used(
+    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Both folders are empty, so that each verb says at once which one it cannot read."""
+    monkeypatch.chdir(tmp_path)
+    for folder in ("letters", "saved_models/letters"):
+        Path(folder).mkdir(parents=True)
+    assert cli.main(shlex.split(line.replace("LETTERS", "letters"))) == 2
+    note, refusal = capsys.readouterr().err.splitlines()
+    used = "letters: using the run saved_models/letters; for the folder in the working directory, type "
+    assert note.startswith(used)
+    assert refusal.startswith("keras-lstmgen: saved_models/letters")
+    assert cli.main(shlex.split(line.replace("LETTERS", note.removeprefix(used)))) == 2
+    assert re.match(r"keras-lstmgen: letters[/:][^\n]*\n\Z", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(("name", "what"), [("pydoc", "Python's language reference"), ("-", "standard input")])
+def test_a_file_called_like_a_source_with_a_meaning_of_its_own_is_told_apart_from_it(
+    asked: list[Any], name: str, what: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["train", name]) == 0
+    assert "using" not in capsys.readouterr().err
+    Path(name).write_text("a text")
+    assert cli.main(["train", name]) == 0
+    hint = f"{name}: using {what}; for the file in the working directory, type ./{name}\n"
+    assert capsys.readouterr().err == hint
+    assert cli.main(["train", f"./{name}"]) == 0
+    assert capsys.readouterr().err == ""
+    assert [settings.corpus.source for settings, *_ in asked] == [(name,), (name,), (f"./{name}",)]
+    (file,) = sources.resolve(asked[-1][0].corpus)
+    assert file.path is not None
+
+
+def test_a_folder_called_like_a_recipe_is_a_folder_of_texts(
+    asked: list[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("texts.toml").mkdir()
+    assert cli.main(["train", "texts.toml"]) == 0
+    assert asked[0][0].corpus.source == ("texts.toml",)
+    Path("notes.toml").write_text("A text, no recipe.")
+    assert cli.main(["train", "notes.toml"]) == 2
+    assert "or give a text that is called so by --corpus.source" in capsys.readouterr().err
+    assert cli.main(["train", "--corpus.source", "notes.toml"]) == 0
+    assert asked[1][0].corpus.source == ("notes.toml",)
+
+
+def test_the_next_command_names_a_run_in_the_working_directory_by_its_path(
+    copied: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(copied.parent)
+    words = printed_next(typed(capsys, "info", "moved", "--runs", ".")[0])
+    assert words == ["keras-lstmgen", "generate", "./moved"]
+    typed(capsys, "info", words[2])
+
+
 def test_a_name_with_brackets_or_spaces_is_printed_so_that_it_can_be_typed(
     copied: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

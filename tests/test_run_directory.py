@@ -92,6 +92,24 @@ def test_a_run_is_found_by_path_by_name_and_without_either_the_newest(shelf: Pat
     assert run.find(None, shelf) == shelf / "poems"
 
 
+def test_what_lies_in_the_working_directory_hides_no_run_and_a_slash_makes_a_path(
+    shelf: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (shelf.parent / "novel").mkdir()
+    (shelf.parent / "letters").mkdir()
+    monkeypatch.chdir(shelf.parent)
+    assert run.find("novel", Path("shelf")) == Path("shelf/novel")
+    for word in ("./novel", "novel/", str(shelf.parent / "novel")):
+        assert run.find(word, Path("shelf")).resolve() == shelf.parent / "novel"
+    with pytest.raises(UserError, match=r"^letters: there is no such run; for the folder .*, type \./letters$"):
+        run.find("letters", Path("shelf"))
+    with pytest.raises(UserError, match=r"^: there is no such run"):
+        run.find("", Path("shelf"))
+    monkeypatch.chdir(shelf / "novel")
+    assert run.find(".", Path("..")).resolve() == shelf / "novel"
+    assert run.find("..", Path("..")).resolve() == shelf
+
+
 def test_a_run_that_is_not_there_is_an_error_that_names_the_nearest(shelf: Path) -> None:
     with pytest.raises(UserError, match=r"^peoms: there is no such run; the nearest is 'poems'$"):
         run.find("peoms", shelf)
