@@ -164,13 +164,15 @@ def converse(speaker: Speaker, seed: int) -> None:
     with suppress(ImportError):  # there is none on Windows, whose terminal edits lines by itself
         importlib.import_module("readline")
     session, breaks = Session(speaker, seed), 0
+    read = recipe.parse(speaker.run.metadata.recipe).corpus
     _note("Type a line. /help lists what else can be typed.")
     while breaks < LEAVE:
         try:
             line = line_typed(SIGN)
             if line is None:
                 break
-            breaks = _obey(session, line) if line.startswith("/") else _take_turn(session, line)
+            turn = corpus.prompt(line, read)
+            breaks = _obey(session, turn) if turn.startswith("/") else _take_turn(session, turn)
         except KeyboardInterrupt:
             breaks += 1
             _note("\nCtrl-C again, Ctrl-D or /quit leaves." if breaks < LEAVE else "")

@@ -21,6 +21,7 @@ with quiet():
     from keras_lstmgen import (
         beam,
         chatting,
+        corpus,
         decode,
         exporters,
         generation,
@@ -139,7 +140,10 @@ def generate(arguments: argparse.Namespace) -> None:
     model = run.load(folder)
     step = decode.stepper(model.weights)
     write = _writer(model, step, options, host, asked, arguments)
-    prompts = _asked() if arguments.interactive else [_prompt(arguments)]
+    read = recipe.parse(model.metadata.recipe).corpus
+    arguments.stop = [corpus.normalized(word, read) for word in arguments.stop]
+    given = _asked() if arguments.interactive else [_prompt(arguments)]
+    prompts = (corpus.prompt(prompt, read) for prompt in given)
     texts = [
         _write(model, step, prompt, partial(write, prompt, arguments.seed + number), arguments)
         for number, prompt in enumerate(prompts)
@@ -325,7 +329,9 @@ def inspect(arguments: argparse.Namespace) -> None:
     options = _drawn(arguments)
     asked = {name: getattr(arguments, name) for name in inspection.Asked.__dataclass_fields__ if name != "options"}
     folder = _found(arguments.run, arguments.runs)
-    inspection.inspect(run.load(folder), inspection.Asked(**asked, options=options), _folder(arguments, folder))
+    model = run.load(folder)
+    asked["prompt"] = corpus.prompt(arguments.prompt, recipe.parse(model.metadata.recipe).corpus)
+    inspection.inspect(model, inspection.Asked(**asked, options=options), _folder(arguments, folder))
     show.next_command("keras-lstmgen", "evaluate", folder)
 
 

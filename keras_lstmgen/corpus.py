@@ -156,6 +156,29 @@ def normalized(text: str, corpus: recipe.Corpus) -> str:
     return unicodedata.normalize(form, text) if form else text
 
 
+def prompt(text: str, corpus: recipe.Corpus) -> str:
+    """Read a prompt as the corpus was read: without a byte order mark, with its line ends and in its Unicode form.
+
+    A newline at the end stays, except where a document is one line: there it is the end of that line. In a corpus of
+    pairs each line is a turn, and the newline behind the last one ends the source.
+    """
+    text = text.removeprefix("\ufeff")
+    if corpus.is_pairs:
+        return _prompt_of_pairs(text, corpus)
+    if corpus.documents not in ("stream", "files", "jsonl"):  # which keep the line ends of their text
+        text = text.replace("\r\n", "\n")
+    if corpus.documents in ("lines", "tsv"):
+        text = text.removesuffix("\n").removesuffix("\r")
+    return normalized(text, corpus)
+
+
+def _prompt_of_pairs(text: str, corpus: recipe.Corpus) -> str:
+    """Return the turns of a prompt, and behind the last newline the beginning of the answer; a label stays as it is."""
+    source, end, answer = text.rpartition("\n") if "\n" in text else (text, "", "")
+    turns = (source if corpus.labels else normalized(source, corpus)).rstrip().split("\n")
+    return pair(turns) + end + normalized(answer, corpus).lstrip()
+
+
 def stream(corpus: recipe.Corpus, sources: Iterable[Source], start: int, end: int) -> Iterator[str]:
     """Yield the characters from ``start`` up to ``end`` of texts that go on in each other, in pieces for a tokenizer.
 

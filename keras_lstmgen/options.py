@@ -84,7 +84,12 @@ def _generate(part: argparse.ArgumentParser) -> None:
     _run(part)
     prompts = part.add_mutually_exclusive_group()
     prompts.add_argument("--prompt", default="", metavar="TEXT", help="text to go on from; none: the start symbol")
-    prompts.add_argument("--prompt-file", metavar="FILE", help="read the prompt from a file ('-': standard input)")
+    prompts.add_argument(
+        "--prompt-file",
+        metavar="FILE",
+        help="read the prompt from a file ('-': standard input), as the text of the run was read; a newline at its end "
+        "is part of the prompt, in a run on pairs it ends the source, and in a run on lines it is dropped",
+    )
     _number(part, "--n", 1, "texts, all in one batch; text k uses seed + k")
     _number(part, "--seed", 0, "64-bit seed; the same writes the same")
     _number(part, "--max-new-tokens", 300, "most tokens of a text")

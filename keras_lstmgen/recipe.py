@@ -61,7 +61,7 @@ class Corpus:
     unique: bool = knob(False, "of equal documents the first alone counts, on each side of the split")
     normalize: str = knob(
         NONE,
-        "Unicode form that the text is brought to; a prompt has to come in the same form",
+        "Unicode form that the text and prompts typed here are brought to; an artifact takes a prompt as it is",
         choices=(NONE, "nfc", "nfkc"),
     )
     validation: tuple[str, ...] = knob((), "files to validate on, instead of a part of the source")

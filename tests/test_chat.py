@@ -17,9 +17,10 @@ from typing import Any
 
 import pytest
 
-from keras_lstmgen import chatting, cli, generation, recipe, run, training
+from keras_lstmgen import chatting, cli, generation, inspection, recipe, run, training
 from keras_lstmgen.chatting import Speaker, Talk, answer
 from keras_lstmgen.errors import UserError
+from keras_lstmgen.generation import Sample
 from keras_lstmgen.sampling import Options
 
 OPTIONS = Options(repetition_penalty=1.4, temperature=0.8, top_p=0.95)
@@ -413,3 +414,35 @@ def test_ctrl_c_in_a_terminal_breaks_off_an_endless_answer_and_then_leaves(train
         screen.interrupt()
         screen.until("next: ")
         assert screen.process.wait(timeout=300) == 0
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["generate", "--prompt", "\ufeff where is it\r\n"], ["generate", "--prompt-file", "FILE"],
+     ["generate", "--prompt-file", "-"], ["generate", "--interactive"], ["chat"],
+     ["inspect", "--prompt", "\ufeff where is it\r\n"]],
+    ids=" ".join,
+)  # fmt: skip
+def test_a_prompt_from_windows_is_read_as_the_corpus_was_wherever_it_comes_from(
+    dialogues: Path, tmp_path: Path, words: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = "\ufeff where is it\r\n".encode()
+    (tmp_path / "prompt.txt").write_bytes(data)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data), encoding="utf-8"))
+    read: list[str] = []
+
+    def generated(_run: object, prompt: str, *_: object, **_named: object) -> list[Sample]:
+        read.append(prompt)
+        return [Sample(finish_reason="length")]
+
+    def answered(session: chatting.Session, _: Talk) -> int:
+        read.append(session.line)
+        return 0
+
+    monkeypatch.setattr(generation, "generate", generated)
+    monkeypatch.setattr(chatting, "_answer", answered)
+    monkeypatch.setattr(inspection, "inspect", lambda _run, asked, _folder: read.append(asked.prompt))
+    verb, *others = words
+    others = [str(tmp_path / "prompt.txt") if word == "FILE" else word for word in others]
+    assert cli.main([verb, str(dialogues), *others]) == 0
+    assert [prompt.removesuffix("\n") for prompt in read] == ["where is it"]

@@ -296,3 +296,37 @@ def test_the_fingerprint_of_a_stream_ignores_what_does_not_matter(make: Make, ch
 def test_two_files_have_another_fingerprint_than_the_same_text_cut_elsewhere(make: Make) -> None:
     fingerprint = corpus.fingerprint(make("ab", "c"))
     assert corpus.fingerprint(make("a", "bc")) != fingerprint
+
+
+@pytest.mark.parametrize("ends", ["\n", "\r\n"])
+@pytest.mark.parametrize(("kind", "field"), [("stream", ()), ("lines", ()), ("files", ()), ("tsv", ("1",))])
+def test_a_prompt_is_read_as_its_text_was(make: Make, kind: str, field: tuple[str, ...], ends: str) -> None:
+    """The file of a corpus, given as a prompt, is the beginning of the corpus."""
+    text = f"\ufeffThe o\u0301ld ferry{ends}"
+    settings = make(text, documents=kind, field=field, normalize="nfc", validation_fraction=0.0)
+    assert [corpus.prompt(text, settings)] == list(corpus.pieces(settings, "train"))
+
+
+@pytest.mark.parametrize("ends", ["\n", "\r\n"])
+def test_a_prompt_of_pairs_is_a_source_as_training_read_it(make: Make, ends: str) -> None:
+    settings = make(f"\ufeffThe o\u0301ld ferry \tan answer{ends}", documents="pairs", normalize="nfkc")
+    settings = replace(settings, validation_fraction=0.0)
+    (document,) = corpus.pieces(settings, "train")
+    source = document.removesuffix("an answer")
+    for prompt in (f"\ufeffThe o\u0301ld ferry{ends}", f" The óld\u00a0ferry {ends}{ends}"):
+        assert corpus.prompt(prompt, settings) == source
+        assert corpus.prompt(prompt + "an a", settings) == source + "an a"
+    assert corpus.prompt("\ufeff The o\u0301ld ferry ", settings) + "\n" == source
+    assert corpus.prompt(f"a {ends}b{ends}c ", settings) == "a\nb\nc "
+    assert corpus.prompt("", settings) == ""
+
+
+def test_a_prompt_keeps_what_its_corpus_keeps() -> None:
+    for kind in ("stream", "files"):
+        assert corpus.prompt("a\r\nb \r\n", Corpus(documents=kind)) == "a\r\nb \r\n"
+    assert corpus.prompt("a\r\nb \r\n", Corpus(documents="blocks")) == "a\nb \n"
+    assert corpus.prompt("o\u0301", Corpus()) == "o\u0301"
+    assert (
+        corpus.prompt("o\u0301\no\u0301", Corpus(documents="lines", labels=("o\u0301",), normalize="nfc"))
+        == "o\u0301\nó"
+    )
