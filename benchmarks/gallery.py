@@ -1,12 +1,12 @@
-"""What the recipes write: the first samples of each run, unedited and not the best, as the page docs/gallery.md.
+"""Write docs/gallery.md: the first unedited samples of the run of each recipe.
 
     python -m benchmarks.gallery
     python -m benchmarks.gallery saved_models/quickstart --output /tmp/gallery.md
 
-A run bears the name of its recipe; where runs are named, the page keeps what it has of others. A run writes three texts
-from the start symbol, seeds 0, 1 and 2, or three of each kind that it knows; one on pairs answers the first three
-sources that it validates on, of each file, by the search that its recipe measures with, if it has one. Above each
-stands the command that writes the same.
+A run must have the name of its recipe. If runs are named, the page keeps its sections of other recipes. A run on a
+stream or on documents generates three texts from the start symbol with seeds 0, 1 and 2, or three per label. A run on
+pairs answers the first three different sources of each validation file, by the beam search of its recipe or greedily.
+The command that generates a sample stands above it.
 """
 
 import argparse
@@ -28,12 +28,17 @@ from keras_lstmgen.sampling import Options
 PIPELINES, SAVED, PAGE = ROOT / "pipelines", ROOT / "saved_models", ROOT / "docs" / "gallery.md"
 SEEDS, TEMPERATURE, TOKENS = (0, 1, 2), 0.8, 300
 HEAD = """\
-# What the recipes write
+# Samples of the recipes
 
-The first samples of each, unedited: three texts from the start symbol with seeds 0, 1 and 2 (three of each kind, where
-a recipe has kinds) or, of a recipe on pairs, the answers to the first three sources of each file that it validates on,
-found by the beam search that it measures with, or greedily where it has none. `make gallery` writes this page, out of
-the runs in `saved_models/` that bear a recipe's name."""
+Unedited samples of the run of each recipe, the first ones, without selection:
+
+- For a stream or for documents: three texts from the start symbol, with seeds 0, 1 and 2; three per label if the recipe
+  has labels.
+- For pairs: the answers to the first three different sources of each validation file, by the beam search of the
+  recipe's `[evaluate]` table, or greedily.
+
+The command above each sample generates it again. `make gallery` writes this page from the runs in `saved_models/` that
+have the name of a recipe."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
