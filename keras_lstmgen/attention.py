@@ -1,15 +1,15 @@
-"""Attention to the earlier states of a text: what an LSTM has to squeeze into its cells, it can look up.
+"""Attention of each time step to the last M time steps of its own text.
 
-Sources: Luong, Pham and Manning, "Effective Approaches to Attention-based Neural Machine Translation", 2015 (an LSTM's
-state is the query); Vaswani et al., "Attention Is All You Need", 2017 (scaled dot product); Cheng, Dong and Lapata,
-"Long Short-Term Memory-Networks for Machine Reading", 2016 (over its own text)::
+Sources: Luong, Pham and Manning, "Effective Approaches to Attention-based Neural Machine Translation", 2015 (the hidden
+state of the LSTM is the query); Vaswani et al., "Attention Is All You Need", 2017 (scaled dot product); Cheng, Dong and
+Lapata, "Long Short-Term Memory-Networks for Machine Reading", 2016 (self-attention over the text read so far)::
 
-    q, k, v = h Q, h K, h V                  of each step
-    p       = softmax over the last M steps, this one among them, of q . k / sqrt(D)
+    q, k, v = h Q, h K, h V                  for each step
+    p       = softmax of q . k / sqrt(D) over the last M steps, including the current one
     h'      = h + (sum of p v) O
 
-What a text carries is its memory, M slots of key, value and a 1 (for ``pointer`` 1 + the id that was read); a slot of
-zeros is one that nothing was written to.
+The memory of a text has M slots. A slot consists of a key, a value and the number 1. With a pointer-generator
+(``pointer``), the number is 1 + id, where id is the token read at that step. A slot of zeros is empty.
 """
 
 from typing import Any, NamedTuple
@@ -19,11 +19,11 @@ import numpy as np
 import tensorflow as tf
 
 SIZE = 128  # D, of keys and values
-NOTHING = -1e9  # added to the logit of a slot that is not to be seen
+NOTHING = -1e9  # added to the logit of a masked slot
 
 
 class Heads(NamedTuple):
-    """The weights."""
+    """Weights of the attention layer."""
 
     query: Any  # float32 [H, D]
     key: Any  # float32 [H, D]
@@ -32,32 +32,43 @@ class Heads(NamedTuple):
 
 
 def attend(weights: Heads, h: Any, memory: Any, ids: Any = None) -> tuple[Any, Any, Any]:
-    """Let T steps look back: float32 h [B, T, H] and memory [B, M, 2 D + 1] give h' and the memory after them.
+    """Apply attention to T time steps that continue a text.
 
-    The third result is where they looked: float32 [B, T, M + T], over the slots of the memory before and the T steps.
-    With ``ids``, int32 [B, T], what was read at the steps, the memory keeps these too.
+    Args:
+        weights: weights of the layer.
+        h: float32 [B, T, H], hidden states of the last LSTM layer.
+        memory: float32 [B, M, 2 D + 1], slots of the preceding steps.
+        ids: int32 [B, T], tokens read at the T steps, to be stored in the memory; None without a pointer-generator.
+
+    Returns:
+        h' as float32 [B, T, H], the updated memory, and the attention weights as float32 [B, T, M + T] over the slots
+        of ``memory`` followed by the T steps.
     """
     M = memory.shape[1]
     slots = tf.concat([memory, _slots(weights, h, ids)], axis=1)
     outputs, looks = _looked(weights, h, slots, M, ids is not None)
     after = slots[:, tf.shape(h)[1] if h.shape[1] is None else h.shape[1] :]
-    after.set_shape(memory.shape)  # which is not seen where T is open
+    after.set_shape(memory.shape)  # not inferred if T is unknown
     return outputs, after, looks
 
 
 def attend_anew(weights: Heads, h: Any, M: int, ids: Any = None) -> tuple[Any, Any]:
-    """``attend`` in texts that begin, whose memory of M slots is empty: h' and where they looked, [B, T, T]."""
+    """Apply attention to T time steps that begin a text, with an empty memory of M slots.
+
+    Returns:
+        h' as float32 [B, T, H], and the attention weights as float32 [B, T, T].
+    """
     return _looked(weights, h, _slots(weights, h, ids), M, ids is not None)
 
 
 def _slots(weights: Heads, h: Any, ids: Any) -> Any:
-    """What T steps leave behind: key, value and 1, or 1 + id, [B, T, 2 D + 1]."""
+    """Compute the slots of T steps, float32 [B, T, 2 D + 1]: key, value, and 1 or 1 + id."""
     k, v = tf.matmul(h, weights.key), tf.matmul(h, weights.value)
     return tf.concat([k, v, tf.ones_like(k[..., :1]) if ids is None else tf.cast(ids, k.dtype)[..., None] + 1], axis=2)
 
 
 def _looked(weights: Heads, h: Any, slots: Any, M: int, with_ids: bool) -> tuple[Any, Any]:
-    """H' [B, T, H] and the looks [B, T, N] of the steps whose own slots are the last T of N."""
+    """Compute h' [B, T, H] and the attention weights [B, T, N]; the last T of the N slots are those of the T steps."""
     T, N, D = (tf.shape(x)[1] if x.shape[1] is None else x.shape[1] for x in (h, slots, weights.query))
     keys, values, written = slots[:, :, :D], slots[:, :, D : 2 * D], slots[:, :, 2 * D]
     written = tf.minimum(written, 1) if with_ids else written
@@ -67,43 +78,46 @@ def _looked(weights: Heads, h: Any, slots: Any, M: int, with_ids: bool) -> tuple
 
 
 def _band(T: Any, N: Any, M: int) -> Any:
-    """0 where a step may look, at the M slots that end with its own, and ``NOTHING`` elsewhere: [T, N]."""
-    fixed = isinstance(T, int) and isinstance(N, int)  # what is known when a graph is made is a constant of it
+    """Build the attention mask [T, N]: 0 for the M slots up to a step's own slot, ``NOTHING`` elsewhere."""
+    fixed = isinstance(T, int) and isinstance(N, int)  # the mask is a constant of the graph if T and N are known
     slot, own = (np.arange(N), np.arange(N - T, N)) if fixed else (tf.range(N), tf.range(N - T, N))
     behind = own[:, None] - slot[None, :]
     return (np if fixed else tf).where((behind >= 0) & (behind < M), np.float32(0), np.float32(NOTHING))
 
 
 def memory_size(M: int) -> int:
-    """Numbers that a text carries."""
+    """Return the number of values in the memory of a text with M slots."""
     return M * (2 * SIZE + 1)
 
 
 @keras.saving.register_keras_serializable(package="keras_lstmgen")
 class Attention(keras.layers.Layer):
-    """The equations above as a layer, float32 [B, T, H] in and out.
+    """Attention layer; maps float32 [B, T, H] to float32 [B, T, H].
 
-    With ``batch_size`` it carries its memory from one batch to the next, as a stateful LSTM does; without, every call
-    begins with an empty one.
+    Args:
+        slots: M, number of time steps that each step attends to, including itself.
+        batch_size: B. If given, the layer carries its memory from batch to batch, like a stateful LSTM. If None, every
+            call begins with an empty memory.
+        **options: passed to ``keras.layers.Layer``.
     """
 
     def __init__(self, slots: int, batch_size: int | None = None, **options: Any) -> None:
-        """Take M, and B where texts go on from batch to batch."""
+        """Create the layer."""
         super().__init__(**options)
         self.slots, self.batch_size = slots, batch_size
         self.states: list[Any] = []
 
     def build(self, input_shape: Any) -> None:
-        """Add the weights, and the memory, which is none of them."""
+        """Create the weights and, if ``batch_size`` is given, the memory."""
         H = int(input_shape[-1])
         shapes = {"query": (H, SIZE), "key": (H, SIZE), "value": (H, SIZE), "output": (SIZE, H)}
         self.heads = [self.add_weight(shape=shape, name=name) for name, shape in shapes.items()]
         if self.batch_size is not None:
             memory = tf.Variable(tf.zeros([self.batch_size, self.slots, 2 * SIZE + 1]), trainable=False)
-            object.__setattr__(self, "states", [memory])  # past Keras, which would take it for a weight
+            object.__setattr__(self, "states", [memory])  # keeps Keras from tracking the memory as a weight
 
     def call(self, inputs: Any) -> Any:
-        """Attend, and remember."""
+        """Apply attention and update the memory."""
         if not self.states:
             return attend_anew(self.weights_now(), inputs, self.slots)[0]
         outputs, after, _ = attend(self.weights_now(), inputs, self.states[0])
@@ -111,18 +125,18 @@ class Attention(keras.layers.Layer):
         return outputs
 
     def compute_output_shape(self, input_shape: Any) -> Any:
-        """Give the shape of the inputs."""
+        """Return the shape of the inputs."""
         return input_shape
 
     def weights_now(self) -> Heads:
-        """The weights, as ``tf.Variable`` s."""
+        """Return the weights as ``tf.Variable`` objects."""
         return Heads(*(weight.value for weight in self.heads))
 
     def reset_states(self) -> None:
-        """Begin new texts."""
+        """Set the memory to zeros."""
         for state in self.states:
             state.assign(tf.zeros_like(state))
 
     def get_config(self) -> dict[str, Any]:
-        """Add M and B."""
+        """Return the configuration of the layer."""
         return {**super().get_config(), "slots": self.slots, "batch_size": self.batch_size}

@@ -1,4 +1,4 @@
-"""Keras's Adam, an update in one pass over the weights: of a large vocabulary these are most of a step's memory."""
+"""Adam that updates each weight in one pass over memory, which matters for large vocabularies."""
 
 from typing import Any
 
@@ -10,27 +10,37 @@ from keras_lstmgen import workers
 
 @keras.saving.register_keras_serializable(package="keras_lstmgen")
 class Adam(keras.optimizers.Adam):
-    """``keras.optimizers.Adam`` (Kingma and Ba, 2015), with TensorFlow's one operator for what are ten of Keras's.
+    """``keras.optimizers.Adam`` with one fused TensorFlow operator in place of ten Keras operators.
 
-    With ``weight_decay`` it is AdamW (Loshchilov and Hutter, 2019); biases are left alone.
+    With ``weight_decay``, the optimizer is AdamW; biases are excluded from weight decay.
+
+    Sources: Kingma and Ba, "Adam: A Method for Stochastic Optimization", 2015; Loshchilov and Hutter, "Decoupled Weight
+    Decay Regularization", 2019.
+
+    Args:
+        *arguments: passed to ``keras.optimizers.Adam``.
+        **options: passed to ``keras.optimizers.Adam``.
+
+    Raises:
+        ValueError: if ``amsgrad=True``, which the fused operator does not support.
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
-        """Take what the parent takes, but ``amsgrad``, which the operator does not know: ValueError."""
+        """Create the optimizer."""
         super().__init__(*arguments, **options)
         if self.amsgrad:
             raise ValueError("Adam: amsgrad=True is not supported; take keras.optimizers.Adam for it")
         self.exclude_from_weight_decay(var_names=["bias"])
 
     def apply(self, grads: Any, trainable_variables: Any = None) -> None:
-        """Update all weights; an embedding's gradient, a list of rows, becomes a matrix once.
+        """Update all weights with the gradients, averaged over all workers.
 
-        Where several workers train, all make the update of their mean gradient.
+        Sparse gradients of embeddings are converted to dense tensors first.
         """
         super().apply(workers.mean([tf.convert_to_tensor(gradient) for gradient in grads]), trainable_variables)
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        """Update one weight."""
+        """Update one weight and its moments."""
         index = self._get_variable_index(variable)
         slots = (variable, self._momentums[index], self._velocities[index])
         w, m, v = ((slot.value if isinstance(slot, keras.Variable) else slot).handle for slot in slots)
