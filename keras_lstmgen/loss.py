@@ -1,4 +1,4 @@
-"""Losses: the negative log-likelihood, from a part of a large vocabulary, of what counts, of copies, of members."""
+"""Losses: exact and sampled negative log-likelihood, also of pointer-generators and of ensembles."""
 
 from typing import Any
 
@@ -12,9 +12,17 @@ from keras_lstmgen.pointer import NEVER, Pointer, shares
 
 
 def nats_of(ids: Any, products: Any, bias: Any) -> Any:
-    """The negative log-likelihood [N] of ids int32 [N] by the logits ``products + bias``, [N, V] and float32 [V].
+    """Compute the negative log-likelihood of ids, in nats.
 
-    In compiled code, where it is here and no GPU does it.
+    Uses the native kernel if it is available and no GPU is in use.
+
+    Args:
+        ids: int32 [N], the correct tokens.
+        products: float32 or bfloat16 [N, V], logits without the bias.
+        bias: float32 [V].
+
+    Returns:
+        float32 [N].
     """
     if kernel.library() is None or has_gpu():
         return tf.nn.sparse_softmax_cross_entropy_with_logits(ids, tf.cast(products, tf.float32) + bias)
@@ -22,22 +30,29 @@ def nats_of(ids: Any, products: Any, bias: Any) -> Any:
 
 
 class SampledSoftmax(keras.losses.Loss):
-    """The mean negative log-likelihood of the targets, its sum over all V ids estimated from the candidates of a batch.
+    """Sampled softmax: mean negative log-likelihood with the sum over all V ids estimated from a sample.
 
-    Sources: Jean et al., "On Using Very Large Target Vocabulary for Neural Machine Translation", 2015, for the shared
-    candidates; Horvitz and Thompson, 1952, for the estimate of a sum from a part of its terms.
+    The candidates of a batch are its targets and ``draws`` additional ids. The additional ids are drawn with
+    replacement, with probabilities proportional to count ** 0.75. Each candidate is weighted by the inverse of the
+    probability that it is a candidate, so the estimated sum is unbiased. The target of a row always has weight 1 in its
+    own row.
 
-    Candidates are all targets of the batch and ``draws`` ids more, drawn with replacement, each as often as the power
-    0.75 of its count in the training text. A candidate stands for as many ids as its probability of being one has in
-    1, so that the estimated sum is right on average; a target, which is always a candidate of its own row, for itself.
+    ``y_true`` contains ids, int32 [B, T]. ``y_pred`` contains the inputs of the output layer, float32 [B, T, H].
 
-    ``y_true`` are ids [B, T], ``y_pred`` what the output layer is given: float32 [B, T, H].
+    Sources: Jean et al., "On Using Very Large Target Vocabulary for Neural Machine Translation", 2015 (shared
+    candidates); Horvitz and Thompson, "A Generalization of Sampling Without Replacement from a Finite Universe", 1952
+    (inverse probability weighting).
+
+    Args:
+        output: output layer of the model.
+        counts: int [V], occurrences of each id in the training text.
+        draws: number of additional ids per batch.
     """
 
-    FLATTENED = 0.75  # as the negative samples of Mikolov et al., "Distributed Representations of Words", 2013
+    FLATTENED = 0.75  # exponent of the counts, as in Mikolov et al., "Distributed Representations of Words", 2013
 
     def __init__(self, output: Output | TiedOutput, counts: np.ndarray[Any, Any], draws: int) -> None:
-        """Take the layer that has the weights, and how often the training text has each id: int [V]."""
+        """Create the loss."""
         super().__init__(name="sampled_softmax")
         self.output, self.draws = output, draws
         self.targets = counts / counts.sum()
@@ -45,7 +60,7 @@ class SampledSoftmax(keras.losses.Loss):
         self.others = flattened / flattened.sum()
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
-        """Give the negative log-likelihood of each target, [B * T]."""
+        """Return the negative log-likelihood of each target, float32 [B * T]."""
         targets = tf.reshape(tf.cast(y_true, tf.int32), [-1])
         ids, places = tf.unique(tf.concat([targets, self._draw()], axis=0))
         rarity = tf.gather(self._rarity(targets.shape[0]), ids)  # of each candidate
@@ -55,43 +70,55 @@ class SampledSoftmax(keras.losses.Loss):
         labels = places[: targets.shape[0]]
         nats = nats_of(labels, products, bias + rarity)
         own = tf.gather(rarity, labels)
-        # In the sum of this row the target has counted exp(own) times; it is to count once.
+        # The sum of this row contains the target with weight exp(own); correct the weight to 1.
         return nats + own + tf.math.log1p(tf.exp(-nats) * tf.math.expm1(-own))
 
     def _draw(self) -> Any:
-        """Ids int32 [draws]: where uniform numbers fall among the cumulative probabilities."""
+        """Draw ids, int32 [draws], by inverting the cumulative distribution."""
         uniform = keras.random.uniform((self.draws,), seed=self.output.draws_seed)
         return tf.searchsorted(tf.constant(np.cumsum(self.others), tf.float32), uniform, side="right")
 
     def _rarity(self, N: int) -> Any:
-        """-log of the probability of each id to be among the targets of N rows or the draws: float32 [V], 0: sure."""
+        """Return -log of the probability that an id is a candidate, float32 [V], for N targets and all draws."""
         missed = N * np.log1p(-self.targets) + self.draws * np.log1p(-self.others)
-        found = np.maximum(-np.expm1(missed), np.finfo(np.float32).tiny)  # an id that is never met is never asked for
+        found = np.maximum(-np.expm1(missed), np.finfo(np.float32).tiny)  # ids with count 0 are never looked up
         return tf.constant(-np.log(found), tf.float32)
 
 
 class NegativeLogLikelihood(keras.losses.Loss):
-    """The mean negative log-likelihood, whose logits are made here, and only where a target counts.
+    """Mean negative log-likelihood that computes logits only at positions with a weight above 0.
 
-    Logits of a large vocabulary and their softmax are most of the work there is. Of a batch of pairs less than half of
-    the places count: neither sources nor padding.
+    With a large vocabulary, the logits and their softmax dominate the cost of an update. In a batch of pairs, fewer
+    than half of the positions have a weight, because sources and padding have none.
+
+    Args:
+        output: output layer of the model.
     """
 
-    STEP = 128  # places are counted in these, so that products come in few sizes: each is prepared for at first
+    STEP = 128  # the number of positions is rounded up to a multiple, because each new size costs set-up time
 
     def __init__(self, output: Output | TiedOutput) -> None:
-        """Take the layer that has the weights."""
+        """Create the loss."""
         super().__init__(name="negative_log_likelihood")
         self.output = output
 
     def __call__(self, y_true: Any, y_pred: Any, sample_weight: Any = None) -> Any:
-        """Ids [B, T], what the output layer is given [B, T, H], and the weights of the losses [B, T], or none."""
+        """Compute the weighted mean loss.
+
+        Args:
+            y_true: int32 [B, T], ids.
+            y_pred: float32 [B, T, H], inputs of the output layer.
+            sample_weight: float32 [B, T], weights of the positions; None for 1 everywhere.
+
+        Returns:
+            float32 [], the sum of the weighted losses divided by B * T.
+        """
         ids = tf.reshape(tf.cast(y_true, tf.int32), [-1])
         features = tf.reshape(y_pred, [-1, y_pred.shape[-1] or tf.shape(y_pred)[-1]])
         if sample_weight is None:
             return tf.reduce_mean(self.call(ids, features))
         places = tf.where(tf.reshape(sample_weight, [-1]) > 0)[:, 0]
-        blank = -tf.size(places) % self.STEP  # they ask for the first place again, with no weight
+        blank = -tf.size(places) % self.STEP  # padding repeats the first position with weight 0
         at = tf.pad(places, [[0, blank]])
         weights = tf.gather(tf.reshape(sample_weight, [-1]), at)
         weights *= tf.sequence_mask(tf.size(places), tf.size(at), tf.float32)
@@ -99,20 +126,24 @@ class NegativeLogLikelihood(keras.losses.Loss):
         return tf.reduce_sum(nats * weights) / tf.cast(tf.size(sample_weight), tf.float32)
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
-        """Give the negative log-likelihood [N] of ids int32 [N], from [N, H]."""
+        """Return the negative log-likelihood, float32 [N], for ids int32 [N] and inputs [N, H]."""
         return nats_of(y_true, *self.output.products(y_pred))
 
 
 class Copied(NegativeLogLikelihood):
-    """That of a ``Pointer``: the mean negative log-likelihood of the targets by what it writes and copies."""
+    """Mean negative log-likelihood of a pointer-generator.
+
+    Args:
+        pointer: the layer ``Pointer`` of the model.
+    """
 
     def __init__(self, pointer: Pointer) -> None:
-        """Take the layer that has the weights."""
+        """Create the loss."""
         super().__init__(pointer.member.layers[-1])
         self.pointer = pointer
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
-        """Give the negative log-likelihood [N] of ids [N], from what the pointer gives in training, [N, H + 2 T]."""
+        """Return the negative log-likelihood, float32 [N], for ids [N] and training outputs [N, H + 2 T]."""
         gate = self.pointer.gate_now()
         H = int(gate.weights.shape[0])
         h = tf.ensure_shape(y_pred[:, :H], [None, H])
@@ -124,13 +155,13 @@ class Copied(NegativeLogLikelihood):
 
 
 class EachMember(keras.losses.Loss):
-    """The negative log-likelihood that each member has by itself, in the mean: [B, T].
+    """Mean over the members of an ensemble of each member's own negative log-likelihood.
 
-    ``y_true`` are ids [B, T], ``y_pred`` the logits of the members, float32 [B, T, K, V].
+    ``y_true`` contains ids, int32 [B, T]. ``y_pred`` contains the logits of all members, float32 [B, T, K, V].
     """
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
-        """Give the mean over the members."""
+        """Return the mean over the members, float32 [B, T]."""
         K = y_pred.shape[2]
         ids = tf.repeat(tf.cast(y_true, tf.int32)[:, :, tf.newaxis], K, axis=2)
         return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(ids, y_pred), axis=2)

@@ -1,11 +1,12 @@
-"""What counting reaches: characters predicted from the few before them, n-grams interpolated as Witten and Bell do.
+"""Character n-gram language model with Witten-Bell smoothing, a baseline for the loss.
 
-Source: Witten and Bell, "The Zero-Frequency Problem", 1991 (their method C). A context h that has come n times, before
-t different characters, gives t parts of n + t to what the next shorter context says::
+Source: Witten and Bell, "The Zero-Frequency Problem", 1991 (method C). A context h with n(h) occurrences before t(h)
+different characters is interpolated with the next shorter context::
 
     p(c | h) = (count(h c) + t(h) p(c | h without its first character)) / (n(h) + t(h))
 
-Below the empty context lies one in so many of all code points, for a character that training has never seen.
+The empty context is interpolated with a uniform distribution over all code points, so unseen characters have a
+probability above 0.
 """
 
 import math
@@ -14,19 +15,19 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import NamedTuple
 
-LONGEST = 8  # characters of an n-gram, the predicted one among them
+LONGEST = 8  # maximum n: characters of an n-gram, including the predicted one
 
 
 class Counts(NamedTuple):
-    """What was counted; memory grows with the different n-grams of a text."""
+    """Counts of n-grams. Memory grows with the number of different n-grams."""
 
     grams: Counter[str]  # n-grams of all lengths up to ``LONGEST``
-    contexts: Counter[str]  # how often each has a character behind it
-    kinds: Counter[str]  # how many different ones
+    contexts: Counter[str]  # n(h): occurrences of each context
+    kinds: Counter[str]  # t(h): different characters after each context
 
 
 def counted(pieces: Iterable[str], longest: int = LONGEST) -> Counts:
-    """Read a text once, in pieces that go on in each other."""
+    """Count the n-grams of a text that is given in consecutive pieces."""
     grams, before = Counter[str](), ""
     for piece in pieces:
         for n in range(1, longest + 1):
@@ -41,7 +42,7 @@ def counted(pieces: Iterable[str], longest: int = LONGEST) -> Counts:
 
 
 def probabilities(counts: Counts, before: str, character: str, longest: int = LONGEST) -> list[float]:
-    """What n-grams of up to 1, 2, … characters give a character behind a text."""
+    """Return the probability of a character after a text, for n-gram models of order 1 to ``longest``."""
     p, found = 1 / (sys.maxunicode + 1), []
     for length in range(longest):
         context = before[len(before) - length :]
@@ -53,7 +54,10 @@ def probabilities(counts: Counts, before: str, character: str, longest: int = LO
 
 
 def nats(counts: Counts, pieces: Iterable[str], longest: int = LONGEST) -> list[float]:
-    """Mean nats a character of a text but its first, for n-grams of up to 1, 2, … characters."""
+    """Return the mean negative log-likelihood in nats per character, for n-gram models of order 1 to ``longest``.
+
+    The first character of the text is not scored.
+    """
     totals, before, scored = [0.0] * longest, "", 0
     for character in (character for piece in pieces for character in piece):
         if before:

@@ -1,10 +1,11 @@
-"""Choosing a token: from logits, one number of noise and five options. One definition for Keras and every export.
+"""Sampling of one token from logits, by five options and one random number per token.
 
-``docs/contract.md`` is its specification. All thresholds stand on the same scaled logits, the highest decides, equals
-are kept; what is left is renormalised, and the token is the first id whose cumulative probability exceeds the noise.
+Keras and every export share this definition; ``docs/contract.md`` specifies it. All thresholds apply to the same
+scaled logits, the highest threshold decides, and ties are kept. The remaining probabilities are renormalized. The
+sampled token is the first id whose cumulative probability exceeds the random number.
 
-Probabilities are added up as integers, which give one sum in every order. Sums of tens of thousands of float32 differ
-from runtime to runtime by more than the least probabilities, and so would texts.
+Probabilities are summed as integers, so the sum does not depend on the order. Float32 sums over tens of thousands of
+ids differ between runtimes by more than the smallest probabilities, so the generated texts would differ.
 """
 
 from dataclasses import astuple, dataclass
@@ -15,13 +16,24 @@ import tensorflow as tf
 
 from keras_lstmgen.errors import UserError
 
-UNIT = 2.0**36  # of a probability: what a sum of it times two times ``STEPS`` leaves of 64 bits is for rounding
-STEPS = 2**24  # of noise and of top_p
+UNIT = 2.0**36  # integer units per probability of 1; sums times ``STEPS`` fit into 64 bits
+STEPS = 2**24  # resolution of the noise and of top_p
 
 
 @dataclass(frozen=True)
 class Options:
-    """How a text is drawn from its probabilities; the defaults change nothing. Errors name the option."""
+    """Sampling options of one text. The defaults are neutral.
+
+    Attributes:
+        repetition_penalty: divides positive and multiplies negative logits of tokens that already occurred; 1: off.
+        temperature: divides the logits; 0: greedy.
+        top_k: keeps the k largest logits; 0: off.
+        top_p: keeps the most likely tokens with a total probability of at least p; 1: off.
+        min_p: keeps tokens with at least this share of the largest probability; 0: off.
+
+    Raises:
+        UserError: if an option is out of range; the message names the option.
+    """
 
     repetition_penalty: float = 1.0
     temperature: float = 1.0
@@ -30,14 +42,25 @@ class Options:
     min_p: float = 0.0
 
     def __post_init__(self) -> None:
-        """Refuse what no runtime could honour; comparisons are written so that NaN is refused too."""
+        """Check the range of every option; NaN is out of range."""
         for name, (holds, wanted) in ranges(*astuple(self)).items():
             if not holds:
                 raise UserError(f"{name}: {getattr(self, name)} is out of range; give a number {wanted}")
 
 
 def ranges(r: Any, T: Any, k: Any, p: Any, m: Any) -> dict[str, tuple[Any, str]]:
-    """What each option may be, for numbers and tensors alike: ``{name: (holds, in words)}``."""
+    """Check the range of each option.
+
+    Args:
+        r: repetition penalty, a number or a tensor, like all others.
+        T: temperature.
+        k: top_k.
+        p: top_p.
+        m: min_p.
+
+    Returns:
+        ``{name: (is in range, range in words)}``.
+    """
     return {
         "repetition_penalty": ((r >= 1e-6) & (r <= 1e6), "from 0.000001 to 1000000 (1: off)"),
         "temperature": (
@@ -51,7 +74,7 @@ def ranges(r: Any, T: Any, k: Any, p: Any, m: Any) -> dict[str, tuple[Any, str]]
 
 
 class Rows(NamedTuple):
-    """The options of B rows, each a tensor [B]; ``top_k`` int32, the others float32."""
+    """Sampling options of B texts, each a tensor [B]; ``top_k`` is int32, the others are float32."""
 
     repetition_penalty: Any
     temperature: Any
@@ -61,16 +84,25 @@ class Rows(NamedTuple):
 
 
 def rows(options: list[Options]) -> Rows:
-    """Lay the options of B texts side by side, as arrays [B]."""
+    """Convert a list of B options to arrays [B]."""
     columns = zip(*(astuple(option) for option in options), strict=True)
     kinds = (np.float32, np.float32, np.int32, np.float32, np.float32)
     return Rows(*(np.array(column, kind) for column, kind in zip(columns, kinds, strict=True)))
 
 
 def noise(seeds: list[int], N: int, start: int = 0) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """Uniform numbers in [0, 1) for positions ``start`` to ``start + N``: 64-bit seeds [B] give float32 [B, N].
+    """Generate uniform random numbers in [0, 1), one per token.
 
-    The same everywhere because it is integer arithmetic alone: the hash "lowbias32" (Chris Wellons, 2018).
+    The numbers are the same on every platform, because they use integer arithmetic only. Source: the hash "lowbias32",
+    Chris Wellons, 2018.
+
+    Args:
+        seeds: B seeds of 64 bits.
+        N: number of positions.
+        start: first position.
+
+    Returns:
+        float32 [B, N].
     """
     low = np.array([seed & 0xFFFFFFFF for seed in seeds], np.uint32)
     high = np.array([(seed >> 32) & 0xFFFFFFFF for seed in seeds], np.uint32)
@@ -90,21 +122,29 @@ def _mix(x: np.ndarray[Any, np.dtype[np.uint32]]) -> np.ndarray[Any, np.dtype[np
 
 
 class Ready(NamedTuple):
-    """The options of B rows over the A ids that may be written, as ``choose`` wants them: worked out once a text."""
+    """Sampling options of B texts over the A allowed ids, precomputed once per text for ``choose``."""
 
     penalty: Any  # float32 [B, 1]
     temperature: Any  # float32 [B, 1]; 1 where greedy
-    # int64 [B, K], for the K largest in falling order: the sum of those before it, in STEPS, below which one is kept.
-    # What top_p wants; 2, which no sum reaches, where it is off; 0 behind what top_k keeps, and where both are off.
+    # int64 [B, K], for the K largest logits in descending order: a logit is kept if the probability of those before it
+    # is below this value, in STEPS. It is top_p; 2 (never reached) without top_p; 0 beyond top_k or if both are off.
     mass: Any
-    lowest: Any  # float32 [B, 1], where K logits are not looked at: -inf where top_k and top_p are off, else inf
-    distance: Any  # float32 [B, 1], 0 or below, how far under the largest logit min_p keeps one
+    lowest: Any  # float32 [B, 1], value in place of removed logits: -inf if top_k and top_p are off, else inf
+    distance: Any  # float32 [B, 1], log of min_p: lowest kept logit relative to the largest logit
 
 
 def ready(options: Rows, A: int) -> Ready:
-    """Work out what stays the same from token to token. A greedy row keeps just the largest logit and its equals.
+    """Precompute the values that do not change from token to token.
 
-    Sorting is dear, so no more is sorted than some row needs: all for top_p, k for top_k, one logit where all are off.
+    Sorting is expensive, so only the K largest logits are sorted, where K is the largest number that any row needs: A
+    for top_p, k for top_k, 1 if both are off. A greedy row keeps the largest logit and its ties.
+
+    Args:
+        options: options of B texts.
+        A: number of allowed ids.
+
+    Returns:
+        The precomputed options.
     """
     r, T, k, p, m = (tf.expand_dims(option, 1) for option in options)
     greedy = T <= 0
@@ -121,47 +161,46 @@ def ready(options: Rows, A: int) -> Ready:
 
 
 def ready_noise(noise: Any, options: Rows) -> Any:
-    """The noise float32 [B, N] of a text in whole STEPS, int64; 0 where greedy: the lowest id among equals."""
+    """Convert noise, float32 [B, N], to int64 [B, N] in STEPS; greedy rows get 0, which selects the lowest id."""
     drawn = tf.where(tf.expand_dims(options.temperature, 1) > 0, noise, 0.0)
     return tf.minimum(tf.cast(drawn * STEPS, tf.int64), STEPS - 1)
 
 
 def choose(logits: Any, noise: Any, seen: Any, options: Ready, bias: Any = None) -> Any:
-    """Draw one id a row out of the A that may be written.
+    """Sample one token per row from the A allowed ids.
 
-    It runs once a token, and a runtime takes about as long for an operator on so few numbers as for none: what counts
-    is how few there are.
+    The function runs once per token on small tensors, so its cost is the number of operators.
 
     Args:
-        logits: float32 [B, A], the model's own.
-        noise: int64 [B, 1], a column of ``ready_noise``.
-        seen: bool [B, A], ids already in prompt or output.
-        options: as ``ready`` gives them.
-        bias: float32 [B, A] of the host's options, which no exported graph has: added behind the repetition penalty
-            and before the temperature. Minus infinity is never drawn; each row has something else.
+        logits: float32 [B, A], logits of the model.
+        noise: int64 [B, 1], one column of ``ready_noise``.
+        seen: bool [B, A], ids that occur in the prompt or in the output.
+        options: result of ``ready``.
+        bias: float32 [B, A], added after the repetition penalty and before the temperature; None in exported graphs.
+            Ids with minus infinity are never sampled. Each row needs at least one other id.
 
     Returns:
-        int32 [B, 1], places among the A.
+        int32 [B, 1], indices into the A allowed ids.
     """
     penalised = _penalised(logits, seen, options.penalty)
     if bias is None:
         scaled = penalised / options.temperature
         return _draw(scaled, scaled >= _threshold(scaled, options), noise)
     scaled = (penalised + bias) / options.temperature
-    # Where fewer are left than top_k asks for, its threshold is minus infinity, which would keep the forbidden too.
+    # If fewer than top_k ids are allowed, the threshold is minus infinity, so forbidden ids are excluded explicitly.
     return _draw(scaled, (scaled >= _threshold(scaled, options)) & (bias > -np.inf), noise)
 
 
 def _penalised(logits: Any, seen: Any, penalty: Any) -> Any:
-    """Make what was written less likely (Keskar et al., "CTRL", 2019)."""
+    """Apply the repetition penalty (Keskar et al., "CTRL", 2019)."""
     return tf.where(seen, tf.where(logits > 0, logits / penalty, logits * penalty), logits)
 
 
 def _threshold(scaled: Any, options: Ready) -> Any:
-    """The lowest scaled logit [B, 1] that top_k, top_p and min_p all keep."""
+    """Compute the lowest scaled logit [B, 1] that top_k, top_p and min_p all keep."""
     falling = tf.math.top_k(scaled, tf.shape(options.mass)[1]).values
     parts = _parts(falling)
-    before = tf.cumsum(parts, axis=1, exclusive=True)  # the sum that each one adds to
+    before = tf.cumsum(parts, axis=1, exclusive=True)  # total probability of the larger logits
     short = before * STEPS < tf.reduce_sum(parts, axis=1, keepdims=True) * options.mass
     wanted = tf.where(short, falling, options.lowest)
     largest = tf.reduce_max(scaled, axis=1, keepdims=True)
@@ -169,15 +208,15 @@ def _threshold(scaled: Any, options: Ready) -> Any:
 
 
 def _draw(scaled: Any, kept: Any, noise: Any) -> Any:
-    """The first id whose part of the sum exceeds the noise. Noise is below STEPS, so that the whole sum does."""
+    """Return the first id whose cumulative probability exceeds the noise; one exists, as noise is below STEPS."""
     A = scaled.shape[1]
     ids = np.arange(A, dtype=np.int32)[np.newaxis, :]
-    # Where the sum first exceeds the noise it has just grown: no id that is not kept is found.
+    # The cumulative sum grows only at kept ids, so the first id that exceeds the noise is a kept one.
     sums = tf.cumsum(_parts(tf.where(kept, scaled, -np.inf)), axis=1)
     above = sums * STEPS > tf.reduce_max(sums, axis=1, keepdims=True) * noise
     return tf.reduce_min(tf.where(above, ids, A - 1), axis=1, keepdims=True)
 
 
 def _parts(logits: Any) -> Any:
-    """Probabilities [B, A] in whole UNITs, int64; what is less is cut off."""
+    """Convert logits to probabilities [B, A] in units of 1 / UNIT, int64, rounded down."""
     return tf.cast(tf.nn.softmax(logits) * UNIT, tf.int64)

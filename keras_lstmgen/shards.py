@@ -1,4 +1,4 @@
-"""Ids that lie in several files, one after another, and are read as one array."""
+"""Read-only array of ids that is stored in several memory-mapped files."""
 
 import functools
 from collections.abc import Sequence
@@ -10,29 +10,35 @@ from numpy.typing import NDArray
 
 from keras_lstmgen.errors import UserError
 
-MANIFEST = "prepared.json"  # what makes a folder one of shards; ``prepared`` has the rest of it
-MAPS = 256  # files mapped at once: a process may hold a thousand open, and training reads from one a stream
+MANIFEST = "prepared.json"  # identifies a folder of shards; the format is defined in ``prepared``
+MAPS = 256  # files mapped at once; a process may typically open a thousand, and each stream reads from one
 
 
 class Shards:
-    """An array of one dimension, mapped from files, of which slices and index arrays may be read."""
+    """One-dimensional array over several memory-mapped files; supports slices and index arrays.
+
+    Args:
+        paths: files in their order.
+        tokens: number of ids in each file, at least 1.
+        dtype: NumPy dtype of the ids, such as ``"<u2"``.
+    """
 
     def __init__(self, paths: Sequence[Path], tokens: Sequence[int], dtype: str) -> None:
-        """Take the files in their order, how many ids each has (one at least), and their type."""
+        """Create the array without opening the files."""
         self._ends = np.cumsum(tokens, dtype=np.int64)
         self._starts = self._ends - np.array(tokens, np.int64)
         self._map = functools.lru_cache(MAPS)(lambda number: _mapped(paths[number], dtype, tokens[number]))
 
     def let_go(self) -> None:
-        """Unmap all that was read."""
+        """Unmap all files."""
         self._map.cache_clear()
 
     def __len__(self) -> int:
-        """How many ids there are."""
+        """Return the total number of ids."""
         return int(self._ends[-1])
 
     def __getitem__(self, index: slice | NDArray[np.int64]) -> NDArray[Any]:
-        """The ids of a slice without a step, or of an int64 array of places from 0, in its shape."""
+        """Return the ids of a slice without a step, or of an int64 array of indices, in the shape of that array."""
         if isinstance(index, slice):
             start, stop, _ = index.indices(len(self))
             return self._between(start, max(start, stop))
