@@ -1,4 +1,4 @@
-"""What a recipe leaves to choose, chosen from the size of its text."""
+"""Default sizes and training settings, selected by the size of the training text."""
 
 import math
 from typing import NamedTuple
@@ -8,7 +8,7 @@ from keras_lstmgen.recipe import AUTO, Recipe
 
 
 class Size(NamedTuple):
-    """What suits training texts of up to so many tokens."""
+    """Defaults for training texts of up to ``tokens`` tokens."""
 
     tokens: float
     units: int
@@ -18,15 +18,14 @@ class Size(NamedTuple):
     epochs: int
 
 
-# The smaller the text, the sooner a model knows it by heart: fewer units, or more dropout. The larger, the less each
-# of its passes has to be repeated.
+# Small texts over-fit sooner, so their models have fewer units or more dropout. Large texts need fewer epochs.
 CHARACTERS = (
     Size(60_000, units=128, layers=1, dropout=0.2, batch_size=16, epochs=30),
     Size(3_000_000, units=512, layers=1, dropout=0.25, batch_size=32, epochs=7),
     Size(20_000_000, units=768, layers=1, dropout=0.2, batch_size=64, epochs=3),
     Size(math.inf, units=1024, layers=2, dropout=0.1, batch_size=64, epochs=1),
 )
-# A token that is a word or a piece of one says more, and comes less often.
+# Words and subwords carry more information per token than characters, and each occurs less often.
 PIECES = (
     Size(100_000, units=128, layers=1, dropout=0.4, batch_size=16, epochs=20),
     Size(200_000, units=256, layers=1, dropout=0.4, batch_size=32, epochs=20),
@@ -35,19 +34,25 @@ PIECES = (
     Size(math.inf, units=1024, layers=1, dropout=0.3, batch_size=64, epochs=2),
 )
 EMBEDDINGS = ((1_000, 64), (10_000, 256), (math.inf, 512))  # E for vocabularies of up to so many entries
-WINDOWS = 20  # at least, in an epoch
-# Of a small text in subwords, which is read until a model knows much of it by heart, what was worth most against that
-# (benchmarks/README.md, Ablation); the strength is AWD-LSTM's.
+WINDOWS = 20  # minimum number of windows per epoch
+# Regularization of small texts in subwords, which over-fit: the most effective options of benchmarks/README.md,
+# "Ablation". The strength of the activation regularization is that of AWD-LSTM.
 SMALL_TEXT = 700_000  # tokens
 INPUT_DROPOUT, EMBEDDING_DROPOUT, ACTIVATION_REGULARIZATION = 0.1, 0.1, 2.0
-LEFT_OUT = 0.01  # share of the longest documents that need not fit into a window for each to be read by itself
+LEFT_OUT = 0.01  # share of documents that may be longer than a window if documents are read separately
 
 
 def chosen(settings: Recipe, tokens: int, V: int, longest: int = 0) -> dict[str, int | float | str]:
-    """What suits a training text of so many tokens and a vocabulary of V, for all that ``settings`` leaves AUTO.
+    """Select a value for each field of the recipe that is AUTO.
 
-    By dotted name, as ``recipe.override`` takes it: ``{"model.units": 512, ...}``. Of documents ``longest`` is how many
-    ids nearly all of them have at most; 0 where these are no documents.
+    Args:
+        settings: the recipe.
+        tokens: number of tokens of the training text.
+        V: vocabulary size.
+        longest: length in tokens that nearly all documents do not exceed; 0 if the text is not split into documents.
+
+    Returns:
+        Values by dotted name for ``recipe.override``, such as ``{"model.units": 512, ...}``.
     """
     model, training = settings.model, settings.training
     table = CHARACTERS if settings.tokenizer.type == "char" else PIECES
@@ -74,7 +79,7 @@ def chosen(settings: Recipe, tokens: int, V: int, longest: int = 0) -> dict[str,
 
 
 def _by_heart(settings: Recipe, dropout: float) -> dict[str, int | float | str]:
-    """What a small text in subwords gets; pairs, which were not measured with it, get the first alone."""
+    """Return the regularization of a small text in subwords; the benchmarks cover only input dropout for pairs."""
     values: dict[str, int | float | str] = {"model.input_dropout": min(INPUT_DROPOUT, dropout)}
     if not settings.corpus.is_pairs:
         values["model.embedding_dropout"] = EMBEDDING_DROPOUT
@@ -84,19 +89,19 @@ def _by_heart(settings: Recipe, dropout: float) -> dict[str, int | float | str]:
 
 
 def _batch_size(most: int, tokens: int, T: int) -> int:
-    """As many streams as leave each enough windows to carry a state through."""
+    """Return the largest batch size that leaves each stream enough windows."""
     while most > 1 and tokens < WINDOWS * most * T:
         most //= 2
     return most
 
 
 def _state(training: recipe.Training, longest: int) -> str:
-    """What is written begins with an empty state, and so should what is learned from, where it can be read whole."""
+    """Select a zero initial state per document, as in generation, if the documents fit into a window."""
     return recipe.FRESH if longest <= training.window and not training.sampled_softmax else recipe.CARRIED
 
 
 def told(values: dict[str, int | float | str], tokens: int) -> str:
-    """Say what was chosen, in the words of the command line."""
+    """Format the selected values as command line options."""
     shown = {name: value if isinstance(value, str) else f"{value:g}" for name, value in values.items()}
     options = " ".join(f"--{name} {value}" for name, value in shown.items())
     return f"Chosen for a text of {tokens:,} tokens, where you did not: {options}"

@@ -1,6 +1,6 @@
-"""A layer seen at work: its gates and cells at each token of a text, by the very step that writes.
+"""Gate activations and cell states of an LSTM layer at each token of a text, computed by the inference step.
 
-Of an ensemble the layer is one of its first member; the logits are those of all together.
+For an ensemble, the layer belongs to the first member; the logits are those of the whole ensemble.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ Reader = Callable[[Any, Any], tuple[Array, Array]]
 
 
 class Trace(NamedTuple):
-    """What a layer did at each of N tokens, and what the model thought after it."""
+    """Activations of a layer and logits of the model at each of N tokens."""
 
     input: Array  # [N, H]
     forget: Array  # [N, H]
@@ -26,16 +26,24 @@ class Trace(NamedTuple):
     output: Array  # [N, H]
     cells: Array  # [N, H], c after the token
     logits: Array  # [N, V]
-    looks: Array | None  # [N, N], the share of each token's state in what the attention saw at a token
+    looks: Array | None  # [N, N], attention weights: row is the attending token, column the attended token
 
 
 def begin(weights: Weights) -> Array:
-    """The state [1, S] that begins a text."""
+    """Return the initial state, float32 [1, S] of zeros."""
     return np.zeros((1, state_size(weights)), np.float32)
 
 
 def reader(weights: Weights, layer: int) -> Reader:
-    """What reads a text for the cells of a layer (from 0): ids [N] and a state [1, S] give c [N, H] and the state."""
+    """Create a function that computes the cell states of a layer.
+
+    Args:
+        weights: weights of the model.
+        layer: index of the layer, from 0.
+
+    Returns:
+        A function that maps ids [N] and a state [1, S] to cell states [N, H] and the next state.
+    """
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.int32), tf.TensorSpec([1, state_size(weights)])])
     def window(ids: Any, state: Any) -> tuple[Any, Any]:
@@ -59,11 +67,18 @@ def reader(weights: Weights, layer: int) -> Reader:
 
 
 def trace(weights: Weights, ids: Any, layer: int, state: Any) -> Trace:
-    """Watch a layer (from 0) read ids [N], N ≥ 1, from a state [1, S]."""
+    """Record the activations of a layer while it reads a text.
+
+    Args:
+        weights: weights of the model.
+        ids: int [N], at least one token.
+        layer: index of the layer, from 0.
+        state: float32 [1, S], state before the text.
+    """
 
     @tf.function(input_signature=[tf.TensorSpec([1], tf.int32), tf.TensorSpec([1, state_size(weights)])])
     def watch(token: Any, state: Any) -> tuple[Any, Any, Any]:
-        seen: list[Watched] = []  # of each member
+        seen: list[Watched] = []  # one entry per member
 
         def ask(member: Weights, part: Any) -> tuple[Any, Any]:
             seen.append(watched_step(member, token, part))
@@ -82,13 +97,16 @@ def trace(weights: Weights, ids: Any, layer: int, state: Any) -> Trace:
 
 
 def _cells(weights: Weights, layer: int, state: Any) -> Any:
-    """The c [B, H] of a layer, of the first member, in a state [B, S]."""
+    """Extract the cell state [B, H] of a layer of the first member from a state [B, S]."""
     first = tf.split(state, 1 + len(weights.others), axis=1)[0]
     return split_state(weights, first)[0][2 * layer + 1]
 
 
 def _by_token(looks: list[Any]) -> Array | None:
-    """[N, N] from where each step looked, [M + 1] with its own slot last; what lies before the N tokens is left out."""
+    """Arrange the attention weights of N steps, [M + 1] each with the own slot last, as [N, N].
+
+    Weights of tokens before the N tokens are omitted.
+    """
     if looks[0] is None:
         return None
     shares = np.zeros((len(looks), len(looks)), np.float32)

@@ -1,9 +1,9 @@
-"""A regular expression that a text has to match, as a mask over the pieces of its tokenizer.
+"""Constraint of a text to a regular expression, as a mask over the pieces of the tokenizer.
 
-The automaton is llguidance's. It reads bytes, so that byte pieces spell the characters of a pattern; it follows the
-derivatives of the pattern (Brzozowski, 1964) only as far as a text goes, so that no pattern is too large to begin with.
-The syntax is that of Rust's ``regex``, without look-around, word boundaries and back-references; the whole text
-has to match, and a lazy quantifier is as good as another.
+The automaton is that of llguidance. It operates on bytes, so byte pieces can spell the characters of a pattern. It
+computes the derivatives of the pattern (Brzozowski, "Derivatives of Regular Expressions", 1964) lazily while a text
+grows, so large patterns need no set-up. The syntax is that of Rust's ``regex`` crate without look-around, word
+boundaries and back-references. The whole text must match; lazy and greedy quantifiers are equivalent.
 """
 
 import json
@@ -18,20 +18,26 @@ from keras_lstmgen.tokenizer import END, START, UNK, Tokenizer
 
 Mask = NDArray[np.bool_]
 SPECIAL = [UNK, START, END]
-NOTHING_ALLOWED = "NoExtension"  # how llguidance begins to say that no piece may follow
+NOTHING_ALLOWED = "NoExtension"  # prefix of llguidance's message that no piece may follow
 TRAILING_BACKSLASH = re.compile(r"(?<!\\)(\\\\)*\\\Z")
 
 
 class Match(NamedTuple):
-    """How far a text has come. It is never changed: ``follow`` gives another."""
+    """Immutable state of the match of a text; ``follow`` returns the next state."""
 
     matcher: Any  # llguidance.LLMatcher
 
 
 def begin(regex: str, tokenizer: Tokenizer, writable: Mask) -> Match:
-    """Begin a text that has to match. ``writable``, bool [V], are the pieces that a model may write.
+    """Create the state of an empty text.
 
-    Raises UserError if the pattern cannot be read, or if no text of these pieces matches it.
+    Args:
+        regex: the pattern.
+        tokenizer: tokenizer of the model.
+        writable: bool [V], pieces that the model may generate.
+
+    Raises:
+        UserError: if the pattern is invalid, or if no text of these pieces matches it.
     """
     engine = _engine()
     pieces = engine.LLTokenizer(engine.TokenizerWrapper(_Pieces(tokenizer)), slices=[])
@@ -47,7 +53,7 @@ def begin(regex: str, tokenizer: Tokenizer, writable: Mask) -> Match:
 
 
 def follow(match: Match, token: int) -> Match:
-    """The match of a text that goes on with a token that was allowed."""
+    """Return the state after one more token, which must be allowed."""
     matcher = match.matcher.deep_copy()
     matcher.consume_token(token)
     _hold(matcher)
@@ -55,7 +61,7 @@ def follow(match: Match, token: int) -> Match:
 
 
 def allowed(match: Match) -> Mask:
-    """The pieces with which a text may go on towards a match: bool [V], never start, end or unknown."""
+    """Return the pieces that may follow, bool [V], without the start, end and unknown symbols."""
     mask = np.frombuffer(match.matcher.compute_logit_bias(), np.uint8) > 0
     _hold(match.matcher)
     mask[SPECIAL] = False
@@ -63,19 +69,19 @@ def allowed(match: Match) -> Mask:
 
 
 def _hold(matcher: Any) -> None:
-    """Refuse a pattern whose automaton has grown beyond llguidance's limits."""
+    """Raise UserError if the automaton exceeds the limits of llguidance."""
     if matcher.is_error() and not matcher.get_error().startswith(NOTHING_ALLOWED):
         reason = matcher.get_error().splitlines()[0]
         raise UserError(f"--regex: the pattern is too large to go on with ({reason}); simplify it")
 
 
 def complete(match: Match) -> bool:
-    """Say whether what stands there is a match."""
+    """Return whether the text so far matches the pattern."""
     return bool(match.matcher.is_accepting())
 
 
 class _Pieces:
-    """A vocabulary as llguidance wants it."""
+    """Adapter of a tokenizer to llguidance."""
 
     eos_token_id, bos_token_id, special_token_ids = END, START, SPECIAL
 
@@ -96,9 +102,10 @@ def _engine() -> Any:
 
 
 def _grammar(engine: Any, regex: str, characters: str) -> str:
-    """Both the pattern and texts of these characters, so that nothing is begun that no piece could finish.
+    """Build a grammar of the intersection of the pattern and the spellable texts.
 
-    Left to itself, llguidance would take for granted how a tokenizer cuts what is certain to follow.
+    The intersection avoids characters that no piece can complete. ``no_forcing`` keeps llguidance from assuming a
+    tokenization of text that is certain to follow.
     """
     whole, possible = (
         json.loads(engine.LLMatcher.grammar_from_regex(part))["grammars"][0]["lark_grammar"].removeprefix("start: ")
@@ -109,9 +116,9 @@ def _grammar(engine: Any, regex: str, characters: str) -> str:
 
 
 def _characters(tokenizer: Tokenizer, writable: Mask) -> str:
-    """A pattern for all texts of the characters that these pieces spell, each by its number: ``[ab]*``.
+    """Build a pattern of all texts that consist of characters the pieces can spell, such as ``[ab]*``.
 
-    Where bytes beyond ASCII may be written, every character beyond ASCII counts.
+    If a piece is a byte above ASCII, the pattern includes every character above ASCII.
     """
     spelled, beyond = set[str](), ""
     for token in np.flatnonzero(writable):
@@ -124,7 +131,7 @@ def _characters(tokenizer: Tokenizer, writable: Mask) -> str:
 
 
 def _reason(said: str) -> str:
-    """The one line of llguidance's message that says what is wrong."""
+    """Extract the line that describes the error from a message of llguidance."""
     error = re.search(r"^ *error: (.+)$", said, re.MULTILINE)
     first = (said.splitlines() or [""])[0]
     return error[1] if error else first.rpartition("): ")[2]

@@ -1,7 +1,7 @@
-"""Ids in windows for training: B streams side by side, each the continuation of its window before.
+"""Training windows of a continuous text: B contiguous streams, T time steps at a time.
 
-An epoch cuts the text into B streams of equal length and walks down all of them, T steps at a time, so that a
-state carried from window to window has read everything before it. Where the streams begin changes each epoch.
+An epoch divides the text into B streams of equal length. Each batch contains the next T tokens of every stream, so a
+state that is carried from batch to batch has read the whole stream. The offset of the streams changes every epoch.
 """
 
 import mmap
@@ -17,13 +17,14 @@ from keras_lstmgen.shards import Shards
 ENDLESS = 1 << 62  # windows
 ALL = slice(None)
 PIECE = 1 << 20  # ids read at once
-KEPT = 256  # windows, after which the pages they were read from are let go of
+KEPT = 256  # windows between two releases of mapped pages
 
 
 def windows(tokens: int, B: int, T: int) -> int:
-    """Windows in an epoch, the same in each: as many as leave T offsets to begin at, but at least one.
+    """Return the number of windows per epoch, which leaves T possible offsets, but at least 1.
 
-    Raises UserError if B windows of T steps and their next ids are more than there are tokens.
+    Raises:
+        UserError: if the text is shorter than B windows of T steps and their next ids.
     """
     if tokens < B * T + 1:
         raise UserError(
@@ -43,12 +44,23 @@ def dataset(
     rows: slice = ALL,
     shifted: bool = True,
 ) -> tf.data.Dataset:
-    """Yield ``epochs * windows`` pairs (ids, next ids), int32 (B,T) each; epochs = 0 never ends.
+    """Create a dataset of ``epochs * windows`` pairs (ids, next ids).
 
-    Within an epoch row b of window n + 1 goes on where row b of window n ended. The offset of an epoch
-    depends on (seed, epoch) alone, and is 0 unless ``shifted``. ``first_window`` leaves out as many windows at the
-    start, unread; ``rows`` all other rows.
-    ``ids`` may be mapped from the disk: B * (T + 1) of them are read for a window, on its turn.
+    Within an epoch, row b of window n + 1 continues row b of window n. The offset of an epoch depends only on the seed
+    and the epoch. Each window reads B * (T + 1) ids, so ``ids`` may be mapped from a file.
+
+    Args:
+        ids: integer [N], the training text.
+        B: number of streams.
+        T: time steps per window.
+        epochs: number of epochs; 0 for an infinite dataset.
+        seed: seed of the offsets.
+        first_window: number of windows to skip without reading them.
+        rows: rows of the batch that this worker reads.
+        shifted: whether each epoch has a random offset; otherwise all offsets are 0.
+
+    Returns:
+        A dataset of pairs of int32 [rows, T].
     """
     total = epochs * windows(len(ids), B, T) if epochs else ENDLESS
     count = len(range(B)[rows])
@@ -65,42 +77,47 @@ def dataset(
 
 
 def untuned() -> tf.data.Options:
-    """No tuning of the pipeline while it runs: whoever lets go of it would wait for the tuner, up to a minute."""
+    """Return options that disable autotuning, because deleting an autotuned pipeline can block for up to a minute."""
     options = tf.data.Options()
     options.autotune.enabled = False
     return options
 
 
 def counts(ids: NDArray[np.integer], V: int) -> NDArray[np.int64]:
-    """How often each id occurs, int64 (V,); read in pieces."""
+    """Count the occurrences of each id, int64 [V], reading the ids in pieces."""
     return sum((np.bincount(piece, minlength=V) for piece in pieces(ids)), np.zeros(V, np.int64))
 
 
 def pieces(ids: NDArray[np.integer]) -> Iterator[NDArray[np.integer]]:
-    """All ids in their order, each piece let go of when the next is asked for."""
+    """Iterate over all ids in pieces; each piece is unmapped before the next one is read."""
     for start in range(0, len(ids), PIECE):
         yield ids[start : start + PIECE]
         let_go(ids)
 
 
 def let_go(ids: NDArray[np.integer]) -> None:
-    """Unmap the pages that were read of mapped ids: else a process comes to hold the whole file, as far as it counts.
+    """Unmap the pages of a mapped array that were read, so that they do not count as memory of this process.
 
-    The system keeps them in its cache as long as it has no better use for the memory, and maps them again when asked.
+    The system keeps the pages in its cache and maps them again on the next access.
     """
     if isinstance(ids, Shards):
         ids.let_go()
     below: object = ids
     while isinstance(below, np.ndarray):
         below = below.base
-    if isinstance(below, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):  # Windows takes pages back by itself
+    if isinstance(below, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
         below.madvise(mmap.MADV_DONTNEED)
 
 
 def positions(window: int, tokens: int, B: int, T: int, seed: int | None) -> NDArray[np.int64]:
-    """Where in the text a window (counted over all epochs) takes its ids and next ids: int64 (B,T+1).
+    """Return the positions in the text of the ids and next ids of a window, int64 [B, T + 1].
 
-    With no seed every epoch begins at the first id.
+    Args:
+        window: index of the window, counted over all epochs.
+        tokens: number of ids of the text.
+        B: number of streams.
+        T: time steps per window.
+        seed: seed of the offsets; None for offsets of 0.
     """
     count = windows(tokens, B, T)
     epoch, within = divmod(window, count)

@@ -1,4 +1,4 @@
-"""What every artifact is made of: three graphs and two files. ``docs/contract.md`` is the specification."""
+"""The three graphs and the metadata of every exported artifact, as specified in ``docs/contract.md``."""
 
 import json
 from collections.abc import Callable
@@ -15,15 +15,20 @@ from keras_lstmgen.run import Run
 
 GRAPHS = ("step", "generate", "score")
 
-# An opened artifact: (graph, inputs by name) → outputs by name.
+# An opened artifact: maps the name of a graph and its inputs by name to its outputs by name.
 Call = Callable[..., dict[str, np.ndarray[Any, Any]]]
 
 
 class Graphs(tf.Module):
-    """The three graphs over a run's weights, for any number of rows."""
+    """The graphs ``step``, ``generate`` and ``score`` of a run, for any batch size.
+
+    Args:
+        run: the run.
+        check_options: whether the graphs check the ranges of the sampling options.
+    """
 
     def __init__(self, run: Run, check_options: bool = False) -> None:
-        """Trace nothing yet; with ``check_options`` the graph itself refuses options out of range."""
+        """Create the functions without tracing them."""
         super().__init__()
         self.weights = joined(model.in_parts(folded(run.weights)))
         self.end_id, self.unsampled = run.metadata.end_id, unsampled_mask(run)
@@ -42,7 +47,7 @@ class Graphs(tf.Module):
         self.score = tf.function(self._score, input_signature=[window, state])
 
     def signatures(self) -> dict[str, Any]:
-        """The graphs by name."""
+        """Return the graphs by name."""
         return {name: getattr(self, name) for name in GRAPHS}
 
     def _step(self, ids: Any, state: Any) -> dict[str, Any]:
@@ -65,7 +70,7 @@ class Graphs(tf.Module):
 
 
 def assertions(options: sampling.Rows) -> list[Any]:
-    """The ranges of the options, in the graph; each names its option."""
+    """Create graph assertions for the ranges of the options; each message names its option."""
     return [
         tf.debugging.Assert(tf.reduce_all(holds), [f"{name} is out of range; give a number {wanted}"])
         for name, (holds, wanted) in sampling.ranges(*options).items()
@@ -73,9 +78,9 @@ def assertions(options: sampling.Rows) -> list[Any]:
 
 
 def folded(weights: model.Weights) -> model.Weights:
-    """Look up what the first layer makes of an id, ``embedding W + b``, where that is no more to carry.
+    """Replace the embedding and the first input product by a table ``embedding W + b``, if that is not larger.
 
-    That is so of characters, which are few: a token then costs a product less.
+    The table is smaller for small vocabularies, such as characters. It saves one matrix product per token.
     """
     first, *others = (_folded(member) for member in model.each_member(weights))
     return first._replace(others=tuple(others))
@@ -83,7 +88,7 @@ def folded(weights: model.Weights) -> model.Weights:
 
 def _folded(weights: model.Weights) -> model.Weights:
     first, embedding = weights.cells[0], weights.embedding
-    tables = [embedding, first.kernel, first.bias][weights.tied :]  # what is the output too is kept
+    tables = [embedding, first.kernel, first.bias][weights.tied :]  # a tied embedding is kept for the output
     if embedding.shape[0] * first.kernel.shape[1] > sum(table.shape.num_elements() for table in tables):
         return weights
     table = tf.Variable(tf.matmul(embedding, first.kernel) + first.bias, trainable=False, name="embedding_table")
@@ -92,9 +97,10 @@ def _folded(weights: model.Weights) -> model.Weights:
 
 
 def joined(weights: model.Weights) -> model.Weights:
-    """Let one product do what two did, ``[x, h]`` by W above U; matrices in parts stay, for their sums' sake.
+    """Merge the two products of each cell into one product of ``[x, h]`` with W stacked on U.
 
-    It is as much to multiply and two operators less, which counts where one text is written at a time.
+    The number of multiplications is the same, but the graph has two operators fewer, which matters at batch size 1.
+    Matrices that are split into parts stay as they are, to keep the precision of their sums.
     """
     first, *others = (member._replace(cells=tuple(map(_joined, member.cells))) for member in model.each_member(weights))
     return first._replace(others=tuple(others))
@@ -108,12 +114,12 @@ def _joined(cell: model.Cell) -> model.Cell:
 
 
 def metadata_json(run: Run) -> str:
-    """What ``keras_lstmgen.json`` says, as text."""
+    """Return the content of ``keras_lstmgen.json``."""
     return json.dumps(asdict(run.metadata), ensure_ascii=False, allow_nan=False)
 
 
 def check_weights(run: Run) -> None:
-    """Refuse to export a model that is not made of numbers."""
+    """Raise UserError if a weight contains NaN or infinity."""
     for weight in tf.nest.flatten(run.weights):
         if isinstance(weight, tf.Variable) and not np.all(np.isfinite(weight.numpy())):
             raise UserError(

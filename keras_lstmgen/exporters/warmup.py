@@ -1,4 +1,4 @@
-"""The requests that TF Serving replays when it loads a model, so that the first user does not wait for its set-up."""
+"""Warm-up requests that TF Serving replays when it loads a model, so that the first user request is not slow."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,16 +12,16 @@ from keras_lstmgen import sampling
 from keras_lstmgen.run import Run
 
 PLACE = Path("assets.extra/tf_serving_warmup_requests")
-NAME = "lstm"  # what export/tf_serving/models.config calls the model
-ROWS = (1, 16)  # in a batch
-# As people begin: with nothing, a word, a sentence, another script; whatever the vocabulary, each is read somehow.
+NAME = "lstm"  # name of the model in export/tf_serving/models.config
+ROWS = (1, 16)  # batch sizes
+# Typical prompts: words, nothing, a sentence and another script. Every vocabulary can encode them.
 PROMPTS = ("The old man", "", "It was late in the evening, and the rain had not stopped.\nShe", "床前明月光，")
-TOKENS = 8  # that a text of a warm-up has
-Request = tuple[str, dict[str, Any]]  # a signature, and its inputs
+TOKENS = 8  # tokens per generated text
+Request = tuple[str, dict[str, Any]]  # signature name and inputs
 
 
 def write(run: Run, path: Path) -> None:
-    """Write the file, a TFRecord of ``PredictionLog``."""
+    """Write the requests to a TFRecord file of ``PredictionLog`` messages."""
     path.parent.mkdir()
     with tf.io.TFRecordWriter(str(path)) as records:
         for signature, inputs in requests(run):
@@ -32,7 +32,7 @@ def write(run: Run, path: Path) -> None:
 
 
 def requests(run: Run) -> Iterator[Request]:
-    """Each signature, alone and in a batch; prompts are of mixed lengths."""
+    """Iterate over requests for every signature, with one row and with a batch of prompts of different lengths."""
     for B in ROWS:
         prompts = np.resize(np.array([prompt.encode() for prompt in PROMPTS], object), B)
         rows = sampling.rows([sampling.Options()] * B)._asdict()
