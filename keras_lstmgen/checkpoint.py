@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from keras_lstmgen import files, workers
 from keras_lstmgen.attention import Attention
 from keras_lstmgen.ensemble import layers_of
-from keras_lstmgen.errors import UserError
+from keras_lstmgen.errors import UserError, first_line
 from keras_lstmgen.run import CHECKPOINT, PREVIOUS
 
 CARRYING = (keras.layers.LSTM, Attention)  # layers that leave something to the next window of a text
@@ -130,7 +130,7 @@ def _load(path: Path, model: keras.Sequential, text: str) -> tuple[Progress, lis
             for variable, state in zip(_others(model), states[len(of_rows(model)) :], strict=True):
                 variable.assign(state)
     except Exception as error:  # zipfile, h5py, Keras and NumPy each have their own for a damaged file
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         if _says_nothing_of_the_file(error):
             raise UserError(
                 f"{path}: cannot be read now ({reason}), and may be whole; try again, or remove it, and the checkpoint "

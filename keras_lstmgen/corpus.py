@@ -1,8 +1,8 @@
 """Which text trains and which validates.
 
-A stream is cut once, at a character. Documents are dealt out by a seeded hash of their text, so that equal
-documents stand on the same side however often they occur; pairs by that of their source alone, or, where the source is
-one of a few labels, by that of their target.
+A stream is its files one after another, each of which begins on a line of its own. It is cut once, at a character.
+Documents are dealt out by a seeded hash of their text, so that equal documents stand on the same side however often
+they occur; pairs by that of their source alone, or, where the source is one of a few labels, by that of their target.
 
 A corpus may be brought to a Unicode form: documents when they are taken out of their files, and before they are dealt
 out; a stream file by file.
@@ -19,7 +19,7 @@ from itertools import chain
 from typing import Any, Literal
 
 from keras_lstmgen import recipe
-from keras_lstmgen.documents import KINDS, held, pair
+from keras_lstmgen.documents import KINDS, held, whole_pair
 from keras_lstmgen.errors import UserError
 from keras_lstmgen.sources import Source, read_bytes, read_text, resolve
 
@@ -56,12 +56,21 @@ def fingerprint(corpus: recipe.Corpus) -> str:
     digest = hashlib.sha256(json.dumps(_values_that_matter(corpus), sort_keys=True).encode())
     for sources in (resolve(corpus), validation_sources(corpus)):
         digest.update(b"%d sources" % len(sources))
-        for source in sources:
-            text = hashlib.sha256()
-            for chunk in read_bytes(source):
-                text.update(chunk)
-            digest.update(text.digest())
+        for number, source in enumerate(sources, 1):
+            text, last = _hashed(source)
+            digest.update(text)
+            if corpus.documents == "stream" and number < len(sources) and last not in (b"", b"\n"):
+                digest.update(b"newline")  # which ``texts`` puts behind it
     return digest.hexdigest()
+
+
+def _hashed(source: Source) -> tuple[bytes, bytes]:
+    """Return the sha256 of a text as it lies in its file, unpacked, and its last byte."""
+    text, last = hashlib.sha256(), b""
+    for chunk in read_bytes(source):
+        text.update(chunk)
+        last = chunk[-1:]
+    return text.digest(), last
 
 
 def _values_that_matter(corpus: recipe.Corpus) -> dict[str, Any]:
@@ -128,8 +137,16 @@ def cut_at(characters: int, corpus: recipe.Corpus) -> int:
 
 
 def texts(corpus: recipe.Corpus, sources: Iterable[Source]) -> Iterator[str]:
-    """Yield texts one after another, in pieces, each file by itself in the form that ``corpus.normalize`` names."""
-    return chain.from_iterable(_in_form(source, read_text(source), corpus) for source in sources)
+    """Yield texts one after another, in pieces, each file by itself in the form that ``corpus.normalize`` names.
+
+    A text begins on a line of its own: a newline is put before it where the one before does not end with one.
+    """
+    last = "\n"
+    for source in sources:
+        for number, piece in enumerate(_in_form(source, read_text(source), corpus)):
+            if number == 0 and not last.endswith("\n"):
+                yield "\n"
+            yield (last := piece)
 
 
 def _in_form(source: Source, pieces: Iterator[str], corpus: recipe.Corpus) -> Iterator[str]:
@@ -238,11 +255,14 @@ def documents(corpus: recipe.Corpus, sources: Iterable[Source], label: str = "")
 
 
 def _as_asked(document: str, corpus: recipe.Corpus, label: str) -> str:
-    """A document in its form, with a label as its target; a pair again where that brought spaces beside a turn."""
+    """Return a document in its Unicode form, behind its label if there is one; "" if it does not count.
+
+    The form may bring spaces beside a turn of a pair, which is therefore made anew.
+    """
     text = normalized(document, corpus)
-    if label and text:
-        return pair([label, text])
-    return pair(text.split("\n")) if text != document and corpus.is_pairs else text
+    if label:
+        return whole_pair([label, text])
+    return whole_pair(text.split("\n")) if text != document and corpus.is_pairs else text
 
 
 def _labelled(corpus: recipe.Corpus, split: Split) -> Iterator[tuple[str, list[Source]]]:

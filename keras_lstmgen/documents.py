@@ -5,7 +5,7 @@ A pair is one document of two lines, source and target; turns of a dialogue befo
 
 import csv
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -24,6 +24,14 @@ def pair(turns: Iterable[str]) -> str:
     Spaces around a turn go: a vocabulary of words takes a space before a newline as one with it.
     """
     return "\n".join(" ".join(turn.splitlines()).strip() for turn in turns)
+
+
+def whole_pair(turns: Sequence[str]) -> str:
+    """Return the pair of these turns, or "" if its source or its target is blank: such a pair does not count.
+
+    Every kind of document follows this rule.
+    """
+    return pair(turns) if len(turns) > 1 and turns[0].strip() and turns[-1].strip() else ""
 
 
 def held(source: Source, size: int) -> None:
@@ -74,13 +82,11 @@ def _file(source: Source, fields: Fields) -> Iterator[str]:  # noqa: ARG001
 
 def _pairs(source: Source, fields: Fields) -> Iterator[str]:  # noqa: ARG001
     for number, line in enumerate(_lines(source), 1):
-        turns = line.rstrip("\t").split("\t")
-        if line.strip() and (len(turns) < 2 or not turns[0]):
+        if line.strip() and "\t" not in line:
             raise UserError(
                 f"{_line(source, number)}: not a source, a tab and a target; mend it or give corpus.documents"
             )
-        if line.strip():
-            yield pair(turns)
+        yield whole_pair(line.rstrip().split("\t"))  # rows of a table may be padded with tabs
 
 
 def _jsonl(source: Source, fields: Fields) -> Iterator[str]:
@@ -111,10 +117,8 @@ def _is_unicode(text: str) -> bool:
 
 
 def _joined(values: list[str]) -> str:
-    """The document of one field as it is, of several a pair; none where source or target is empty."""
-    if len(values) == 1:
-        return values[0]
-    return pair(values) if values[0].strip() and values[-1].strip() else ""
+    """Return the document of one field as it is, and of several fields a pair."""
+    return values[0] if len(values) == 1 else whole_pair(values)
 
 
 def _csv(source: Source, fields: Fields) -> Iterator[str]:

@@ -36,5 +36,10 @@ def _escaped(letter: str) -> str:
     return "".join(f"\\{byte:03o}" for byte in os.fsencode(letter))
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or the name of its class where the message is empty."""
+    return next(iter(str(error).splitlines()), "") or type(error).__name__
+
+
 class Terminated(BaseException):
     """SIGTERM asked to end; what there was to save is saved. The message, if any, says how to go on. Status 143."""

@@ -64,7 +64,7 @@ def _groups(texts: list[Source], documents: str) -> Iterator[tuple[Source, ...]]
 
 
 def surveyed(part: Part, settings: recipe.Corpus) -> tuple[int, tuple[int, bool]]:
-    """How many characters a part has, and whether a line ends with it."""
+    """Return how many characters a part has, and whether it ends with a newline."""
     characters, last = 0, ""
     for text in corpus.texts(settings, part.sources):
         characters, last = characters + len(text), text[-1]
@@ -77,12 +77,14 @@ def lay_out(_: None, counted: dict[int, tuple[int, bool]], plan: list[Part], set
 
 
 def _merged(plan: list[Part], counted: dict[int, tuple[int, bool]]) -> Iterator[Part]:
-    """Parts, where a file ends without a newline together with what goes on with its last line."""
+    """Yield the parts, one without a newline at its end together with the next: ``corpus.texts`` puts one between."""
     waiting: Part | None = None
     for part in plan:
         characters, ends_a_line = counted[part.number]
         if waiting and waiting.split == part.split:
-            waiting = replace(waiting, sources=waiting.sources + part.sources, end=waiting.end + characters)
+            newline = 1 if waiting.end and characters else 0
+            end = waiting.end + newline + characters
+            waiting = replace(waiting, sources=waiting.sources + part.sources, end=end)
         else:
             if waiting:
                 yield waiting

@@ -358,6 +358,8 @@ def _check_corpus(corpus: Corpus, where: str) -> None:
         raise UserError(f"{where}corpus.sha256 has {len(corpus.sha256)} checksums for {len(corpus.source)} sources")
     if corpus.documents in ("jsonl", "csv", "tsv") and not corpus.field:
         raise UserError(f"{where}corpus.documents = '{corpus.documents}' needs corpus.field")
+    if not all(label.strip() for label in corpus.labels):
+        raise UserError(f"{where}corpus.labels has a blank word: give each kind of document a word to be asked for by")
     if corpus.documents == "stream" and corpus.unique:
         raise UserError(f"{where}corpus.unique needs documents: a stream is one; give corpus.documents")
 

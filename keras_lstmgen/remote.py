@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, BinaryIO, cast
 
-from keras_lstmgen.errors import UserError
+from keras_lstmgen.errors import UserError, first_line
 
 
 def is_address(name: str) -> bool:
@@ -57,4 +57,4 @@ def _tried(address: str, work: Callable[[Any], Any]) -> Any:
     try:
         return work(FileSystems)
     except Exception as error:  # each file system has its own
-        raise UserError(f"{address}: cannot be reached ({str(error).splitlines()[0]})") from error
+        raise UserError(f"{address}: cannot be reached ({first_line(error)})") from error

@@ -11,7 +11,7 @@ import keras
 
 from keras_lstmgen import files, recipe, tokenizer
 from keras_lstmgen.attention import memory_size
-from keras_lstmgen.errors import UserError, typed
+from keras_lstmgen.errors import UserError, first_line, typed
 from keras_lstmgen.model import Weights, build, parameters, weights_of
 from keras_lstmgen.tokenizer import Tokenizer
 
@@ -175,7 +175,7 @@ def load_model(path: Path, settings: recipe.Recipe, V: int) -> keras.Sequential:
             model = build(settings.model, V)
             model.load_weights(path)
     except Exception as error:  # Keras, zipfile and h5py each have their own for a damaged file
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise UserError(f"{path}: holds no weights of this model ({reason}); copy or train it again") from error
     if stored != wanted:
         raise UserError(

@@ -79,10 +79,19 @@ def _at_hand(entry: str, checksum: str) -> bool:
 
 
 def read_text(source: Source) -> Iterator[str]:
-    """Yield a text in pieces of about 64k characters, as it is but for a byte order mark at its start.
+    """Yield a text in pieces of about 64k characters, none of them empty, without a byte order mark at its start.
 
     Raises UserError naming file and byte (from 0) where it is not UTF-8 or has a NUL, as binary files do.
     """
+    pieces = _decoded(source)
+    if source.start == 0:
+        first = next(pieces, "").removeprefix("\ufeff")
+        pieces = itertools.chain([first] if first else [], pieces)
+    yield from pieces
+
+
+def _decoded(source: Source) -> Iterator[str]:
+    """Yield the text in pieces, none of them empty."""
     decoder = codecs.getincrementaldecoder("utf-8")()
     read = source.start
     for chunk in itertools.chain(read_bytes(source), [b""]):
@@ -95,7 +104,7 @@ def read_text(source: Source) -> Iterator[str]:
             byte = read - waiting + error.start
             raise UserError(f"{source.name}: not UTF-8 at byte {byte}; convert it with iconv") from error
         if text:
-            yield text if read else text.removeprefix("\ufeff")
+            yield text
         read += len(chunk)
 
 

@@ -22,7 +22,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from keras_lstmgen.errors import UserError
+from keras_lstmgen.errors import UserError, first_line
 from keras_lstmgen.quiet import quiet
 
 WAIT = 300.0  # seconds for all workers to come
@@ -144,7 +144,7 @@ def _meet(rank: int) -> None:
             _strategy, _rank = tf.distribute.MultiWorkerMirroredStrategy(), rank
             total(np.zeros(1))
     except RuntimeError as error:
-        raise UserError(f"{VARIABLE}: the workers could not meet ({str(error).splitlines()[0]})") from error
+        raise UserError(f"{VARIABLE}: the workers could not meet ({first_line(error)})") from error
     finally:
         for number, handler in handlers.items():  # TensorFlow takes SIGTERM for itself
             signal.signal(number, handler)

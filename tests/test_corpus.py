@@ -9,7 +9,7 @@ import re
 import unicodedata
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from keras_lstmgen import corpus
 from keras_lstmgen.errors import UserError
 from keras_lstmgen.recipe import Corpus
-from keras_lstmgen.sources import Source
+from keras_lstmgen.sources import Source, read_text
 
 Make = Callable[..., Corpus]
 TEXTS = st.text(st.characters(exclude_characters="\0\ufeff", exclude_categories=["Cs"]))
@@ -108,9 +108,49 @@ def test_a_stream_is_cut_once_at_a_character(
     for path, part in zip(paths, (text[:2], text[2:]), strict=True):
         path.write_text(part, encoding="utf-8", newline="")
     train, validation = both(Corpus(source=tuple(map(str, paths)), validation_fraction=fraction))
+    text = text if text[1] == "\n" else f"{text[:2]}\n{text[2:]}"
     cut = int(len(text) * (1 - fraction))
     assert "".join(train) == text[:cut]
     assert "".join(validation) == text[cut:]
+
+
+FERRY = ["the harbour", "Morning came.\n", "", "\ufeff", "Evening", "Night"]  # files, most without a final newline
+
+
+@pytest.mark.parametrize("normalize", ["none", "nfkc"])
+def test_every_file_of_a_stream_begins_on_a_line_of_its_own(make: Make, normalize: str) -> None:
+    settings = make(*FERRY, normalize=normalize)
+    expected = "the harbour\nMorning came.\nEvening\nNight"
+    assert "".join(documents(settings)) == expected
+    halves = replace(settings, validation_fraction=0.5)
+    assert "".join(chain.from_iterable(both(halves))) == expected
+
+
+@pytest.mark.parametrize("kind", ["lines", "blocks", "files"])
+def test_no_document_goes_on_in_the_next_file(make: Make, kind: str) -> None:
+    assert documents(make("the harbour", "Morning", documents=kind)) == ["the harbour", "Morning"]
+
+
+def test_no_piece_of_a_text_is_empty(make: Make) -> None:
+    for text in ("", "\ufeff", "\ufeffa", "a"):
+        pieces = list(read_text(Source("0.txt", Path(make(text).source[0]))))
+        assert pieces == [letter for letter in text if letter == "a"]
+
+
+def test_a_byte_order_mark_is_dropped_where_a_file_comes_byte_by_byte(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("keras_lstmgen.sources.PIECE", 1)
+    assert documents(make("\ufeffa\ufeff")) == ["a\ufeff"]
+
+
+def test_the_fingerprint_changes_only_where_a_newline_is_put_between_files(make: Make) -> None:
+    one = make("a file without a final newline")
+    assert corpus.fingerprint(one).startswith("2f6e9d98b578fdc4")  # as before, so that cached ids stay valid
+    two = make("with one\n", "and one without")
+    assert corpus.fingerprint(two).startswith("c01d2665694018ed")
+    assert corpus.fingerprint(make("one", "two", documents="lines")).startswith("8a91dbbcf67154e0")
+    assert not corpus.fingerprint(make("one", "two")).startswith("5046621f40eedef6")  # "onetwo" once
 
 
 def test_pieces_of_a_stream_are_bounded_and_end_after_newlines(make: Make) -> None:

@@ -175,6 +175,29 @@ def test_every_kind_of_file_gives_pairs(
     assert list(corpus.pieces(settings.corpus, "train")) == documents
 
 
+SIDES = [("q", "a"), ("q", ""), ("", "a"), ("q", " "), (" ", "a"), ("\u3000", "a"), ("q", "\x85"), ("", ""), ("x", "y")]
+
+
+@pytest.mark.parametrize("normalize", ["none", "nfkc"])
+@pytest.mark.parametrize("kind", ["pairs", "tsv", "csv", "jsonl", "lines"])
+def test_a_pair_with_a_blank_side_does_not_count_in_any_kind_of_document(
+    tmp_path: Path, kind: str, normalize: str
+) -> None:
+    rows = {
+        "jsonl": [json.dumps({"1": q, "2": a}) for q, a in SIDES],
+        "csv": [f'"{q}","{a}"' for q, a in SIDES],
+        "lines": [a for _, a in SIDES],  # behind a label
+    }.get(kind, ["\t".join(sides) for sides in SIDES])
+    (tmp_path / "text").write_text("\n".join(rows), encoding="utf-8")
+    values = {"corpus.documents": kind, "corpus.normalize": normalize, "corpus.validation_fraction": 0.0}
+    if kind == "lines":
+        found = read(tmp_path / "text", values | {"corpus.labels": "k"})
+        assert found == ["k\na", "k\na", "k\na", "k\na", "k\ny"]
+        return
+    field = {} if kind == "pairs" else {"corpus.field": ["1", "2"]}
+    assert read(tmp_path / "text", values | field) == ["q\na", "x\ny"]
+
+
 def test_pairs_of_one_source_stand_on_one_side_of_the_split(tmp_path: Path) -> None:
     lines = [f"question {n % 40}\tanswer {n}" for n in range(200)]
     (tmp_path / "text.tsv").write_text("\n".join(lines), encoding="utf-8")
@@ -204,6 +227,7 @@ def test_documents_of_each_label_stand_on_both_sides_of_the_split(tmp_path: Path
         ("a\tb\nalone\n", {"corpus.documents": "pairs"}, r"text, line 2: not a source, a tab and a target"),
         ("a\tb\n", {"corpus.documents": "lines", "corpus.field": ["1", "2"]}, r"corpus\.field has 2 names"),
         ("a\n", {"corpus.labels": ["x"]}, r"corpus\.labels needs documents"),
+        ("a\n", {"corpus.documents": "lines", "corpus.labels": [" "]}, r"corpus\.labels has a blank word"),
         ("a\n", {"corpus.documents": "lines", "corpus.labels": ["x", "y"]}, r"2 words for 1 in corpus\.source"),
         ("a\tb\n", {"corpus.documents": "pairs", "training.sampled_softmax": 9}, "does not go with pairs"),
         ('{"q": "a"}\n', {"corpus.documents": "jsonl", "corpus.field": ["q", "a"]}, "line 1: not an object with"),

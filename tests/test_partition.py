@@ -4,7 +4,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from keras_lstmgen import corpus, encoding, partition, recipe
@@ -15,6 +15,7 @@ TEXTS = st.text(
     | st.sampled_from("e\u0301\u0323\u1100\u1161\ufb01"),
     max_size=40,
 )
+MARKS = st.sampled_from(["", "\ufeff"])  # at the start of a file
 
 
 def pieces(settings: recipe.Corpus, split: corpus.Split) -> list[str]:
@@ -34,8 +35,10 @@ def parts(settings: recipe.Corpus) -> list[partition.Part]:
 
 
 @settings(max_examples=60)
+@example(["\ufeff", "a", "\ufeff", "", "b\n", "c"], 1, 0.5, 0, "stream", "none")
 @given(
-    texts=st.lists(st.lists(TEXTS).map("\n".join), min_size=1, max_size=4), size=st.integers(1, 60),
+    texts=st.lists(st.builds(str.__add__, MARKS, st.lists(TEXTS).map("\n".join)), min_size=1, max_size=4),
+    size=st.integers(1, 60),
     fraction=st.floats(0, 0.9), seed=st.integers(0, 5), documents=st.sampled_from(["stream", "lines", "blocks"]),
     normalize=st.sampled_from(["none", "nfc", "nfkc"]),
 )  # fmt: skip
