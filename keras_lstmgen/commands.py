@@ -29,6 +29,7 @@ with quiet():
         reports,
         run,
         show,
+        sources,
         training,
         workers,
     )
@@ -56,9 +57,17 @@ def _trained(arguments: argparse.Namespace) -> Path:
         if arguments.source or arguments.name:
             raise UserError("--resume: the run has a text and a name; leave them out, or train a new run without it")
         folder = _found(arguments.resume, arguments.runs)
-        return training.resume(folder, recipe.override(recipe.load(folder / run.RECIPE), given, "--"))
+        settings = recipe.override(recipe.load(folder / run.RECIPE), given, "--")
+        _tell_left_out(settings.corpus)
+        return training.resume(folder, settings)
     settings, name = _what_to_train(arguments.source, given)
+    _tell_left_out(settings.corpus)
     return training.train(settings, arguments.runs, arguments.name or name)
+
+
+def _tell_left_out(corpus: recipe.Corpus) -> None:
+    """Say what is not read of the folders that a corpus names."""
+    show.left_out(sources.left_out((*corpus.source, *corpus.validation)))
 
 
 def prepare(arguments: argparse.Namespace) -> None:
@@ -66,6 +75,7 @@ def prepare(arguments: argparse.Namespace) -> None:
     settings, _ = _what_to_train(arguments.source, _knobs(arguments))
     with quiet():
         preparing = _with_beam()
+    _tell_left_out(settings.corpus)
     began = time.perf_counter()
     with show.out.status("reading the corpus") as status:
         about = preparing.prepare(settings, arguments.output, arguments.beam, status.update)
@@ -92,16 +102,17 @@ def _knobs(arguments: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name, value in vars(arguments).items() if "." in name}
 
 
-def _what_to_train(sources: list[str], given: dict[str, Any]) -> tuple[recipe.Recipe, str]:
+def _what_to_train(words: list[str], given: dict[str, Any]) -> tuple[recipe.Recipe, str]:
     """The recipe, and a name for the run, from what stands on the command line."""
-    recipes = [word for word in sources if word.endswith(".toml") and not Path(word).is_dir()]
-    if recipes and len(sources) > 1:
+    recipes = [word for word in words if word.endswith(".toml") and not Path(word).is_dir()]
+    if recipes and len(words) > 1:
         raise UserError(f"{recipes[0]}: a recipe stands alone; its text is given by --corpus.source")
     if recipes:
         return recipe.override(recipe.load(Path(recipes[0])), given, "--"), Path(recipes[0]).stem
-    _tell_of_reserved(sources)
-    settings = recipe.override(recipe.Recipe(), {"corpus.source": sources} if sources else {})
-    return recipe.override(settings, given, "--"), _named_after(sources[0] if sources else "quickstart")
+    _tell_of_reserved(words)
+    settings = recipe.override(recipe.Recipe(), {"corpus.source": words} if words else {})
+    first = words[0] if words else "quickstart"
+    return recipe.override(settings, given, "--"), "text" if sources.is_read_once(first) else _named_after(first)
 
 
 def _named_after(source: str) -> str:
@@ -312,6 +323,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
     model = run.load(folder)
     settings = recipe.override(recipe.parse(model.metadata.recipe), _knobs(arguments), "--")
     _tell_of_reserved(arguments.text)
+    show.left_out(sources.left_out(arguments.text))
     report = reports.evaluate(model, arguments.text, arguments.samples, arguments.sample_tokens, settings.evaluate)
     files.write_json(folder / "evaluation.json", report)
     if arguments.json:
@@ -331,6 +343,7 @@ def inspect(arguments: argparse.Namespace) -> None:
     folder = _found(arguments.run, arguments.runs)
     model = run.load(folder)
     asked["prompt"] = corpus.prompt(arguments.prompt, recipe.parse(model.metadata.recipe).corpus)
+    show.left_out(sources.left_out(arguments.text))
     inspection.inspect(model, inspection.Asked(**asked, options=options), _folder(arguments, folder))
     show.next_command("keras-lstmgen", "evaluate", folder)
 

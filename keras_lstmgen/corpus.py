@@ -19,7 +19,7 @@ from itertools import chain
 from typing import Any, Literal
 
 from keras_lstmgen import recipe
-from keras_lstmgen.documents import KINDS, held, whole_pair
+from keras_lstmgen.documents import KINDS, held, pair, whole_pair
 from keras_lstmgen.errors import UserError
 from keras_lstmgen.sources import Source, read_bytes, read_text, resolve
 

@@ -54,7 +54,7 @@ def prepare(
     Raises UserError for text, recipe or options that cannot be used. Memory is bounded by a part, not by the corpus.
     """
     tokenizer.check(settings.tokenizer)
-    settings = replace(settings, corpus=sources.without_standard_input(settings.corpus))
+    settings = replace(settings, corpus=sources.spooled(settings.corpus))
     parts = partition.plan(settings.corpus)
     chosen = _options(options, len(parts))
     with _made(str(output)) as folder:

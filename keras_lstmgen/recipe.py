@@ -46,7 +46,7 @@ class Corpus:
     source: tuple[str, ...] = knob(
         ("pydoc",),
         "'pydoc', files, globs, folders, '-' (standard input), http(s) URLs, with Apache Beam addresses such as "
-        "gs://bucket/*.txt; .gz is unpacked",
+        "gs://bucket/*.txt; gzip is unpacked",
     )
     sha256: tuple[str, ...] = knob((), "checksums of the sources in their order; a URL needs one")
     documents: str = knob(

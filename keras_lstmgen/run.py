@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, get_origin, get_type_hints
 import h5py  # type: ignore[import-untyped]
 import keras
 
-from keras_lstmgen import files, recipe, tokenizer
+from keras_lstmgen import files, folders, recipe, tokenizer
 from keras_lstmgen.attention import memory_size
 from keras_lstmgen.errors import UserError, first_line, typed
 from keras_lstmgen.model import Weights, build, parameters, weights_of
@@ -17,9 +17,8 @@ from keras_lstmgen.tokenizer import Tokenizer
 
 FORMAT_VERSION = 1
 NONE = -1  # in place of an id
-METADATA, TOKENIZER, MODEL, CHECKPOINT, RECIPE = (
-    "keras_lstmgen.json", "tokenizer.model", "model.keras", "checkpoint.keras", "recipe.toml",
-)  # fmt: skip
+METADATA, TOKENIZER, RECIPE = folders.METADATA, folders.TOKENIZER, folders.RECIPE
+MODEL, CHECKPOINT = "model.keras", "checkpoint.keras"
 PREVIOUS = "checkpoint.before.keras"  # the checkpoint before the last
 WHOLE = "model.whole.keras"  # the best after a whole epoch, while those of a stop within one stand in MODEL
 

@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from keras_lstmgen import files
+from keras_lstmgen import files, folders
 from keras_lstmgen.errors import UserError, typed, visible
 
 # A pipe or a log has no width of its own; 80 columns would break the tables.
@@ -46,6 +46,12 @@ def next_beside(*words: str | Path) -> None:
 
 def _next(words: Iterable[str | Path]) -> str:
     return f"\n[bold]next:[/bold] {escape(' '.join(map(typed, words)))}"
+
+
+def left_out(what: Iterable[folders.LeftOut]) -> None:
+    """Say in one line, beside the output, what folders have that is not read."""
+    if summary := folders.told(what):
+        notes.print(f"Left out: {visible(summary)}", markup=False)
 
 
 def progress_bar() -> Progress:

@@ -1,6 +1,7 @@
-"""Where text comes from: files, globs, folders, downloads, standard input, and the built-in ``pydoc``.
+"""Where text comes from: files, globs, folders, downloads, pipes, standard input, and the built-in ``pydoc``.
 
-``resolve`` turns what a recipe names into a list of files, ``read_text`` reads one of them, always in pieces.
+``resolve`` turns what a recipe names into a list of files, ``left_out`` says what it does not read of folders, and
+``read_text`` reads a file, always in pieces.
 The environment variable ``KERAS_LSTMGEN_DATA`` names a folder in which whatever is not found as given is
 looked for, by file name and checksum, before anything is downloaded.
 """
@@ -15,21 +16,25 @@ import io
 import itertools
 import os
 import re
+import stat
 import sys
 import urllib.request
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO, NamedTuple, cast
 
-from keras_lstmgen import recipe, remote
-from keras_lstmgen.errors import UserError
+from keras_lstmgen import folders, formats, recipe, remote
+from keras_lstmgen.errors import UserError, typed
 from keras_lstmgen.files import replacing
+from keras_lstmgen.folders import LeftOut
 from keras_lstmgen.shards import MANIFEST
 
 PIECE = 1 << 16  # bytes read at a time
+STANDARD_INPUT = ("-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0")
+OPEN_FILE = re.compile(r"/dev/stdin|/dev/fd/\d+|/proc/(self|\d+)/fd/\d+")
 
 
 @dataclass(frozen=True)
@@ -45,19 +50,49 @@ class Source:
     end: int | None = None  # None: the rest
 
 
+class Found(NamedTuple):
+    """The files that a name stands for, and what is left out of them."""
+
+    files: Sequence[Path]
+    left_out: Sequence[LeftOut] = ()
+
+
 def resolve(corpus: recipe.Corpus) -> list[Source]:
     """Find the texts of ``corpus.source`` in their order; download what is not here yet, check every sha256.
 
-    Raises UserError for what cannot be found, for a folder without text and for a wrong checksum.
+    Raises UserError for what cannot be found, for a folder without text, for a text of a folder that cannot be read as
+    it is, and for a wrong checksum.
     """
     checksums = corpus.sha256 or ("",) * len(corpus.source)
     pairs = zip(corpus.source, checksums, strict=True)
     return [source for entry, checksum in pairs for source in _resolve(entry, checksum.lower())]
 
 
-def without_standard_input(corpus: recipe.Corpus) -> recipe.Corpus:
-    """Name the file that standard input was kept in, so that what is made of it can be gone on with and evaluated."""
-    return replace(corpus, source=tuple(str(_spooled()) if name == "-" else name for name in corpus.source))
+def left_out(names: Sequence[str]) -> list[LeftOut]:
+    """Return what ``resolve`` does not read of the folders and globs among these names of sources, and why."""
+    local = [name for name in names if not (name == "pydoc" or "://" in name or "\0" in name or is_read_once(name))]
+    folders = [name for name in local if not (Path(name) / MANIFEST).is_file()]
+    return [one for name in folders for one in _expanded_anywhere(name).left_out]
+
+
+def spooled(corpus: recipe.Corpus) -> recipe.Corpus:
+    """Replace what can be read only once by the file that it is kept in, so that a run can be resumed and evaluated."""
+    source, validation = (
+        tuple(str(_spooled(name)) if is_read_once(name) else name for name in names)
+        for names in (corpus.source, corpus.validation)
+    )
+    return replace(corpus, source=source, validation=validation)
+
+
+def is_read_once(name: str) -> bool:
+    """Return whether a source can be read only once: standard input, a pipe, or an open file such as ``<(…)`` gives."""
+    if name == "-" or OPEN_FILE.fullmatch(name):
+        return True
+    try:
+        mode = os.stat(os.path.expanduser(name)).st_mode
+    except (OSError, ValueError):
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 def at_hand(corpus: recipe.Corpus) -> bool:
@@ -73,7 +108,7 @@ def _at_hand(entry: str, checksum: str) -> bool:
     if entry.startswith(("http://", "https://")):
         return _kept(entry, checksum.lower()) is not None
     try:
-        return entry != "-" and not remote.is_address(entry) and bool(_resolve(entry, checksum.lower()))
+        return not is_read_once(entry) and not remote.is_address(entry) and bool(_resolve(entry, checksum.lower()))
     except UserError:
         return False
 
@@ -81,13 +116,25 @@ def _at_hand(entry: str, checksum: str) -> bool:
 def read_text(source: Source) -> Iterator[str]:
     """Yield a text in pieces of about 64k characters, none of them empty, without a byte order mark at its start.
 
-    Raises UserError naming file and byte (from 0) where it is not UTF-8 or has a NUL, as binary files do.
+    Raises UserError naming the file, and how to convert it, where it is of another format or has lines that end with
+    "\\r"; naming the byte (from 0) where it is not UTF-8 or has a NUL, as binary files do.
     """
     pieces = _decoded(source)
     if source.start == 0:
         first = next(pieces, "").removeprefix("\ufeff")
+        if formats.has_old_lines(first):
+            raise _of_another_format(source, formats.OLD_LINES)
         pieces = itertools.chain([first] if first else [], pieces)
     yield from pieces
+
+
+def _of_another_format(source: Source, found: formats.Format) -> UserError:
+    advice = f"convert it: {_command(source, found.command)}" if found.command else "give text in UTF-8"
+    return UserError(f"{source.name}: is {found.name}, not text in UTF-8; {advice}")
+
+
+def _command(source: Source, command: str) -> str:
+    return formats.filled(command, source.path, _is_packed(source))
 
 
 def _decoded(source: Source) -> Iterator[str]:
@@ -95,6 +142,8 @@ def _decoded(source: Source) -> Iterator[str]:
     decoder = codecs.getincrementaldecoder("utf-8")()
     read = source.start
     for chunk in itertools.chain(read_bytes(source), [b""]):
+        if read == 0 and (found := formats.recognized(chunk)):
+            raise _of_another_format(source, found)
         if b"\0" in chunk:
             raise UserError(f"{source.name}: binary file (NUL at byte {read + chunk.index(0)}); give text in UTF-8")
         waiting = len(decoder.getstate()[0])
@@ -102,7 +151,10 @@ def _decoded(source: Source) -> Iterator[str]:
             text = decoder.decode(chunk, final=not chunk)
         except UnicodeDecodeError as error:
             byte = read - waiting + error.start
-            raise UserError(f"{source.name}: not UTF-8 at byte {byte}; convert it with iconv") from error
+            command = _command(source, formats.WINDOWS)
+            raise UserError(
+                f"{source.name}: not UTF-8 at byte {byte}; convert it with iconv, from Windows's encoding: {command}"
+            ) from error
         if text:
             yield text
         read += len(chunk)
@@ -178,7 +230,8 @@ def _open(source: Source) -> Iterator[BinaryIO]:
         yield io.BytesIO(_pydoc())
         return
     with _opened(source.path) as file:
-        yield cast(BinaryIO, gzip.GzipFile(fileobj=file)) if _is_packed(source) else file
+        is_packed = _begins_packed(file)
+        yield cast(BinaryIO, gzip.GzipFile(fileobj=file)) if is_packed else file
 
 
 def _opened(path: Path | str) -> BinaryIO:
@@ -186,7 +239,17 @@ def _opened(path: Path | str) -> BinaryIO:
 
 
 def _is_packed(source: Source) -> bool:
-    return str(source.path).endswith(".gz")
+    """Return whether a file is packed by gzip, whatever its name."""
+    if source.path is None:
+        return False
+    with _opened(source.path) as file:
+        return _begins_packed(file)
+
+
+def _begins_packed(file: BinaryIO) -> bool:
+    head = file.read(len(formats.GZIP))
+    file.seek(0)
+    return head == formats.GZIP
 
 
 def _pydoc() -> bytes:
@@ -201,8 +264,8 @@ def _resolve(entry: str, checksum: str) -> list[Source]:
         raise UserError(f"{entry}: no file or URL has a NUL in its name; correct corpus.source")
     if entry == "pydoc":
         return [Source(entry, None)]
-    if entry == "-":
-        sources = [Source("standard input", _spooled())]
+    if is_read_once(entry):
+        sources = [Source("standard input" if entry == "-" else entry, _spooled(entry))]
     elif remote.is_address(entry):
         sources = [Source(address, address) for address in remote.matches(entry)]
     elif entry.startswith(("http://", "https://")):
@@ -222,9 +285,9 @@ def _check_sum(sources: list[Source], entry: str, checksum: str) -> None:
         raise UserError(f"{sources[0].name}: its sha256 is {found}, not {checksum}; correct corpus.sha256 or the file")
 
 
-def _local(entry: str, checksum: str) -> list[Path]:
+def _local(entry: str, checksum: str) -> Sequence[Path]:
     """The files that a path, glob or folder stands for, here or else in ``KERAS_LSTMGEN_DATA``."""
-    if found := _expanded(Path(os.path.expanduser(entry))) or _expanded_on_shelf(entry):
+    if found := _expanded_anywhere(entry).files:
         return found
     found = _on_shelf(Path(entry).name, checksum)
     if len(found) > 1 and not checksum:
@@ -235,52 +298,75 @@ def _local(entry: str, checksum: str) -> list[Path]:
     return found[:1]
 
 
-def _expanded(path: Path) -> list[Path]:
+def _expanded_anywhere(entry: str) -> Found:
+    """Return the files that a path, glob or folder stands for, here or else below ``KERAS_LSTMGEN_DATA``."""
+    here = _expanded(Path(os.path.expanduser(entry)))
+    folder = os.environ.get("KERAS_LSTMGEN_DATA")
+    return here if here.files or not folder else _expanded(Path(folder) / entry)
+
+
+def _expanded(path: Path) -> Found:
     if path.is_dir():
         return _texts_below(path)
-    if path.exists():
-        return [path]
-    return [Path(match) for match in sorted(glob.glob(str(path), recursive=True)) if Path(match).is_file()]
+    return Found([path]) if path.exists() else _matching(path)
 
 
-def _expanded_on_shelf(entry: str) -> list[Path]:
-    folder = os.environ.get("KERAS_LSTMGEN_DATA")
-    return _expanded(Path(folder) / entry) if folder else []
+def _matching(pattern: Path) -> Found:
+    """Return the files that match a glob, sorted; those of runs only if the glob itself begins in the run."""
+    literal = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), pattern.parts))
+    files: list[Path] = []
+    left_out: list[LeftOut] = []
+    for path in map(Path, sorted(glob.glob(str(pattern), recursive=True))):
+        if run := folders.run_above(path, literal):
+            left_out.append(LeftOut("run", run))
+        elif path.is_file():
+            files.append(path)
+        elif not path.is_dir():
+            left_out.append(LeftOut("no plain file", str(path)))
+        elif "**" not in pattern.parts:
+            left_out.append(LeftOut("folder", f"{path}/"))
+    return Found(files, left_out)
 
 
 def _on_shelf(name: str, checksum: str) -> list[Path]:
     """Files of ``KERAS_LSTMGEN_DATA`` with this name; with a checksum, the one that has it goes first."""
     folder = os.environ.get("KERAS_LSTMGEN_DATA")
-    files = _files_below(Path(folder)) if folder else []
+    files = folders.files_below(Path(folder))[0] if folder else []
     named = [path for path in files if path.name == name]
     right = (path for path in named + files if checksum and _sha256(path) == checksum)
     return [*itertools.islice(right, 1), *named]
 
 
-def _files_below(folder: Path) -> list[Path]:
-    """All files below a folder, sorted; left out is what is hidden, and what is no file: a pipe would never end."""
-    found = []
-    for parent, folders, names in os.walk(folder):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [Path(parent, name) for name in names if not name.startswith(".")]
-    return sorted(path for path in found if path.is_file())
-
-
-def _texts_below(folder: Path) -> list[Path]:
-    if (folder / MANIFEST).is_file():
+def _texts_below(folder: Path) -> Found:
+    """Return the texts of a folder. UserError for one that holds none, or something else than texts."""
+    if (what := folders.why_no_texts(folder)) == "prepared corpus":
         raise UserError(f"{folder}: is a prepared corpus, not text; give its path alone, to 'keras-lstmgen train'")
-    found = [path for path in _files_below(folder) if _looks_like_text(path)]
-    if not found:
-        raise UserError(f"{folder}: a folder without a text file (hidden ones do not count)")
-    return found
+    if what:
+        resume = f"; to continue its training: keras-lstmgen train --resume {typed(folder)}"
+        raise UserError(f"{folder}: is a {what}, not a folder of texts{resume if what == 'run' else ''}")
+    files, left_out = folders.files_below(folder)
+    reasons = {path: _why_no_text(path, folder) for path in files}
+    texts = [path for path in files if not reasons[path]]
+    left_out += [LeftOut(why, str(path)) for path, why in reasons.items() if why]
+    if not texts:
+        raise UserError(f"{folder}: a folder without a text file; left out: {folders.told(left_out) or 'nothing'}")
+    return Found(texts, left_out)
 
 
-def _looks_like_text(path: Path) -> bool:
-    """Whether a file of a folder is text, by its first pieces. A picture among the texts is not an error."""
+def _why_no_text(path: Path, folder: Path) -> str:
+    """Return why a file of a folder is left out, "" if it is text; by its first pieces.
+
+    A picture among the texts is not an error. UserError for a text that cannot be read as it is.
+    """
+    source = Source(str(path), path)
+    head = b"".join(itertools.islice(read_bytes(source), 2))
+    found = formats.recognized(head)
+    if (found and not found.is_text) or (not found and formats.is_binary(head)):
+        return found.name.removeprefix("a ").removeprefix("an ") if found else "binary"
     try:
-        return any(list(itertools.islice(read_text(Source(path.name, path)), 2)))
-    except UserError:
-        return False
+        return "" if any(list(itertools.islice(read_text(source), 2))) else "empty"
+    except UserError as error:
+        raise UserError(f"{error}; then move this file out of {folder}, or name the texts one by one") from error
 
 
 def _fetched(url: str, checksum: str) -> Path:
@@ -326,12 +412,32 @@ def _downloaded(url: str) -> Iterator[bytes]:
 
 
 @functools.cache  # it can be read only once, and a text is read several times
-def _spooled() -> Path:
-    """Standard input, kept as a file in the cache folder."""
-    spool = cache_folder() / f"{os.getpid()}-stdin"
-    with replacing(spool) as temporary:
-        checksum = _write(iter(lambda: sys.stdin.buffer.read(PIECE), b""), temporary)
-    return spool.replace(spool.with_name(f"{checksum[:16]}-stdin"))
+def _spooled(name: str) -> Path:
+    """Return the file in the cache folder that standard input or a pipe is kept in."""
+    kind = "stdin" if name in STANDARD_INPUT else "pipe"
+    spool = cache_folder() / f"{os.getpid()}-{kind}"
+    with _opened_once(name) as file, replacing(spool) as temporary:
+        checksum = _write(iter(lambda: file.read(PIECE), b""), temporary)
+    return spool.replace(spool.with_name(f"{checksum[:16]}-{kind}"))
+
+
+@contextmanager
+def _opened_once(name: str) -> Iterator[BinaryIO]:
+    """Yield what can be read only once; UserError for what is not open, and for a device, which may never end."""
+    if name in STANDARD_INPUT:
+        if sys.stdin is None:
+            raise UserError(f"{name}: standard input is closed; name a file")
+        yield sys.stdin.buffer
+        return
+    try:
+        file = Path(name).expanduser().open("rb")
+    except OSError as error:
+        raise UserError(f"{name}: cannot be opened here ({error.strerror}); name a file") from error
+    with file:
+        mode = os.fstat(file.fileno()).st_mode
+        if stat.S_ISBLK(mode) or (stat.S_ISCHR(mode) and not file.isatty()):
+            raise UserError(f"{name}: is a device, not a text; name a file")
+        yield file
 
 
 def _write(chunks: Iterator[bytes], path: Path) -> str:

@@ -49,9 +49,10 @@ SETBACKS = 3  # times within an epoch that a training whose loss is lost goes ba
 
 def train(settings: recipe.Recipe, runs: Path, name: str) -> Path:
     """Train a new run ``runs/name``; where nothing comes of it, no folder is left."""
-    if workers.size() > 1 and "-" in settings.corpus.source:
-        raise UserError("corpus.source: '-', standard input, goes to one process alone; several workers want a file")
-    settings = replace(settings, corpus=sources.without_standard_input(settings.corpus))
+    once = [name for name in (*settings.corpus.source, *settings.corpus.validation) if sources.is_read_once(name)]
+    if once and workers.size() > 1:
+        raise UserError(f"corpus: '{once[0]}' can be read by one process alone; give several workers a file")
+    settings = replace(settings, corpus=sources.spooled(settings.corpus))
     settings, encoded = _prepare(settings, runs)
     folder = run.create(runs, name)
     try:

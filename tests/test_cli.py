@@ -3,6 +3,7 @@
 import importlib.metadata
 import io
 import json
+import os
 import re
 import shlex
 import shutil
@@ -179,19 +180,33 @@ def test_without_an_argument_it_learns_from_pydoc_in_any_folder_and_the_next_com
     assert printed_next(err) == ["keras-lstmgen", "evaluate", "saved_models/quickstart"]
 
 
-def test_a_corpus_from_standard_input_is_trained_on_gone_on_with_and_evaluated(
-    text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def piped(text: str) -> str:
+    """Return the name that a shell gives ``<(…)``: a pipe that holds this text, and can be read once."""
+    reading, writing = os.pipe()
+    os.write(writing, text.encode())
+    os.close(writing)
+    return f"/dev/fd/{reading}"
+
+
+@pytest.mark.parametrize("kind", ["standard input", "pipe"])
+def test_a_corpus_that_can_be_read_once_is_trained_on_resumed_and_evaluated(
+    kind: str, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     sources._spooled.cache_clear()
-    keyboard(monkeypatch, text.read_text(encoding="utf-8")[:2000])
-    typed(capsys, "train", "-", "--runs", tmp_path / "runs", "--name", "piped", *TINY)
+    written = text.read_text(encoding="utf-8")[:2000]
+    keyboard(monkeypatch, written)
+    source = "-" if kind == "standard input" else piped(written)
+    typed(capsys, "train", source, "--runs", tmp_path / "runs", *TINY)
+    folder = tmp_path / "runs/text"
+    assert str(tmp_path / "cache") in (folder / run.RECIPE).read_text()
     sources._spooled.cache_clear()
     keyboard(monkeypatch, "")
-    typed(capsys, "train", "--resume", "piped", "--runs", tmp_path / "runs", "--training.epochs", "2")
-    assert len(json.loads((tmp_path / "runs/piped/history.json").read_text())) == 2
-    out, _ = typed(capsys, "evaluate", "--runs", tmp_path / "runs", "--json", "--samples", "0")
-    assert json.loads(out)["counts"]["characters"] == 200
+    typed(capsys, "train", "--resume", folder, "--training.epochs", "2")
+    assert len(json.loads((folder / "history.json").read_text())) == 2
+    for texts in ([], [piped(written[:200])]):
+        out, _ = typed(capsys, "evaluate", folder, *texts, "--json", "--samples", "0")
+        assert json.loads(out)["counts"]["characters"] == 200
 
 
 def test_ctrl_c_at_the_keyboard_ends_a_training_cleanly_and_it_can_be_gone_on_with(
