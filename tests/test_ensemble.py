@@ -94,7 +94,7 @@ def test_every_artifact_writes_the_texts_of_keras(several: Path) -> None:
     assert all(entry["identical"] == entry["tried"] for entry in record.values())
 
 
-def test_its_model_opens_in_keras_alone(several: Path) -> None:
+def test_its_model_opens_in_keras_beside_our_layers(several: Path) -> None:
     opened = keras.saving.load_model(several / "model.keras")
     ids = np.array([[5, 6, 7, 8, 9]])
     np.testing.assert_allclose(opened(ids), run.load(several).model(ids), atol=1e-6)

@@ -153,7 +153,7 @@ def test_every_artifact_writes_the_texts_of_keras(copying: Path) -> None:
     assert all(entry["identical"] == entry["tried"] for entry in record.values())
 
 
-def test_its_model_opens_in_keras_alone(copying: Path) -> None:
+def test_its_model_opens_in_keras_beside_our_layers(copying: Path) -> None:
     opened = keras.saving.load_model(copying / "model.keras")
     np.testing.assert_allclose(opened(IDS), run.load(copying).model(IDS), atol=1e-5)
 
