@@ -4,6 +4,7 @@ import errno
 import fcntl
 import json
 import os
+import re
 import shutil
 import tempfile
 import zipfile
@@ -14,6 +15,7 @@ from typing import Any
 
 from keras_lstmgen.errors import UserError
 
+PLAIN = re.compile(r"[A-Za-z0-9_./-]+")  # a path that every library takes as it is
 WRITING = ".writing-"  # begins the names of folders in which something is being written
 ONE_NAME = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)  # from file systems without hard links
 
@@ -56,6 +58,33 @@ def aside(folder: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(place, ignore_errors=True)
         os.close(lock)
+
+
+@contextmanager
+def plainly_named(folder: Path) -> Iterator[Path]:
+    """Yield a path to ``folder`` that TensorFlow takes as it is.
+
+    TensorFlow reads the path of a checkpoint as a pattern, in which ``[ ] * ? \\`` match other names. A folder whose
+    path holds such a character gets a symbolic link in the folder for temporary files, for as long as the block runs.
+    """
+    if PLAIN.fullmatch(str(folder)):
+        yield folder
+        return
+    try:
+        place = tempfile.mkdtemp(dir=_plain_place())
+        os.symlink(folder.absolute(), Path(place, "link"))
+    except OSError as error:
+        raise UserError(f"{folder}: no link to it could be made ({error.strerror}); rename the folder") from error
+    try:
+        yield Path(place, "link")
+    finally:
+        shutil.rmtree(place, ignore_errors=True)  # which removes the link, not what it leads to
+
+
+def _plain_place() -> str | None:
+    """Find a folder for temporary files that has a plain path; None where there is none."""
+    places = (tempfile.gettempdir(), "/tmp", "/var/tmp")
+    return next((place for place in places if PLAIN.fullmatch(place) and os.access(place, os.W_OK)), None)
 
 
 def put(new: Path, path: Path) -> None:

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +28,10 @@ from keras_lstmgen import exporters, files, model, recipe, run
 from keras_lstmgen.errors import UserError
 from keras_lstmgen.exporters import contract, onnx, saved_model, tflite, verify
 from keras_lstmgen.exporters.contract import Call
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder that holds export/ and tests/
+from export.tf_serving import generate as client
+from tests import npm
 
 FORMATS = {"saved_model": saved_model, "tflite": tflite, "onnx": onnx}
 OPTIONS = {"repetition_penalty": "float32", "temperature": "float32", "top_k": "int32", "top_p": "float32"}
@@ -381,20 +386,19 @@ def converters_that_copy(trained: Path, **changes: Callable[[Path], None]) -> Ca
         ("saved_model", cut("serving/1/variables/variables.data-00000-of-00001"), "SavedModel: cannot be run"),
     ],
 )
-def test_an_artifact_that_computes_something_else_or_does_not_run_is_deleted_and_reported(
+def test_an_artifact_that_fails_its_proof_is_discarded_and_reported_and_the_one_before_stays(
     trained: Path, copied: Path, monkeypatch: pytest.MonkeyPatch, name: str, change: Any, reason: str
 ) -> None:
     good = "tflite" if name == "onnx" else "onnx"
+    before, proved = contents(copied / FORMATS[name].PLACE.parts[0]), record(copied)["artifacts"][name]
     monkeypatch.setattr(exporters, "_module", converters_that_copy(trained, **{name: change}))
     with pytest.raises(UserError, match=reason) as caught:
         exporters.export(copied, recipe.Export(formats=(name, good), texts=6, tokens=5))
     assert "\n" not in str(caught.value)
-    assert "deleted" in str(caught.value)
-    assert not (copied / FORMATS[name].PLACE).exists()
-    assert (copied / FORMATS[good].PLACE).exists()
+    assert "it is discarded, and what was there before is kept" in str(caught.value)
+    assert contents(copied / FORMATS[name].PLACE.parts[0]) == before
     entries = record(copied)["artifacts"]
-    assert (entries[name]["path"], entries[name]["bytes"]) == (None, 0)
-    assert entries[name]["reasons"]
+    assert entries[name] == proved
     assert (entries[good]["path"], entries[good]["identical"]) == (str(FORMATS[good].PLACE), 6)
 
 
@@ -412,6 +416,75 @@ def test_a_format_that_cannot_be_written_leaves_what_was_there_and_the_others_go
     after = record(copied)["artifacts"]
     assert after["onnx"] == before["onnx"]
     assert after["tflite"]["tried"] == 6
+
+
+def test_an_artifact_that_fails_its_proof_leaves_nothing_where_nothing_was(
+    trained: Path, copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.rmtree(copied / "onnx")
+    monkeypatch.setattr(exporters, "_module", converters_that_copy(trained, onnx=change_onnx("step")))
+    with pytest.raises(UserError, match="ONNX: logits differ"):
+        exporters.export(copied, recipe.Export(formats=("onnx",), texts=6, tokens=5))
+    assert not (copied / "onnx").exists()
+    assert not list(copied.glob(".writing-*"))
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_an_artifact_that_cannot_take_its_place_leaves_the_one_before_and_its_record(
+    trained: Path, copied: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    def refused(*_: Any) -> None:
+        raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(exporters, "_module", converters_that_copy(trained))
+    monkeypatch.setattr(files, "_put", _only_for(FORMATS[name].PLACE.name, refused))
+    before = contents(copied)
+    with pytest.raises(UserError, match="Permission denied"):
+        exporters.export(copied, recipe.Export(formats=(name,), texts=6, tokens=5))
+    assert {path: data for path, data in contents(copied).items() if path != "export.json"} == {
+        path: data for path, data in before.items() if path != "export.json"
+    }
+    assert record(copied)["artifacts"] == record(trained)["artifacts"]
+
+
+def _only_for(name: str, refused: Callable[..., None]) -> Callable[..., None]:
+    """``files._put``, but ``refused`` where a file or folder of this name is to take its place."""
+    put = files._put
+    return lambda new, path, before: (refused if path.name == name else put)(new, path, before)
+
+
+AWKWARD = "m [2] *?\\{a,b}% 月#&'\n\"x"  # as a folder may be called
+
+
+@pytest.mark.parametrize("name", ["saved_model", "tflite", "onnx", "web"])
+def test_a_run_is_exported_and_proved_whatever_its_folder_is_called(trained: Path, tmp_path: Path, name: str) -> None:
+    folder = tmp_path / AWKWARD
+    shutil.copytree(trained, folder, ignore=shutil.ignore_patterns("serving", "tflite", "onnx", "export.json"))
+    settings = recipe.Export(formats=(name,), texts=6, tokens=5)
+    proof = npm.or_skip(lambda: exporters.export(folder, settings))[name]
+    assert (proof.identical, proof.reasons) == (6, ())
+    assert (folder / exporters._module(name).PLACE).exists()
+    assert not list(folder.glob(".*"))
+
+
+def test_a_saved_model_in_a_folder_of_any_name_opens_in_its_client_too(trained: Path, tmp_path: Path) -> None:
+    version = Path(shutil.copytree(trained / "serving/1", tmp_path / AWKWARD / "1"))
+    step, metadata, _ = client.load(version)
+    state = np.zeros(json.loads(metadata)["state_size"], np.float32)
+    logits, _ = step(5, state)
+    np.testing.assert_allclose(logits, client.load(trained / "serving/1")[0](5, state)[0])
+
+
+@pytest.mark.parametrize("name", ["saved_model", "tflite"])
+def test_a_folder_for_temporary_files_may_have_any_name(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """TensorFlow Lite converts by way of such a folder."""
+    (tmp_path / AWKWARD).mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / AWKWARD))
+    FORMATS[name].write(run.load(trained), tmp_path / "there")
+    assert (tmp_path / "there" / FORMATS[name].PLACE).exists()
+    assert not list((tmp_path / AWKWARD).iterdir())
 
 
 def test_an_artifact_whose_proof_was_broken_off_is_not_kept_and_the_one_before_stays(

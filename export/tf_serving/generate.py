@@ -3,6 +3,7 @@
 python export/tf_serving/generate.py serving/1 --prompt "Once" --seed 1
 """
 
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -26,7 +27,8 @@ def load(path: Path) -> tuple[Step, bytes, bytes]:
     # One thread, the caller's own: to hand a step for one text over to another takes longer than the step.
     config = tf.compat.v1.ConfigProto(intra_op_parallelism_threads=1, inter_op_parallelism_threads=-1)
     session = tf.compat.v1.Session(graph=tf.Graph(), config=config)
-    meta_graph = tf.compat.v1.saved_model.loader.load(session, ["serve"], str(path))
+    with contextlib.chdir(path):  # TensorFlow would read brackets and stars in a path as a pattern
+        meta_graph = tf.compat.v1.saved_model.loader.load(session, ["serve"], ".")
     if "step" not in meta_graph.signature_def:
         raise ValueError("it has no signature 'step'")
     signature = meta_graph.signature_def["step"]

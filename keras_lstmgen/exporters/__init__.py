@@ -4,7 +4,6 @@ import contextlib
 import importlib
 import importlib.metadata
 import io
-import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import ModuleType
@@ -20,6 +19,7 @@ from keras_lstmgen.quiet import quiet
 from keras_lstmgen.run import Run
 
 RECORD = "export.json"
+KEPT = "it is discarded, and what was there before is kept"
 NAMES = {
     "saved_model": "SavedModel",
     "tflite": "TFLite",
@@ -43,8 +43,9 @@ PACKAGES = (
 def export(folder: Path, settings: recipe.Export) -> dict[str, Proof]:
     """Write and verify the artifacts of a run. The proofs stand in ``export.json``.
 
-    An artifact that computes or writes something else is deleted; one that cannot be written or tried leaves what was
-    there before. Either is a UserError in the end, after the other formats.
+    An artifact that cannot be written, cannot be tried, or fails its proof is discarded. The artifact of an earlier
+    export and its entry in ``export.json`` then stay as they were. The failures are one UserError, raised after the
+    last format.
     """
     tf.config.set_visible_devices([], "GPU")  # what is traced beside a GPU may not run without one
     model, record = run.load(folder), _read_record(folder / RECORD)
@@ -57,7 +58,7 @@ def export(folder: Path, settings: recipe.Export) -> dict[str, Proof]:
     for name, module in modules.items():
         try:
             proofs[name] = _export_one(name, module, model, folder, tried, record)
-            failures += [f"{NAMES[name]}: {reason}; deleted" for reason in proofs[name].reasons]
+            failures += [f"{NAMES[name]}: {reason}; {KEPT}" for reason in proofs[name].reasons]
         except UserError as error:
             failures.append(str(error))
     _print(folder, modules, proofs)
@@ -77,21 +78,28 @@ def _module(name: str) -> ModuleType:
 
 
 def _export_one(name: str, module: ModuleType, model: Run, folder: Path, tried: Trial, record: dict[str, Any]) -> Proof:
-    """Write aside, prove, put it into its place, record. The record names nothing else than what it proves."""
-    with files.aside(folder) as place:
+    """Write one format to a temporary folder, prove it, and only then move it to its place and record the proof."""
+    with files.aside(folder) as aside, files.plainly_named(aside) as place:
         with show.out.status(f"{NAMES[name]}: converting") as status:
             _write(name, module, model, place)
             status.update(f"{NAMES[name]}: writing the same texts")
             proof = _prove(name, module, model, place, tried)
-        _keep(folder, record, name, None)
-        if proof.reasons:
-            _delete(folder / module.PLACE)
-        else:
-            files.put(place / module.PLACE, folder / module.PLACE)
-    size = 0 if proof.reasons else module.size(folder)
-    path = None if proof.reasons else str(module.PLACE)
-    _keep(folder, record, name, {"path": path, "bytes": size, **asdict(proof)})
+        if not proof.reasons:
+            _replace(name, module, folder, record, place)
+            entry = {"path": str(module.PLACE), "bytes": module.size(folder), **asdict(proof)}
+            _keep(folder, record, name, entry)
     return proof
+
+
+def _replace(name: str, module: ModuleType, folder: Path, record: dict[str, Any], place: Path) -> None:
+    """Move an artifact to its place. In between the record has no entry for it, so that no entry names another one."""
+    before = record["artifacts"].get(name)
+    _keep(folder, record, name, None)
+    try:
+        files.put(place / module.PLACE, folder / module.PLACE)
+    except UserError:
+        _keep(folder, record, name, before)
+        raise
 
 
 def _write(name: str, module: ModuleType, model: Run, folder: Path) -> None:
@@ -136,13 +144,6 @@ def _line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), "") or type(error).__name__
 
 
-def _delete(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
 def _read_record(path: Path) -> dict[str, Any]:
     """What ``export.json`` says so far: formats exported before and not now keep their entry."""
     record = files.read_json(path) if path.is_file() else {"artifacts": {}}
@@ -174,7 +175,7 @@ def _print(folder: Path, modules: dict[str, ModuleType], proofs: dict[str, Proof
     rows = [
         (
             NAMES[name],
-            modules[name].PLACE if not proof.reasons else "deleted",
+            modules[name].PLACE if not proof.reasons else "discarded",
             f"{modules[name].size(folder) / 1e6:.2f} MB" if not proof.reasons else "",
             "no number" if proof.difference is None else f"{proof.difference:.1e}",
             "" if proof.loss_difference is None else f"{proof.loss_difference:+.4f} nats",

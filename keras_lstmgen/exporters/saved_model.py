@@ -55,8 +55,8 @@ def open_artifact(folder: Path, threads: int = 1) -> Call:
     """
     config = tf.compat.v1.ConfigProto(intra_op_parallelism_threads=threads, inter_op_parallelism_threads=-1)
     session = tf.compat.v1.Session(graph=tf.Graph(), config=config)
-    with session.graph.as_default():
-        signatures = tf.compat.v1.saved_model.loader.load(session, ["serve"], str(folder / PLACE)).signature_def
+    with session.graph.as_default(), files.plainly_named(folder) as plain:
+        signatures = tf.compat.v1.saved_model.loader.load(session, ["serve"], str(plain / PLACE)).signature_def
 
     def call(graph: str, **inputs: Any) -> Any:
         signature = signatures[graph]

@@ -40,10 +40,10 @@ def write_file(model: Run, path: Path, optimizations: list[Any], types: Sequence
 
 def _converted(model: Run, optimizations: list[Any], types: Sequence[Any]) -> bytes:
     """Convert by way of a SavedModel, the way that shares the weights between signatures."""
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as place, files.plainly_named(Path(place)) as folder:
         graphs = Graphs(model)
-        tf.saved_model.save(graphs, folder, signatures=graphs.signatures())
-        converter = tf.lite.TFLiteConverter.from_saved_model(folder, signature_keys=list(contract.GRAPHS))
+        tf.saved_model.save(graphs, str(folder), signatures=graphs.signatures())
+        converter = tf.lite.TFLiteConverter.from_saved_model(str(folder), signature_keys=list(contract.GRAPHS))
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
         converter.target_spec.supported_types = types
         converter.optimizations = optimizations

@@ -122,7 +122,9 @@ def open_artifact(folder: Path, threads: int = 1) -> Call:  # noqa: ARG001  # a 
 
     The page begins every text anew: ``generate`` takes no ``state`` but zeros, and gives ``tokens`` alone.
     """
-    command = [_program("node"), str(kit() / "run.mjs"), str(folder / PLACE), "--graphs"]
+    # Node refuses modules below a folder with a backslash in its name, so that a link to such a folder has to stay one.
+    options = ("--preserve-symlinks", str(kit() / "run.mjs"))
+    command = [_program("node"), *options, str(folder / PLACE), "--graphs"]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8")
 
     def call(graph: str, **inputs: Any) -> Any:
