@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from keras_lstmgen import beam, decode, generation, sampling, show
 from keras_lstmgen.constraints import HostOptions
+from keras_lstmgen.errors import at_least
 from keras_lstmgen.run import Run
 
 ROWS = 64  # most sources answered in one batch
@@ -20,6 +21,7 @@ def answers(run: Run, sources: Sequence[str], limit: int) -> list[str]:
 
     Sources of similar lengths share a batch.
     """
+    at_least("limit", limit, 1)
     prompts = [run.prompt_ids(source + "\n") for source in sources]
     order = sorted(range(len(prompts)), key=lambda number: len(prompts[number]))
     found, call = [""] * len(prompts), _writer(run)
@@ -76,6 +78,7 @@ def searched(run: Run, sources: Sequence[str], asked: beam.Search) -> list[str]:
 
 def drawn(run: Run, source: str, number: int, limit: int) -> list[str]:
     """So many texts with neutral options and seeds 0, 1, …: answers to a source, or without one (empty) documents."""
+    at_least("number", number, 0)
     call, found = generation.writer(run), list[str]()
     with show.progress_bar() as bar:
         task = bar.add_task(f"samples: {source}" if source else "samples", total=number, figures="")

@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from keras_lstmgen import constraints
 from keras_lstmgen.constraints import Constraints, Draft, Outlook
 from keras_lstmgen.decode import Step
-from keras_lstmgen.errors import UserError
+from keras_lstmgen.errors import UserError, at_least, not_empty
 
 Floats = NDArray[np.float64]
 Over = Callable[[Sequence[int]], bool]
@@ -65,8 +65,8 @@ class Search:
 
     def __post_init__(self) -> None:
         """Refuse what is out of range; NaN is."""
-        if not self.beams >= 1:
-            raise UserError(f"--beams: {self.beams} is out of range; give 1 or more, or 0 to draw")
+        at_least("--beams", self.beams, 1)
+        at_least("--max-new-tokens", self.max_new_tokens, 1)
         if not 0 <= self.length_penalty <= 10:
             raise UserError(
                 f"--length-penalty: {self.length_penalty} is out of range; give a number from 0 (off) to 10"
@@ -121,6 +121,7 @@ def searching(
     asked: Search, limits: Constraints, ids: Sequence[int], S: int, over: Over = lambda _: False
 ) -> Searching:
     """The search that ``search`` is about: yields what it wants to be read, is sent the logits and states behind it."""
+    not_empty("ids", ids)
     first = constraints.begin(limits, ids)
     empty = Hypothesis(first, constraints.outlook(limits, first))
     if empty.outlook.over:

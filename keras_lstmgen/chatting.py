@@ -23,7 +23,7 @@ from rich.text import Text as Styled
 from keras_lstmgen import corpus, generation, prepared, recipe, show, sources
 from keras_lstmgen.decode import Text
 from keras_lstmgen.documents import pair
-from keras_lstmgen.errors import UserError
+from keras_lstmgen.errors import UserError, at_least
 from keras_lstmgen.generation import Sample, Writer
 from keras_lstmgen.run import NONE, Metadata, Run
 from keras_lstmgen.sampling import Options
@@ -65,6 +65,11 @@ class Speaker:
     max_new_tokens: int
     memory: int  # turns that a run on pairs remembers
 
+    def __post_init__(self) -> None:
+        """Refuse what is out of range."""
+        at_least("--max-new-tokens", self.max_new_tokens, 1)
+        at_least("--memory", self.memory, 0)
+
     @property
     def is_paired(self) -> bool:
         """Whether each turn is a source of its own."""
@@ -90,8 +95,7 @@ def turns_kept(metadata: Metadata, asked: int | None) -> int:
         return 0
     if asked is None:
         return max(_turns(recipe.parse(metadata.recipe).corpus) - 2, 0)
-    if asked < 0:
-        raise UserError(f"--memory: {asked} is out of range; give 0 or more")
+    at_least("--memory", asked, 0)
     return asked
 
 
@@ -104,7 +108,8 @@ def _turns(settings: recipe.Corpus) -> int:
     with suppress(UserError):  # a corpus that has changed since is as good as none
         text = prepared.text(settings)
         if sources.at_hand(text):
-            return max(pair.count("\n") + 1 for pair in islice(corpus.pieces(text, "train"), EXAMPLES))
+            counts = (pair.count("\n") + 1 for pair in islice(corpus.pieces(text, "train"), EXAMPLES))
+            return max(counts, default=2)
     return 2
 
 

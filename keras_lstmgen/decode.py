@@ -1,6 +1,7 @@
 """The decoding loop, whole in the graph: prompt in, tokens out. It knows ids alone."""
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,15 +31,20 @@ class Written(NamedTuple):
 
 
 def stepper(weights: Weights) -> Step:
-    """One token a row, for a loop on the host: int32 [B] and float32 [B, S] give logits [B, V] and the state [B, S]."""
-    weights = in_parts(weights)
+    """Return a function that reads one token a row, for a loop on the host.
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.int32), tf.TensorSpec([None, state_size(weights)])])
-    def call(ids: Any, state: Any) -> tuple[Any, Any]:
-        return step(weights, ids, state)
+    It takes int32 [B] and float32 [B, S], and returns logits [B, V] and the state [B, S]. The first call compiles it
+    and, for a large vocabulary, copies the weights (``model.in_parts``).
+    """
+
+    @cache
+    def compiled() -> Any:
+        parts = in_parts(weights)
+        signature = [tf.TensorSpec([None], tf.int32), tf.TensorSpec([None, state_size(parts)])]
+        return tf.function(lambda ids, state: step(parts, ids, state), input_signature=signature)
 
     def read(ids: Any, state: Any) -> tuple[Any, Any]:
-        logits, state = call(tf.constant(ids, tf.int32), tf.constant(state, tf.float32))
+        logits, state = compiled()(tf.constant(ids, tf.int32), tf.constant(state, tf.float32))
         return logits.numpy(), state.numpy()
 
     return read

@@ -2,11 +2,24 @@
 
 import os
 import shlex
+from collections.abc import Sized
 from pathlib import Path
 
 
 class UserError(Exception):
     """One clear line: what is wrong, where (file, line, byte, key) and what to do. Exit status 2."""
+
+
+def at_least(name: str, value: float, low: int) -> None:
+    """Raise a UserError that names the argument or option, if the value is below ``low`` or NaN."""
+    if not value >= low:
+        raise UserError(f"{name}: {value} is out of range; give {low} or more")
+
+
+def not_empty(name: str, values: Sized) -> None:
+    """Raise a UserError that names the argument, if it holds nothing."""
+    if not len(values):
+        raise UserError(f"{name}: is empty; give at least one")
 
 
 def visible(text: str) -> str:

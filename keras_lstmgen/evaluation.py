@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from keras_lstmgen import kernel
 from keras_lstmgen.attention import attend
+from keras_lstmgen.errors import at_least
 from keras_lstmgen.model import Weights, join_state, score, split_state, state_size, together
 from keras_lstmgen.pointer import in_windows, read_by
 
@@ -62,6 +63,7 @@ def total_nats(
     side, each after a warm-up on the tokens before it: faster, and equal but for what the state keeps longer than that.
     ``advance`` is told of the tokens scored.
     """
+    at_least("parts", parts, 1)
     call = call or scorer(weights)
     N = len(ids) - 1
     length = -(-N // parts)  # targets of a part; the last may have fewer
@@ -101,6 +103,8 @@ def fresh_nats(
     with the state carried. The windows are seeded, and may overlap; where the text has no more than ``windows``, it is
     each of them once. A text shorter than a window is one.
     """
+    for name, value, low in (("ids: their number", len(ids), 2), ("length", length, 1), ("windows", windows, 1)):
+        at_least(name, value, low)
     call = call or scorer(weights)
     length = min(length, len(ids) - 1)
     possible = len(ids) - length

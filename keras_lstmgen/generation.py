@@ -12,6 +12,7 @@ import tensorflow as tf
 from keras_lstmgen import beam, constraints, sampling
 from keras_lstmgen.constraints import Constraints, Draft, HostOptions
 from keras_lstmgen.decode import Step, Text, begin, write
+from keras_lstmgen.errors import at_least, not_empty
 from keras_lstmgen.model import Weights, in_parts
 from keras_lstmgen.run import Run
 from keras_lstmgen.sampling import Options
@@ -82,9 +83,9 @@ def generate(
     Args:
         run: the model.
         prompt: text to go on from; empty: from the start symbol.
-        max_new_tokens: most tokens a text.
+        max_new_tokens: most tokens a text, 1 or more.
         options: how to draw; by default as the model's probabilities are.
-        seeds: 64-bit seeds, one a text; the same seed writes the same text, whatever the batch.
+        seeds: 64-bit seeds, one a text, at least one; the same seed writes the same text, whatever the batch.
         stop: strings that end a text; they are left out of it.
         emit: called with (row, new text) as soon as the text can no longer change.
         call: what ``writer`` gave, to save tracing it again.
@@ -116,6 +117,9 @@ def go_on(
     ``broken_off`` is asked after each chunk. What is given back beside the samples has read all that was written but
     the last token of the longest; behind a stop string it has read more than the sample holds.
     """
+    not_empty("seeds", seeds)
+    at_least("max_new_tokens", max_new_tokens, 1)
+    not_empty("unread", unread)
     call = call or writer(run)
     ids = np.array([unread] * len(seeds), np.int32)
     texts = [
@@ -188,6 +192,7 @@ def logprobs(run: Run, step: Step, prompt: str, tokens: Sequence[int], K: int) -
     A dictionary a token: ``position``, ``id``, ``token`` (as the tokenizer spells it), ``logprob`` over all V ids,
     ``top_logprobs`` (K of ``id``, ``token``, ``logprob``, likeliest first, equals by id).
     """
+    at_least("K", K, 0)
     state: Any = np.zeros((1, run.metadata.state_size), np.float32)
     for token in run.prompt_ids(prompt):
         logits, state = step(np.array([token]), state)

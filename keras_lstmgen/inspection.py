@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from keras_lstmgen import beam, coloured, corpus, files, gates, generation, pictures, prepared, probes, recipe, show
 from keras_lstmgen.encoding import ids_of
-from keras_lstmgen.errors import UserError
+from keras_lstmgen.errors import UserError, at_least
 from keras_lstmgen.model import Weights, each_member
 from keras_lstmgen.run import Run
 from keras_lstmgen.sampling import Options
@@ -100,6 +100,7 @@ def _check(model: Run, asked: Asked) -> int:
     """The layer from 0; UserError for what is not there to be seen."""
     layers = _watched(model).cells
     layer = len(layers) if asked.layer is None else asked.layer
+    at_least("--max-new-tokens", asked.max_new_tokens, 0)
     if not asked.prompt:
         raise UserError("--prompt: is empty; give a text to watch the layer over")
     if not 1 <= layer <= len(layers):

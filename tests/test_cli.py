@@ -354,7 +354,7 @@ def test_log_probabilities_are_a_line_of_json_a_token(
         (["--logit-bias", "字=1"], "--logit-bias '字=1': no token is spelled so; the tokenizer cuts it into <0xE5> "),
         (["--regex", "("], "--regex '(': unclosed group; docs/generation.md says what a pattern may hold"),
         (["--logprobs", "-1"], "--logprobs: -1 is out of range; give 0 or more"),
-        (["--beams", "-1"], "--beams: -1 is out of range; give 1 or more, or 0 to draw"),
+        (["--beams", "-1"], "--beams: -1 is out of range; give 1 or more"),
         (["--beams", "2", "--length-penalty", "-1"], "--length-penalty: -1.0 is out of range; give a number from 0 "),
         (["--length-penalty", "1"], "--length-penalty: is of a beam search; give --beams too"),
         (["--beams", "2", "--top-p", "0.5"], "--top-p: has no place in a beam search, which draws nothing; leave it "),

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keras_lstmgen import decode, generation, recipe, run, sampling, tokenizer
+from keras_lstmgen import cli, decode, generation, model, recipe, run, sampling, tokenizer
 from keras_lstmgen.generation import Tail
 from keras_lstmgen.sampling import Options
 
@@ -197,3 +197,20 @@ def test_a_text_that_is_not_kept_takes_no_memory_however_long_and_is_the_one_tha
     whole = call(ids, start, sampling.noise([0], N), sampling.rows([options]), None)
     text = model.tokenizer.decode([int(token) for token in whole.tokens[0]])
     assert (len(text), hashlib.sha256(text.encode()).digest()) == (characters, hashed.digest())
+
+
+def test_only_a_search_or_log_probabilities_copy_the_weights_a_second_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+
+    def counted(weights: model.Weights) -> model.Weights:
+        made.append(1)
+        return model.in_parts(weights)
+
+    monkeypatch.setattr(decode, "in_parts", counted)
+    drawn = ["generate", str(GOLDEN), "--prompt", "The ", "--max-new-tokens", "3"]
+    assert cli.main(drawn) == 0
+    assert made == []
+    for more in (["--beams", "2"], ["--logprobs", "1"]):
+        assert cli.main([*drawn, *more]) == 0
+        assert len(made) == 1
+        made.clear()

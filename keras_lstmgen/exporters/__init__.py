@@ -12,7 +12,7 @@ from typing import Any
 import tensorflow as tf
 
 from keras_lstmgen import files, recipe, run, show
-from keras_lstmgen.errors import UserError
+from keras_lstmgen.errors import UserError, not_empty
 from keras_lstmgen.exporters import contract, verify
 from keras_lstmgen.exporters.verify import Proof, Trial
 from keras_lstmgen.quiet import quiet
@@ -48,6 +48,7 @@ def export(folder: Path, settings: recipe.Export) -> dict[str, Proof]:
     last format.
     """
     tf.config.set_visible_devices([], "GPU")  # what is traced beside a GPU may not run without one
+    _check(settings)
     model, record = run.load(folder), _read_record(folder / RECORD)
     contract.check_weights(model)
     modules = {name: _module(name) for name in settings.formats}
@@ -65,6 +66,12 @@ def export(folder: Path, settings: recipe.Export) -> dict[str, Proof]:
     if failures:
         raise UserError("; ".join(failures))
     return proofs
+
+
+def _check(settings: recipe.Export) -> None:
+    """Refuse values out of range; a recipe from a file or the command line has been checked before."""
+    recipe.override(recipe.Recipe(), {f"export.{name}": value for name, value in asdict(settings).items()})
+    not_empty("--format", settings.formats)
 
 
 def _module(name: str) -> ModuleType:

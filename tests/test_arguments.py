@@ -1,0 +1,100 @@
+"""A library call with an argument that is zero, negative or empty is refused by an error that names the argument."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from keras_lstmgen import (
+    answers,
+    beam,
+    chatting,
+    decode,
+    evaluation,
+    exporters,
+    generation,
+    inspection,
+    probes,
+    recipe,
+    run,
+)
+from keras_lstmgen.constraints import HostOptions
+from keras_lstmgen.errors import UserError
+from keras_lstmgen.sampling import Options
+
+NO_IDS, IDS = np.array([], np.int32), np.array([5, 6, 7], np.int32)
+
+
+@pytest.fixture(scope="module")
+def model() -> run.Run:
+    return run.load(Path(__file__).with_name("golden") / "run")
+
+
+def no_step(*_: Any) -> Any:
+    raise AssertionError("nothing is to be read")
+
+
+def searched(model: run.Run) -> Any:
+    limits = generation.constrained(model, HostOptions())
+    return beam.search(no_step, beam.Search(2), limits, [], model.metadata.state_size)
+
+
+def gone_on(model: run.Run) -> Any:
+    text = decode.begin(1, model.metadata.state_size, model.metadata.vocab_size)
+    return generation.go_on(model, [], text, 3, Options())
+
+
+def speaker(model: run.Run, **values: int) -> chatting.Speaker:
+    return chatting.Speaker(model, no_step, Options(), **{"max_new_tokens": 3, "memory": 0, **values})
+
+
+def exported(**values: Any) -> Any:
+    return exporters.export(Path("nowhere"), recipe.Export(**values))
+
+
+CALLS: dict[str, Callable[[run.Run], Any]] = {
+    "seeds: is empty": lambda model: generation.generate(model, "a", 3, seeds=[]),
+    "max_new_tokens: 0 is out of range": lambda model: generation.generate(model, "a", 0),
+    "max_new_tokens: -3 is out of range": lambda model: generation.generate(model, "a", -3),
+    "unread: is empty": gone_on,
+    "K: -1 is out of range": lambda model: generation.logprobs(model, no_step, "a", [5], -1),
+    "--beams: 0 is out of range; give 1 or more": lambda _: beam.Search(0),
+    "--max-new-tokens: 0 is out of range": lambda _: beam.Search(2, 0.0, 0),
+    "ids: is empty": searched,
+    "limit: 0 is out of range": lambda model: answers.answers(model, ["a"], 0),
+    "number: -1 is out of range": lambda model: answers.drawn(model, "", -1, 3),
+    "--memory: -1 is out of range": lambda model: speaker(model, memory=-1),
+    "--max-new-tokens: -1 is out of range": lambda model: speaker(model, max_new_tokens=-1),
+    "parts: 0 is out of range": lambda model: evaluation.total_nats(model.weights, IDS, 0),
+    "ids: their number: 0 is out of range; give 2": lambda model: evaluation.fresh_nats(model.weights, NO_IDS),
+    "length: 0 is out of range": lambda model: evaluation.fresh_nats(model.weights, IDS, 0),
+    "windows: 0 is out of range": lambda model: evaluation.fresh_nats(model.weights, IDS, 2, 0),
+    "--format: is empty": lambda _: exported(formats=()),
+    "export.formats: 'verify' is not one of": lambda _: exported(formats=("verify",)),
+    "export.texts: 0 is out of range": lambda _: exported(texts=0),
+    "export.tokens: -1 is out of range": lambda _: exported(tokens=-1),
+    "--max-new-tokens: -2 is out of range": lambda model: inspection.inspect(
+        model, inspection.Asked("a", max_new_tokens=-2), Path("nowhere")
+    ),
+    "--prompt: is empty": lambda model: inspection.inspect(model, inspection.Asked(""), Path("nowhere")),
+}
+
+
+@pytest.mark.parametrize("said", CALLS)
+def test_an_argument_that_is_zero_negative_or_empty_is_named(model: run.Run, said: str) -> None:
+    with pytest.raises(UserError) as caught:
+        CALLS[said](model)
+    assert str(caught.value).startswith(said)
+    assert "\n" not in str(caught.value)
+
+
+def test_no_sources_have_no_answers(model: run.Run) -> None:
+    assert answers.answers(model, [], 3) == answers.searched(model, [], beam.Search(2)) == []
+
+
+def test_probes_of_an_empty_text_tell_of_no_cell() -> None:
+    labels = probes.features([])
+    found, rare = probes.follow(np.zeros((0, 12), np.float32), labels)
+    assert (found, rare) == ([], list(labels))
