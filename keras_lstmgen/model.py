@@ -337,16 +337,17 @@ def _sums(weights: Cell, x: Any, h: Any) -> Any:
 def score(weights: Weights, ids: Any, state: Any) -> tuple[Any, Any]:
     """Log-probability of each next token: int32 [B, P] and state [B, S] give float32 [B, P-1] and the state [B, S].
 
-    All tokens but the last are read, so the next window of a long text begins with the last token of this one.
+    All tokens but the last are read, so the next window of a long text begins with the last token of this one. With P
+    below 2 there is nothing to score.
     """
-    P, columns = tf.shape(ids)[1], tf.expand_dims(tf.range(tf.shape(ids)[1] - 1), 0)
+    P, nothing = tf.shape(ids)[1], tf.zeros_like(ids[:, 1:], tf.float32)
+    columns = tf.expand_dims(tf.range(tf.shape(nothing)[1]), 0)
 
     def read(t: Any, state: Any, logprobs: Any) -> tuple[Any, Any, Any]:
         logits, state = step(weights, tf.squeeze(column(ids, t), 1), state)
         logprob = pick(tf.nn.log_softmax(logits), column(ids, t + 1))
         return t + 1, state, put(logprobs, columns == t, logprob)
 
-    nothing = tf.zeros_like(ids[:, 1:], tf.float32)
     _, state, logprobs = tf.while_loop(lambda t, *_: t < P - 1, read, (0, state, nothing))
     return logprobs, state
 

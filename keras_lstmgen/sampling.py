@@ -149,7 +149,7 @@ def ready(options: Rows, A: int) -> Ready:
     r, T, k, p, m = (tf.expand_dims(option, 1) for option in options)
     greedy = T <= 0
     nucleus, best = ~greedy & (p < 1), ~greedy & (k > 0)
-    K = tf.reduce_max(tf.where(nucleus, A, tf.where(best, tf.minimum(k, A), 1)))
+    K = tf.maximum(tf.reduce_max(tf.where(nucleus, A, tf.where(best, tf.minimum(k, A), 1))), 1)  # 1: of no rows
     ranked = (best & (tf.expand_dims(tf.range(K), 0) < k)) | (nucleus & (k <= 0))
     return Ready(
         penalty=r,

@@ -401,6 +401,15 @@ def test_the_tokenizer_in_the_graph_cuts_as_the_host_s(dialect: Dialect, texts: 
     assert ids.to_list() == [dialect.host.encode(text).tolist() for text in texts]
 
 
+@hypothesis.settings(max_examples=20)
+@hypothesis.given(
+    st.lists(st.sampled_from([b"\xff", b"\xc3", b"\x80", b"\xf0\x9f", b"\xef\xbb\xbf", b"the", b" \n", "月".encode()]))
+)
+def test_bytes_that_are_not_utf_8_are_cut_as_replacement_characters(dialect: Dialect, parts: list[bytes]) -> None:
+    ids = dialect.graph.encode(tf.constant([b"".join(parts)]))
+    assert ids.to_list() == [dialect.host.encode(b"".join(parts).decode("utf-8", "replace")).tolist()]
+
+
 @hypothesis.given(st.data())
 def test_the_tokenizer_in_the_graph_spells_as_the_host_s(dialect: Dialect, data: st.DataObject) -> None:
     ids = data.draw(st.lists(st.integers(0, dialect.host.vocab_size - 1), min_size=1, max_size=9))

@@ -59,8 +59,9 @@ class Graphs(tf.Module):
         repetition_penalty: Any, temperature: Any, top_k: Any, top_p: Any, min_p: Any,
     ) -> dict[str, Any]:  # fmt: skip
         options = sampling.Rows(repetition_penalty, temperature, top_k, top_p, min_p)
-        with tf.control_dependencies(assertions(options) if self.check_options else []):
+        with tf.control_dependencies([*assertions(options), _read(ids)] if self.check_options else []):
             text = decode.Text(state, tf.zeros([tf.shape(ids)[0], self.V], tf.bool))
+            ids = tf.identity(ids) if self.check_options else ids
         written = decode.write(self.weights, ids, text, noise, options, self.unsampled, self.end_id)
         return {"tokens": written.tokens, "logprobs": written.logprobs, "next_state": written.text.state}
 
@@ -75,6 +76,11 @@ def assertions(options: sampling.Rows) -> list[Any]:
         tf.debugging.Assert(tf.reduce_all(holds), [f"{name} is out of range; give a number {wanted}"])
         for name, (holds, wanted) in sampling.ranges(*options).items()
     ]
+
+
+def _read(ids: Any) -> Any:
+    """Assert in the graph that there is an id to read."""
+    return tf.debugging.Assert(tf.shape(ids)[1] >= 1, ["ids: its rows are empty; give at least one id in each"])
 
 
 def folded(weights: model.Weights) -> model.Weights:

@@ -66,7 +66,7 @@ class Strings(tf.Module):
         limits = tf.broadcast_to(max_new_tokens, [B])
         rows = sampling.Rows(*(tf.broadcast_to(option, [B]) for option in options))
         with tf.control_dependencies([*assertions(rows), _limited(limits)]):
-            noise = noise_of(tf.broadcast_to(seed, [B]), tf.reduce_max(limits))
+            noise = noise_of(tf.broadcast_to(seed, [B]), _largest(limits))
         weights, metadata, limits = self.graphs.weights, self.metadata, tf.expand_dims(limits, 1)
         batch, text = _right(self.prompt_ids(prompt)), decode.begin(B, metadata.state_size, metadata.vocab_size)
         written = decode.write(
@@ -133,7 +133,11 @@ class Strings(tf.Module):
         return tf.concat([tf.RaggedTensor.from_row_lengths(symbols, starts), ids], axis=1)
 
     def encode(self, text: Any) -> Any:
-        """Ids of string [B], ragged: the cuts of ``Tokenizer.encode``, by RE2, and SentencePiece's pieces."""
+        """Encode string [B] to ragged ids: the cuts of ``Tokenizer.encode``, by RE2, and SentencePiece's pieces.
+
+        Bytes that are not UTF-8 are read as U+FFFD, as Python's ``bytes.decode("utf-8", "replace")`` does.
+        """
+        text = tf.strings.unicode_transcode(text, "UTF-8", "UTF-8", errors="replace")
         if not self.by_word:
             return self.tokenizer.tokenize(_cut(text, "[^\n]*\n")).merge_dims(1, 2)
         words = _cut(tf.strings.regex_replace(text, "▁", " "), WORD.pattern)
@@ -173,10 +177,15 @@ def _limited(limits: Any) -> Any:
 def _right(ids: Any) -> Batch:
     """Move ragged ids to the right end of int32 [B, P]."""
     lengths = tf.cast(ids.row_lengths(), tf.int32)
-    P = tf.reduce_max(lengths)
+    P = _largest(lengths)
     first = tf.expand_dims(P - lengths, 1)
     places = tf.maximum(tf.expand_dims(tf.range(P), 0) - first, 0)
     return Batch(tf.gather(ids.to_tensor(), places, batch_dims=1), first)
+
+
+def _largest(numbers: Any) -> Any:
+    """The largest of int32 [B], all of which are 1 or more; 1 if there are none."""
+    return tf.maximum(tf.reduce_max(numbers), 1)
 
 
 def noise_of(seed: Any, N: Any) -> Any:
