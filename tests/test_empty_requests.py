@@ -55,7 +55,7 @@ def inputs(signature: str, S: int, B: int, text: bytes = b"") -> dict[str, Any]:
 
 def of_no_rows(V: int, S: int) -> dict[str, dict[str, tuple[int, ...]]]:
     """The shape of each output."""
-    written = {"text": (0,), "token_count": (0,), "finish_reason": (0,), "logprob": (0,)}
+    written: dict[str, tuple[int, ...]] = {"text": (0,), "token_count": (0,), "finish_reason": (0,), "logprob": (0,)}
     return {
         "step": {"logits": (0, V), "next_state": (0, S)},
         "generate": {"tokens": (0, N), "logprobs": (0, N), "next_state": (0, S)},
