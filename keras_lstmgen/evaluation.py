@@ -12,6 +12,7 @@ from keras_lstmgen.attention import attend
 from keras_lstmgen.errors import at_least
 from keras_lstmgen.model import Weights, join_state, score, split_state, state_size, together
 from keras_lstmgen.pointer import in_windows, read_by
+from keras_lstmgen.tokenizer import Tokenizer
 
 WINDOW = 256  # most tokens a row scored in one call
 WARM_UP = WINDOW  # tokens read, not scored, before each part of a text that is scored in parts side by side
@@ -117,6 +118,13 @@ def fresh_nats(
         logprobs, _ = call(np.asarray(ids[at], np.int32), tf.zeros((len(some), state_size(weights))))
         total -= float(np.sum(logprobs.numpy(), dtype=np.float64))
     return total / (len(starts) * length)
+
+
+def predicted(counts: dict[str, int], first: int, tokenizer: Tokenizer) -> dict[str, int]:
+    """Return the counts of a stream without its first token, which is read but not predicted."""
+    text = tokenizer.piece_bytes(first)
+    less = {"tokens": 1, "characters": len(text.decode("utf-8", "ignore")), "bytes": len(text)}
+    return counts | {name: counts[name] - number for name, number in less.items()}
 
 
 def measures(nats: float, counts: dict[str, int]) -> dict[str, float]:

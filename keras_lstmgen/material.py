@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from keras_lstmgen import defaults, kernel, layers, pairs, prepared, recipe, show, streams, workers
+from keras_lstmgen import defaults, evaluation, kernel, layers, pairs, prepared, recipe, show, streams, workers
 from keras_lstmgen.corpus import Split
 from keras_lstmgen.encoding import Encoded, encode
 from keras_lstmgen.errors import UserError
@@ -137,16 +137,22 @@ def held_out(encoded: Encoded) -> NDArray[np.integer]:
     return encoded.validation[: min(VALIDATION_TOKENS, VALIDATION_LOGITS // encoded.tokenizer.vocab_size)]
 
 
-def per_character(settings: recipe.Recipe, encoded: Encoded) -> float:
-    """Tokens that the training text has for each of its characters."""
-    amounts = counts(settings, encoded, "train")
-    return amounts["tokens"] / amounts["characters"]
+def per_character(settings: recipe.Recipe, encoded: Encoded, split: Split) -> float:
+    """Return the predicted tokens for each predicted character of a split, which converts its loss per token."""
+    amounts = counts(settings, encoded, split)
+    return amounts["tokens"] / max(amounts["characters"], 1)
 
 
 def counts(settings: recipe.Recipe, encoded: Encoded, split: Split) -> dict[str, int]:
-    """What a loss is converted by: of documents read each by itself, no token for their start symbols."""
-    amounts = encoded.counts[split]
-    starts = 0 if settings.carries or settings.corpus.is_pairs else amounts["documents"]
+    """Return the counts that convert the loss of a split into other units.
+
+    They cover what the model predicts: a stream without its first token, which has nothing before it, and documents
+    that are read each by itself without their start symbols.
+    """
+    amounts, ids = encoded.counts[split], getattr(encoded, split)
+    if settings.carries:
+        return evaluation.predicted(amounts, int(ids[:1][0]), encoded.tokenizer)
+    starts = 0 if settings.corpus.is_pairs else amounts["documents"]
     return amounts | {"tokens": amounts["tokens"] - starts}
 
 

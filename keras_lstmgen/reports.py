@@ -68,7 +68,8 @@ def _on_text(model: Run, settings: recipe.Corpus, carries: bool) -> dict[str, An
 
 def _of_stream(model: Run, counts: dict[str, int], ids: np.ndarray[Any, Any]) -> dict[str, float]:
     """The loss with the state carried; the first token has nothing before it."""
-    loss = evaluation.measures(_nats(model, ids), _scored(counts, ids, model))
+    counts = evaluation.predicted(counts, int(ids[0]), model.tokenizer)
+    loss = evaluation.measures(_nats(model, ids), counts)
     with show.out.status("windows read from an empty state"):
         loss["nats_per_token_fresh_windows"] = evaluation.fresh_nats(model.weights, ids)
     return loss
@@ -111,17 +112,6 @@ def _name(settings: recipe.Corpus) -> str:
 def _nats(model: Run, ids: np.ndarray[Any, Any]) -> float:
     with _progress("held-out text", len(ids) - 1) as advance:
         return evaluation.total_nats(model.weights, ids, advance=advance)
-
-
-def _scored(counts: dict[str, int], ids: np.ndarray[Any, Any], model: Run) -> dict[str, int]:
-    """The counts without the first token, which is read but not predicted."""
-    first = model.tokenizer.piece_bytes(int(ids[0]))
-    return {
-        "tokens": len(ids) - 1,
-        "characters": counts["characters"] - len(first.decode("utf-8", "ignore")),
-        "bytes": counts["bytes"] - len(first),
-        "words": counts["words"],
-    }
 
 
 def _on_samples(

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, Ti
 from rich.table import Table
 
 from keras_lstmgen import files, folders
+from keras_lstmgen.corpus import Split
 from keras_lstmgen.errors import UserError, typed, visible
 
 # A pipe or a log has no width of its own; 80 columns would break the tables.
@@ -64,23 +65,28 @@ def progress_bar() -> Progress:
 
 
 def figures(nats: float, tokens_per_character: float) -> str:
-    """A loss in three units: ``1.500 nats/token  2.16 bits/character  perplexity 4.48``."""
+    """Format a loss in three units, with the ratio of the text it was measured on.
+
+    Example: ``1.500 nats/token  2.16 bits/character  perplexity 4.48``.
+    """
     bits = nats * tokens_per_character / math.log(2)
     return f"{nats:.3f} nats/token  {bits:.2f} bits/character  perplexity {math.exp(min(nats, 700)):.2f}"
 
 
 class Screen(keras.callbacks.Callback):
-    """Shows a training while it runs: ``bar``, a line an epoch, a sample of what the model writes by then."""
+    """Show a training while it runs: a progress bar, a line for each epoch, and a sample of the model's text."""
 
-    def __init__(self, tracker: Any, tokens: float, tokens_per_character: float, sample: Any) -> None:
-        """Take ``tracker`` () → part done, the tokens of a batch, and ``sample`` () → text."""
+    def __init__(self, tracker: Any, tokens: float, tokens_per_character: dict[Split, float], sample: Any) -> None:
+        """Take the source of each figure on the screen.
+
+        Args:
+            tracker: a function () → part done.
+            tokens: the tokens of a batch.
+            tokens_per_character: of each split, which converts the loss on it.
+            sample: a function () → text.
+        """
         super().__init__()
-        self.tracker, self.tokens, self.per_character, self.sample = (
-            tracker,
-            tokens,
-            tokens_per_character,
-            sample,
-        )
+        self.tracker, self.tokens, self.per_character, self.sample = tracker, tokens, tokens_per_character, sample
         self.bar = progress_bar()
         self.task = self.bar.add_task("training", total=1.0, figures="")
         self._recent: list[float] = []
@@ -95,13 +101,13 @@ class Screen(keras.callbacks.Callback):
         self._batches = batch + 1
         self._recent = [*self._recent[-50:], time.monotonic()]
         speed = self.tokens * (len(self._recent) - 1) / max(self._recent[-1] - self._recent[0], 1e-9)
-        text = f"{speed:,.0f} tokens/s  {figures(logs['loss'], self.per_character)}"
+        text = f"{speed:,.0f} tokens/s  {figures(logs['loss'], self.per_character['train'])}"
         self.bar.update(self.task, completed=self.tracker(), figures=text)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any]) -> None:
         """Print the epoch's line and a sample."""
         speed = self.tokens * self._batches / max(self._recent[-1] - self._began, 1e-9)
-        held_out = figures(logs["val_loss"], self.per_character)
+        held_out = figures(logs["val_loss"], self.per_character["validation"])
         out.print(
             f"[bold]epoch {epoch + 1}[/bold]  {speed:,.0f} tokens/s  train {logs['loss']:.3f}  validation {held_out}"
         )

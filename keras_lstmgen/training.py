@@ -32,7 +32,7 @@ from keras_lstmgen import (
 from keras_lstmgen.callbacks import Keep, Pace, Validate
 from keras_lstmgen.checkpoint import Progress
 from keras_lstmgen.corpus import validates_on
-from keras_lstmgen.encoding import Encoded
+from keras_lstmgen.encoding import SPLITS, Encoded
 from keras_lstmgen.errors import Terminated, UserError, typed
 from keras_lstmgen.loss import Copied, EachMember, NegativeLogLikelihood, SampledSoftmax
 from keras_lstmgen.model import build, start_at, state_size, weights_of
@@ -264,6 +264,7 @@ def _callbacks(
     settings: recipe.Recipe, encoded: Encoded, folder: Path, pace: Pace, model: keras.Sequential, writes: Run
 ) -> tuple[Validate, Keep, keras.callbacks.TensorBoard, show.Screen]:
     loss, call = _loss(settings, encoded, writes), generation.writer(writes, writes.weights)
+    per_character = {split: material.per_character(settings, encoded, split) for split in SPLITS}
 
     def validation_loss() -> float:
         if workers.is_chief():
@@ -281,9 +282,7 @@ def _callbacks(
         Validate(validation_loss, pace, material.heaviest(settings, encoded)),
         Keep(folder, pace, writes.model),
         keras.callbacks.TensorBoard(folder / LOGS, write_graph=False),
-        show.Screen(
-            pace.done, material.batch_tokens(settings, encoded), material.per_character(settings, encoded), sample
-        ),
+        show.Screen(pace.done, material.batch_tokens(settings, encoded), per_character, sample),
     )
 
 

@@ -455,7 +455,7 @@ def trained_on(folder: Path) -> Any:
     V = found.tokenizer.vocab_size
     assert streams.counts(found.train, V).shape == streams.counts(found.validation, V).shape == (V,)
     assert 0 <= found.start_id < V > len(found.unsampled_ids)
-    assert material.per_character(settings, found) > 0
+    assert all(material.per_character(settings, found, split) > 0 for split in ("train", "validation"))
     assert material.scored(settings, found) > 0
     assert material.counts(settings, found, "validation")["tokens"] > 0
     return found

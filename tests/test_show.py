@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from keras_lstmgen import show
+from keras_lstmgen.corpus import Split
 
 
 def row(loss: float, val_loss: float) -> dict[str, float]:
@@ -83,7 +84,8 @@ def test_an_epoch_is_told_with_its_speed_its_losses_and_a_sample(
     """Ten batches of 50 tokens, one a second; what follows the last batch does not count."""
     now = [100.0]
     monkeypatch.setattr(show, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    screen = show.Screen(lambda: 0.5, 50, 1.0, lambda: " the [red]sample ")
+    ratios: dict[Split, float] = {"train": 0.25, "validation": 0.5}
+    screen = show.Screen(lambda: 0.5, 50, ratios, lambda: " the [red]sample ")
     screen.set_model(keras.Sequential())
     screen.on_epoch_begin(2)
     for batch in range(10):
@@ -92,8 +94,8 @@ def test_an_epoch_is_told_with_its_speed_its_losses_and_a_sample(
     now[0] += 100
     screen.on_epoch_end(2, {"loss": 1.75, "val_loss": 1.5})
     out = capsys.readouterr().out
-    assert f"epoch 3  50 tokens/s  train 1.750  validation {show.figures(1.5, 1.0)}\n" in out
+    assert f"epoch 3  50 tokens/s  train 1.750  validation {show.figures(1.5, 0.5)}\n" in out
     assert "the [red]sample\n" in out
     task = screen.bar.tasks[0]
     assert (task.completed, task.description) == (0.5, "epoch 3")
-    assert task.fields["figures"] == f"50 tokens/s  {show.figures(2.0, 1.0)}"
+    assert task.fields["figures"] == f"50 tokens/s  {show.figures(2.0, 0.25)}"

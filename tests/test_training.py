@@ -22,7 +22,19 @@ import tensorflow as tf
 from numpy.typing import NDArray
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
-from keras_lstmgen import callbacks, checkpoint, encoding, evaluation, generation, recipe, run, show, streams, training
+from keras_lstmgen import (
+    callbacks,
+    checkpoint,
+    encoding,
+    evaluation,
+    generation,
+    recipe,
+    reports,
+    run,
+    show,
+    streams,
+    training,
+)
 from keras_lstmgen.errors import UserError
 from keras_lstmgen.model import build
 from keras_lstmgen.optimizer import Adam
@@ -492,18 +504,36 @@ def test_the_recipe_that_it_was_made_with_stands_in_the_run_whole(small: recipe.
 def test_while_it_runs_it_tells_speed_and_losses_in_three_units(straight: Path, told: str) -> None:
     assert len(losses(straight)) == 3
     for epoch, (_, loss, val_loss) in enumerate(losses(straight), 1):
-        units = show.figures(val_loss, tokens_per_character=1.0)
+        units = show.figures(val_loss, tokens_per_character=303 / 299)  # a character that training lacks is bytes
         assert re.search(rf"^epoch {epoch}  [\d,]+ tokens/s  train {loss:.3f}  validation {units}$", told, re.M)
     assert f"{straight}: 7,716 parameters, char vocabulary of 314, 2,700 tokens to train on, 304 held out" in told
 
 
-def test_of_words_it_is_told_how_many_the_vocabulary_lacks(
-    small: recipe.Recipe, runs: Path, capsys: pytest.CaptureFixture[str]
+@pytest.fixture(scope="module")
+def words(small: recipe.Recipe, runs: Path) -> tuple[recipe.Recipe, Path, str]:
+    """A recipe that trains on 40 words for an epoch, the run, and what was on the screen."""
+    values = {"tokenizer.type": "word", "tokenizer.vocab_size": 40, "training.epochs": 1, "training.window": 7}
+    settings = recipe.override(small, values)
+    with contextlib.redirect_stdout(io.StringIO()) as screen:
+        folder = training.train(settings, runs, "words")
+    return settings, folder, screen.getvalue()
+
+
+def test_the_epoch_line_the_table_and_evaluate_agree_on_the_bits_of_a_character(
+    words: tuple[recipe.Recipe, Path, str], runs: Path
 ) -> None:
-    words = {"tokenizer.type": "word", "tokenizer.vocab_size": 40, "training.epochs": 1, "training.window": 7}
-    settings = recipe.override(small, words)
-    training.train(settings, runs, "words")
-    out = capsys.readouterr().out
+    settings, folder, out = words
+    ratios = [encoded(settings, runs).counts[split] for split in ("train", "validation")]
+    train, validation = (counts["tokens"] / counts["characters"] for counts in ratios)
+    assert abs(train - validation) > 0.01
+    bits = reports.evaluate(run.load(folder), [], samples=0, sample_tokens=1)["loss"]["bits_per_character"]
+    assert re.findall(r"^epoch .* ([0-9.]+) bits/character", out, re.M) == [f"{bits:.2f}"]
+    assert re.findall(r"^ *bits per character +([0-9.]+)", out, re.M) == [f"{bits:.4f}"]
+    assert run.load_metadata(folder).metrics["validation"]["bits_per_character"] == pytest.approx(bits, rel=1e-6)
+
+
+def test_of_words_it_is_told_how_many_the_vocabulary_lacks(words: tuple[recipe.Recipe, Path, str], runs: Path) -> None:
+    settings, _, out = words
     for split, ids in (("train", encoded(settings, runs).train), ("validation", encoded(settings, runs).validation)):
         share = np.mean(np.asarray(ids) == 0)
         assert share > 0.3
