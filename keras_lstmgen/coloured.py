@@ -64,7 +64,7 @@ def _passage(passage: Passage) -> str:
         if part
     ]
     heading = f"{passage.heading} (deepest red {most:.2f}, deepest blue {-most:.2f})"
-    return f'<h2>{escape(heading)}</h2>\n<p class="text">{"".join(spans)}</p>'
+    return f'<h2>{escape(heading)}</h2>\n<p class="text" lang="" dir="auto">{"".join(spans)}</p>'
 
 
 def _shown(part: str) -> str:

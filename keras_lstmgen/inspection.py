@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,10 +40,10 @@ class Asked:
 
 
 class Shown(NamedTuple):
-    """A text that the layer was watched over: all of it, and its end, which is drawn."""
+    """A text that the layer was watched over: its last ``EXCERPT`` tokens at most, and its end, which is drawn."""
 
     ids: Sequence[int]
-    cells: NDArray[np.float32]  # [N, H], of all tokens
+    cells: NDArray[np.float32]  # [N, H], of these tokens
     trace: gates.Trace  # of the last ones
     written: int  # from which of the last ones on the model wrote
 
@@ -90,6 +91,7 @@ def inspect(model: Run, asked: Asked, output: Path) -> None:
     if _of_the_first(model):
         show.out.print("gates and cells, and where it looks, are of the first member; probabilities of all together")
     _show_findings(probed, named_layer)
+    _show_missing(tokens, likeliest, passages[1])
     show.out.print(
         "units in the pictures: the cells of the table, then those that vary most; above, those that forget least"
     )
@@ -115,10 +117,13 @@ def _shown(model: Run, asked: Asked, layer: int) -> Shown:
     """All members read: the probabilities are those of the text, the gates those of the first."""
     prompt = model.prompt_ids(asked.prompt)
     ids = [*prompt, *_written(model, asked)]
-    first = max(len(ids) - DRAWN, 0)
-    before, state = gates.reader(model.weights, layer)(ids[:first], gates.begin(model.weights))
+    first, kept = (max(len(ids) - most, 0) for most in (DRAWN, EXCERPT))
+    read, state = gates.reader(model.weights, layer), gates.begin(model.weights)
+    for start in range(0, kept, EXCERPT):  # whatever the length of the prompt, its cells are not all held
+        _, state = read(ids[start : min(start + EXCERPT, kept)], state)
+    before, state = read(ids[kept:first], state)
     trace = gates.trace(model.weights, ids[first:], layer, state)
-    return Shown(ids, np.concatenate([before, trace.cells]), trace, max(len(prompt) - first, 0))
+    return Shown(ids[kept:], np.concatenate([before, trace.cells]), trace, max(len(prompt) - first, 0))
 
 
 def _written(model: Run, asked: Asked) -> list[int]:
@@ -156,17 +161,19 @@ def _text(model: Run, asked: Asked) -> tuple[str, list[int]]:
         show.out.print(f"{error}; the model writes a text instead", markup=False)
         samples = generation.generate(model, asked.prompt, PROBED // OWN_TEXTS, seeds=range(OWN_TEXTS))
         prompt = model.prompt_ids(asked.prompt)
-        return "text that the model wrote", [token for sample in samples for token in (*prompt, *sample.tokens)]
+        written = (token for sample in samples for token in (*prompt, *sample.tokens))
+        return "text that the model wrote", list(islice(written, PROBED))
 
 
 def _ids_of_corpus(model: Run, settings: recipe.Corpus) -> list[int]:
     """The first tokens of the validation side, at most ``PROBED``."""
     found: list[int] = []
     for text in corpus.pieces(settings, "validation"):
-        found += ids_of([text], model.tokenizer, settings.documents == "stream").tolist()
-        if len(found) >= PROBED:
+        ids = ids_of([text], model.tokenizer, settings.documents == "stream")
+        found += ids[: PROBED - len(found)].tolist()
+        if len(found) == PROBED:
             break
-    return found[:PROBED]
+    return found
 
 
 def _parts(tokenizer: Tokenizer, ids: Iterable[int]) -> list[str]:
@@ -232,8 +239,10 @@ def _came(shown: Shown) -> list[int]:
 def _passages(model: Run, shown: Shown, probed: Probed, cell: int) -> list[coloured.Passage]:
     """The texts that a cell colours: the one that was watched, and some of the other's second half."""
     half = slice(start := len(probed.parts) // 2, start + EXCERPT)
+    whole = len(shown.ids) < EXCERPT
+    watched = "The prompt, and what follows" if whole else f"The last {EXCERPT:,} tokens of the prompt and what follows"
     return [
-        coloured.Passage("The prompt, and what follows", _parts(model.tokenizer, shown.ids), shown.cells[:, cell]),
+        coloured.Passage(watched, _parts(model.tokenizer, shown.ids), shown.cells[:, cell]),
         coloured.Passage(f"From {probed.name}", probed.parts[half], probed.cells[half, cell]),
     ]
 
@@ -259,7 +268,7 @@ def _show_likeliest(tokens: list[str], likeliest: list[list[tuple[str, float]]])
 
 
 def _show_findings(probed: Probed, layer: str) -> None:
-    """Print the cells that follow something readable."""
+    """Print the cells that follow something readable, and what cannot be told of this text."""
     title = f"cells of {layer} that follow something readable, on {probed.name}: {len(probed.parts):,} tokens"
     rows = [
         (f.feature, f.measure, f.cell, f"{f.figure:.3f}", f"{f.constant:.3f}", f"{f.chance:.3f}")
@@ -268,3 +277,17 @@ def _show_findings(probed: Probed, layer: str) -> None:
     show.table(title, ("feature", "measure", "cell", "second half", "constant guess", "chance"), rows)
     if probed.rare:
         show.out.print(f"too rare in this text to tell: {', '.join(probed.rare)}", markup=False)
+    if probes.without_spaces(probed.parts) > 0.5:
+        show.out.print(
+            "most letters of this text are of a script without spaces between words: what is said of words is said of "
+            "the others alone",
+            markup=False,
+        )
+
+
+def _show_missing(tokens: list[str], likeliest: list[list[tuple[str, float]]], passage: coloured.Passage) -> None:
+    """Print which characters of the pictures no font has."""
+    labels = [label for row in likeliest for label, _ in row]
+    drawn = "".join(passage.parts)[: pictures.COLUMNS * pictures.LINES]
+    if told := pictures.told_of_missing("".join([*tokens, *labels, drawn])):
+        show.out.print(told, markup=False)

@@ -1,12 +1,14 @@
 """What is drawn, as PNG: the losses of a training, and a layer at work, token by token."""
 
+import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.cells import cell_len
 
 from keras_lstmgen import files
 
@@ -14,6 +16,9 @@ SIZE = 120  # dots an inch
 TOKEN, UNIT, MARGIN = 0.17, 0.17, 1.6  # inches that a column takes, a row, and what stands around them
 NARROWEST = 6.0  # inches, so that a title has room
 COLUMNS, LINES = 72, 14  # characters of a drawn text
+NAMED = 10  # missing characters that are named, at most
+# How the names of characters begin that the fonts of Chinese, Japanese and Korean have.
+HAN = ("CJK ", "HIRAGANA ", "KATAKANA", "HANGUL ", "BOPOMOFO ", "IDEOGRAPHIC ", "FULLWIDTH ", "HALFWIDTH ")
 
 
 def curve(path: Path, history: Sequence[dict[str, float]]) -> None:
@@ -159,12 +164,34 @@ def _axes(path: Path, width: float, height: float, text: str = "") -> Iterator[A
 
 def _fitting(label: str) -> float:
     """The size of letters, in points, with which a label stays in its column."""
-    return min(8.0, TOKEN * 72 * 1.4 / max(1, len(label)))
+    return min(8.0, TOKEN * 72 * 1.4 / max(1, cell_len(label)))  # a Chinese character is two letters wide
 
 
 def drawable(label: str) -> str:
     """A label with each character that no font here has as its code: ``"床"`` may be ``"\\u5e8a"``."""
     return "".join(_escaped(character) if _font_of(character) is None else character for character in label)
+
+
+def told_of_missing(text: str) -> str:
+    """Return a line that names the characters of a text that no font here has, and fonts that do; "" if none lacks."""
+    missing = [character for character in dict.fromkeys(text) if character.isprintable() and not _font_of(character)]
+    if not missing:
+        return ""
+    shown = " ".join(missing[:NAMED]) + (f" and {len(missing) - NAMED:,} more" if len(missing) > NAMED else "")
+    fonts = dict.fromkeys(map(_font_for, missing))
+    return (
+        f"no installed font has {shown}: the pictures show codes such as {_escaped(missing[0])} in their place; "
+        f"install {' and '.join(fonts)}, and inspect again"
+    )
+
+
+def _font_for(character: str) -> str:
+    """Return a font that has a character, and its package on Debian and Ubuntu."""
+    if unicodedata.name(character, "").startswith(HAN):
+        return "Noto Sans CJK (the package fonts-noto-cjk)"
+    if unicodedata.category(character).startswith("S"):
+        return "Symbola (the package fonts-symbola)"
+    return "Noto Sans of its script (the package fonts-noto-core)"
 
 
 def _escaped(character: str) -> str:
@@ -189,8 +216,11 @@ def _font_of(character: str) -> str | None:
 def _faces() -> list[tuple[str, Any]]:
     """The fonts of the machine: matplotlib's DejaVu Sans first; its others are for formulas, and are left out."""
     import matplotlib
-    from matplotlib.font_manager import fontManager, get_font
+    from matplotlib.font_manager import findSystemFonts, fontManager, get_font
 
+    for path in sorted({*map(str, findSystemFonts())} - {entry.fname for entry in fontManager.ttflist}):
+        with suppress(OSError, RuntimeError):  # of a kind that cannot be drawn
+            fontManager.addfont(path)  # installed since matplotlib made its list, which it keeps on the disk
     own = matplotlib.get_data_path()
     first = [entry for entry in fontManager.ttflist if entry.fname.startswith(own) and entry.name == "DejaVu Sans"]
     others = [entry for entry in fontManager.ttflist if not entry.fname.startswith(own)]

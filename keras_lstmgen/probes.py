@@ -5,13 +5,22 @@ Here a cell is chosen on the first half of a text, and what is reported of it wa
 """
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-QUOTES, BRACKETS = ('"“«「『', '"”»」』'), ("([{（【〔", ")]}）】〕")  # what opens, what closes
+# What opens, what closes. Languages differ: “ opens in English and closes in German, » the other way round than «.
+QUOTES, BRACKETS = ('"“”„«»‹›「『', '"“”«»‹›」』'), ("([{（【〔《〈", ")]}）】〕》〉")
+SENTENCE_ENDS = r"[.!?…。！？．؟۔।॥։።][\s\"'“”’»›」』)）】]*"
+# Letters of scripts that put no spaces between words: Thai to Tibetan, Burmese, Khmer, Japanese, Chinese.
+UNSPACED = re.compile(
+    "[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u3100-\u312f\u31a0-\u31bf\u31f0-\u31ff"
+    "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff]"
+)
+JOINERS = "\u200c\u200d"  # of letters within a word, in Persian and in scripts of India
 FEWEST = 20  # tokens of each kind that a half must have: of fewer, chance makes anything
 TURNS = 5  # of the labels, to see what chance makes
 Labels = NDArray[Any]
@@ -34,14 +43,15 @@ class Finding(NamedTuple):
 
 
 def features(parts: Sequence[str]) -> dict[str, Labels]:
-    """What can be read off a text after each of its N tokens, given the text of each: bool [N], or float [N].
+    """Return what can be read off a text after each of its N tokens, given the text of each: bool [N], or float [N].
 
     A token of several characters is as its last one is; it is upper case or a digit if any of them is. A quotation or a
     bracket ends at an empty line at the latest, so that one that stands alone does not turn round all that follows.
+    A word is a run of letters of a script that separates words by spaces; Chinese, for example, has none.
     """
     text = "\n" + "".join(parts)  # as if after a line, so that a token without text may come first
     ends = np.cumsum([len(part) for part in parts], dtype=int)
-    letters = np.array([character.isalnum() for character in text])
+    letters = np.array([_is_in_word(character) for character in text])
     begins = np.append(~letters[:-1] & letters[1:], False)
     place = np.arange(len(text))
     of_characters: dict[str, Labels] = {
@@ -49,7 +59,7 @@ def features(parts: Sequence[str]) -> dict[str, Labels]:
         "inside brackets": _inside(text, *BRACKETS),
         "inside a word": letters,
         "a word begins next": begins,
-        "a sentence has ended": _matched(r"[.!?。！？][\s\"'”’」』)]*", text),
+        "a sentence has ended": _matched(SENTENCE_ENDS, text),
         "first line of a paragraph": _matched(r"(?<=\n\n)[^\n]+", text),
         "place in the line": place - _last(np.array([character == "\n" for character in text])),
         "letters of the word so far": place - _last(~letters),
@@ -58,6 +68,18 @@ def features(parts: Sequence[str]) -> dict[str, Labels]:
     any_of = {"upper case": str.isupper, "a digit": str.isdigit}
     of_tokens = {name: np.array([any(map(holds, part)) for part in parts]) for name, holds in any_of.items()}
     return of_tokens | {name: labels[ends] for name, labels in of_characters.items()}
+
+
+def _is_in_word(character: str) -> bool:
+    """Return whether a character is a letter, digit or accent of a script that separates words by spaces."""
+    of_letters = character.isalnum() or unicodedata.category(character).startswith("M") or character in JOINERS
+    return of_letters and not UNSPACED.match(character)
+
+
+def without_spaces(parts: Sequence[str]) -> float:
+    """Return the share of the letters of a text that are of a script without spaces between words."""
+    text = "".join(parts)
+    return len(UNSPACED.findall(text)) / max(sum(map(str.isalnum, text)), 1)
 
 
 def _inside(text: str, opening: str, closing: str) -> Labels:
@@ -89,9 +111,9 @@ def _last(marks: Labels) -> Labels:
 
 
 def _indents(text: str) -> Labels:
-    """How many spaces the line of each character begins with, as far as it is read."""
+    """Return how many spaces, of a letter's width or a Chinese character's, the line of each character begins with."""
     counts = np.zeros(len(text))
-    for line in re.finditer(r"(?<=\n)( +)[^\n]*", text):
+    for line in re.finditer(r"(?<=\n)([ \u3000]+)[^\n]*", text):
         reach = np.arange(1, len(line[0]) + 1)
         counts[line.start() : line.end()] = np.minimum(reach, len(line[1]))
     return counts

@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from keras_lstmgen import (
     generation,
     inspection,
     model,
+    pictures,
     probes,
     recipe,
     run,
@@ -322,7 +324,7 @@ def test_cells_are_looked_for_in_the_held_out_text_or_where_it_is_gone_in_the_mo
     (copied / run.METADATA).write_text(json.dumps(metadata), encoding="utf-8")
     out = inspected(capsys, copied, "--prompt", "a")
     assert "gone.txt: " in out.splitlines()[0]
-    assert "on text that the model wrote: 816 tokens" in out
+    assert "on text that the model wrote: 800 tokens" in out
 
 
 @pytest.mark.parametrize("prompt", ["床前明月光", "疑 is 😀\n\0▁"])
@@ -452,3 +454,55 @@ def test_no_run_a_run_without_weights_and_an_output_that_is_a_file_are_one_line_
     (copied / run.MODEL).unlink()
     assert cli.main(words) == 2
     assert "is no finished run (model.keras is missing)" in capsys.readouterr().err
+
+
+GOLDEN = Path(__file__).parent / "golden" / "run"
+
+
+def test_of_a_script_without_spaces_it_is_said_that_its_letters_make_no_words(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "poem.txt").write_text("床前明月光，疑是地上霜。\n" * 20, encoding="utf-8")
+    out = inspected(capsys, GOLDEN, "--prompt", "a", "--text", tmp_path / "poem.txt", "--output", tmp_path / "out")
+    assert not re.search(r"^ *(inside a word|a word begins next|letters of the word so far) +[a-z]", out, re.MULTILINE)
+    assert out.count("a script without spaces between words") == 1
+    assert out.count("inside a word") == 1
+    assert probes.without_spaces(["The frost", " is white, 霜"]) < 0.1
+
+
+def test_characters_that_no_font_has_are_named_once_with_a_font_that_has_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = [face for face in pictures._faces() if face[0] == "DejaVu Sans"][:1]
+    monkeypatch.setattr(pictures, "_faces", lambda: own)
+    monkeypatch.setattr(pictures, "_font_of", cache(pictures._font_of.__wrapped__))
+    (tmp_path / "poem.txt").write_text("ab\n" * 20, encoding="utf-8")
+    options = ("--text", tmp_path / "poem.txt", "--output", tmp_path / "out")
+    out = inspected(capsys, GOLDEN, "--prompt", "床前明月光", *options)
+    (said,) = [line for line in out.splitlines() if "no installed font" in line]
+    assert re.search(r"has 床 前 明 月 光[^:]*: the pictures show codes such as \\u5e8a in their place", said)
+    assert "Noto Sans CJK (the package fonts-noto-cjk)" in said
+
+
+def test_of_a_long_prompt_the_end_alone_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded, read, reader = run.load(GOLDEN), list[int](), gates.reader
+    prompt = "The state of each cell is seen. " * 3
+    ids = loaded.prompt_ids(prompt)
+    whole = gates.trace(loaded.weights, ids, 0, gates.begin(loaded.weights))
+
+    def counting(*given: Any) -> gates.Reader:
+        def call(ids: Any, state: Any) -> Any:
+            read.append(len(ids))
+            return reader(*given)(ids, state)
+
+        return call
+
+    monkeypatch.setattr(gates, "reader", counting)
+    monkeypatch.setattr(inspection, "DRAWN", 7)
+    monkeypatch.setattr(inspection, "EXCERPT", 20)
+    shown = inspection._shown(loaded, inspection.Asked(prompt), 0)
+    assert shown.ids == ids[-20:]
+    np.testing.assert_allclose(shown.cells, whole.cells[-20:], atol=1e-6)
+    np.testing.assert_allclose(shown.trace.logits, whole.logits[-7:], atol=1e-5)
+    assert max(read) <= 20
+    assert sum(read) == len(ids) - 7

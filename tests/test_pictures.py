@@ -129,3 +129,35 @@ def test_a_font_of_the_machine_draws_what_the_first_one_lacks(monkeypatch: pytes
     monkeypatch.setattr(pictures, "_font_of", pictures._font_of.__wrapped__)
     assert pictures.drawable("床前") == "床\\u524d"
     assert pictures.fonts("a床前") == ["DejaVu Sans", "Some Han"]
+
+
+def test_a_line_names_what_no_font_has_and_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = [face for face in pictures._faces() if face[0] == "DejaVu Sans"][:1]
+    monkeypatch.setattr(pictures, "_faces", lambda: own)
+    monkeypatch.setattr(pictures, "_font_of", pictures._font_of.__wrapped__)
+    assert pictures.told_of_missing("a\té␣") == ""
+    assert "has 床: the pictures show codes such as \\u5e8a" in pictures.told_of_missing("床a床")
+    for character, package in (("가", "noto-cjk"), ("ក", "noto-core"), ("\U0001f9a4", "symbola")):
+        assert f"fonts-{package}" in pictures.told_of_missing(character)
+    said = pictures.told_of_missing("".join(map(chr, range(0x4E00, 0x4E00 + 12))))
+    assert f"丁 {chr(0x4E02)} " in said
+    assert " and 2 more:" in said
+    assert said.count("fonts-noto-cjk") == 1
+
+
+def test_a_font_that_was_installed_since_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Matplotlib keeps its list of fonts on the disk."""
+    from matplotlib import font_manager
+
+    source = next(entry.fname for entry in font_manager.fontManager.ttflist if entry.name == "DejaVu Sans Mono")
+    path, added = tmp_path / "New.ttf", font_manager.fontManager.ttflist
+    path.write_bytes(Path(source).read_bytes())
+    (tmp_path / "Broken.ttf").write_bytes(b"no font")
+    found = [str(path), str(tmp_path / "Broken.ttf")]
+    monkeypatch.setattr(font_manager, "findSystemFonts", lambda: found)
+    monkeypatch.setattr(font_manager.fontManager, "ttflist", added.copy())
+    assert any(face.fname == str(path) for _, face in pictures._faces.__wrapped__())
+
+
+def test_a_label_of_wide_characters_is_written_smaller() -> None:
+    assert pictures._fitting("明月") == pictures._fitting("abcd") < pictures._fitting("ab")

@@ -22,9 +22,13 @@ N, H = 800, 13
         ("inside quotes", "「床前」明", "###.."),
         ("inside brackets", "a (b [c] d) e", "..########..."),
         ("inside brackets", ") (a\n\nb) c", "..###....."),
-        ("inside a word", "It's 2, 床", "##.#.#..#"),
+        ("inside quotes", "„a“ »b« «c» ”d”", "##..##..##..##."),
+        ("inside a word", "It's 2, 床前 ไป", "##.#.#......."),
+        ("inside a word", "e\u0301a हिन्दी می\u200cرو", "###.######.#####"),
+        ("a word begins next", "床前 a 明b", "..#..#."),
         ("a word begins next", " a bc\nd", "#.#..#."),
         ("a sentence has ended", 'No. "Or?" I', "..###..###."),
+        ("a sentence has ended", "是。」नहीं। a… b", ".##....##.##."),
         ("first line of a paragraph", "a\n\nbc\nd\n\nef", "...##....##"),
         ("upper case", "aÄB c", ".##.."),
         ("a digit", "a1 2", ".#.#"),
@@ -41,6 +45,8 @@ def test_yes_or_no_after_each_character(name: str, text: str, holds: str) -> Non
         ("place in the line", "ab\nc", [1, 2, 0, 1]),
         ("letters of the word so far", "ab, c", [1, 2, 0, 0, 1]),
         ("spaces that begin the line", "  a b\n c", [1, 2, 2, 2, 2, 0, 1, 1]),
+        ("spaces that begin the line", "\u3000\u3000床\n前", [1, 2, 2, 0, 0]),
+        ("letters of the word so far", "ab床c", [1, 2, 0, 1]),
     ],
 )
 def test_numbers_after_each_character(name: str, text: str, counts: list[int]) -> None:
