@@ -53,6 +53,8 @@ def read_metadata(text: str | bytes) -> Metadata:
     ids = (metadata.start_id, metadata.end_id, end if end != -1 else 0, *metadata.unsampled_ids)
     if not all(type(number) is int for number in numbers) or not all(0 <= i < V < 2**31 for i in ids):
         raise ValueError("its metadata has an id that is none, or outside its vocabulary")
+    if len(set(metadata.unsampled_ids)) == V:
+        raise ValueError("its metadata leaves no id to write")
     if not 0 <= metadata.state_size < 2**31 or type(metadata.prompt_start) is not bool:
         raise ValueError("its metadata has a state_size or prompt_start that is none")
     return metadata

@@ -8,7 +8,7 @@ appears when it is whole.
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -22,7 +22,7 @@ from keras_lstmgen.corpus import Split, fingerprint, pieces
 from keras_lstmgen.errors import UserError
 from keras_lstmgen.files import alone, read_json, replacing, write_json
 from keras_lstmgen.recipe import Corpus, Recipe
-from keras_lstmgen.tokenizer import Tokenizer, train
+from keras_lstmgen.tokenizer import Tokenizer, check_writable, train
 
 FORMAT = 3
 SPLITS: tuple[Split, Split] = ("train", "validation")
@@ -155,11 +155,16 @@ def dtype_of(tokenizer: Tokenizer) -> str:
 
 
 def symbols(corpus: Corpus, tokenizer: Tokenizer, seen: NDArray[np.bool_], first: int) -> dict[str, Any]:
-    """``start_id`` and ``unsampled_ids`` of a training text: bool (V,), which ids it has, and its first id."""
+    """Return ``start_id`` and ``unsampled_ids`` of a training text: bool (V,), which ids it has, and its first id.
+
+    Raises UserError if that leaves nothing to generate.
+    """
     newline = tokenizer.newline_id
     of_a_stream = newline if seen[newline] else first
     start = of_a_stream if corpus.documents == "stream" else tokenizer.start_id
-    return {"start_id": start, "unsampled_ids": _unsampled(seen, tokenizer)}
+    unsampled = _unsampled(seen, tokenizer)
+    check_writable(tokenizer, unsampled)
+    return {"start_id": start, "unsampled_ids": unsampled}
 
 
 def _unsampled(seen: NDArray[np.bool_], tokenizer: Tokenizer) -> list[int]:
@@ -186,7 +191,7 @@ def write_ids(
     counts = dict.fromkeys(COUNTS, 0)
     seen = np.zeros(tokenizer.vocab_size, np.bool_)
     with path.open("wb") as file:
-        for batch in _batches(texts):
+        for batch in batches(texts):
             ids = ids_of(batch, tokenizer, corpus.documents == "stream")
             ids.astype(dtype).tofile(file)
             seen[ids] = True
@@ -198,8 +203,8 @@ def write_ids(
     return counts, seen
 
 
-def _batches(texts: Iterator[str]) -> Iterator[list[str]]:
-    """Group texts to about 64k characters, so that short documents do not cost a write each."""
+def batches(texts: Iterable[str]) -> Iterator[list[str]]:
+    """Group texts to about 64k characters, so that short documents do not cost a write or a search each."""
     batch: list[str] = []
     characters = 0
     for text in texts:

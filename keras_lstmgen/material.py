@@ -18,6 +18,7 @@ from keras_lstmgen.corpus import Split
 from keras_lstmgen.encoding import Encoded, encode
 from keras_lstmgen.errors import UserError
 from keras_lstmgen.model import parameters
+from keras_lstmgen.tokenizer import check_writable
 
 # Most tokens of the held-out text that each epoch is measured on, and numbers in their logits: it is to stay short.
 VALIDATION_TOKENS, VALIDATION_LOGITS = 2**19, 2**31
@@ -29,6 +30,7 @@ def prepare(settings: recipe.Recipe, runs: Path) -> tuple[recipe.Recipe, Encoded
     settings = prepared.adopted(settings)
     with show.out.status("reading the corpus") as status:
         encoded = prepared.opened(settings.corpus) or encode(settings, runs / ".encoded", status.update)
+    check_writable(encoded.tokenizer, encoded.unsampled_ids)
     tokens = len(encoded.train)
     longest = _longest(settings, encoded)
     if values := defaults.chosen(settings, tokens, encoded.tokenizer.vocab_size, longest):

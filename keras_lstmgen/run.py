@@ -202,7 +202,7 @@ def _stored_numbers(path: Path) -> int:
 
 
 def _agree(folder: Path, metadata: Metadata, words: Tokenizer, settings: recipe.Model) -> None:
-    """Refuse files of different runs mixed into one folder."""
+    """Refuse files of different runs mixed into one folder, and a vocabulary that leaves nothing to generate."""
     if recipe.AUTO in (settings.units, settings.layers, settings.embedding_size, settings.dropout):
         raise UserError(f"{folder / METADATA}: leaves sizes of the model open; copy the whole folder of the run")
     said = (metadata.vocab_size, metadata.state_size)
@@ -220,3 +220,7 @@ def _agree(folder: Path, metadata: Metadata, words: Tokenizer, settings: recipe.
             f"{folder / METADATA}: names ids outside the vocabulary of {metadata.vocab_size}; "
             "copy the whole folder of the run"
         )
+    try:
+        tokenizer.check_writable(words, metadata.unsampled_ids)
+    except UserError as error:
+        raise UserError(f"{folder}: {error}") from error

@@ -153,6 +153,16 @@ def check(settings: recipe.Tokenizer) -> None:
         raise UserError(f"tokenizer.vocab_size = {settings.vocab_size} leaves no room for text; give more than {FIXED}")
 
 
+def check_writable(tokenizer: Tokenizer, unsampled_ids: Iterable[int]) -> None:
+    """Refuse a vocabulary that leaves nothing to generate but line breaks and ends of documents."""
+    left = set(range(tokenizer.vocab_size)).difference(unsampled_ids)
+    if not any(tokenizer.piece_bytes(token).strip(b"\n") for token in left):
+        raise UserError(
+            "the vocabulary leaves nothing to generate: none of its entries stands in the training text (words of more "
+            f"than {LONGEST_WORD} characters are unknown); train with another tokenizer.type or on other text"
+        )
+
+
 def _opened(model: bytes) -> tuple[Any, Any, str]:
     """Processor, pieces and the text for unknown of a model, once it is sure to be one of ours and whole.
 

@@ -184,6 +184,13 @@ def test_metadata_of_another_format_is_refused(ask: Answers) -> None:
     assert found == [None, old, "its metadata lacks vocab_size", old]
 
 
+def test_metadata_that_leaves_nothing_to_write_is_refused(ask: Answers) -> None:
+    whole = {"format_version": 1, "vocab_size": 3, "state_size": 2, "start_id": 1, "end_id": 2}
+    jsons = [whole | {"unsampled_ids": ids} for ids in ([2, 1, 0], [1, 1, 1], [])]
+    found = ask([{"ask": "metadata", "json": json.dumps(values)} for values in jsons])
+    assert found == ["its metadata leaves no id to write", None, None]
+
+
 def trained(kind: str) -> bytes:
     return own.train(recipe.Tokenizer(type=kind, vocab_size=SIZES[kind]), lambda: iter(LINES))
 

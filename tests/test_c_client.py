@@ -1,6 +1,7 @@
 """The C client writes what Keras writes, byte for byte, and no file ends it but by one line."""
 
 import itertools
+import json
 import os
 import random
 import shutil
@@ -23,6 +24,7 @@ from tests import c_client
 Result = subprocess.CompletedProcess[bytes]
 Client = Callable[..., Result]
 MODEL = "tflite/model.tflite"
+GOLDEN = Path(__file__).parent / "golden" / "run"
 
 MIXES: tuple[dict[str, float], ...] = (
     {},
@@ -237,6 +239,15 @@ def test_numbers_in_the_metadata_that_are_not_the_model_s_are_refused(
         assert data.count(said) == 1
         damaged.write_bytes(data.replace(said, f'"{name}": {value + 1}'.encode()))
         assert f"differ in {name.removesuffix('_size').replace('vocab', 'vocabulary')}" in one_line(checked(damaged))
+
+
+def test_metadata_that_leaves_nothing_to_write_is_refused(checked: Client, tmp_path: Path) -> None:
+    data, damaged = (GOLDEN / MODEL).read_bytes(), tmp_path / "damaged"
+    carried = metadata_buffers(data)["keras_lstmgen"]
+    about = {name: value for name, value in json.loads(carried).items() if name not in ("recipe", "metrics")}
+    about["unsampled_ids"] = list(range(about["vocab_size"]))
+    damaged.write_bytes(data.replace(carried, json.dumps(about).encode().ljust(len(carried))))
+    assert f"{damaged}: cannot be used: its metadata leaves no id to write" in one_line(checked(damaged))
 
 
 def test_other_bad_input_is_one_line_and_exit_status_2(client: Client, trained: Path, tmp_path: Path) -> None:

@@ -354,6 +354,12 @@ def test_metadata_of_another_format_is_refused(text: str) -> None:
         read_metadata(text)
 
 
+def test_metadata_that_leaves_nothing_to_write_is_refused() -> None:
+    assert read_metadata(json.dumps(WRITTEN | {"unsampled_ids": list(range(1, V)) * 2}))
+    with pytest.raises(ValueError, match="leaves no id to write"):
+        read_metadata(json.dumps(WRITTEN | {"unsampled_ids": list(range(V))}))
+
+
 @pytest.mark.parametrize("name", sorted(WRITTEN.keys() - {"format_version"}))
 def test_metadata_that_lacks_a_value_is_refused_by_its_name(name: str) -> None:
     with pytest.raises(ValueError, match=f"lacks {name}"):

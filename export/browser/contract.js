@@ -67,6 +67,7 @@ export function readMetadata(text) {
   for (const name of ["vocab_size", "state_size", "start_id", "end_id", "unsampled_ids"]) {
     if (!(name in values)) throw new Error(`its metadata lacks ${name}`);
   }
+  if (new Set(values.unsampled_ids).size >= values.vocab_size) throw new Error("its metadata leaves no id to write");
   return values;
 }
 

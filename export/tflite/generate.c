@@ -180,9 +180,13 @@ static const char *make_room(struct writer *writer)
     writer->sorted = calloc(V, sizeof *writer->sorted);
     if (writer->seen == NULL || writer->unsampled == NULL || writer->sorted == NULL)
         return "there is not enough memory";
-    for (size_t i = 0; i < writer->metadata.unsampled_count; i++)
-        writer->unsampled[writer->metadata.unsampled_ids[i]] = true;
-    return NULL;
+    size_t writable = V;
+    for (size_t i = 0; i < writer->metadata.unsampled_count; i++) {
+        bool *unsampled = &writer->unsampled[writer->metadata.unsampled_ids[i]];
+        writable -= !*unsampled;
+        *unsampled = true;
+    }
+    return writable > 0 ? NULL : "its metadata leaves no id to write";
 }
 
 /* Whether a prompt, whose ids begin at `from`, is a source that a model of pairs is to answer and that has no end. */
