@@ -62,7 +62,8 @@ def search(step: Step, ids: Sequence[int], metadata: Metadata, options: Options,
     for length in range(1, max_new_tokens + 1):
         children = _children(living, options)
         ends = [text.tokens[-1] == metadata.end_id for _, text in children]
-        found += [text for (_, text), end in zip(children[: options.beams], ends, strict=False) if end]
+        ended = [text for (_, text), end in zip(children[: options.beams], ends, strict=False) if end]
+        found = _best(found + ended, options)
         going = [child for child, end in zip(children, ends, strict=True) if not end][: options.beams]
         if length == max_new_tokens:
             found += [text for _, text in going]
@@ -70,6 +71,11 @@ def search(step: Step, ids: Sequence[int], metadata: Metadata, options: Options,
             break
         else:
             living = [_read(step, text, text.tokens[-1], parent.state, metadata) for parent, text in going]
+    return _best(found, options)
+
+
+def _best(found: list[Text], options: Options) -> list[Text]:
+    """The N best of what was found, best first, equals in the order in which they were found."""
     return sorted(found, key=lambda text: -text.score)[: options.beams]
 
 
@@ -104,5 +110,4 @@ def _settled(best: Text, found: list[Text], options: Options, max_new_tokens: in
     """Say whether N texts are found, and ``best``, the best that lives, cannot come to be above the Nth of them."""
     if len(found) < options.beams:
         return False
-    scores = sorted((text.score for text in found), reverse=True)
-    return best.logprob / _penalty(max_new_tokens, options) <= scores[options.beams - 1]
+    return best.logprob / _penalty(max_new_tokens, options) <= found[-1].score

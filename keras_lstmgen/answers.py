@@ -76,15 +76,26 @@ def searched(run: Run, sources: Sequence[str], asked: beam.Search) -> list[str]:
     return found
 
 
-def drawn(run: Run, source: str, number: int, limit: int) -> list[str]:
-    """So many texts with neutral options and seeds 0, 1, …: answers to a source, or without one (empty) documents."""
+def drawn(run: Run, sources: Sequence[str], number: int, limit: int) -> dict[str, list[str]]:
+    """Write texts with neutral options and seeds 0, 1, … to each source; an empty source stands for documents.
+
+    Args:
+        run: the model.
+        sources: what the texts answer.
+        number: of texts for each source.
+        limit: most tokens of a text.
+    """
     at_least("number", number, 0)
-    call, found = generation.writer(run), list[str]()
+    call = generation.writer(run)
+    return {source: _drawn(run, call, source, number, limit) for source in sources}
+
+
+def _drawn(run: Run, call: generation.Writer, source: str, number: int, limit: int) -> list[str]:
+    found, prompt = list[str](), source + "\n" if source else ""
     with show.progress_bar() as bar:
         task = bar.add_task(f"samples: {source}" if source else "samples", total=number, figures="")
         for start in range(0, number, ROWS):
             seeds = range(start, min(start + ROWS, number))
-            prompt = source + "\n" if source else ""
             found += [sample.text for sample in generation.generate(run, prompt, limit, seeds=seeds, call=call)]
             bar.advance(task, len(seeds))
     return found

@@ -132,7 +132,7 @@ def searching(
         logits, state = yield Request(np.array([token]), state)
     for length in range(1, asked.max_new_tokens + 1):
         children = _children(asked, limits, living, logits, over)
-        found += [child for child in children[: asked.beams] if child.ended]
+        found = _best(asked, found + [child for child in children[: asked.beams] if child.ended])
         living = [child for child in children if not child.ended][: asked.beams]
         if length == asked.max_new_tokens:
             found += living
@@ -141,6 +141,11 @@ def searching(
         else:
             last = np.array([child.draft.ids[-1] for child in living])
             logits, state = yield Request(last, state[[child.parent for child in living]])
+    return _best(asked, found)
+
+
+def _best(asked: Search, found: list[Hypothesis]) -> list[Hypothesis]:
+    """Return the N best of what was found, best first, equals in the order in which they were found."""
     return sorted(found, key=lambda text: -text.score)[: asked.beams]
 
 
@@ -187,8 +192,7 @@ def penalty(n: int, A: float) -> float:
 
 
 def _settled(asked: Search, best: Hypothesis, found: list[Hypothesis]) -> bool:
-    """Say whether nothing that lives, of which ``best`` has the largest total, can still be one of the best."""
+    """Say whether nothing that lives, of which ``best`` has the largest total, can still be among the N best found."""
     if len(found) < asked.beams:
         return False
-    scores = sorted((text.score for text in found), reverse=True)
-    return best.total / penalty(asked.max_new_tokens, asked.length_penalty) <= scores[asked.beams - 1]
+    return best.total / penalty(asked.max_new_tokens, asked.length_penalty) <= found[-1].score

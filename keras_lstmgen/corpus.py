@@ -154,17 +154,17 @@ def _in_form(source: Source, pieces: Iterator[str], corpus: recipe.Corpus) -> It
     if corpus.normalize == recipe.NONE:
         yield from pieces
         return
-    rest = ""
+    rest, size = list[str](), 0
     for piece in pieces:
         if safe := SAFE.match(piece):
-            if done := normalized(rest + piece[: safe.end()], corpus):
+            if done := normalized("".join([*rest, piece[: safe.end()]]), corpus):
                 yield done
-            rest = piece[safe.end() :]
+            rest, size = [piece[safe.end() :]], len(piece) - safe.end()
         else:
-            rest += piece
-            held(source, len(rest))
-    if rest:
-        yield normalized(rest, corpus)
+            rest.append(piece)
+            held(source, size := size + len(piece))
+    if size:
+        yield normalized("".join(rest), corpus)
 
 
 def normalized(text: str, corpus: recipe.Corpus) -> str:
@@ -218,11 +218,12 @@ def _between(texts: Iterator[str], start: int, end: int) -> Iterator[str]:
 def _cut_after_newlines(texts: Iterator[str]) -> Iterator[str]:
     rest = ""
     for text in texts:
-        rest += text
-        while len(rest) >= PIECE:
-            cut = _cut(rest[:PIECE])
-            yield rest[:cut]
-            rest = rest[cut:]
+        rest, start = rest + text, 0
+        while len(rest) - start >= PIECE:
+            end = start + _cut(rest[start : start + PIECE])
+            yield rest[start:end]
+            start = end
+        rest = rest[start:]
     if rest:
         yield rest
 

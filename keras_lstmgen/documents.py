@@ -46,14 +46,15 @@ def held(source: Source, size: int) -> None:
 def _lines(source: Source, fields: Fields = ()) -> Iterator[str]:  # noqa: ARG001
     """The lines of a text without their "\\n" or "\\r\\n"; a line may span any number of pieces."""
     parts: list[str] = []
+    size = 0
     for text in read_text(source):
         first, *others = text.split("\n")
         parts.append(first)
-        held(source, sum(map(len, parts)))
+        held(source, size := size + len(first))
         if others:
             yield "".join(parts).removesuffix("\r")
             yield from (line.removesuffix("\r") for line in others[:-1])
-            parts = others[-1:]
+            parts, size = others[-1:], len(others[-1])
     if last := "".join(parts).removesuffix("\r"):
         yield last
 

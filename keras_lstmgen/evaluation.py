@@ -1,7 +1,7 @@
 """How good a model is: its loss on a text it has not seen, and how much of what it writes is copied."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -9,14 +9,14 @@ import tensorflow as tf
 
 from keras_lstmgen import kernel
 from keras_lstmgen.attention import attend
+from keras_lstmgen.encoding import batches
 from keras_lstmgen.errors import at_least
 from keras_lstmgen.model import Weights, join_state, score, split_state, state_size, together
+from keras_lstmgen.pairs import CELLS, WINDOW, scored_window
 from keras_lstmgen.pointer import in_windows, read_by
 from keras_lstmgen.tokenizer import Tokenizer
 
-WINDOW = 256  # most tokens a row scored in one call
 WARM_UP = WINDOW  # tokens read, not scored, before each part of a text that is scored in parts side by side
-LOGITS = 1 << 25  # most numbers in the logits of one call, so that a large vocabulary does not take all memory
 FRESH_WINDOWS = 1000
 
 
@@ -72,7 +72,7 @@ def total_nats(
     first = np.arange(parts)[:, np.newaxis] * length - warm
     state = tf.zeros((parts, state_size(weights)))
     total = 0.0
-    window = _window(weights, parts)
+    window = scored_window(int(weights.output_bias.shape[0]), parts)  # a power of two: WARM_UP ends with a window
     for start in range(0, warm + length, window):
         at = first + np.arange(start, min(start + window, warm + length) + 1)[np.newaxis, :]
         if start == warm:  # the first part has no text before it
@@ -83,12 +83,6 @@ def total_nats(
         total -= float(np.sum(logprobs.numpy(), where=mine, dtype=np.float64))
         advance(int(mine.sum()))
     return total
-
-
-def _window(weights: Weights, B: int) -> int:
-    """Tokens a row to score in one call; a power of two, so that WARM_UP ends with a window."""
-    most = LOGITS // (B * int(weights.output_bias.shape[0]))
-    return min(WINDOW, 1 << max(most.bit_length() - 1, 0))
 
 
 def fresh_nats(
@@ -111,7 +105,7 @@ def fresh_nats(
     possible = len(ids) - length
     few = possible <= windows
     starts = np.arange(possible) if few else np.random.default_rng(0).integers(possible, size=windows)
-    rows = max(1, min(64, LOGITS // (length * int(weights.output_bias.shape[0]))))
+    rows = max(1, min(64, CELLS // (length * int(weights.output_bias.shape[0]))))
     total = 0.0
     for some in np.split(starts, range(rows, len(starts), rows)):
         at = some[:, np.newaxis] + np.arange(length + 1)
@@ -147,29 +141,46 @@ def _exp(x: float) -> float:
     return math.exp(min(x, 709.0))
 
 
-def longest_copy(sample: str, training: Iterable[str]) -> str:
-    """The longest passage of ``sample`` that stands in the training text, which is read once, in pieces.
+def longest_copies(samples: Sequence[str], training: Iterable[str]) -> list[str]:
+    """Return for each sample its longest passage that stands in the training text, which is read once, in pieces.
 
-    A passage is looked for only where it would be longer than the best so far, so one search a character of the
-    sample and piece of the text is enough.
+    A passage is looked for only where it would be longer than the best so far, so one search for each character of the
+    samples and piece of the text is enough. Short pieces are joined first.
     """
-    best, before = "", ""
-    for piece in training:
-        text = before + piece
-        for start in range(len(sample)):
-            while (end := start + len(best) + 1) <= len(sample) and sample[start:end] in text:
-                best = sample[start:end]
-        before = text[-len(sample) :]  # so that no passage is cut in two
+    best, before = [""] * len(samples), ""
+    kept = max(map(len, samples), default=0)
+    for pieces in batches(training):
+        text = before + "".join(pieces)
+        best = [_longer_copy(sample, copy, text) for sample, copy in zip(samples, best, strict=True)]
+        before = text[max(len(text) - kept, 0) :]  # so that no passage is cut in two
     return best
 
 
-def seen_lines(sample: str, training: Iterable[str]) -> tuple[int, int]:
-    """How many lines of ``sample`` stand whole in training, of how many; the last (it is cut) and empty ones apart."""
-    lines = [line for line in sample.split("\n")[:-1] if line.strip()]
-    missing = set(lines)
-    rest = ""
+def _longer_copy(sample: str, best: str, text: str) -> str:
+    """Return the first longest passage of a sample that stands in a text and is longer than ``best``, or ``best``."""
+    for start in range(len(sample)):
+        while (end := start + len(best) + 1) <= len(sample) and sample[start:end] in text:
+            best = sample[start:end]
+    return best
+
+
+def whole_lines(sample: str) -> list[str]:
+    """Return the lines of a sample but the last, which is cut, and empty ones."""
+    return [line for line in sample.split("\n")[:-1] if line.strip()]
+
+
+def lines_seen(lines: Iterable[str], training: Iterable[str]) -> set[str]:
+    """Return those of these lines that stand whole in the training text, which is read once, in pieces.
+
+    Memory is bounded by the lines: a longer one of the training text is none of them, and is not kept whole.
+    """
+    wanted = set(lines)
+    missing, most = set(wanted), max(map(len, wanted), default=0) + 1
+    rest = ""  # the line that the next piece goes on with, as far as it matters
     for piece in training:
-        *whole, rest = (rest + piece).split("\n")
-        missing.difference_update(whole)
-    missing.discard(rest)
-    return sum(line not in missing for line in lines), len(lines)
+        first, *others = piece.split("\n")
+        rest = (rest + first[:most])[:most]
+        if others:
+            missing -= {rest, *others[:-1]}
+            rest = others[-1][:most]
+    return wanted - (missing - {rest})

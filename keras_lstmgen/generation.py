@@ -26,7 +26,7 @@ CHUNK = 16  # tokens written between two looks at the screen: few enough to flow
 class Sample:
     """One text as it grows."""
 
-    text: str = ""
+    text: str = ""  # once it has ended
     tokens: list[int] = field(default_factory=list)
     length: int = 0  # tokens written
     logprob: float = 0.0
@@ -163,13 +163,25 @@ def search(
     A stop string ends a text of the search; its tokens count for the score, and it is left out of the text.
     """
 
+    words = [word for word in stop if word]
+    reach = max((len(word.encode()) for word in words), default=0)
+
     def over(tokens: Sequence[int]) -> bool:
-        text = run.tokenizer.decode(tokens)
-        return any(word in text for word in stop if word)
+        """Look at the end alone: a text that had a stop string before would have ended there."""
+        text = _end(run.tokenizer, tokens, reach) if words else ""
+        return any(word in text for word in words)
 
     limits, ids = limits or constrained(run, HostOptions()), run.prompt_ids(prompt)
     found = beam.search(step, asked, limits, ids, run.metadata.state_size, over)
     return [of_search(text, Tail(run.tokenizer, stop)) for text in found]
+
+
+def _end(tokenizer: Tokenizer, tokens: Sequence[int], size: int) -> str:
+    """Return the end of a text, whole characters of at least ``size`` bytes; each token has one byte or more."""
+    start = max(len(tokens) - size, 0)
+    while start and b"\x80" <= tokenizer.piece_bytes(tokens[start])[:1] < b"\xc0":  # within a character
+        start -= 1
+    return tokenizer.decode(tokens[start:])
 
 
 def of_search(text: beam.Hypothesis, tail: "Tail") -> Sample:
@@ -218,6 +230,7 @@ class _Growing:
     emit: Callable[[str], None]
     draft: Draft | None
     keep: bool = True
+    parts: list[str] = field(default_factory=list)  # of the sample's text, which they make once it has ended
 
 
 def _bias(texts: list[_Growing], limits: Constraints | None) -> Any:
@@ -262,13 +275,14 @@ def _finish(growing: _Growing, reason: str) -> None:
     sample.finish_reason = reason
     if not growing.tail.stopped:
         _add(growing, growing.tail.flush())
+    sample.text = "".join(growing.parts)
     if growing.draft and constraints.unfinished(growing.draft):
         sample.note = "; ".join(filter(None, [sample.note, UNFINISHED]))
 
 
 def _add(growing: _Growing, new: str) -> None:
     if new and growing.keep:
-        growing.sample.text += new
+        growing.parts.append(new)
     if new:
         growing.emit(new)
 

@@ -17,7 +17,7 @@ class Judge(NamedTuple):
 
     documents: Counter[str]  # of each kind
     features: dict[str, Counter[str]]  # how often each kind has each feature
-    known: int  # distinct features of all kinds
+    totals: dict[str, int]  # the sum of these counts, each of all known features being one higher
 
 
 def judge(documents: Iterable[tuple[str, str]]) -> Judge:
@@ -26,7 +26,8 @@ def judge(documents: Iterable[tuple[str, str]]) -> Judge:
     for kind, text in documents:
         seen[kind] += 1
         counts.setdefault(kind, Counter()).update(features(text))
-    return Judge(seen, counts, len(set().union(*counts.values())))
+    known = len(set().union(*counts.values()))
+    return Judge(seen, counts, {kind: found.total() + known for kind, found in counts.items()})
 
 
 def features(text: str) -> list[str]:
@@ -36,12 +37,12 @@ def features(text: str) -> list[str]:
 
 
 def kind(known: Judge, text: str) -> str:
-    """The likeliest kind of a text, the first that was read of equals."""
-    return max(known.documents, key=lambda name: _log_likelihood(known, name, features(text)))
+    """Return the likeliest kind of a text, the first that was read of equals."""
+    found = features(text)
+    return max(known.documents, key=lambda name: _log_likelihood(known, name, found))
 
 
 def _log_likelihood(judged: Judge, name: str, found: list[str]) -> float:
-    """ln of the share of documents of a kind times the probability of each feature in it."""
-    counts = judged.features[name]
-    total = counts.total() + judged.known
+    """Return ln of the documents of a kind times the probability of each feature in it."""
+    counts, total = judged.features[name], judged.totals[name]
     return math.log(judged.documents[name]) + sum(math.log((counts[feature] + 1) / total) for feature in found)

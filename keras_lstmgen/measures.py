@@ -68,13 +68,15 @@ def exact_match(answers: Sequence[str], references: References) -> dict[str, flo
 
     Both after ``normalised``.
     """
-    both = list(zip(answers, references, strict=True))
-    return {
-        "exact_match": _mean(
-            max(normalised(answer) == normalised(target) for target in known) for answer, known in both
-        ),
-        "f1": _mean(max(f1(answer, target) for target in known) for answer, known in both),
-    }
+    scores = [_matched(answer, known) for answer, known in zip(answers, references, strict=True)]
+    return {"exact_match": _mean(exact for exact, _ in scores), "f1": _mean(words for _, words in scores)}
+
+
+def _matched(answer: str, known: Collection[str]) -> tuple[bool, float]:
+    """Return whether an answer is one of its targets, and its F1 with the nearest."""
+    ours, theirs = normalised(answer), [normalised(target) for target in known]
+    counts = Counter(ours.split())
+    return ours in theirs, max(_f1(counts, Counter(other.split())) for other in theirs)
 
 
 def normalised(text: str) -> str:
@@ -83,9 +85,8 @@ def normalised(text: str) -> str:
     return " ".join(ARTICLES.sub(" ", kept).split())
 
 
-def f1(answer: str, target: str) -> float:
-    """Harmonic mean of the shares of each one's words that the other has, after ``normalised``; 1 if both have none."""
-    ours, theirs = Counter(normalised(answer).split()), Counter(normalised(target).split())
+def _f1(ours: Counter[str], theirs: Counter[str]) -> float:
+    """Return the harmonic mean of the shares of each side's words that the other has; 1 if both have none."""
     if not ours or not theirs:
         return float(ours == theirs)
     return 2 * (ours & theirs).total() / (ours.total() + theirs.total())

@@ -69,9 +69,10 @@ def _on_text(model: Run, settings: recipe.Corpus, carries: bool) -> dict[str, An
 def _of_stream(model: Run, counts: dict[str, int], ids: np.ndarray[Any, Any]) -> dict[str, float]:
     """The loss with the state carried; the first token has nothing before it."""
     counts = evaluation.predicted(counts, int(ids[0]), model.tokenizer)
-    loss = evaluation.measures(_nats(model, ids), counts)
+    call = evaluation.scorer(model.weights)
+    loss = evaluation.measures(_nats(model, ids, call), counts)
     with show.out.status("windows read from an empty state"):
-        loss["nats_per_token_fresh_windows"] = evaluation.fresh_nats(model.weights, ids)
+        loss["nats_per_token_fresh_windows"] = evaluation.fresh_nats(model.weights, ids, call=call)
     return loss
 
 
@@ -109,9 +110,9 @@ def _name(settings: recipe.Corpus) -> str:
     return ", ".join(settings.validation or settings.source)
 
 
-def _nats(model: Run, ids: np.ndarray[Any, Any]) -> float:
+def _nats(model: Run, ids: np.ndarray[Any, Any], call: Callable[..., Any]) -> float:
     with _progress("held-out text", len(ids) - 1) as advance:
-        return evaluation.total_nats(model.weights, ids, advance=advance)
+        return evaluation.total_nats(model.weights, ids, call=call, advance=advance)
 
 
 def _on_samples(
@@ -142,15 +143,15 @@ def _answered(model: Run, asked: list[str], tokens: int) -> list[generation.Samp
 def _copied(written: list[generation.Sample], settings: recipe.Corpus) -> dict[str, Any]:
     """What samples have from the training text."""
     texts = [sample.text for sample in written]
-    copies = [evaluation.longest_copy(text, _training(settings)) for text in texts]
-    seen, lines = evaluation.seen_lines("".join(map(_whole_lines, written)), _training(settings))
-    longest = max(copies, key=len)
+    longest = max(evaluation.longest_copies(texts, _training(settings)), key=len)
+    lines = [line for sample in written for line in evaluation.whole_lines(_whole_lines(sample))]
+    seen = evaluation.lines_seen(lines, _training(settings))
     return {
         "texts": texts,
         "longest_copy": longest,
         "longest_copy_characters": len(longest),
-        "lines": lines,
-        "lines_seen_in_training": seen,
+        "lines": len(lines),
+        "lines_seen_in_training": sum(line in seen for line in lines),
     }
 
 

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from typing import Any
 
 from keras_lstmgen import answers, beam, corpus, evaluation, kinds, measures, ngram, recipe, similar, verses
@@ -38,6 +39,13 @@ class Task:
             found[f"{search.beams} beams"] = answers.searched(self.model, sources, search)
         return found
 
+    @cached_property
+    def of_the_most_similar(self) -> list[str]:
+        """The target that training has to the source most similar to each of these sources."""
+        targets = [target for _, target in _pairs(self)]
+        known = similar.index(source for source, _ in _pairs(self))
+        return [targets[similar.nearest(known, source)] for source in self.references]
+
     def against(self, measure: Callable[..., dict[str, Any]], **trivial: Sequence[str]) -> Figures:
         """A measure of the model's answers, and of trivial ones."""
         rows = self.answers | {name.replace("_", " "): list(found) for name, found in trivial.items()}
@@ -66,7 +74,7 @@ def by_source(documents: Iterable[str]) -> dict[str, list[str]]:
 
 
 def _bleu(task: Task) -> Figures:
-    return task.against(measures.bleu, target_of_the_most_similar_source=_of_the_most_similar(task))
+    return task.against(measures.bleu, target_of_the_most_similar_source=task.of_the_most_similar)
 
 
 def _rouge(task: Task) -> Figures:
@@ -83,15 +91,8 @@ def _exact_match(task: Task) -> Figures:
     return task.against(
         measures.exact_match,
         most_frequent_target=[frequent] * len(task.references),
-        target_of_the_most_similar_source=_of_the_most_similar(task),
+        target_of_the_most_similar_source=task.of_the_most_similar,
     )
-
-
-def _of_the_most_similar(task: Task) -> list[str]:
-    """To each held-out source the target that training has to the most similar one."""
-    targets = [target for _, target in _pairs(task)]
-    known = similar.index(source for source, _ in _pairs(task))
-    return [targets[similar.nearest(known, source)] for source in task.references]
 
 
 def _pairs(task: Task) -> Iterator[tuple[str, str]]:
@@ -113,9 +114,10 @@ def _distinct_2(task: Task) -> Figures:
 def _kind(task: Task) -> Figures:
     judge, figures = kinds.judge(_pairs(task)), Figures()
     held_out = by_source(corpus.pieces(task.held_out, "validation"))
-    for kind in dict.fromkeys(task.training.labels):
-        drawn = answers.drawn(task.model, kind, DRAWN, task.limit)
-        figures[f"{kind}, generated"] = _judged(judge, kind, drawn) | {"in_training": _seen(task, drawn)}
+    drawn = answers.drawn(task.model, list(dict.fromkeys(task.training.labels)), DRAWN, task.limit)
+    seen = _seen(task, drawn)
+    for kind, texts in drawn.items():
+        figures[f"{kind}, generated"] = _judged(judge, kind, texts) | {"in_training": seen[kind]}
         figures[f"{kind}, held out"] = _judged(judge, kind, held_out.get(kind, []))
     return figures
 
@@ -125,19 +127,25 @@ def _judged(judge: kinds.Judge, kind: str, texts: list[str]) -> dict[str, Any]:
     return {"texts": len(texts), "of_the_kind": right / max(len(texts), 1)}
 
 
-def _seen(task: Task, texts: list[str]) -> float:
-    """Share of texts that stand whole in training."""
+def _seen(task: Task, samples: dict[str, list[str]]) -> dict[str, float]:
+    """Return by name the share of texts whose lines stand whole in training, which is read once for all."""
     documents = (split(text)[1] + "\n" for text in corpus.pieces(task.training, "train"))
-    seen, lines = evaluation.seen_lines("".join(f"{text}\n" for text in texts), documents)
-    return seen / max(lines, 1)
+    lines = {
+        name: [line for text in texts for line in evaluation.whole_lines(f"{text}\n")]
+        for name, texts in samples.items()
+    }
+    seen = evaluation.lines_seen(chain.from_iterable(lines.values()), documents)
+    return {name: sum(line in seen for line in found) / max(len(found), 1) for name, found in lines.items()}
 
 
 def _verses(task: Task) -> Figures:
     classes = verses.rhymes(target for _, target in _pairs(task))
     held_out = [split(text)[1] for text in corpus.pieces(task.held_out, "validation")]
-    drawn = answers.drawn(task.model, "".join(task.training.labels[:1]), DRAWN, task.limit)
+    label = "".join(task.training.labels[:1])
+    drawn = answers.drawn(task.model, [label], DRAWN, task.limit)
+    form = {"poems": len(drawn[label])} | verses.form(drawn[label], classes)
     return {
-        "generated": {"poems": len(drawn)} | verses.form(drawn, classes) | {"in_training": _seen(task, drawn)},
+        "generated": form | {"in_training": _seen(task, drawn)[label]},
         "held out": {"poems": len(held_out)} | verses.form(held_out, classes),
         "held out, ends paired by chance": {"rhyming": verses.by_chance(held_out, classes)},
         "rhyme table": {"characters": len(classes), "rhymes": len(set(classes.values()))},

@@ -141,6 +141,35 @@ def test_the_measured_loss_is_that_of_each_example_by_itself() -> None:
     np.testing.assert_allclose(together, alone, rtol=1e-5)
 
 
+@pytest.mark.parametrize("values", [{}, {"attention": 4}, {"attention": 4, "copy": True}, {"members": 2}])
+def test_a_long_example_is_measured_in_windows_of_bounded_size(
+    values: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sources and targets longer than a window, beside short ones, against each example read whole by itself."""
+    dice = np.random.default_rng(3)
+    lengths = [(50, 3), (2, 70), (41, 40), (1, 1), (8, 8), (7, 8)]
+    made = [tuple(dice.integers(4, V, n).tolist() for n in sizes) for sizes in lengths]
+    settings = recipe.Model(embedding_size=E, units=H, layers=2, dropout=0.0, **values)
+    weights, shapes = model.weights_of(model.build(settings, V)), list[tuple[int, int]]()
+    score, found = evaluation.scorer(weights), pairs.find(laid(made))
+
+    def call(ids: Any, state: Any) -> Any:
+        shapes.append(ids.shape)
+        return score(ids, state)
+
+    alone = 0.0
+    for number in range(len(made)):
+        ids, before = pairs.example(found, number, 1000)
+        logprobs, _ = score(ids[np.newaxis], tf.zeros((1, model.state_size(weights))))
+        alone -= float(tf.reduce_sum(logprobs[0, before - 1 :]))
+    monkeypatch.setattr(pairs, "WINDOW", 16)
+    monkeypatch.setattr(pairs, "CELLS", 4 * 16 * V)
+    np.testing.assert_allclose(pairs.total_nats(weights, found, call), alone, rtol=1e-5)
+    assert all(P - 1 <= 16 and B * (P - 1) * V <= 4 * 16 * V for B, P in shapes)
+    assert max(P - 1 for _, P in shapes) == 16
+    assert max(B for B, _ in shapes) == 4
+
+
 def test_shuffled_sources_leave_the_targets_as_they_are() -> None:
     made = [([4 + n], [10 + n, 11 + n]) for n in range(5)]
     other = pairs.shuffled(pairs.find(laid(made)))

@@ -1,0 +1,265 @@
+"""Work and memory grow with the size of a text, not with its square, and what stays the same is worked out once."""
+
+import tracemalloc
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, SupportsIndex
+
+import numpy as np
+import pytest
+
+from keras_lstmgen import (
+    answers,
+    beam,
+    corpus,
+    decode,
+    documents,
+    evaluation,
+    generation,
+    kinds,
+    measures,
+    recipe,
+    reports,
+    run,
+    sources,
+    tasks,
+    tokenizer,
+)
+from keras_lstmgen.constraints import Constraints, HostOptions
+from keras_lstmgen.tokenizer import Tokenizer
+
+
+class Counted(str):
+    """A text that counts the characters copied out of it, how often it is cut, and how often it is measured."""
+
+    __slots__ = ()
+    copied = cuts = lengths = 0
+
+    @classmethod
+    def reset(cls) -> None:
+        cls.copied = cls.cuts = cls.lengths = 0
+
+    def __getitem__(self, place: SupportsIndex | slice) -> "Counted":
+        part = Counted(super().__getitem__(place))
+        Counted.copied, Counted.cuts = Counted.copied + str.__len__(part), Counted.cuts + 1
+        return part
+
+    def __len__(self) -> int:
+        Counted.lengths += 1
+        return super().__len__()
+
+    def __radd__(self, before: str) -> "Counted":
+        return Counted(str.__add__(before, self))
+
+    def split(self, *_: Any) -> list[Any]:
+        return [self]
+
+
+GOLDEN = Path(__file__).parent / "golden" / "run"
+
+
+@pytest.fixture(scope="module")
+def model() -> run.Run:
+    """The committed run, on a stream of characters."""
+    return run.load(GOLDEN)
+
+
+def peak(call: Callable[[], object]) -> int:
+    """Return the most bytes that were held at a time."""
+    tracemalloc.start()
+    try:
+        call()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+PIECE = 1 << 16
+
+
+def one_line() -> Iterator[str]:
+    """16 million characters without a newline, in 256 pieces."""
+    return (f"{number:08}" * (PIECE // 8) for number in range(256))
+
+
+@pytest.mark.parametrize("samples", [[""], ["", "no such passage"]])
+def test_the_search_for_copies_keeps_no_more_of_the_corpus_than_a_sample_is_long(samples: list[str]) -> None:
+    assert peak(lambda: evaluation.longest_copies(samples, one_line())) < 16 * PIECE
+
+
+def test_lines_are_looked_for_in_a_text_without_newlines_in_little_memory() -> None:
+    assert peak(lambda: evaluation.lines_seen(["a line"], one_line())) < 16 * PIECE
+    assert evaluation.lines_seen(["00000007", "x"], ["0" * 7, "7", "\n"]) == {"00000007"}
+
+
+def test_short_documents_are_searched_together() -> None:
+    Counted.reset()
+    sample = Counted("no passage of this stands there")
+    evaluation.longest_copies([sample], ("q" * 10 for _ in range(1000)))
+    assert 0 < Counted.cuts <= 2 * str.__len__(sample)
+
+
+def test_a_text_without_a_place_to_cut_is_cut_into_pieces_once() -> None:
+    Counted.reset()
+    text = Counted("x" * (64 * corpus.PIECE))
+    assert [str.__len__(piece) for piece in corpus._cut_after_newlines(iter([text]))] == [corpus.PIECE] * 64
+    assert Counted.copied <= 3 * str.__len__(text)
+
+
+def test_a_line_of_many_pieces_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    Counted.reset()
+    monkeypatch.setattr(documents, "read_text", lambda _: (Counted("ab") for _ in range(200)))
+    assert list(documents._lines(sources.Source("one line", None))) == ["ab" * 200]
+    assert Counted.lengths <= 2 * 200
+
+
+def test_a_text_is_put_together_once_however_many_tokens_it_has(
+    model: run.Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put = list[int]()
+    letter = int(model.tokenizer.encode("e")[0])
+
+    @dataclass
+    class Watched(generation.Sample):
+        def __setattr__(self, name: str, value: Any) -> None:
+            if name == "text":
+                put.append(len(value))
+            super().__setattr__(name, value)
+
+    def call(_: Any, text: decode.Text, noise: Any, *others: Any) -> decode.Written:
+        del others
+        tokens = np.full(noise.shape, letter, np.int32)
+        return decode.Written(_Array(tokens), _Array(np.zeros(noise.shape, np.float32)), text)
+
+    monkeypatch.setattr(generation, "Sample", Watched)
+    (sample,) = generation.generate(model, "a", 5000, call=call)
+    assert sample.text == "e" * 5000
+    assert sum(put) == 5000
+
+
+@dataclass(frozen=True)
+class _Array:
+    """What stands for a tensor."""
+
+    values: Any
+
+    def numpy(self) -> Any:
+        return self.values
+
+
+def test_a_search_reads_only_the_end_of_a_text_for_stop_strings(
+    model: run.Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = list[int]()
+    step, decoded = decode.stepper(model.weights), Tokenizer.decode
+
+    def counting(self: Tokenizer, ids: Sequence[int]) -> str:
+        read.append(len(ids))
+        return decoded(self, ids)
+
+    monkeypatch.setattr(Tokenizer, "decode", counting)
+    generation.search(model, step, "The ", beam.Search(2, 0.0, 40))
+    assert not read
+    generation.search(model, step, "The ", beam.Search(2, 0.0, 40), stop=["zq", ""])
+    assert read
+    assert max(read) <= 2 + 3
+
+
+def test_the_end_of_a_text_has_the_stop_strings_that_the_whole_ends_with() -> None:
+    """Over texts of bytes, half characters among them, of which no beginning has the string."""
+    words = Tokenizer(tokenizer.train(recipe.Tokenizer(type="char"), lambda: iter(["am"])))
+    spelled = [*words.encode("明m"), *words.encode("é€😀")]
+    dice, found = np.random.default_rng(0), 0
+    for _ in range(3000):
+        tokens, word = (
+            dice.choice(spelled, size=dice.integers(1, 9)).tolist(),
+            dice.choice(["é", "m\ufffd", "\ufffd", "😀m"]),
+        )
+        if word in words.decode(tokens[:-1]):
+            continue
+        is_there = word in words.decode(tokens)
+        found += is_there
+        assert (word in generation._end(words, tokens, len(word.encode()))) == is_there
+    assert found > 50
+
+
+def test_a_search_keeps_no_more_texts_than_it_gives_back() -> None:
+    """A model that would end after every token, so that each step finds a text."""
+    logits = np.log(np.array([[1e-9, 1e-9, 0.5, 0.3, 0.2]], np.float32))
+    limits = Constraints(HostOptions(), np.array([-np.inf, -np.inf, 0, 0, 0], np.float32), 2, None)
+    kept = list[int]()
+
+    def best(asked: beam.Search, found: list[beam.Hypothesis]) -> list[beam.Hypothesis]:
+        kept.append(len(found))
+        return original(asked, found)
+
+    original = beam._best
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(beam, "_best", best)
+        beam.search(lambda ids, state: (logits.repeat(len(ids), 0), state), beam.Search(2, 10.0, 60), limits, [3], 1)
+    assert len(kept) > 20
+    assert max(kept) <= 2 * 2
+
+
+# What is the same for every row
+
+
+def test_the_judge_adds_up_its_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = kinds.judge((f"kind {number % 3}", f"word{number} of it") for number in range(30))
+    monkeypatch.setattr(Counter, "total", lambda _: pytest.fail("the counts are added up again"))
+    asked, features = list[str](), kinds.features
+
+    def counting(text: str) -> list[str]:
+        asked.append(text)
+        return features(text)
+
+    monkeypatch.setattr(kinds, "features", counting)
+    assert [kinds.kind(known, f"word{number}") for number in range(6)] == [f"kind {number % 3}" for number in range(6)]
+    assert len(asked) == 6
+
+
+def test_an_answer_is_brought_to_its_form_once_for_all_its_targets(monkeypatch: pytest.MonkeyPatch) -> None:
+    formed, normalised = Counter[str](), measures.normalised
+
+    def counting(text: str) -> str:
+        formed[text] += 1
+        return normalised(text)
+
+    monkeypatch.setattr(measures, "normalised", counting)
+    measures.exact_match(["an answer"], [["one", "two", "three"]])
+    assert formed == Counter(["an answer", "one", "two", "three"])
+
+
+def test_the_training_text_is_read_once_for_all_samples_and_kinds(
+    model: run.Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = list[str]()
+    settings = recipe.parse(model.metadata.recipe).corpus
+
+    def pieces(_: recipe.Corpus, split: str) -> Iterator[str]:
+        read.append(split)
+        return iter(["kind\nthe text\n"])
+
+    monkeypatch.setattr(corpus, "pieces", pieces)
+    written = [generation.Sample(text=text, finish_reason="stop") for text in ("the text", "a", "b")]
+    assert reports._copied(written, settings)["longest_copy"] == "the text"
+    assert len(read) == 2  # for copies, and for lines
+    read.clear()
+    task = tasks.Task(model, settings, settings, recipe.Evaluate(), 1)
+    assert tasks._seen(task, {"a": ["x", ""], "b": []}) == {"a": 0.0, "b": 0.0}
+    assert len(read) == 1
+
+
+def test_the_loop_that_writes_is_compiled_once_for_all_kinds(model: run.Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled, writer = list[str](), generation.writer
+
+    def counting(of: run.Run) -> Any:
+        compiled.append("again")
+        return writer(of)
+
+    monkeypatch.setattr(generation, "writer", counting)
+    found = answers.drawn(model, ["a", "The"], 2, 3)
+    assert [len(texts) for texts in found.values()] == [2, 2]
+    assert len(compiled) == 1
