@@ -64,7 +64,7 @@ CALLS: dict[str, Callable[[run.Run], Any]] = {
     "--max-new-tokens: 0 is out of range": lambda _: beam.Search(2, 0.0, 0),
     "ids: is empty": searched,
     "limit: 0 is out of range": lambda model: answers.answers(model, ["a"], 0),
-    "number: -1 is out of range": lambda model: answers.drawn(model, "", -1, 3),
+    "number: -1 is out of range": lambda model: answers.drawn(model, [""], -1, 3),
     "--memory: -1 is out of range": lambda model: speaker(model, memory=-1),
     "--max-new-tokens: -1 is out of range": lambda model: speaker(model, max_new_tokens=-1),
     "parts: 0 is out of range": lambda model: evaluation.total_nats(model.weights, IDS, 0),
