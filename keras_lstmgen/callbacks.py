@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_lstmgen import checkpoint, files, recipe, workers
+from keras_lstmgen import checkpoint, ending, files, recipe, workers
 from keras_lstmgen.checkpoint import CARRYING, Progress
 from keras_lstmgen.ensemble import layers_of
 from keras_lstmgen.errors import Terminated, UserError
@@ -195,7 +195,8 @@ def _mean_of_all(logs: dict[str, Any], others: Sequence[float] = ()) -> list[flo
 def signals_end(pace: Pace) -> Iterator[None]:
     """Let the first Ctrl-C end the training after the batch in hand, saved; a second one breaks it off at once.
 
-    SIGTERM ends it likewise, but without a last validation: whoever sends it does not wait for long.
+    SIGTERM ends it likewise, but without a last validation: whoever sends it does not wait for long. This is so on the
+    command line. A program that calls ``training.train`` keeps its own handlers.
     """
 
     def interrupt(number: int, frame: Any) -> None:
@@ -206,14 +207,8 @@ def signals_end(pace: Pace) -> Iterator[None]:
     def terminate(number: int, frame: Any) -> None:  # noqa: ARG001
         pace.terminate()
 
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    signal.signal(signal.SIGINT, interrupt)
-    signal.signal(signal.SIGTERM, terminate)
-    try:
+    with ending.handled({signal.SIGINT: interrupt, signal.SIGTERM: terminate}):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager

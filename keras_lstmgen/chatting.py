@@ -20,7 +20,7 @@ import numpy as np
 from rich.markup import escape
 from rich.text import Text as Styled
 
-from keras_lstmgen import corpus, generation, prepared, recipe, show, sources
+from keras_lstmgen import corpus, ending, generation, prepared, recipe, show, sources
 from keras_lstmgen.decode import Text
 from keras_lstmgen.documents import pair
 from keras_lstmgen.errors import UserError, at_least
@@ -248,11 +248,8 @@ def _counted_breaks() -> Iterator[Callable[[], int]]:
         nonlocal count
         count += 1
 
-    before = signal.signal(signal.SIGINT, add)
-    try:
+    with ending.handled({signal.SIGINT: add}):
         yield lambda: count
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _write(text: str) -> None:

@@ -1,10 +1,10 @@
-"""SIGTERM and Ctrl-C end a command, wherever it is."""
+"""Signals: the command line alone installs handlers, and only while it runs a command in the main thread."""
 
 import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
@@ -12,16 +12,26 @@ from keras_lstmgen.errors import Terminated
 
 NUMBERS: dict[Any, int] = {Terminated: signal.SIGTERM, KeyboardInterrupt: signal.SIGINT}
 AGAIN = 0.1  # seconds until a signal comes again
+Handler = Callable[[int, Any], Any]
+_is_listening = False  # whether ``heard`` is at work
 
 
 @contextmanager
 def heard() -> Iterator[None]:
     """Let SIGTERM raise Terminated in the block, so that what is half written is removed, as after an error.
 
+    The command line runs every command in it. Python allows signal handlers in the main thread alone; in any other
+    thread the block changes nothing.
+
     Python passes over what is raised in the callback of a weak reference or in ``__del__``, as if the signal had never
     come. From there, SIGTERM and Ctrl-C come again.
     """
+    global _is_listening
+    if not _in_main_thread():
+        yield
+        return
     before, hook, waiting = signal.signal(signal.SIGTERM, _terminate), sys.unraisablehook, list[threading.Timer]()
+    listened, _is_listening = _is_listening, True
 
     def passed_over(raised: Any) -> None:
         number = NUMBERS.get(raised.exc_type)
@@ -37,8 +47,46 @@ def heard() -> Iterator[None]:
     finally:
         for timer in waiting:
             timer.cancel()
-        sys.unraisablehook = hook
+        sys.unraisablehook, _is_listening = hook, listened
         signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def handled(handlers: Mapping[int, Handler]) -> Iterator[None]:
+    """Install signal handlers for the block if it is part of a command of the command line.
+
+    In a program that uses this package as a library the block changes nothing: its signals are its own.
+    """
+    if not (_is_listening and _in_main_thread()):
+        yield
+        return
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield
+    finally:
+        _install(before)
+
+
+@contextmanager
+def given_back(*numbers: int) -> Iterator[None]:
+    """Give the handlers of these signals back when the block ends, to undo what a library installs in it."""
+    before = {number: signal.getsignal(number) for number in numbers}
+    try:
+        yield
+    finally:
+        if _in_main_thread():
+            _install(before)
+
+
+def _install(handlers: Mapping[int, Any]) -> None:
+    """Install handlers, but those that Python cannot know because native code installed them."""
+    for number, handler in handlers.items():
+        if handler is not None:
+            signal.signal(number, handler)
+
+
+def _in_main_thread() -> bool:
+    return threading.current_thread() is threading.main_thread()
 
 
 def _terminate(number: int, frame: Any) -> NoReturn:  # noqa: ARG001

@@ -13,10 +13,15 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from keras_lstmgen import threads
+from keras_lstmgen import ending, threads
 from keras_lstmgen.errors import Terminated, UserError
 
 GRACE = 60.0  # seconds in which the others notice that one has ended, and end too
+# The first argument is the folder that holds this package. It stands last in the path, and only until the package is
+# imported, so that a worker imports nothing else from there: it may be the working directory.
+WORKER = (
+    "import sys; sys.path.append(sys.argv.pop(1)); from keras_lstmgen.cli import main; sys.path.pop(); sys.exit(main())"
+)
 
 
 def launch(words: Sequence[str], count: int) -> int:
@@ -46,10 +51,14 @@ def launch(words: Sequence[str], count: int) -> int:
 
 
 def _started(words: Sequence[str], environment: dict[str, str], said: IO[bytes]) -> "subprocess.Popen[bytes]":
-    """One worker. All but the chief have nothing to show; none gets the keyboard's signals past ``_forwarding``."""
+    """Start one worker, which imports nothing from the working directory.
+
+    Only the chief shows its output. The keyboard's signals reach a worker through ``_forwarding`` alone.
+    """
+    package_parent = str(Path(__file__).resolve().parents[1])
     is_chief = json.loads(environment["TF_CONFIG"])["task"]["index"] == 0
     return subprocess.Popen(
-        [sys.executable, "-c", "import sys; from keras_lstmgen.cli import main; sys.exit(main())", *words],
+        [sys.executable, "-P", "-c", WORKER, package_parent, *words],
         env=environment, stdin=subprocess.DEVNULL, stdout=None if is_chief else subprocess.DEVNULL, stderr=said,
         start_new_session=True,
     )  # fmt: skip
@@ -110,15 +119,13 @@ def _forwarding(workers: Sequence["subprocess.Popen[bytes]"]) -> Iterator[list[i
         for worker in workers:
             worker.send_signal(number)
 
-    before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield asked
-    finally:
-        for worker in workers:
-            worker.kill()
-            worker.wait()
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    with ending.handled({signal.SIGINT: forward, signal.SIGTERM: forward}):
+        try:
+            yield asked
+        finally:
+            for worker in workers:
+                worker.kill()
+                worker.wait()
 
 
 def _first_that_fails(workers: Sequence["subprocess.Popen[bytes]"]) -> int | None:

@@ -22,6 +22,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from keras_lstmgen import ending
 from keras_lstmgen.errors import UserError, first_line
 from keras_lstmgen.quiet import quiet
 
@@ -138,16 +139,12 @@ def _address(name: str) -> tuple[str, int]:
 
 def _meet(rank: int) -> None:
     global _strategy, _rank
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        with quiet():
+        with quiet(), ending.given_back(signal.SIGINT, signal.SIGTERM):  # TensorFlow takes SIGTERM for itself
             _strategy, _rank = tf.distribute.MultiWorkerMirroredStrategy(), rank
             total(np.zeros(1))
     except RuntimeError as error:
         raise UserError(f"{VARIABLE}: the workers could not meet ({first_line(error)})") from error
-    finally:
-        for number, handler in handlers.items():  # TensorFlow takes SIGTERM for itself
-            signal.signal(number, handler)
 
 
 def size() -> int:

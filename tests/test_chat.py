@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from keras_lstmgen import chatting, cli, generation, inspection, recipe, run, training
+from keras_lstmgen import chatting, cli, ending, generation, inspection, recipe, run, training
 from keras_lstmgen.chatting import Speaker, Talk, answer
 from keras_lstmgen.errors import UserError
 from keras_lstmgen.generation import Sample
@@ -305,7 +305,8 @@ def test_the_first_ctrl_c_breaks_off_the_answer_and_the_talk_goes_on(
     who, _ = speaker(trained, tokens=4 * generation.CHUNK)
     monkeypatch.setattr(chatting, "line_typed", lambda _: next(lines))
     monkeypatch.setattr(chatting, "_write", interrupt)
-    chatting.converse(who, 0)
+    with ending.heard():
+        chatting.converse(who, 0)
     whole = generation.generate(who.run, "The ", generation.CHUNK, OPTIONS)[0].text
     after = generation.generate(who.run, f"The {whole}x", 4 * generation.CHUNK, OPTIONS, seeds=[1])[0].text
     assert "".join(written) == f"{whole}\n{after}\n"

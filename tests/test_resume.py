@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from keras_lstmgen import callbacks, checkpoint, evaluation, files, recipe, run, training
+from keras_lstmgen import callbacks, checkpoint, ending, evaluation, files, recipe, run, training
 from keras_lstmgen.errors import Terminated, UserError
 
 ROOT = Path(__file__).parents[1]
@@ -148,7 +148,8 @@ def test_sigterm_saves_within_an_epoch_without_a_validation_and_what_follows_is_
 ) -> None:
     with monkeypatch.context() as patch:
         at_window(patch, window, ask_to_end)
-        with pytest.raises(Terminated, match=r"^stopped by SIGTERM, and saved; to go on: .* --resume /"):
+        said = r"^stopped by SIGTERM, and saved; to go on: .* --resume /"
+        with pytest.raises(Terminated, match=said), ending.heard():
             training.train(plain, tmp_path, "run")
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     assert len(curve(tmp_path / "run")) == window // 26 if window > 26 else not (tmp_path / "run/history.json").exists()
@@ -167,7 +168,7 @@ def test_sigterm_does_not_wait_for_the_validation_which_is_made_up_for(
 
     with monkeypatch.context() as patch:
         patch.setattr(evaluation, "total_nats", wrapped)
-        with pytest.raises(Terminated, match="stopped by SIGTERM, and saved"):
+        with pytest.raises(Terminated, match="stopped by SIGTERM, and saved"), ending.heard():
             training.train(plain, tmp_path, "run")
     assert not (tmp_path / "run" / run.MODEL).exists()
     training.resume(tmp_path / "run", plain)

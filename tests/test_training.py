@@ -26,6 +26,7 @@ from keras_lstmgen import (
     callbacks,
     checkpoint,
     encoding,
+    ending,
     evaluation,
     generation,
     recipe,
@@ -152,7 +153,7 @@ def test_ctrl_c_within_an_epoch_saves_and_what_follows_is_as_if_nothing_had_happ
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    with monkeypatch.context() as patch:
+    with monkeypatch.context() as patch, ending.heard():
         at_window(patch, 70, lambda: signal.raise_signal(signal.SIGINT))
         folder = training.train(small, runs, "interrupted")
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -253,7 +254,7 @@ def test_a_second_ctrl_c_breaks_off_at_once_and_no_empty_run_is_left(
         signal.raise_signal(signal.SIGINT)
 
     at_window(monkeypatch, 5, twice)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt), ending.heard():
         training.train(small, runs, "twice")
     assert not (runs / "twice").exists()
 

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from keras_lstmgen import cli, launching, run, workers
+from keras_lstmgen import cli, ending, launching, run, workers
 from keras_lstmgen.errors import Terminated, UserError
 
 B = 6  # rows of a batch, which two and three workers share
@@ -400,7 +400,7 @@ def test_what_happens_while_they_are_started_leaves_none(monkeypatch: pytest.Mon
         return begun[-1]
 
     monkeypatch.setattr(subprocess, "Popen", start)
-    with pytest.raises((Terminated, OSError), match=what):
+    with pytest.raises((Terminated, OSError), match=what), ending.heard():
         launching.launch(["train"], 3)
     assert len(begun) == 1 + (what == "SIGTERM")
     assert all(worker.returncode is not None for worker in begun)
