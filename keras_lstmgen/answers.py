@@ -40,7 +40,7 @@ def _writer(run: Run) -> Any:
     """The loop of ``decode.write`` over prompts of different lengths; traced once."""
     weights, unsampled, end_id = run.weights, generation.unsampled_mask(run), run.metadata.end_id
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(reduce_retracing=True, autograph=False)
     def call(ids: Any, first: Any, text: decode.Text, noise: Any, rows: sampling.Rows) -> Any:
         return decode.write(weights, ids, text, noise, rows, unsampled, end_id, first=first).tokens
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from keras_lstmgen import __version__, ending, launching, memory, options, recipe, threads
+from keras_lstmgen import __version__, ending, environment, launching, memory, options, recipe, threads
 from keras_lstmgen.errors import Terminated, UserError, visible
 
 
@@ -39,11 +39,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _command(argv: Sequence[str] | None) -> int:
     arguments = parser().parse_args(argv)
+    environment.configure()
     if getattr(arguments, "workers", 1) > 1:
         return launching.launch(sys.argv[1:] if argv is None else argv, arguments.workers)
     threads.configure()
     memory.configure()
-    from keras_lstmgen import commands  # TensorFlow comes with it, and --help does not wait for that
+    with environment.without_matplotlib():
+        from keras_lstmgen import commands  # TensorFlow comes with it, and --help does not wait for that
 
     getattr(commands, arguments.verb)(arguments)
     sys.stdout.flush()

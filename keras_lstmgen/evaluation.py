@@ -26,7 +26,7 @@ def scorer(weights: Weights) -> Callable[..., Any]:
     Where the compiled kernel is, layer after layer reads the whole window, with the same result.
     """
     read = _read if kernel.library() and not tf.config.list_logical_devices("GPU") else score
-    return tf.function(lambda ids, state: read(weights, ids, state), reduce_retracing=True)
+    return tf.function(lambda ids, state: read(weights, ids, state), reduce_retracing=True, autograph=False)
 
 
 def _read(weights: Weights, ids: Any, state: Any) -> tuple[Any, Any]:

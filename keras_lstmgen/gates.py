@@ -45,7 +45,9 @@ def reader(weights: Weights, layer: int) -> Reader:
         A function that maps ids [N] and a state [1, S] to cell states [N, H] and the next state.
     """
 
-    @tf.function(input_signature=[tf.TensorSpec([None], tf.int32), tf.TensorSpec([1, state_size(weights)])])
+    @tf.function(
+        input_signature=[tf.TensorSpec([None], tf.int32), tf.TensorSpec([1, state_size(weights)])], autograph=False
+    )
     def window(ids: Any, state: Any) -> tuple[Any, Any]:
         def advance(t: Any, state: Any, cells: Any) -> tuple[Any, Any, Any]:
             _, state = step(weights, tf.expand_dims(ids[t], 0), state)
@@ -76,7 +78,9 @@ def trace(weights: Weights, ids: Any, layer: int, state: Any) -> Trace:
         state: float32 [1, S], state before the text.
     """
 
-    @tf.function(input_signature=[tf.TensorSpec([1], tf.int32), tf.TensorSpec([1, state_size(weights)])])
+    @tf.function(
+        input_signature=[tf.TensorSpec([1], tf.int32), tf.TensorSpec([1, state_size(weights)])], autograph=False
+    )
     def watch(token: Any, state: Any) -> tuple[Any, Any, Any]:
         seen: list[Watched] = []  # one entry per member
 

@@ -46,7 +46,7 @@ def writer(run: Run, weights: Weights | None = None) -> Writer:
     """
     weights, unsampled = weights or in_parts(run.weights), unsampled_mask(run)
 
-    @tf.function(reduce_retracing=True)
+    @tf.function(reduce_retracing=True, autograph=False)  # AutoGraph writes a file, and there is nothing to convert
     def call(ids: Any, text: Text, noise: Any, options: sampling.Rows, bias: Any = None) -> Any:
         return write(weights, ids, text, noise, options, unsampled, run.metadata.end_id, bias=bias)
 

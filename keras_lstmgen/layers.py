@@ -8,6 +8,9 @@ import tensorflow as tf
 
 from keras_lstmgen import kernel
 
+if keras.backend.backend() != "tensorflow":
+    raise ImportError("keras_lstmgen needs Keras with its TensorFlow backend; set KERAS_BACKEND=tensorflow")
+
 PRECISIONS = ("float32", "bfloat16", "auto")
 TRAINER = keras.Model.fit.__module__  # where fit, evaluate and predict have their loops
 

@@ -5,6 +5,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import IO
 
 
 @contextmanager
@@ -19,7 +20,7 @@ def quiet(tell: bool = True) -> Iterator[None]:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     sys.stderr.flush()
     kept = os.dup(2)
-    with tempfile.TemporaryFile() as held:
+    with _held() as held:
         os.dup2(held.fileno(), 2)
         try:
             yield
@@ -30,3 +31,11 @@ def quiet(tell: bool = True) -> Iterator[None]:
         finally:
             os.dup2(kept, 2)
             os.close(kept)
+
+
+def _held() -> IO[bytes]:
+    """Open a file that is in memory alone, so that a machine without a folder for temporary files has one."""
+    try:
+        return open(os.memfd_create("standard error"), "w+b")
+    except (AttributeError, OSError):  # not on this system
+        return tempfile.TemporaryFile()
