@@ -13,6 +13,7 @@ import functools
 import hashlib
 import io
 import json
+import os
 import re
 import shutil
 import tempfile
@@ -39,6 +40,7 @@ from keras_lstmgen.tokenizer import Tokenizer
 
 RESULTS = "results"
 UNFINISHED = ".shard-"
+SAFE_PATH = "PYTHONSAFEPATH"
 LOCAL = "apache_beam.runners.portability.fn_api_runner.fn_runner.FnApiRunner"
 SAID = re.compile(r"UserError: (.*?)(?: \[while running .*)?$", re.MULTILINE)  # a worker's, in what a runner tells
 
@@ -150,7 +152,7 @@ def _run(settings: recipe.Recipe, parts: list[Part], folder: str, options: Pipel
     """
     is_local = options.view_as(StandardOptions).runner == LOCAL
     try:
-        with quiet(tell=False) if is_local else contextlib.nullcontext():
+        with quiet(tell=False) if is_local else contextlib.nullcontext(), _safe_path():
             pipeline = beam.Pipeline(options=options)
             _build(pipeline, settings, parts, folder)
             pipeline.run().wait_until_finish()
@@ -158,6 +160,20 @@ def _run(settings: recipe.Recipe, parts: list[Part], folder: str, options: Pipel
         said = SAID.findall(f"{type(error).__name__}: {error}")
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(said[-1] if said else f"Apache Beam could not run this: {reason[-1]}") from error
+
+
+@contextlib.contextmanager
+def _safe_path() -> Iterator[None]:
+    """Let the Python processes that a runner starts in the block import nothing from the working directory."""
+    before = os.environ.get(SAFE_PATH)
+    os.environ[SAFE_PATH] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[SAFE_PATH]
+        else:
+            os.environ[SAFE_PATH] = before
 
 
 def _build(pipeline: Any, settings: recipe.Recipe, plan: list[Part], folder: str) -> None:

@@ -26,9 +26,12 @@ def learn(kind: str, lines: list[str], vocab_size: int) -> bytes:
 
 
 def _elsewhere(words: list[str], text: bytes) -> tuple[int, bytes, bytes]:
-    """The status and the two outputs of a process that runs this file; none is left where the waiting is ended."""
+    """Run this file in a process of its own; return its exit status and its two outputs.
+
+    The process imports nothing from the working directory, and does not outlive the wait.
+    """
     with subprocess.Popen(
-        [sys.executable, "-m", __name__, *words],
+        [sys.executable, "-P", __file__, *words],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         start_new_session=True,  # the keyboard's signals are for the process that waits
     ) as process:  # fmt: skip

@@ -21,6 +21,7 @@ from keras_lstmgen.encoding import Encoded, encode
 from keras_lstmgen.errors import UserError
 from keras_lstmgen.recipe import Recipe
 from tests.conftest import SMALL
+from tests.planted import executed, installed, plant
 
 pytest.importorskip("apache_beam", reason="the extra 'beam' is not installed")
 from keras_lstmgen import partition, preparing
@@ -356,6 +357,18 @@ def test_the_command_ends_with_a_table_and_the_next_command(
     assert not noise
     assert f"{len(opened(tmp_path / 'prepared').train):,}" in said
     assert f"next: keras-lstmgen train {tmp_path / 'prepared'}" in said
+
+
+def test_workers_import_nothing_from_the_working_directory(
+    tmp_path: Path, make: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, folder = make(), tmp_path / "here"
+    folder.mkdir()
+    monkeypatch.chdir(plant(folder, installed()))
+    monkeypatch.delenv(preparing.SAFE_PATH, raising=False)
+    preparing.prepare(asked, tmp_path / "prepared", THREE_PROCESSES)
+    assert executed(folder) == []
+    assert preparing.SAFE_PATH not in os.environ
 
 
 def test_progress_is_told_while_workers_write(tmp_path: Path) -> None:

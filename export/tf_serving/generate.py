@@ -10,9 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the folder that holds export/, whose files are shared
+sys.path.append(str(Path(__file__).resolve().parents[2]))  # what holds export/, last: it hides no module
 from export.client import main, silence
 from export.contract import Floats, Step
+
+sys.path.pop()
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 with silence():  # importing TensorFlow logs before it heeds its log level

@@ -9,9 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the folder that holds export/, whose files are shared
+sys.path.append(str(Path(__file__).resolve().parents[2]))  # what holds export/, last: it hides no module
 from export.client import silence
 from export.tf_serving.request import NAME, Answers, Inputs, main
+
+sys.path.pop()
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 with silence():  # importing TensorFlow logs before it heeds its log level

@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the folder that holds export/, whose files are shared
+sys.path.append(str(Path(__file__).resolve().parents[2]))  # what holds export/, last: it hides no module
 from export.client import THREADS, main, silence
 from export.contract import Floats, Step
+
+sys.path.pop()
 
 
 def load(path: Path) -> tuple[Step, bytes, bytes]:

@@ -21,11 +21,13 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the folder that holds export/, whose files are shared
+sys.path.append(str(Path(__file__).resolve().parents[2]))  # what holds export/, last: it hides no module
 from export.client import Model, open_model
 from export.contract import Bools, Floats, prompt_ids
 from export.tflite.generate import load
 from export.tokenizer import CONTROL, SPACE, UNKNOWN, encode
+
+sys.path.pop()
 
 LETTER = r"(?:[^\W_]|['’])"  # what words are made of; all else is a boundary between them
 RARE = 0.1  # beginnings less likely than this part of the last word shown are left

@@ -89,11 +89,12 @@ def _is_whole(data: bytes, integrity: str) -> bool:
 
 
 def _fetched(package: str) -> bytes:
-    """A package's archive, by npm."""
+    """Fetch the archive of a package with npm, which reads no settings from the working directory."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [_program("npm"), "pack", package, "--pack-destination", folder, "--ignore-scripts"]
+        command = [_program("npm"), "pack", package, "--pack-destination", folder]
+        command += ["--ignore-scripts", "--no-update-notifier"]
         try:
-            subprocess.run(command, check=True, capture_output=True, text=True, timeout=SECONDS)
+            subprocess.run(command, check=True, capture_output=True, text=True, timeout=SECONDS, cwd=folder)
             return next(Path(folder).glob("*.tgz")).read_bytes()
         except (subprocess.SubprocessError, OSError, StopIteration) as error:
             raise UserError(
