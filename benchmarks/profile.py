@@ -8,6 +8,7 @@ disturbs least. A watched operator takes longer than another: read the shares.
 """
 
 import json
+import os
 import statistics
 import sys
 import tempfile
@@ -112,6 +113,7 @@ def _saved_model(folder: Path) -> tuple[Callable[[Feeds], Any], Callable[[Feeds]
 
 def _onnx(folder: Path) -> tuple[Callable[[Feeds], Any], Callable[[Feeds], Iterable[Event]]]:
     """What runs the graph, and what runs it under ONNX Runtime's profiler."""
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read when ONNX Runtime is imported; without it usage data are sent
     import onnxruntime
 
     from keras_lstmgen.exporters import onnx

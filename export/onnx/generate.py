@@ -4,15 +4,20 @@ python export/onnx/generate.py model.onnx --prompt "Once" --seed 1
 """
 
 import base64
+import os
 import sys
 from pathlib import Path
 
 import numpy as np
+
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read when ONNX Runtime is imported; without it usage data are sent
 import onnxruntime
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # the folder that holds export/, whose files are shared
+sys.path.append(str(Path(__file__).resolve().parents[2]))  # what holds export/, last: it hides no module
 from export.client import THREADS, main
 from export.contract import Floats, Step
+
+sys.path.pop()
 
 
 def load(path: Path) -> tuple[Step, bytes, bytes]:

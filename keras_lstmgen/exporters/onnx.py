@@ -1,8 +1,11 @@
 """ONNX: ``model.onnx`` for step, ``generate.onnx``, ``score.onnx``, each complete in itself."""
 
 import base64
+import os
 from pathlib import Path
 from typing import Any
+
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read when ONNX Runtime is imported; without it usage data are sent
 
 import onnx
 import onnxruntime
