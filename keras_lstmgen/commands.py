@@ -363,6 +363,7 @@ def export(arguments: argparse.Namespace) -> None:
     asked = {name: getattr(arguments, name) for name in ("formats", "texts", "tokens")}
     given = {f"export.{name}": value for name, value in asked.items() if value is not None}
     settings = recipe.override(settings, given, "--")
+    exporters.hide_gpus()
     exporters.export(folder, settings.export)
     show.next_command("keras-lstmgen", "info", folder)
 

@@ -24,7 +24,7 @@ from ai_edge_litert.interpreter import Interpreter
 from ai_edge_litert.tools import flatbuffer_utils
 from tensorflow.core.protobuf import saved_model_pb2
 
-from keras_lstmgen import exporters, files, model, recipe, run
+from keras_lstmgen import cli, exporters, files, layers, model, recipe, run
 from keras_lstmgen.errors import UserError
 from keras_lstmgen.exporters import contract, onnx, saved_model, tflite, verify
 from keras_lstmgen.exporters.contract import Call
@@ -571,15 +571,39 @@ def test_a_real_disk_that_fills_up_in_an_export_leaves_all_as_it_was(trained: Pa
         subprocess.run(["umount", "--lazy", disk], check=True)
 
 
-def test_what_is_exported_is_traced_with_the_gpu_hidden(
-    trained: Path, copied: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_command_hides_gpus_before_it_loads_a_run(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[str] = []
     monkeypatch.setattr(tf.config, "set_visible_devices", lambda *what: done.append(f"hide {what}"))
-    module = converters_that_copy(trained, tflite=lambda folder: done.append(f"write into {folder.parent.name}"))
-    monkeypatch.setattr(exporters, "_module", module)
-    exporters.export(copied, recipe.Export(formats=("tflite",), texts=6, tokens=5))
-    assert done == ["hide ([], 'GPU')", "write into moved"]
+    monkeypatch.setattr(exporters, "export", lambda folder, _: done.append(f"export {folder.name}"))
+    assert cli.main(["export", str(copied)]) == 0
+    assert done == ["hide ([], 'GPU')", "export moved"]
+
+
+@pytest.fixture
+def used_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What TensorFlow says where a GPU was used: Keras would take cuDNN, and no device can be hidden any more."""
+
+    def refuse(*_: Any) -> None:
+        raise RuntimeError("Visible devices cannot be modified after being initialized")
+
+    everything = tf.config.list_logical_devices
+    gpu = tf.config.LogicalDevice("/device:GPU:0", "GPU")
+    monkeypatch.setattr(tf.config, "set_visible_devices", refuse)
+    monkeypatch.setattr(
+        tf.config, "list_logical_devices", lambda kind=None: [gpu] if kind == "GPU" else everything(kind)
+    )
+
+
+@pytest.mark.usefixtures("used_gpu")
+def test_after_a_training_on_a_gpu_the_same_process_exports_for_a_cpu(copied: Path) -> None:
+    assert layers.has_gpu()
+    exporters.hide_gpus()
+    proofs = exporters.export(copied, recipe.Export(formats=tuple(FORMATS), texts=6, tokens=5))
+    assert [proof.reasons for proof in proofs.values()] == [()] * 3
+    graph = meta_graph(copied).graph_def
+    assert not any("cudnn" in operator.lower() for operator in operators(graph))
+    nodes = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
+    assert not any("GPU" in node.device for node in nodes)
 
 
 def test_a_format_whose_package_is_missing_is_an_error_that_names_the_extra(

@@ -47,11 +47,31 @@ def export(folder: Path, settings: recipe.Export) -> dict[str, Proof]:
     export and its entry in ``export.json`` then stay as they were. The failures are one UserError, raised after the
     last format.
     """
-    tf.config.set_visible_devices([], "GPU")  # what is traced beside a GPU may not run without one
     _check(settings)
+    modules = {name: _module(name) for name in settings.formats}
+    with tf.device("CPU:0"):  # what is traced beside a GPU may not run without one
+        proofs, failures = _export_all(modules, folder, settings)
+    _print(folder, modules, proofs)
+    if failures:
+        raise UserError("; ".join(failures))
+    return proofs
+
+
+def hide_gpus() -> None:
+    """Hide the GPUs from this process, so that an export takes none of their memory; for a process that only exports.
+
+    TensorFlow refuses where it has used a GPU already. An export does not depend on it.
+    """
+    with contextlib.suppress(RuntimeError):
+        tf.config.set_visible_devices([], "GPU")
+
+
+def _export_all(
+    modules: dict[str, ModuleType], folder: Path, settings: recipe.Export
+) -> tuple[dict[str, Proof], list[str]]:
+    """Export one format after another; return the proofs of those that were tried, and what went wrong."""
     model, record = run.load(folder), _read_record(folder / RECORD)
     contract.check_weights(model)
-    modules = {name: _module(name) for name in settings.formats}
     with show.out.status(f"Keras writes {settings.texts} texts of {settings.tokens} tokens"):
         tried = verify.trial(model, settings.texts, settings.tokens)
     proofs: dict[str, Proof] = {}
@@ -62,10 +82,7 @@ def export(folder: Path, settings: recipe.Export) -> dict[str, Proof]:
             failures += [f"{NAMES[name]}: {reason}; {KEPT}" for reason in proofs[name].reasons]
         except UserError as error:
             failures.append(str(error))
-    _print(folder, modules, proofs)
-    if failures:
-        raise UserError("; ".join(failures))
-    return proofs
+    return proofs, failures
 
 
 def _check(settings: recipe.Export) -> None:

@@ -51,9 +51,11 @@ def open_artifact(folder: Path, threads: int = 1) -> Call:
     """Load it the way TF Serving does: tag ``serve``, a session of its own, tensors by the names in the signature.
 
     ``threads`` work within an operator. Operators follow each other in the caller's own thread (-1): to hand one over
-    takes longer than most of them do.
+    takes longer than most of them do. No operator runs on a GPU.
     """
-    config = tf.compat.v1.ConfigProto(intra_op_parallelism_threads=threads, inter_op_parallelism_threads=-1)
+    config = tf.compat.v1.ConfigProto(
+        intra_op_parallelism_threads=threads, inter_op_parallelism_threads=-1, device_count={"GPU": 0}
+    )
     session = tf.compat.v1.Session(graph=tf.Graph(), config=config)
     with session.graph.as_default(), files.plainly_named(folder) as plain:
         signatures = tf.compat.v1.saved_model.loader.load(session, ["serve"], str(plain / PLACE)).signature_def
