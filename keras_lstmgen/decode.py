@@ -41,9 +41,7 @@ def stepper(weights: Weights) -> Step:
     def compiled() -> Any:
         parts = in_parts(weights)
         signature = [tf.TensorSpec([None], tf.int32), tf.TensorSpec([None, state_size(parts)])]
-        return tf.function(
-            lambda ids, state: step(parts, ids, state), input_signature=signature, autograph=False
-        )
+        return tf.function(lambda ids, state: step(parts, ids, state), input_signature=signature, autograph=False)
 
     def read(ids: Any, state: Any) -> tuple[Any, Any]:
         logits, state = compiled()(tf.constant(ids, tf.int32), tf.constant(state, tf.float32))
