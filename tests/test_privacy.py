@@ -47,7 +47,8 @@ from pathlib import Path
 from keras_lstmgen import environment
 
 environment.configure()
-from keras_lstmgen.exporters import onnx
+with environment.without_matplotlib():
+    from keras_lstmgen.exporters import onnx
 
 call = onnx.open_artifact(Path(sys.argv[1]))
 """
