@@ -94,9 +94,10 @@ def parser() -> argparse.ArgumentParser:
     for verb, (about, add_options) in options.VERBS.items():
         description = f"{about[0].upper()}{about[1:]}."
         part = verbs.add_parser(verb, help=about, description=description, formatter_class=_Help, allow_abbrev=False)
-        part.add_argument(
-            "--runs", type=Path, default=Path("saved_models"), metavar="FOLDER", help="where runs are kept"
-        )
+        if verb != "prepare":  # which makes no run
+            part.add_argument(
+                "--runs", type=Path, default=Path("saved_models"), metavar="FOLDER", help="where runs are kept"
+            )
         add_options(part)
     return top
 

@@ -5,7 +5,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -13,7 +13,7 @@ from typing import Any
 
 from rich.markup import escape
 
-from keras_lstmgen import files, launching, recipe, remote
+from keras_lstmgen import effects, files, launching, recipe, remote
 from keras_lstmgen.errors import UserError, typed
 from keras_lstmgen.quiet import quiet
 
@@ -26,6 +26,7 @@ with quiet():
         exporters,
         generation,
         inspection,
+        prepared,
         reports,
         run,
         show,
@@ -58,6 +59,7 @@ def _trained(arguments: argparse.Namespace) -> Path:
             raise UserError("--resume: the run has a text and a name; leave them out, or train a new run without it")
         folder = _found(arguments.resume, arguments.runs)
         settings = recipe.override(recipe.load(folder / run.RECIPE), given, "--")
+        effects.check(settings, given, "--")
         _tell_left_out(settings.corpus)
         return training.resume(folder, settings)
     settings, name = _what_to_train(arguments.source, given)
@@ -108,11 +110,24 @@ def _what_to_train(words: list[str], given: dict[str, Any]) -> tuple[recipe.Reci
     if recipes and len(words) > 1:
         raise UserError(f"{recipes[0]}: a recipe stands alone; its text is given by --corpus.source")
     if recipes:
-        return recipe.override(recipe.load(Path(recipes[0])), given, "--"), Path(recipes[0]).stem
+        settings = recipe.override(recipe.load(Path(recipes[0])), given, "--")
+        _check_effects(settings, given, f"{recipes[0]}: ")
+        return settings, Path(recipes[0]).stem
+    if words and "corpus.source" in given:
+        raise UserError(f"{words[0]}: has no effect beside --corpus.source; leave one of them out")
     _tell_of_reserved(words)
     settings = recipe.override(recipe.Recipe(), {"corpus.source": words} if words else {})
+    settings = recipe.override(settings, given, "--")
+    _check_effects(settings, given, "")
     first = words[0] if words else "quickstart"
-    return recipe.override(settings, given, "--"), "text" if sources.is_read_once(first) else _named_after(first)
+    return settings, "text" if sources.is_read_once(first) else _named_after(first)
+
+
+def _check_effects(settings: recipe.Recipe, given: Iterable[str], where: str) -> None:
+    """Refuse values without an effect: those given as options, then those of the recipe, whose place is ``where``."""
+    whole = prepared.adopted(settings)
+    effects.check(whole, given, "--")
+    effects.check(whole, recipe.knobs(), where)
 
 
 def _named_after(source: str) -> str:
@@ -146,6 +161,7 @@ def _tell_apart(name: str, used: str, other: str) -> None:
 def generate(arguments: argparse.Namespace) -> None:
     """Write, to the screen as it comes or to a file."""
     options, host, asked = _choices(arguments)
+    effects.check_drawing(arguments)
     _check_output(arguments.output)
     folder = _found(arguments.run, arguments.runs)
     model = run.load(folder)
@@ -306,6 +322,7 @@ def _tell(samples: list[generation.Sample], seconds: float) -> None:
 def chat(arguments: argparse.Namespace) -> None:
     """Answer what is typed, turn by turn, until the end of input."""
     options = _drawn(arguments)
+    effects.check_drawing(arguments)
     _at_least("--max-new-tokens", arguments.max_new_tokens, 1)
     folder = _found(arguments.run, arguments.runs)
     model = run.load(folder)
@@ -322,6 +339,8 @@ def evaluate(arguments: argparse.Namespace) -> None:
     folder = _found(arguments.run, arguments.runs)
     model = run.load(folder)
     settings = recipe.override(recipe.parse(model.metadata.recipe), _knobs(arguments), "--")
+    effects.check(settings, _knobs(arguments), "--")
+    effects.check_samples(arguments, settings.evaluate)
     _tell_of_reserved(arguments.text)
     show.left_out(sources.left_out(arguments.text))
     report = reports.evaluate(model, arguments.text, arguments.samples, arguments.sample_tokens, settings.evaluate)
@@ -339,6 +358,7 @@ def inspect(arguments: argparse.Namespace) -> None:
     _at_least("--max-new-tokens", arguments.max_new_tokens, 0)
     _tell_of_reserved(arguments.text)
     options = _drawn(arguments)
+    effects.check_drawing(arguments)
     asked = {name: getattr(arguments, name) for name in inspection.Asked.__dataclass_fields__ if name != "options"}
     folder = _found(arguments.run, arguments.runs)
     model = run.load(folder)

@@ -6,7 +6,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args
 
-from keras_lstmgen import recipe
+from keras_lstmgen import effects, recipe
 
 
 def _train(part: argparse.ArgumentParser) -> None:
@@ -164,7 +164,7 @@ def _evaluate(part: argparse.ArgumentParser) -> None:
     _number(
         part, "--samples", 4, "texts (of pairs: answers to held-out sources) to write and look up in the training text"
     )
-    _number(part, "--sample-tokens", 500, "most tokens of each, and of answers")
+    _number(part, "--sample-tokens", effects.SAMPLE_TOKENS, "most tokens of each, and of answers")
     for knob in fields(recipe.Evaluate):
         _knob(part, f"evaluate.{knob.name}")
     part.add_argument(

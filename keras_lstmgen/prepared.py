@@ -49,6 +49,10 @@ def adopted(settings: recipe.Recipe) -> recipe.Recipe:
     folder = folder_of(settings.corpus)
     if folder is None:
         return settings
+    if any(settings.corpus.sha256):
+        raise UserError(
+            f"{folder}: corpus.sha256 has no effect on a prepared corpus, which holds its own; leave it out"
+        )
     about = _manifest(folder)
     for table in ("corpus", "tokenizer"):
         _check_same(folder, table, recipe.to_tables(settings)[table], about[table])
