@@ -55,7 +55,7 @@ def requests(fixture: str) -> list[dict[str, Any]]:
     ]
 
 
-def tasks(base: str) -> list[dict[str, Any]]:
+def tasks(base: str, file: str) -> list[dict[str, Any]]:
     """All that is done in the browser, which is started once."""
     url, seven = f"{base}/trained/web/", {**NEUTRAL, "seed": 7, "length": 5}
     return [
@@ -71,7 +71,10 @@ def tasks(base: str) -> list[dict[str, Any]]:
         {"name": "light", "task": "phone", "url": url, "scheme": "light"},
         {"name": "dark", "task": "phone", "url": url, "scheme": "dark"},
         {"name": "wrong", "task": "wrong", "url": url, "requests": [*(seven | bad for bad, _ in WRONG), seven]},
+        {"name": "again", "task": "again", "url": url},
         {"name": "broken", "task": "broken", "url": f"{base}/broken/"},
+        {"name": "cut", "task": "broken", "url": f"{base}/cut/"},
+        {"name": "file", "task": "broken", "url": file},
     ]
 
 
@@ -80,8 +83,10 @@ def browser(pages: Path, browser_kit: Path) -> dict[str, Any]:
     """What happened in the browser, by task."""
     shutil.copytree(pages / "trained/web", pages / "broken")
     (pages / "broken/model.onnx").unlink()
+    shutil.copytree(pages / "trained/web", pages / "cut")
+    (pages / "cut/strip.js").unlink()
     with chromium.served(pages) as base:
-        return chromium.drive(browser_kit, tasks(base))
+        return chromium.drive(browser_kit, tasks(base, (pages / "trained/web/index.html").as_uri()))
 
 
 @pytest.mark.parametrize("name", PROMPTS)
@@ -132,7 +137,7 @@ def test_a_text_stops_when_it_is_told_to_and_not_by_an_input_method_and_the_page
 def test_all_can_be_done_by_keyboard(browser: dict[str, Any]) -> None:
     names = [*NEUTRAL, "length", "seed"]
     reached = browser["keyboard"]["reached"]
-    assert {"prompt", *names, "another", "go", "strip"} <= set(reached)
+    assert {"prompt", *names, "fresh", "go", "strip"} <= set(reached)
     assert reached.index("prompt") < reached.index("temperature") < reached.index("go") < reached.index("strip")
     assert sum(name == "INPUT" for name in reached) == len(names) - 1  # the sliders; the seed has none
 
@@ -181,10 +186,12 @@ def test_pointing_tells_what_the_keys_tell(browser: dict[str, Any]) -> None:
 
 
 def test_every_control_has_a_name(browser: dict[str, Any]) -> None:
-    controls = {"textbox", "spinbutton", "slider", "button"}
+    controls = {"textbox", "spinbutton", "slider", "button", "checkbox"}
     names = [(entry["role"], entry["name"]) for entry in browser["names"] if entry["role"] in controls]
     assert all(name for _, name in names)
-    assert len(names) == len(set(names)) == 1 + 2 * 6 + 2 + 2  # prompt, numbers and sliders, seed and strip, buttons
+    assert (
+        len(names) == len(set(names)) == 1 + 2 * 6 + 2 + 2
+    )  # prompt, numbers and sliders, seed and strip, box and button
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -223,6 +230,34 @@ def test_an_option_out_of_range_is_a_line_that_names_it_and_the_next_text_is_wri
 def test_a_model_that_is_not_there_is_a_line(browser: dict[str, Any]) -> None:
     error, disabled = browser["broken"]
     assert error.startswith("model.onnx cannot be loaded (404")
+    assert disabled
+
+
+def test_each_press_of_write_draws_a_new_seed_and_shows_it_unless_it_is_kept_or_typed(
+    browser: dict[str, Any], pages: Path
+) -> None:
+    first, second, kept, typed = browser["again"]
+    assert first["seed"] != second["seed"]
+    assert first["text"] != second["text"]
+    assert (kept["seed"], kept["text"]) == (second["seed"], second["text"])
+    assert typed["seed"] == "7"
+    assert [one["fresh"] for one in browser["again"]] == [True, True, False, False]
+    model = run.load(pages / "trained")
+    for one in browser["again"]:
+        [sample] = generation.generate(model, "", N, seeds=[int(one["seed"])])
+        assert one["text"] == sample.text
+
+
+def test_a_page_opened_as_a_file_says_to_serve_it(browser: dict[str, Any]) -> None:
+    error, disabled = browser["file"]
+    assert error.startswith("This page was opened as a file")
+    assert "python3 -m http.server" in error
+    assert disabled
+
+
+def test_a_page_whose_code_is_not_all_there_says_so(browser: dict[str, Any]) -> None:
+    error, disabled = browser["cut"]
+    assert error.startswith("page.js, or a file that it needs, cannot be loaded")
     assert disabled
 
 

@@ -27,6 +27,7 @@ const error = element("error", HTMLElement);
 const text = element("text", HTMLElement);
 const panel = element("panel", HTMLElement);
 const seed = element("seed", HTMLInputElement);
+const fresh = element("fresh", HTMLInputElement);
 
 const worker = new Worker("worker.js", { type: "module" });
 /** @type {ReturnType<typeof strip> | undefined} */
@@ -70,6 +71,7 @@ function start() {
   [error.textContent, text.textContent, characters, speed, half] = ["", "", 0, "", undefined];
   bars?.clear();
   setWriting(true);
+  if (fresh.checked) drawSeed();
   status.textContent = "Reading the prompt …";
   const options = {
     repetition_penalty: value("repetition_penalty"),
@@ -81,6 +83,11 @@ function start() {
   /** @type {import("./model.js").Request} */
   const request = { prompt: prompt.value, options, seed: seed.value, max_new_tokens: value("length") };
   worker.postMessage({ write: request });
+}
+
+/** Show a new random seed. */
+function drawSeed() {
+  seed.value = `${crypto.getRandomValues(new Uint32Array(1))[0]}`;
 }
 
 /** @param {boolean} now */
@@ -162,9 +169,7 @@ document.addEventListener("keydown", (event) => {
 prompt.addEventListener("keydown", (event) => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && !go.disabled && !writing) start();
 });
-element("another", HTMLButtonElement).addEventListener("click", () => {
-  seed.value = `${crypto.getRandomValues(new Uint32Array(1))[0]}`;
-});
+seed.addEventListener("input", () => (fresh.checked = false));
 
 // A number and its slider say the same; the number may be beyond the slider's ends.
 for (const slider of document.querySelectorAll("input[type=range]")) {
@@ -174,6 +179,8 @@ for (const slider of document.querySelectorAll("input[type=range]")) {
   number.addEventListener("input", () => (slider.value = number.value));
   slider.value = number.value; // after a reload a browser may have kept either
 }
+
+if (fresh.checked) drawSeed();
 
 // On a phone the options would push the text out of sight.
 element("options", HTMLDetailsElement).open = matchMedia("(min-width: 50rem)").matches;

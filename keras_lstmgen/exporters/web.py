@@ -26,7 +26,10 @@ from keras_lstmgen.run import Run
 from keras_lstmgen.sources import cache_folder
 
 PLACE = Path("web")
-PAGE = ("index.html", "style.css", "page.js", "strip.js", "worker.js", "model.js", "contract.js", "tokenizer.js")
+PAGE = (
+    "index.html", "style.css", "loading.js", "page.js", "strip.js", "worker.js", "model.js", "contract.js",
+    "tokenizer.js",
+)  # fmt: skip
 RUNTIME = "onnxruntime-web"  # in the lock of the kit, which holds its version and its checksum
 # From npm's archive: where each file goes. Hosts know the type of .js better than that of .mjs.
 VENDORED = {

@@ -192,6 +192,31 @@ const TASKS = {
     }, told);
   },
 
+  /** Write pressed twice; once more with the seed kept; and once with a seed that is typed. */
+  async again({ url }) {
+    const { page } = await open(url);
+    const found = [];
+    const press = async () => {
+      await page.click("#go");
+      await page.waitForFunction(IDLE);
+      found.push(
+        await page.evaluate(() => {
+          const text = [...document.querySelectorAll("#text .written")].map((one) => one.textContent).join("");
+          return { text, seed: document.querySelector("#seed").value, fresh: document.querySelector("#fresh").checked };
+        }),
+      );
+    };
+    await fillAll(page, { length: 40 });
+    await press();
+    await press();
+    await page.click("#fresh");
+    await press();
+    await page.click("#fresh");
+    await fill(page, "seed", "7");
+    await press();
+    return found;
+  },
+
   /** Options that cannot be, one after another, and then a text all the same. */
   async wrong({ url, requests }) {
     const { page } = await open(url);
