@@ -149,6 +149,7 @@ function finish(reason) {
 
 /** @param {string} message */
 function fail(message) {
+  if (location.protocol === "file:") return; // loading.js has said what to do
   setWriting(false);
   status.textContent = "";
   error.textContent = message;
