@@ -212,12 +212,15 @@ def signals_end(pace: Pace) -> Iterator[None]:
 
 
 @contextmanager
-def diary(folder: Path) -> Iterator[None]:
-    """Let a line say where nothing can be written for TensorBoard: TensorFlow writes, with errors of its own."""
+def diary(folder: Path, written: Path) -> Iterator[None]:
+    """Raise UserError where TensorFlow, with errors of its own, cannot write for TensorBoard.
+
+    ``written`` is the path of ``folder`` that TensorFlow was given.
+    """
     try:
         yield
     except tf.errors.OpError as error:
-        if str(folder) not in error.message:
+        if str(written) not in error.message:
             raise
         reason = error.message.splitlines()[0].rpartition("}} ")[2]
         raise UserError(f"{folder}: could not be written ({reason}); what was there before is kept") from error

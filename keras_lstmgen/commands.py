@@ -13,7 +13,7 @@ from typing import Any
 
 from rich.markup import escape
 
-from keras_lstmgen import effects, files, launching, recipe, remote
+from keras_lstmgen import effects, filenames, files, launching, recipe, remote
 from keras_lstmgen.errors import UserError, typed
 from keras_lstmgen.quiet import quiet
 
@@ -106,11 +106,11 @@ def _knobs(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _what_to_train(words: list[str], given: dict[str, Any]) -> tuple[recipe.Recipe, str]:
     """The recipe, and a name for the run, from what stands on the command line."""
-    recipes = [word for word in words if word.endswith(".toml") and not Path(word).is_dir()]
+    recipes = [word for word in words if word.endswith(".toml") and not Path(filenames.native(word)).is_dir()]
     if recipes and len(words) > 1:
         raise UserError(f"{recipes[0]}: a recipe stands alone; its text is given by --corpus.source")
     if recipes:
-        settings = recipe.override(recipe.load(Path(recipes[0])), given, "--")
+        settings = recipe.override(recipe.load(Path(filenames.native(recipes[0]))), given, "--")
         _check_effects(settings, given, f"{recipes[0]}: ")
         return settings, Path(recipes[0]).stem
     if words and "corpus.source" in given:

@@ -1,6 +1,7 @@
 """What is told to the person at the keyboard when something they gave cannot be used."""
 
 import os
+import re
 import shlex
 from collections.abc import Sized
 from pathlib import Path
@@ -22,12 +23,25 @@ def not_empty(name: str, values: Sized) -> None:
         raise UserError(f"{name}: is empty; give at least one")
 
 
+def readable(text: str) -> str:
+    """Return a text in which the bytes of file names can be printed: as UTF-8 if they are that, else as in ``\\xe9``.
+
+    Python holds what it cannot decode in lone surrogates, which no stream takes. ``readable("caf\\udce9.txt")`` is
+    ``"caf\\\\xe9.txt"``.
+    """
+    return re.sub("[\udc80-\udcff]+", lambda found: _decoded(found[0]), text)
+
+
+def _decoded(surrogates: str) -> str:
+    return surrogates.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 def visible(text: str) -> str:
-    """The text with an escape in the place of each character that a terminal would obey, or cannot show.
+    """Return the text with an escape in place of each character that a terminal would obey or cannot show.
 
     ``visible("a\\nb\\x1b[2J")`` is ``"a\\\\nb\\\\x1b[2J"``: what a file is called or says cannot act on a screen.
     """
-    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in readable(text))
 
 
 def typed(word: str | Path) -> str:

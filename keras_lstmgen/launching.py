@@ -144,6 +144,6 @@ def _status(number: int, code: int) -> int:
     if code < 0:
         raise UserError(
             f"worker {number} was ended by {signal.Signals(-code).name}; go on with: "
-            "keras-lstmgen train --resume RUN, if there is a run, and --workers"
+            "keras-lstmgen train --resume RUN --workers N, if there is a run"
         )
     return code

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from keras_lstmgen import defaults, evaluation, kernel, layers, pairs, prepared, recipe, show, streams, workers
 from keras_lstmgen.corpus import Split
 from keras_lstmgen.encoding import Encoded, encode
-from keras_lstmgen.errors import UserError
+from keras_lstmgen.errors import UserError, readable
 from keras_lstmgen.model import parameters
 from keras_lstmgen.tokenizer import check_writable
 
@@ -29,7 +29,9 @@ def prepare(settings: recipe.Recipe, runs: Path) -> tuple[recipe.Recipe, Encoded
     check_precision(settings.training.precision)
     settings = prepared.adopted(settings)
     with show.out.status("reading the corpus") as status:
-        encoded = prepared.opened(settings.corpus) or encode(settings, runs / ".encoded", status.update)
+        encoded = prepared.opened(settings.corpus) or encode(
+            settings, runs / ".encoded", lambda line: status.update(readable(line))
+        )
     check_writable(encoded.tokenizer, encoded.unsampled_ids)
     tokens = len(encoded.train)
     longest = _longest(settings, encoded)

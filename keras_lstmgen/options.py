@@ -1,22 +1,29 @@
 """What each verb can be told: its words and options, with their help. Every value of a recipe is one of them."""
 
 import argparse
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args
 
-from keras_lstmgen import effects, recipe
+from keras_lstmgen import effects, filenames, recipe
+from keras_lstmgen.errors import visible
+
+PATHS = ("corpus.source", "corpus.validation")  # values of a recipe that name files
 
 
 def _train(part: argparse.ArgumentParser) -> None:
     part.add_argument(
         "source",
         nargs="*",
+        type=filenames.of_argument,
         help="a recipe (.toml), or texts: files, globs, folders, '-', URLs, or a folder that 'prepare' made; "
         "none: pydoc, Python's language reference",
     )
-    part.add_argument("--name", help="name of the run; by default that of the recipe or text")
+    part.add_argument(
+        "--name", type=filenames.of_argument, help="name of the run; by default that of the recipe or text"
+    )
     part.add_argument(
         "--resume", metavar="RUN", help="go on with a run (its name, or with a slash its path) from its last checkpoint"
     )
@@ -28,7 +35,9 @@ def _train(part: argparse.ArgumentParser) -> None:
 def _prepare(part: argparse.ArgumentParser) -> None:
     part.set_defaults(beam=[])
     part.epilog = "What stands behind -- goes to Apache Beam: -- --direct_num_workers=4, or -- --runner=FlinkRunner"
-    part.add_argument("source", nargs="*", help="a recipe (.toml), or texts, as for 'train'")
+    part.add_argument(
+        "source", nargs="*", type=filenames.of_argument, help="a recipe (.toml), or texts, as for 'train'"
+    )
     part.add_argument(
         "--output", required=True, metavar="FOLDER", help="folder to make, or an address: gs://bucket/name"
     )
@@ -41,7 +50,9 @@ def _knob(part: argparse.ArgumentParser, name: str) -> None:
     """A value of a recipe as an option, by its dotted name."""
     kind, default, about = recipe.knobs()[name]
     choices = f"; one of {', '.join(about['choices'])}" if about["choices"] else ""
-    typed = _number_or_auto(kind) if default == recipe.AUTO else _typed(kind)
+    typed = (
+        _number_or_auto(kind) if default == recipe.AUTO else filenames.of_argument if name in PATHS else _typed(kind)
+    )
     part.add_argument(
         f"--{name}", dest=name, metavar=_metavar(kind), default=argparse.SUPPRESS,
         nargs="*" if get_args(kind) else None, type=typed,
@@ -63,7 +74,15 @@ def _metavar(kind: Any) -> str:
 
 def _typed(kind: Any) -> Any:
     """What turns a word of the command line into the type of a recipe's value."""
-    return str if get_args(kind) else _truth if kind is bool else kind
+    return _text if get_args(kind) or kind is str else _truth if kind is bool else kind
+
+
+def _text(word: str) -> str:
+    """Return a word of the command line as text, which is UTF-8 whatever the locale."""
+    try:
+        return os.fsencode(word).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise argparse.ArgumentTypeError(f"'{visible(word)}' is not UTF-8 at byte {error.start}; convert it") from error
 
 
 def _number_or_auto(kind: Any) -> Any:
@@ -83,7 +102,9 @@ def _truth(word: str) -> bool:
 def _generate(part: argparse.ArgumentParser) -> None:
     _run(part)
     prompts = part.add_mutually_exclusive_group()
-    prompts.add_argument("--prompt", default="", metavar="TEXT", help="text to go on from; none: the start symbol")
+    prompts.add_argument(
+        "--prompt", type=_text, default="", metavar="TEXT", help="text to go on from; none: the start symbol"
+    )
     prompts.add_argument(
         "--prompt-file",
         metavar="FILE",
@@ -94,7 +115,12 @@ def _generate(part: argparse.ArgumentParser) -> None:
     _number(part, "--seed", 0, "64-bit seed; the same writes the same")
     _number(part, "--max-new-tokens", 300, "most tokens of a text")
     part.add_argument(
-        "--stop", action="append", default=[], metavar="TEXT", help="end before this text; may be given again"
+        "--stop",
+        type=_text,
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="end before this text; may be given again",
     )
     prompts.add_argument(
         "--interactive",
@@ -143,13 +169,14 @@ def _host_options(part: argparse.ArgumentParser) -> None:
     _number(host, "--frequency-penalty", 0.0, "taken from it for each time that the text holds it")
     host.add_argument(
         "--logit-bias",
+        type=_text,
         nargs="+",
         action="extend",
         default=[],
         metavar="TOKEN=X",
         help="added to the logit of a token, given as its tokenizer spells it or as #ID; -inf: never",
     )
-    host.add_argument("--regex", metavar="PATTERN", help="the text has to match, all of it")
+    host.add_argument("--regex", type=_text, metavar="PATTERN", help="the text has to match, all of it")
 
 
 def _search(part: argparse.ArgumentParser) -> None:
@@ -160,7 +187,9 @@ def _search(part: argparse.ArgumentParser) -> None:
 
 def _evaluate(part: argparse.ArgumentParser) -> None:
     _run(part)
-    part.add_argument("text", nargs="*", help="texts to measure on; none: what the run validates on")
+    part.add_argument(
+        "text", nargs="*", type=filenames.of_argument, help="texts to measure on; none: what the run validates on"
+    )
     _number(
         part, "--samples", 4, "texts (of pairs: answers to held-out sources) to write and look up in the training text"
     )
@@ -176,7 +205,7 @@ def _evaluate(part: argparse.ArgumentParser) -> None:
 
 def _inspect(part: argparse.ArgumentParser) -> None:
     _run(part)
-    part.add_argument("--prompt", required=True, metavar="TEXT", help="text to watch the layer over")
+    part.add_argument("--prompt", required=True, type=_text, metavar="TEXT", help="text to watch the layer over")
     _number(part, "--max-new-tokens", 0, "tokens of the model's own to go on with")
     _number(part, "--seed", 0, "64-bit seed of these, as in generate")
     part.add_argument("--layer", type=int, metavar="N", help="layer to watch, 1 next to the input; none: the last")
@@ -189,6 +218,7 @@ def _inspect(part: argparse.ArgumentParser) -> None:
     part.add_argument(
         "--text",
         nargs="+",
+        type=filenames.of_argument,
         default=[],
         metavar="FILE",
         help="texts to look for such cells in, of a run on kinds one for each; none: what the run validates on",

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from keras_lstmgen import corpus, prepared, recipe, sources
 from keras_lstmgen.corpus import Split
-from keras_lstmgen.errors import UserError
+from keras_lstmgen.errors import UserError, typed
 from keras_lstmgen.sources import Source
 
 PART = 1 << 24  # bytes of a file, packed or not, that make a part
@@ -35,8 +35,8 @@ class Part:
 
 def plan(settings: recipe.Corpus) -> list[Part]:
     """Cut the corpus into parts; the same for the same files."""
-    if prepared.folder_of(settings):
-        raise UserError(f"{settings.source[0]}: is prepared; train on it with 'keras-lstmgen train'")
+    if folder := prepared.folder_of(settings):
+        raise UserError(f"{folder}: is prepared; train on it: keras-lstmgen train {typed(folder)}")
     if settings.labels:
         raise UserError(
             "corpus.labels: cannot be prepared; write the labels into the text, as corpus.documents = 'pairs' has them"

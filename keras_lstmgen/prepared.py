@@ -15,7 +15,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_lstmgen import recipe, tokenizer
+from keras_lstmgen import filenames, recipe, tokenizer
 from keras_lstmgen.corpus import Split
 from keras_lstmgen.encoding import COUNTS, SPLITS, Encoded, sha256
 from keras_lstmgen.errors import UserError
@@ -35,7 +35,8 @@ KINDS = {
 
 def folder_of(corpus: recipe.Corpus) -> Path | None:
     """The prepared folder that a corpus is; None if it is text. UserError if it is one beside other sources."""
-    found = [Path(name) for name in (*corpus.source, *corpus.validation) if (Path(name) / MANIFEST).is_file()]
+    paths = [Path(filenames.native(name)) for name in (*corpus.source, *corpus.validation) if "\0" not in name]
+    found = [path for path in paths if (path / MANIFEST).is_file()]
     if found and (len(corpus.source) > 1 or corpus.validation):
         raise UserError(f"{found[0]}: a prepared corpus stands alone; prepare all texts together")
     return found[0] if found else None

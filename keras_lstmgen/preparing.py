@@ -62,7 +62,7 @@ def prepare(
     with _made(str(output)) as folder:
         with _watched(folder, len(parts), report):
             _run(settings, parts, folder, chosen)
-        about = _manifest(settings, folder)
+        about = _manifest(replace(settings, corpus=sources.absolute(settings.corpus)), folder)
         _write(f"{folder}/{MANIFEST}", json.dumps(about, indent=2, ensure_ascii=False).encode())
     return about
 

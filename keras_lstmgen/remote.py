@@ -7,8 +7,8 @@ from keras_lstmgen.errors import UserError, first_line
 
 
 def is_address(name: str) -> bool:
-    """Whether a name is an address for Beam. What can be downloaded is not."""
-    return "://" in name and not name.startswith(("http://", "https://"))
+    """Whether a name is an address for Beam. What can be downloaded, and a local file, is not."""
+    return "://" in name and not name.startswith(("http://", "https://", "file:"))
 
 
 def matches(pattern: str) -> list[str]:

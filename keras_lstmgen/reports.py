@@ -1,7 +1,7 @@
 """The report on a run: its loss on held-out text in every unit, how much it copies, and what its recipe asks for."""
 
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import cycle, islice
 from pathlib import Path
@@ -9,7 +9,19 @@ from typing import Any
 
 import numpy as np
 
-from keras_lstmgen import corpus, evaluation, generation, measures, pairs, prepared, recipe, show, sources, tasks
+from keras_lstmgen import (
+    corpus,
+    evaluation,
+    filenames,
+    generation,
+    measures,
+    pairs,
+    prepared,
+    recipe,
+    show,
+    sources,
+    tasks,
+)
 from keras_lstmgen.encoding import encode_split
 from keras_lstmgen.errors import UserError
 from keras_lstmgen.run import Run
@@ -27,9 +39,11 @@ def evaluate(
     settings = recipe.parse(model.metadata.recipe)
     asked = asked or settings.evaluate
     training = prepared.text(settings.corpus)
-    _check(training, samples, asked)
+    _check(training, texts, samples, asked)
     held_out = corpus.measured_on(training, texts)
-    report: dict[str, Any] = {"text": ", ".join(texts) or f"{corpus.validates_on(training)} of the run"}
+    report: dict[str, Any] = {
+        "text": ", ".join(map(filenames.stored, texts)) or f"{corpus.validates_on(training)} of the run"
+    }
     report |= _on_text(model, held_out, settings.carries)
     if samples:
         report["samples"] = _on_samples(model, training, held_out, samples, sample_tokens)
@@ -38,19 +52,27 @@ def evaluate(
     return report
 
 
-def _check(settings: recipe.Corpus, samples: int, asked: recipe.Evaluate) -> None:
-    """Find out before the measuring, not after it, what is missing: a run may have been moved."""
+def _check(training: recipe.Corpus, texts: Sequence[str], samples: int, asked: recipe.Evaluate) -> None:
+    """Find out before the measuring, not after it, what is missing: the text of a run may have been moved."""
     for name in asked.measures:
         measures.library(name)
     of_training = [name for name in asked.measures if name in OF_TRAINING]
-    if not samples and not of_training:
-        return
+    reads_source = bool(samples or of_training or not (texts or training.validation))
     try:
-        sources.resolve(settings)
+        if reads_source:
+            sources.resolve(training)
+        if training.validation and not texts:
+            corpus.validation_sources(training)
     except UserError as error:
-        ways = ["--samples 0"] if samples else []
-        ways += [f"--evaluate.measures without {', '.join(of_training)}"] if of_training else []
-        raise UserError(f"{error}; {' with '.join(ways)} does without the training text") from error
+        raise UserError(f"{error}; without it: {_ways(texts, samples, of_training)}") from error
+
+
+def _ways(texts: Sequence[str], samples: int, of_training: Sequence[str]) -> str:
+    """Say how a run is measured without the text that it names."""
+    ways = [] if texts else ["name a text to measure on"]
+    ways += ["give --samples 0"] if samples else []
+    ways += [f"give --evaluate.measures without {', '.join(of_training)}"] if of_training else []
+    return " and ".join(ways)
 
 
 def _on_text(model: Run, settings: recipe.Corpus, carries: bool) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, get_origin, get_type_hints
 import h5py  # type: ignore[import-untyped]
 import keras
 
-from keras_lstmgen import files, folders, recipe, tokenizer
+from keras_lstmgen import filenames, files, folders, recipe, tokenizer
 from keras_lstmgen.attention import memory_size
 from keras_lstmgen.errors import UserError, first_line, typed
 from keras_lstmgen.model import Weights, build, parameters, weights_of
@@ -66,6 +66,7 @@ def create(parent: Path, name: str) -> Path:
     """Make an empty folder for a run; a name that is taken gets a number, so nothing is ever overwritten."""
     if not name or Path(name).name != name or name.startswith("."):
         raise UserError(f"--name: '{name}' cannot name a folder; give one word without slashes")
+    name = filenames.native(name)
     for number in range(1, 100_000):
         folder = parent / (name if number == 1 else f"{name}-{number}")
         try:

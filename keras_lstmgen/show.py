@@ -16,12 +16,21 @@ from rich.table import Table
 
 from keras_lstmgen import files, folders
 from keras_lstmgen.corpus import Split
-from keras_lstmgen.errors import UserError, typed, visible
+from keras_lstmgen.errors import UserError, readable, typed, visible
+
+
+class _Terminal(Console):
+    """A console that can print file names of any bytes."""
+
+    def print(self, *objects: Any, **how: Any) -> None:
+        """Print, with all bytes of file names readable."""
+        super().print(*(readable(thing) if isinstance(thing, str) else thing for thing in objects), **how)
+
 
 # A pipe or a log has no width of its own; 80 columns would break the tables.
 _width = None if sys.stdout.isatty() else 120
-out = Console(highlight=False, soft_wrap=True, width=_width)
-notes = Console(highlight=False, soft_wrap=True, stderr=True)  # beside a text that goes to standard output
+out = _Terminal(highlight=False, soft_wrap=True, width=_width)
+notes = _Terminal(highlight=False, soft_wrap=True, stderr=True)  # beside a text that goes to standard output
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:

@@ -26,7 +26,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
 
-from keras_lstmgen import folders, formats, recipe, remote
+from keras_lstmgen import filenames, folders, formats, recipe, remote
 from keras_lstmgen.errors import UserError, typed
 from keras_lstmgen.files import replacing
 from keras_lstmgen.folders import LeftOut
@@ -70,8 +70,8 @@ def resolve(corpus: recipe.Corpus) -> list[Source]:
 
 def left_out(names: Sequence[str]) -> list[LeftOut]:
     """Return what ``resolve`` does not read of the folders and globs among these names of sources, and why."""
-    local = [name for name in names if not (name == "pydoc" or "://" in name or "\0" in name or is_read_once(name))]
-    folders = [name for name in local if not (Path(name) / MANIFEST).is_file()]
+    local = [name for name in names if _is_local(name) and "\0" not in name and not is_read_once(name)]
+    folders = [name for name in local if not (Path(filenames.native(name)) / MANIFEST).is_file()]
     return [one for name in folders for one in _expanded_anywhere(name).left_out]
 
 
@@ -89,10 +89,35 @@ def is_read_once(name: str) -> bool:
     if name == "-" or OPEN_FILE.fullmatch(name):
         return True
     try:
-        mode = os.stat(os.path.expanduser(name)).st_mode
+        mode = os.stat(os.path.expanduser(filenames.native(name))).st_mode
     except (OSError, ValueError):
         return False
     return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
+
+
+def absolute(corpus: recipe.Corpus) -> recipe.Corpus:
+    """Name the local files of a corpus by their absolute paths, which hold in any working directory.
+
+    What is not here, but perhaps in the folder of ``KERAS_LSTMGEN_DATA``, keeps its name.
+    """
+    source, validation = (tuple(map(_absolute, entries)) for entries in (corpus.source, corpus.validation))
+    return replace(corpus, source=source, validation=validation)
+
+
+def _absolute(entry: str) -> str:
+    if not _is_local(entry):
+        return entry
+    path = Path(os.path.expanduser(filenames.native(entry)))
+    if path.exists():
+        return filenames.stored(filenames.of_argument(str(path.absolute())))
+    if path.is_absolute() or not glob.glob(str(path), recursive=True):
+        return filenames.stored(entry)
+    return filenames.stored(filenames.of_argument(str(Path(glob.escape(os.getcwd())) / path)))
+
+
+def _is_local(entry: str) -> bool:
+    """Return whether an entry is the name of files on this machine."""
+    return entry not in ("pydoc", "-") and (entry.startswith(filenames.SCHEME) or "://" not in entry)
 
 
 def at_hand(corpus: recipe.Corpus) -> bool:
@@ -289,7 +314,7 @@ def _local(entry: str, checksum: str) -> Sequence[Path]:
     """The files that a path, glob or folder stands for, here or else in ``KERAS_LSTMGEN_DATA``."""
     if found := _expanded_anywhere(entry).files:
         return found
-    found = _on_shelf(Path(entry).name, checksum)
+    found = _on_shelf(Path(filenames.native(entry)).name, checksum)
     if len(found) > 1 and not checksum:
         shown = ", ".join(str(path) for path in found[:3])
         raise UserError(f"{entry}: {len(found)} files bear this name ({shown}); give more of the path or a sha256")
@@ -300,9 +325,10 @@ def _local(entry: str, checksum: str) -> Sequence[Path]:
 
 def _expanded_anywhere(entry: str) -> Found:
     """Return the files that a path, glob or folder stands for, here or else below ``KERAS_LSTMGEN_DATA``."""
-    here = _expanded(Path(os.path.expanduser(entry)))
+    name = filenames.native(entry)
+    here = _expanded(Path(os.path.expanduser(name)))
     folder = os.environ.get("KERAS_LSTMGEN_DATA")
-    return here if here.files or not folder else _expanded(Path(folder) / entry)
+    return here if here.files or not folder else _expanded(Path(folder) / name)
 
 
 def _expanded(path: Path) -> Found:
@@ -340,7 +366,9 @@ def _on_shelf(name: str, checksum: str) -> list[Path]:
 def _texts_below(folder: Path) -> Found:
     """Return the texts of a folder. UserError for one that holds none, or something else than texts."""
     if (what := folders.why_no_texts(folder)) == "prepared corpus":
-        raise UserError(f"{folder}: is a prepared corpus, not text; give its path alone, to 'keras-lstmgen train'")
+        raise UserError(
+            f"{folder}: is a prepared corpus, not text; train on it alone: keras-lstmgen train {typed(folder)}"
+        )
     if what:
         resume = f"; to continue its training: keras-lstmgen train --resume {typed(folder)}"
         raise UserError(f"{folder}: is a {what}, not a folder of texts{resume if what == 'run' else ''}")

@@ -21,6 +21,7 @@ from keras_lstmgen import (
     material,
     pairs,
     pictures,
+    prepared,
     recipe,
     run,
     show,
@@ -59,9 +60,14 @@ def train(settings: recipe.Recipe, runs: Path, name: str) -> Path:
         files.write_text(folder / run.RECIPE, recipe.to_toml(settings))  # with this alone it can be gone on with
         return _fit(settings, encoded, folder)
     except BaseException:
-        if not any((folder / name).is_file() for name in (run.MODEL, run.PREVIOUS)):  # nothing was trained yet
+        if not _is_saved(folder):
             shutil.rmtree(folder, ignore_errors=True)
         raise
+
+
+def _is_saved(folder: Path) -> bool:
+    """Return whether a run has something that was trained."""
+    return any((folder / name).is_file() for name in (run.MODEL, run.PREVIOUS))
 
 
 def resume(folder: Path, settings: recipe.Recipe) -> Path:
@@ -72,6 +78,7 @@ def resume(folder: Path, settings: recipe.Recipe) -> Path:
     if not checkpoint.exists(folder) and (folder / run.MODEL).is_file():
         raise UserError(f"{folder}: has no checkpoint to go on from; train it again")
     _check_changes(recipe.load(folder / run.RECIPE), settings)
+    _check_text(settings.corpus)
     return _fit(*_prepare(settings, folder.parent), folder)
 
 
@@ -79,6 +86,7 @@ def assist(runs: Path) -> None:
     """Be a worker that is not the chief: train what that trains, and write nothing but the cache of ids in ``runs``."""
     show.out.quiet = True
     settings, encoded = material.prepare(recipe.parse(workers.told(None)), runs)
+    settings = _located(settings)
     with tempfile.TemporaryDirectory() as folder:  # in place of the run's
         _fit(settings, encoded, Path(folder))
 
@@ -92,7 +100,22 @@ def _prepare(settings: recipe.Recipe, runs: Path) -> tuple[recipe.Recipe, Encode
             f"{workers.size()} workers; give a multiple of {workers.size()}"
         )
     workers.told(recipe.to_tables(settings))
-    return settings, encoded
+    return _located(settings), encoded
+
+
+def _located(settings: recipe.Recipe) -> recipe.Recipe:
+    """Return the recipe that a run stores: its text is found from any working directory."""
+    return replace(settings, corpus=sources.absolute(settings.corpus))
+
+
+def _check_text(corpus: recipe.Corpus) -> None:
+    """Raise UserError with what to do if the text of a run is not where it was."""
+    if prepared.folder_of(corpus):
+        return
+    try:
+        sources.resolve(corpus)
+    except UserError as error:
+        raise UserError(f"{error}; name the text where it is now: --corpus.source PATH") from error
 
 
 def _check_changes(before: recipe.Recipe, settings: recipe.Recipe) -> None:
@@ -199,21 +222,35 @@ def _epochs(
     settings: recipe.Recipe, encoded: Encoded, folder: Path, pace: Pace, model: keras.Sequential, writes: Run
 ) -> None:
     """All that is left of the training; where it loses its loss, once more from the last checkpoint."""
-    validate, keep, board, screen = _callbacks(settings, encoded, folder, pace, model, writes)
-    these = [pace, validate, keep, *([board, screen] if workers.is_chief() else [])]
-    with callbacks.signals_end(pace), callbacks.diary(folder / LOGS), screen.bar:
-        while not pace.over() or not pace.judged():
-            try:
-                _some_epochs(settings, encoded, pace, model, these)
-                break
-            except callbacks.DivergedError as error:
-                _go_back(folder, pace, model, str(error))
-            except Terminated:
-                with contextlib.suppress(callbacks.DivergedError):  # then the checkpoint before is the last good one
-                    keep.save()
-                break
+    with files.plainly_named(folder) as place, callbacks.diary(folder / LOGS, place / LOGS):
+        validate, keep, screen = _callbacks(settings, encoded, folder, pace, model, writes)
+        board = keras.callbacks.TensorBoard(place / LOGS, write_graph=False)
+        these = [pace, validate, keep, *([board, screen] if workers.is_chief() else [])]
+        with callbacks.signals_end(pace), screen.bar:
+            _until_over(settings, encoded, folder, pace, model, these)
     if pace.terminated and pace.done() < 1:
         raise Terminated(f"stopped by SIGTERM, and saved; to go on: keras-lstmgen train --resume {typed(folder)}")
+
+
+def _until_over(
+    settings: recipe.Recipe,
+    encoded: Encoded,
+    folder: Path,
+    pace: Pace,
+    model: keras.Sequential,
+    these: list[Any],
+) -> None:
+    """Train until the end, or until the last checkpoint after SIGTERM; go back where the loss is lost."""
+    while not pace.over() or not pace.judged():
+        try:
+            _some_epochs(settings, encoded, pace, model, these)
+            break
+        except callbacks.DivergedError as error:
+            _go_back(folder, pace, model, str(error))
+        except Terminated:
+            with contextlib.suppress(callbacks.DivergedError):  # then the checkpoint before is the last good one
+                next(one for one in these if isinstance(one, Keep)).save()
+            break
 
 
 def _some_epochs(
@@ -246,8 +283,7 @@ def _go_back(folder: Path, pace: Pace, model: keras.Sequential, what: str) -> No
     where = f"{what} in epoch {max(progress.windows - 1, 0) // pace.windows + 1}"
     if progress.lately >= SETBACKS or progress.setbacks + 1 == checkpoint.MOST_SETBACKS:
         raise UserError(
-            f"{where}, after {SETBACKS} times of going back and halving the rate too; lower training.learning_rate or "
-            "training.clip_norm, and train again or --resume what was saved"
+            f"{where}, after {SETBACKS} times of going back and halving the rate too; {_calmer(folder, pace)}"
         )
     before, _ = checkpoint.load(folder, model, progress.text)
     counts = {"setbacks": progress.setbacks + 1, "lately": progress.lately + 1}
@@ -260,9 +296,17 @@ def _go_back(folder: Path, pace: Pace, model: keras.Sequential, what: str) -> No
     )
 
 
+def _calmer(folder: Path, pace: Pace) -> str:
+    """Say how to train so that the loss stays a number: from what was saved, if anything was, or anew."""
+    rate = f"--training.learning_rate {pace.settings.learning_rate / 10:g}"
+    if _is_saved(folder):
+        return f"go on from what was saved at a lower rate: keras-lstmgen train --resume {typed(folder)} {rate}"
+    return f"train again at a lower rate, {rate} for example, or with a lower --training.clip_norm"
+
+
 def _callbacks(
     settings: recipe.Recipe, encoded: Encoded, folder: Path, pace: Pace, model: keras.Sequential, writes: Run
-) -> tuple[Validate, Keep, keras.callbacks.TensorBoard, show.Screen]:
+) -> tuple[Validate, Keep, show.Screen]:
     loss, call = _loss(settings, encoded, writes), generation.writer(writes, writes.weights)
     per_character = {split: material.per_character(settings, encoded, split) for split in SPLITS}
 
@@ -281,7 +325,6 @@ def _callbacks(
     return (
         Validate(validation_loss, pace, material.heaviest(settings, encoded)),
         Keep(folder, pace, writes.model),
-        keras.callbacks.TensorBoard(folder / LOGS, write_graph=False),
         show.Screen(pace.done, material.batch_tokens(settings, encoded), per_character, sample),
     )
 
