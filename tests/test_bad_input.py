@@ -294,7 +294,7 @@ def test_a_prompt_that_is_not_utf_8(trained: Path, tmp_path: Path, capsys: pytes
     assert f"{path}: not UTF-8 at byte 3; convert it" in refused(capsys, "generate", trained, "--prompt-file", path)
     assert "nowhere.txt: cannot be read" in refused(capsys, "generate", trained, "--prompt-file", "nowhere.txt")
     argument = os.fsdecode(b"abc\xff")  # as the shell hands it over
-    assert "not valid Unicode" in refused(capsys, "generate", trained, "--prompt", argument)
+    assert "--prompt: 'abc\\xff' is not UTF-8 at byte 3" in refused(capsys, "generate", trained, "--prompt", argument)
 
 
 def test_lines_that_are_not_utf_8(

@@ -44,7 +44,7 @@ NO_ADVICE = {
 def _template(node: ast.AST) -> str:
     """The text of a string, ``{}`` in place of what is filled in; empty for anything else."""
     if isinstance(node, ast.JoinedStr):
-        return "".join(part.value if isinstance(part, ast.Constant) else "{}" for part in node.values)
+        return "".join(str(part.value) if isinstance(part, ast.Constant) else "{}" for part in node.values)
     return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
 
 
@@ -258,7 +258,7 @@ def test_every_hint_of_the_source_is_followed_by_a_test() -> None:
         assert f"def {name}(" in (ROOT / f"tests/test_{file}.py").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("follow", sorted(set(SITUATIONS.values()), key=lambda follow: follow.__name__))
+@pytest.mark.parametrize("follow", list(dict.fromkeys(SITUATIONS.values())))
 def test_a_hint_works_as_it_is_printed(follow: Callable[[Say, Path], None], say: Say, copied: Path) -> None:
     follow(say, copied)
 
@@ -282,7 +282,12 @@ def test_a_run_names_its_texts_so_that_they_are_found_from_any_working_directory
     shutil.copy("b.txt", here)
     monkeypatch.chdir(here)
     asked: list[recipe.Corpus] = []
-    monkeypatch.setattr(training, "_fit", lambda settings, _, folder: asked.append(settings.corpus) or folder)
+
+    def fitted(settings: recipe.Recipe, _: object, folder: Path) -> Path:
+        asked.append(settings.corpus)
+        return folder
+
+    monkeypatch.setattr(training, "_fit", fitted)
     for word in ("b.txt", "./b.txt", "'*.txt'", "."):
         say(f"train {word} --corpus.validation {word} --runs {tmp_path} {shlex.join(TINY)}", 0)
     monkeypatch.chdir("/")

@@ -103,7 +103,7 @@ def test_where_the_training_text_is_gone_a_given_text_can_still_be_measured(trai
     (tmp_path / "a.txt").write_text("The text.")
     model = run.load(trained)
     model.metadata.recipe["corpus"]["source"] = ["gone.txt"]
-    with pytest.raises(UserError, match=r"^gone\.txt: .*; --samples 0 does without the training text$"):
+    with pytest.raises(UserError, match=r"^gone\.txt: .*; without it: give --samples 0$"):
         reports.evaluate(model, [str(tmp_path / "a.txt")], 1, 5)
     assert reports.evaluate(model, [str(tmp_path / "a.txt")], 0, 5)["counts"]["characters"] == 9
 
