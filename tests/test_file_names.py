@@ -53,7 +53,7 @@ def test_a_corpus_a_run_and_a_folder_whose_names_are_not_utf_8(
     short = [NO_UTF_8, "--runs", runs]
     for words in (
         ["evaluate", *short, "--samples", "1", "--sample-tokens", "5"],
-        ["evaluate", *short, f"../{NO_UTF_8}.txt", "--samples", "0", "--json"],
+        ["evaluate", NO_UTF_8, f"../{NO_UTF_8}.txt", *short[1:], "--samples", "0", "--json"],
         ["train", "--resume", *short, "--training.epochs", "2"],
         ["generate", *short, "--max-new-tokens", "3"],
         ["info", *short],
@@ -62,7 +62,7 @@ def test_a_corpus_a_run_and_a_folder_whose_names_are_not_utf_8(
         assert cli.main(words) == 0, capsys.readouterr().err
     out, err = capsys.readouterr()
     assert "caf\\xe9" in out
-    assert "caf\\xe9" in err or "$'" in err
+    assert "caf\\351" in err  # as the next command is typed
     assert json.loads((folder / "evaluation.json").read_text())["text"] == "file:../caf%E9.txt"
     (source,) = sources.resolve(recipe.load(folder / run.RECIPE).corpus)
     assert source.path == tmp_path / f"{NO_UTF_8}.txt"

@@ -35,6 +35,10 @@ ELSEWHERE = {
 NO_ADVICE = {
     "the match of --regex is unfinished": "says what happened",
     "GPUs: --workers": "needs several GPUs",
+    "pandoc --to plain": "a command of another program",
+    "needs the backend 'tensorflow'": "advises to unset a variable",
+    "--sample-tokens has no effect here": "tests/test_effects.py gives what it needs",
+    "a --temperature above 0": "tests/test_effects.py gives what it needs",
 }
 
 
@@ -140,6 +144,8 @@ def _help(say: Say, _copied: Path) -> None:
 def _recipe_with_a_text(say: Say, _copied: Path) -> None:
     assert "--corpus.source" in say("train a.toml b.txt")
     say("train a.toml --corpus.source b.txt", 0)
+    assert "leave one of them out" in say("train b.txt --corpus.source b.txt")
+    say(f"train --corpus.source b.txt {shlex.join(TINY)}", 0)
 
 
 def _text_called_like_a_recipe(say: Say, _copied: Path) -> None:
@@ -237,7 +243,8 @@ def _fixed_value(say: Say, copied: Path) -> None:
 
 # By a part of the message.
 SITUATIONS: dict[str, Callable[[Say, Path], None]] = {
-    "--help'": _help, "a recipe stands alone": _recipe_with_a_text, "is not TOML": _text_called_like_a_recipe,
+    "--help'": _help, "a recipe stands alone": _recipe_with_a_text,
+    "has no effect beside --corpus.source": _recipe_with_a_text, "is not TOML": _text_called_like_a_recipe,
     "finds no more texts": _beams, "give --beams too": _beams, "leave it or --beams out": _beams,
     "--training.window {} reads each whole": _window, "is prepared; train on it": _prepared,
     "is a prepared corpus, not text": _prepared, "to continue its training": _run_as_text,
