@@ -223,7 +223,16 @@ static inline __m256 multiply_pairs(__m256 sum, __m256 factor, __m256 weights)
 
 /* ---- which kind ------------------------------------------------------------------------------------------------- */
 
-static const struct kind *chosen, *chosen_pairs; /* by lstm_choose, instead of the best, for float32 and for bfloat16 */
+/* Set by lstm_choose instead of the best, for float32 and for bfloat16. Threads read them while another one writes: access
+   them by `choice_of` and `choose` only. */
+static const struct kind *chosen, *chosen_pairs;
+
+static const struct kind *choice_of(const struct kind **choice) { return __atomic_load_n(choice, __ATOMIC_ACQUIRE); }
+
+static void choose(const struct kind **choice, const struct kind *kind)
+{
+    __atomic_store_n(choice, kind, __ATOMIC_RELEASE);
+}
 
 /* For float32, by name, or from best to plainest the first that can run here. */
 static const struct kind *supported(const char *name)
@@ -239,18 +248,22 @@ static const struct kind *supported(const char *name)
 }
 
 #ifdef HAS_AMX
+static int amx_granted;
+
 /* Linux gives a process the matrix registers only if it asks. */
-static int may_use_amx(void)
+static void ask_for_amx(void)
 {
     enum { ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18 };
-    static int known, granted;
-    if (!known) {
-        granted = __builtin_cpu_supports("amx-tile") && __builtin_cpu_supports("amx-bf16") &&
+    amx_granted = __builtin_cpu_supports("amx-tile") && __builtin_cpu_supports("amx-bf16") &&
                   __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
                   !syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA);
-        known = 1;
-    }
-    return granted;
+}
+
+static int may_use_amx(void)
+{
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, ask_for_amx);
+    return amx_granted;
 }
 #endif
 
@@ -276,9 +289,10 @@ static const struct kind *supported_pairs(const char *name)
 
 static const struct kind *kind_of(int bfloat16)
 {
-    if (bfloat16)
-        return chosen_pairs ? chosen_pairs : supported_pairs("best");
-    return chosen ? chosen : supported("best");
+    const struct kind *choice = choice_of(bfloat16 ? &chosen_pairs : &chosen);
+    if (choice)
+        return choice;
+    return bfloat16 ? supported_pairs("best") : supported("best");
 }
 
 /* ---- memory ----------------------------------------------------------------------------------------------------- */
@@ -326,13 +340,12 @@ int lstm_has_bfloat16(void)
 int lstm_choose(const char *name)
 {
     const struct kind *kind = supported(name), *pairs = supported_pairs(name);
-    if (!strcmp(name, "best")) {
-        chosen = chosen_pairs = NULL;
-        return 0;
-    }
-    chosen = kind ? kind : chosen;
-    chosen_pairs = pairs ? pairs : chosen_pairs;
-    return kind || pairs ? 0 : -1;
+    int best = !strcmp(name, "best");
+    if (best || kind)
+        choose(&chosen, best ? NULL : kind);
+    if (best || pairs)
+        choose(&chosen_pairs, best ? NULL : pairs);
+    return best || kind || pairs ? 0 : -1;
 }
 
 /* All sizes that follow from the shape. */
@@ -358,16 +371,12 @@ int lstm_sizes(int bfloat16, long B, long T, long E, long H, long *bytes)
     return 0;
 }
 
-static int between(int threads, long most)
-{
-    threads = threads < MOST_THREADS ? threads : MOST_THREADS;
-    return (int)(threads < most ? threads : most);
-}
+static int at_most(long most, int threads) { return threads < most ? threads : (int)most; }
 
 static void set_shape(struct lstm *l, const struct kind *kind, const int *threads, const long *shape)
 {
     l->B = shape[0], l->T = shape[1], l->E = shape[2], l->H = shape[3];
-    l->by_text = between(threads[1], l->B);
+    l->by_text = at_most(l->B, threads[1]);
     set_sizes(l, kind);
 }
 
@@ -388,7 +397,7 @@ int lstm_forward(int bfloat16, const int *threads, const long *shape, float **in
     l.packed_x = taken(of_x * 4 * (kind->step > 1), &lacking); /* apart from those of h where they are multiplied apart */
     l.bias = taken(columns * 4, &lacking);
     if (!lacking)
-        in_team(&l, between(threads[0], l.P > l.by_text ? l.P : l.by_text), kind->forward);
+        in_team(&l, at_most(l.P > l.by_text ? l.P : l.by_text, threads[0]), kind->forward);
     free(l.packed), free(l.packed_x), free(l.bias);
     return lacking ? NO_MEMORY : 0;
 }
@@ -405,7 +414,7 @@ int lstm_backward(int bfloat16, const int *threads, const long *shape, float **i
     l.dx = out[0], l.dh0 = out[1], l.dc0 = out[2], l.dW = out[3], l.dU = out[4], l.db = out[5];
     l.gates = kept[0], l.c = kept[1], l.operands = kept[2];
     long wide = l.P * kind->lanes, panel = 4 * wide / kind->pair * 4 * kind->lanes; /* words of one of a quad's */
-    int size = between(threads[0], l.P > l.by_text ? l.P : l.by_text);
+    int size = at_most(l.P > l.by_text ? l.P : l.by_text, threads[0]);
     size_t blocks = (size_t)(size * kind->room(&l));
     size_t weights = (size_t)(quads_of(l.H, kind->lanes) * panel);
     l.stride = words_of(kind->pair, kind->step, l.T * l.B);

@@ -14,7 +14,8 @@
 
 #include "team.h"
 
-#if defined(__x86_64__) && defined(__GLIBC__) /* which finds the best when the code is loaded */
+/* glibc chooses the clone while it loads the code, which is before ThreadSanitizer is ready to run. */
+#if defined(__x86_64__) && defined(__GLIBC__) && !defined(__SANITIZE_THREAD__)
 #define FOR_EACH_PROCESSOR __attribute__((target_clones("default", "avx2,fma", "avx512f")))
 #else
 #define FOR_EACH_PROCESSOR

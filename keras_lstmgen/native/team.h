@@ -12,8 +12,8 @@ enum { SPINS = 256 }; /* looks for the others, before the processor is left to t
 
 /* So many meet here, again and again. They look for each other rather than sleep: waking takes longer than most waits. */
 struct barrier {
-    int waiting, times;
-    char alone[64 - 2 * sizeof(int)]; /* in its line of the cache */
+    _Alignas(64) int waiting; /* each barrier has a cache line of its own */
+    int times;
 };
 
 struct member;
@@ -69,9 +69,11 @@ static void *take_part(void *argument)
     return NULL;
 }
 
-/* Run `work` on so many threads, or on as many of them as can be had, and wait for all. */
+/* Run `work` on so many threads and wait for all. There are fewer, and never less than one, where the system starts no
+   more, or beyond MOST_THREADS: this is the one place that caps their number. */
 static void in_team(void *task, int threads, void (*work)(void *, struct member *))
 {
+    threads = threads < MOST_THREADS ? threads : MOST_THREADS;
     pthread_t ids[MOST_THREADS];
     struct member members[MOST_THREADS];
     struct team team = {.task = task, .work = work};
