@@ -185,7 +185,13 @@ static void NAME(pack_backward)(const struct lstm *l, const float *M, long N, lo
 /* ---- gates ------------------------------------------------------------------------------------------------------ */
 
 static inline vector NAME(sigmoid)(vector x) { return 1.f / (1.f + NAME(exp)(-x)); }
-static inline vector NAME(tanh)(vector x) { return 1.f - 2.f / (1.f + NAME(exp)(2.f * x)); }
+
+/* Not 1 - 2 / (1 + e^2x), which has no digits left where x is small. */
+static inline vector NAME(tanh)(vector x)
+{
+    vector e = NAME(expm1)(2.f * x);
+    return e / (e + 2.f);
+}
 
 /* Where the gates and c of text b at step t lie, of panel p: texts of one panel side by side. The first c is c0. */
 static inline float *NAME(gates_at)(const struct lstm *l, long t, long b, long p)

@@ -27,8 +27,8 @@ INLINED NAME(bits) NAME(rounded)(vector values)
     return (NAME(bits))NAME(chosen)(nan, (vector)(bits | 0x400000), (vector)even) >> 16;
 }
 
-/* e^x within 2 units in the last place: 2^n times a polynomial on half a unit of n (Cephes' expf). */
-INLINED vector NAME(exp)(vector x)
+/* e^x = 2^n (1 + p), with p within half a unit of n (Cephes' expf). Gives p, and n where the exponent of a float is. */
+INLINED vector NAME(exp_parts)(vector x, NAME(bits) *n_as_exponent)
 {
     const float magic = 12582912.f; /* 1.5 * 2^23: adding it rounds to a whole number */
     x = NAME(chosen)(x < -87.f, NAME(all)(-87.f), NAME(chosen)(x > 87.f, NAME(all)(87.f), x)); /* a NaN stays one */
@@ -41,7 +41,22 @@ INLINED vector NAME(exp)(vector x)
     y = y * x + 4.1665795894e-2f;
     y = y * x + 1.6666665459e-1f;
     y = y * x + 5.0000001201e-1f;
-    y = y * x * x + x + 1.f;
-    NAME(integers) power = ((NAME(integers))shifted - (NAME(integers))NAME(all)(magic)) << 23;
-    return (vector)((NAME(integers))y + power);
+    *n_as_exponent = ((NAME(bits))shifted - (NAME(bits))NAME(all)(magic)) << 23;
+    return y * x * x + x;
+}
+
+/* e^x within 2 units in the last place. */
+INLINED vector NAME(exp)(vector x)
+{
+    NAME(bits) exponent;
+    vector y = NAME(exp_parts)(x, &exponent) + 1.f;
+    return (vector)((NAME(bits))y + exponent);
+}
+
+/* e^x - 1, also near 0 within a few units in the last place: there n is 0, and the result is p. */
+INLINED vector NAME(expm1)(vector x)
+{
+    NAME(bits) exponent;
+    vector p = NAME(exp_parts)(x, &exponent), power = (vector)((NAME(bits))NAME(all)(1.f) + exponent);
+    return p * power + (power - 1.f);
 }
