@@ -18,7 +18,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_lstmgen import recipe, workers
+from keras_lstmgen import recipe, structure, workers
 from keras_lstmgen.attention import SIZE, Attention, Heads, attend, memory_size
 from keras_lstmgen.ensemble import Ensemble, members_of, mixed
 from keras_lstmgen.layers import LSTM, Output, TiedOutput, policy
@@ -180,7 +180,12 @@ class Weights(NamedTuple):
 
 
 def weights_of(model: keras.Sequential) -> Weights:
-    """Find the weights of a ``Sequential`` that ``build`` made, as ``tf.Variable`` s."""
+    """Find the weights of a ``Sequential``, as ``tf.Variable`` s.
+
+    It has the layers that ``build`` makes, or Keras's own in their place. UserError names a layer or an argument with
+    which ``step`` would compute something else.
+    """
+    structure.check(model)
     first, *others = (_weights_of(member) for member in members_of(model))
     outer = model.layers[0]
     return first._replace(gate=outer.gate_now() if isinstance(outer, Pointer) else None, others=tuple(others))

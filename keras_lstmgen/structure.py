@@ -1,0 +1,88 @@
+"""Check that the inference step of ``model`` computes the same as a ``Sequential``.
+
+The step reads the weights of an embedding, LSTM layers, attention and an output, and computes the equations of the
+textbook with them. It knows no other layer, and one value only of each argument that changes these equations.
+"""
+
+from typing import Any
+
+import keras
+
+from keras_lstmgen import layers
+from keras_lstmgen.attention import Attention
+from keras_lstmgen.ensemble import Ensemble, members_of
+from keras_lstmgen.errors import UserError
+from keras_lstmgen.pointer import Pointer
+from keras_lstmgen.regularization import ActivationRegularization, DroppedEmbedding, SharedDropout
+
+EMBEDDINGS = (keras.layers.Embedding, DroppedEmbedding)
+CELLS = (keras.layers.LSTM, layers.LSTM)
+OUTPUTS = (keras.layers.Dense, layers.Output, layers.TiedOutput)
+IN_TRAINING = (keras.layers.Dropout, keras.layers.SpatialDropout1D, SharedDropout, ActivationRegularization)
+
+# The arguments that change what a layer computes outside of training, with the value that the step computes.
+ARGUMENTS: dict[type, dict[str, Any]] = {
+    keras.layers.Embedding: {"mask_zero": False, "lora_rank": None},
+    keras.layers.LSTM: {
+        "activation": "tanh", "recurrent_activation": "sigmoid", "use_bias": True, "go_backwards": False,
+    },
+    keras.layers.Dense: {"activation": "linear", "use_bias": True, "lora_rank": None},
+}  # fmt: skip
+
+
+def check(model: keras.Sequential) -> None:
+    """Raise UserError, with the name of the layer, for a model that the inference step does not compute."""
+    if not isinstance(model, keras.Sequential):
+        raise UserError(f"model: is a {type(model).__name__}; give a keras.Sequential")
+    outer = model.layers[0] if model.layers else None
+    if isinstance(outer, Ensemble | Pointer) and len(model.layers) > 1:
+        raise _unknown(model.layers[1], f"{type(outer).__name__} is the only layer of its model")
+    for member in members_of(model) if model.layers else [model]:
+        _check_order(member)
+        for layer in member.layers:
+            _check_arguments(layer)
+            _check_weights(layer)
+
+
+def _check_order(member: keras.Sequential) -> None:
+    """Require an embedding, LSTM layers, at most one attention and an output; dropout may stand anywhere before it."""
+    *before, output = member.layers or [None]
+    parts = [layer for layer in before if type(layer) not in IN_TRAINING]
+    if not parts or type(parts[0]) not in EMBEDDINGS:
+        raise _unknown(parts[0] if parts else output, "the first layer is an Embedding")
+    cells = parts[1:-1] if type(parts[-1]) is Attention else parts[1:]
+    for layer in cells:
+        if type(layer) not in CELLS:
+            raise _unknown(layer, "between Embedding and output are LSTM layers, and Attention after the last of them")
+    if not cells:
+        raise _unknown(output, "before the output are LSTM layers")
+    if type(output) not in OUTPUTS:
+        raise _unknown(output, "the last layer is a Dense, Output or TiedOutput")
+    if isinstance(output, layers.TiedOutput) and output.embedding is not parts[0]:
+        raise _unknown(output, "TiedOutput has the weights of the model's first layer")
+
+
+def _unknown(layer: keras.layers.Layer | None, rule: str) -> UserError:
+    if layer is None:
+        return UserError(f"model: has no layers; {rule}")
+    return UserError(f"model: layer '{layer.name}' ({type(layer).__name__}) is not supported here; {rule}")
+
+
+def _check_arguments(layer: keras.layers.Layer) -> None:
+    config = layer.get_config()
+    for kind, wanted in ARGUMENTS.items():
+        for name, value in wanted.items() if isinstance(layer, kind) else ():
+            if (given := config.get(name, value)) != value:
+                raise UserError(
+                    f"model: layer '{layer.name}' ({type(layer).__name__}) has {name}={given!r}, which is not "
+                    f"supported; use {name}={value!r}"
+                )
+
+
+def _check_weights(layer: keras.layers.Layer) -> None:
+    for weight in layer.weights:
+        if weight.dtype != "float32":
+            raise UserError(
+                f"model: layer '{layer.name}' ({type(layer).__name__}) has {weight.dtype} weights, which are not "
+                "supported; build it with dtype='float32', not quantized"
+            )
