@@ -20,7 +20,16 @@ COUNTS = (1, 255, 256, 257, 1000)  # of threads
 
 def compiled(program: Path, sanitizer: str, *sources: Path) -> subprocess.CompletedProcess[str]:
     """Compile a program with a sanitizer."""
-    command = ["gcc", *FLAGS.split(), f"-fsanitize={sanitizer}", f"-I{SOURCES}", "-o", program, *sources, "-lm"]
+    command: list[str | Path] = [
+        "gcc",
+        *FLAGS.split(),
+        f"-fsanitize={sanitizer}",
+        f"-I{SOURCES}",
+        "-o",
+        program,
+        *sources,
+        "-lm",
+    ]
     return subprocess.run(command, capture_output=True, text=True)
 
 

@@ -1,7 +1,7 @@
 """A model that the inference step does not compute is refused, by the name of the layer or the argument."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 import keras
 import numpy as np
@@ -15,7 +15,7 @@ from keras_lstmgen.errors import UserError
 from keras_lstmgen.pointer import Pointer
 
 B, T, E, H, V, M = 2, 6, 4, 5, 11, 3
-Layer = keras.layers.Layer
+Layer: TypeAlias = keras.layers.Layer
 
 
 def stack(*between: Layer, first: Layer | None = None, last: Layer | None = None) -> keras.Sequential:
