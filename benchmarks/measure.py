@@ -16,6 +16,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as Grid
 
+from keras_lstmgen import threads
+from keras_lstmgen.memory import available as memory_available
+
 RESULTS = Path(__file__).parent / "results"
 INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")  # that decide how fast a product is
 PACKAGES = ("tensorflow", "keras", "torch", "numpy", "sentencepiece", "ai-edge-litert", "onnxruntime")
@@ -78,8 +81,8 @@ def machine() -> dict[str, Any]:
     facts: dict[str, Any] = {
         "processor": _first("/proc/cpuinfo", "model name") or platform.processor(),
         "instructions": instructions(),
-        "cores": len(os.sched_getaffinity(0)),
-        "memory_gb": round(int(_first("/proc/meminfo", "MemTotal").split()[0]) * 1024 / 1e9, 1),
+        "cores": threads.available(),
+        "memory_gb": round(memory_available() / 1e9, 1),
         "system": f"{platform.system()} {platform.release()}",
         "versions": {"python": platform.python_version()} | _versions(),
     }

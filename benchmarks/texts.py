@@ -1,9 +1,8 @@
 """What the sides of ``generation`` share: texts of so many characters, for some seconds, by the best number of threads.
 
-It imports NumPy alone, so that no side loads what it does not use.
+Beside NumPy it imports the package's count of cores alone, so that no side loads what it does not use.
 """
 
-import os
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -11,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from keras_lstmgen.threads import available
 
 LENGTH = 200  # characters of a text
 TRIALS, TRIAL_SECONDS = 5, 0.6  # of each number of threads, before the rounds
@@ -20,7 +21,7 @@ Write = Callable[[int], Any]  # writes one text a row, so many characters long
 
 def cores() -> list[int]:
     """Numbers of threads worth a try: one, and as many as there are cores."""
-    return sorted({1, len(os.sched_getaffinity(0))})
+    return sorted({1, available()})
 
 
 def writes(by_threads: dict[int, Write], B: int, length: int = LENGTH) -> Callable[[float], float]:

@@ -2,6 +2,7 @@
 
 import argparse
 import io
+import math
 import os
 import sys
 import time
@@ -19,7 +20,21 @@ from export.tokenizer import Tokenizer, decode, decode_stream, encode, read
 Load = Callable[[Path], tuple[Step, bytes, bytes]]  # path -> step, the metadata's JSON, the SentencePiece model
 
 # A step is little more than one reading of all weights, which many threads do no faster than a few.
-THREADS = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 4)
+MOST_THREADS = 4
+CPU_MAX = Path("/sys/fs/cgroup/cpu.max")  # the CPU quota of a container: microseconds in so many, or "max"
+
+
+def cores(quota: Path = CPU_MAX) -> int:
+    """Count the cores that this process may use: by its affinity, and by the CPU quota of its container."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        most, period = quota.read_text().split()
+        return max(1, min(count, math.ceil(int(most) / int(period))))
+    except (OSError, ValueError, ZeroDivisionError):
+        return count
+
+
+THREADS = min(cores(), MOST_THREADS)
 
 HELP = {
     "temperature": "divides the logits; 0 always takes the likeliest token",

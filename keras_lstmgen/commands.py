@@ -392,8 +392,10 @@ def info(arguments: argparse.Namespace) -> None:
     """Say what a run is, or list all."""
     if arguments.run is None:
         show.list_runs(arguments.runs)
+        show.slow_training()
         show.next_command("keras-lstmgen", "info", run.find(None, arguments.runs))
     else:
         folder = _found(arguments.run, arguments.runs)
         show.describe(folder, asdict(run.load_metadata(folder)))
+        show.slow_training()
         show.next_command("keras-lstmgen", "generate", folder)

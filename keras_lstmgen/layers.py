@@ -215,6 +215,16 @@ def _is_traced_by_trainer() -> bool:
     return frame is not None
 
 
+def without_kernel() -> str:
+    """Say in one line that training is slow for lack of the compiled code; nothing where it is here or a GPU works."""
+    if kernel.library() is not None or has_gpu():
+        return ""
+    return (
+        "The native code is missing: keras_lstmgen was installed without a C compiler. Training takes two to four "
+        "times as long; install gcc and then keras_lstmgen again."
+    )
+
+
 def policy(precision: str) -> str:
     """The dtype policy of an LSTM layer that trains: on a GPU the kernel does not round, so that Keras has to."""
     return "mixed_bfloat16" if precision == "bfloat16" and has_gpu() else "float32"

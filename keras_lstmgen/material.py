@@ -6,14 +6,13 @@ A text goes on from window to window (``streams``); documents, where they fit, a
 
 import hashlib
 import itertools
-import os
 from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from keras_lstmgen import defaults, evaluation, kernel, layers, pairs, prepared, recipe, show, streams, workers
+from keras_lstmgen import defaults, evaluation, kernel, layers, memory, pairs, prepared, recipe, show, streams, workers
 from keras_lstmgen.corpus import Split
 from keras_lstmgen.encoding import Encoded, encode
 from keras_lstmgen.errors import UserError, readable
@@ -75,13 +74,13 @@ def _tell_of_long(settings: recipe.Recipe, longest: int) -> None:
 
 
 def _check_size(settings: recipe.Recipe, V: int) -> None:
-    """Refuse a model whose weights, gradients and Adam's two moments, float32, are more than the machine's memory."""
+    """Refuse a model whose weights, gradients and Adam's two moments, float32, need more memory than there is."""
     numbers = parameters(settings.model, V)
-    room = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    room = memory.available()
     if 16 * numbers > room:
         raise UserError(
-            f"the model has {numbers:,} numbers, and to train each takes 16 bytes, more than the {room / 1e9:,.0f} GB "
-            "of this machine; lower model.units, model.layers or tokenizer.vocab_size"
+            f"the model has {numbers:,} numbers, and to train each takes 16 bytes, more than the {room / 1e9:,.1f} GB "
+            "that this process may use; lower model.units, model.layers or tokenizer.vocab_size"
         )
 
 

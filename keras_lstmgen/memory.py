@@ -10,11 +10,18 @@ import ctypes
 import os
 import sys
 
+from keras_lstmgen import containers
+
 # Of <malloc.h> and <sys/mman.h>, as glibc and Linux number them.
 TRIM_THRESHOLD, MMAP_MAX, ARENA_MAX = -1, -4, -8
 NEVER, HUGE_PAGES = -1, 14
-SHARE = 2  # of the machine's memory, one part in so many
-LEAST = 1 << 30  # bytes; a machine with less is left as it is
+SHARE = 2  # of the memory that there is, one part in so many
+LEAST = 1 << 30  # bytes; where there is less, nothing is changed
+
+
+def available() -> int:
+    """Count the bytes of memory that this process may use: the machine's, or fewer where its container has a limit."""
+    return int(min(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), containers.memory()))
 
 
 def configure() -> None:
@@ -24,7 +31,7 @@ def configure() -> None:
     library = ctypes.CDLL(None)
     if not hasattr(library, "gnu_get_libc_version"):
         return
-    room = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // SHARE
+    room = available() // SHARE
     if room >= LEAST and library.mallopt(MMAP_MAX, 0) and library.mallopt(ARENA_MAX, 1):
         library.mallopt(TRIM_THRESHOLD, NEVER)
         _set_aside(library, room)

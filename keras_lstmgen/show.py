@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from keras_lstmgen import files, folders
+from keras_lstmgen import files, folders, layers
 from keras_lstmgen.corpus import Split
 from keras_lstmgen.errors import UserError, readable, typed, visible
 
@@ -172,6 +172,12 @@ def _in_a_line(folder: Path) -> tuple[str, str, str, str]:
         return folder.name, f"{metrics['validation']['nats_per_token']:.3f}", f"{metrics['minutes']:.1f}", artifacts
     except (UserError, AttributeError, KeyError, TypeError, ValueError):
         return folder.name, "damaged", "", ""
+
+
+def slow_training() -> None:
+    """Say so where training is slow for lack of the compiled code."""
+    if told := layers.without_kernel():
+        out.print(told, markup=False)
 
 
 def describe(folder: Path, metadata: dict[str, Any]) -> None:

@@ -12,7 +12,6 @@ Lossless for all text but the character U+2581 (▁), SentencePiece's sign for a
 import codecs
 import itertools
 import math
-import os
 import random
 import re
 import sys
@@ -25,7 +24,7 @@ import numpy as np
 import sentencepiece
 from numpy.typing import NDArray
 
-from keras_lstmgen import recipe
+from keras_lstmgen import recipe, threads
 from keras_lstmgen.errors import UserError
 from keras_lstmgen.files import write_bytes
 from keras_lstmgen.model_proto import proto
@@ -90,8 +89,8 @@ class Tokenizer:
         if self._words is not None:
             words = WORD.findall(text.replace("▁", " "))
             return np.array([self._words.get(word, UNK) for word in words], np.int32)
-        threads = (os.cpu_count() or 1) if len(lines) >= PARALLEL_LINES else 1
-        ids = self._processor.encode(lines, return_type="numpy", num_threads=threads)
+        count = threads.available() if len(lines) >= PARALLEL_LINES else 1
+        ids = self._processor.encode(lines, return_type="numpy", num_threads=count)
         return np.concatenate([*ids, np.zeros(0, np.int32)])
 
     def decode(self, ids: Iterable[int]) -> str:

@@ -27,6 +27,7 @@ from keras_lstmgen import (
     show,
     sources,
     streams,
+    threads,
     tokenizer,
     workers,
 )
@@ -368,6 +369,7 @@ def _announce(settings: recipe.Recipe, encoded: Encoded, model: keras.Sequential
     vocabulary = f"{settings.tokenizer.type} vocabulary of {encoded.tokenizer.vocab_size:,}"
     tokens = f"{counts['tokens']:,} tokens to train on, {len(encoded.validation):,} held out"
     show.out.print(f"{folder}: {model.count_params():,} parameters, {vocabulary}, {tokens}", markup=False)
+    show.slow_training()
     for split, values in encoded.counts.items():
         if values["unknown"]:
             share = values["unknown"] / values["tokens"]
@@ -389,7 +391,7 @@ def _conclude(settings: recipe.Recipe, encoded: Encoded, folder: Path, pace: Pac
         "epochs": progress.windows / pace.windows,
         "minutes": progress.seconds / 60,
         "tokens_per_second": progress.windows * material.batch_tokens(settings, encoded) / progress.seconds,
-        "cores": os.cpu_count(),
+        "cores": threads.available(),
     }
     run.save_metadata(folder, replace(writes.metadata, metrics=metrics))
     files.write_json(folder / "metrics.json", metrics)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from keras_lstmgen import cli, run
+from keras_lstmgen import cli, kernel, layers, recipe, run, training
 
 
 @pytest.fixture
@@ -105,3 +105,29 @@ def test_what_cannot_be_described_is_one_line_and_exit_status_2(
     assert out == ""
     assert len(err.splitlines()) == 1
     assert "keras_lstmgen.json" in err if name == "torn" else "nearest is 'novel'" in err
+
+
+MISSING = (
+    "The native code is missing: keras_lstmgen was installed without a C compiler. Training takes two to four times"
+)
+
+
+def test_missing_native_code_is_told_in_a_line_where_a_training_begins_and_by_info(
+    copied: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    commands = (["info", "--runs", str(copied.parent)], ["info", copied.name, "--runs", str(copied.parent)])
+    printed = {}
+    for library in (kernel.library, lambda: None):
+        monkeypatch.setattr(kernel, "library", library)
+        for command in commands:
+            assert cli.main(command) == 0
+        training.resume(copied, recipe.load(copied / run.RECIPE))
+        printed[library()] = [line for line in capsys.readouterr().out.splitlines() if line.startswith(MISSING)]
+    assert [len(lines) for lines in printed.values()] == [0, 3]
+
+
+def test_missing_native_code_is_no_news_where_a_gpu_trains(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel, "library", lambda: None)
+    assert layers.without_kernel().startswith(MISSING)
+    monkeypatch.setattr(layers, "has_gpu", lambda: True)
+    assert layers.without_kernel() == ""

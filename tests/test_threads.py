@@ -2,11 +2,17 @@
 
 import math
 import os
+import re
+import sys
 from pathlib import Path
 
 import pytest
 
-from keras_lstmgen import threads
+from keras_lstmgen import containers, material, memory, recipe, threads
+from keras_lstmgen.errors import UserError
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the kits are no package: they travel as folders
+from export import client
 
 
 @pytest.fixture
@@ -35,11 +41,97 @@ def test_a_quota_is_the_least_of_all_groups_around(
 ) -> None:
     for group, text in limits.items():
         (groups[0] / group / "cpu.max").write_text(text + "\n")
-    assert threads.quota(*groups) == cores
+    assert containers.cores(*groups) == cores
 
 
-def test_where_there_are_no_control_groups_there_is_no_quota(tmp_path: Path) -> None:
-    assert threads.quota(tmp_path, tmp_path / "none") == math.inf
+@pytest.mark.parametrize(
+    ("limits", "most"),
+    [
+        ({}, math.inf),
+        ({"a/b": "max"}, math.inf),
+        ({"a/b": "536870912"}, 2**29),
+        ({"a": "1000", "a/b": "2000"}, 1000),
+        ({".": "3000"}, 3000),
+        ({"a/b": "nonsense"}, math.inf),
+    ],
+)
+def test_a_limit_of_memory_is_the_least_of_all_groups_around(
+    limits: dict[str, str], most: float, groups: tuple[Path, Path]
+) -> None:
+    for group, text in limits.items():
+        (groups[0] / group / "memory.max").write_text(text + "\n")
+    assert containers.memory(*groups) == most
+
+
+@pytest.mark.parametrize("path", ["/docker/1234", "/"])
+def test_limits_of_version_1_are_read_also_where_the_path_is_that_outside_of_the_container(
+    path: str, tmp_path: Path
+) -> None:
+    (tmp_path / "own").write_text(f"5:cpu,cpuacct:{path}\n4:memory:{path}\n1:name=systemd:{path}\n")
+    files = {
+        "cpu,cpuacct/cpu.cfs_quota_us": 150_000, "cpu,cpuacct/cpu.cfs_period_us": 100_000,
+        "memory/memory.limit_in_bytes": 2**29,
+    }  # fmt: skip
+    for name, value in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(f"{value}\n")
+    assert containers.cores(tmp_path, tmp_path / "own") == 1.5
+    assert containers.memory(tmp_path, tmp_path / "own") == 2**29
+
+
+def test_no_quota_in_version_1_is_none(groups: tuple[Path, Path]) -> None:
+    groups[1].write_text("5:cpu:/a\n")
+    (groups[0] / "cpu/a").mkdir(parents=True)
+    (groups[0] / "cpu/a/cpu.cfs_quota_us").write_text("-1\n")
+    (groups[0] / "cpu/a/cpu.cfs_period_us").write_text("100000\n")
+    assert containers.cores(*groups) == math.inf
+
+
+def test_memory_is_the_container_s_where_that_is_less_than_the_machine_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for limit, expected in ((2**29, 2**29), (2.0**63, machine), (math.inf, machine)):
+        monkeypatch.setattr(containers, "memory", lambda limit=limit: limit)
+        assert memory.available() == expected
+
+
+def test_a_model_larger_than_the_memory_of_the_container_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(containers, "memory", lambda: 2**20)
+    settings = recipe.override(recipe.Recipe(), {"model.units": 200, "model.layers": 1, "model.embedding_size": 16})
+    with pytest.raises(UserError, match=r"more than the 0\.0 GB that this process may use"):
+        material._check_size(settings, 100)
+
+
+def test_no_memory_is_set_aside_beyond_that_of_the_container(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    monkeypatch.setattr(containers, "memory", lambda: memory.LEAST)  # half of it is too little
+    monkeypatch.setattr(memory, "_set_aside", lambda *_: pytest.fail("memory was set aside"))
+    memory.configure()
+
+
+COUNTED = re.compile(r"cpu_count\(|len\(os\.sched_getaffinity|SC_PHYS_PAGES|SC_NPROCESSORS|MemTotal")
+HELPERS = {"keras_lstmgen/threads.py", "keras_lstmgen/memory.py", "export/client.py", "tests/test_threads.py"}
+
+
+def test_cores_and_memory_are_counted_in_one_place() -> None:
+    root = Path(__file__).parents[1]
+    folders = ("keras_lstmgen", "benchmarks", "tests", "export")
+    files = [path for folder in folders for path in (root / folder).rglob("*.py") if "node_modules" not in path.parts]
+    counting = {str(path.relative_to(root)) for path in files if COUNTED.search(path.read_text(encoding="utf-8"))}
+    assert counting == HELPERS
+
+
+@pytest.mark.parametrize(("text", "most"), [("max 100000", 8), ("150000 100000", 2), ("nonsense", 8), ("1 100000", 1)])
+def test_a_client_has_threads_for_the_quota_of_its_container(
+    text: str, most: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
+    (tmp_path / "cpu.max").write_text(text)
+    assert client.cores(tmp_path / "cpu.max") == most
+    assert client.cores(tmp_path / "none") == 8
+
+
+def test_where_there_are_no_control_groups_there_is_no_limit(tmp_path: Path) -> None:
+    assert containers.cores(tmp_path, tmp_path / "none") == containers.memory(tmp_path, tmp_path / "none") == math.inf
 
 
 @pytest.mark.parametrize(("quota", "expected"), [(math.inf, 8), (1.5, 2), (0.1, 1), (100.0, 8)])
@@ -47,7 +139,7 @@ def test_a_container_gets_threads_for_its_quota_and_not_for_the_machine(
     quota: float, expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
-    monkeypatch.setattr(threads, "quota", lambda: quota)
+    monkeypatch.setattr(containers, "cores", lambda: quota)
     assert threads.available() == expected
 
 
