@@ -14,7 +14,7 @@ from typing import Any
 from rich.markup import escape
 
 from keras_lstmgen import effects, filenames, files, launching, recipe, remote
-from keras_lstmgen.errors import UserError, typed
+from keras_lstmgen.errors import UserError, at_least, typed
 from keras_lstmgen.quiet import quiet
 
 with quiet():
@@ -40,7 +40,7 @@ with quiet():
 
 def train(arguments: argparse.Namespace) -> None:
     """Train a new run, or go on with one; as one of several workers, if it is one."""
-    _at_least("--workers", arguments.workers, 1)
+    at_least("--workers", arguments.workers, 1)
     if "TF_CONFIG" not in os.environ:
         launching.tell_of_gpus(1)
     with workers.together():
@@ -185,10 +185,10 @@ def _choices(arguments: argparse.Namespace) -> tuple[Options, HostOptions, beam.
     options = _drawn(arguments)
     words = {name: getattr(arguments, name) for name in HostOptions.__dataclass_fields__}
     host = HostOptions(**{**words, "logit_bias": tuple(arguments.logit_bias)})
-    _at_least("--n", arguments.n, 1)
-    _at_least("--max-new-tokens", arguments.max_new_tokens, 1)
+    at_least("--n", arguments.n, 1)
+    at_least("--max-new-tokens", arguments.max_new_tokens, 1)
     if arguments.logprobs is not None:
-        _at_least("--logprobs", arguments.logprobs, 0)
+        at_least("--logprobs", arguments.logprobs, 0)
     return options, host, _search(options, arguments)
 
 
@@ -243,11 +243,6 @@ def _check_output(path: Path | None) -> None:
     if path and (path.is_dir() or not os.access(path.parent, os.W_OK)):
         reason = "is a folder" if path.is_dir() else f"there is no folder {path.parent} that may be written to"
         raise UserError(f"--output {path}: {reason}; name a file in a folder of yours")
-
-
-def _at_least(name: str, value: int, low: int) -> None:
-    if value < low:
-        raise UserError(f"{name}: {value} is out of range; give {low} or more")
 
 
 def _prompt(arguments: argparse.Namespace) -> str:
@@ -323,7 +318,7 @@ def chat(arguments: argparse.Namespace) -> None:
     """Answer what is typed, turn by turn, until the end of input."""
     options = _drawn(arguments)
     effects.check_drawing(arguments)
-    _at_least("--max-new-tokens", arguments.max_new_tokens, 1)
+    at_least("--max-new-tokens", arguments.max_new_tokens, 1)
     folder = _found(arguments.run, arguments.runs)
     model = run.load(folder)
     memory = chatting.turns_kept(model.metadata, arguments.memory)
@@ -334,8 +329,8 @@ def chat(arguments: argparse.Namespace) -> None:
 
 def evaluate(arguments: argparse.Namespace) -> None:
     """Measure, print the tables, keep the JSON."""
-    _at_least("--samples", arguments.samples, 0)
-    _at_least("--sample-tokens", arguments.sample_tokens, 1)
+    at_least("--samples", arguments.samples, 0)
+    at_least("--sample-tokens", arguments.sample_tokens, 1)
     folder = _found(arguments.run, arguments.runs)
     model = run.load(folder)
     settings = recipe.override(recipe.parse(model.metadata.recipe), _knobs(arguments), "--")
@@ -355,7 +350,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
 
 def inspect(arguments: argparse.Namespace) -> None:
     """Draw a layer at work over a text."""
-    _at_least("--max-new-tokens", arguments.max_new_tokens, 0)
+    at_least("--max-new-tokens", arguments.max_new_tokens, 0)
     _tell_of_reserved(arguments.text)
     options = _drawn(arguments)
     effects.check_drawing(arguments)

@@ -70,7 +70,7 @@ def resolve(corpus: recipe.Corpus) -> list[Source]:
 
 def left_out(names: Sequence[str]) -> list[LeftOut]:
     """Return what ``resolve`` does not read of the folders and globs among these names of sources, and why."""
-    local = [name for name in names if _is_local(name) and "\0" not in name and not is_read_once(name)]
+    local = [name for name in names if name and _is_local(name) and "\0" not in name and not is_read_once(name)]
     folders = [name for name in local if not (Path(filenames.native(name)) / MANIFEST).is_file()]
     return [one for name in folders for one in _expanded_anywhere(name).left_out]
 
@@ -285,6 +285,8 @@ def _pydoc() -> bytes:
 
 
 def _resolve(entry: str, checksum: str) -> list[Source]:
+    if not entry:
+        raise UserError("corpus.source: a source has an empty name; give a file, a folder or '.' for this folder")
     if "\0" in entry:
         raise UserError(f"{entry}: no file or URL has a NUL in its name; correct corpus.source")
     if entry == "pydoc":

@@ -136,9 +136,20 @@ def test_every_file_carries_the_metadata_and_the_tokenizer_of_its_run(exported: 
     assert {"format_version", "vocab_size", "state_size", "start_id", "end_id"} < said.keys()
     assert {"prompt_start", "unsampled_ids", "recipe", "metrics"} < said.keys()
     assert said["metrics"]["validation"]["nats_per_token"] > 0
+    corpus = said["recipe"]["corpus"]
+    corpus |= {key: [Path(name).name for name in corpus[key]] for key in ("source", "validation")}
     for name, (metadata, tokenizer) in carried(exported).items():
         assert json.loads(metadata) == said, name
         assert tokenizer == (exported / "tokenizer.model").read_bytes(), name
+
+
+def test_no_file_of_an_artifact_names_a_folder_of_the_machine_that_trained_it(exported: Path) -> None:
+    (source,) = json.loads((exported / "keras_lstmgen.json").read_text(encoding="utf-8"))["recipe"]["corpus"]["source"]
+    folder = str(Path(source).parent).encode()
+    assert Path(source).is_absolute()
+    for place in ("serving", "tflite", "onnx"):
+        for path in (path for path in (exported / place).rglob("*") if path.is_file()):
+            assert folder not in path.read_bytes(), path
 
 
 def test_the_saved_model_names_its_two_files_as_assets(trained: Path) -> None:

@@ -40,6 +40,8 @@ def test_the_folder_is_the_page_and_all_that_it_loads(pages: Path, name: str) ->
     assert files_of(folder) == {*web.PAGE, *web.VENDORED.values(), *ours}
     assert (folder / "tokenizer.model").read_bytes() == (pages / name / "tokenizer.model").read_bytes()
     said, meant = (json.loads((place / "keras_lstmgen.json").read_text()) for place in (folder, pages / name))
+    corpus = meant["recipe"]["corpus"]
+    corpus |= {key: [Path(name).name for name in corpus[key]] for key in ("source", "validation")}
     assert said == meant
     for file in web.PAGE:
         text = (folder / file).read_text(encoding="utf-8")

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -120,8 +121,21 @@ def _joined(cell: model.Cell) -> model.Cell:
 
 
 def metadata_json(run: Run) -> str:
-    """Return the content of ``keras_lstmgen.json``."""
-    return json.dumps(asdict(run.metadata), ensure_ascii=False, allow_nan=False)
+    """Return the content of ``keras_lstmgen.json`` in an artifact.
+
+    Artifacts are published, so the recipe in it names the files of its corpus without their folders.
+    """
+    values = asdict(run.metadata)
+    corpus = values["recipe"].get("corpus", {})
+    for key in ("source", "validation"):
+        if key in corpus:
+            corpus[key] = [_without_folder(name) for name in corpus[key]]
+    return json.dumps(values, ensure_ascii=False, allow_nan=False)
+
+
+def _without_folder(name: str) -> str:
+    """Return the last component of an absolute local path; other sources, such as URLs, stay as they are."""
+    return PurePosixPath(name).name if name.startswith(("/", "file:///")) else name
 
 
 def check_weights(run: Run) -> None:
