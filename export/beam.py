@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from export.contract import Floats, Metadata, Step
 
+MOST = 65_536  # beams
 Sums = npt.NDArray[np.float64]
 
 
@@ -24,8 +25,8 @@ class Options:
 
     def __post_init__(self) -> None:
         """Hold both against their ranges; the comparisons refuse NaN too."""
-        if not self.beams >= 1:
-            raise ValueError("beams is out of range: it must be 1 or more")
+        if not 1 <= self.beams <= MOST:
+            raise ValueError(f"beams is out of range: it must be 1 to {MOST}")
         if not 0 <= self.length_penalty <= 10:
             raise ValueError("length_penalty is out of range: it must be 0 (off) to 10")
 

@@ -4,12 +4,14 @@ import argparse
 import io
 import math
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 
@@ -36,6 +38,8 @@ def cores(quota: Path = CPU_MAX) -> int:
 
 THREADS = min(cores(), MOST_THREADS)
 
+DIGITS = 20  # of the largest number of 64 bits
+
 HELP = {
     "temperature": "divides the logits; 0 always takes the likeliest token",
     "top_k": "keeps the k likeliest tokens; 0: all",
@@ -48,6 +52,7 @@ HELP = {
 @contextmanager
 def silence() -> Iterator[None]:
     """Keep what native code says on standard error to itself; Python's exceptions pass."""
+    _open_closed()
     kept = os.dup(2)
     with open(os.devnull, "wb") as nowhere:
         os.dup2(nowhere.fileno(), 2)
@@ -69,31 +74,94 @@ class Model:
 
 def main(load: Load, artifact: str) -> int:
     """Write text with one artifact and return the exit status: 2, after one line on stderr, for bad input."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(encoding="utf-8")  # whatever the terminal says of itself
-    arguments = _arguments(artifact)
+    return run("generate.py", lambda: _texts(load, artifact))
+
+
+def run(name: str, program: Callable[[], None]) -> int:
+    """Call a program and return its exit status: 2, after one line on standard error, where it raises ``ValueError``.
+
+    A standard stream that is closed counts as the null device. The status is 0 where the reader of standard output
+    leaves early, and 2 where the system refuses to write.
+    """
+    _open_closed()
+    for stream in (sys.stdin, sys.stdout):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8")  # whatever the terminal says of itself
     try:
-        options, searched = options_of(arguments), _searched(arguments)
-        model = open_model(load, arguments.model)
-        ids = prompt_ids(encode(model.tokenizer, arguments.prompt), model.metadata)
+        program()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _discard(1)
     except ValueError as error:
-        print(f"generate.py: {' '.join(str(error).split())}", file=sys.stderr)
+        say(f"{name}: {' '.join(str(error).split())}")
         return 2
+    except OSError as error:
+        _discard(1)
+        say(f"{name}: {error.filename or 'standard output'}: {error.strerror or error}")
+        return 2
+    return 0
+
+
+def say(text: str) -> None:
+    """Print a line on standard error; if nobody can read it, it goes nowhere."""
+    try:
+        print(text, file=sys.stderr, flush=True)
+    except OSError:
+        _discard(2)
+
+
+def _open_closed() -> None:
+    """Open the null device in place of each standard stream that is closed."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            if nowhere != number:
+                os.dup2(nowhere, number)
+            setattr(sys, name, open(number, "w" if number else "r", encoding="utf-8", closefd=False))  # noqa: SIM115
+
+
+def _discard(number: int) -> None:
+    """Let what is still to be written to a standard stream go nowhere."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, number)
+    os.close(nowhere)
+
+
+def _texts(load: Load, artifact: str) -> None:
+    arguments = _arguments(artifact)
+    options, searched = options_of(arguments), _searched(arguments)
+    model = open_model(load, arguments.model)
+    ids = prompt_ids(encode(model.tokenizer, arguments.prompt), model.metadata)
     if searched:
         _search(model, ids, searched, arguments)
     else:
         _write(model, ids, options, arguments)
-    return 0
+
+
+class Parser(argparse.ArgumentParser):
+    """Raises ``ValueError`` with one line where argparse prints its usage and exits."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say what is wrong with the command line."""
+        raise ValueError(f"{message}; --help lists the options")
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        """Exit after ``--help``, once the text is written."""
+        sys.stdout.flush()
+        super().exit(status, message)
 
 
 def _arguments(artifact: str) -> argparse.Namespace:
     parser = parser_of_texts(f"Write text with {artifact}.")
     parser.add_argument("model", type=Path, help=artifact)
     parser.add_argument(
-        "--beams", type=int, default=0, help="search for the best texts, this many at a time, and draw nothing; 0: draw"
+        "--beams",
+        type=whole,
+        default=0,
+        help="search for the best texts, this many at a time, and draw nothing; 0: draw",
     )
     parser.add_argument(
-        "--length-penalty", type=float, default=0.0, help="of the search: above 0, longer texts score better"
+        "--length-penalty", type=real, default=0.0, help="of the search: above 0, longer texts score better"
     )
     return parser.parse_args()
 
@@ -115,14 +183,14 @@ def _searched(arguments: argparse.Namespace) -> beam.Options | None:
 
 def parser_of_texts(description: str) -> argparse.ArgumentParser:
     """The options of a text: prompt, seeds, length, and how a token is chosen."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser = Parser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--prompt", type=_utf8, default="", help="text to continue; none: a new text")
-    parser.add_argument("--seed", type=int, default=0, help="64-bit number; the same one writes the same text")
-    parser.add_argument("--n", type=_at_least_1, default=1, help="texts to write, with seed, seed + 1, ...")
-    parser.add_argument("--max-new-tokens", type=_at_least_1, default=200, help="limit of each text, in tokens")
+    parser.add_argument("--seed", type=seed, default=0, help="64-bit number; the same one writes the same text")
+    parser.add_argument("--n", type=_count, default=1, help="texts to write, with seed, seed + 1, ...")
+    parser.add_argument("--max-new-tokens", type=_count, default=200, help="limit of each text, in tokens")
     for field in fields(Options):
-        name = "--" + field.name.replace("_", "-")
-        parser.add_argument(name, type=type(field.default), default=field.default, help=HELP[field.name])
+        name, read = "--" + field.name.replace("_", "-"), whole if type(field.default) is int else real
+        parser.add_argument(name, type=read, default=field.default, help=HELP[field.name])
     return parser
 
 
@@ -140,10 +208,33 @@ def _utf8(text: str) -> str:
     return text
 
 
-def _at_least_1(text: str) -> int:
-    if int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is below 1")
+def whole(text: str) -> int:
+    """Read a whole number of ASCII digits that is not too long."""
+    if not re.fullmatch(r"[+-]?[0-9]+", text) or len(text.lstrip("+-0")) > DIGITS:
+        raise argparse.ArgumentTypeError(f"'{text[:40]}' is not a whole number of at most {DIGITS} digits")
     return int(text)
+
+
+def real(text: str) -> float:
+    """Read a number of ASCII digits; ranges refuse ``nan`` and ``inf``."""
+    if not re.fullmatch(r"[+-]?(([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|inf|nan)", text, re.IGNORECASE):
+        raise argparse.ArgumentTypeError(f"'{text[:40]}' is not a number")
+    return float(text)
+
+
+def seed(text: str) -> int:
+    """Read a seed; one of more than 64 bits would count as another."""
+    number = whole(text)
+    if not -(2**63) <= number < 2**64:
+        raise argparse.ArgumentTypeError(f"{number} is not a number of 64 bits")
+    return number
+
+
+def _count(text: str) -> int:
+    number = whole(text)
+    if not 1 <= number < 2**31:
+        raise argparse.ArgumentTypeError(f"{number} is out of range: it must be 1 to {2**31 - 1}")
+    return number
 
 
 def open_model(load: Load, path: Path) -> Model:
@@ -174,6 +265,7 @@ def _write(model: Model, ids: list[int], options: Options, arguments: argparse.N
         for text in decode_stream(model.tokenizer, _noting(tokens, texts[-1])):
             print(text, end="", flush=True)
         print()
+    sys.stdout.flush()
     _tell(texts, model.metadata, time.perf_counter() - start)
 
 
@@ -185,7 +277,7 @@ def _search(model: Model, ids: list[int], options: beam.Options, arguments: argp
     for text in texts:
         if arguments.n > 1:
             print(f"--- score {text.score:.4f}")
-        print(decode(model.tokenizer, text.tokens))
+        print(decode(model.tokenizer, text.tokens), flush=True)
     scores = ", ".join(f"{text.score:.4f}" for text in texts)
     _tell([list(text.tokens) for text in texts], model.metadata, seconds, f"; score: {scores}")
 
@@ -194,7 +286,7 @@ def _tell(texts: list[list[int]], metadata: Metadata, seconds: float, more: str 
     """Say on standard error how much was written, how fast, and why it ended."""
     count, reasons = sum(map(len, texts)), ", ".join(finish_reason(text, metadata) for text in texts)
     said = f"{count} tokens in {seconds:.2f} s, {count / seconds:.0f} tokens/s, finish reason: {reasons}{more}"
-    print(said, file=sys.stderr)
+    say(said)
 
 
 def _noting(tokens: Iterator[int], written: list[int]) -> Iterator[int]:

@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,7 @@ Step = Callable[[int, Floats], tuple[Floats, Floats]]  # (id, state [S]) -> (log
 FORMAT_VERSION = 1
 LOWEST = np.float32(-np.inf)
 UNIT = np.float32(2**36)  # of a probability
+AT_ONCE = 1024  # numbers of noise
 STEPS = 2**24  # of noise and of top_p
 
 
@@ -166,7 +168,7 @@ def generate(
     seen = np.zeros(metadata.vocab_size, np.bool_)
     unsampled = np.array(metadata.unsampled_ids, np.intp)
     waiting = list(ids)
-    for number in noise(seed, max_new_tokens):
+    for number in _numbers(seed, max_new_tokens):
         if waiting[-1] == metadata.end_id:
             return
         for token in waiting:
@@ -174,6 +176,12 @@ def generate(
         seen[waiting] = True
         waiting = [choose(logits, number, seen, options, unsampled)]
         yield waiting[0]
+
+
+def _numbers(seed: int, n: int) -> Iterator[Any]:
+    """The noise of a text, worked out as it goes: a limit of any size takes no memory."""
+    for start in range(0, n, AT_ONCE):
+        yield from noise(seed, min(AT_ONCE, n - start), start)
 
 
 def finish_reason(tokens: Sequence[int], metadata: Metadata) -> str:

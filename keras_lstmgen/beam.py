@@ -34,6 +34,7 @@ from keras_lstmgen.constraints import Constraints, Draft, Outlook
 from keras_lstmgen.decode import Step
 from keras_lstmgen.errors import UserError, at_least, not_empty
 
+MOST = 65_536  # beams
 Floats = NDArray[np.float64]
 Over = Callable[[Sequence[int]], bool]
 
@@ -65,7 +66,8 @@ class Search:
 
     def __post_init__(self) -> None:
         """Refuse what is out of range; NaN is."""
-        at_least("--beams", self.beams, 1)
+        if not 1 <= self.beams <= MOST:
+            raise UserError(f"--beams: {self.beams} is out of range; give 1 to {MOST}, or 0 to draw")
         at_least("--max-new-tokens", self.max_new_tokens, 1)
         if not 0 <= self.length_penalty <= 10:
             raise UserError(

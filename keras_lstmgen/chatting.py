@@ -7,7 +7,6 @@ there, and an end symbol ends the text. Every answer is the one that ``generatio
 
 import codecs
 import importlib
-import re
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -20,7 +19,7 @@ import numpy as np
 from rich.markup import escape
 from rich.text import Text as Styled
 
-from keras_lstmgen import corpus, ending, generation, prepared, recipe, show, sources
+from keras_lstmgen import corpus, ending, generation, numerals, prepared, recipe, show, sources
 from keras_lstmgen.decode import Text
 from keras_lstmgen.documents import pair
 from keras_lstmgen.errors import UserError, at_least
@@ -209,13 +208,20 @@ def _obey(session: Session, line: str) -> int:
         case ["/forget"]:
             session.talk, session.before = Talk(), None
             _note("Forgotten.")
-        case ["/seed", number] if re.fullmatch(r"-?[0-9]{1,20}", number):
-            session.seed = int(number)
+        case ["/seed", number]:
+            _take_seed(session, number)
         case ["/help"]:
             _note(HELP)
         case _:
             _note(f"{line}: is no command; /help lists them.")
     return 0
+
+
+def _take_seed(session: Session, number: str) -> None:
+    try:
+        session.seed = numerals.seed(number)
+    except ValueError as error:
+        _note(f"/seed: {error}")
 
 
 def _take_turn(session: Session, line: str) -> int:

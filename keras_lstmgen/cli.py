@@ -1,73 +1,101 @@
 """The command line: eight verbs, and how each may end. ``--help`` never imports TensorFlow."""
 
 import argparse
-import io
-import os
+import re
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from keras_lstmgen import __version__, ending, environment, launching, memory, options, recipe, threads
-from keras_lstmgen.errors import Terminated, UserError, visible
+from keras_lstmgen import __version__, ending, environment, launching, memory, options, recipe, standard, threads
+from keras_lstmgen.errors import ReaderLeft, Terminated, UserError, visible
+
+PRINTING = ("generate", "chat", "info")  # verbs that end where nobody reads what they print; the others go on
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one verb; 0, or 2 with one line on standard error, or 130 after Ctrl-C, 143 after SIGTERM."""
-    _use_utf8()
+    """Run one verb and return its exit status: 0, or 2 after one line on standard error.
+
+    The status is 130 after Ctrl-C, and 143 after SIGTERM.
+    """
+    with standard.streams() as output:
+        return _status(argv, output)
+
+
+def _status(argv: Sequence[str] | None, output: standard.Output) -> int:
     try:
         with ending.heard():
-            return _command(argv)
+            return _command(argv, output)
     except UserError as error:
-        print(f"keras-lstmgen: {visible(str(error))}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:  # the reader of a pipe left; what it wanted it has
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _failed(str(error))
+    except ReaderLeft:
+        return 0
     except OSError as error:  # a full disk, a folder that may not be written, wherever it is noticed
-        print(visible(f"keras-lstmgen: {error.filename or 'writing'}: {error.strerror or error}"), file=sys.stderr)
-        return 2
+        return _failed(f"{error.filename or 'reading or writing'}: {error.strerror or error}")
     except MemoryError:
-        print("keras-lstmgen: not enough memory; give it a smaller text, model or batch", file=sys.stderr)
-        return 2
+        return _failed("not enough memory; give it a smaller text, model or batch")
     except KeyboardInterrupt:
         return 130
     except Terminated as ended:
-        print(f"keras-lstmgen: {ended}", file=sys.stderr)
-        return 143
-    return 0
+        return _failed(str(ended), 143)
 
 
-def _command(argv: Sequence[str] | None) -> int:
+def _failed(message: str, status: int = 2) -> int:
+    """Say in one line why a command ends, and give its exit status."""
+    print(f"keras-lstmgen: {visible(message)}", file=sys.stderr)
+    return status
+
+
+def _command(argv: Sequence[str] | None, output: standard.Output) -> int:
     arguments = parser().parse_args(argv)
+    output.goes_on = arguments.verb not in PRINTING
+    status = _verb(arguments, sys.argv[1:] if argv is None else argv)
+    sys.stdout.flush()
+    output.check()
+    return status
+
+
+def _verb(arguments: argparse.Namespace, words: Sequence[str]) -> int:
     environment.configure()
     if getattr(arguments, "workers", 1) > 1:
-        return launching.launch(sys.argv[1:] if argv is None else argv, arguments.workers)
+        return launching.launch(words, arguments.workers)
     threads.configure()
     memory.configure()
     with environment.without_matplotlib():
         from keras_lstmgen import commands  # TensorFlow comes with it, and --help does not wait for that
 
     getattr(commands, arguments.verb)(arguments)
-    sys.stdout.flush()
     return 0
-
-
-def _use_utf8() -> None:
-    """Take and give texts in UTF-8, whatever the terminal says of itself: another encoding has not all characters."""
-    for stream in (sys.stdin, sys.stdout):
-        if isinstance(stream, io.TextIOWrapper) and stream.encoding.lower() != "utf-8":
-            stream.reconfigure(encoding="utf-8")
 
 
 class _Parser(argparse.ArgumentParser):
     """Says in one line what is wrong with a command line."""
 
+    _words: Sequence[str] = ()  # as they were typed
+
     def error(self, message: str) -> NoReturn:
         """Where argparse prints its usage and exits."""
-        raise UserError(f"{message}; see '{self.prog} --help'")
+        raise UserError(f"{message}{self._hint(message)}; see '{self.prog} --help'")
+
+    def _hint(self, message: str) -> str:
+        """How to give a value that begins with a minus sign, where that is what is wrong."""
+        missing = re.fullmatch(r"argument (--\S+): expected (one|at least one) argument", message)
+        if not missing or missing[1] not in self._words[:-1]:
+            return ""
+        value = self._words[self._words.index(missing[1]) + 1]
+        if not value.startswith("-") or value in self._option_string_actions:
+            return ""
+        return f"; a value that begins with a minus sign is given as {shlex.join([f'{missing[1]}={value}'])}"
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        """Exit after ``--help`` or ``--version``, once the text is written."""
+        sys.stdout.flush()
+        super().exit(status, message)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Nothing may be left over; of an option that there is not, the nearest is named."""
+        self._words = list(sys.argv[1:] if args is None else args)
         args, others = _before_and_behind_dashes(args) if self.get_default("beam") is not None else (args, [])
         known, unknown = super().parse_known_args(args, namespace)
         if others:

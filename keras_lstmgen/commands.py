@@ -3,8 +3,10 @@
 import argparse
 import json
 import os
+import re
 import sys
 import time
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -37,11 +39,14 @@ with quiet():
     from keras_lstmgen.constraints import HostOptions
     from keras_lstmgen.sampling import Options
 
+MOST_TEXTS = 65_536  # of one batch
+LONGEST_NAME = 60  # characters of a name that a run gets by itself
+
 
 def train(arguments: argparse.Namespace) -> None:
     """Train a new run, or go on with one; as one of several workers, if it is one."""
-    at_least("--workers", arguments.workers, 1)
-    if "TF_CONFIG" not in os.environ:
+    _within("--workers", arguments.workers, 1, launching.MOST)
+    if not os.environ.get("TF_CONFIG"):
         launching.tell_of_gpus(1)
     with workers.together():
         if workers.is_chief():
@@ -132,9 +137,13 @@ def _check_effects(settings: recipe.Recipe, given: Iterable[str], where: str) ->
 
 def _named_after(source: str) -> str:
     """A folder name out of a path, glob or URL: ``"books/*.txt"`` gives ``"books"``."""
-    words = [part for part in source.rstrip("/").split("/") if not set(part) & set("*?[")]
-    stem = words[-1].split(".")[0] if words else ""
-    return "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in stem).strip("-") or "text"
+    plain = source.partition("?")[0] if "://" in source else source
+    words = [word for word in plain.split("/") if word]
+    if not Path(source).exists():  # a glob; a file may have its signs in its name
+        words = [word for word in words if not set(word) & set("*?[")]
+    name = unicodedata.normalize("NFC", words[-1] if words else "").removesuffix(".gz")
+    stem = name if Path(source).is_dir() else Path(name).stem
+    return re.sub(r"[^\w-]+", "-", stem).strip("-_")[:LONGEST_NAME] or "text"
 
 
 def _found(name: str | None, runs: Path) -> Path:
@@ -162,7 +171,8 @@ def generate(arguments: argparse.Namespace) -> None:
     """Write, to the screen as it comes or to a file."""
     options, host, asked = _choices(arguments)
     effects.check_drawing(arguments)
-    _check_output(arguments.output)
+    if arguments.output:
+        _check_output(arguments.output)
     folder = _found(arguments.run, arguments.runs)
     model = run.load(folder)
     step = decode.stepper(model.weights)
@@ -176,7 +186,7 @@ def generate(arguments: argparse.Namespace) -> None:
         for number, prompt in enumerate(prompts)
     ]
     if arguments.output:
-        files.write_text(arguments.output, ("\n\n" if arguments.logprobs is None else "\n").join(texts))
+        _keep_text(arguments.output, ("\n\n" if arguments.logprobs is None else "\n").join(texts))
     show.next_beside("keras-lstmgen", "evaluate", folder)
 
 
@@ -185,10 +195,10 @@ def _choices(arguments: argparse.Namespace) -> tuple[Options, HostOptions, beam.
     options = _drawn(arguments)
     words = {name: getattr(arguments, name) for name in HostOptions.__dataclass_fields__}
     host = HostOptions(**{**words, "logit_bias": tuple(arguments.logit_bias)})
-    at_least("--n", arguments.n, 1)
-    at_least("--max-new-tokens", arguments.max_new_tokens, 1)
+    _within("--n", arguments.n, 1, MOST_TEXTS)
+    _within("--max-new-tokens", arguments.max_new_tokens, 1)
     if arguments.logprobs is not None:
-        at_least("--logprobs", arguments.logprobs, 0)
+        _within("--logprobs", arguments.logprobs, 0)
     return options, host, _search(options, arguments)
 
 
@@ -238,11 +248,28 @@ def _kept(arguments: argparse.Namespace) -> bool:
     return bool(arguments.n > 1 or arguments.output or arguments.logprobs is not None)
 
 
-def _check_output(path: Path | None) -> None:
+def _check_output(path: Path) -> None:
     """Find out before the writing, not after it, that its file cannot be made."""
-    if path and (path.is_dir() or not os.access(path.parent, os.W_OK)):
-        reason = "is a folder" if path.is_dir() else f"there is no folder {path.parent} that may be written to"
-        raise UserError(f"--output {path}: {reason}; name a file in a folder of yours")
+    try:
+        files.check_output(path)
+    except UserError as error:
+        raise UserError(f"--output {error}") from error
+
+
+def _keep_text(path: Path, text: str) -> None:
+    """Write the text to a file; print it if that fails, so that it is not lost."""
+    try:
+        files.write_output(path, text)
+    except UserError:
+        sys.stdout.write(f"{text}\n")
+        raise
+
+
+def _within(name: str, value: int, low: int, high: int = 2**31 - 1) -> None:
+    """Refuse a number that is out of range; by default one that the graphs, whose numbers have 32 bits, cannot take."""
+    at_least(name, value, low)
+    if value > high:
+        raise UserError(f"{name}: {value} is out of range; give {high} or less")
 
 
 def _prompt(arguments: argparse.Namespace) -> str:
@@ -318,7 +345,7 @@ def chat(arguments: argparse.Namespace) -> None:
     """Answer what is typed, turn by turn, until the end of input."""
     options = _drawn(arguments)
     effects.check_drawing(arguments)
-    at_least("--max-new-tokens", arguments.max_new_tokens, 1)
+    _within("--max-new-tokens", arguments.max_new_tokens, 1)
     folder = _found(arguments.run, arguments.runs)
     model = run.load(folder)
     memory = chatting.turns_kept(model.metadata, arguments.memory)
@@ -328,9 +355,9 @@ def chat(arguments: argparse.Namespace) -> None:
 
 
 def evaluate(arguments: argparse.Namespace) -> None:
-    """Measure, print the tables, keep the JSON."""
-    at_least("--samples", arguments.samples, 0)
-    at_least("--sample-tokens", arguments.sample_tokens, 1)
+    """Measure, print the tables or the JSON, write ``evaluation.json``."""
+    _within("--samples", arguments.samples, 0)
+    _within("--sample-tokens", arguments.sample_tokens, 1)
     folder = _found(arguments.run, arguments.runs)
     model = run.load(folder)
     settings = recipe.override(recipe.parse(model.metadata.recipe), _knobs(arguments), "--")
@@ -339,18 +366,20 @@ def evaluate(arguments: argparse.Namespace) -> None:
     _tell_of_reserved(arguments.text)
     show.left_out(sources.left_out(arguments.text))
     report = reports.evaluate(model, arguments.text, arguments.samples, arguments.sample_tokens, settings.evaluate)
-    files.write_json(folder / "evaluation.json", report)
     if arguments.json:
-        print(json.dumps(report, indent=2, ensure_ascii=False))
+        print(json.dumps(report, indent=2, ensure_ascii=False), flush=True)
+    else:
+        reports.show_tables(folder, report)
+    files.write_json(folder / "evaluation.json", report)  # last: what is measured is printed also where this fails
+    if arguments.json:
         show.next_beside("keras-lstmgen", "export", folder)
-        return
-    reports.show_tables(folder, report)
-    show.next_command("keras-lstmgen", "export", folder)
+    else:
+        show.next_command("keras-lstmgen", "export", folder)
 
 
 def inspect(arguments: argparse.Namespace) -> None:
     """Draw a layer at work over a text."""
-    at_least("--max-new-tokens", arguments.max_new_tokens, 0)
+    _within("--max-new-tokens", arguments.max_new_tokens, 0)
     _tell_of_reserved(arguments.text)
     options = _drawn(arguments)
     effects.check_drawing(arguments)
@@ -364,10 +393,11 @@ def inspect(arguments: argparse.Namespace) -> None:
 
 
 def _folder(arguments: argparse.Namespace, run_folder: Path) -> Path:
-    """Where pictures go; found out before anything is drawn."""
+    """Return the folder for pictures; raise UserError, before anything is drawn, if it cannot be written to."""
     path: Path = arguments.output or run_folder / "inspect"
     if path.exists() and not path.is_dir():
         raise UserError(f"--output {path}: is a file; name a folder")
+    files.check_writable(next(folder for folder in (path, *path.absolute().parents) if folder.is_dir()))
     return path
 
 

@@ -14,6 +14,7 @@ A beam search draws nothing: it adds ``bias`` to the log-probability of a token 
 Where everything is forbidden the text ends, as if an end symbol had been written, and a note names the options.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -21,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_lstmgen import pattern
+from keras_lstmgen import numerals, pattern
 from keras_lstmgen.errors import UserError
 from keras_lstmgen.tokenizer import Tokenizer
 
@@ -106,21 +107,27 @@ def _biased(word: str, tokenizer: Tokenizer) -> tuple[int, float]:
     """The token and the number of ``TOKEN=X`` or ``#ID=X``."""
     name, equals, number = word.rpartition("=")
     try:
-        value = float(number)
+        value = numerals.real(number)
     except ValueError:
         value = np.nan
-    if not name or not equals or not (abs(value) <= LARGEST or value == -np.inf):
-        raise UserError(f"--logit-bias '{word}': give TOKEN=X or #ID=X, X from -1000000 to 1000000, or -inf to forbid")
-    token = int(name[1:]) if name[0] == "#" and name[1:].isdecimal() else tokenizer.id_of(name)
+    shown = numerals.shortened(word)
+    if not name or not equals or not (abs(value) <= LARGEST or number.lower() == "-inf"):
+        raise UserError(f"--logit-bias '{shown}': give TOKEN=X or #ID=X, X from -1000000 to 1000000, or -inf to forbid")
+    token = _id(name) if re.fullmatch("#[0-9]+", name) else tokenizer.id_of(name)
     if token is None or token >= tokenizer.vocab_size:
-        raise UserError(f"--logit-bias '{word}': {_unknown(name, token, tokenizer)}")
+        raise UserError(f"--logit-bias '{shown}': {_unknown(name, token, tokenizer)}")
     return token, value
+
+
+def _id(name: str) -> int:
+    """The id of ``#ID``; one too long to be read is as good as any other that is too large."""
+    return int(name[1 : numerals.DIGITS + 1]) if len(name.lstrip("#0")) > numerals.DIGITS else int(name[1:])
 
 
 def _unknown(name: str, token: int | None, tokenizer: Tokenizer) -> str:
     """Why a name is none of a token, and what would be."""
     if token is not None:
-        return f"there is no id {token}; give one below {tokenizer.vocab_size}"
+        return f"there is no such id; give one below {tokenizer.vocab_size}"
     cut = " ".join(tokenizer.piece(int(part)) for part in tokenizer.encode(name))
     return f"no token is spelled so; the tokenizer cuts it into {cut}, of which each may be given a bias"
 

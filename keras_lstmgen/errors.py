@@ -70,3 +70,7 @@ def first_line(error: BaseException) -> str:
 
 class Terminated(BaseException):
     """SIGTERM asked to end; what there was to save is saved. The message, if any, says how to go on. Status 143."""
+
+
+class ReaderLeft(BaseException):
+    """The reader of what is printed has left, and wants no more. Status 0."""

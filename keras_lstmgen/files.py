@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from keras_lstmgen.errors import UserError
+from keras_lstmgen.errors import ReaderLeft, UserError
 
 PLAIN = re.compile(r"[A-Za-z0-9_./-]+")  # a path that every library takes as it is
 WRITING = ".writing-"  # begins the names of folders in which something is being written
@@ -25,14 +26,16 @@ def replacing(path: Path, before: Path | None = None) -> Iterator[Path]:
     """Yield a temporary path, for a file or a folder, that takes the place of ``path`` if the block succeeds.
 
     Whatever stood at ``path`` before stays until then, also when the disk is full; then it goes to ``before``, if that
-    is given. What a process left that was killed here is removed by the next that writes into the same folder.
+    is given. A new file keeps the mode and the owner of the old one, and a symbolic link stays one: its target is
+    replaced. What a process left that was killed here is removed by the next that writes into the same folder.
     """
-    folder = None
+    folder, path = None, Path(os.path.realpath(path)) if path.is_symlink() else path
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _sweep(path.parent)
         folder, lock = _begin(path.parent)
         yield folder / path.name
+        _keep_rights(path, folder / path.name)
         _sync(folder / path.name)
         _put(folder / path.name, path, before)
     except OSError as error:
@@ -90,10 +93,72 @@ def _plain_place() -> str | None:
 def put(new: Path, path: Path) -> None:
     """Let a file or folder out of ``aside`` take the place of ``path``; what stood there goes when the block ends."""
     try:
+        path = Path(os.path.realpath(path)) if path.is_symlink() else path
         path.parent.mkdir(parents=True, exist_ok=True)
+        _keep_rights(path, new)
         _put(new, path, None)
     except OSError as error:
         raise UserError(f"{path}: could not be written ({error.strerror}); what was there before is kept") from error
+
+
+def check_writable(folder: Path) -> None:
+    """Raise UserError, before any work is done, if nothing can be written into a folder."""
+    with aside(folder):
+        pass
+
+
+def check_output(path: Path) -> None:
+    """Raise UserError, before any work is done, if ``write_output`` cannot write to ``path``."""
+    folder = Path(os.path.realpath(path)).parent
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder; name a file in a folder of yours")
+    if path.exists() and not os.access(path, os.W_OK):
+        raise UserError(f"{path}: may not be written to; name another file")
+    if not path.exists() and not os.access(folder, os.W_OK):
+        raise UserError(f"{path}: there is no folder {folder} that may be written to; name a file in a folder of yours")
+
+
+def write_output(path: Path, text: str) -> None:
+    """Write ``text`` as UTF-8 to a path of the user's.
+
+    A plain file is replaced, whole or not at all. Everything else is opened and written to, because a rename would
+    remove it: a device, a pipe, a file with several names, a file in a folder that may not be written to. The file
+    that standard output or error goes to is appended to.
+    """
+    if _is_replaceable(path):
+        write_text(path, text)
+        return
+    try:
+        with path.open("a" if _is_standard(path) else "w", encoding="utf-8", newline="") as file:
+            file.write(text)
+    except BrokenPipeError as error:
+        raise ReaderLeft from error
+    except OSError as error:
+        raise UserError(f"{path}: could not be written ({error.strerror or error})") from error
+
+
+def _is_replaceable(path: Path) -> bool:
+    """Whether a rename can put another file at ``path``, or at the file that a link there leads to."""
+    folder = Path(os.path.realpath(path)).parent
+    if not path.exists():
+        return True
+    about = path.stat()
+    return stat.S_ISREG(about.st_mode) and about.st_nlink == 1 and os.access(folder, os.W_OK) and not _is_standard(path)
+
+
+def _is_standard(path: Path) -> bool:
+    """Whether standard output or error goes to the file at ``path``."""
+    return path.exists() and any(os.path.samestat(path.stat(), os.fstat(number)) for number in (1, 2))
+
+
+def _keep_rights(old: Path, new: Path) -> None:
+    """Give a new file the mode and the owner of the file that it replaces."""
+    if not (old.is_file() and new.is_file()):
+        return
+    about = old.stat()
+    with suppress(OSError):  # only root may give a file away
+        os.chown(new, about.st_uid, about.st_gid)
+    new.chmod(stat.S_IMODE(about.st_mode))
 
 
 def _begin(parent: Path) -> tuple[Path, int]:

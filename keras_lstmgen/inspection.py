@@ -70,7 +70,7 @@ def _of_the_first(model: Run) -> str:
 
 
 def inspect(model: Run, asked: Asked, output: Path) -> None:
-    """Look, write pictures and page into the folder ``output``, print the tables."""
+    """Look, print the tables, write pictures and page into the folder ``output``."""
     layer = _check(model, asked)
     named_layer = f"layer {layer + 1}{_of_the_first(model)}"
     with show.out.status("watching the layer"):
@@ -81,16 +81,16 @@ def inspect(model: Run, asked: Asked, output: Path) -> None:
     cell = found if asked.cell is None else asked.cell
     tokens, likeliest = _labels(model.tokenizer, shown.ids)[-len(shown.trace.cells) :], _likeliest(model, shown)
     named = [cell, *(finding.cell for finding in probed.findings)]
+    _show_likeliest(tokens, likeliest)
+    if _of_the_first(model):
+        show.out.print("gates and cells, and where it looks, are of the first member; probabilities of all together")
+    _show_findings(probed, named_layer)
     _draw(shown, named_layer, tokens, _units(shown.trace, named), output)
     pictures.candidates(output / "next.png", tokens, likeliest, _came(shown), shown.written)
     passages = _passages(model, shown, probed, cell)
     title = f"Cell {cell} of {named_layer}"
     pictures.coloured(output / "text.png", title, *passages[1][1:])
     files.write_text(output / "text.html", coloured.page(title, _about(probed, cell), passages))
-    _show_likeliest(tokens, likeliest)
-    if _of_the_first(model):
-        show.out.print("gates and cells, and where it looks, are of the first member; probabilities of all together")
-    _show_findings(probed, named_layer)
     _show_missing(tokens, likeliest, passages[1])
     show.out.print(
         "units in the pictures: the cells of the table, then those that vary most; above, those that forget least"

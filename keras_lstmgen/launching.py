@@ -16,6 +16,7 @@ from typing import IO, Any
 from keras_lstmgen import ending, threads
 from keras_lstmgen.errors import Terminated, UserError
 
+MOST = 256  # workers of one machine
 GRACE = 60.0  # seconds in which the others notice that one has ended, and end too
 # The first argument is the folder that holds this package. It stands last in the path, and only until the package is
 # imported, so that a worker imports nothing else from there: it may be the working directory.
@@ -30,7 +31,9 @@ def launch(words: Sequence[str], count: int) -> int:
     Each gets its share of the cores, and a GPU where there are as many. Of one that fails its own line is told, not
     what the others say of its end.
     """
-    if "TF_CONFIG" in os.environ:
+    if count > MOST:
+        raise UserError(f"--workers: {count} is out of range; give {MOST} or less")
+    if os.environ.get("TF_CONFIG"):
         raise UserError(f"--workers {count}: TF_CONFIG is set, and names the workers already; leave one of the two out")
     tell_of_gpus(count)
     with ExitStack() as stack:

@@ -7,7 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args
 
-from keras_lstmgen import effects, filenames, recipe
+from keras_lstmgen import effects, filenames, numerals, recipe
 from keras_lstmgen.errors import visible
 
 PATHS = ("corpus.source", "corpus.validation")  # values of a recipe that name files
@@ -74,7 +74,7 @@ def _metavar(kind: Any) -> str:
 
 def _typed(kind: Any) -> Any:
     """What turns a word of the command line into the type of a recipe's value."""
-    return _text if get_args(kind) or kind is str else _truth if kind is bool else kind
+    return _text if get_args(kind) or kind is str else {bool: _truth, int: _whole, float: _real}[kind]
 
 
 def _text(word: str) -> str:
@@ -86,16 +86,27 @@ def _text(word: str) -> str:
 
 
 def _number_or_auto(kind: Any) -> Any:
-    def typed(word: str) -> Any:
-        return word if word == recipe.AUTO_WORD else kind(word)
+    return lambda word: word if word == recipe.AUTO_WORD else _typed(kind)(word)
 
-    typed.__name__ = kind.__name__  # which argparse names in its message
+
+def _checked(read: Callable[[str], Any]) -> Callable[[str], Any]:
+    """Let argparse show the message of what reads a number, in place of one that repeats all of the word."""
+
+    def typed(word: str) -> Any:
+        try:
+            return read(word)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from error
+
     return typed
+
+
+_whole, _real, _seed = _checked(numerals.whole), _checked(numerals.real), _checked(numerals.seed)
 
 
 def _truth(word: str) -> bool:
     if word not in ("true", "false"):
-        raise argparse.ArgumentTypeError(f"'{word}' is not true or false")
+        raise argparse.ArgumentTypeError(f"'{numerals.shortened(word)}' is not true or false")
     return word == "true"
 
 
@@ -130,7 +141,7 @@ def _generate(part: argparse.ArgumentParser) -> None:
     part.add_argument("--output", type=Path, metavar="FILE", help="write the text to a file instead")
     part.add_argument(
         "--logprobs",
-        type=int,
+        type=_whole,
         metavar="K",
         help="print JSON instead, a line a token: its log-probability, and those of the K likeliest; none: off",
     )
@@ -143,7 +154,7 @@ def _chat(part: argparse.ArgumentParser) -> None:
     _run(part)
     part.add_argument(
         "--memory",
-        type=int,
+        type=_whole,
         metavar="N",
         help="of a run on pairs: turns, of either side, that are read before the one to answer; "
         "none: as many as its corpus has",
@@ -208,10 +219,10 @@ def _inspect(part: argparse.ArgumentParser) -> None:
     part.add_argument("--prompt", required=True, type=_text, metavar="TEXT", help="text to watch the layer over")
     _number(part, "--max-new-tokens", 0, "tokens of the model's own to go on with")
     _number(part, "--seed", 0, "64-bit seed of these, as in generate")
-    part.add_argument("--layer", type=int, metavar="N", help="layer to watch, 1 next to the input; none: the last")
+    part.add_argument("--layer", type=_whole, metavar="N", help="layer to watch, 1 next to the input; none: the last")
     part.add_argument(
         "--cell",
-        type=int,
+        type=_whole,
         metavar="N",
         help="cell to colour the text by, from 0; none: the one that follows something readable best",
     )
@@ -241,7 +252,7 @@ def _export(part: argparse.ArgumentParser) -> None:
     )
     for name in ("texts", "tokens"):
         about = f"{knobs[name].metadata['about']}; by default as the recipe says"
-        part.add_argument(f"--{name}", type=int, metavar="N", help=about)
+        part.add_argument(f"--{name}", type=_whole, metavar="N", help=about)
 
 
 def _info(part: argparse.ArgumentParser) -> None:
@@ -251,7 +262,8 @@ def _info(part: argparse.ArgumentParser) -> None:
 def _number(part: Any, name: str, default: float, about: str) -> None:
     """An option of a parser or a group that takes a number, whole if its default is."""
     kind = type(default)
-    part.add_argument(name, type=kind, default=default, metavar=_metavar(kind), help=about)
+    typed = _seed if name == "--seed" else _typed(kind)
+    part.add_argument(name, type=typed, default=default, metavar=_metavar(kind), help=about)
 
 
 def _run(part: argparse.ArgumentParser) -> None:

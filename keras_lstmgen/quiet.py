@@ -4,8 +4,10 @@ import os
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import IO
+
+from keras_lstmgen import standard
 
 
 @contextmanager
@@ -18,7 +20,9 @@ def quiet(tell: bool = True) -> Iterator[None]:
     reaches them.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    sys.stderr.flush()
+    standard.open_closed()
+    if sys.stderr:
+        sys.stderr.flush()
     kept = os.dup(2)
     with _held() as held:
         os.dup2(held.fileno(), 2)
@@ -26,7 +30,8 @@ def quiet(tell: bool = True) -> Iterator[None]:
             yield
         except BaseException:
             held.seek(0)
-            os.write(kept, held.read() if tell else b"")
+            with suppress(OSError):  # nobody reads standard error
+                os.write(kept, held.read() if tell else b"")
             raise
         finally:
             os.dup2(kept, 2)

@@ -183,8 +183,8 @@ class Export:
         "artifacts to write",
         choices=("saved_model", "tflite", "tflite_float16", "tflite_int8", "onnx", "web"),
     )
-    texts: int = knob(100, "texts that each artifact must write as Keras does", low=1)
-    tokens: int = knob(200, "tokens in each of those texts", low=1)
+    texts: int = knob(100, "texts that each artifact must write as Keras does", low=1, high=1_000_000)
+    tokens: int = knob(200, "tokens in each of those texts", low=1, high=1_000_000)
 
 
 @dataclass(frozen=True)
@@ -289,7 +289,7 @@ def _checked(where: str, value: Any, known: tuple[Any, Any, Mapping[str, Any]]) 
             raise UserError(f"{where}: '{word}' is not one of {', '.join(limits['choices'])}")
     low, high = limits["low"], limits["high"]
     if low is not None and not (low <= value <= (LARGEST if high is None else high) and math.isfinite(value)):
-        bounds = f"at least {low:g}" if high is None else f"from {low:g} to {high:g}"
+        bounds = f"at least {low:g}" if high is None else f"from {low:g} to {high:.10g}"
         raise UserError(f"{where}: {_shown(value)} is out of range; give a number {bounds}")
     return value
 

@@ -1,6 +1,8 @@
 """What people see: progress, tables, hints, and the next command to type."""
 
 import math
+import os
+import re
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -27,10 +29,18 @@ class _Terminal(Console):
         super().print(*(readable(thing) if isinstance(thing, str) else thing for thing in objects), **how)
 
 
+def console(**more: Any) -> Console:
+    """A console of the package's style. It has the terminal's own width where a variable gives one that is none."""
+    for name in ("COLUMNS", "LINES"):
+        if not re.fullmatch("[0-9]{1,4}", os.environ.get(name, "80")):  # rich cannot read it
+            del os.environ[name]
+    return _Terminal(highlight=False, soft_wrap=True, **more)
+
+
 # A pipe or a log has no width of its own; 80 columns would break the tables.
-_width = None if sys.stdout.isatty() else 120
-out = _Terminal(highlight=False, soft_wrap=True, width=_width)
-notes = _Terminal(highlight=False, soft_wrap=True, stderr=True)  # beside a text that goes to standard output
+_width = None if sys.stdout and sys.stdout.isatty() else 120
+out = console(width=_width)
+notes = console(stderr=True)  # beside a text that goes to standard output
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:

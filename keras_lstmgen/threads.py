@@ -2,8 +2,10 @@
 
 import math
 import os
+import re
 
-from keras_lstmgen import containers
+from keras_lstmgen import containers, numerals
+from keras_lstmgen.errors import UserError
 
 
 def available() -> int:
@@ -19,5 +21,16 @@ def configure() -> None:
     more than two operators to run at once, the LSTM and the input pipeline; each further thread is one more to wake
     up. Who has set TensorFlow's own variables keeps what was set.
     """
-    os.environ.setdefault("TF_NUM_INTRAOP_THREADS", str(available()))
-    os.environ.setdefault("TF_NUM_INTEROP_THREADS", "2")
+    _set("TF_NUM_INTRAOP_THREADS", available())
+    _set("TF_NUM_INTEROP_THREADS", 2)
+
+
+def _set(variable: str, threads: int) -> None:
+    """Set a variable of TensorFlow that is not set; UserError for a value that would make TensorFlow abort."""
+    given = os.environ.get(variable)
+    if not given:
+        os.environ[variable] = str(threads)
+    elif not re.fullmatch("[0-9]{1,4}", given):
+        raise UserError(
+            f"{variable}: '{numerals.shortened(given)}' is no number of threads; give 1 to 9999, or unset it"
+        )

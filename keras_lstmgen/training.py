@@ -377,7 +377,7 @@ def _announce(settings: recipe.Recipe, encoded: Encoded, model: keras.Sequential
 
 
 def _conclude(settings: recipe.Recipe, encoded: Encoded, folder: Path, pace: Pace, writes: Run) -> None:
-    """Write the metrics and the curve, print the table and the hint."""
+    """Print the table and the hint, write the metrics and the curve."""
     progress = pace.progress
     best = min(progress.history, key=lambda row: row["val_loss"])
     validation = material.counts(settings, encoded, "validation")
@@ -393,9 +393,6 @@ def _conclude(settings: recipe.Recipe, encoded: Encoded, folder: Path, pace: Pac
         "tokens_per_second": progress.windows * material.batch_tokens(settings, encoded) / progress.seconds,
         "cores": threads.available(),
     }
-    run.save_metadata(folder, replace(writes.metadata, metrics=metrics))
-    files.write_json(folder / "metrics.json", metrics)
-    pictures.curve(folder / "curve.png", progress.history)
     rows: list[tuple[str, Any]] = [(name.replace("_", " "), f"{value:,.4f}") for name, value in loss.items()]
     rows += [("training nats per token", f"{best['loss']:.4f}"), ("minutes", f"{metrics['minutes']:.1f}")]
     rows += [("tokens per second", f"{metrics['tokens_per_second']:,.0f}"), ("curve", folder / "curve.png")]
@@ -403,3 +400,6 @@ def _conclude(settings: recipe.Recipe, encoded: Encoded, folder: Path, pace: Pac
     show.table(f"{folder}: best epoch, {part}{validates_on(settings.corpus)}", ("measure", "value"), rows)
     characters = encoded.counts["train"]["characters"]
     show.out.print(show.advice(writes.model.count_params(), characters, progress.history))
+    run.save_metadata(folder, replace(writes.metadata, metrics=metrics))
+    files.write_json(folder / "metrics.json", metrics)
+    pictures.curve(folder / "curve.png", progress.history)

@@ -11,6 +11,7 @@ In a process that is alone every function gives back what it is given.
 import json
 import math
 import os
+import re
 import signal
 import socket
 import time
@@ -22,7 +23,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from keras_lstmgen import ending
+from keras_lstmgen import ending, numerals
 from keras_lstmgen.errors import UserError, first_line
 from keras_lstmgen.quiet import quiet
 
@@ -65,7 +66,7 @@ def together() -> Iterator[None]:
 
 def _named() -> tuple[list[str], int]:
     """The addresses of all workers, the chief's first, and which of them this process is."""
-    if VARIABLE not in os.environ:
+    if not os.environ.get(VARIABLE):
         return [""], 0
     try:
         about = json.loads(os.environ[VARIABLE])
@@ -73,7 +74,7 @@ def _named() -> tuple[list[str], int]:
         names = [str(name) for kind in KINDS for name in cluster.get(kind, [])]
         for name in names:
             _address(name)
-        return names, names.index(cluster[task["type"]][int(task["index"])])
+        return names, names.index(cluster[task["type"]][_index(task["index"])])
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise UserError(
             f"{VARIABLE}: does not name the workers and this one of them ({error}); it wants "
@@ -132,8 +133,17 @@ def _greet(chief: str, rank: int, until: float) -> list[int]:
     return [0]
 
 
+def _index(value: Any) -> int:
+    """A number of ``TF_CONFIG``, also written as a string; ValueError for one that is none, or is negative."""
+    if not re.fullmatch("[0-9]{1,9}", f"{value}"):
+        raise ValueError(f"its index is {numerals.shortened(repr(value))}")
+    return int(value)
+
+
 def _address(name: str) -> tuple[str, int]:
     host, _, port = name.rpartition(":")
+    if not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) < 2**16:
+        raise ValueError(f"the port of {numerals.shortened(name)} is no number from 1 to 65535")
     return host, int(port)
 
 

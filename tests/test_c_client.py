@@ -284,7 +284,7 @@ def test_a_text_that_cannot_be_written_is_an_error(program: Path, trained: Path)
         pytest.skip("this system has no /dev/full")
     with open("/dev/full", "wb") as full:
         done = subprocess.run([program, trained / MODEL], stdout=full, stderr=subprocess.PIPE)
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert b"cannot be written" in done.stderr
 
 

@@ -1,5 +1,6 @@
 """Each verb does what its help says, prints texts alone on standard output, and ends with the next command."""
 
+import errno
 import importlib.metadata
 import io
 import json
@@ -16,7 +17,19 @@ from typing import Any
 
 import pytest
 
-from keras_lstmgen import beam, cli, decode, generation, recipe, run, sources, training
+from keras_lstmgen import (
+    beam,
+    cli,
+    decode,
+    exporters,
+    files,
+    generation,
+    inspection,
+    recipe,
+    run,
+    sources,
+    training,
+)
 from keras_lstmgen.constraints import HostOptions
 from keras_lstmgen.sampling import Options
 
@@ -496,3 +509,46 @@ def test_a_name_with_brackets_or_spaces_is_printed_so_that_it_can_be_typed(
     shutil.copytree(copied, strange)
     assert printed_next(typed(capsys, "generate", strange, "--max-new-tokens", "1")[1])[2] == str(strange)
     assert printed_next(typed(capsys, "info", strange)[0])[2] == str(strange)
+
+
+# What cannot be kept
+
+
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_what_evaluate_measured_is_printed_where_it_cannot_be_kept(
+    copied: Path, refusing: dict[str, int], capsys: pytest.CaptureFixture[str], form: list[str]
+) -> None:
+    refusing["evaluation.json"] = errno.EACCES
+    assert cli.main(["evaluate", str(copied), "--samples", "0", *form]) == 2
+    out, err = capsys.readouterr()
+    assert "nats" in out
+    assert err.endswith("evaluation.json: could not be written (Permission denied); what was there before is kept\n")
+
+
+def test_tables_of_inspect_are_printed_where_its_pictures_cannot_be_kept(
+    copied: Path, refusing: dict[str, int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    refusing["forget.png"] = errno.ENOSPC
+    assert cli.main(["inspect", str(copied), "--prompt", "The class"]) == 2
+    out, err = capsys.readouterr()
+    assert "likeliest next tokens" in out
+    assert "that follow something readable" in out
+    assert "forget.png: could not be written (No space left on device)" in err
+
+
+def test_a_text_that_cannot_be_kept_is_printed(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["generate", str(copied), "--max-new-tokens", "9", "--output", "/dev/full"]) == 2
+    out, err = capsys.readouterr()
+    assert out == generation.generate(run.load(copied), "", 9, Options(), seeds=[0])[0].text + "\n"
+    assert "/dev/full: could not be written (No space left on device)" in err
+
+
+def test_what_takes_long_begins_only_where_its_results_can_be_written(
+    copied: Path, refusing: dict[str, int], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(exporters.verify, "trial", None)
+    monkeypatch.setattr(inspection, "inspect", None)
+    refusing[files.WRITING] = errno.EROFS
+    for words in (["export", str(copied)], ["inspect", str(copied), "--prompt", "a"]):
+        assert cli.main(words) == 2
+        assert "could not be written (Read-only file system)" in capsys.readouterr().err

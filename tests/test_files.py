@@ -6,6 +6,8 @@ import os
 import resource
 import signal
 import subprocess
+import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -252,3 +254,81 @@ def test_where_a_file_has_but_one_name_it_is_renamed(tmp_path: Path, monkeypatch
     (tmp_path / "a.txt").write_text("before")
     write_after(tmp_path)
     assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a.txt": "after", "b.txt": "before"}
+
+
+# What else a path can be
+
+
+def test_a_link_stays_one_and_a_new_file_keeps_mode_and_owner(file: Path, tmp_path: Path) -> None:
+    link = tmp_path / "links" / "link"
+    link.parent.mkdir()
+    link.symlink_to("../precious.txt")
+    file.chmod(0o600)
+    if os.geteuid() == 0:
+        os.chown(file, 65534, 65534)
+    owner = file.stat().st_uid
+    files.write_text(link, "new")
+    about = file.stat()
+    assert link.is_symlink()
+    assert (file.read_text(), about.st_mode & 0o777, about.st_uid) == ("new", 0o600, owner)
+    assert (names(tmp_path), names(link.parent)) == (["links", "precious.txt"], ["link"])
+
+
+def test_an_artifact_put_in_the_place_of_another_keeps_its_mode(file: Path, tmp_path: Path) -> None:
+    file.chmod(0o640)
+    with files.aside(tmp_path) as place:
+        (place / "new").write_text("new")
+        files.put(place / "new", file)
+    assert (file.read_text(), file.stat().st_mode & 0o777) == ("new", 0o640)
+
+
+def test_a_text_goes_to_all_names_of_a_file(file: Path, tmp_path: Path) -> None:
+    (tmp_path / "other.txt").hardlink_to(file)
+    files.write_output(file, "new")
+    assert (tmp_path / "other.txt").read_text() == "new"
+
+
+def test_a_text_goes_through_a_pipe_and_into_a_device_which_stay(tmp_path: Path) -> None:
+    os.mkfifo(pipe := tmp_path / "pipe")
+    got: list[str] = []
+    reader = threading.Thread(target=lambda: got.append(pipe.read_text()))
+    reader.start()
+    files.check_output(pipe)
+    files.write_output(pipe, "new")
+    reader.join()
+    assert got == ["new"]
+    assert pipe.is_fifo()
+    files.check_output(Path("/dev/null"))
+    files.write_output(Path("/dev/null"), "new")
+    assert Path("/dev/null").is_char_device()
+    with pytest.raises(UserError, match=r"^/dev/full: could not be written \(No space left on device\)$"):
+        files.write_output(Path("/dev/full"), "new")
+
+
+def test_a_text_goes_to_standard_output_behind_what_stands_there(tmp_path: Path) -> None:
+    program = "from pathlib import Path; from keras_lstmgen import files; p = Path('/dev/stdout'); "
+    program += "files.check_output(p); files.write_output(p, 'new')"
+    command = [sys.executable, "-c", program]
+    assert subprocess.run(command, capture_output=True, check=True).stdout == b"new"
+    (tmp_path / "log").write_text("old ")
+    with (tmp_path / "log").open("a") as log:
+        subprocess.run(command, stdout=log, check=True)
+    assert (tmp_path / "log").read_text() == "old new"
+
+
+def test_a_file_that_may_be_written_in_a_folder_that_may_not_is_written(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path and access(path, mode))
+    files.check_output(file)
+    files.write_output(file, "new")
+    assert file.read_text() == "new"
+    with pytest.raises(UserError, match=r"there is no folder .* that may be written to"):
+        files.check_output(tmp_path / "other.txt")
+
+
+def test_a_file_that_may_not_be_written_is_known_before_the_work(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda path, _: Path(path) != file)
+    with pytest.raises(UserError, match=r"precious\.txt: may not be written to; name another file"):
+        files.check_output(file)

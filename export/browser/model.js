@@ -97,7 +97,9 @@ export async function* write({ step, metadata, tokenizer }, { prompt, options, s
 /** @param {bigint | number | string} seed */
 function seedOf(seed) {
   if (!/^\s*[+-]?\d+\s*$/.test(`${seed}`)) throw new RangeError("seed is out of range: it must be a whole number");
-  return BigInt(`${seed}`.replace("+", ""));
+  const number = BigInt(`${seed}`.replace("+", ""));
+  if (number < -(2n ** 63n) || number >= 2n ** 64n) throw new RangeError("seed is out of range: it must have 64 bits");
+  return number;
 }
 
 /** @param {number} tokens */

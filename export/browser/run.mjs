@@ -125,11 +125,24 @@ function lineOf(error) {
   return (error instanceof Error ? error.message : `${error}`).split("\n")[0];
 }
 
+/**
+ * Say in one line why it ends.
+ * @param {unknown} error
+ */
+function fail(error) {
+  process.stderr.write(`run.mjs: ${lineOf(error)}\n`);
+  process.exitCode = 2;
+}
+
+process.stderr.on("error", () => {}); // nobody reads it: there is nowhere to say so
+process.stdout.on("error", (error) => {
+  if (/** @type {NodeJS.ErrnoException} */ (error).code !== "EPIPE") fail(error); // else the reader has what it wanted
+  process.exit();
+});
 const [folder, flag] = process.argv.slice(2);
 try {
   if (!folder) throw new Error("name a web folder");
   await (flag === "--graphs" ? graphs(folder) : texts(folder));
 } catch (error) {
-  process.stderr.write(`run.mjs: ${lineOf(error)}\n`);
-  process.exitCode = 2;
+  fail(error);
 }

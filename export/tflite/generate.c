@@ -10,6 +10,7 @@
 #include "utf8.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <getopt.h>
 #include <limits.h>
 #include <stdio.h>
@@ -131,6 +132,15 @@ static const char *read_option(int option, const char *text, struct arguments *a
     }
 }
 
+/* Whether all of standard output was written; else why not has been said. */
+static bool written(void)
+{
+    if (fflush(stdout) == 0 && !ferror(stdout))
+        return true;
+    fputs("generate: the text cannot be written\n", stderr);
+    return false;
+}
+
 /* Read the command line. What is wrong with it has been said where this is false. */
 static bool read_arguments(int argc, char **argv, struct arguments *arguments)
 {
@@ -140,7 +150,7 @@ static bool read_arguments(int argc, char **argv, struct arguments *arguments)
             return false; /* getopt_long has said it */
         if (option == HELP_WANTED || option == 'h') {
             fputs(HELP, stdout);
-            exit(EXIT_SUCCESS);
+            exit(written() ? EXIT_SUCCESS : BAD_INPUT);
         }
         const char *wanted = read_option(option, optarg, arguments);
         if (wanted != NULL) {
@@ -291,6 +301,14 @@ static const char *write_all(struct writer *writer, const struct arguments *argu
     return why;
 }
 
+/* Open the null device in place of each standard stream that is closed: else the model would get its number. */
+static void open_closed(void)
+{
+    for (int number = 0; number < 3; number++)
+        if (fcntl(number, F_GETFD) == -1)
+            (void)!open("/dev/null", O_RDWR); /* takes the lowest number that is free */
+}
+
 static void close_all(struct writer *writer)
 {
     free(writer->prompt.at);
@@ -304,6 +322,7 @@ static void close_all(struct writer *writer)
 
 int main(int argc, char **argv)
 {
+    open_closed();
     struct arguments arguments = {.prompt = "", .n = 1, .max_new_tokens = 200, .options = NEUTRAL};
     if (!read_arguments(argc, argv, &arguments))
         return BAD_INPUT;
@@ -327,9 +346,7 @@ int main(int argc, char **argv)
     if (why != NULL)
         fprintf(stderr, "generate: %s: cannot be used: %s\n", arguments.path, why);
     close_all(&writer);
-    if (fflush(stdout) != 0 || ferror(stdout)) {
-        fputs("generate: the text cannot be written\n", stderr);
-        return EXIT_FAILURE;
-    }
+    if (why == NULL && !written())
+        return BAD_INPUT;
     return why == NULL ? EXIT_SUCCESS : BAD_INPUT;
 }

@@ -7,9 +7,7 @@ A word is written piece by piece, and there may be several ways to write it. The
 beginning to the next likeliest, until none is left that could matter. V is the vocabulary size, S the state size.
 """
 
-import argparse
 import heapq
-import io
 import itertools
 import re
 import sys
@@ -22,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))  # what holds export/, last: it hides no module
-from export.client import Model, open_model
+from export.client import Model, Parser, open_model, run
 from export.contract import Bools, Floats, prompt_ids
 from export.tflite.generate import load
 from export.tokenizer import CONTROL, SPACE, UNKNOWN, encode
@@ -139,23 +137,19 @@ def _read(text: bytes) -> tuple[str, bool]:
 
 def main() -> int:
     """Answer one text, or each line; the exit status is 2, after one line on stderr, for bad input."""
-    parser = argparse.ArgumentParser(description="Suggest the three likeliest next words.")
+    return run("suggest.py", _suggest_all)
+
+
+def _suggest_all() -> None:
+    parser = Parser(description="Suggest the three likeliest next words.")
     parser.add_argument("model", type=Path, help="a TFLite file")
     parser.add_argument("text", nargs="?", help="what was typed; without it, each line of standard input is")
     arguments = parser.parse_args()
-    for stream in (sys.stdin, sys.stdout):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(encoding="utf-8")  # whatever the terminal says of itself
-    try:
-        model = open_model(load, arguments.model)
-        pieces = pieces_of(model)
-        for typed in sys.stdin if arguments.text is None else [arguments.text]:
-            found = suggest(model, pieces, typed.rstrip("\n"))
-            print("   ".join(f"{word} {probability:.1%}" for word, probability in found), flush=True)
-    except ValueError as error:
-        print(f"suggest.py: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    return 0
+    model = open_model(load, arguments.model)
+    pieces = pieces_of(model)
+    for typed in sys.stdin if arguments.text is None else [arguments.text]:
+        found = suggest(model, pieces, typed.rstrip("\n"))
+        print("   ".join(f"{word} {probability:.1%}" for word, probability in found), flush=True)
 
 
 if __name__ == "__main__":

@@ -72,6 +72,7 @@ def _export_all(
     """Export one format after another; return the proofs of those that were tried, and what went wrong."""
     model, record = run.load(folder), _read_record(folder / RECORD)
     contract.check_weights(model)
+    files.check_writable(folder)
     with show.out.status(f"Keras writes {settings.texts} texts of {settings.tokens} tokens"):
         tried = verify.trial(model, settings.texts, settings.tokens)
     proofs: dict[str, Proof] = {}
