@@ -66,8 +66,9 @@ class Search:
 
     def __post_init__(self) -> None:
         """Refuse what is out of range; NaN is."""
-        if not 1 <= self.beams <= MOST:
-            raise UserError(f"--beams: {self.beams} is out of range; give 1 to {MOST}, or 0 to draw")
+        at_least("--beams", self.beams, 1)
+        if self.beams > MOST:
+            raise UserError(f"--beams: {self.beams} is out of range; give {MOST} or less")
         at_least("--max-new-tokens", self.max_new_tokens, 1)
         if not 0 <= self.length_penalty <= 10:
             raise UserError(

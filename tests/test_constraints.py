@@ -304,7 +304,7 @@ NEWLINE = tokenizer.NEWLINE
         ("a=inf", "give TOKEN=X or #ID=X"),
         ("a=2e6", "from -1000000 to 1000000"),
         ("ab=1", "no token is spelled so; the tokenizer cuts it into a b,"),
-        ("#9999=1", "there is no id 9999; give one below"),
+        ("#9999=1", "there is no such id; give one below"),
         ("<s>=1", "this model never writes '<s>'"),
         ("\udc80=1", "not UTF-8"),
     ],

@@ -251,3 +251,11 @@ def test_metadata_that_is_written_is_read_again(copied: Path) -> None:
     changed = replace(run.load_metadata(copied), end_id=9, metrics={"note": "月"})
     run.save_metadata(copied, changed)
     assert run.load_metadata(copied) == changed
+
+
+def test_a_file_of_a_run_in_the_place_of_its_name_names_the_run(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(trained.parent)
+    for word in (f"{trained}/model.keras", f"{trained.name}/metrics.json", f"./{trained.name}/tflite/model.tflite"):
+        with pytest.raises(UserError, match=r"name the run: \S*small$") as refused:
+            run.find(word, trained.parent)
+        assert run.find(str(refused.value).rpartition(" ")[2], trained.parent).samefile(trained)
