@@ -20,6 +20,7 @@ import pytest
 from keras_lstmgen import (
     beam,
     cli,
+    commands,
     decode,
     exporters,
     files,
@@ -552,3 +553,36 @@ def test_what_takes_long_begins_only_where_its_results_can_be_written(
     for words in (["export", str(copied)], ["inspect", str(copied), "--prompt", "a"]):
         assert cli.main(words) == 2
         assert "could not be written (Read-only file system)" in capsys.readouterr().err
+
+
+# What is typed in another way
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("in/my book (final) [v2] é.txt", "my-book-final-v2-é"),
+        ("in/a.b.txt.gz", "a-b"),
+        ("in/" + "x" * 200, "x" * 60),
+        ("in/*.txt", "in"),
+        ("in", "in"),
+        ("http://host/a.txt?b=c", "a"),
+    ],
+)
+def test_a_run_is_named_after_its_text(name: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in").mkdir()
+    if name.startswith("in/") and "*" not in name:
+        (tmp_path / name).touch()
+    assert commands._named_after(name) == said
+
+
+@pytest.mark.parametrize("words", [["--prompt", "-Hello"], ["--stop", "--x y"], ["--presence-penalty", "-1e-3"]])
+def test_how_a_value_with_a_minus_sign_is_given_is_said_and_works(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(["generate", *words]) == 2
+    hint = re.search(r"a value that begins with a minus sign is given as (.*); see", capsys.readouterr().err)
+    assert hint
+    arguments = vars(cli.parser().parse_args(["generate", *shlex.split(hint[1])]))
+    assert words[1] in (str(value) for value in [arguments["prompt"], *arguments["stop"], "-1e-3"])

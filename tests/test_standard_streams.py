@@ -31,12 +31,12 @@ LINE = "keras-lstmgen: standard output: could not be written (No space left on d
 FULL, CLOSED, LEFT = (("stdout",), "full"), (faulty_streams.NAMES, "closed"), (faulty_streams.NAMES[1:], "left")
 # For each verb its words, what it leaves in its run, and the faults that it is tried with: of slow ones, but two.
 VERBS: dict[str, tuple[list[str], str, list[tuple[tuple[str, ...], str]]]] = {
-    "info": (["run"], "keras_lstmgen.json", faulty_streams.TABLE),
-    "generate": (["run", "--max-new-tokens", "3"], "keras_lstmgen.json", faulty_streams.TABLE),
-    "chat": (["run", "--max-new-tokens", "3"], "keras_lstmgen.json", [CLOSED, LEFT]),
-    "evaluate": (["run", "--samples", "0"], "evaluation.json", [FULL, CLOSED, LEFT]),
-    "inspect": (["run", "--prompt", "the ", "--text", str(GOLDEN / "text.txt")], "inspect/text.html", [FULL, LEFT]),
-    "export": (["run", "--format", "tflite", "--texts", "1", "--tokens", "3"], "export.json", [FULL, LEFT]),
+    "info": (["./run"], "keras_lstmgen.json", faulty_streams.TABLE),
+    "generate": (["./run", "--max-new-tokens", "3"], "keras_lstmgen.json", faulty_streams.TABLE),
+    "chat": (["./run", "--max-new-tokens", "3"], "keras_lstmgen.json", [CLOSED, LEFT]),
+    "evaluate": (["./run", "--samples", "0"], "evaluation.json", [FULL, CLOSED, LEFT]),
+    "inspect": (["./run", "--prompt", "the ", "--text", str(GOLDEN / "text.txt")], "inspect/text.html", [FULL, LEFT]),
+    "export": (["./run", "--format", "tflite", "--texts", "1", "--tokens", "3"], "export.json", [FULL, LEFT]),
     "train": ([*TRAIN, str(GOLDEN / "text.txt")], "../new/metrics.json", [FULL, CLOSED]),
 }
 CASES = [
