@@ -246,8 +246,9 @@ def load(path: Path) -> Recipe:
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such recipe") from None
     except (OSError, ValueError, RecursionError) as error:  # of TOML, UTF-8, numbers too long, tables too deep
+        reason = "a number has too many digits" if "int_max_str_digits" in str(error) else error
         raise UserError(
-            f"{path}: is not TOML ({error}); correct the recipe, or give a text that is called so by --corpus.source"
+            f"{path}: is not TOML ({reason}); correct the recipe, or give a text that is called so by --corpus.source"
         ) from error
     return parse(tables, where=f"{path}: ")
 

@@ -101,8 +101,9 @@ def is_path(word: str) -> bool:
 def _hint(name: str, parent: Path) -> str:
     """Say what to type instead of a name that no run has."""
     for path in (Path(name), parent / name):
-        if path.is_file() and (path.parent / RECIPE).is_file():
-            return f"it is a file of a run; name the run: {typed(path.parent)}"
+        around = [folder for folder in path.parents if (folder / RECIPE).is_file()]
+        if path.is_file() and around:
+            return f"it is a file of a run; name the run: {typed(around[0])}"
     if name and not is_path(name) and Path(name).is_dir():
         return f"for the folder in the working directory, type {typed(Path(name))}"
     known = sorted(folder.name for folder in _runs(parent))

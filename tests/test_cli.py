@@ -577,7 +577,7 @@ def test_a_run_is_named_after_its_text(name: str, said: str, tmp_path: Path, mon
     assert commands._named_after(name) == said
 
 
-@pytest.mark.parametrize("words", [["--prompt", "-Hello"], ["--stop", "--x y"], ["--presence-penalty", "-1e-3"]])
+@pytest.mark.parametrize("words", [["--prompt", "-Hello"], ["--stop", "--xy"], ["--presence-penalty", "-1e-3"]])
 def test_how_a_value_with_a_minus_sign_is_given_is_said_and_works(
     words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
