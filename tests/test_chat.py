@@ -243,7 +243,7 @@ def test_chinese_is_read_and_written_in_utf_8_whatever_the_terminal_says_of_itse
     ("line", "said"),
     [
         ("/agian", "/agian: is no command; /help lists them."),
-        ("/seed x", "/seed x: is no command; /help lists them."),
+        ("/seed x", "/seed: 'x' is not a whole number"),
         ("/forget me", "/forget me: is no command; /help lists them."),
         ("/again", "There is no turn to answer again."),
         ("/forget\n/again", "There is no turn to answer again."),
