@@ -537,11 +537,15 @@ def test_tables_of_inspect_are_printed_where_its_pictures_cannot_be_kept(
     assert "forget.png: could not be written (No space left on device)" in err
 
 
-def test_a_text_that_cannot_be_kept_is_printed(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["generate", str(copied), "--max-new-tokens", "9", "--output", "/dev/full"]) == 2
+def test_a_text_that_cannot_be_kept_is_printed(
+    copied: Path, tmp_path: Path, refusing: dict[str, int], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The system refuses what bears this name: no real device is named, which a fault could replace."""
+    refusing["kept.txt"] = errno.ENOSPC
+    assert cli.main(["generate", str(copied), "--max-new-tokens", "9", "--output", str(tmp_path / "kept.txt")]) == 2
     out, err = capsys.readouterr()
     assert out == generation.generate(run.load(copied), "", 9, Options(), seeds=[0])[0].text + "\n"
-    assert "/dev/full: could not be written (No space left on device)" in err
+    assert "kept.txt: could not be written (No space left on device)" in err
 
 
 def test_what_takes_long_begins_only_where_its_results_can_be_written(

@@ -5,6 +5,7 @@ import json
 import os
 import resource
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -288,7 +289,7 @@ def test_a_text_goes_to_all_names_of_a_file(file: Path, tmp_path: Path) -> None:
     assert (tmp_path / "other.txt").read_text() == "new"
 
 
-def test_a_text_goes_through_a_pipe_and_into_a_device_which_stay(tmp_path: Path) -> None:
+def test_a_text_goes_through_a_pipe_which_stays(tmp_path: Path) -> None:
     os.mkfifo(pipe := tmp_path / "pipe")
     got: list[str] = []
     reader = threading.Thread(target=lambda: got.append(pipe.read_text()))
@@ -298,17 +299,30 @@ def test_a_text_goes_through_a_pipe_and_into_a_device_which_stay(tmp_path: Path)
     reader.join()
     assert got == ["new"]
     assert pipe.is_fifo()
-    files.check_output(Path("/dev/null"))
-    files.write_output(Path("/dev/null"), "new")
-    assert Path("/dev/null").is_char_device()
-    with pytest.raises(UserError, match=r"^/dev/full: could not be written \(No space left on device\)$"):
-        files.write_output(Path("/dev/full"), "new")
+
+
+def test_a_text_goes_into_a_device_which_stays(tmp_path: Path) -> None:
+    """Devices of the test's own: a fault would replace those of the system."""
+    null, full = tmp_path / "null", tmp_path / "full"
+    try:
+        for path, number in ((null, 3), (full, 7)):  # as Linux numbers them
+            os.mknod(path, 0o666 | stat.S_IFCHR, os.makedev(1, number))
+        null.write_text("")
+    except OSError:
+        pytest.skip("no devices can be made here (needs root)")
+    files.check_output(null)
+    files.write_output(null, "new")
+    with pytest.raises(UserError, match=r"full: could not be written \(No space left on device\)$"):
+        files.write_output(full, "new")
+    assert null.is_char_device()
+    assert full.is_char_device()
 
 
 def test_a_text_goes_to_standard_output_behind_what_stands_there(tmp_path: Path) -> None:
-    program = "from pathlib import Path; from keras_lstmgen import files; p = Path('/dev/stdout'); "
+    (link := tmp_path / "stdout").symlink_to("/proc/self/fd/1")  # as /dev/stdout is, which a fault would replace
+    program = "import sys, pathlib; from keras_lstmgen import files; p = pathlib.Path(sys.argv[1]); "
     program += "files.check_output(p); files.write_output(p, 'new')"
-    command = [sys.executable, "-c", program]
+    command = [sys.executable, "-c", program, str(link)]
     assert subprocess.run(command, capture_output=True, check=True).stdout == b"new"
     (tmp_path / "log").write_text("old ")
     with (tmp_path / "log").open("a") as log:
