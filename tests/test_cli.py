@@ -143,9 +143,14 @@ def test_every_value_of_a_recipe_is_an_option(asked: list[Any]) -> None:
         "evaluate.length_penalty": "0.6",
     }  # fmt: skip
     assert words.keys() == recipe.knobs().keys()
-    # Three of them do not go with several members, of which one wants pairs and the others a text.
-    pairs = ["model.attention", "corpus.source", "corpus.documents", "corpus.labels", "corpus.field"]
+    # Three options exclude several members, and one of them needs pairs. The others have no effect beside the rest.
+    documents = ["corpus.source", "corpus.documents", "corpus.field"]
+    pairs = ["model.attention", "corpus.labels", *documents]
     groups = {
+        "corpus.validation_fraction": ["corpus.validation_fraction"],
+        "corpus.split_seed": ["corpus.split_seed", *documents],
+        "training.random_offsets": ["training.random_offsets"],
+        "training.weight_decay": ["training.weight_decay"],
         "training.sampled_softmax": ["training.sampled_softmax"],
         "model.activation_regularization": ["model.activation_regularization"],
         "model.copy": ["model.copy", *pairs],
@@ -343,7 +348,8 @@ def test_a_search_writes_the_best_texts_and_their_scores_beside_them(
 def test_log_probabilities_are_a_line_of_json_a_token(
     trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    short = ("generate", trained, "--prompt", "The ", "--max-new-tokens", "7", "--seed", "2", "--n", "2")
+    two = ("generate", trained, "--prompt", "The ", "--max-new-tokens", "7", "--n", "2")
+    short = (*two, "--seed", "2")
     out, _ = typed(capsys, *short, "--logprobs", "3")
     model = run.load(trained)
     samples = generation.generate(model, "The ", 7, seeds=[2, 3])
@@ -354,7 +360,7 @@ def test_log_probabilities_are_a_line_of_json_a_token(
     assert sum(line["logprob"] for line in told[:7]) == pytest.approx(samples[0].logprob, abs=1e-3)
     typed(capsys, *short, "--logprobs", "3", "--output", tmp_path / "told.jsonl")
     assert (tmp_path / "told.jsonl").read_text(encoding="utf-8") == out.removesuffix("\n")
-    out, _ = typed(capsys, *short, "--logprobs", "0", "--beams", "2")
+    out, _ = typed(capsys, *two, "--logprobs", "0", "--beams", "2")
     assert [json.loads(line)["top_logprobs"] for line in out.splitlines()] == [[]] * 14
 
 
@@ -485,6 +491,7 @@ def test_a_folder_called_like_a_recipe_is_a_folder_of_texts(
     asked: list[Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     Path("texts.toml").mkdir()
+    Path("texts.toml", "a.txt").write_text("A text.\n")
     assert cli.main(["train", "texts.toml"]) == 0
     assert asked[0][0].corpus.source == ("texts.toml",)
     Path("notes.toml").write_text("A text, no recipe.")

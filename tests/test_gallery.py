@@ -51,7 +51,7 @@ def test_each_recipe_has_its_reason_its_loss_and_what_its_command_writes(
     assert page.count("\n## ") == 1
     (link,) = re.findall(r"^## \[quickstart\]\((.*)\)$", page, re.MULTILINE)
     assert (tmp_path / link).resolve() == gallery.PIPELINES / "quickstart.toml"
-    assert "\nThe default: nothing to download, about two minutes on two cores.\n" in page
+    assert "\nQuickstart and default recipe: no download, about two minutes of training on two cores.\n" in page
     nats = run.load_metadata(trained).metrics["validation"]["nats_per_token"]
     assert f"\nOn held-out text: {nats:.3f} nats " in page
     (_, command), *texts = blocks(tmp_path / "page.md")

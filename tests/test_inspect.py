@@ -426,7 +426,7 @@ def test_examples_that_a_run_reads_by_themselves_are_probed_each_from_an_empty_s
         (["--prompt", "a", "--max-new-tokens", "-1"], "--max-new-tokens: -1 is out of range; give 0 or more"),
         (["--prompt", "a", "--temperature", "-1"], "temperature: -1.0 is out of range; give a number 0 (greedy), "),
         (["--prompt", "a", "--text", "nowhere.txt"], "nowhere.txt: "),
-        (["--prompt", "a\udcff"], "not valid Unicode"),
+        (["--prompt", "a\udcff"], "is not UTF-8 at byte 1"),
     ],
 )
 def test_what_cannot_be_shown_is_one_line_and_writes_nothing(
