@@ -253,7 +253,8 @@ def greeting(name: str, said: bytes) -> socket.socket:
 
 @pytest.mark.parametrize(("host", "bound"), [("127.0.0.1", "127.0.0.1"), ("localhost", "127.0.0.1"), ("a", "0.0.0.0")])
 def test_the_chief_of_workers_on_one_machine_listens_to_that_machine_alone(host: str, bound: str) -> None:
-    with workers._door(f"{host}:0") as door:
+    (port,) = launching._free_ports(1)
+    with workers._door(f"{host}:{port}") as door:
         assert door.getsockname()[0] == bound
 
 
