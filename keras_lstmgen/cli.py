@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 from keras_lstmgen import __version__, ending, environment, launching, memory, options, recipe, standard, threads
 from keras_lstmgen.errors import ReaderLeft, Terminated, UserError, visible
 
-PRINTING = ("generate", "chat", "info")  # verbs that end where nobody reads what they print; the others go on
+PRINTING = ("generate", "chat", "info")  # end when the reader of their output leaves; the others continue
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -42,7 +42,7 @@ def _status(argv: Sequence[str] | None, output: standard.Output) -> int:
 
 
 def _failed(message: str, status: int = 2) -> int:
-    """Say in one line why a command ends, and give its exit status."""
+    """Print one line that says why the command failed, and return its exit status."""
     print(f"keras-lstmgen: {visible(message)}", file=sys.stderr)
     return status
 
@@ -79,7 +79,7 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(f"{message}{self._hint(message)}; see '{self.prog} --help'")
 
     def _hint(self, message: str) -> str:
-        """How to give a value that begins with a minus sign, where that is what is wrong."""
+        """Return advice if the value of an option is missing because it begins with a minus sign, otherwise ""."""
         missing = re.fullmatch(r"argument (--\S+): expected (one|at least one) argument", message)
         if not missing or missing[1] not in self._words[:-1]:
             return ""

@@ -73,7 +73,7 @@ def _trained(arguments: argparse.Namespace) -> Path:
 
 
 def _tell_left_out(corpus: recipe.Corpus) -> None:
-    """Say what is not read of the folders that a corpus names."""
+    """Print the files that are skipped in the folders of a corpus."""
     show.left_out(sources.left_out((*corpus.source, *corpus.validation)))
 
 
@@ -162,7 +162,7 @@ def _tell_of_reserved(texts: Sequence[str]) -> None:
 
 
 def _tell_apart(name: str, used: str, other: str) -> None:
-    """Say beside the output what a word stands for, and how to type the other thing of that name."""
+    """Print to standard error which of two things a word selects, and how to select the other one."""
     hint = f"for the {other} in the working directory, type {typed(Path(name))}"
     show.notes.print(f"{name}: using {used}; {hint}", markup=False)
 
@@ -249,7 +249,7 @@ def _kept(arguments: argparse.Namespace) -> bool:
 
 
 def _check_output(path: Path) -> None:
-    """Find out before the writing, not after it, that its file cannot be made."""
+    """Raise UserError, before anything is generated, if the output file cannot be written."""
     try:
         files.check_output(path)
     except UserError as error:
@@ -266,7 +266,7 @@ def _keep_text(path: Path, text: str) -> None:
 
 
 def _within(name: str, value: int, low: int, high: int = 2**31 - 1) -> None:
-    """Refuse a number that is out of range; by default one that the graphs, whose numbers have 32 bits, cannot take."""
+    """Raise UserError for a number out of range; the default maximum is that of an int32 graph input."""
     at_least(name, value, low)
     if value > high:
         raise UserError(f"{name}: {value} is out of range; give {high} or less")

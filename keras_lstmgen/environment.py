@@ -1,4 +1,4 @@
-"""What is settled before TensorFlow and Keras are imported: Keras's backend, and folders that may not be writable."""
+"""Settings that must be made before TensorFlow and Keras are imported: the backend, and folders for their files."""
 
 import os
 import sys

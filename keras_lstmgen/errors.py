@@ -73,4 +73,4 @@ class Terminated(BaseException):
 
 
 class ReaderLeft(BaseException):
-    """The reader of what is printed has left, and wants no more. Status 0."""
+    """The reader of standard output has closed the pipe. The command ends with status 0."""

@@ -109,7 +109,7 @@ def test_no_memory_is_set_aside_beyond_that_of_the_container(monkeypatch: pytest
 
 
 COUNTED = re.compile(r"cpu_count\(|len\(os\.sched_getaffinity|SC_PHYS_PAGES|SC_NPROCESSORS|MemTotal")
-HELPERS = {"keras_lstmgen/threads.py", "keras_lstmgen/memory.py", "export/client.py", "tests/test_threads.py"}
+COUNTING = {"keras_lstmgen/threads.py", "keras_lstmgen/memory.py", "export/client.py", "tests/test_threads.py"}
 
 
 def test_cores_and_memory_are_counted_in_one_place() -> None:
@@ -117,7 +117,7 @@ def test_cores_and_memory_are_counted_in_one_place() -> None:
     folders = ("keras_lstmgen", "benchmarks", "tests", "export")
     files = [path for folder in folders for path in (root / folder).rglob("*.py") if "node_modules" not in path.parts]
     counting = {str(path.relative_to(root)) for path in files if COUNTED.search(path.read_text(encoding="utf-8"))}
-    assert counting == HELPERS
+    assert counting == COUNTING
 
 
 @pytest.mark.parametrize(("text", "most"), [("max 100000", 8), ("150000 100000", 2), ("nonsense", 8), ("1 100000", 1)])

@@ -243,7 +243,7 @@ def no_code(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         (no_code, "Web page: cannot be run"),
     ],
 )
-def test_a_page_that_writes_otherwise_is_deleted_and_reported(
+def test_a_page_that_writes_otherwise_is_discarded_and_reported(
     pages: Path, copied: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, change: Callable[..., None], reason: str
 ) -> None:
     del pages  # asked for, so that npm has brought what it has to

@@ -12,7 +12,7 @@ from typing import Any
 import tensorflow as tf
 
 from keras_lstmgen import files, recipe, run, show
-from keras_lstmgen.errors import UserError, not_empty
+from keras_lstmgen.errors import UserError, first_line, not_empty
 from keras_lstmgen.exporters import contract, verify
 from keras_lstmgen.exporters.verify import Proof, Trial
 from keras_lstmgen.quiet import quiet
@@ -135,7 +135,7 @@ def _write(name: str, module: ModuleType, model: Run, folder: Path) -> None:
     except UserError:
         raise
     except Exception as error:  # every converter has its own
-        raise UserError(f"{NAMES[name]}: cannot be converted ({_line(error)}); nothing was written") from error
+        raise UserError(f"{NAMES[name]}: cannot be converted ({first_line(error)}); nothing was written") from error
 
 
 def _prove(name: str, module: ModuleType, model: Run, folder: Path, tried: Trial) -> Proof:
@@ -145,7 +145,7 @@ def _prove(name: str, module: ModuleType, model: Run, folder: Path, tried: Trial
     except Exception as error:  # every runtime has its own for what it cannot run
         if isinstance(error, OSError) and error.errno:  # the system's, not the artifact's: a disk that is full
             raise UserError(f"{NAMES[name]}: could not be tried ({error.strerror}); what was there is kept") from error
-        return Proof(None, 0, len(tried.cases), 0.0, (f"cannot be run ({_line(error)})",))
+        return Proof(None, 0, len(tried.cases), 0.0, (f"cannot be run ({first_line(error)})",))
 
 
 def _verified(name: str, module: ModuleType, model: Run, folder: Path, tried: Trial) -> Proof:
@@ -162,11 +162,6 @@ def _verified(name: str, module: ModuleType, model: Run, folder: Path, tried: Tr
 def _largest_loss(module: ModuleType) -> Any:
     """What a format whose weights are rounded promises instead of the texts of Keras; None for the others."""
     return getattr(module, "LARGEST_LOSS", None)
-
-
-def _line(error: Exception) -> str:
-    """The first line of what a library says."""
-    return next(iter(str(error).splitlines()), "") or type(error).__name__
 
 
 def _read_record(path: Path) -> dict[str, Any]:
