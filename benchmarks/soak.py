@@ -44,7 +44,8 @@ from keras_lstmgen import cli, recipe
 from keras_lstmgen.quiet import quiet
 
 with quiet():
-    from keras_lstmgen import callbacks, commands, exporters, run  # noqa: F401 (commands bring TensorFlow, all of it)
+    from keras_lstmgen import callbacks, commands, run  # noqa: F401 (commands bring TensorFlow, all of it)
+    from keras_lstmgen.exporters import export_run
 
 SETTINGS = {
     "model.units": 32, "model.embedding_size": 16, "model.layers": 2, "model.dropout": 0.1, "training.batch_size": 8,
@@ -273,7 +274,7 @@ def damage(place: Place) -> list[str]:
     found = [] if written(place) == place.text else ["the finished run writes another text"]
     if numbers(place.finished / run.MODEL) != place.weights:
         found.append("the finished run has other weights")
-    if "artifacts" not in json.loads((place.finished / exporters.RECORD).read_text(encoding="utf-8")):
+    if "artifacts" not in json.loads((place.finished / export_run.RECORD).read_text(encoding="utf-8")):
         found.append("the record of the export is damaged")
     folder = place.disturbed
     saved = [path for path in (folder / run.CHECKPOINT, folder / run.PREVIOUS) if path.is_file()]
@@ -337,7 +338,7 @@ def bytes_lost(place: Place, before: dict[Path, bytes]) -> int:
 
 def may_not_change(place: Place, path: Path) -> bool:
     """Whether it is the same when written anew: not in the run that goes on, nor where an export tells its speed."""
-    return not path.is_relative_to(place.disturbed) and path.name != exporters.RECORD
+    return not path.is_relative_to(place.disturbed) and path.name != export_run.RECORD
 
 
 def others(data: bytes, later: bytes) -> int:

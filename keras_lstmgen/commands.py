@@ -25,7 +25,6 @@ with quiet():
         chatting,
         corpus,
         decode,
-        exporters,
         generation,
         inspection,
         prepared,
@@ -37,6 +36,7 @@ with quiet():
         workers,
     )
     from keras_lstmgen.constraints import HostOptions
+    from keras_lstmgen.exporters import export_run
     from keras_lstmgen.sampling import Options
 
 MOST_TEXTS = 65_536  # of one batch
@@ -408,8 +408,8 @@ def export(arguments: argparse.Namespace) -> None:
     asked = {name: getattr(arguments, name) for name in ("formats", "texts", "tokens")}
     given = {f"export.{name}": value for name, value in asked.items() if value is not None}
     settings = recipe.override(settings, given, "--")
-    exporters.hide_gpus()
-    exporters.export(folder, settings.export)
+    export_run.hide_gpus()
+    export_run.export(folder, settings.export)
     show.next_command("keras-lstmgen", "info", folder)
 
 

@@ -1,21 +1,24 @@
-"""How good a model is: its loss on a text it has not seen, and how much of what it writes is copied."""
+"""Compute the negative log-likelihood of text under a model, and convert it to other units."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
 
 from keras_lstmgen import kernel
 from keras_lstmgen.attention import attend
-from keras_lstmgen.encoding import batches
 from keras_lstmgen.errors import at_least
 from keras_lstmgen.model import Weights, join_state, score, split_state, state_size, together
-from keras_lstmgen.pairs import CELLS, WINDOW, scored_window
+from keras_lstmgen.pairs import Pairs
 from keras_lstmgen.pointer import in_windows, read_by
-from keras_lstmgen.tokenizer import Tokenizer
+from keras_lstmgen.tokenizer import END, Tokenizer
 
+WINDOW = 256  # tokens of a row scored in one call, at most
+CELLS = 1 << 25  # logits of one call, at most: bounds the memory with a large vocabulary
+ROWS = 64  # examples scored side by side, at most
 WARM_UP = WINDOW  # tokens read, not scored, before each part of a text that is scored in parts side by side
 FRESH_WINDOWS = 1000
 
@@ -85,6 +88,63 @@ def total_nats(
     return total
 
 
+def examples_nats(
+    weights: Weights, pairs: Pairs, call: Callable[..., Any], advance: Callable[[int], None] = lambda _: None
+) -> float:
+    """Return the negative log-likelihood of all targets, each given its source, in nats.
+
+    Examples of similar lengths are read side by side, window after window with the state carried, so that memory does
+    not grow with their length.
+
+    Args:
+        weights: of the model.
+        pairs: the examples.
+        call: the compiled function that ``scorer`` returned.
+        advance: called with the number of examples scored.
+    """
+    total, V = 0.0, int(weights.output_bias.shape[0])
+    for numbers in _by_length(pairs, V):
+        state: Any = tf.zeros((len(numbers), state_size(weights)))
+        longest = int(np.diff(pairs.starts)[numbers].max())
+        window = scored_window(V, len(numbers))
+        for first in range(0, longest - 1, window):
+            ids, is_target = _window(pairs, numbers, first, min(window, longest - 1 - first))
+            logprobs, state = call(ids, state)
+            total -= float(np.sum(logprobs.numpy(), where=is_target, dtype=np.float64))
+        advance(len(numbers))
+    return total
+
+
+def scored_window(V: int, B: int) -> int:
+    """Return how many tokens of each of B rows to score in one call: a power of two, at most ``WINDOW``."""
+    most = CELLS // (B * V)
+    return min(WINDOW, 1 << max(most.bit_length() - 1, 0))
+
+
+def _window(
+    pairs: Pairs, numbers: NDArray[np.int64], first: int, T: int
+) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
+    """Return int32 [B, T + 1] ids of examples from their id ``first`` on, and bool [B, T], which of them are targets.
+
+    Behind the end of an example stand end symbols. The first id is read, not predicted.
+    """
+    starts, ends = pairs.starts[numbers, np.newaxis], pairs.starts[numbers + 1, np.newaxis]
+    places = starts + np.arange(first, first + T + 1)
+    ids = np.where(places < ends, pairs.ids[np.minimum(places, ends - 1)], END)
+    is_target = (places > pairs.targets[numbers, np.newaxis]) & (places < ends)
+    return ids.astype(np.int32), is_target[:, 1:]
+
+
+def _by_length(pairs: Pairs, V: int) -> Iterator[NDArray[np.int64]]:
+    """Yield all examples, the longest first, in batches of similar lengths whose logits are not too many."""
+    lengths = np.diff(pairs.starts)
+    order = np.argsort(lengths, kind="stable")
+    while len(order):
+        rows = max(1, min(ROWS, CELLS // (V * min(int(lengths[order[-1]]), WINDOW))))
+        order, part = order[:-rows], order[-rows:]
+        yield part
+
+
 def fresh_nats(
     weights: Weights,
     ids: np.ndarray[Any, Any],
@@ -139,48 +199,3 @@ def measures(nats: float, counts: dict[str, int]) -> dict[str, float]:
 def _exp(x: float) -> float:
     """e^x, no infinity: what is beyond float64 is given as its largest number, as JSON has no infinity."""
     return math.exp(min(x, 709.0))
-
-
-def longest_copies(samples: Sequence[str], training: Iterable[str]) -> list[str]:
-    """Return for each sample its longest passage that stands in the training text, which is read once, in pieces.
-
-    A passage is looked for only where it would be longer than the best so far, so one search for each character of the
-    samples and piece of the text is enough. Short pieces are joined first.
-    """
-    best, before = [""] * len(samples), ""
-    kept = max(map(len, samples), default=0)
-    for pieces in batches(training):
-        text = before + "".join(pieces)
-        best = [_longer_copy(sample, copy, text) for sample, copy in zip(samples, best, strict=True)]
-        before = text[max(len(text) - kept, 0) :]  # so that no passage is cut in two
-    return best
-
-
-def _longer_copy(sample: str, best: str, text: str) -> str:
-    """Return the first longest passage of a sample that stands in a text and is longer than ``best``, or ``best``."""
-    for start in range(len(sample)):
-        while (end := start + len(best) + 1) <= len(sample) and sample[start:end] in text:
-            best = sample[start:end]
-    return best
-
-
-def whole_lines(sample: str) -> list[str]:
-    """Return the lines of a sample but the last, which is cut, and empty ones."""
-    return [line for line in sample.split("\n")[:-1] if line.strip()]
-
-
-def lines_seen(lines: Iterable[str], training: Iterable[str]) -> set[str]:
-    """Return those of these lines that stand whole in the training text, which is read once, in pieces.
-
-    Memory is bounded by the lines: a longer one of the training text is none of them, and is not kept whole.
-    """
-    wanted = set(lines)
-    missing, most = set(wanted), max(map(len, wanted), default=0) + 1
-    rest = ""  # the line that the next piece goes on with, as far as it matters
-    for piece in training:
-        first, *others = piece.split("\n")
-        rest = (rest + first[:most])[:most]
-        if others:
-            missing -= {rest, *others[:-1]}
-            rest = others[-1][:most]
-    return wanted - (missing - {rest})

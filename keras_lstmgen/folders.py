@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from keras_lstmgen.errors import UserError
-from keras_lstmgen.shards import MANIFEST
 
 METADATA = "keras_lstmgen.json"  # what makes a folder a run, or an artifact
 RECIPE, TOKENIZER = "recipe.toml", "tokenizer.model"  # all that a run has whose training was killed at once
 SAVED_MODEL = "saved_model.pb"
+MANIFEST = "prepared.json"  # identifies a prepared corpus
 SHOWN = 3  # names for each reason in a summary
 
 

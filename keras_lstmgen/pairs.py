@@ -5,22 +5,17 @@ A batch has examples of similar lengths, padded on the right; the loss counts th
 recipe wants it, of the sources with a weight). Every example begins with an empty state.
 """
 
-from collections.abc import Callable, Iterator
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from keras_lstmgen.model import Weights, state_size
 from keras_lstmgen.streams import ALL, ENDLESS, PIECE, untuned
 from keras_lstmgen.tokenizer import END, NEWLINE, START
 
 POOL = 50  # batches whose examples are sorted by length together: enough for little padding, few enough to mix well
-CELLS = 1 << 25  # most numbers in the logits of one scored window, so that a large vocabulary does not take all memory
-ROWS = 64  # most examples side by side in one
-WINDOW = 256  # most tokens of a row in one
 
 
 class Pairs(NamedTuple):
@@ -163,63 +158,6 @@ def _order(pairs: Pairs, B: int, seed: int, epoch: int) -> NDArray[np.int64]:
     pools = np.split(numbers, range(POOL * B, n * B, POOL * B))
     sorted_pools = [pool[np.argsort(lengths[pool], kind="stable")] for pool in pools]
     return np.concatenate(sorted_pools).reshape(n, B)[dice.permutation(n)]
-
-
-def total_nats(
-    weights: Weights, pairs: Pairs, call: Callable[..., Any], advance: Callable[[int], None] = lambda _: None
-) -> float:
-    """Return the negative log-likelihood of all targets, each given its source, in nats.
-
-    Examples of similar lengths are read side by side, window after window with the state carried, so that memory does
-    not grow with their length.
-
-    Args:
-        weights: of the model.
-        pairs: the examples.
-        call: what ``evaluation.scorer`` gave.
-        advance: is told of the examples scored.
-    """
-    total, V = 0.0, int(weights.output_bias.shape[0])
-    for numbers in _by_length(pairs, V):
-        state: Any = tf.zeros((len(numbers), state_size(weights)))
-        longest = int(np.diff(pairs.starts)[numbers].max())
-        window = scored_window(V, len(numbers))
-        for first in range(0, longest - 1, window):
-            ids, is_target = _window(pairs, numbers, first, min(window, longest - 1 - first))
-            logprobs, state = call(ids, state)
-            total -= float(np.sum(logprobs.numpy(), where=is_target, dtype=np.float64))
-        advance(len(numbers))
-    return total
-
-
-def scored_window(V: int, B: int) -> int:
-    """Return how many tokens of each of B rows to score in one call: a power of two, at most ``WINDOW``."""
-    most = CELLS // (B * V)
-    return min(WINDOW, 1 << max(most.bit_length() - 1, 0))
-
-
-def _window(
-    pairs: Pairs, numbers: NDArray[np.int64], first: int, T: int
-) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
-    """Return int32 [B, T + 1] ids of examples from their id ``first`` on, and bool [B, T], which of them are targets.
-
-    Behind the end of an example stand end symbols. The first id is read, not predicted.
-    """
-    starts, ends = pairs.starts[numbers, np.newaxis], pairs.starts[numbers + 1, np.newaxis]
-    places = starts + np.arange(first, first + T + 1)
-    ids = np.where(places < ends, pairs.ids[np.minimum(places, ends - 1)], END)
-    is_target = (places > pairs.targets[numbers, np.newaxis]) & (places < ends)
-    return ids.astype(np.int32), is_target[:, 1:]
-
-
-def _by_length(pairs: Pairs, V: int) -> Iterator[NDArray[np.int64]]:
-    """Yield all examples, the longest first, in batches of similar lengths whose logits are not too many."""
-    lengths = np.diff(pairs.starts)
-    order = np.argsort(lengths, kind="stable")
-    while len(order):
-        rows = max(1, min(ROWS, CELLS // (V * min(int(lengths[order[-1]]), WINDOW))))
-        order, part = order[:-rows], order[-rows:]
-        yield part
 
 
 def shuffled(pairs: Pairs) -> Pairs:

@@ -20,7 +20,8 @@ from keras_lstmgen.corpus import Split
 from keras_lstmgen.encoding import COUNTS, SPLITS, Encoded, sha256
 from keras_lstmgen.errors import UserError
 from keras_lstmgen.files import check_inside, read_json
-from keras_lstmgen.shards import MANIFEST, Shards
+from keras_lstmgen.folders import MANIFEST
+from keras_lstmgen.shards import Shards
 from keras_lstmgen.tokenizer import END, START
 
 TOKENIZER = "tokenizer.model"

@@ -33,9 +33,9 @@ from apache_beam.transforms import combiners
 
 from keras_lstmgen import corpus, encoding, files, partition, prepared, recipe, remote, sources, threads, tokenizer
 from keras_lstmgen.errors import UserError
+from keras_lstmgen.folders import MANIFEST
 from keras_lstmgen.partition import Part
 from keras_lstmgen.quiet import quiet
-from keras_lstmgen.shards import MANIFEST
 from keras_lstmgen.tokenizer import Tokenizer
 
 RESULTS = "results"

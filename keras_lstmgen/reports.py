@@ -15,6 +15,7 @@ from keras_lstmgen import (
     filenames,
     generation,
     measures,
+    memorization,
     pairs,
     prepared,
     recipe,
@@ -118,7 +119,7 @@ def _of_pairs(model: Run, counts: dict[str, int], ids: np.ndarray[Any, Any]) -> 
 
 def _nats_of_examples(model: Run, held_out: pairs.Pairs, call: Callable[..., Any], name: str) -> float:
     with _progress(name, pairs.count(held_out)) as advance:
-        return pairs.total_nats(model.weights, held_out, call, advance)
+        return evaluation.examples_nats(model.weights, held_out, call, advance)
 
 
 @contextmanager
@@ -165,9 +166,9 @@ def _answered(model: Run, asked: list[str], tokens: int) -> list[generation.Samp
 def _copied(written: list[generation.Sample], settings: recipe.Corpus) -> dict[str, Any]:
     """What samples have from the training text."""
     texts = [sample.text for sample in written]
-    longest = max(evaluation.longest_copies(texts, _training(settings)), key=len)
-    lines = [line for sample in written for line in evaluation.whole_lines(_whole_lines(sample))]
-    seen = evaluation.lines_seen(lines, _training(settings))
+    longest = max(memorization.longest_copies(texts, _training(settings)), key=len)
+    lines = [line for sample in written for line in memorization.whole_lines(_whole_lines(sample))]
+    seen = memorization.lines_seen(lines, _training(settings))
     return {
         "texts": texts,
         "longest_copy": longest,

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from keras_lstmgen.errors import UserError
 
-MANIFEST = "prepared.json"  # identifies a folder of shards; the format is defined in ``prepared``
 MAPS = 256  # files mapped at once; a process may typically open a thousand, and each stream reads from one
 
 

@@ -29,8 +29,7 @@ from typing import BinaryIO, NamedTuple, cast
 from keras_lstmgen import filenames, folders, formats, recipe, remote
 from keras_lstmgen.errors import UserError, typed
 from keras_lstmgen.files import replacing
-from keras_lstmgen.folders import LeftOut
-from keras_lstmgen.shards import MANIFEST
+from keras_lstmgen.folders import MANIFEST, LeftOut
 
 PIECE = 1 << 16  # bytes read at a time
 STANDARD_INPUT = ("-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0")

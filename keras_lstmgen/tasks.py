@@ -7,7 +7,7 @@ from functools import cached_property
 from itertools import chain
 from typing import Any
 
-from keras_lstmgen import answers, beam, corpus, evaluation, kinds, measures, ngram, recipe, similar, verses
+from keras_lstmgen import answers, beam, corpus, kinds, measures, memorization, ngram, recipe, similar, verses
 from keras_lstmgen.run import Run
 
 DRAWN = 500  # samples that a share is taken of (of each kind): its standard error is at most 2.3 %
@@ -131,10 +131,10 @@ def _seen(task: Task, samples: dict[str, list[str]]) -> dict[str, float]:
     """Return by name the share of texts whose lines stand whole in training, which is read once for all."""
     documents = (split(text)[1] + "\n" for text in corpus.pieces(task.training, "train"))
     lines = {
-        name: [line for text in texts for line in evaluation.whole_lines(f"{text}\n")]
+        name: [line for text in texts for line in memorization.whole_lines(f"{text}\n")]
         for name, texts in samples.items()
     }
-    seen = evaluation.lines_seen(chain.from_iterable(lines.values()), documents)
+    seen = memorization.lines_seen(chain.from_iterable(lines.values()), documents)
     return {name: sum(line in seen for line in found) / max(len(found), 1) for name, found in lines.items()}
 
 

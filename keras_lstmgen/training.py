@@ -338,7 +338,7 @@ def _loss(settings: recipe.Recipe, encoded: Encoded, writes: Run) -> Callable[[C
     held_out, score = material.held_out(encoded), evaluation.scorer(writes.weights)
     if not settings.carries:
         tried = material.tried(settings, encoded)
-        return lambda advance: pairs.total_nats(writes.weights, tried, score, advance) / pairs.predicted(tried)
+        return lambda advance: evaluation.examples_nats(writes.weights, tried, score, advance) / pairs.predicted(tried)
     parts = max(1, min(64, len(held_out) // 2048))
     N = len(held_out) - 1
     return lambda advance: evaluation.total_nats(writes.weights, held_out, parts, score, advance) / N

@@ -14,7 +14,8 @@ import pytest
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from keras_lstmgen import exporters, files, kernel, recipe, training  # (after the variable that TensorFlow reads)
+from keras_lstmgen import files, kernel, recipe, training  # (after the variable that TensorFlow reads)
+from keras_lstmgen.exporters import export_run
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the tests are no package that is installed
 from tests import chromium, npm
@@ -74,7 +75,7 @@ def trained(settings: recipe.Recipe, once: Once) -> Path:
     """A run on a stream of characters, with all its artifacts. Tests that change it take a copy."""
 
     def make(folder: Path) -> None:
-        exporters.export(training.train(settings, folder, "small"), settings.export)
+        export_run.export(training.train(settings, folder, "small"), settings.export)
 
     return once("runs", make) / "small"
 
@@ -95,7 +96,7 @@ def _lines(folder: Path) -> None:
         "model.embedding_size": 12, "model.tied": True, "training.epochs": 6, "training.learning_rate": 0.02,
     }  # fmt: skip
     settings = recipe.override(recipe.Recipe(), values)
-    exporters.export(training.train(settings, folder / "runs", "lines"), settings.export)
+    export_run.export(training.train(settings, folder / "runs", "lines"), settings.export)
 
 
 @pytest.fixture(params=[("avx512_bf16", "emulated"), ("amx", "emulated amx")], ids=["vectors", "matrix registers"])
@@ -121,7 +122,7 @@ def pages(trained: Path, trained_lines: Path, once: Once) -> Path:
     def make(folder: Path) -> None:
         for name, run in {"trained": trained, "trained_lines": trained_lines}.items():
             copy = Path(shutil.copytree(run, folder / name, dirs_exist_ok=True))
-            npm.or_skip(partial(exporters.export, copy, settings))
+            npm.or_skip(partial(export_run.export, copy, settings))
 
     return once("pages", make)
 

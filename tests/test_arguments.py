@@ -13,7 +13,6 @@ from keras_lstmgen import (
     chatting,
     decode,
     evaluation,
-    exporters,
     generation,
     inspection,
     probes,
@@ -22,6 +21,7 @@ from keras_lstmgen import (
 )
 from keras_lstmgen.constraints import HostOptions
 from keras_lstmgen.errors import UserError
+from keras_lstmgen.exporters import export_run
 from keras_lstmgen.sampling import Options
 
 NO_IDS, IDS = np.array([], np.int32), np.array([5, 6, 7], np.int32)
@@ -51,7 +51,7 @@ def speaker(model: run.Run, **values: int) -> chatting.Speaker:
 
 
 def exported(**values: Any) -> Any:
-    return exporters.export(Path("nowhere"), recipe.Export(**values))
+    return export_run.export(Path("nowhere"), recipe.Export(**values))
 
 
 CALLS: dict[str, Callable[[run.Run], Any]] = {

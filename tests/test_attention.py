@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_lstmgen import checkpoint, exporters, files, model, recipe, training
+from keras_lstmgen import checkpoint, files, model, recipe, training
 from keras_lstmgen.attention import SIZE, Attention, Heads, attend, memory_size
+from keras_lstmgen.exporters import export_run
 
 B, T, E, H, L, M, V = 2, 7, 4, 6, 2, 3, 11
 IDS = np.random.default_rng(0).integers(0, V, (B, T))
@@ -90,7 +91,7 @@ def attentive(settings: recipe.Recipe, tmp_path_factory: pytest.TempPathFactory)
     """A run with attention, exported to every format that writes what Keras writes."""
     chosen = recipe.override(settings, {"model.attention": 9, "training.window": 8})
     folder = training.train(chosen, tmp_path_factory.mktemp("runs"), "attentive")
-    exporters.export(folder, chosen.export)
+    export_run.export(folder, chosen.export)
     return folder
 
 

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from keras_lstmgen import exporters, generation, recipe, run, training
+from keras_lstmgen import generation, recipe, run, training
+from keras_lstmgen.exporters import export_run
 from keras_lstmgen.sampling import Options
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the kit is no package: it travels as a folder
@@ -122,7 +123,7 @@ def test_seeds_count_modulo_2_to_the_64(client: Client, trained: Path) -> None:
 def rounded(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with its files of eight and sixteen bits."""
     folder = Path(shutil.copytree(trained, tmp_path_factory.mktemp("rounded") / "small"))
-    exporters.export(folder, recipe.Export(formats=("tflite_int8", "tflite_float16"), texts=4, tokens=9))
+    export_run.export(folder, recipe.Export(formats=("tflite_int8", "tflite_float16"), texts=4, tokens=9))
     return folder
 
 
@@ -150,7 +151,7 @@ def paired(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "training.learning_rate": 0.02,
     }  # fmt: skip
     made = training.train(recipe.override(recipe.Recipe(), values), folder / "runs", "pairs")
-    exporters.export(made, recipe.Export(formats=("tflite", "tflite_int8"), texts=4, tokens=9))
+    export_run.export(made, recipe.Export(formats=("tflite", "tflite_int8"), texts=4, tokens=9))
     return made
 
 

@@ -86,7 +86,7 @@ def test_the_measured_loss_is_that_of_each_by_itself() -> None:
                 keras.losses.sparse_categorical_crossentropy(ids[:, 1:], built(ids[:, :-1]), from_logits=True)
             )
         )
-    together = pairs.total_nats(weights, pairs.documents(laid(made)), evaluation.scorer(weights))
+    together = evaluation.examples_nats(weights, pairs.documents(laid(made)), evaluation.scorer(weights))
     np.testing.assert_allclose(together, alone, rtol=1e-5)
 
 

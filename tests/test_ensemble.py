@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_lstmgen import checkpoint, ensemble, evaluation, exporters, files, model, recipe, run, training
+from keras_lstmgen import checkpoint, ensemble, evaluation, files, model, recipe, run, training
 from keras_lstmgen.errors import UserError
+from keras_lstmgen.exporters import export_run
 from keras_lstmgen.loss import EachMember
 
 B, T, E, H, L, K, V = 2, 7, 4, 6, 1, 3, 11
@@ -76,7 +77,7 @@ def several(settings: recipe.Recipe, tmp_path_factory: pytest.TempPathFactory) -
     """A run of an ensemble whose members look back, with its artifacts."""
     chosen = recipe.override(settings, {"model.members": K, "model.layers": L, "model.attention": 5})
     folder = training.train(chosen, tmp_path_factory.mktemp("runs"), "several")
-    exporters.export(folder, chosen.export)
+    export_run.export(folder, chosen.export)
     return folder
 
 

@@ -9,7 +9,7 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keras_lstmgen import encoding, evaluation, model, pairs, recipe
+from keras_lstmgen import encoding, evaluation, memorization, model, recipe
 
 V, H, N = 9, 6, 1500
 BUILT = model.build(recipe.Model(embedding_size=4, units=H, layers=2, dropout=0.0), V)
@@ -66,7 +66,7 @@ def test_a_large_vocabulary_is_scored_in_shorter_windows(whole: float, monkeypat
         shapes.append(ids.shape)
         return score(ids, state)
 
-    monkeypatch.setattr(pairs, "CELLS", 5 * V * 40)
+    monkeypatch.setattr(evaluation, "CELLS", 5 * V * 40)
     assert evaluation.total_nats(WEIGHTS, IDS, parts=5, call=call) == pytest.approx(whole, rel=1e-4)
     assert {B for B, _ in shapes} == {5}
     assert max(P for _, P in shapes) == 32 + 1
@@ -114,7 +114,7 @@ pieces_of = st.lists(st.text("ab\n", max_size=9), max_size=6)
 @given(st.lists(st.text("ab\n", max_size=14), max_size=3), pieces_of)
 def test_the_longest_copy_is_found_also_across_pieces(samples: list[str], pieces: list[str]) -> None:
     training = "".join(pieces)
-    found = evaluation.longest_copies(samples, pieces)
+    found = memorization.longest_copies(samples, pieces)
     for sample, copy in zip(samples, found, strict=True):
         passages = {sample[i:j] for i in range(len(sample)) for j in range(i, len(sample) + 1)}
         assert len(copy) == max((len(passage) for passage in passages if passage in training), default=0)
@@ -124,12 +124,12 @@ def test_the_longest_copy_is_found_also_across_pieces(samples: list[str], pieces
 
 def test_a_copy_is_found_across_the_blocks_that_short_pieces_are_joined_to(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(encoding, "BATCH", 5)
-    assert evaluation.longest_copies(["xbcdefx", "", "hij"], ["abc", "defg", "hi", "j", "k"]) == ["bcdef", "", "hij"]
+    assert memorization.longest_copies(["xbcdefx", "", "hij"], ["abc", "defg", "hi", "j", "k"]) == ["bcdef", "", "hij"]
 
 
 @given(st.text("ab\n", max_size=14), pieces_of)
 def test_lines_seen_are_whole_lines(sample: str, pieces: list[str]) -> None:
     training = set("".join(pieces).split("\n"))
     lines = [line for line in sample.split("\n")[:-1] if line]
-    assert evaluation.whole_lines(sample) == lines
-    assert evaluation.lines_seen(lines, pieces) == set(lines) & training
+    assert memorization.whole_lines(sample) == lines
+    assert memorization.lines_seen(lines, pieces) == set(lines) & training

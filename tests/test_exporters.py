@@ -24,9 +24,9 @@ from ai_edge_litert.interpreter import Interpreter
 from ai_edge_litert.tools import flatbuffer_utils
 from tensorflow.core.protobuf import saved_model_pb2
 
-from keras_lstmgen import cli, exporters, files, layers, model, recipe, run
+from keras_lstmgen import cli, files, layers, model, recipe, run
 from keras_lstmgen.errors import UserError
-from keras_lstmgen.exporters import contract, onnx, saved_model, tflite, verify
+from keras_lstmgen.exporters import contract, export_run, onnx, saved_model, tflite, verify
 from keras_lstmgen.exporters.contract import Call
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder that holds export/ and tests/
@@ -272,7 +272,7 @@ def record(folder: Path) -> dict[str, Any]:
 
 def test_export_json_records_versions_sizes_differences_and_counts(exported: Path) -> None:
     said = record(exported)
-    assert said["versions"] == {name: importlib.metadata.version(name) for name in exporters.PACKAGES}
+    assert said["versions"] == {name: importlib.metadata.version(name) for name in export_run.PACKAGES}
     assert list(said["artifacts"]) == ["saved_model", "tflite", "onnx"]
     for name, entry in said["artifacts"].items():
         place = exported / entry["path"]
@@ -287,7 +287,7 @@ def test_exporting_again_replaces_the_whole_artifact_and_leaves_the_others(copie
     (copied / "serving/1/stray").write_text("of an earlier export")
     before = record(copied)
     others = {path: path.stat().st_mtime_ns for path in (copied / "tflite").iterdir()}
-    proofs = exporters.export(copied, recipe.Export(formats=("saved_model",), texts=6, tokens=5))
+    proofs = export_run.export(copied, recipe.Export(formats=("saved_model",), texts=6, tokens=5))
     assert not (copied / "serving/1/stray").exists()
     assert [path.name for path in (copied / "serving").iterdir()] == ["1"]
     after = record(copied)
@@ -303,7 +303,7 @@ def test_a_large_vocabulary_s_artifacts_hold_their_matrices_in_parts_and_write_t
 ) -> None:
     folder = Path(shutil.copytree(exported, tmp_path / "large"))
     monkeypatch.setattr(model, "LARGE", 2)
-    proofs = exporters.export(folder, recipe.Export(formats=("saved_model", "tflite", "onnx"), texts=12, tokens=20))
+    proofs = export_run.export(folder, recipe.Export(formats=("saved_model", "tflite", "onnx"), texts=12, tokens=20))
     assert {name: proof.identical for name, proof in proofs.items()} == dict.fromkeys(proofs, 12)
     weights = run.load(folder).weights  # of two layers; that of characters looks up what its first product gives
     H, parts = weights.cells[0].recurrent.shape[0], 4
@@ -318,7 +318,7 @@ def test_weights_that_are_no_numbers_are_not_exported(copied: Path) -> None:
         model.save(copied / "model.keras")
         before = record(copied)
         with pytest.raises(UserError, match="NaN or infinity"):
-            exporters.export(copied, FEW)
+            export_run.export(copied, FEW)
         assert record(copied) == before
         assert (copied / "serving/1").is_dir()
 
@@ -402,9 +402,9 @@ def test_an_artifact_that_fails_its_proof_is_discarded_and_reported_and_the_one_
 ) -> None:
     good = "tflite" if name == "onnx" else "onnx"
     before, proved = contents(copied / FORMATS[name].PLACE.parts[0]), record(copied)["artifacts"][name]
-    monkeypatch.setattr(exporters, "_module", converters_that_copy(trained, **{name: change}))
+    monkeypatch.setattr(export_run, "_module", converters_that_copy(trained, **{name: change}))
     with pytest.raises(UserError, match=reason) as caught:
-        exporters.export(copied, recipe.Export(formats=(name, good), texts=6, tokens=5))
+        export_run.export(copied, recipe.Export(formats=(name, good), texts=6, tokens=5))
     assert "\n" not in str(caught.value)
     assert "it is discarded, and what was there before is kept" in str(caught.value)
     assert contents(copied / FORMATS[name].PLACE.parts[0]) == before
@@ -420,10 +420,10 @@ def test_a_format_that_cannot_be_written_leaves_what_was_there_and_the_others_go
         shutil.copytree(trained / "onnx", folder / "onnx", dirs_exist_ok=True)
         raise RuntimeError("an operator is\nnot known")
 
-    monkeypatch.setattr(exporters, "_module", converters_that_copy(trained, onnx=fails))
+    monkeypatch.setattr(export_run, "_module", converters_that_copy(trained, onnx=fails))
     before = record(copied)["artifacts"]
     with pytest.raises(UserError, match=r"^ONNX: cannot be converted \(an operator is\); nothing was written$"):
-        exporters.export(copied, recipe.Export(formats=("onnx", "tflite"), texts=6, tokens=5))
+        export_run.export(copied, recipe.Export(formats=("onnx", "tflite"), texts=6, tokens=5))
     after = record(copied)["artifacts"]
     assert after["onnx"] == before["onnx"]
     assert after["tflite"]["tried"] == 6
@@ -433,9 +433,9 @@ def test_an_artifact_that_fails_its_proof_leaves_nothing_where_nothing_was(
     trained: Path, copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.rmtree(copied / "onnx")
-    monkeypatch.setattr(exporters, "_module", converters_that_copy(trained, onnx=change_onnx("step")))
+    monkeypatch.setattr(export_run, "_module", converters_that_copy(trained, onnx=change_onnx("step")))
     with pytest.raises(UserError, match="ONNX: logits differ"):
-        exporters.export(copied, recipe.Export(formats=("onnx",), texts=6, tokens=5))
+        export_run.export(copied, recipe.Export(formats=("onnx",), texts=6, tokens=5))
     assert not (copied / "onnx").exists()
     assert not list(copied.glob(".writing-*"))
 
@@ -447,11 +447,11 @@ def test_an_artifact_that_cannot_take_its_place_leaves_the_one_before_and_its_re
     def refused(*_: Any) -> None:
         raise OSError(errno.EACCES, os.strerror(errno.EACCES))
 
-    monkeypatch.setattr(exporters, "_module", converters_that_copy(trained))
+    monkeypatch.setattr(export_run, "_module", converters_that_copy(trained))
     monkeypatch.setattr(files, "_put", _only_for(FORMATS[name].PLACE.name, refused))
     before = contents(copied)
     with pytest.raises(UserError, match="Permission denied"):
-        exporters.export(copied, recipe.Export(formats=(name,), texts=6, tokens=5))
+        export_run.export(copied, recipe.Export(formats=(name,), texts=6, tokens=5))
     assert {path: data for path, data in contents(copied).items() if path != "export.json"} == {
         path: data for path, data in before.items() if path != "export.json"
     }
@@ -472,9 +472,9 @@ def test_a_run_is_exported_and_proved_whatever_its_folder_is_called(trained: Pat
     folder = tmp_path / AWKWARD
     shutil.copytree(trained, folder, ignore=shutil.ignore_patterns("serving", "tflite", "onnx", "export.json"))
     settings = recipe.Export(formats=(name,), texts=6, tokens=5)
-    proof = npm.or_skip(lambda: exporters.export(folder, settings))[name]
+    proof = npm.or_skip(lambda: export_run.export(folder, settings))[name]
     assert (proof.identical, proof.reasons) == (6, ())
-    assert (folder / exporters._module(name).PLACE).exists()
+    assert (folder / export_run._module(name).PLACE).exists()
     assert not list(folder.glob(".*"))
 
 
@@ -504,10 +504,10 @@ def test_an_artifact_whose_proof_was_broken_off_is_not_kept_and_the_one_before_s
     def broken_off(*_: Any, **__: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(exporters, "_module", converters_that_copy(trained))
+    monkeypatch.setattr(export_run, "_module", converters_that_copy(trained))
     monkeypatch.setattr(verify, "verify", broken_off)
     with pytest.raises(KeyboardInterrupt):
-        exporters.export(copied, recipe.Export(formats=("tflite",), texts=6, tokens=5))
+        export_run.export(copied, recipe.Export(formats=("tflite",), texts=6, tokens=5))
     assert (copied / "tflite/model.tflite").read_bytes() == (trained / "tflite/model.tflite").read_bytes()
     assert record(copied) == record(trained)
     assert not list(copied.glob(".writing-*"))
@@ -535,12 +535,12 @@ def test_a_disk_that_is_full_or_read_only_in_an_export_leaves_all_as_it_was(
 ) -> None:  # fmt: skip
     """The artifact that was exported before too, and its proof."""
     if refused == "/export.json":
-        monkeypatch.setattr(exporters, "_module", converters_that_copy(trained))
+        monkeypatch.setattr(export_run, "_module", converters_that_copy(trained))
     (copied / FORMATS[name].PLACE.parts[0] / "mine.txt").write_text("mine")
     before = contents(copied)
     refusing[refused] = error
     with pytest.raises(UserError, match=os.strerror(error).replace(" ", ".")) as caught:
-        exporters.export(copied, recipe.Export(formats=(name,), texts=6, tokens=5))
+        export_run.export(copied, recipe.Export(formats=(name,), texts=6, tokens=5))
     refusing.clear()
     assert "\n" not in str(caught.value)
     assert contents(copied) == before
@@ -553,11 +553,11 @@ def test_a_disk_that_is_full_for_the_proof_leaves_the_artifact_before(
     def full(*_: Any, **__: Any) -> Any:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/tmp/text.ids")
 
-    monkeypatch.setattr(exporters, "_module", converters_that_copy(trained, tflite=change_tflite))
+    monkeypatch.setattr(export_run, "_module", converters_that_copy(trained, tflite=change_tflite))
     monkeypatch.setattr(verify, "verify", full)
     before = contents(copied)
     with pytest.raises(UserError, match=r"^TFLite: could not be tried \(No space left on device\); what"):
-        exporters.export(copied, recipe.Export(formats=("tflite",), texts=6, tokens=5))
+        export_run.export(copied, recipe.Export(formats=("tflite",), texts=6, tokens=5))
     assert contents(copied) == before
 
 
@@ -575,7 +575,7 @@ def test_a_real_disk_that_fills_up_in_an_export_leaves_all_as_it_was(trained: Pa
         (disk / "filled").write_bytes(bytes(left.f_bavail * left.f_frsize - 48 * 1024))
         before = contents(run_there)
         with pytest.raises(UserError):
-            exporters.export(run_there, recipe.Export(formats=(name,), texts=6, tokens=5))
+            export_run.export(run_there, recipe.Export(formats=(name,), texts=6, tokens=5))
         assert contents(run_there) == before
         assert not list(run_there.rglob(".writing-*"))
     finally:
@@ -585,7 +585,7 @@ def test_a_real_disk_that_fills_up_in_an_export_leaves_all_as_it_was(trained: Pa
 def test_the_command_hides_gpus_before_it_loads_a_run(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[str] = []
     monkeypatch.setattr(tf.config, "set_visible_devices", lambda *what: done.append(f"hide {what}"))
-    monkeypatch.setattr(exporters, "export", lambda folder, _: done.append(f"export {folder.name}"))
+    monkeypatch.setattr(export_run, "export", lambda folder, _: done.append(f"export {folder.name}"))
     assert cli.main(["export", str(copied)]) == 0
     assert done == ["hide ([], 'GPU')", "export moved"]
 
@@ -608,8 +608,8 @@ def used_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("used_gpu")
 def test_after_a_training_on_a_gpu_the_same_process_exports_for_a_cpu(copied: Path) -> None:
     assert layers.has_gpu()
-    exporters.hide_gpus()
-    proofs = exporters.export(copied, recipe.Export(formats=tuple(FORMATS), texts=6, tokens=5))
+    export_run.hide_gpus()
+    proofs = export_run.export(copied, recipe.Export(formats=tuple(FORMATS), texts=6, tokens=5))
     assert [proof.reasons for proof in proofs.values()] == [()] * 3
     graph = meta_graph(copied).graph_def
     assert not any("cudnn" in operator.lower() for operator in operators(graph))
@@ -624,7 +624,7 @@ def test_a_format_whose_package_is_missing_is_an_error_that_names_the_extra(
         monkeypatch.delitem(sys.modules, f"keras_lstmgen.exporters.{name}")
         monkeypatch.setitem(sys.modules, package, None)
         with pytest.raises(UserError, match=rf"--format {name}: {package} .*keras_lstmgen\[export\]"):
-            exporters.export(trained, recipe.Export(formats=(name,)))
+            export_run.export(trained, recipe.Export(formats=(name,)))
 
 
 def test_a_package_that_is_not_installed_has_no_version_and_stops_nothing(
@@ -638,16 +638,16 @@ def test_a_package_that_is_not_installed_has_no_version_and_stops_nothing(
         return version(name)
 
     monkeypatch.setattr(importlib.metadata, "version", without_onnx)
-    monkeypatch.setattr(exporters, "_module", converters_that_copy(trained))
-    exporters.export(copied, recipe.Export(formats=("tflite",), texts=6, tokens=5))
-    assert record(copied)["versions"].keys() == set(exporters.PACKAGES) - {"onnx", "tf2onnx", "onnxruntime"}
+    monkeypatch.setattr(export_run, "_module", converters_that_copy(trained))
+    export_run.export(copied, recipe.Export(formats=("tflite",), texts=6, tokens=5))
+    assert record(copied)["versions"].keys() == set(export_run.PACKAGES) - {"onnx", "tf2onnx", "onnxruntime"}
 
 
 @pytest.mark.parametrize("content", ['{"artifacts": ', "[]", '{"versions": {}}'])
 def test_a_damaged_export_json_is_one_clear_line_before_anything_is_written(copied: Path, content: str) -> None:
     (copied / "export.json").write_text(content)
     with pytest.raises(UserError, match=r"^.*export\.json: .*$"):
-        exporters.export(copied, FEW)
+        export_run.export(copied, FEW)
     assert (copied / "export.json").read_text() == content
 
 

@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from keras_lstmgen import cli, encoding, exporters, partition, prepared, recipe, run, shards, sources, training
+from keras_lstmgen import cli, encoding, folders, partition, prepared, recipe, run, sources, training
 from keras_lstmgen.errors import UserError, typed
+from keras_lstmgen.exporters import export_run
 
 ROOT = Path(__file__).parents[1]
 (VERBS,) = (action for action in cli.parser()._actions if action.dest == "verb")
@@ -130,7 +131,7 @@ def prepared_folder() -> str:
         sides[split] = [{"file": path.name, "tokens": len(getattr(found, split)), "sha256": encoding.sha256(path)}]
     values = {"dtype": "<u2", "counts": found.counts, "start_id": found.start_id, "shards": sides}
     values |= {"unsampled_ids": list(found.unsampled_ids), "sha256": encoding.sha256(folder / prepared.TOKENIZER)}
-    (folder / shards.MANIFEST).write_text(json.dumps(prepared.manifest(settings, values)))
+    (folder / folders.MANIFEST).write_text(json.dumps(prepared.manifest(settings, values)))
     return str(folder)
 
 
@@ -273,7 +274,7 @@ def test_a_hint_works_as_it_is_printed(follow: Callable[[Say, Path], None], say:
 def test_the_next_command_of_each_verb_works_as_it_is_printed(
     say: Say, copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exporters, "export", lambda _folder, _settings: None)
+    monkeypatch.setattr(export_run, "export", lambda _folder, _settings: None)
     line, verbs = f"info {typed(copied)}", []
     for _ in range(4):
         verbs.append(line.split()[0])

@@ -28,12 +28,12 @@ from keras_lstmgen import (
     checkpoint,
     cli,
     encoding,
+    folders,
     material,
     model,
     prepared,
     recipe,
     run,
-    shards,
     show,
     streams,
     tokenizer,
@@ -412,7 +412,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     parts = {split: cut(folder / "ids", split, getattr(found, split)) for split in encoding.SPLITS}
     values = {"dtype": "<u2", "counts": found.counts, "start_id": found.start_id, "shards": parts}
     values |= {"unsampled_ids": list(found.unsampled_ids), "sha256": encoding.sha256(folder / "ids/tokenizer.model")}
-    (folder / "ids" / shards.MANIFEST).write_text(json.dumps(prepared.manifest(settings, values)))
+    (folder / "ids" / folders.MANIFEST).write_text(json.dumps(prepared.manifest(settings, values)))
     return folder / "ids"
 
 
@@ -485,8 +485,8 @@ def test_any_manifest_is_that_of_the_folder_or_refused(
     whole: Path, tmp_path_factory: pytest.TempPathFactory, places: dict[str, Any]
 ) -> None:
     folder = Path(shutil.copytree(whole, tmp_path_factory.mktemp("manifest") / "ids"))
-    about = json.loads((whole / shards.MANIFEST).read_text())
-    (folder / shards.MANIFEST).write_text(json.dumps(changed(about, places)))
+    about = json.loads((whole / folders.MANIFEST).read_text())
+    (folder / folders.MANIFEST).write_text(json.dumps(changed(about, places)))
     found = refused_or(lambda: trained_on(folder))
     assert places or found
     if found is not None:
@@ -501,14 +501,14 @@ def test_any_ids_of_a_prepared_folder_are_read_or_refused(
 ) -> None:
     """The checksums are right here: somebody has made them after the change."""
     folder = Path(shutil.copytree(whole, tmp_path_factory.mktemp("ids") / "ids"))
-    about = json.loads((whole / shards.MANIFEST).read_text())
+    about = json.loads((whole / folders.MANIFEST).read_text())
     split, number = data.draw(st.sampled_from(encoding.SPLITS)), data.draw(st.integers(0, 1))
     shard = about["shards"][split][number]
     ids = np.fromfile(whole / shard["file"], "<u2")
     for _ in range(data.draw(st.integers(1, 4))):
         ids[data.draw(st.integers(0, len(ids) - 1))] = data.draw(st.sampled_from([0, 1, 2, 3, 9, 500, 65_535]))
     about["shards"][split][number] = written(folder / shard["file"], ids)
-    (folder / shards.MANIFEST).write_text(json.dumps(about))
+    (folder / folders.MANIFEST).write_text(json.dumps(about))
     refused_or(lambda: trained_on(folder))
     shutil.rmtree(folder.parent)
 

@@ -349,7 +349,7 @@ def test_the_loss_behind_another_source_tells_what_the_right_one_gives(colours: 
     encoding.encode_split(settings, "validation", model.tokenizer, tmp_path / "ids", "<i4")
     found = pairs.find(np.fromfile(tmp_path / "ids", "<i4"))
     call = evaluation.scorer(model.weights)
-    right, other = (pairs.total_nats(model.weights, part, call) for part in (found, pairs.shuffled(found)))
+    right, other = (evaluation.examples_nats(model.weights, part, call) for part in (found, pairs.shuffled(found)))
     assert counts["documents"] == pairs.count(found)
     assert counts["tokens"] == pairs.predicted(found)
     assert loss["nats_per_token"] == pytest.approx(right / counts["tokens"])

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from keras_lstmgen import (
     corpus,
     evaluation,
-    exporters,
     files,
     generation,
     model,
@@ -26,7 +25,7 @@ from keras_lstmgen import (
 )
 from keras_lstmgen.encoding import SPLITS, encode
 from keras_lstmgen.errors import UserError
-from keras_lstmgen.exporters import verify
+from keras_lstmgen.exporters import export_run, verify
 from keras_lstmgen.tokenizer import END, NEWLINE, START
 
 V, E, H = 23, 5, 7
@@ -137,7 +136,7 @@ def test_the_measured_loss_is_that_of_each_example_by_itself() -> None:
         ids = np.array([[START, *source, NEWLINE, *target, END]])
         nats = keras.losses.sparse_categorical_crossentropy(ids[:, 1:], built(ids[:, :-1]), from_logits=True)
         alone += float(tf.reduce_sum(nats[:, len(source) + 1 :]))
-    together = pairs.total_nats(weights, pairs.find(laid(made)), evaluation.scorer(weights))
+    together = evaluation.examples_nats(weights, pairs.find(laid(made)), evaluation.scorer(weights))
     np.testing.assert_allclose(together, alone, rtol=1e-5)
 
 
@@ -162,9 +161,9 @@ def test_a_long_example_is_measured_in_windows_of_bounded_size(
         ids, before = pairs.example(found, number, 1000)
         logprobs, _ = score(ids[np.newaxis], tf.zeros((1, model.state_size(weights))))
         alone -= float(tf.reduce_sum(logprobs[0, before - 1 :]))
-    monkeypatch.setattr(pairs, "WINDOW", 16)
-    monkeypatch.setattr(pairs, "CELLS", 4 * 16 * V)
-    np.testing.assert_allclose(pairs.total_nats(weights, found, call), alone, rtol=1e-5)
+    monkeypatch.setattr(evaluation, "WINDOW", 16)
+    monkeypatch.setattr(evaluation, "CELLS", 4 * 16 * V)
+    np.testing.assert_allclose(evaluation.examples_nats(weights, found, call), alone, rtol=1e-5)
     assert all(P - 1 <= 16 and B * (P - 1) * V <= 4 * 16 * V for B, P in shapes)
     assert max(P - 1 for _, P in shapes) == 16
     assert max(B for B, _ in shapes) == 4
@@ -327,7 +326,7 @@ def test_a_prompt_is_a_source_and_gets_its_end(colours: Path) -> None:
 
 
 def test_every_artifact_answers_as_keras_does_in_ids_and_strings(colours: Path) -> None:
-    exporters.export(colours, recipe.Export(texts=24, tokens=8))
+    export_run.export(colours, recipe.Export(texts=24, tokens=8))
     record = files.read_json(colours / "export.json")["artifacts"]
     assert {name: entry["reasons"] for name, entry in record.items()} == {"saved_model": [], "tflite": [], "onnx": []}
     saved = tf.saved_model.load(colours / "serving" / "1")

@@ -12,9 +12,10 @@ import tensorflow as tf
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the benchmarks are no package that is installed
 from benchmarks import pointer as benchmark
-from keras_lstmgen import checkpoint, evaluation, exporters, files, model, pointer, recipe, run, training
+from keras_lstmgen import checkpoint, evaluation, files, model, pointer, recipe, run, training
 from keras_lstmgen.attention import SIZE
 from keras_lstmgen.errors import UserError
+from keras_lstmgen.exporters import export_run
 from keras_lstmgen.loss import Copied
 
 B, T, E, H, L, M, V = 2, 8, 4, 6, 1, 5, 11
@@ -136,7 +137,7 @@ def copying(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "training.epochs": 8, "training.learning_rate": 0.02, "export.texts": 10, "export.tokens": 8,
     })  # fmt: skip
     made = training.train(settings, folder / "runs", "copying")
-    exporters.export(made, settings.export)
+    export_run.export(made, settings.export)
     return made
 
 

@@ -13,9 +13,9 @@ import pytest
 from ai_edge_litert.interpreter import Interpreter
 from ai_edge_litert.tools import flatbuffer_utils
 
-from keras_lstmgen import exporters, recipe, run, sampling, training
+from keras_lstmgen import recipe, run, sampling, training
 from keras_lstmgen.errors import UserError
-from keras_lstmgen.exporters import contract, tflite, tflite_float16, tflite_int8, verify
+from keras_lstmgen.exporters import contract, export_run, tflite, tflite_float16, tflite_int8, verify
 from keras_lstmgen.exporters.contract import Call
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the kit is no package: it travels as a folder
@@ -31,7 +31,7 @@ ASKED = recipe.Export(formats=("tflite", "tflite_float16", "tflite_int8"), texts
 def quantized(settings: recipe.Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with its two TFLite files."""
     folder = training.train(recipe.override(settings, SIZES), tmp_path_factory.mktemp("runs"), "eight")
-    exporters.export(folder, ASKED)
+    export_run.export(folder, ASKED)
     return folder
 
 
@@ -137,7 +137,7 @@ def test_where_the_corpus_is_not_at_hand_the_loss_is_that_of_keras_s_own_texts(m
     for lost in (elsewhere, stdin):
         values = json.loads((moved / "keras_lstmgen.json").read_text(encoding="utf-8"))
         (moved / "keras_lstmgen.json").write_text(json.dumps(values | {"recipe": lost}), encoding="utf-8")
-        exporters.export(moved, recipe.Export(formats=("tflite_int8",), texts=12, tokens=30))
+        export_run.export(moved, recipe.Export(formats=("tflite_int8",), texts=12, tokens=30))
         assert entry(moved)["loss_text"] == "texts that Keras wrote"
         assert abs(entry(moved)["loss_difference"]) < 0.02
 
@@ -161,9 +161,9 @@ def test_a_file_that_is_worse_by_more_than_its_bound_is_discarded_and_reported(
 
     before, proved = (moved / tflite_int8.PLACE).read_bytes(), entry(moved)
     worse = SimpleNamespace(**{**vars(tflite_int8), "write": write})
-    monkeypatch.setattr(exporters, "_module", lambda _: worse)
+    monkeypatch.setattr(export_run, "_module", lambda _: worse)
     with pytest.raises(UserError, match=r"TFLite int8: its loss is [\d.]+ nats a token above .*\(allowed: 0.02\)"):
-        exporters.export(moved, recipe.Export(formats=("tflite_int8",), texts=12, tokens=30))
+        export_run.export(moved, recipe.Export(formats=("tflite_int8",), texts=12, tokens=30))
     assert (moved / tflite_int8.PLACE).read_bytes() == before
     assert entry(moved) == proved
 
@@ -188,6 +188,6 @@ def test_a_loss_that_is_no_number_is_refused() -> None:
 
 
 def test_the_table_says_what_it_does_not_promise(moved: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    exporters.export(moved, recipe.Export(formats=("tflite_int8",), texts=6, tokens=5))
+    export_run.export(moved, recipe.Export(formats=("tflite_int8",), texts=6, tokens=5))
     out = " ".join(capsys.readouterr().out.split())
     assert "TFLite int8 does not promise the texts of the others: its promise is a loss within 0.02 nats" in out

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from keras_lstmgen import exporters, recipe, training
+from keras_lstmgen import recipe, training
+from keras_lstmgen.exporters import export_run
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the kit is no package: it travels as a folder
 from export import client, contract
@@ -146,7 +147,7 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
     }  # fmt: skip
     settings = recipe.override(recipe.Recipe(), values)
     run = training.train(settings, folder / "runs", "words")
-    exporters.export(run, recipe.Export(formats=("tflite",), texts=4, tokens=9))
+    export_run.export(run, recipe.Export(formats=("tflite",), texts=4, tokens=9))
     return run / "tflite/model.tflite"
 
 

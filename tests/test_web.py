@@ -14,9 +14,9 @@ import numpy as np
 import onnx as onnx_library
 import pytest
 
-from keras_lstmgen import exporters, generation, recipe, run, sampling, sources, training
+from keras_lstmgen import generation, recipe, run, sampling, sources, training
 from keras_lstmgen.errors import UserError
-from keras_lstmgen.exporters import onnx, web
+from keras_lstmgen.exporters import export_run, onnx, web
 
 ROOT = Path(__file__).resolve().parents[1]
 RUN = ROOT / "export/browser/run.mjs"
@@ -74,7 +74,7 @@ def test_in_node_a_folder_of_a_run_on_pairs_answers_as_keras_does(tmp_path_facto
         "model.attention": 9, "training.batch_size": 5, "training.epochs": 9, "training.learning_rate": 0.02,
     }  # fmt: skip
     made = training.train(recipe.override(recipe.Recipe(), values), folder / "runs", "pairs")
-    exporters.export(made, FEW)
+    export_run.export(made, FEW)
     model, prompts = run.load(made), ("moon or 霜?", "one turn\nsun or star?\n", "", "月")
     asked = [{"prompt": prompt, "seed": "3", "options": mix} for prompt, mix in zip(prompts, MIXES, strict=True)]
     done = node(RUN, made / "web", questions=json.dumps(asked))
@@ -249,7 +249,7 @@ def test_a_page_that_writes_otherwise_is_discarded_and_reported(
     del pages  # asked for, so that npm has brought what it has to
     change(monkeypatch, tmp_path)
     with pytest.raises(UserError, match=reason) as caught:
-        exporters.export(copied, FEW)
+        export_run.export(copied, FEW)
     assert "\n" not in str(caught.value)
     assert not (copied / "web").exists()
 

@@ -16,10 +16,10 @@ from keras_lstmgen import (
     corpus,
     decode,
     documents,
-    evaluation,
     generation,
     kinds,
     measures,
+    memorization,
     recipe,
     reports,
     run,
@@ -86,18 +86,18 @@ def one_line() -> Iterator[str]:
 
 @pytest.mark.parametrize("samples", [[""], ["", "no such passage"]])
 def test_the_search_for_copies_keeps_no_more_of_the_corpus_than_a_sample_is_long(samples: list[str]) -> None:
-    assert peak(lambda: evaluation.longest_copies(samples, one_line())) < 16 * PIECE
+    assert peak(lambda: memorization.longest_copies(samples, one_line())) < 16 * PIECE
 
 
 def test_lines_are_looked_for_in_a_text_without_newlines_in_little_memory() -> None:
-    assert peak(lambda: evaluation.lines_seen(["a line"], one_line())) < 16 * PIECE
-    assert evaluation.lines_seen(["00000007", "x"], ["0" * 7, "7", "\n"]) == {"00000007"}
+    assert peak(lambda: memorization.lines_seen(["a line"], one_line())) < 16 * PIECE
+    assert memorization.lines_seen(["00000007", "x"], ["0" * 7, "7", "\n"]) == {"00000007"}
 
 
 def test_short_documents_are_searched_together() -> None:
     Counted.reset()
     sample = Counted("no passage of this stands there")
-    evaluation.longest_copies([sample], ("q" * 10 for _ in range(1000)))
+    memorization.longest_copies([sample], ("q" * 10 for _ in range(1000)))
     assert 0 < Counted.cuts <= 2 * str.__len__(sample)
 
 

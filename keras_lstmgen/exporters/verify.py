@@ -216,7 +216,7 @@ def _loss_difference(run: Run, call: Call, text: Text) -> float:
 
     if isinstance(text, pairs.Pairs):
         keras, artifact = (
-            pairs.total_nats(run.weights, text, scorer) for scorer in (evaluation.scorer(run.weights), score)
+            evaluation.examples_nats(run.weights, text, scorer) for scorer in (evaluation.scorer(run.weights), score)
         )
         return (artifact - keras) / pairs.predicted(text)
     keras, artifact = (evaluation.total_nats(run.weights, text, LOSS_PARTS, scorer) for scorer in (None, score))

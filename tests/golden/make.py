@@ -19,7 +19,8 @@ from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from keras_lstmgen import exporters, files, generation, recipe, run, training  # (after the variable)
+from keras_lstmgen import files, generation, recipe, run, training  # (after the variable)
+from keras_lstmgen.exporters import export_run
 from keras_lstmgen.sampling import Options
 
 HERE = Path(__file__).resolve().parent
@@ -96,11 +97,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         if arguments.artifacts:
             made = Path(shutil.copytree(RUN, Path(folder) / "golden"))
-            exporters.export(made, settings.export)
+            export_run.export(made, settings.export)
             keep(made, ARTIFACTS)
             return
         made = training.train(settings, Path(folder), "golden")
-        exporters.export(made, settings.export)
+        export_run.export(made, settings.export)
         texts = write(run.load(made))
         keep(made, (*TRAINED, *ARTIFACTS))
     files.write_text(TEXTS, json.dumps(texts, ensure_ascii=False, indent=1) + "\n")
