@@ -22,8 +22,8 @@ from pathlib import Path
 from benchmarks.workers import ROOT
 from keras_lstmgen import beam, corpus, decode, files, generation, prepared, recipe
 from keras_lstmgen import run as runs
-from keras_lstmgen.errors import UserError
 from keras_lstmgen.sampling import Options
+from keras_lstmgen.utils.errors import UserError
 
 PIPELINES, SAVED, PAGE = ROOT / "pipelines", ROOT / "saved_models", ROOT / "docs" / "gallery.md"
 SEEDS, TEMPERATURE, TOKENS = (0, 1, 2), 0.8, 300

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from keras_lstmgen import run as runs
-from keras_lstmgen.errors import UserError
 from keras_lstmgen.exporters import web
 from keras_lstmgen.exporters.verify import Case
+from keras_lstmgen.utils.errors import UserError
 from tests import chromium
 
 Write = Callable[[Path, list[dict[str, Any]]], list[list[int]]]  # (folder, requests) → the tokens of each text

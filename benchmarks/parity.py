@@ -23,10 +23,10 @@ from benchmarks import measure, page
 from benchmarks.measure import Table, publish
 from keras_lstmgen import decode, generation, model, sampling
 from keras_lstmgen import run as runs
-from keras_lstmgen.errors import UserError
 from keras_lstmgen.exporters import onnx, saved_model, tflite, verify
 from keras_lstmgen.exporters.verify import Case
 from keras_lstmgen.sampling import Options
+from keras_lstmgen.utils.errors import UserError
 
 FORMATS = {"SavedModel": saved_model, "TFLite": tflite, "ONNX": onnx}
 STRINGS = "SavedModel, in strings"

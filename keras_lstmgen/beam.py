@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from keras_lstmgen import constraints
 from keras_lstmgen.constraints import Constraints, Draft, Outlook
 from keras_lstmgen.decode import Step
-from keras_lstmgen.errors import UserError, at_least, not_empty
+from keras_lstmgen.utils.errors import UserError, at_least, not_empty
 
 MOST = 65_536  # beams
 Floats = NDArray[np.float64]

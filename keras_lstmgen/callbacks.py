@@ -15,9 +15,9 @@ import tensorflow as tf
 from keras_lstmgen import checkpoint, ending, files, recipe, workers
 from keras_lstmgen.checkpoint import CARRYING, Progress
 from keras_lstmgen.ensemble import layers_of
-from keras_lstmgen.errors import Terminated, UserError
 from keras_lstmgen.regularization import ActivationRegularization
 from keras_lstmgen.run import MODEL, WHOLE
+from keras_lstmgen.utils.errors import Terminated, UserError
 
 EVERY = 60.0  # seconds between two checkpoints within an epoch, at least
 SHARE = 0.02  # of the time, that these may take at most

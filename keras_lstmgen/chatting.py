@@ -19,14 +19,15 @@ import numpy as np
 from rich.markup import escape
 from rich.text import Text as Styled
 
-from keras_lstmgen import corpus, ending, generation, numerals, prepared, recipe, show, sources
+from keras_lstmgen import corpus, ending, generation, prepared, recipe, show, sources
 from keras_lstmgen.decode import Text
 from keras_lstmgen.documents import pair
-from keras_lstmgen.errors import UserError, at_least
 from keras_lstmgen.generation import Sample, Writer
 from keras_lstmgen.run import NONE, Metadata, Run
 from keras_lstmgen.sampling import Options
 from keras_lstmgen.tokenizer import BYTE_BY_BYTE, Tokenizer
+from keras_lstmgen.utils import numerals
+from keras_lstmgen.utils.errors import UserError, at_least
 
 SIGN = "> "
 LEAVE = 2  # so many times Ctrl-C with no line between them

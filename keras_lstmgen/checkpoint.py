@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from keras_lstmgen import files, workers
 from keras_lstmgen.attention import Attention
 from keras_lstmgen.ensemble import layers_of
-from keras_lstmgen.errors import UserError, first_line
 from keras_lstmgen.run import CHECKPOINT, PREVIOUS
+from keras_lstmgen.utils.errors import UserError, first_line
 
 CARRYING = (keras.layers.LSTM, Attention)  # layers that leave something to the next window of a text
 ROW = {"windows", "seconds", "loss", "val_loss"}  # of the history

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from keras_lstmgen import __version__, ending, environment, launching, memory, options, recipe, standard, threads
-from keras_lstmgen.errors import ReaderLeft, Terminated, UserError, visible
+from keras_lstmgen.utils.errors import ReaderLeft, Terminated, UserError, visible
 
 PRINTING = ("generate", "chat", "info")  # end when the reader of their output leaves; the others continue
 

@@ -16,8 +16,8 @@ from typing import Any
 from rich.markup import escape
 
 from keras_lstmgen import effects, filenames, files, launching, recipe, remote
-from keras_lstmgen.errors import UserError, at_least, typed
 from keras_lstmgen.quiet import quiet
+from keras_lstmgen.utils.errors import UserError, at_least, typed
 
 with quiet():
     from keras_lstmgen import (

@@ -22,9 +22,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_lstmgen import numerals, pattern
-from keras_lstmgen.errors import UserError
+from keras_lstmgen import pattern
 from keras_lstmgen.tokenizer import Tokenizer
+from keras_lstmgen.utils import numerals
+from keras_lstmgen.utils.errors import UserError
 
 Floats = NDArray[np.float32]
 Ids = NDArray[np.int32]

@@ -20,8 +20,8 @@ from typing import Any, Literal
 
 from keras_lstmgen import recipe
 from keras_lstmgen.documents import KINDS, held, pair, whole_pair
-from keras_lstmgen.errors import UserError
 from keras_lstmgen.sources import Source, read_bytes, read_text, resolve
+from keras_lstmgen.utils.errors import UserError
 
 PIECE = 1 << 16  # characters in a piece of a stream, about
 FORMS: dict[str, Literal["NFC", "NFKC"]] = {"nfc": "NFC", "nfkc": "NFKC"}  # by corpus.normalize

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from keras_lstmgen import recipe
-from keras_lstmgen.errors import UserError
 from keras_lstmgen.recipe import Recipe
+from keras_lstmgen.utils.errors import UserError
 
 TABLES = ("jsonl", "csv", "tsv")  # documents that have fields
 SEARCHED = ("bleu", "rouge", "exact_match", "distinct_2")  # measures of answers that a beam search finds too

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
-from keras_lstmgen.errors import Terminated
+from keras_lstmgen.utils.errors import Terminated
 
 NUMBERS: dict[Any, int] = {Terminated: signal.SIGTERM, KeyboardInterrupt: signal.SIGINT}
 AGAIN = 0.1  # seconds until a signal comes again

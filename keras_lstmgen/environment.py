@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from keras_lstmgen.errors import UserError
+from keras_lstmgen.utils.errors import UserError
 
 BACKEND = "KERAS_BACKEND"
 # Variables by which Keras cuts a training short without a word, and the option to use in their place.

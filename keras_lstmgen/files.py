@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from keras_lstmgen.errors import ReaderLeft, UserError
+from keras_lstmgen.utils.errors import ReaderLeft, UserError
 
 PLAIN = re.compile(r"[A-Za-z0-9_./-]+")  # a path that every library takes as it is
 WRITING = ".writing-"  # begins the names of folders in which something is being written

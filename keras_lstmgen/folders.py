@@ -6,7 +6,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
-from keras_lstmgen.errors import UserError
+from keras_lstmgen.utils.errors import UserError
 
 METADATA = "keras_lstmgen.json"  # what makes a folder a run, or an artifact
 RECIPE, TOKENIZER = "recipe.toml", "tokenizer.model"  # all that a run has whose training was killed at once

@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from keras_lstmgen.errors import typed
+from keras_lstmgen.utils.errors import typed
 
 HEAD = 1 << 12  # bytes that are enough to recognize any format
 GZIP = b"\x1f\x8b"  # the only format that is unpacked while reading

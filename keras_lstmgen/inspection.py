@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from keras_lstmgen import beam, coloured, corpus, files, gates, generation, pictures, prepared, probes, recipe, show
 from keras_lstmgen.encoding import ids_of
-from keras_lstmgen.errors import UserError, at_least
 from keras_lstmgen.model import Weights, each_member
 from keras_lstmgen.run import Run
 from keras_lstmgen.sampling import Options
 from keras_lstmgen.tokenizer import Tokenizer
+from keras_lstmgen.utils.errors import UserError, at_least
 
 DRAWN = 160  # tokens in a picture, at most
 UNITS = 32  # units in a picture, at most

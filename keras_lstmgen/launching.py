@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from keras_lstmgen import ending, threads
-from keras_lstmgen.errors import Terminated, UserError
+from keras_lstmgen.utils.errors import Terminated, UserError
 
 MOST = 256  # workers of one machine
 GRACE = 60.0  # seconds in which the others notice that one has ended, and end too

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from keras_lstmgen import defaults, evaluation, kernel, layers, memory, pairs, prepared, recipe, show, streams, workers
 from keras_lstmgen.corpus import Split
 from keras_lstmgen.encoding import Encoded, encode
-from keras_lstmgen.errors import UserError, readable
 from keras_lstmgen.model import parameters
 from keras_lstmgen.tokenizer import check_writable
+from keras_lstmgen.utils.errors import UserError, readable
 
 # Most tokens of the held-out text that each epoch is measured on, and numbers in their logits: it is to stay short.
 VALIDATION_TOKENS, VALIDATION_LOGITS = 2**19, 2**31

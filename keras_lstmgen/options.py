@@ -7,8 +7,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args
 
-from keras_lstmgen import effects, filenames, numerals, recipe
-from keras_lstmgen.errors import visible
+from keras_lstmgen import effects, filenames, recipe
+from keras_lstmgen.utils import numerals
+from keras_lstmgen.utils.errors import visible
 
 PATHS = ("corpus.source", "corpus.validation")  # values of a recipe that name files
 

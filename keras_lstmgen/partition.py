@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 
 from keras_lstmgen import corpus, prepared, recipe, sources
 from keras_lstmgen.corpus import Split
-from keras_lstmgen.errors import UserError, typed
 from keras_lstmgen.sources import Source
+from keras_lstmgen.utils.errors import UserError, typed
 
 PART = 1 << 24  # bytes of a file, packed or not, that make a part
 # Behind which a part may begin.

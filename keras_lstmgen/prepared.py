@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from keras_lstmgen import filenames, recipe, tokenizer
 from keras_lstmgen.corpus import Split
 from keras_lstmgen.encoding import COUNTS, SPLITS, Encoded, sha256
-from keras_lstmgen.errors import UserError
 from keras_lstmgen.files import check_inside, read_json
 from keras_lstmgen.folders import MANIFEST
 from keras_lstmgen.shards import Shards
 from keras_lstmgen.tokenizer import END, START
+from keras_lstmgen.utils.errors import UserError
 
 TOKENIZER = "tokenizer.model"
 FORMAT = 1

@@ -32,11 +32,11 @@ from apache_beam.options.pipeline_options import PipelineOptions, StandardOption
 from apache_beam.transforms import combiners
 
 from keras_lstmgen import corpus, encoding, files, partition, prepared, recipe, remote, sources, threads, tokenizer
-from keras_lstmgen.errors import UserError
 from keras_lstmgen.folders import MANIFEST
 from keras_lstmgen.partition import Part
 from keras_lstmgen.quiet import quiet
 from keras_lstmgen.tokenizer import Tokenizer
+from keras_lstmgen.utils.errors import UserError
 
 RESULTS = "results"
 UNFINISHED = ".shard-"

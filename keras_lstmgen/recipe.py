@@ -15,7 +15,7 @@ from typing import Any, get_args, get_type_hints
 
 import tomli_w
 
-from keras_lstmgen.errors import UserError
+from keras_lstmgen.utils.errors import UserError
 
 AUTO = -1  # how a number that a recipe gives as "auto" is held; no knob takes it as a number
 AUTO_WORD = "auto"

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any, BinaryIO, cast
 
-from keras_lstmgen.errors import UserError, first_line
+from keras_lstmgen.utils.errors import UserError, first_line
 
 
 def is_address(name: str) -> bool:

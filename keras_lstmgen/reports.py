@@ -24,8 +24,8 @@ from keras_lstmgen import (
     tasks,
 )
 from keras_lstmgen.encoding import encode_split
-from keras_lstmgen.errors import UserError
 from keras_lstmgen.run import Run
+from keras_lstmgen.utils.errors import UserError
 
 OF_TRAINING = {"bleu", "exact_match", "recall", "kind", "verses", "ngram"}  # measures that read the training text
 

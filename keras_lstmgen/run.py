@@ -11,9 +11,9 @@ import keras
 
 from keras_lstmgen import filenames, files, folders, recipe, tokenizer
 from keras_lstmgen.attention import memory_size
-from keras_lstmgen.errors import UserError, first_line, typed
 from keras_lstmgen.model import Weights, build, parameters, weights_of
 from keras_lstmgen.tokenizer import Tokenizer
+from keras_lstmgen.utils.errors import UserError, first_line, typed
 
 FORMAT_VERSION = 1
 NONE = -1  # in place of an id

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from keras_lstmgen.errors import UserError
+from keras_lstmgen.utils.errors import UserError
 
 UNIT = 2.0**36  # integer units per probability of 1; sums times ``STEPS`` fit into 64 bits
 STEPS = 2**24  # resolution of the noise and of top_p

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_lstmgen.errors import UserError
+from keras_lstmgen.utils.errors import UserError
 
 MAPS = 256  # files mapped at once; a process may typically open a thousand, and each stream reads from one
 

@@ -18,7 +18,7 @@ from rich.table import Table
 
 from keras_lstmgen import files, folders, layers
 from keras_lstmgen.corpus import Split
-from keras_lstmgen.errors import UserError, readable, typed, visible
+from keras_lstmgen.utils.errors import UserError, readable, typed, visible
 
 
 class _Terminal(Console):

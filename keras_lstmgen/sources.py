@@ -27,9 +27,9 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
 
 from keras_lstmgen import filenames, folders, formats, recipe, remote
-from keras_lstmgen.errors import UserError, typed
 from keras_lstmgen.files import replacing
 from keras_lstmgen.folders import MANIFEST, LeftOut
+from keras_lstmgen.utils.errors import UserError, typed
 
 PIECE = 1 << 16  # bytes read at a time
 STANDARD_INPUT = ("-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0")

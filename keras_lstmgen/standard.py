@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from keras_lstmgen.errors import ReaderLeft, UserError
+from keras_lstmgen.utils.errors import ReaderLeft, UserError
 
 NAMES = ("stdin", "stdout", "stderr")  # by file descriptor
 

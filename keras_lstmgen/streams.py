@@ -11,8 +11,8 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from keras_lstmgen.errors import UserError
 from keras_lstmgen.shards import Shards
+from keras_lstmgen.utils.errors import UserError
 
 ENDLESS = 1 << 62  # windows
 ALL = slice(None)

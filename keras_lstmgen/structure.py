@@ -11,9 +11,9 @@ import keras
 from keras_lstmgen import layers
 from keras_lstmgen.attention import Attention
 from keras_lstmgen.ensemble import Ensemble, members_of
-from keras_lstmgen.errors import UserError
 from keras_lstmgen.pointer import Pointer
 from keras_lstmgen.regularization import ActivationRegularization, DroppedEmbedding, SharedDropout
+from keras_lstmgen.utils.errors import UserError
 
 EMBEDDINGS = (keras.layers.Embedding, DroppedEmbedding)
 CELLS = (keras.layers.LSTM, layers.LSTM)

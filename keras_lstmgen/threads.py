@@ -4,8 +4,9 @@ import math
 import os
 import re
 
-from keras_lstmgen import containers, numerals
-from keras_lstmgen.errors import UserError
+from keras_lstmgen import containers
+from keras_lstmgen.utils import numerals
+from keras_lstmgen.utils.errors import UserError
 
 
 def available() -> int:

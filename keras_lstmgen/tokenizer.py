@@ -25,10 +25,10 @@ import sentencepiece
 from numpy.typing import NDArray
 
 from keras_lstmgen import recipe, threads
-from keras_lstmgen.errors import UserError
 from keras_lstmgen.files import write_bytes
 from keras_lstmgen.model_proto import proto
 from keras_lstmgen.trainer import learn
+from keras_lstmgen.utils.errors import UserError
 
 UNK, START, END, NEWLINE = 0, 1, 2, 3
 FIXED = 4  # entries of every vocabulary that are not learned

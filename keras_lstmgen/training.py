@@ -35,12 +35,12 @@ from keras_lstmgen.callbacks import Keep, Pace, Validate
 from keras_lstmgen.checkpoint import Progress
 from keras_lstmgen.corpus import validates_on
 from keras_lstmgen.encoding import SPLITS, Encoded
-from keras_lstmgen.errors import Terminated, UserError, typed
 from keras_lstmgen.loss import Copied, EachMember, NegativeLogLikelihood, SampledSoftmax
 from keras_lstmgen.model import build, start_at, state_size, weights_of
 from keras_lstmgen.optimizer import Adam
 from keras_lstmgen.run import Metadata, Run
 from keras_lstmgen.sampling import Options
+from keras_lstmgen.utils.errors import Terminated, UserError, typed
 
 SAMPLE_TOKENS = 160
 LOGS = "logs"  # TensorBoard's

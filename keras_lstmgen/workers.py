@@ -23,9 +23,10 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from keras_lstmgen import ending, numerals
-from keras_lstmgen.errors import UserError, first_line
+from keras_lstmgen import ending
 from keras_lstmgen.quiet import quiet
+from keras_lstmgen.utils import numerals
+from keras_lstmgen.utils.errors import UserError, first_line
 
 WAIT = 300.0  # seconds for all workers to come
 GREETING = 10.0  # seconds for one of them to say who it is

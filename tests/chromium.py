@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_lstmgen import files, sources
-from keras_lstmgen.errors import UserError
+from keras_lstmgen.utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "export/browser"

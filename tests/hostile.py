@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from keras_lstmgen.errors import UserError, visible
+from keras_lstmgen.utils.errors import UserError, visible
 
 # Letters of scripts and planes, controls, what other programs take for the end of a line, and our own signs.
 LETTERS = st.one_of(st.characters(exclude_categories=[]), st.sampled_from('\0\n\r\t\x1b\x85\u2028\ufeff▁▅,"\\[]{}<>=#'))

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import pytest
 
-from keras_lstmgen.errors import UserError
+from keras_lstmgen.utils.errors import UserError
 
 NO_NETWORK = re.compile("ENOTFOUND|EAI_AGAIN|ECONNREFUSED|ECONNRESET|ENETUNREACH|ETIMEDOUT")  # as npm says it
 Made = TypeVar("Made")

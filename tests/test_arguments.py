@@ -20,9 +20,9 @@ from keras_lstmgen import (
     run,
 )
 from keras_lstmgen.constraints import HostOptions
-from keras_lstmgen.errors import UserError
 from keras_lstmgen.exporters import export_run
 from keras_lstmgen.sampling import Options
+from keras_lstmgen.utils.errors import UserError
 
 NO_IDS, IDS = np.array([], np.int32), np.array([5, 6, 7], np.int32)
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from keras_lstmgen import beam, constraints, decode, generation, model, run
 from keras_lstmgen.constraints import Constraints, HostOptions
-from keras_lstmgen.errors import UserError
 from keras_lstmgen.sampling import Options
+from keras_lstmgen.utils.errors import UserError
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the kit is no package: it travels as a folder
 from export import beam as kit

@@ -23,7 +23,7 @@ from benchmarks.measure import Table
 from benchmarks.shapes import Shape
 from benchmarks.workers import Worker, WorkerError
 from keras_lstmgen import cli, kernel, recipe
-from keras_lstmgen.errors import UserError
+from keras_lstmgen.utils.errors import UserError
 
 L, H, B, T, V = 2, 7, 3, 5, 11
 SHAPE = Shape(L, H, B, T, V)

@@ -19,9 +19,9 @@ import pytest
 
 from keras_lstmgen import chatting, cli, ending, generation, inspection, recipe, run, training
 from keras_lstmgen.chatting import Speaker, Talk, answer
-from keras_lstmgen.errors import UserError
 from keras_lstmgen.generation import Sample
 from keras_lstmgen.sampling import Options
+from keras_lstmgen.utils.errors import UserError
 
 OPTIONS = Options(repetition_penalty=1.4, temperature=0.8, top_p=0.95)
 DIALOGUES = [

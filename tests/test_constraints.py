@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 from keras_lstmgen import beam, constraints, decode, generation, pattern, recipe, run, sampling, tokenizer
 from keras_lstmgen.constraints import Constraints, HostOptions
-from keras_lstmgen.errors import UserError
 from keras_lstmgen.sampling import Options
+from keras_lstmgen.utils.errors import UserError
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the tests are no package that is installed
 from tests.logits import logits

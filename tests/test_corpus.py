@@ -18,9 +18,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keras_lstmgen import corpus
-from keras_lstmgen.errors import UserError
 from keras_lstmgen.recipe import Corpus
 from keras_lstmgen.sources import Source, read_text
+from keras_lstmgen.utils.errors import UserError
 
 Make = Callable[..., Corpus]
 TEXTS = st.text(st.characters(exclude_characters="\0\ufeff", exclude_categories=["Cs"]))

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keras_lstmgen import checkpoint, defaults, evaluation, model, pairs, recipe, reports, run, training
-from keras_lstmgen.errors import UserError
 from keras_lstmgen.tokenizer import END, NEWLINE, START
+from keras_lstmgen.utils.errors import UserError
 
 V, E, H, B, T = 23, 5, 7, 4, 19
 texts = st.lists(st.lists(st.integers(NEWLINE, V - 1), max_size=30), min_size=1, max_size=25)

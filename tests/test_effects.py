@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from keras_lstmgen import cli, effects, recipe, run, training
-from keras_lstmgen.errors import UserError
 from keras_lstmgen.sampling import Options
+from keras_lstmgen.utils.errors import UserError
 
 PIPELINES = sorted((Path(__file__).parents[1] / "pipelines").glob("*.toml"))
 PAIRS = "--corpus.documents pairs"

@@ -12,8 +12,8 @@ import pytest
 from keras_lstmgen import encoding
 from keras_lstmgen.corpus import pieces
 from keras_lstmgen.encoding import encode
-from keras_lstmgen.errors import UserError
 from keras_lstmgen.recipe import Corpus, Recipe, Tokenizer
+from keras_lstmgen.utils.errors import UserError
 
 KINDS = ("char", "word", "bpe", "unigram")
 DOCUMENTS = "".join(f"the {number % 90} documents\nof {number}, naïve\n\n" for number in range(400))

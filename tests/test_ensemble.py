@@ -9,9 +9,9 @@ import pytest
 import tensorflow as tf
 
 from keras_lstmgen import checkpoint, ensemble, evaluation, files, model, recipe, run, training
-from keras_lstmgen.errors import UserError
 from keras_lstmgen.exporters import export_run
 from keras_lstmgen.loss import EachMember
+from keras_lstmgen.utils.errors import UserError
 
 B, T, E, H, L, K, V = 2, 7, 4, 6, 1, 3, 11
 IDS = np.random.default_rng(0).integers(0, V, (B, T))

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keras_lstmgen import cli, filenames, recipe, run, sources
-from keras_lstmgen.errors import readable, typed
+from keras_lstmgen.utils.errors import readable, typed
 
 TINY = shlex.split(
     "--model.units 7 --model.embedding_size 4 --training.batch_size 3 --training.window 5 --training.epochs 1"

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from keras_lstmgen import files
-from keras_lstmgen.errors import UserError
+from keras_lstmgen.utils.errors import UserError
 
 KEPT = "what was there before is kept"
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from keras_lstmgen import cli, folders, recipe, run, sources
-from keras_lstmgen.errors import UserError
 from keras_lstmgen.folders import LeftOut
 from keras_lstmgen.recipe import Corpus
+from keras_lstmgen.utils.errors import UserError
 
 TINY = ("--model.units", "7", "--model.embedding_size", "4", "--training.batch_size", "3", "--training.window", "5")
 

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from keras_lstmgen import cli, formats, sources
-from keras_lstmgen.errors import UserError
 from keras_lstmgen.sources import Source
+from keras_lstmgen.utils.errors import UserError
 
 PROSE = "The café by the harbour.\nIt opened at seven, “as ever”.\n" * 50
 

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from keras_lstmgen import cli, encoding, folders, partition, prepared, recipe, run, sources, training
-from keras_lstmgen.errors import UserError, typed
 from keras_lstmgen.exporters import export_run
+from keras_lstmgen.utils.errors import UserError, typed
 
 ROOT = Path(__file__).parents[1]
 (VERBS,) = (action for action in cli.parser()._actions if action.dest == "verb")

@@ -39,7 +39,7 @@ from keras_lstmgen import (
     tokenizer,
     training,
 )
-from keras_lstmgen.errors import UserError
+from keras_lstmgen.utils.errors import UserError
 from tests.hostile import HEAVY, TEXTS, VALUES, damaged, refused_or
 
 TINY = {

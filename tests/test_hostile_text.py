@@ -16,7 +16,7 @@ from sentencepiece import sentencepiece_model_pb2 as proto
 
 from export import tokenizer as kit
 from keras_lstmgen import cli, corpus, documents, encoding, recipe, sources, tokenizer
-from keras_lstmgen.errors import UserError
+from keras_lstmgen.utils.errors import UserError
 from tests.hostile import HEAVY, LETTERS, TEXTS, VALUES, damaged, refused_or
 
 QUICKSTART = (Path(__file__).parents[1] / "pipelines/quickstart.toml").read_bytes()

@@ -37,7 +37,7 @@ from keras_lstmgen import (
     training,
     verses,
 )
-from keras_lstmgen.errors import UserError
+from keras_lstmgen.utils.errors import UserError
 
 texts = st.text("ab cd.,!é字 A", max_size=20)
 

@@ -13,9 +13,9 @@ import pytest
 
 from keras_lstmgen import beam, cli, decode, encoding, generation, material, prepared, recipe, run
 from keras_lstmgen.constraints import HostOptions
-from keras_lstmgen.errors import UserError
 from keras_lstmgen.sampling import Options
 from keras_lstmgen.tokenizer import END, NEWLINE, START, UNK
+from keras_lstmgen.utils.errors import UserError
 
 GOLDEN = Path(__file__).parent / "golden" / "run"
 

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from keras_lstmgen import chatting, cli, constraints, launching, numerals, recipe, show, threads, tokenizer, workers
-from keras_lstmgen.errors import UserError
+from keras_lstmgen import chatting, cli, constraints, launching, recipe, show, threads, tokenizer, workers
+from keras_lstmgen.utils import numerals
+from keras_lstmgen.utils.errors import UserError
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the kit is no package: it travels as a folder
 from export import client, contract

@@ -24,9 +24,9 @@ from keras_lstmgen import (
     training,
 )
 from keras_lstmgen.encoding import SPLITS, encode
-from keras_lstmgen.errors import UserError
 from keras_lstmgen.exporters import export_run, verify
 from keras_lstmgen.tokenizer import END, NEWLINE, START
+from keras_lstmgen.utils.errors import UserError
 
 V, E, H = 23, 5, 7
 

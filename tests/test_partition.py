@@ -8,7 +8,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from keras_lstmgen import corpus, encoding, partition, recipe
-from keras_lstmgen.errors import UserError
+from keras_lstmgen.utils.errors import UserError
 
 TEXTS = st.text(
     st.characters(exclude_characters="\0\ufeff\r", exclude_categories=["Cs"])

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keras_lstmgen import pictures
-from keras_lstmgen.errors import UserError
+from keras_lstmgen.utils.errors import UserError
 
 N, U, K = 9, 5, 3
 STRANGE = ["$a$", "床", "\t", "\0", "\\frac", "␣", "↵", "😀", "<0xE5>"]

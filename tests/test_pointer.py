@@ -14,9 +14,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the benchmarks a
 from benchmarks import pointer as benchmark
 from keras_lstmgen import checkpoint, evaluation, files, model, pointer, recipe, run, training
 from keras_lstmgen.attention import SIZE
-from keras_lstmgen.errors import UserError
 from keras_lstmgen.exporters import export_run
 from keras_lstmgen.loss import Copied
+from keras_lstmgen.utils.errors import UserError
 
 B, T, E, H, L, M, V = 2, 8, 4, 6, 1, 5, 11
 IDS = np.random.default_rng(0).integers(0, V, (B, T)).astype(np.int32)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from keras_lstmgen import files, kernel, layers, material, recipe, training
-from keras_lstmgen.errors import UserError
+from keras_lstmgen.utils.errors import UserError
 
 
 @pytest.mark.usefixtures("bfloat16")

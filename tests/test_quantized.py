@@ -14,9 +14,9 @@ from ai_edge_litert.interpreter import Interpreter
 from ai_edge_litert.tools import flatbuffer_utils
 
 from keras_lstmgen import recipe, run, sampling, training
-from keras_lstmgen.errors import UserError
 from keras_lstmgen.exporters import contract, export_run, tflite, tflite_float16, tflite_int8, verify
 from keras_lstmgen.exporters.contract import Call
+from keras_lstmgen.utils.errors import UserError
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the kit is no package: it travels as a folder
 import export.contract as kit

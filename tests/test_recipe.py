@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from keras_lstmgen import recipe
-from keras_lstmgen.errors import UserError
+from keras_lstmgen.utils.errors import UserError
 
 
 def values_of(kind: Any, limits: Any) -> st.SearchStrategy[Any]:

@@ -12,8 +12,8 @@ import pytest
 
 from keras_lstmgen import corpus, encoding, prepared, recipe, remote, sources
 from keras_lstmgen.cli import main
-from keras_lstmgen.errors import UserError
 from keras_lstmgen.recipe import Corpus
+from keras_lstmgen.utils.errors import UserError
 
 pytest.importorskip("apache_beam", reason="the extra 'beam' is not installed")
 from apache_beam.io.filesystem import FileMetadata, FileSystem

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from keras_lstmgen import corpus, evaluation, generation, recipe, reports, run
-from keras_lstmgen.errors import UserError
+from keras_lstmgen.utils.errors import UserError
 
 
 def test_the_loss_is_that_of_the_held_out_text_in_every_unit(trained: Path, text: Path) -> None:

@@ -24,7 +24,7 @@ import pytest
 from numpy.typing import NDArray
 
 from keras_lstmgen import callbacks, checkpoint, ending, evaluation, files, recipe, run, training
-from keras_lstmgen.errors import Terminated, UserError
+from keras_lstmgen.utils.errors import Terminated, UserError
 
 ROOT = Path(__file__).parents[1]
 KILLS = 20

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from keras_lstmgen import files, generation, recipe, run
-from keras_lstmgen.errors import UserError
+from keras_lstmgen.utils.errors import UserError
 
 
 def test_a_run_moved_elsewhere_writes_what_it_wrote_where_it_was_trained(

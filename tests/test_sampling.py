@@ -15,8 +15,8 @@ from hypothesis import assume, currently_in_test_context, given, settings
 from hypothesis import strategies as st
 
 from keras_lstmgen import sampling
-from keras_lstmgen.errors import UserError
 from keras_lstmgen.sampling import Options
+from keras_lstmgen.utils.errors import UserError
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the tests are no package that is installed
 from tests.logits import logits

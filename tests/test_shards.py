@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keras_lstmgen import shards
-from keras_lstmgen.errors import UserError
 from keras_lstmgen.shards import Shards
+from keras_lstmgen.utils.errors import UserError
 
 
 def written(folder: Path, sizes: list[int], dtype: str = "<u2") -> tuple[Shards, np.ndarray]:

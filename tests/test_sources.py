@@ -15,10 +15,10 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from keras_lstmgen import sources
-from keras_lstmgen.errors import UserError
 from keras_lstmgen.formats import has_old_lines
 from keras_lstmgen.recipe import Corpus
 from keras_lstmgen.sources import Source
+from keras_lstmgen.utils.errors import UserError
 
 
 @pytest.fixture(autouse=True)

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from keras_lstmgen import streams
-from keras_lstmgen.errors import UserError
 from keras_lstmgen.shards import Shards
 from keras_lstmgen.streams import dataset, positions, windows
+from keras_lstmgen.utils.errors import UserError
 
 B, T = 3, 5
 SIZES = st.tuples(st.integers(1, 7), st.integers(1, 9)).flatmap(

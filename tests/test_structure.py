@@ -11,8 +11,8 @@ import tensorflow as tf
 from keras_lstmgen import layers, model, recipe
 from keras_lstmgen.attention import Attention
 from keras_lstmgen.ensemble import Ensemble
-from keras_lstmgen.errors import UserError
 from keras_lstmgen.pointer import Pointer
+from keras_lstmgen.utils.errors import UserError
 
 B, T, E, H, V, M = 2, 6, 4, 5, 11, 3
 Layer: TypeAlias = keras.layers.Layer

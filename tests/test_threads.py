@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from keras_lstmgen import containers, material, memory, recipe, threads
-from keras_lstmgen.errors import UserError
+from keras_lstmgen.utils.errors import UserError
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the kits are no package: they travel as folders
 from export import client

@@ -14,10 +14,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from keras_lstmgen import tokenizer, trainer
-from keras_lstmgen.errors import UserError
 from keras_lstmgen.generation import Tail
 from keras_lstmgen.recipe import Tokenizer as Settings
 from keras_lstmgen.tokenizer import Tokenizer
+from keras_lstmgen.utils.errors import UserError
 
 TEXT = (
     "The quick brown fox jumps over the lazy dog.\n    It was early, and the dog was lazier than most.\n\n"

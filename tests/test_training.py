@@ -36,10 +36,10 @@ from keras_lstmgen import (
     streams,
     training,
 )
-from keras_lstmgen.errors import UserError
 from keras_lstmgen.model import build
 from keras_lstmgen.optimizer import Adam
 from keras_lstmgen.sampling import Options
+from keras_lstmgen.utils.errors import UserError
 
 B, T, E, H, L = 3, 17, 5, 12, 2
 SMALL = {

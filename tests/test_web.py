@@ -15,8 +15,8 @@ import onnx as onnx_library
 import pytest
 
 from keras_lstmgen import generation, recipe, run, sampling, sources, training
-from keras_lstmgen.errors import UserError
 from keras_lstmgen.exporters import export_run, onnx, web
+from keras_lstmgen.utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
 RUN = ROOT / "export/browser/run.mjs"

@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 
 from keras_lstmgen import cli, ending, launching, run, threads, workers
-from keras_lstmgen.errors import Terminated, UserError
+from keras_lstmgen.utils.errors import Terminated, UserError
 
 B = 6  # rows of a batch, which two and three workers share
 TINY = {

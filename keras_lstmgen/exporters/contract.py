@@ -10,9 +10,9 @@ import numpy as np
 import tensorflow as tf
 
 from keras_lstmgen import decode, model, sampling
-from keras_lstmgen.errors import UserError
 from keras_lstmgen.generation import unsampled_mask
 from keras_lstmgen.run import Run
+from keras_lstmgen.utils.errors import UserError
 
 GRAPHS = ("step", "generate", "score")
 

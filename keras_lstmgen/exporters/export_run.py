@@ -12,11 +12,11 @@ from typing import Any
 import tensorflow as tf
 
 from keras_lstmgen import files, recipe, run, show
-from keras_lstmgen.errors import UserError, first_line, not_empty
 from keras_lstmgen.exporters import contract, verify
 from keras_lstmgen.exporters.verify import Proof, Trial
 from keras_lstmgen.quiet import quiet
 from keras_lstmgen.run import Run
+from keras_lstmgen.utils.errors import UserError, first_line, not_empty
 
 RECORD = "export.json"
 KEPT = "it is discarded, and what was there before is kept"

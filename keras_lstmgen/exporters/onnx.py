@@ -12,10 +12,10 @@ import onnxruntime
 import tf2onnx
 
 from keras_lstmgen import files
-from keras_lstmgen.errors import UserError
 from keras_lstmgen.exporters import contract
 from keras_lstmgen.exporters.contract import Call, Graphs
 from keras_lstmgen.run import Run
+from keras_lstmgen.utils.errors import UserError
 
 PLACE = Path("onnx")
 FILES = {"step": "model.onnx", "generate": "generate.onnx", "score": "score.onnx"}

@@ -8,11 +8,11 @@ import tensorflow_text  # noqa: F401 (a loader needs its operators)
 from tensorflow.core.protobuf import saved_model_pb2
 
 from keras_lstmgen import files, run
-from keras_lstmgen.errors import UserError
 from keras_lstmgen.exporters import contract, warmup
 from keras_lstmgen.exporters.contract import Call, Graphs
 from keras_lstmgen.exporters.strings import Strings
 from keras_lstmgen.run import Run
+from keras_lstmgen.utils.errors import UserError
 
 PLACE = Path("serving/1")
 # Those of tensorflow-text that it may hold; servers are built with them.

@@ -15,10 +15,10 @@ from ai_edge_litert.interpreter import Interpreter
 from ai_edge_litert.tools import flatbuffer_utils
 
 from keras_lstmgen import files
-from keras_lstmgen.errors import UserError
 from keras_lstmgen.exporters import contract
 from keras_lstmgen.exporters.contract import Call, Graphs
 from keras_lstmgen.run import Run
+from keras_lstmgen.utils.errors import UserError
 
 PLACE = Path("tflite/model.tflite")
 

@@ -14,11 +14,11 @@ import tensorflow as tf
 
 from keras_lstmgen import corpus, decode, evaluation, generation, pairs, prepared, recipe, sampling
 from keras_lstmgen.encoding import encode_split
-from keras_lstmgen.errors import UserError
 from keras_lstmgen.exporters.contract import Call
 from keras_lstmgen.model import LARGE
 from keras_lstmgen.run import Run
 from keras_lstmgen.sampling import Options
+from keras_lstmgen.utils.errors import UserError
 
 LARGEST_DIFFERENCE = 1e-4  # in a logit, below which two runtimes count as equal
 IDENTICAL = 0.99  # part of the texts that must be the same to the last token
