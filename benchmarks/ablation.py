@@ -22,7 +22,8 @@ from benchmarks import measure
 from benchmarks.growth import COMMAND
 from benchmarks.measure import Table, publish
 from benchmarks.workers import ROOT
-from keras_lstmgen import files, recipe, run
+from keras_lstmgen import recipe, run
+from keras_lstmgen.files import atomic
 
 Value = float | str | bool
 RECIPE = ROOT / "pipelines" / "quickstart.toml"
@@ -65,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def together(path: Path, results: dict[str, Any]) -> dict[str, Any]:
     """Add the rows of an earlier file to the results, where its base is the same."""
-    old = files.read_json(path) if path.is_file() else {}
+    old = atomic.read_json(path) if path.is_file() else {}
 
     def base(of: Mapping[str, Any]) -> Any:
         return [of["recipe"], of["epochs"], of["seeds"], [run["validation"] for run in of["rows"][BASE]]]
@@ -99,8 +100,8 @@ def trained(path: Path, options: Mapping[str, Value], epochs: int, seed: int) ->
     with tempfile.TemporaryDirectory() as runs:
         command = [*COMMAND, "train", str(path), "--name", "run", "--runs", runs, *words]
         subprocess.run(command, check=True, cwd=ROOT)
-        metrics = files.read_json(Path(runs) / "run" / "metrics.json")
-        history = files.read_json(Path(runs) / "run" / "history.json")
+        metrics = atomic.read_json(Path(runs) / "run" / "metrics.json")
+        history = atomic.read_json(Path(runs) / "run" / "history.json")
         settings = recipe.to_tables(recipe.load(Path(runs) / "run" / run.RECIPE))
     return {
         "seed": seed,

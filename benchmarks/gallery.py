@@ -20,8 +20,9 @@ from itertools import chain, islice
 from pathlib import Path
 
 from benchmarks.workers import ROOT
-from keras_lstmgen import beam, corpus, decode, files, generation, prepared, recipe
+from keras_lstmgen import beam, corpus, decode, generation, prepared, recipe
 from keras_lstmgen import run as runs
+from keras_lstmgen.files import atomic
 from keras_lstmgen.sampling import Options
 from keras_lstmgen.utils.errors import UserError
 
@@ -48,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         folders = arguments.run or named_after_recipes(arguments.runs)
         kept = sections(arguments.output) if arguments.run else {}
         written = kept | {folder.resolve().name: section(folder, arguments.output.parent) for folder in folders}
-        files.write_text(arguments.output, "\n\n".join([HEAD, *(written[name] for name in sorted(written))]) + "\n")
+        atomic.write_text(arguments.output, "\n\n".join([HEAD, *(written[name] for name in sorted(written))]) + "\n")
     except UserError as error:
         print(f"benchmarks.gallery: {error}", file=sys.stderr)
         return 2

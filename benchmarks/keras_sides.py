@@ -21,10 +21,11 @@ def ours(shape: list[int], precision: str = "auto") -> Callable[[int], float]:
 
     RuntimeError without our kernel, UserError for a precision that this machine has not.
     """
-    from keras_lstmgen import kernel, material, memory, streams, threads
+    from keras_lstmgen import kernel, material, streams
+    from keras_lstmgen.system import cpu, malloc
 
-    threads.configure()
-    memory.configure()
+    cpu.configure()
+    malloc.configure()
     if kernel.library() is None and not tf.config.list_physical_devices("GPU"):
         raise RuntimeError("the LSTM's own code is not compiled here; install with a C compiler")
     material.check_precision(precision)
@@ -51,9 +52,9 @@ def of_keras(shape: list[int], unroll: bool, kept: bool = False) -> Callable[[in
     Nothing of this tool is loaded but, where memory is to be ``kept``, what keeps it for our side.
     """
     if kept:
-        from keras_lstmgen import memory
+        from keras_lstmgen.system import malloc
 
-        memory.configure()
+        malloc.configure()
     s = Shape(*shape)
     ids = windows(s)
     ds = tf.data.Dataset.from_tensor_slices((ids[:, :, :-1], ids[:, :, 1:])).repeat().prefetch(8)

@@ -16,8 +16,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table as Grid
 
-from keras_lstmgen import threads
-from keras_lstmgen.memory import available as memory_available
+from keras_lstmgen.system import cpu
+from keras_lstmgen.system.malloc import available as memory_available
 
 RESULTS = Path(__file__).parent / "results"
 INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")  # that decide how fast a product is
@@ -81,7 +81,7 @@ def machine() -> dict[str, Any]:
     facts: dict[str, Any] = {
         "processor": _first("/proc/cpuinfo", "model name") or platform.processor(),
         "instructions": instructions(),
-        "cores": threads.available(),
+        "cores": cpu.available(),
         "memory_gb": round(memory_available() / 1e9, 1),
         "system": f"{platform.system()} {platform.release()}",
         "versions": {"python": platform.python_version()} | _versions(),

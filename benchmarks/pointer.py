@@ -17,8 +17,9 @@ from typing import Any
 from benchmarks import measure
 from benchmarks.measure import Table, publish
 from benchmarks.workers import ROOT
-from keras_lstmgen import files, recipe, reports, training
+from keras_lstmgen import recipe, reports, training
 from keras_lstmgen import run as runs
+from keras_lstmgen.files import atomic
 
 RECIPE = ROOT / "pipelines" / "summary.toml"
 SIDES = {"without": False, "with a pointer": True}
@@ -55,7 +56,7 @@ def side(settings: recipe.Recipe, copies: bool, place: Path, tokens: int) -> dic
     """Train one side and measure its best epoch: loss, answers, what each epoch reached, minutes."""
     folder = training.train(recipe.override(settings, {"model.copy": copies}), place, f"copy_{copies}")
     report = reports.evaluate(runs.load(folder), [], 0, tokens, recipe.Evaluate(("rouge",)))
-    history = files.read_json(folder / "history.json")
+    history = atomic.read_json(folder / "history.json")
     reached = {"minutes": history[-1]["seconds"] / 60, "epochs_nats": [row["val_loss"] for row in history]}
     return {"loss": report["loss"], "rouge": report["measures"]["rouge"], **reached}
 

@@ -22,7 +22,7 @@ from benchmarks import measure, peak
 from benchmarks.growth import COMMAND
 from benchmarks.measure import Table, publish
 from benchmarks.workers import ROOT
-from keras_lstmgen import files
+from keras_lstmgen.files import atomic
 from keras_lstmgen.recipe import load
 
 MINUTES = (1.0, 3.0, 10.0, 30.0)
@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def kept(path: Path) -> list[dict[str, Any]]:
     """The runs that were measured before."""
-    return list(files.read_json(path)["runs"]) if path.is_file() else []
+    return list(atomic.read_json(path)["runs"]) if path.is_file() else []
 
 
 def together(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -69,7 +69,7 @@ def measured(recipe: Path, members: int, minutes: float, runs: Path) -> dict[str
     limits = ["--training.minutes", str(minutes), "--training.epochs", "0", "--model.members", str(members)]
     _command("train", str(recipe), "--name", name, "--runs", str(runs), *limits)
     _command("evaluate", name, "--runs", str(runs), "--samples", "0")
-    metrics = files.read_json(runs / name / "metrics.json")
+    metrics = atomic.read_json(runs / name / "metrics.json")
     return {
         "recipe": recipe.name,
         "members": members,
@@ -77,8 +77,8 @@ def measured(recipe: Path, members: int, minutes: float, runs: Path) -> dict[str
         "minutes_taken": metrics["minutes"],
         "epochs": metrics["epochs"],
         "tokens_per_second": metrics["tokens_per_second"],
-        "loss": files.read_json(runs / name / "evaluation.json")["loss"],
-        "history": files.read_json(runs / name / "history.json"),
+        "loss": atomic.read_json(runs / name / "evaluation.json")["loss"],
+        "history": atomic.read_json(runs / name / "history.json"),
     }
 
 

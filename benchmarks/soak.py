@@ -41,7 +41,7 @@ from export import client, contract
 from export import tokenizer as kit
 from export.tflite import generate as tflite
 from keras_lstmgen import cli, recipe
-from keras_lstmgen.quiet import quiet
+from keras_lstmgen.system.native_stderr import quiet
 
 with quiet():
     from keras_lstmgen import callbacks, commands, run  # noqa: F401 (commands bring TensorFlow, all of it)

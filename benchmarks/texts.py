@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_lstmgen.threads import available
+from keras_lstmgen.system.cpu import available
 
 LENGTH = 200  # characters of a text
 TRIALS, TRIAL_SECONDS = 5, 0.6  # of each number of threads, before the rounds

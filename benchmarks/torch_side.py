@@ -54,9 +54,9 @@ def train(
     With ``kept`` memory it gets from this tool what our side has of it: pages that the C library does not give back.
     """
     if kept:
-        from keras_lstmgen import memory
+        from keras_lstmgen.system import malloc
 
-        memory.configure()
+        malloc.configure()
     s = Shape(*shape)
     torch.backends.cudnn.allow_tf32 = False  # which products are without from the start
     network = Network(s).to(device)

@@ -12,11 +12,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_lstmgen import checkpoint, ending, files, recipe, workers
+from keras_lstmgen import checkpoint, recipe, workers
 from keras_lstmgen.checkpoint import CARRYING, Progress
 from keras_lstmgen.ensemble import layers_of
+from keras_lstmgen.files import atomic
 from keras_lstmgen.regularization import ActivationRegularization
 from keras_lstmgen.run import MODEL, WHOLE
+from keras_lstmgen.system import signals
 from keras_lstmgen.utils.errors import Terminated, UserError
 
 EVERY = 60.0  # seconds between two checkpoints within an epoch, at least
@@ -207,7 +209,7 @@ def signals_end(pace: Pace) -> Iterator[None]:
     def terminate(number: int, frame: Any) -> None:  # noqa: ARG001
         pace.terminate()
 
-    with ending.handled({signal.SIGINT: interrupt, signal.SIGTERM: terminate}):
+    with signals.handled({signal.SIGINT: interrupt, signal.SIGTERM: terminate}):
         yield
 
 
@@ -301,14 +303,14 @@ class Keep(keras.callbacks.Callback):
             self.save()
         if self._judge(logs) and workers.is_chief():
             before = self.folder / WHOLE if paused else None
-            with files.replacing(self.folder / MODEL, before=before) as path:
+            with atomic.replacing(self.folder / MODEL, before=before) as path:
                 self.twin.save(path)
         if not paused:
             progress = self.pace.progress
             progress.lately *= self.pace.within()  # a whole epoch went well: what comes is another trouble
             self.save()
         if workers.is_chief():
-            files.write_json(self.folder / "history.json", self.pace.progress.history)
+            atomic.write_json(self.folder / "history.json", self.pace.progress.history)
         if self.pace.stale():
             self.model.stop_training = True
 

@@ -19,12 +19,13 @@ import numpy as np
 from rich.markup import escape
 from rich.text import Text as Styled
 
-from keras_lstmgen import corpus, ending, generation, prepared, recipe, show, sources
+from keras_lstmgen import corpus, generation, prepared, recipe, show, sources
 from keras_lstmgen.decode import Text
 from keras_lstmgen.documents import pair
 from keras_lstmgen.generation import Sample, Writer
 from keras_lstmgen.run import NONE, Metadata, Run
 from keras_lstmgen.sampling import Options
+from keras_lstmgen.system import signals
 from keras_lstmgen.tokenizer import BYTE_BY_BYTE, Tokenizer
 from keras_lstmgen.utils import numerals
 from keras_lstmgen.utils.errors import UserError, at_least
@@ -255,7 +256,7 @@ def _counted_breaks() -> Iterator[Callable[[], int]]:
         nonlocal count
         count += 1
 
-    with ending.handled({signal.SIGINT: add}):
+    with signals.handled({signal.SIGINT: add}):
         yield lambda: count
 
 

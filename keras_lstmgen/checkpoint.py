@@ -18,9 +18,10 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_lstmgen import files, workers
+from keras_lstmgen import workers
 from keras_lstmgen.attention import Attention
 from keras_lstmgen.ensemble import layers_of
+from keras_lstmgen.files import atomic
 from keras_lstmgen.run import CHECKPOINT, PREVIOUS
 from keras_lstmgen.utils.errors import UserError, first_line
 
@@ -63,7 +64,7 @@ def save(folder: Path, model: keras.Sequential, progress: Progress) -> float:
 def _write(folder: Path, model: keras.Sequential, progress: Progress, carry: list[Any]) -> None:
     states = io.BytesIO()
     np.savez(states, *carry)
-    with files.replacing(folder / CHECKPOINT, before=folder / PREVIOUS) as temporary:
+    with atomic.replacing(folder / CHECKPOINT, before=folder / PREVIOUS) as temporary:
         model.save(temporary)
         with zipfile.ZipFile(temporary, "a") as archive:  # Keras passes over members that it does not know
             archive.writestr("carried.npz", states.getvalue())
@@ -121,7 +122,7 @@ class _DamagedError(Exception):
 def _load(path: Path, model: keras.Sequential, text: str) -> tuple[Progress, list[Any]]:
     try:
         with zipfile.ZipFile(path) as archive:
-            files.check_zip(archive)
+            atomic.check_zip(archive)
             progress = _checked(Progress(**json.loads(archive.read("progress.json"))), len(metrics(model)))
             states = _arrays(archive.read("carried.npz"))
         if progress.text == text:
@@ -156,7 +157,7 @@ def _check_shapes(model: keras.Sequential, states: list[Any]) -> None:
 def _arrays(npz: bytes) -> list[NDArray[Any]]:
     """The arrays of ``np.savez``, in their order, none of which may be packed or pickled."""
     with zipfile.ZipFile(io.BytesIO(npz)) as archive:
-        files.check_zip(archive)
+        atomic.check_zip(archive)
     with np.load(io.BytesIO(npz), allow_pickle=False) as states:
         return [states[name] for name in states.files]
 

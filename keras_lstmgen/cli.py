@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from keras_lstmgen import __version__, ending, environment, launching, memory, options, recipe, standard, threads
+from keras_lstmgen import __version__, launching, options, recipe
+from keras_lstmgen.system import cpu, environment, malloc, signals, standard_streams
 from keras_lstmgen.utils.errors import ReaderLeft, Terminated, UserError, visible
 
 PRINTING = ("generate", "chat", "info")  # end when the reader of their output leaves; the others continue
@@ -19,13 +20,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     The status is 130 after Ctrl-C, and 143 after SIGTERM.
     """
-    with standard.streams() as output:
+    with standard_streams.streams() as output:
         return _status(argv, output)
 
 
-def _status(argv: Sequence[str] | None, output: standard.Output) -> int:
+def _status(argv: Sequence[str] | None, output: standard_streams.Output) -> int:
     try:
-        with ending.heard():
+        with signals.heard():
             return _command(argv, output)
     except UserError as error:
         return _failed(str(error))
@@ -47,7 +48,7 @@ def _failed(message: str, status: int = 2) -> int:
     return status
 
 
-def _command(argv: Sequence[str] | None, output: standard.Output) -> int:
+def _command(argv: Sequence[str] | None, output: standard_streams.Output) -> int:
     arguments = parser().parse_args(argv)
     output.goes_on = arguments.verb not in PRINTING
     status = _verb(arguments, sys.argv[1:] if argv is None else argv)
@@ -60,8 +61,8 @@ def _verb(arguments: argparse.Namespace, words: Sequence[str]) -> int:
     environment.configure()
     if getattr(arguments, "workers", 1) > 1:
         return launching.launch(words, arguments.workers)
-    threads.configure()
-    memory.configure()
+    cpu.configure()
+    malloc.configure()
     with environment.without_matplotlib():
         from keras_lstmgen import commands  # TensorFlow comes with it, and --help does not wait for that
 

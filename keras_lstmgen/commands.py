@@ -15,8 +15,9 @@ from typing import Any
 
 from rich.markup import escape
 
-from keras_lstmgen import effects, filenames, files, launching, recipe, remote
-from keras_lstmgen.quiet import quiet
+from keras_lstmgen import effects, launching, recipe
+from keras_lstmgen.files import atomic, filenames, remote
+from keras_lstmgen.system.native_stderr import quiet
 from keras_lstmgen.utils.errors import UserError, at_least, typed
 
 with quiet():
@@ -251,7 +252,7 @@ def _kept(arguments: argparse.Namespace) -> bool:
 def _check_output(path: Path) -> None:
     """Raise UserError, before anything is generated, if the output file cannot be written."""
     try:
-        files.check_output(path)
+        atomic.check_output(path)
     except UserError as error:
         raise UserError(f"--output {error}") from error
 
@@ -259,7 +260,7 @@ def _check_output(path: Path) -> None:
 def _keep_text(path: Path, text: str) -> None:
     """Write the text to a file; print it if that fails, so that it is not lost."""
     try:
-        files.write_output(path, text)
+        atomic.write_output(path, text)
     except UserError:
         sys.stdout.write(f"{text}\n")
         raise
@@ -370,7 +371,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
         print(json.dumps(report, indent=2, ensure_ascii=False), flush=True)
     else:
         reports.show_tables(folder, report)
-    files.write_json(folder / "evaluation.json", report)  # last: what is measured is printed also where this fails
+    atomic.write_json(folder / "evaluation.json", report)  # last: what is measured is printed also where this fails
     if arguments.json:
         show.next_beside("keras-lstmgen", "export", folder)
     else:
@@ -397,7 +398,7 @@ def _folder(arguments: argparse.Namespace, run_folder: Path) -> Path:
     path: Path = arguments.output or run_folder / "inspect"
     if path.exists() and not path.is_dir():
         raise UserError(f"--output {path}: is a file; name a folder")
-    files.check_writable(next(folder for folder in (path, *path.absolute().parents) if folder.is_dir()))
+    atomic.check_writable(next(folder for folder in (path, *path.absolute().parents) if folder.is_dir()))
     return path
 
 

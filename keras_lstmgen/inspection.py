@@ -10,8 +10,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_lstmgen import beam, coloured, corpus, files, gates, generation, pictures, prepared, probes, recipe, show
+from keras_lstmgen import beam, coloured, corpus, gates, generation, pictures, prepared, probes, recipe, show
 from keras_lstmgen.encoding import ids_of
+from keras_lstmgen.files import atomic
 from keras_lstmgen.model import Weights, each_member
 from keras_lstmgen.run import Run
 from keras_lstmgen.sampling import Options
@@ -90,7 +91,7 @@ def inspect(model: Run, asked: Asked, output: Path) -> None:
     passages = _passages(model, shown, probed, cell)
     title = f"Cell {cell} of {named_layer}"
     pictures.coloured(output / "text.png", title, *passages[1][1:])
-    files.write_text(output / "text.html", coloured.page(title, _about(probed, cell), passages))
+    atomic.write_text(output / "text.html", coloured.page(title, _about(probed, cell), passages))
     _show_missing(tokens, likeliest, passages[1])
     show.out.print(
         "units in the pictures: the cells of the table, then those that vary most; above, those that forget least"

@@ -24,7 +24,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from keras_lstmgen import threads
+from keras_lstmgen.system import cpu
 
 ALIGNMENT = 64  # bytes; what begins there TensorFlow takes over without a copy
 TEXTS_A_THREAD = 4  # of a step; with fewer a thread waits for weights rather than computes
@@ -168,7 +168,7 @@ def _softmax(name: str, count: int, *groups: Sequence[NDArray[Any]]) -> None:
 
 def _threads_for(products: NDArray[Any]) -> int:
     """As many as there are cores, but one for little: more would take longer to start than to compute."""
-    return max(1, min(threads.available(), products.size // LITTLE))
+    return max(1, min(cpu.available(), products.size // LITTLE))
 
 
 def _refuse(*_: Any) -> Any:
@@ -215,7 +215,7 @@ def _check(inputs: tuple[NDArray[np.float32], ...], shapes: tuple[tuple[int, ...
 
 
 def _run(name: str, bfloat16: bool, shape: tuple[int, ...], *groups: Any) -> None:
-    cores = threads.available()
+    cores = cpu.available()
     counts = cores, max(1, min(cores, shape[0] // TEXTS_A_THREAD))
     _call(name, int(bfloat16), (ctypes.c_int * 2)(*counts), (ctypes.c_long * 4)(*shape), *map(_pointers, groups))
 

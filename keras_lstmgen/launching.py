@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from keras_lstmgen import ending, threads
+from keras_lstmgen.system import cpu, signals
 from keras_lstmgen.utils.errors import Terminated, UserError
 
 MOST = 256  # workers of one machine
@@ -104,7 +104,7 @@ def _gpus() -> list[str]:
 
 def _give_cores(worker: "subprocess.Popen[bytes]", number: int, count: int) -> None:
     """A share of the cores that this process may use, if there are enough."""
-    if threads.available() >= count and hasattr(os, "sched_setaffinity"):
+    if cpu.available() >= count and hasattr(os, "sched_setaffinity"):
         with suppress(ProcessLookupError):  # it has ended already
             os.sched_setaffinity(worker.pid, sorted(os.sched_getaffinity(0))[number::count])
 
@@ -122,7 +122,7 @@ def _forwarding(workers: Sequence["subprocess.Popen[bytes]"]) -> Iterator[list[i
         for worker in workers:
             worker.send_signal(number)
 
-    with ending.handled({signal.SIGINT: forward, signal.SIGTERM: forward}):
+    with signals.handled({signal.SIGINT: forward, signal.SIGTERM: forward}):
         try:
             yield asked
         finally:

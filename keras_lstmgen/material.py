@@ -12,10 +12,11 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from keras_lstmgen import defaults, evaluation, kernel, layers, memory, pairs, prepared, recipe, show, streams, workers
+from keras_lstmgen import defaults, evaluation, kernel, layers, pairs, prepared, recipe, show, streams, workers
 from keras_lstmgen.corpus import Split
 from keras_lstmgen.encoding import Encoded, encode
 from keras_lstmgen.model import parameters
+from keras_lstmgen.system import malloc
 from keras_lstmgen.tokenizer import check_writable
 from keras_lstmgen.utils.errors import UserError, readable
 
@@ -76,7 +77,7 @@ def _tell_of_long(settings: recipe.Recipe, longest: int) -> None:
 def _check_size(settings: recipe.Recipe, V: int) -> None:
     """Refuse a model whose weights, gradients and Adam's two moments, float32, need more memory than there is."""
     numbers = parameters(settings.model, V)
-    room = memory.available()
+    room = malloc.available()
     if 16 * numbers > room:
         raise UserError(
             f"the model has {numbers:,} numbers, and to train each takes 16 bytes, more than the {room / 1e9:,.1f} GB "

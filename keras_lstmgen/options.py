@@ -7,7 +7,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args
 
-from keras_lstmgen import effects, filenames, recipe
+from keras_lstmgen import effects, recipe
+from keras_lstmgen.files import filenames
 from keras_lstmgen.utils import numerals
 from keras_lstmgen.utils.errors import visible
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from rich.cells import cell_len
 
-from keras_lstmgen import files
+from keras_lstmgen.files import atomic
 
 SIZE = 120  # dots an inch
 TOKEN, UNIT, MARGIN = 0.17, 0.17, 1.6  # inches that a column takes, a row, and what stands around them
@@ -158,7 +158,7 @@ def _axes(path: Path, width: float, height: float, text: str = "") -> Iterator[A
     with matplotlib.rc_context({"font.family": fonts(text), "text.parse_math": False}):
         figure = Figure(figsize=(width, height), dpi=SIZE, layout="constrained")
         yield figure.add_subplot()
-        with files.replacing(path) as temporary:
+        with atomic.replacing(path) as temporary:
             figure.savefig(temporary)
 
 

@@ -31,10 +31,12 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 from apache_beam.transforms import combiners
 
-from keras_lstmgen import corpus, encoding, files, partition, prepared, recipe, remote, sources, threads, tokenizer
-from keras_lstmgen.folders import MANIFEST
+from keras_lstmgen import corpus, encoding, partition, prepared, recipe, sources, tokenizer
+from keras_lstmgen.files import atomic, remote
+from keras_lstmgen.files.folders import MANIFEST
 from keras_lstmgen.partition import Part
-from keras_lstmgen.quiet import quiet
+from keras_lstmgen.system import cpu
+from keras_lstmgen.system.native_stderr import quiet
 from keras_lstmgen.tokenizer import Tokenizer
 from keras_lstmgen.utils.errors import UserError
 
@@ -74,7 +76,7 @@ def _made(output: str) -> Iterator[str]:
     if remote.below(output) if is_address else Path(output).exists():
         raise UserError(f"--output {output}: is there already; name a folder that is not")
     if not is_address:
-        with files.replacing(Path(output)) as folder:
+        with atomic.replacing(Path(output)) as folder:
             folder.mkdir()
             yield str(folder.absolute())
             for left in folder.glob(f"{UNFINISHED}*"):  # of a worker that was ended and begun again
@@ -90,7 +92,7 @@ def _made(output: str) -> Iterator[str]:
 def _write(path: str, data: bytes) -> None:
     """Write a small file of the folder."""
     if not remote.is_address(path):
-        files.write_bytes(Path(path), data)
+        atomic.write_bytes(Path(path), data)
         return
     with remote.created(path) as file:
         file.write(data)
@@ -105,7 +107,7 @@ def _read(path: str) -> bytes:
 
 def _options(given: Sequence[str], parts: int) -> PipelineOptions:
     """Beam's options: those given, before them the local runner with a process for each core that gets a part."""
-    workers = min(threads.available(), parts)
+    workers = min(cpu.available(), parts)
     local = [f"--runner={LOCAL}", f"--direct_num_workers={workers}"]
     local += ["--direct_running_mode=multi_processing"] if workers > 1 else []
     if any(word.startswith("--runner") for word in given):

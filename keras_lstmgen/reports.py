@@ -12,7 +12,6 @@ import numpy as np
 from keras_lstmgen import (
     corpus,
     evaluation,
-    filenames,
     generation,
     measures,
     memorization,
@@ -24,6 +23,7 @@ from keras_lstmgen import (
     tasks,
 )
 from keras_lstmgen.encoding import encode_split
+from keras_lstmgen.files import filenames
 from keras_lstmgen.run import Run
 from keras_lstmgen.utils.errors import UserError
 

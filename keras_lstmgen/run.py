@@ -9,8 +9,9 @@ from typing import Any, NamedTuple, get_origin, get_type_hints
 import h5py  # type: ignore[import-untyped]
 import keras
 
-from keras_lstmgen import filenames, files, folders, recipe, tokenizer
+from keras_lstmgen import recipe, tokenizer
 from keras_lstmgen.attention import memory_size
+from keras_lstmgen.files import atomic, filenames, folders
 from keras_lstmgen.model import Weights, build, parameters, weights_of
 from keras_lstmgen.tokenizer import Tokenizer
 from keras_lstmgen.utils.errors import UserError, first_line, typed
@@ -88,7 +89,7 @@ def find(name: str | None, parent: Path) -> Path:
         return _newest(parent)
     folder = Path(name) if is_path(name) else parent / name
     if name and folder.is_dir():
-        files.check_inside(folder)
+        atomic.check_inside(folder)
         return folder
     raise UserError(f"{name}: there is no such run; {_hint(name, parent)}")
 
@@ -119,13 +120,13 @@ def _newest(parent: Path) -> Path:
     if not runs:
         raise UserError(f"{parent}: holds no run; train one with 'keras-lstmgen train'")
     newest = max(runs, key=lambda folder: (folder / RECIPE).lstat().st_mtime)
-    files.check_inside(newest)
+    atomic.check_inside(newest)
     return newest
 
 
 def save_metadata(folder: Path, metadata: Metadata) -> None:
     """Write ``keras_lstmgen.json``."""
-    files.write_json(folder / METADATA, asdict(metadata))
+    atomic.write_json(folder / METADATA, asdict(metadata))
 
 
 def load(folder: Path) -> Run:
@@ -147,7 +148,7 @@ def load(folder: Path) -> Run:
 def load_metadata(folder: Path) -> Metadata:
     """Read ``keras_lstmgen.json``, refusing what this version cannot read."""
     path = folder / METADATA
-    values = files.read_json(path)
+    values = atomic.read_json(path)
     if not isinstance(values, dict) or values.get("format_version") != FORMAT_VERSION:
         raise UserError(f"{path}: is not metadata of format {FORMAT_VERSION}; export the run again with this version")
     try:
@@ -200,7 +201,7 @@ def _stored_numbers(path: Path) -> int:
             sizes.append(int(entry.size))
 
     with zipfile.ZipFile(path) as archive:
-        files.check_zip(archive)
+        atomic.check_zip(archive)
         with archive.open("model.weights.h5") as member, h5py.File(member) as weights:
             weights.visititems(count)
     return sum(sizes)

@@ -16,8 +16,9 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from keras_lstmgen import files, folders, layers
+from keras_lstmgen import layers
 from keras_lstmgen.corpus import Split
+from keras_lstmgen.files import atomic, folders
 from keras_lstmgen.utils.errors import UserError, readable, typed, visible
 
 
@@ -174,7 +175,7 @@ def list_runs(parent: Path) -> None:
 def _in_a_line(folder: Path) -> tuple[str, str, str, str]:
     """A run's row; one that is damaged does not hide the others."""
     try:
-        files.check_inside(folder)
+        atomic.check_inside(folder)
         artifacts = ", ".join(_artifacts(folder)) or "none"
         metrics = _read(folder / "metrics.json")
         if not metrics:
@@ -234,4 +235,4 @@ def _artifacts(folder: Path) -> dict[str, Any]:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    return dict(files.read_json(path)) if path.is_file() else {}
+    return dict(atomic.read_json(path)) if path.is_file() else {}

@@ -26,9 +26,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
 
-from keras_lstmgen import filenames, folders, formats, recipe, remote
-from keras_lstmgen.files import replacing
-from keras_lstmgen.folders import MANIFEST, LeftOut
+from keras_lstmgen import recipe
+from keras_lstmgen.files import filenames, folders, formats, remote
+from keras_lstmgen.files.atomic import replacing
+from keras_lstmgen.files.folders import MANIFEST, LeftOut
 from keras_lstmgen.utils.errors import UserError, typed
 
 PIECE = 1 << 16  # bytes read at a time
@@ -116,7 +117,7 @@ def _absolute(entry: str) -> str:
 
 def _is_local(entry: str) -> bool:
     """Return whether an entry is the name of files on this machine."""
-    return entry not in ("pydoc", "-") and (entry.startswith(filenames.SCHEME) or "://" not in entry)
+    return entry not in ("pydoc", "-") and (entry.startswith(names.SCHEME) or "://" not in entry)
 
 
 def at_hand(corpus: recipe.Corpus) -> bool:

@@ -24,9 +24,10 @@ import numpy as np
 import sentencepiece
 from numpy.typing import NDArray
 
-from keras_lstmgen import recipe, threads
-from keras_lstmgen.files import write_bytes
+from keras_lstmgen import recipe
+from keras_lstmgen.files.atomic import write_bytes
 from keras_lstmgen.model_proto import proto
+from keras_lstmgen.system import cpu
 from keras_lstmgen.trainer import learn
 from keras_lstmgen.utils.errors import UserError
 
@@ -89,7 +90,7 @@ class Tokenizer:
         if self._words is not None:
             words = WORD.findall(text.replace("▁", " "))
             return np.array([self._words.get(word, UNK) for word in words], np.int32)
-        count = threads.available() if len(lines) >= PARALLEL_LINES else 1
+        count = cpu.available() if len(lines) >= PARALLEL_LINES else 1
         ids = self._processor.encode(lines, return_type="numpy", num_threads=count)
         return np.concatenate([*ids, np.zeros(0, np.int32)])
 

@@ -16,7 +16,6 @@ from keras_lstmgen import (
     callbacks,
     checkpoint,
     evaluation,
-    files,
     generation,
     material,
     pairs,
@@ -27,7 +26,6 @@ from keras_lstmgen import (
     show,
     sources,
     streams,
-    threads,
     tokenizer,
     workers,
 )
@@ -35,11 +33,13 @@ from keras_lstmgen.callbacks import Keep, Pace, Validate
 from keras_lstmgen.checkpoint import Progress
 from keras_lstmgen.corpus import validates_on
 from keras_lstmgen.encoding import SPLITS, Encoded
+from keras_lstmgen.files import atomic
 from keras_lstmgen.loss import Copied, EachMember, NegativeLogLikelihood, SampledSoftmax
 from keras_lstmgen.model import build, start_at, state_size, weights_of
 from keras_lstmgen.optimizer import Adam
 from keras_lstmgen.run import Metadata, Run
 from keras_lstmgen.sampling import Options
+from keras_lstmgen.system import cpu
 from keras_lstmgen.utils.errors import Terminated, UserError, typed
 
 SAMPLE_TOKENS = 160
@@ -58,7 +58,7 @@ def train(settings: recipe.Recipe, runs: Path, name: str) -> Path:
     settings, encoded = _prepare(settings, runs)
     folder = run.create(runs, name)
     try:
-        files.write_text(folder / run.RECIPE, recipe.to_toml(settings))  # with this alone it can be gone on with
+        atomic.write_text(folder / run.RECIPE, recipe.to_toml(settings))  # with this alone it can be gone on with
         return _fit(settings, encoded, folder)
     except BaseException:
         if not _is_saved(folder):
@@ -169,13 +169,13 @@ def _loss_of(settings: recipe.Recipe, model: keras.Sequential, counts: np.ndarra
 
 def _fit(settings: recipe.Recipe, encoded: Encoded, folder: Path) -> Path:
     """Train from the beginning or from the checkpoint up to the limit, and conclude."""
-    with files.alone(folder, lambda: _already_trained(folder)):
+    with atomic.alone(folder, lambda: _already_trained(folder)):
         counts = streams.counts(encoded.train, encoded.tokenizer.vocab_size)
         model = compiled(settings, counts)
         twin = build(settings.model, encoded.tokenizer.vocab_size)
         writes = Run(_metadata(settings, encoded, twin), encoded.tokenizer, twin)
         progress = _progress(encoded, folder, model, counts, writes)
-        files.write_text(folder / run.RECIPE, recipe.to_toml(settings))  # which may have other limits now
+        atomic.write_text(folder / run.RECIPE, recipe.to_toml(settings))  # which may have other limits now
         _announce(settings, encoded, model, folder)
         pace = Pace(settings.training, progress, material.windows(settings, encoded))
         if pace.stale():
@@ -215,7 +215,7 @@ def _progress(
         show.out.print(complaint, markup=False)
     if (folder / run.WHOLE).is_file():
         os.replace(folder / run.WHOLE, folder / run.MODEL)
-    files.write_json(folder / "history.json", progress.history)
+    atomic.write_json(folder / "history.json", progress.history)
     return progress
 
 
@@ -223,7 +223,7 @@ def _epochs(
     settings: recipe.Recipe, encoded: Encoded, folder: Path, pace: Pace, model: keras.Sequential, writes: Run
 ) -> None:
     """All that is left of the training; where it loses its loss, once more from the last checkpoint."""
-    with files.plainly_named(folder) as place, callbacks.diary(folder / LOGS, place / LOGS):
+    with atomic.plainly_named(folder) as place, callbacks.diary(folder / LOGS, place / LOGS):
         validate, keep, screen = _callbacks(settings, encoded, folder, pace, model, writes)
         board = keras.callbacks.TensorBoard(place / LOGS, write_graph=False)
         these = [pace, validate, keep, *([board, screen] if workers.is_chief() else [])]
@@ -391,7 +391,7 @@ def _conclude(settings: recipe.Recipe, encoded: Encoded, folder: Path, pace: Pac
         "epochs": progress.windows / pace.windows,
         "minutes": progress.seconds / 60,
         "tokens_per_second": progress.windows * material.batch_tokens(settings, encoded) / progress.seconds,
-        "cores": threads.available(),
+        "cores": cpu.available(),
     }
     rows: list[tuple[str, Any]] = [(name.replace("_", " "), f"{value:,.4f}") for name, value in loss.items()]
     rows += [("training nats per token", f"{best['loss']:.4f}"), ("minutes", f"{metrics['minutes']:.1f}")]
@@ -401,5 +401,5 @@ def _conclude(settings: recipe.Recipe, encoded: Encoded, folder: Path, pace: Pac
     characters = encoded.counts["train"]["characters"]
     show.out.print(show.advice(writes.model.count_params(), characters, progress.history))
     run.save_metadata(folder, replace(writes.metadata, metrics=metrics))
-    files.write_json(folder / "metrics.json", metrics)
+    atomic.write_json(folder / "metrics.json", metrics)
     pictures.curve(folder / "curve.png", progress.history)

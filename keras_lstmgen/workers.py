@@ -23,8 +23,8 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from keras_lstmgen import ending
-from keras_lstmgen.quiet import quiet
+from keras_lstmgen.system import signals
+from keras_lstmgen.system.native_stderr import quiet
 from keras_lstmgen.utils import numerals
 from keras_lstmgen.utils.errors import UserError, first_line
 
@@ -151,7 +151,7 @@ def _address(name: str) -> tuple[str, int]:
 def _meet(rank: int) -> None:
     global _strategy, _rank
     try:
-        with quiet(), ending.given_back(signal.SIGINT, signal.SIGTERM):  # TensorFlow takes SIGTERM for itself
+        with quiet(), signals.given_back(signal.SIGINT, signal.SIGTERM):  # TensorFlow takes SIGTERM for itself
             _strategy, _rank = tf.distribute.MultiWorkerMirroredStrategy(), rank
             total(np.zeros(1))
     except RuntimeError as error:

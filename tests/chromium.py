@@ -12,7 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from keras_lstmgen import files, sources
+from keras_lstmgen import sources
+from keras_lstmgen.files import atomic
 from keras_lstmgen.utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -33,7 +34,7 @@ def _packages() -> Path:
     lock = (PAGE / "package-lock.json").read_bytes()
     kept = sources.cache_folder() / f"browser-{hashlib.sha256(lock).hexdigest()[:16]}"
     if not kept.is_dir():
-        with files.replacing(kept) as path:
+        with atomic.replacing(kept) as path:
             path.mkdir()
             for name in ("package.json", "package-lock.json"):
                 shutil.copy(PAGE / name, path)

@@ -14,8 +14,9 @@ import pytest
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from keras_lstmgen import files, kernel, recipe, training  # (after the variable that TensorFlow reads)
+from keras_lstmgen import kernel, recipe, training  # (after the variable that TensorFlow reads)
 from keras_lstmgen.exporters import export_run
+from keras_lstmgen.files import atomic
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the tests are no package that is installed
 from tests import chromium, npm
@@ -61,7 +62,7 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
     def made(name: str, make: Callable[[Path], object]) -> Path:
         folder, whole = shared / "once" / name, shared / "once" / f"{name}.whole"
         folder.mkdir(parents=True, exist_ok=True)
-        with files.alone(folder, lambda: None):
+        with atomic.alone(folder, lambda: None):
             if not whole.exists():
                 make(folder)
                 whole.touch()

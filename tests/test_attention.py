@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_lstmgen import checkpoint, files, model, recipe, training
+from keras_lstmgen import checkpoint, model, recipe, training
 from keras_lstmgen.attention import SIZE, Attention, Heads, attend, memory_size
 from keras_lstmgen.exporters import export_run
+from keras_lstmgen.files import atomic
 
 B, T, E, H, L, M, V = 2, 7, 4, 6, 2, 3, 11
 IDS = np.random.default_rng(0).integers(0, V, (B, T))
@@ -96,7 +97,7 @@ def attentive(settings: recipe.Recipe, tmp_path_factory: pytest.TempPathFactory)
 
 
 def test_every_artifact_writes_the_texts_of_keras(attentive: Path) -> None:
-    record = files.read_json(attentive / "export.json")["artifacts"]
+    record = atomic.read_json(attentive / "export.json")["artifacts"]
     assert {name: entry["reasons"] for name, entry in record.items()} == {"saved_model": [], "tflite": [], "onnx": []}
     assert all(entry["identical"] == entry["tried"] for entry in record.values())
 

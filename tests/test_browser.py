@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_lstmgen import generation, run, sampling, threads
+from keras_lstmgen import generation, run, sampling
 from keras_lstmgen.evaluation import total_nats
+from keras_lstmgen.system import cpu
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the tests are no package that is installed
 from tests import chromium
@@ -115,7 +116,7 @@ def test_the_page_is_ready_in_less_than_two_seconds(
     browser: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The best of three; where four others wait for each core, a second says nothing of the page."""
-    waiting, cores = os.getloadavg()[0], threads.available()
+    waiting, cores = os.getloadavg()[0], cpu.available()
     with capsys.disabled():
         told = ", ".join(f"{one / 1000:.2f}" for one in browser["loads"])
         print(f"\nthe page was ready after {told} s; load {waiting:.1f} on {cores} cores")

@@ -17,10 +17,11 @@ from typing import Any
 
 import pytest
 
-from keras_lstmgen import chatting, cli, ending, generation, inspection, recipe, run, training
+from keras_lstmgen import chatting, cli, generation, inspection, recipe, run, training
 from keras_lstmgen.chatting import Speaker, Talk, answer
 from keras_lstmgen.generation import Sample
 from keras_lstmgen.sampling import Options
+from keras_lstmgen.system import signals
 from keras_lstmgen.utils.errors import UserError
 
 OPTIONS = Options(repetition_penalty=1.4, temperature=0.8, top_p=0.95)
@@ -305,7 +306,7 @@ def test_the_first_ctrl_c_breaks_off_the_answer_and_the_talk_goes_on(
     who, _ = speaker(trained, tokens=4 * generation.CHUNK)
     monkeypatch.setattr(chatting, "line_typed", lambda _: next(lines))
     monkeypatch.setattr(chatting, "_write", interrupt)
-    with ending.heard():
+    with signals.heard():
         chatting.converse(who, 0)
     whole = generation.generate(who.run, "The ", generation.CHUNK, OPTIONS)[0].text
     after = generation.generate(who.run, f"The {whole}x", 4 * generation.CHUNK, OPTIONS, seeds=[1])[0].text

@@ -17,21 +17,9 @@ from typing import Any
 
 import pytest
 
-from keras_lstmgen import (
-    beam,
-    cli,
-    commands,
-    decode,
-    exporters,
-    files,
-    generation,
-    inspection,
-    recipe,
-    run,
-    sources,
-    training,
-)
+from keras_lstmgen import beam, cli, commands, decode, exporters, generation, inspection, recipe, run, sources, training
 from keras_lstmgen.constraints import HostOptions
+from keras_lstmgen.files import atomic
 from keras_lstmgen.sampling import Options
 
 VERBS = ("prepare", "train", "generate", "chat", "evaluate", "inspect", "export", "info")
@@ -560,7 +548,7 @@ def test_what_takes_long_begins_only_where_its_results_can_be_written(
 ) -> None:
     monkeypatch.setattr(exporters.verify, "trial", None)
     monkeypatch.setattr(inspection, "inspect", None)
-    refusing[files.WRITING] = errno.EROFS
+    refusing[atomic.WRITING] = errno.EROFS
     for words in (["export", str(copied)], ["inspect", str(copied), "--prompt", "a"]):
         assert cli.main(words) == 2
         assert "could not be written (Read-only file system)" in capsys.readouterr().err

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_lstmgen import checkpoint, ensemble, evaluation, files, model, recipe, run, training
+from keras_lstmgen import checkpoint, ensemble, evaluation, model, recipe, run, training
 from keras_lstmgen.exporters import export_run
+from keras_lstmgen.files import atomic
 from keras_lstmgen.loss import EachMember
 from keras_lstmgen.utils.errors import UserError
 
@@ -90,7 +91,7 @@ def test_it_is_better_than_each_of_its_members_on_held_out_text(several: Path) -
 
 
 def test_every_artifact_writes_the_texts_of_keras(several: Path) -> None:
-    record = files.read_json(several / "export.json")["artifacts"]
+    record = atomic.read_json(several / "export.json")["artifacts"]
     assert {name: entry["reasons"] for name, entry in record.items()} == {"saved_model": [], "tflite": [], "onnx": []}
     assert all(entry["identical"] == entry["tried"] for entry in record.values())
 

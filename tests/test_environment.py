@@ -11,7 +11,8 @@ from pathlib import Path
 import keras
 import pytest
 
-from keras_lstmgen import cli, environment, layers
+from keras_lstmgen import cli, layers
+from keras_lstmgen.system import environment
 
 BROKEN = {"backend": "jax", "floatx": "float7", "epsilon": "small", "image_data_format": 3, "nnx_enabled": True}
 

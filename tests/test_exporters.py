@@ -24,9 +24,10 @@ from ai_edge_litert.interpreter import Interpreter
 from ai_edge_litert.tools import flatbuffer_utils
 from tensorflow.core.protobuf import saved_model_pb2
 
-from keras_lstmgen import cli, files, layers, model, recipe, run
+from keras_lstmgen import cli, layers, model, recipe, run
 from keras_lstmgen.exporters import contract, export_run, onnx, saved_model, tflite, verify
 from keras_lstmgen.exporters.contract import Call
+from keras_lstmgen.files import atomic
 from keras_lstmgen.utils.errors import UserError
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder that holds export/ and tests/
@@ -336,7 +337,7 @@ def change_onnx(graph: str) -> Callable[[Path], None]:
         for tensor in changed:
             values = onnx_library.numpy_helper.to_array(tensor) + np.linspace(0, 1, V, dtype=np.float32)
             tensor.CopyFrom(onnx_library.numpy_helper.from_array(values, tensor.name))
-        files.write_bytes(onnx_file(folder, graph), model.SerializeToString())
+        atomic.write_bytes(onnx_file(folder, graph), model.SerializeToString())
 
     return change
 
@@ -448,7 +449,7 @@ def test_an_artifact_that_cannot_take_its_place_leaves_the_one_before_and_its_re
         raise OSError(errno.EACCES, os.strerror(errno.EACCES))
 
     monkeypatch.setattr(export_run, "_module", converters_that_copy(trained))
-    monkeypatch.setattr(files, "_put", _only_for(FORMATS[name].PLACE.name, refused))
+    monkeypatch.setattr(atomic, "_put", _only_for(FORMATS[name].PLACE.name, refused))
     before = contents(copied)
     with pytest.raises(UserError, match="Permission denied"):
         export_run.export(copied, recipe.Export(formats=(name,), texts=6, tokens=5))
@@ -460,7 +461,7 @@ def test_an_artifact_that_cannot_take_its_place_leaves_the_one_before_and_its_re
 
 def _only_for(name: str, refused: Callable[..., None]) -> Callable[..., None]:
     """``files._put``, but ``refused`` where a file or folder of this name is to take its place."""
-    put = files._put
+    put = atomic._put
     return lambda new, path, before: (refused if path.name == name else put)(new, path, before)
 
 

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_lstmgen import kernel, layers, threads
+from keras_lstmgen import kernel, layers
+from keras_lstmgen.system import cpu
 
 E, H = 5, 7
 SHAPES = [(4, 6), (6, 9), (1, 8), (3, 1), (1, 1)]  # B, T
@@ -200,7 +201,7 @@ def test_any_number_of_threads_gives_the_same(cores: int, monkeypatch: pytest.Mo
     x = tf.random.stateless_normal((B, T, E), (1, 2))
     mine, theirs = pair(B, T)
     expected = results(theirs, x, [])
-    monkeypatch.setattr(threads, "available", lambda: cores)
+    monkeypatch.setattr(cpu, "available", lambda: cores)
     monkeypatch.setattr(kernel, "TEXTS_A_THREAD", 1)
     for wanted, found in zip(expected, results(mine, x, []), strict=True):
         np.testing.assert_allclose(found, wanted, atol=1e-5)
@@ -246,7 +247,7 @@ def test_in_bfloat16_any_number_of_threads_gives_the_same(B: int, monkeypatch: p
     monkeypatch.setattr(kernel, "TEXTS_A_THREAD", 1)
     found = []
     for cores in (1, 2, 3, 7):
-        monkeypatch.setattr(threads, "available", lambda cores=cores: cores)
+        monkeypatch.setattr(cpu, "available", lambda cores=cores: cores)
         found.append(results(mine, x, []))
     for others in found[1:]:
         for wanted, value in zip(found[0][:-1], others[:-1], strict=True):

@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from keras_lstmgen import callbacks, cli, encoding, files, recipe, run, sources
+from keras_lstmgen import callbacks, cli, encoding, recipe, run, sources
+from keras_lstmgen.files import atomic
 
 TINY = {
     "model.units": 7, "model.embedding_size": 4, "model.layers": 1, "training.batch_size": 3, "training.window": 17,
@@ -84,7 +85,7 @@ def test_a_disk_that_is_full_or_read_only_at_whatever_write_of_a_training(
     text: Path, tmp_path: Path, whole: Any, refusing: dict[str, int], capsys: Any, name: str, error: int
 ) -> None:
     runs = tmp_path / "runs"
-    files.write_text(runs / "other" / "precious.txt", "mine")
+    atomic.write_text(runs / "other" / "precious.txt", "mine")
     refusing[name] = error
     said = refused(capsys, typed(text, "--runs", runs))
     assert name in said or "/.encoded/" in said
@@ -250,9 +251,9 @@ def test_what_a_killed_process_left_half_written_is_removed_and_what_a_living_on
     )
     assert subprocess.run([sys.executable, "-c", code, tmp_path], check=False).returncode == -signal.SIGKILL
     assert len(list(tmp_path.glob(".writing-*/a.txt"))) == 1
-    with files.replacing(tmp_path / "b.txt") as living:
+    with atomic.replacing(tmp_path / "b.txt") as living:
         living.write_text("b")
-        files.write_text(tmp_path / "c.txt", "c")
+        atomic.write_text(tmp_path / "c.txt", "c")
         assert list(tmp_path.glob(".writing-*/*")) == [living]
     assert {path.name for path in tmp_path.iterdir()} == {"b.txt", "c.txt"}
 

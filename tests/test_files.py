@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from keras_lstmgen import files
+from keras_lstmgen.files import atomic
 from keras_lstmgen.utils.errors import UserError
 
 KEPT = "what was there before is kept"
@@ -26,7 +26,7 @@ def names(folder: Path) -> list[str]:
 
 
 def write_after(folder: Path) -> None:
-    with files.replacing(folder / "a.txt", before=folder / "b.txt") as path:
+    with atomic.replacing(folder / "a.txt", before=folder / "b.txt") as path:
         path.write_text("after")
 
 
@@ -68,13 +68,13 @@ def full_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_what_was_written_takes_the_place_of_what_was_there(file: Path) -> None:
-    files.write_text(file, "new\r\nлиния\n")
+    atomic.write_text(file, "new\r\nлиния\n")
     assert file.read_bytes() == "new\r\nлиния\n".encode()
     assert names(file.parent) == ["precious.txt"]
 
 
 def test_until_the_block_ends_the_old_file_is_there(file: Path) -> None:
-    with files.replacing(file) as temporary:
+    with atomic.replacing(file) as temporary:
         temporary.write_text("new")
         assert file.read_text() == "old"
     assert file.read_text() == "new"
@@ -82,7 +82,7 @@ def test_until_the_block_ends_the_old_file_is_there(file: Path) -> None:
 
 @pytest.mark.parametrize("error", [ValueError("no"), KeyboardInterrupt(), SystemExit(1)])
 def test_the_old_file_survives_whatever_breaks_the_block_off(file: Path, error: BaseException) -> None:
-    with pytest.raises(type(error)), files.replacing(file) as temporary:
+    with pytest.raises(type(error)), atomic.replacing(file) as temporary:
         write_half(temporary, error)
     assert file.read_text() == "old"
     assert names(file.parent) == ["precious.txt"]
@@ -90,14 +90,14 @@ def test_the_old_file_survives_whatever_breaks_the_block_off(file: Path, error: 
 
 def test_an_error_of_the_system_is_told_in_one_line_and_the_old_file_survives(file: Path) -> None:
     said = rf"precious\.txt: could not be written \(No space left on device\); {KEPT}$"
-    with pytest.raises(UserError, match=said), files.replacing(file) as temporary:
+    with pytest.raises(UserError, match=said), atomic.replacing(file) as temporary:
         write_half(temporary, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
     assert file.read_text() == "old"
     assert names(file.parent) == ["precious.txt"]
 
 
 def test_a_block_that_writes_nothing_is_an_error(file: Path) -> None:
-    with pytest.raises(UserError, match=KEPT), files.replacing(file):
+    with pytest.raises(UserError, match=KEPT), atomic.replacing(file):
         pass
     assert file.read_text() == "old"
 
@@ -105,25 +105,25 @@ def test_a_block_that_writes_nothing_is_an_error(file: Path) -> None:
 @pytest.mark.usefixtures("small_disk")
 def test_a_file_too_large_for_the_system_leaves_the_old_one(file: Path) -> None:
     with pytest.raises(UserError, match=rf"could not be written \(File too large\); {KEPT}"):
-        files.write_bytes(file, b"x" * 5000)
+        atomic.write_bytes(file, b"x" * 5000)
     assert file.read_text() == "old"
     assert names(file.parent) == ["precious.txt"]
 
 
 def test_a_full_disk_leaves_the_old_file_and_no_leftovers(full_disk: Path) -> None:
     file = full_disk / "precious.txt"
-    files.write_text(file, "old")
+    atomic.write_text(file, "old")
     with pytest.raises(UserError, match=rf"could not be written \(No space left on device\); {KEPT}"):
-        files.write_bytes(file, b"x" * 100_000)
+        atomic.write_bytes(file, b"x" * 100_000)
     assert file.read_text() == "old"
     assert names(full_disk) == ["precious.txt"]
-    files.write_bytes(file, b"x" * 40_000)  # the space is free again
+    atomic.write_bytes(file, b"x" * 40_000)  # the space is free again
 
 
 def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
     folder = tmp_path / "artifact"
     for version in ("old", "new"):
-        with files.replacing(folder) as temporary:
+        with atomic.replacing(folder) as temporary:
             temporary.mkdir()
             (temporary / version).write_text(version)
     assert names(folder) == ["new"]
@@ -134,7 +134,7 @@ def test_a_folder_survives_a_failure_within_the_block(tmp_path: Path) -> None:
     folder = tmp_path / "artifact"
     folder.mkdir()
     (folder / "old").touch()
-    with pytest.raises(ZeroDivisionError), files.replacing(folder) as temporary:
+    with pytest.raises(ZeroDivisionError), atomic.replacing(folder) as temporary:
         write_half(temporary, ZeroDivisionError())
     assert names(folder) == ["old"]
     assert names(tmp_path) == ["artifact"]
@@ -151,7 +151,7 @@ def test_a_folder_survives_a_failure_of_the_very_last_step(tmp_path: Path, monke
         rename(source, target)
 
     monkeypatch.setattr(os, "replace", fail)
-    with pytest.raises(UserError, match=KEPT), files.replacing(folder) as temporary:
+    with pytest.raises(UserError, match=KEPT), atomic.replacing(folder) as temporary:
         temporary.mkdir()
     assert names(folder) == ["old"]
     assert names(tmp_path) == ["artifact"]
@@ -160,7 +160,7 @@ def test_a_folder_survives_a_failure_of_the_very_last_step(tmp_path: Path, monke
 def test_a_folder_called_before_can_be_replaced(tmp_path: Path) -> None:
     folder = tmp_path / "before"
     folder.mkdir()
-    with files.replacing(folder) as temporary:
+    with atomic.replacing(folder) as temporary:
         temporary.mkdir()
         (temporary / "new").touch()
     assert names(folder) == ["new"]
@@ -171,23 +171,23 @@ def test_a_file_never_takes_the_place_of_a_folder(tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "run").touch()
     with pytest.raises(UserError, match=rf"saved_models: could not be written \(Is a directory\); {KEPT}"):
-        files.write_text(folder, "text")
+        atomic.write_text(folder, "text")
     assert names(folder) == ["run"]
     assert names(tmp_path) == ["saved_models"]
 
 
 def test_where_no_folder_can_be_made_is_told_in_one_line(file: Path) -> None:
     with pytest.raises(UserError, match=r"a\.txt: could not be written \((File exists|Not a directory)\)"):
-        files.write_text(file / "a.txt", "text")
+        atomic.write_text(file / "a.txt", "text")
     assert file.read_text() == "old"
 
 
 def test_json_is_read_back_and_holds_no_infinity(tmp_path: Path) -> None:
     path = tmp_path / "values.json"
-    files.write_json(path, {"a": [1.5, "ü"]})
-    assert files.read_json(path) == {"a": [1.5, "ü"]}
+    atomic.write_json(path, {"a": [1.5, "ü"]})
+    assert atomic.read_json(path) == {"a": [1.5, "ü"]}
     with pytest.raises(ValueError, match="not JSON compliant"):
-        files.write_json(path, {"a": float("inf")})
+        atomic.write_json(path, {"a": float("inf")})
     assert json.loads(path.read_text()) == {"a": [1.5, "ü"]}
 
 
@@ -197,7 +197,7 @@ def test_json_that_cannot_be_read_is_told_with_its_path(tmp_path: Path, content:
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(UserError, match=r"values\.json: cannot be read as JSON"):
-        files.read_json(path)
+        atomic.read_json(path)
 
 
 def test_the_bytes_are_on_the_disk_before_the_name_and_the_name_before_it_is_said(
@@ -218,7 +218,7 @@ def test_the_bytes_are_on_the_disk_before_the_name_and_the_name_before_it_is_sai
     monkeypatch.setattr(os, "fsync", fsync)
     monkeypatch.setattr(os, "replace", renamed)
     (tmp_path / "a.txt").write_text("before")
-    with files.replacing(tmp_path / "a.txt", before=tmp_path / "b.txt") as path:
+    with atomic.replacing(tmp_path / "a.txt", before=tmp_path / "b.txt") as path:
         path.write_text("after")
     assert done == [("sync", "a.txt"), ("rename", "b.txt"), ("rename", "a.txt"), ("sync", tmp_path.name)]
 
@@ -268,7 +268,7 @@ def test_a_link_stays_one_and_a_new_file_keeps_mode_and_owner(file: Path, tmp_pa
     if os.geteuid() == 0:
         os.chown(file, 65534, 65534)
     owner = file.stat().st_uid
-    files.write_text(link, "new")
+    atomic.write_text(link, "new")
     about = file.stat()
     assert link.is_symlink()
     assert (file.read_text(), about.st_mode & 0o777, about.st_uid) == ("new", 0o600, owner)
@@ -277,15 +277,15 @@ def test_a_link_stays_one_and_a_new_file_keeps_mode_and_owner(file: Path, tmp_pa
 
 def test_an_artifact_put_in_the_place_of_another_keeps_its_mode(file: Path, tmp_path: Path) -> None:
     file.chmod(0o640)
-    with files.aside(tmp_path) as place:
+    with atomic.aside(tmp_path) as place:
         (place / "new").write_text("new")
-        files.put(place / "new", file)
+        atomic.put(place / "new", file)
     assert (file.read_text(), file.stat().st_mode & 0o777) == ("new", 0o640)
 
 
 def test_a_text_goes_to_all_names_of_a_file(file: Path, tmp_path: Path) -> None:
     (tmp_path / "other.txt").hardlink_to(file)
-    files.write_output(file, "new")
+    atomic.write_output(file, "new")
     assert (tmp_path / "other.txt").read_text() == "new"
 
 
@@ -294,8 +294,8 @@ def test_a_text_goes_through_a_pipe_which_stays(tmp_path: Path) -> None:
     got: list[str] = []
     reader = threading.Thread(target=lambda: got.append(pipe.read_text()))
     reader.start()
-    files.check_output(pipe)
-    files.write_output(pipe, "new")
+    atomic.check_output(pipe)
+    atomic.write_output(pipe, "new")
     reader.join()
     assert got == ["new"]
     assert pipe.is_fifo()
@@ -310,10 +310,10 @@ def test_a_text_goes_into_a_device_which_stays(tmp_path: Path) -> None:
         null.write_text("")
     except OSError:
         pytest.skip("no devices can be made here (needs root)")
-    files.check_output(null)
-    files.write_output(null, "new")
+    atomic.check_output(null)
+    atomic.write_output(null, "new")
     with pytest.raises(UserError, match=r"full: could not be written \(No space left on device\)$"):
-        files.write_output(full, "new")
+        atomic.write_output(full, "new")
     assert null.is_char_device()
     assert full.is_char_device()
 
@@ -335,14 +335,14 @@ def test_a_file_that_may_be_written_in_a_folder_that_may_not_is_written(
 ) -> None:
     access = os.access
     monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path and access(path, mode))
-    files.check_output(file)
-    files.write_output(file, "new")
+    atomic.check_output(file)
+    atomic.write_output(file, "new")
     assert file.read_text() == "new"
     with pytest.raises(UserError, match=r"there is no folder .* that may be written to"):
-        files.check_output(tmp_path / "other.txt")
+        atomic.check_output(tmp_path / "other.txt")
 
 
 def test_a_file_that_may_not_be_written_is_known_before_the_work(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "access", lambda path, _: Path(path) != file)
     with pytest.raises(UserError, match=r"precious\.txt: may not be written to; name another file"):
-        files.check_output(file)
+        atomic.check_output(file)

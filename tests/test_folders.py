@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from keras_lstmgen import cli, folders, recipe, run, sources
-from keras_lstmgen.folders import LeftOut
+from keras_lstmgen import cli, recipe, run, sources
+from keras_lstmgen.files import folders
+from keras_lstmgen.files.folders import LeftOut
 from keras_lstmgen.recipe import Corpus
 from keras_lstmgen.utils.errors import UserError
 

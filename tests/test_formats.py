@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from keras_lstmgen import cli, formats, sources
+from keras_lstmgen import cli, sources
+from keras_lstmgen.files import formats
 from keras_lstmgen.sources import Source
 from keras_lstmgen.utils.errors import UserError
 

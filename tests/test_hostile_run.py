@@ -28,7 +28,6 @@ from keras_lstmgen import (
     checkpoint,
     cli,
     encoding,
-    folders,
     material,
     model,
     prepared,
@@ -39,6 +38,7 @@ from keras_lstmgen import (
     tokenizer,
     training,
 )
+from keras_lstmgen.files import folders
 from keras_lstmgen.utils.errors import UserError
 from tests.hostile import HEAVY, TEXTS, VALUES, damaged, refused_or
 

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_lstmgen import kernel, recipe, run, threads, training
+from keras_lstmgen import kernel, recipe, run, training
 from keras_lstmgen.layers import Output, TiedOutput
 from keras_lstmgen.loss import NegativeLogLikelihood, SampledSoftmax, nats_of
+from keras_lstmgen.system import cpu
 
 B, T, H, V = 3, 5, 7, 40
 COUNTS = np.arange(1, V + 1)[::-1] ** 2
@@ -24,7 +25,7 @@ def test_likelihoods_and_gradients_are_those_of_the_equations(
     shape: tuple[int, int], kind: tf.DType, cores: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In float64; with logits so far apart that many have no part in the sum."""
-    monkeypatch.setattr(threads, "available", lambda: cores)
+    monkeypatch.setattr(cpu, "available", lambda: cores)
     dice = np.random.default_rng(shape[1])
     products = tf.cast(dice.normal(size=shape) * 30, kind)
     bias, by = (tf.constant(dice.normal(size=size), tf.float32) for size in (shape[1], shape[0]))

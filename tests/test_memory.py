@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from keras_lstmgen import memory
+from keras_lstmgen.system import malloc
 
 STEPS = """
 import resource, sys
@@ -35,4 +35,4 @@ def test_pages_are_handed_out_once_and_not_in_every_step() -> None:
 def test_nothing_is_done_where_somebody_has_tuned_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.mmap_max=7")
     monkeypatch.setattr("ctypes.CDLL", None)  # which would fail
-    memory.configure()
+    malloc.configure()

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from keras_lstmgen import kernel, threads
+from keras_lstmgen import kernel
+from keras_lstmgen.system import cpu
 
 TESTS = Path(__file__).parent
 SOURCES = TESTS.parent / "keras_lstmgen/native"
@@ -60,7 +61,7 @@ def lstm_results(monkeypatch: pytest.MonkeyPatch, count: int) -> list[Any]:
     dice = np.random.default_rng(1)
     shapes = ((B, T, E), (B, H), (B, H), (E, 4 * H), (H, 4 * H), (4 * H,))
     inputs = [dice.normal(size=shape).astype(np.float32) for shape in shapes]
-    monkeypatch.setattr(threads, "available", lambda: count)
+    monkeypatch.setattr(cpu, "available", lambda: count)
     monkeypatch.setattr(kernel, "TEXTS_A_THREAD", 1)
     y, h, c, *kept = kernel._forward(False, *inputs)
     x, W, U = inputs[0], *inputs[3:5]
@@ -73,7 +74,7 @@ def softmax_results(monkeypatch: pytest.MonkeyPatch, count: int) -> list[Any]:
     dice = np.random.default_rng(2)
     products, bias, by = (dice.normal(size=size).astype(np.float32) for size in ((N, V), V, N))
     labels = dice.integers(V, size=N, dtype=np.int32)
-    monkeypatch.setattr(threads, "available", lambda: count)
+    monkeypatch.setattr(cpu, "available", lambda: count)
     monkeypatch.setattr(kernel, "LITTLE", 1)
     nats, sums = kernel._nats(products, bias, labels)
     return [nats, sums, *kernel._nats_back(products, bias, labels, sums, by)]

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from keras_lstmgen import chatting, cli, constraints, launching, recipe, show, threads, tokenizer, workers
+from keras_lstmgen import chatting, cli, constraints, launching, recipe, show, tokenizer, workers
+from keras_lstmgen.system import cpu
 from keras_lstmgen.utils import numerals
 from keras_lstmgen.utils.errors import UserError
 
@@ -154,7 +155,7 @@ def test_an_empty_variable_counts_as_one_that_is_not_set(monkeypatch: pytest.Mon
 def test_a_variable_with_a_number_of_threads_is_refused_in_a_line(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", value)
     with pytest.raises(UserError, match=r"^TF_NUM_INTRAOP_THREADS: '.{1,40}' is no number of threads"):
-        threads.configure()
+        cpu.configure()
 
 
 @pytest.mark.parametrize("value", [LONG, "²", "nan", "-5"])

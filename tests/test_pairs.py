@@ -11,20 +11,10 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keras_lstmgen import (
-    corpus,
-    evaluation,
-    files,
-    generation,
-    model,
-    pairs,
-    recipe,
-    run,
-    sampling,
-    training,
-)
+from keras_lstmgen import corpus, evaluation, generation, model, pairs, recipe, run, sampling, training
 from keras_lstmgen.encoding import SPLITS, encode
 from keras_lstmgen.exporters import export_run, verify
+from keras_lstmgen.files import atomic
 from keras_lstmgen.tokenizer import END, NEWLINE, START
 from keras_lstmgen.utils.errors import UserError
 
@@ -327,7 +317,7 @@ def test_a_prompt_is_a_source_and_gets_its_end(colours: Path) -> None:
 
 def test_every_artifact_answers_as_keras_does_in_ids_and_strings(colours: Path) -> None:
     export_run.export(colours, recipe.Export(texts=24, tokens=8))
-    record = files.read_json(colours / "export.json")["artifacts"]
+    record = atomic.read_json(colours / "export.json")["artifacts"]
     assert {name: entry["reasons"] for name, entry in record.items()} == {"saved_model": [], "tflite": [], "onnx": []}
     saved = tf.saved_model.load(colours / "serving" / "1")
     answer = saved.signatures["complete"](prompt=tf.constant(["red blue green", "grey white red\n"]))

@@ -12,9 +12,10 @@ import tensorflow as tf
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the benchmarks are no package that is installed
 from benchmarks import pointer as benchmark
-from keras_lstmgen import checkpoint, evaluation, files, model, pointer, recipe, run, training
+from keras_lstmgen import checkpoint, evaluation, model, pointer, recipe, run, training
 from keras_lstmgen.attention import SIZE
 from keras_lstmgen.exporters import export_run
+from keras_lstmgen.files import atomic
 from keras_lstmgen.loss import Copied
 from keras_lstmgen.utils.errors import UserError
 
@@ -144,12 +145,12 @@ def copying(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_it_writes_names_that_it_has_never_seen(copying: Path) -> None:
     plain = recipe.override(recipe.load(copying / run.RECIPE), {"model.copy": False})
     without = training.train(plain, copying.parent, "without")
-    copies, learns = (files.read_json(folder / "metrics.json")["validation"] for folder in (copying, without))
+    copies, learns = (atomic.read_json(folder / "metrics.json")["validation"] for folder in (copying, without))
     assert copies["nats_per_token"] < 0.5 * learns["nats_per_token"]
 
 
 def test_every_artifact_writes_the_texts_of_keras(copying: Path) -> None:
-    record = files.read_json(copying / "export.json")["artifacts"]
+    record = atomic.read_json(copying / "export.json")["artifacts"]
     assert {name: entry["reasons"] for name, entry in record.items()} == {"saved_model": [], "tflite": [], "onnx": []}
     assert all(entry["identical"] == entry["tried"] for entry in record.values())
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from keras_lstmgen import files, kernel, layers, material, recipe, training
+from keras_lstmgen import kernel, layers, material, recipe, training
+from keras_lstmgen.files import atomic
 from keras_lstmgen.utils.errors import UserError
 
 
@@ -21,7 +22,7 @@ def test_both_precisions_end_at_the_same_loss(tmp_path: Path) -> None:
     losses = {}
     for precision in ("float32", "bfloat16"):
         chosen = replace(settings, training=replace(settings.training, precision=precision))
-        metrics = files.read_json(training.train(chosen, tmp_path, precision) / "metrics.json")
+        metrics = atomic.read_json(training.train(chosen, tmp_path, precision) / "metrics.json")
         losses[precision] = metrics["validation"]["nats_per_token"]
     assert losses["float32"] != losses["bfloat16"]
     assert losses["float32"] == pytest.approx(losses["bfloat16"], abs=0.01)

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_lstmgen import callbacks, checkpoint, ending, evaluation, model, recipe, run, training
+from keras_lstmgen import callbacks, checkpoint, evaluation, model, recipe, run, training
 from keras_lstmgen.encoding import encode
 from keras_lstmgen.regularization import ActivationRegularization, DroppedEmbedding
+from keras_lstmgen.system import signals
 
 B, T, E, H, L, V = 3, 17, 5, 12, 2, 40
 ALL = {
@@ -207,7 +208,7 @@ def test_with_all_of_them_a_run_broken_off_goes_on_as_if_nothing_had_happened(
         if pace.progress.windows == 70:
             signal.raise_signal(signal.SIGINT)
 
-    with monkeypatch.context() as patch, ending.heard():
+    with monkeypatch.context() as patch, signals.heard():
         patch.setattr(callbacks.Pace, "on_train_batch_end", wrapped)
         folder = training.train(settings, tmp_path, "broken")
     assert [row["windows"] for row in history(folder)] == [52, 70]

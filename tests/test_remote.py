@@ -10,8 +10,9 @@ from typing import Any, ClassVar
 
 import pytest
 
-from keras_lstmgen import corpus, encoding, prepared, recipe, remote, sources
+from keras_lstmgen import corpus, encoding, prepared, recipe, sources
 from keras_lstmgen.cli import main
+from keras_lstmgen.files import remote
 from keras_lstmgen.recipe import Corpus
 from keras_lstmgen.utils.errors import UserError
 

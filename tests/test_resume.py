@@ -23,7 +23,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from keras_lstmgen import callbacks, checkpoint, ending, evaluation, files, recipe, run, training
+from keras_lstmgen import callbacks, checkpoint, evaluation, recipe, run, training
+from keras_lstmgen.files import atomic
+from keras_lstmgen.system import signals
 from keras_lstmgen.utils.errors import Terminated, UserError
 
 ROOT = Path(__file__).parents[1]
@@ -80,7 +82,7 @@ def test_a_training_killed_twenty_times_ends_with_the_weights_and_the_curve_of_o
     settings: recipe.Recipe, tmp_path: Path
 ) -> None:
     """Half of the kills come after a random time, half right before a random change of the file system."""
-    files.write_text(tmp_path / "recipe.toml", recipe.to_toml(settings))
+    atomic.write_text(tmp_path / "recipe.toml", recipe.to_toml(settings))
     command = [sys.executable, "-m", "tests.killing", str(tmp_path / "recipe.toml"), str(tmp_path), str(KILLS), "0"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -149,7 +151,7 @@ def test_sigterm_saves_within_an_epoch_without_a_validation_and_what_follows_is_
     with monkeypatch.context() as patch:
         at_window(patch, window, ask_to_end)
         said = r"^stopped by SIGTERM, and saved; to go on: .* --resume /"
-        with pytest.raises(Terminated, match=said), ending.heard():
+        with pytest.raises(Terminated, match=said), signals.heard():
             training.train(plain, tmp_path, "run")
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     assert len(curve(tmp_path / "run")) == window // 26 if window > 26 else not (tmp_path / "run/history.json").exists()
@@ -168,7 +170,7 @@ def test_sigterm_does_not_wait_for_the_validation_which_is_made_up_for(
 
     with monkeypatch.context() as patch:
         patch.setattr(evaluation, "total_nats", wrapped)
-        with pytest.raises(Terminated, match="stopped by SIGTERM, and saved"), ending.heard():
+        with pytest.raises(Terminated, match="stopped by SIGTERM, and saved"), signals.heard():
             training.train(plain, tmp_path, "run")
     assert not (tmp_path / "run" / run.MODEL).exists()
     training.resume(tmp_path / "run", plain)
@@ -178,7 +180,7 @@ def test_sigterm_does_not_wait_for_the_validation_which_is_made_up_for(
 def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again(
     plain: recipe.Recipe, straight: Path, tmp_path: Path
 ) -> None:
-    files.write_text(tmp_path / "run" / run.RECIPE, recipe.to_toml(plain))
+    atomic.write_text(tmp_path / "run" / run.RECIPE, recipe.to_toml(plain))
     training.resume(tmp_path / "run", plain)
     assert_same_run(tmp_path / "run", straight)
 

@@ -15,7 +15,8 @@ import keras
 import numpy as np
 import pytest
 
-from keras_lstmgen import files, generation, recipe, run
+from keras_lstmgen import generation, recipe, run
+from keras_lstmgen.files import atomic
 from keras_lstmgen.utils.errors import UserError
 
 
@@ -80,7 +81,7 @@ def test_a_folder_that_cannot_be_made_is_one_clear_line(tmp_path: Path) -> None:
 def shelf(tmp_path: Path) -> Path:
     """Three runs, the second of which is the newest; and a folder that is no run."""
     for age, name in enumerate(["novel", "poems", "sermons"]):
-        files.write_text(tmp_path / "shelf" / name / "recipe.toml", "")
+        atomic.write_text(tmp_path / "shelf" / name / "recipe.toml", "")
         os.utime(tmp_path / "shelf" / name / "recipe.toml", (0, 50 if name == "poems" else age))
     (tmp_path / "shelf/notes").mkdir()
     return tmp_path / "shelf"

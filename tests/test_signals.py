@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 import keras_lstmgen
-from keras_lstmgen import callbacks, chatting, cli, ending, recipe, run, training
+from keras_lstmgen import callbacks, chatting, cli, recipe, run, training
+from keras_lstmgen.system import signals
 
 PACKAGE = Path(keras_lstmgen.__file__).parent
 INSTALLERS = {"signal", "sigaction", "set_wakeup_fd", "siginterrupt", "setitimer"}
@@ -86,7 +87,7 @@ def test_a_program_keeps_its_own_handlers_while_it_trains(
 
 
 def test_the_command_line_has_handlers_while_it_trains(short: recipe.Recipe, tmp_path: Path, seen: list[Any]) -> None:
-    with ending.heard():
+    with signals.heard():
         training.train(short, tmp_path, "typed")
     assert not {signal.default_int_handler, signal.SIG_DFL} & set(seen)
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == [
@@ -97,13 +98,13 @@ def test_the_command_line_has_handlers_while_it_trains(short: recipe.Recipe, tmp
 
 def test_a_conversation_and_the_meeting_of_workers_need_no_main_thread() -> None:
     def work() -> tuple[int, str]:
-        with chatting._counted_breaks() as breaks, ending.given_back(signal.SIGINT, signal.SIGTERM):
+        with chatting._counted_breaks() as breaks, signals.given_back(signal.SIGINT, signal.SIGTERM):
             return breaks(), "through"
 
     assert in_thread(work) == (0, "through")
 
 
 def test_handlers_that_a_library_installs_are_undone() -> None:
-    with ending.given_back(signal.SIGTERM):
+    with signals.given_back(signal.SIGTERM):
         signal.signal(signal.SIGTERM, lambda *_: None)
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL

@@ -15,7 +15,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from keras_lstmgen import sources
-from keras_lstmgen.formats import has_old_lines
+from keras_lstmgen.files.formats import has_old_lines
 from keras_lstmgen.recipe import Corpus
 from keras_lstmgen.sources import Source
 from keras_lstmgen.utils.errors import UserError

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from keras_lstmgen import containers, material, memory, recipe, threads
+from keras_lstmgen import material, recipe
+from keras_lstmgen.system import containers, cpu, malloc
 from keras_lstmgen.utils.errors import UserError
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the kits are no package: they travel as folders
@@ -91,7 +92,7 @@ def test_memory_is_the_container_s_where_that_is_less_than_the_machine_s(monkeyp
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     for limit, expected in ((2**29, 2**29), (2.0**63, machine), (math.inf, machine)):
         monkeypatch.setattr(containers, "memory", lambda limit=limit: limit)
-        assert memory.available() == expected
+        assert malloc.available() == expected
 
 
 def test_a_model_larger_than_the_memory_of_the_container_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,13 +104,18 @@ def test_a_model_larger_than_the_memory_of_the_container_is_refused(monkeypatch:
 
 def test_no_memory_is_set_aside_beyond_that_of_the_container(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
-    monkeypatch.setattr(containers, "memory", lambda: memory.LEAST)  # half of it is too little
-    monkeypatch.setattr(memory, "_set_aside", lambda *_: pytest.fail("memory was set aside"))
-    memory.configure()
+    monkeypatch.setattr(containers, "memory", lambda: malloc.LEAST)  # half of it is too little
+    monkeypatch.setattr(malloc, "_set_aside", lambda *_: pytest.fail("memory was set aside"))
+    malloc.configure()
 
 
 COUNTED = re.compile(r"cpu_count\(|len\(os\.sched_getaffinity|SC_PHYS_PAGES|SC_NPROCESSORS|MemTotal")
-COUNTING = {"keras_lstmgen/threads.py", "keras_lstmgen/memory.py", "export/client.py", "tests/test_threads.py"}
+COUNTING = {
+    "keras_lstmgen/system/cpu.py",
+    "keras_lstmgen/system/malloc.py",
+    "export/client.py",
+    "tests/test_threads.py",
+}
 
 
 def test_cores_and_memory_are_counted_in_one_place() -> None:
@@ -140,12 +146,12 @@ def test_a_container_gets_threads_for_its_quota_and_not_for_the_machine(
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
     monkeypatch.setattr(containers, "cores", lambda: quota)
-    assert threads.available() == expected
+    assert cpu.available() == expected
 
 
 def test_tensorflow_is_told_unless_the_user_has_told_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(threads, "available", lambda: 7)
+    monkeypatch.setattr(cpu, "available", lambda: 7)
     monkeypatch.setenv("TF_NUM_INTEROP_THREADS", "5")
     monkeypatch.delenv("TF_NUM_INTRAOP_THREADS", raising=False)
-    threads.configure()
+    cpu.configure()
     assert (os.environ["TF_NUM_INTRAOP_THREADS"], os.environ["TF_NUM_INTEROP_THREADS"]) == ("7", "5")

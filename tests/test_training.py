@@ -26,7 +26,6 @@ from keras_lstmgen import (
     callbacks,
     checkpoint,
     encoding,
-    ending,
     evaluation,
     generation,
     recipe,
@@ -39,6 +38,7 @@ from keras_lstmgen import (
 from keras_lstmgen.model import build
 from keras_lstmgen.optimizer import Adam
 from keras_lstmgen.sampling import Options
+from keras_lstmgen.system import signals
 from keras_lstmgen.utils.errors import UserError
 
 B, T, E, H, L = 3, 17, 5, 12, 2
@@ -153,7 +153,7 @@ def test_ctrl_c_within_an_epoch_saves_and_what_follows_is_as_if_nothing_had_happ
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    with monkeypatch.context() as patch, ending.heard():
+    with monkeypatch.context() as patch, signals.heard():
         at_window(patch, 70, lambda: signal.raise_signal(signal.SIGINT))
         folder = training.train(small, runs, "interrupted")
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -254,7 +254,7 @@ def test_a_second_ctrl_c_breaks_off_at_once_and_no_empty_run_is_left(
         signal.raise_signal(signal.SIGINT)
 
     at_window(monkeypatch, 5, twice)
-    with pytest.raises(KeyboardInterrupt), ending.heard():
+    with pytest.raises(KeyboardInterrupt), signals.heard():
         training.train(small, runs, "twice")
     assert not (runs / "twice").exists()
 

@@ -21,7 +21,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from keras_lstmgen import cli, ending, launching, run, threads, workers
+from keras_lstmgen import cli, launching, run, workers
+from keras_lstmgen.system import cpu, signals
 from keras_lstmgen.utils.errors import Terminated, UserError
 
 B = 6  # rows of a batch, which two and three workers share
@@ -401,7 +402,7 @@ def test_what_happens_while_they_are_started_leaves_none(monkeypatch: pytest.Mon
         return begun[-1]
 
     monkeypatch.setattr(subprocess, "Popen", start)
-    with pytest.raises((Terminated, OSError), match=what), ending.heard():
+    with pytest.raises((Terminated, OSError), match=what), signals.heard():
         launching.launch(["train"], 3)
     assert len(begun) == 1 + (what == "SIGTERM")
     assert all(worker.returncode is not None for worker in begun)
@@ -443,7 +444,7 @@ def test_each_has_its_place_its_cores_and_its_gpu(
     assert first[0] == second[0]
     assert len(set(first[0]["worker"])) == 2
     assert (first[2], second[2]) == ("3", "5")
-    if threads.available() > 1:
+    if cpu.available() > 1:
         assert set(first[1]) | set(second[1]) == os.sched_getaffinity(0)
         assert not set(first[1]) & set(second[1])
     with pytest.raises(UserError, match="--workers 3: each wants a GPU of its own, and there are 2"):

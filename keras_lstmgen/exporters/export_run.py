@@ -11,11 +11,12 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_lstmgen import files, recipe, run, show
+from keras_lstmgen import recipe, run, show
 from keras_lstmgen.exporters import contract, verify
 from keras_lstmgen.exporters.verify import Proof, Trial
-from keras_lstmgen.quiet import quiet
+from keras_lstmgen.files import atomic
 from keras_lstmgen.run import Run
+from keras_lstmgen.system.native_stderr import quiet
 from keras_lstmgen.utils.errors import UserError, first_line, not_empty
 
 RECORD = "export.json"
@@ -72,7 +73,7 @@ def _export_all(
     """Export one format after another; return the proofs of those that were tried, and what went wrong."""
     model, record = run.load(folder), _read_record(folder / RECORD)
     contract.check_weights(model)
-    files.check_writable(folder)
+    atomic.check_writable(folder)
     with show.out.status(f"Keras writes {settings.texts} texts of {settings.tokens} tokens"):
         tried = verify.trial(model, settings.texts, settings.tokens)
     proofs: dict[str, Proof] = {}
@@ -104,7 +105,7 @@ def _module(name: str) -> ModuleType:
 
 def _export_one(name: str, module: ModuleType, model: Run, folder: Path, tried: Trial, record: dict[str, Any]) -> Proof:
     """Write one format to a temporary folder, prove it, and only then move it to its place and record the proof."""
-    with files.aside(folder) as aside, files.plainly_named(aside) as place:
+    with atomic.aside(folder) as aside, atomic.plainly_named(aside) as place:
         with show.out.status(f"{NAMES[name]}: converting") as status:
             _write(name, module, model, place)
             status.update(f"{NAMES[name]}: writing the same texts")
@@ -121,7 +122,7 @@ def _replace(name: str, module: ModuleType, folder: Path, record: dict[str, Any]
     before = record["artifacts"].get(name)
     _keep(folder, record, name, None)
     try:
-        files.put(place / module.PLACE, folder / module.PLACE)
+        atomic.put(place / module.PLACE, folder / module.PLACE)
     except UserError:
         _keep(folder, record, name, before)
         raise
@@ -166,7 +167,7 @@ def _largest_loss(module: ModuleType) -> Any:
 
 def _read_record(path: Path) -> dict[str, Any]:
     """What ``export.json`` says so far: formats exported before and not now keep their entry."""
-    record = files.read_json(path) if path.is_file() else {"artifacts": {}}
+    record = atomic.read_json(path) if path.is_file() else {"artifacts": {}}
     if not isinstance(record, dict) or not isinstance(record.get("artifacts"), dict):
         raise UserError(f"{path}: is damaged; delete it and export all formats again")
     return record
@@ -178,7 +179,7 @@ def _keep(folder: Path, record: dict[str, Any], name: str, entry: dict[str, Any]
     if entry:
         record["artifacts"][name] = entry
     record["versions"] = {package: version for package in PACKAGES if (version := _version(package))}
-    files.write_json(folder / RECORD, record)
+    atomic.write_json(folder / RECORD, record)
 
 
 def _version(package: str) -> str | None:

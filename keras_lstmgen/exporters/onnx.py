@@ -11,9 +11,9 @@ import onnx
 import onnxruntime
 import tf2onnx
 
-from keras_lstmgen import files
 from keras_lstmgen.exporters import contract
 from keras_lstmgen.exporters.contract import Call, Graphs
+from keras_lstmgen.files import atomic
 from keras_lstmgen.run import Run
 from keras_lstmgen.utils.errors import UserError
 
@@ -29,12 +29,12 @@ def write(model: Run, folder: Path) -> Path:
         "tokenizer": base64.b64encode(model.tokenizer.model).decode("ascii"),
     }
     graphs = Graphs(model)
-    with files.replacing(folder / PLACE) as path:
+    with atomic.replacing(folder / PLACE) as path:
         path.mkdir()
         for name, graph in graphs.signatures().items():
             proto = model_of(graph, name)
             onnx.helper.set_model_props(proto, carried)
-            files.write_bytes(path / FILES[name], proto.SerializeToString())
+            atomic.write_bytes(path / FILES[name], proto.SerializeToString())
     return folder / PLACE
 
 

@@ -7,10 +7,11 @@ import tensorflow as tf
 import tensorflow_text  # noqa: F401 (a loader needs its operators)
 from tensorflow.core.protobuf import saved_model_pb2
 
-from keras_lstmgen import files, run
+from keras_lstmgen import run
 from keras_lstmgen.exporters import contract, warmup
 from keras_lstmgen.exporters.contract import Call, Graphs
 from keras_lstmgen.exporters.strings import Strings
+from keras_lstmgen.files import atomic
 from keras_lstmgen.run import Run
 from keras_lstmgen.utils.errors import UserError
 
@@ -21,13 +22,13 @@ TEXT_OPERATORS = {f"Sentencepiece{name}Op" for name in ("", "Tokenize", "Detoken
 
 def write(model: Run, folder: Path) -> Path:
     """Write the artifact into a run's folder; metadata and tokenizer are its assets."""
-    with files.replacing(folder / PLACE) as path:
+    with atomic.replacing(folder / PLACE) as path:
         graphs = Graphs(model, check_options=True)
         graphs.strings = Strings(model, graphs)
         assets = path.parent / "assets"
         assets.mkdir()
-        files.write_text(assets / run.METADATA, contract.metadata_json(model))
-        files.write_bytes(assets / run.TOKENIZER, model.tokenizer.model)
+        atomic.write_text(assets / run.METADATA, contract.metadata_json(model))
+        atomic.write_bytes(assets / run.TOKENIZER, model.tokenizer.model)
         graphs.assets = [tf.saved_model.Asset(str(assets / name)) for name in (run.METADATA, run.TOKENIZER)]
         tf.saved_model.save(graphs, str(path), signatures=graphs.signatures() | graphs.strings.signatures())
         warmup.write(model, path / warmup.PLACE)
@@ -57,7 +58,7 @@ def open_artifact(folder: Path, threads: int = 1) -> Call:
         intra_op_parallelism_threads=threads, inter_op_parallelism_threads=-1, device_count={"GPU": 0}
     )
     session = tf.compat.v1.Session(graph=tf.Graph(), config=config)
-    with session.graph.as_default(), files.plainly_named(folder) as plain:
+    with session.graph.as_default(), atomic.plainly_named(folder) as plain:
         signatures = tf.compat.v1.saved_model.loader.load(session, ["serve"], str(plain / PLACE)).signature_def
 
     def call(graph: str, **inputs: Any) -> Any:

@@ -14,9 +14,9 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 from ai_edge_litert.tools import flatbuffer_utils
 
-from keras_lstmgen import files
 from keras_lstmgen.exporters import contract
 from keras_lstmgen.exporters.contract import Call, Graphs
+from keras_lstmgen.files import atomic
 from keras_lstmgen.run import Run
 from keras_lstmgen.utils.errors import UserError
 
@@ -34,13 +34,13 @@ def write_file(model: Run, path: Path, optimizations: list[Any], types: Sequence
     _check(content)
     _attach(content, "keras_lstmgen", contract.metadata_json(model).encode())
     _attach(content, "tokenizer", model.tokenizer.model)
-    files.write_bytes(path, bytes(flatbuffer_utils.convert_object_to_bytearray(content)))
+    atomic.write_bytes(path, bytes(flatbuffer_utils.convert_object_to_bytearray(content)))
     return path
 
 
 def _converted(model: Run, optimizations: list[Any], types: Sequence[Any]) -> bytes:
     """Convert by way of a SavedModel, the way that shares the weights between signatures."""
-    with tempfile.TemporaryDirectory() as place, files.plainly_named(Path(place)) as folder:
+    with tempfile.TemporaryDirectory() as place, atomic.plainly_named(Path(place)) as folder:
         graphs = Graphs(model)
         tf.saved_model.save(graphs, str(folder), signatures=graphs.signatures())
         converter = tf.lite.TFLiteConverter.from_saved_model(str(folder), signature_keys=list(contract.GRAPHS))

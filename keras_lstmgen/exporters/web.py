@@ -18,9 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from keras_lstmgen import files, run
+from keras_lstmgen import run
 from keras_lstmgen.exporters import contract, onnx
 from keras_lstmgen.exporters.contract import Call, Graphs
+from keras_lstmgen.files import atomic
 from keras_lstmgen.run import Run
 from keras_lstmgen.sources import cache_folder
 from keras_lstmgen.utils.errors import UserError
@@ -49,17 +50,17 @@ def write(model: Run, folder: Path) -> Path:
     """Write the page and all that it loads into a run's folder."""
     _program("node")  # by which it is proved
     runtime = _unpacked(_archive())
-    with files.replacing(folder / PLACE) as path:
+    with atomic.replacing(folder / PLACE) as path:
         path.mkdir()
         for name in PAGE:
             shutil.copyfile(kit() / name, path / name)
         (path / "onnxruntime").mkdir()
         for name, data in runtime.items():
-            files.write_bytes(path / name, data)
-        files.write_bytes(path / onnx.FILES["step"], onnx.model_of(Graphs(model).step, "step").SerializeToString())
-        files.write_bytes(path / run.TOKENIZER, model.tokenizer.model)
-        files.write_text(path / run.METADATA, contract.metadata_json(model))
-        files.write_text(path / "package.json", '{"type": "module"}\n')  # so that Node reads .js as browsers do
+            atomic.write_bytes(path / name, data)
+        atomic.write_bytes(path / onnx.FILES["step"], onnx.model_of(Graphs(model).step, "step").SerializeToString())
+        atomic.write_bytes(path / run.TOKENIZER, model.tokenizer.model)
+        atomic.write_text(path / run.METADATA, contract.metadata_json(model))
+        atomic.write_text(path / "package.json", '{"type": "module"}\n')  # so that Node reads .js as browsers do
     return folder / PLACE
 
 
@@ -82,7 +83,7 @@ def _archive() -> bytes:
     data = _fetched(f"{RUNTIME}@{locked['version']}")
     if not _is_whole(data, locked["integrity"]):
         raise UserError(f"--format web: what npm fetched as {RUNTIME} is not what was published; try again")
-    files.write_bytes(kept, data)
+    atomic.write_bytes(kept, data)
     return data
 
 

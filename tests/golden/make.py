@@ -19,8 +19,9 @@ from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from keras_lstmgen import files, generation, recipe, run, training  # (after the variable)
+from keras_lstmgen import generation, recipe, run, training  # (after the variable)
 from keras_lstmgen.exporters import export_run
+from keras_lstmgen.files import atomic
 from keras_lstmgen.sampling import Options
 
 HERE = Path(__file__).resolve().parent
@@ -104,7 +105,7 @@ def main() -> None:
         export_run.export(made, settings.export)
         texts = write(run.load(made))
         keep(made, (*TRAINED, *ARTIFACTS))
-    files.write_text(TEXTS, json.dumps(texts, ensure_ascii=False, indent=1) + "\n")
+    atomic.write_text(TEXTS, json.dumps(texts, ensure_ascii=False, indent=1) + "\n")
 
 
 def keep(made: Path, names: tuple[str, ...]) -> None:

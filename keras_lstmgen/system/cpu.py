@@ -4,7 +4,7 @@ import math
 import os
 import re
 
-from keras_lstmgen import containers
+from keras_lstmgen.system import containers
 from keras_lstmgen.utils import numerals
 from keras_lstmgen.utils.errors import UserError
 

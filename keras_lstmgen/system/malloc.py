@@ -10,7 +10,7 @@ import ctypes
 import os
 import sys
 
-from keras_lstmgen import containers
+from keras_lstmgen.system import containers
 
 # Of <malloc.h> and <sys/mman.h>, as glibc and Linux number them.
 TRIM_THRESHOLD, MMAP_MAX, ARENA_MAX = -1, -4, -8

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import IO
 
-from keras_lstmgen import standard
+from keras_lstmgen.system import standard_streams
 
 
 @contextmanager
@@ -20,7 +20,7 @@ def quiet(tell: bool = True) -> Iterator[None]:
     reaches them.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    standard.open_closed()
+    standard_streams.open_closed()
     if sys.stderr:
         sys.stderr.flush()
     kept = os.dup(2)
