@@ -7,8 +7,9 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from keras_lstmgen import beam, decode, generation, sampling, show
+from keras_lstmgen import beam, decode, generation, sampling
 from keras_lstmgen.constraints import HostOptions
+from keras_lstmgen.reporting import console
 from keras_lstmgen.run import Run
 from keras_lstmgen.utils.errors import at_least
 
@@ -25,7 +26,7 @@ def answers(run: Run, sources: Sequence[str], limit: int) -> list[str]:
     prompts = [run.prompt_ids(source + "\n") for source in sources]
     order = sorted(range(len(prompts)), key=lambda number: len(prompts[number]))
     found, call = [""] * len(prompts), _writer(run)
-    with show.progress_bar() as bar:
+    with console.progress_bar() as bar:
         task = bar.add_task("answers", total=len(prompts), figures="")
         for start in range(0, len(order), ROWS):
             numbers = order[start : start + ROWS]
@@ -66,7 +67,7 @@ def searched(run: Run, sources: Sequence[str], asked: beam.Search) -> list[str]:
     """The best answer to each source that a beam search finds; so many searches go side by side."""
     step, limits = decode.stepper(run.weights), generation.constrained(run, HostOptions())
     S, found = run.metadata.state_size, list[str]()
-    with show.progress_bar() as bar:
+    with console.progress_bar() as bar:
         task = bar.add_task(f"answers, {asked.beams} beams", total=len(sources), figures="")
         for start in range(0, len(sources), ROWS):
             prompts = [run.prompt_ids(source + "\n") for source in sources[start : start + ROWS]]
@@ -92,7 +93,7 @@ def drawn(run: Run, sources: Sequence[str], number: int, limit: int) -> dict[str
 
 def _drawn(run: Run, call: generation.Writer, source: str, number: int, limit: int) -> list[str]:
     found, prompt = list[str](), source + "\n" if source else ""
-    with show.progress_bar() as bar:
+    with console.progress_bar() as bar:
         task = bar.add_task(f"samples: {source}" if source else "samples", total=number, figures="")
         for start in range(0, number, ROWS):
             seeds = range(start, min(start + ROWS, number))

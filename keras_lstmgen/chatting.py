@@ -19,10 +19,11 @@ import numpy as np
 from rich.markup import escape
 from rich.text import Text as Styled
 
-from keras_lstmgen import corpus, generation, prepared, recipe, show, sources
+from keras_lstmgen import corpus, generation, prepared, recipe, sources
 from keras_lstmgen.decode import Text
 from keras_lstmgen.documents import pair
 from keras_lstmgen.generation import Sample, Writer
+from keras_lstmgen.reporting import console
 from keras_lstmgen.run import NONE, Metadata, Run
 from keras_lstmgen.sampling import Options
 from keras_lstmgen.system import signals
@@ -263,11 +264,11 @@ def _counted_breaks() -> Iterator[Callable[[], int]]:
 def _write(text: str) -> None:
     """Put a part of an answer on the screen, coloured if it is one."""
     if sys.stdout.isatty():
-        show.out.print(Styled(text), style="cyan", end="", soft_wrap=True)
+        console.out.print(Styled(text), style="cyan", end="", soft_wrap=True)
     else:
         sys.stdout.write(text)
     sys.stdout.flush()
 
 
 def _note(text: str) -> None:
-    show.notes.print(f"[dim]{escape(text)}[/dim]")
+    console.notes.print(f"[dim]{escape(text)}[/dim]")

@@ -31,13 +31,13 @@ with quiet():
         prepared,
         reports,
         run,
-        show,
         sources,
         training,
         workers,
     )
     from keras_lstmgen.constraints import HostOptions
     from keras_lstmgen.exporters import export_run
+    from keras_lstmgen.reporting import console
     from keras_lstmgen.sampling import Options
 
 MOST_TEXTS = 65_536  # of one batch
@@ -55,7 +55,7 @@ def train(arguments: argparse.Namespace) -> None:
         else:
             training.assist(arguments.runs)
     if workers.is_chief():
-        show.next_command("keras-lstmgen", "generate", folder, "--temperature", "0.8")
+        console.next_command("keras-lstmgen", "generate", folder, "--temperature", "0.8")
 
 
 def _trained(arguments: argparse.Namespace) -> Path:
@@ -75,7 +75,7 @@ def _trained(arguments: argparse.Namespace) -> Path:
 
 def _tell_left_out(corpus: recipe.Corpus) -> None:
     """Print the files that are skipped in the folders of a corpus."""
-    show.left_out(sources.left_out((*corpus.source, *corpus.validation)))
+    console.left_out(sources.left_out((*corpus.source, *corpus.validation)))
 
 
 def prepare(arguments: argparse.Namespace) -> None:
@@ -85,14 +85,16 @@ def prepare(arguments: argparse.Namespace) -> None:
         preparing = _with_beam()
     _tell_left_out(settings.corpus)
     began = time.perf_counter()
-    with show.out.status("reading the corpus") as status:
+    with console.out.status("reading the corpus") as status:
         about = preparing.prepare(settings, arguments.output, arguments.beam, status.update)
-    show.prepared(arguments.output, about, time.perf_counter() - began)
+    console.prepared(arguments.output, about, time.perf_counter() - began)
     folder = arguments.output
     if remote.is_address(folder):
         folder = folder.rstrip("/").rpartition("/")[2]
-        show.out.print(f"Training reads it from a folder of its own machine: copy it to {folder} there.", markup=False)
-    show.next_command("keras-lstmgen", "train", folder)
+        console.out.print(
+            f"Training reads it from a folder of its own machine: copy it to {folder} there.", markup=False
+        )
+    console.next_command("keras-lstmgen", "train", folder)
 
 
 def _with_beam() -> Any:
@@ -165,7 +167,7 @@ def _tell_of_reserved(texts: Sequence[str]) -> None:
 def _tell_apart(name: str, used: str, other: str) -> None:
     """Print to standard error which of two things a word selects, and how to select the other one."""
     hint = f"for the {other} in the working directory, type {typed(Path(name))}"
-    show.notes.print(f"{name}: using {used}; {hint}", markup=False)
+    console.notes.print(f"{name}: using {used}; {hint}", markup=False)
 
 
 def generate(arguments: argparse.Namespace) -> None:
@@ -188,7 +190,7 @@ def generate(arguments: argparse.Namespace) -> None:
     ]
     if arguments.output:
         _keep_text(arguments.output, ("\n\n" if arguments.logprobs is None else "\n").join(texts))
-    show.next_beside("keras-lstmgen", "evaluate", folder)
+    console.next_beside("keras-lstmgen", "evaluate", folder)
 
 
 def _choices(arguments: argparse.Namespace) -> tuple[Options, HostOptions, beam.Search | None]:
@@ -336,10 +338,10 @@ def _tell(samples: list[generation.Sample], seconds: float) -> None:
     reasons = ", ".join(sample.finish_reason for sample in samples)
     scores = ", ".join(f"{sample.score:.4f}" for sample in samples if sample.score is not None)
     said = f"{tokens} tokens in {seconds:.1f} s, the first call's compiling included; ended by: {reasons}"
-    show.notes.print(f"[dim]{said}{f'; scores: {scores}' if scores else ''}[/dim]")
+    console.notes.print(f"[dim]{said}{f'; scores: {scores}' if scores else ''}[/dim]")
     for number, sample in enumerate(samples, 1):
         if sample.note:
-            show.notes.print(f"[bold]text {number}:[/bold] {escape(sample.note)}")
+            console.notes.print(f"[bold]text {number}:[/bold] {escape(sample.note)}")
 
 
 def chat(arguments: argparse.Namespace) -> None:
@@ -352,7 +354,7 @@ def chat(arguments: argparse.Namespace) -> None:
     memory = chatting.turns_kept(model.metadata, arguments.memory)
     speaker = chatting.Speaker(model, generation.writer(model), options, arguments.max_new_tokens, memory)
     chatting.converse(speaker, arguments.seed)
-    show.next_beside("keras-lstmgen", "evaluate", folder)
+    console.next_beside("keras-lstmgen", "evaluate", folder)
 
 
 def evaluate(arguments: argparse.Namespace) -> None:
@@ -365,7 +367,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
     effects.check(settings, _knobs(arguments), "--")
     effects.check_samples(arguments, settings.evaluate)
     _tell_of_reserved(arguments.text)
-    show.left_out(sources.left_out(arguments.text))
+    console.left_out(sources.left_out(arguments.text))
     report = reports.evaluate(model, arguments.text, arguments.samples, arguments.sample_tokens, settings.evaluate)
     if arguments.json:
         print(json.dumps(report, indent=2, ensure_ascii=False), flush=True)
@@ -373,9 +375,9 @@ def evaluate(arguments: argparse.Namespace) -> None:
         reports.show_tables(folder, report)
     atomic.write_json(folder / "evaluation.json", report)  # last: what is measured is printed also where this fails
     if arguments.json:
-        show.next_beside("keras-lstmgen", "export", folder)
+        console.next_beside("keras-lstmgen", "export", folder)
     else:
-        show.next_command("keras-lstmgen", "export", folder)
+        console.next_command("keras-lstmgen", "export", folder)
 
 
 def inspect(arguments: argparse.Namespace) -> None:
@@ -388,9 +390,9 @@ def inspect(arguments: argparse.Namespace) -> None:
     folder = _found(arguments.run, arguments.runs)
     model = run.load(folder)
     asked["prompt"] = corpus.prompt(arguments.prompt, recipe.parse(model.metadata.recipe).corpus)
-    show.left_out(sources.left_out(arguments.text))
+    console.left_out(sources.left_out(arguments.text))
     inspection.inspect(model, inspection.Asked(**asked, options=options), _folder(arguments, folder))
-    show.next_command("keras-lstmgen", "evaluate", folder)
+    console.next_command("keras-lstmgen", "evaluate", folder)
 
 
 def _folder(arguments: argparse.Namespace, run_folder: Path) -> Path:
@@ -411,17 +413,17 @@ def export(arguments: argparse.Namespace) -> None:
     settings = recipe.override(settings, given, "--")
     export_run.hide_gpus()
     export_run.export(folder, settings.export)
-    show.next_command("keras-lstmgen", "info", folder)
+    console.next_command("keras-lstmgen", "info", folder)
 
 
 def info(arguments: argparse.Namespace) -> None:
     """Say what a run is, or list all."""
     if arguments.run is None:
-        show.list_runs(arguments.runs)
-        show.slow_training()
-        show.next_command("keras-lstmgen", "info", run.find(None, arguments.runs))
+        console.list_runs(arguments.runs)
+        console.slow_training()
+        console.next_command("keras-lstmgen", "info", run.find(None, arguments.runs))
     else:
         folder = _found(arguments.run, arguments.runs)
-        show.describe(folder, asdict(run.load_metadata(folder)))
-        show.slow_training()
-        show.next_command("keras-lstmgen", "generate", folder)
+        console.describe(folder, asdict(run.load_metadata(folder)))
+        console.slow_training()
+        console.next_command("keras-lstmgen", "generate", folder)

@@ -10,10 +10,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_lstmgen import beam, coloured, corpus, gates, generation, pictures, prepared, probes, recipe, show
+from keras_lstmgen import beam, coloured, corpus, gates, generation, prepared, probes, recipe
 from keras_lstmgen.encoding import ids_of
 from keras_lstmgen.files import atomic
 from keras_lstmgen.model import Weights, each_member
+from keras_lstmgen.reporting import console, plots
 from keras_lstmgen.run import Run
 from keras_lstmgen.sampling import Options
 from keras_lstmgen.tokenizer import Tokenizer
@@ -74,7 +75,7 @@ def inspect(model: Run, asked: Asked, output: Path) -> None:
     """Look, print the tables, write pictures and page into the folder ``output``."""
     layer = _check(model, asked)
     named_layer = f"layer {layer + 1}{_of_the_first(model)}"
-    with show.out.status("watching the layer"):
+    with console.out.status("watching the layer"):
         shown = _shown(model, asked, layer)
         probed = _probed(model, asked, layer)
     best = max(probed.findings, key=lambda finding: finding.margin, default=None)
@@ -84,19 +85,19 @@ def inspect(model: Run, asked: Asked, output: Path) -> None:
     named = [cell, *(finding.cell for finding in probed.findings)]
     _show_likeliest(tokens, likeliest)
     if _of_the_first(model):
-        show.out.print("gates and cells, and where it looks, are of the first member; probabilities of all together")
+        console.out.print("gates and cells, and where it looks, are of the first member; probabilities of all together")
     _show_findings(probed, named_layer)
     _draw(shown, named_layer, tokens, _units(shown.trace, named), output)
-    pictures.candidates(output / "next.png", tokens, likeliest, _came(shown), shown.written)
+    plots.candidates(output / "next.png", tokens, likeliest, _came(shown), shown.written)
     passages = _passages(model, shown, probed, cell)
     title = f"Cell {cell} of {named_layer}"
-    pictures.coloured(output / "text.png", title, *passages[1][1:])
+    plots.coloured(output / "text.png", title, *passages[1][1:])
     atomic.write_text(output / "text.html", coloured.page(title, _about(probed, cell), passages))
     _show_missing(tokens, likeliest, passages[1])
-    show.out.print(
+    console.out.print(
         "units in the pictures: the cells of the table, then those that vary most; above, those that forget least"
     )
-    show.out.print(f"pictures, and text coloured by cell {cell} (text.html, text.png): {output}", markup=False)
+    console.out.print(f"pictures, and text coloured by cell {cell} (text.html, text.png): {output}", markup=False)
 
 
 def _check(model: Run, asked: Asked) -> int:
@@ -159,7 +160,7 @@ def _text(model: Run, asked: Asked) -> tuple[str, list[int]]:
     try:
         return f"the run's {corpus.validates_on(settings)}", _ids_of_corpus(model, prepared.text(settings))
     except UserError as error:
-        show.out.print(f"{error}; the model writes a text instead", markup=False)
+        console.out.print(f"{error}; the model writes a text instead", markup=False)
         samples = generation.generate(model, asked.prompt, PROBED // OWN_TEXTS, seeds=range(OWN_TEXTS))
         prompt = model.prompt_ids(asked.prompt)
         written = (token for sample in samples for token in (*prompt, *sample.tokens))
@@ -207,13 +208,13 @@ def _liveliest(cells: NDArray[np.float32]) -> list[int]:
 
 
 def _draw(shown: Shown, layer: str, tokens: list[str], units: list[int], output: Path) -> None:
-    heat = partial(pictures.heat, tokens=tokens, units=units, written=shown.written)
+    heat = partial(plots.heat, tokens=tokens, units=units, written=shown.written)
     for gate in ("forget", "input", "output"):
         values = getattr(shown.trace, gate)[:, units]
         heat(output / f"{gate}.png", f"{layer}, {gate} gate: 0 shut, 1 open", values, signed=False)
     heat(output / "cell.png", f"{layer}, cell", shown.trace.cells[:, units], signed=True)
     if shown.trace.looks is not None:
-        pictures.looks(output / "looks.png", shown.trace.looks, tokens, shown.written)
+        plots.looks(output / "looks.png", shown.trace.looks, tokens, shown.written)
 
 
 def _likeliest(model: Run, shown: Shown) -> list[list[tuple[str, float]]]:
@@ -265,7 +266,7 @@ def _show_likeliest(tokens: list[str], likeliest: list[list[tuple[str, float]]])
     rows = [
         (token, *(f"{label} {share:.0%}" for label, share in row)) for token, row in zip(tokens, likeliest, strict=True)
     ]
-    show.table("likeliest next tokens", ("after", *map(str, range(1, len(likeliest[0]) + 1))), rows)
+    console.table("likeliest next tokens", ("after", *map(str, range(1, len(likeliest[0]) + 1))), rows)
 
 
 def _show_findings(probed: Probed, layer: str) -> None:
@@ -275,11 +276,11 @@ def _show_findings(probed: Probed, layer: str) -> None:
         (f.feature, f.measure, f.cell, f"{f.figure:.3f}", f"{f.constant:.3f}", f"{f.chance:.3f}")
         for f in sorted(probed.findings, key=lambda finding: -finding.margin)
     ]
-    show.table(title, ("feature", "measure", "cell", "second half", "constant guess", "chance"), rows)
+    console.table(title, ("feature", "measure", "cell", "second half", "constant guess", "chance"), rows)
     if probed.rare:
-        show.out.print(f"too rare in this text to tell: {', '.join(probed.rare)}", markup=False)
+        console.out.print(f"too rare in this text to tell: {', '.join(probed.rare)}", markup=False)
     if probes.without_spaces(probed.parts) > 0.5:
-        show.out.print(
+        console.out.print(
             "most letters of this text are of a script without spaces between words: what is said of words is said of "
             "the others alone",
             markup=False,
@@ -289,6 +290,6 @@ def _show_findings(probed: Probed, layer: str) -> None:
 def _show_missing(tokens: list[str], likeliest: list[list[tuple[str, float]]], passage: coloured.Passage) -> None:
     """Print which characters of the pictures no font has."""
     labels = [label for row in likeliest for label, _ in row]
-    drawn = "".join(passage.parts)[: pictures.COLUMNS * pictures.LINES]
-    if told := pictures.told_of_missing("".join([*tokens, *labels, drawn])):
-        show.out.print(told, markup=False)
+    drawn = "".join(passage.parts)[: plots.COLUMNS * plots.LINES]
+    if told := plots.told_of_missing("".join([*tokens, *labels, drawn])):
+        console.out.print(told, markup=False)

@@ -12,10 +12,11 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from keras_lstmgen import defaults, evaluation, kernel, layers, pairs, prepared, recipe, show, streams, workers
+from keras_lstmgen import defaults, evaluation, kernel, layers, pairs, prepared, recipe, streams, workers
 from keras_lstmgen.corpus import Split
 from keras_lstmgen.encoding import Encoded, encode
 from keras_lstmgen.model import parameters
+from keras_lstmgen.reporting import console
 from keras_lstmgen.system import malloc
 from keras_lstmgen.tokenizer import check_writable
 from keras_lstmgen.utils.errors import UserError, readable
@@ -28,7 +29,7 @@ def prepare(settings: recipe.Recipe, runs: Path) -> tuple[recipe.Recipe, Encoded
     """Encode the corpus into ``runs/.encoded``, choose what is left to its size, check that it fills a window."""
     check_precision(settings.training.precision)
     settings = prepared.adopted(settings)
-    with show.out.status("reading the corpus") as status:
+    with console.out.status("reading the corpus") as status:
         encoded = prepared.opened(settings.corpus) or encode(
             settings, runs / ".encoded", lambda line: status.update(readable(line))
         )
@@ -36,7 +37,7 @@ def prepare(settings: recipe.Recipe, runs: Path) -> tuple[recipe.Recipe, Encoded
     tokens = len(encoded.train)
     longest = _longest(settings, encoded)
     if values := defaults.chosen(settings, tokens, encoded.tokenizer.vocab_size, longest):
-        show.out.print(defaults.told(values, tokens), markup=False)
+        console.out.print(defaults.told(values, tokens), markup=False)
         settings = recipe.override(settings, values)
     _tell_of_long(settings, longest)
     _check_size(settings, encoded.tokenizer.vocab_size)
@@ -68,7 +69,7 @@ def _tell_of_long(settings: recipe.Recipe, longest: int) -> None:
     what = (
         "each document finds the state that the one before it has left" if settings.carries else "others lose their end"
     )
-    show.out.print(
+    console.out.print(
         f"{1 - defaults.LEFT_OUT:.0%} of the documents have at most {longest:,} tokens, and a window has "
         f"{settings.training.window:,}: {what}; --training.window {longest} reads each whole, and by itself"
     )

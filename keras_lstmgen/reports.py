@@ -18,12 +18,12 @@ from keras_lstmgen import (
     pairs,
     prepared,
     recipe,
-    show,
     sources,
     tasks,
 )
 from keras_lstmgen.encoding import encode_split
 from keras_lstmgen.files import filenames
+from keras_lstmgen.reporting import console
 from keras_lstmgen.run import Run
 from keras_lstmgen.utils.errors import UserError
 
@@ -94,7 +94,7 @@ def _of_stream(model: Run, counts: dict[str, int], ids: np.ndarray[Any, Any]) ->
     counts = evaluation.predicted(counts, int(ids[0]), model.tokenizer)
     call = evaluation.scorer(model.weights)
     loss = evaluation.measures(_nats(model, ids, call), counts)
-    with show.out.status("windows read from an empty state"):
+    with console.out.status("windows read from an empty state"):
         loss["nats_per_token_fresh_windows"] = evaluation.fresh_nats(model.weights, ids, call=call)
     return loss
 
@@ -124,7 +124,7 @@ def _nats_of_examples(model: Run, held_out: pairs.Pairs, call: Callable[..., Any
 
 @contextmanager
 def _progress(name: str, total: int) -> Iterator[Callable[[int], None]]:
-    with show.progress_bar() as bar:
+    with console.progress_bar() as bar:
         task = bar.add_task(name, total=total, figures="")
         yield lambda done: bar.advance(task, done)
 
@@ -197,7 +197,7 @@ def show_tables(folder: Path, report: dict[str, Any]) -> None:
     counts, loss = report["counts"], report["loss"]
     rows = [(name.replace("_", " "), f"{value:,.4f}") for name, value in loss.items()]
     rows += [(name, f"{counts[name]:,}") for name in ("documents", "tokens", "characters", "words", "unknown")]
-    show.table(f"{folder}: {report['text']}", ("measure", "value"), rows)
+    console.table(f"{folder}: {report['text']}", ("measure", "value"), rows)
     for name, figures in report.get("measures", {}).items():
         _show_figures(name, figures)
     if "samples" in report:
@@ -209,9 +209,9 @@ def _show_figures(name: str, figures: tasks.Figures) -> None:
     columns = [key for key, value in _cells(figures) if not isinstance(value, str)]
     columns = list(dict.fromkeys(columns))
     rows = [(row, *(_figure(values.get(column, "")) for column in columns)) for row, values in figures.items()]
-    show.table(name.replace("_", " "), ("", *(column.replace("_", " ") for column in columns)), rows)
+    console.table(name.replace("_", " "), ("", *(column.replace("_", " ") for column in columns)), rows)
     for key, value in dict.fromkeys(cell for cell in _cells(figures) if isinstance(cell[1], str)):
-        show.out.print(f"{key}: {value}", markup=False)
+        console.out.print(f"{key}: {value}", markup=False)
 
 
 def _cells(figures: tasks.Figures) -> Iterator[tuple[str, Any]]:
@@ -228,7 +228,7 @@ def _show_samples(samples: dict[str, Any]) -> None:
         ("longest passage copied, characters", str(samples["longest_copy_characters"])),
         ("whole lines seen in training", share),
     ]
-    show.table(f"{len(samples['texts'])} samples, against the training text", ("measure", "value"), rows)
-    show.out.print(f"the longest copy: {samples['longest_copy']!r}", markup=False)
+    console.table(f"{len(samples['texts'])} samples, against the training text", ("measure", "value"), rows)
+    console.out.print(f"the longest copy: {samples['longest_copy']!r}", markup=False)
     for source, text in zip(samples.get("sources", []), samples["texts"], strict=False):
-        show.out.print(f"{source!r} → {text!r}", markup=False)
+        console.out.print(f"{source!r} → {text!r}", markup=False)

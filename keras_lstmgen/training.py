@@ -19,11 +19,9 @@ from keras_lstmgen import (
     generation,
     material,
     pairs,
-    pictures,
     prepared,
     recipe,
     run,
-    show,
     sources,
     streams,
     tokenizer,
@@ -37,6 +35,7 @@ from keras_lstmgen.files import atomic
 from keras_lstmgen.loss import Copied, EachMember, NegativeLogLikelihood, SampledSoftmax
 from keras_lstmgen.model import build, start_at, state_size, weights_of
 from keras_lstmgen.optimizer import Adam
+from keras_lstmgen.reporting import console, plots
 from keras_lstmgen.run import Metadata, Run
 from keras_lstmgen.sampling import Options
 from keras_lstmgen.system import cpu
@@ -85,7 +84,7 @@ def resume(folder: Path, settings: recipe.Recipe) -> Path:
 
 def assist(runs: Path) -> None:
     """Be a worker that is not the chief: train what that trains, and write nothing but the cache of ids in ``runs``."""
-    show.out.quiet = True
+    console.out.quiet = True
     settings, encoded = material.prepare(recipe.parse(workers.told(None)), runs)
     settings = _located(settings)
     with tempfile.TemporaryDirectory() as folder:  # in place of the run's
@@ -179,16 +178,16 @@ def _fit(settings: recipe.Recipe, encoded: Encoded, folder: Path) -> Path:
         _announce(settings, encoded, model, folder)
         pace = Pace(settings.training, progress, material.windows(settings, encoded))
         if pace.stale():
-            show.out.print(f"{progress.stale} epochs brought nothing better: raise training.patience to go on.")
+            console.out.print(f"{progress.stale} epochs brought nothing better: raise training.patience to go on.")
         elif pace.done() >= 1 and pace.judged():
-            show.out.print("It has reached its limit: raise training.epochs or training.minutes to go on.")
+            console.out.print("It has reached its limit: raise training.epochs or training.minutes to go on.")
         else:
             _epochs(settings, encoded, folder, pace, model, writes)
         if progress.history and workers.is_chief():
             _conclude(settings, encoded, folder, pace, writes)
         if pace.interrupted:
             told = f"Stopped by Ctrl-C, and saved. To go on: keras-lstmgen train --resume {typed(folder)}"
-            show.out.print(told, markup=False)
+            console.out.print(told, markup=False)
     return folder
 
 
@@ -212,7 +211,7 @@ def _progress(
         return progress
     progress, complaint = checkpoint.load(folder, model, text)
     if complaint:
-        show.out.print(complaint, markup=False)
+        console.out.print(complaint, markup=False)
     if (folder / run.WHOLE).is_file():
         os.replace(folder / run.WHOLE, folder / run.MODEL)
     atomic.write_json(folder / "history.json", progress.history)
@@ -290,7 +289,7 @@ def _go_back(folder: Path, pace: Pace, model: keras.Sequential, what: str) -> No
     counts = {"setbacks": progress.setbacks + 1, "lately": progress.lately + 1}
     vars(progress).update(vars(before) | counts | {"seconds": progress.seconds})
     epochs = progress.windows / pace.windows
-    show.out.print(
+    console.out.print(
         f"{where}: going back to the checkpoint after {epochs:.2f} epochs, and on at half the rate "
         f"({progress.lately} of {SETBACKS} times)",
         markup=False,
@@ -307,7 +306,7 @@ def _calmer(folder: Path, pace: Pace) -> str:
 
 def _callbacks(
     settings: recipe.Recipe, encoded: Encoded, folder: Path, pace: Pace, model: keras.Sequential, writes: Run
-) -> tuple[Validate, Keep, show.Screen]:
+) -> tuple[Validate, Keep, console.Screen]:
     loss, call = _loss(settings, encoded, writes), generation.writer(writes, writes.weights)
     per_character = {split: material.per_character(settings, encoded, split) for split in SPLITS}
 
@@ -326,7 +325,7 @@ def _callbacks(
     return (
         Validate(validation_loss, pace, material.heaviest(settings, encoded)),
         Keep(folder, pace, writes.model),
-        show.Screen(pace.done, material.batch_tokens(settings, encoded), per_character, sample),
+        console.Screen(pace.done, material.batch_tokens(settings, encoded), per_character, sample),
     )
 
 
@@ -368,12 +367,12 @@ def _announce(settings: recipe.Recipe, encoded: Encoded, model: keras.Sequential
     counts = encoded.counts["train"]
     vocabulary = f"{settings.tokenizer.type} vocabulary of {encoded.tokenizer.vocab_size:,}"
     tokens = f"{counts['tokens']:,} tokens to train on, {len(encoded.validation):,} held out"
-    show.out.print(f"{folder}: {model.count_params():,} parameters, {vocabulary}, {tokens}", markup=False)
-    show.slow_training()
+    console.out.print(f"{folder}: {model.count_params():,} parameters, {vocabulary}, {tokens}", markup=False)
+    console.slow_training()
     for split, values in encoded.counts.items():
         if values["unknown"]:
             share = values["unknown"] / values["tokens"]
-            show.out.print(f"{split}: {share:.2%} of the tokens are <unk>, words that the vocabulary has not")
+            console.out.print(f"{split}: {share:.2%} of the tokens are <unk>, words that the vocabulary has not")
 
 
 def _conclude(settings: recipe.Recipe, encoded: Encoded, folder: Path, pace: Pace, writes: Run) -> None:
@@ -397,9 +396,9 @@ def _conclude(settings: recipe.Recipe, encoded: Encoded, folder: Path, pace: Pac
     rows += [("training nats per token", f"{best['loss']:.4f}"), ("minutes", f"{metrics['minutes']:.1f}")]
     rows += [("tokens per second", f"{metrics['tokens_per_second']:,.0f}"), ("curve", folder / "curve.png")]
     part = "" if whole else f"the first {metrics['validation_tokens_scored']:,} tokens of "
-    show.table(f"{folder}: best epoch, {part}{validates_on(settings.corpus)}", ("measure", "value"), rows)
+    console.table(f"{folder}: best epoch, {part}{validates_on(settings.corpus)}", ("measure", "value"), rows)
     characters = encoded.counts["train"]["characters"]
-    show.out.print(show.advice(writes.model.count_params(), characters, progress.history))
+    console.out.print(console.advice(writes.model.count_params(), characters, progress.history))
     run.save_metadata(folder, replace(writes.metadata, metrics=metrics))
     atomic.write_json(folder / "metrics.json", metrics)
-    pictures.curve(folder / "curve.png", progress.history)
+    plots.curve(folder / "curve.png", progress.history)

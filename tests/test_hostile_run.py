@@ -33,12 +33,12 @@ from keras_lstmgen import (
     prepared,
     recipe,
     run,
-    show,
     streams,
     tokenizer,
     training,
 )
 from keras_lstmgen.files import folders
+from keras_lstmgen.reporting import console
 from keras_lstmgen.utils.errors import UserError
 from tests.hostile import HEAVY, TEXTS, VALUES, damaged, refused_or
 
@@ -144,7 +144,7 @@ def test_info_tells_of_any_run_or_refuses(made: Made, exported: bytes, metrics: 
     (folder / "export.json").write_bytes(exported)
     (folder / "metrics.json").write_text(json.dumps(metrics))
     assert cli.main(["info", str(folder)]) in (0, 2)
-    assert len(show._in_a_line(folder)) == 4
+    assert len(console._in_a_line(folder)) == 4
 
 
 @pytest.mark.parametrize("units", [65_536, "auto"])

@@ -23,12 +23,12 @@ from keras_lstmgen import (
     generation,
     inspection,
     model,
-    pictures,
     probes,
     recipe,
     run,
     training,
 )
+from keras_lstmgen.reporting import plots
 from keras_lstmgen.sampling import Options
 from keras_lstmgen.tokenizer import END, START
 
@@ -473,9 +473,9 @@ def test_of_a_script_without_spaces_it_is_said_that_its_letters_make_no_words(
 def test_characters_that_no_font_has_are_named_once_with_a_font_that_has_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    own = [face for face in pictures._faces() if face[0] == "DejaVu Sans"][:1]
-    monkeypatch.setattr(pictures, "_faces", lambda: own)
-    monkeypatch.setattr(pictures, "_font_of", cache(pictures._font_of.__wrapped__))
+    own = [face for face in plots._faces() if face[0] == "DejaVu Sans"][:1]
+    monkeypatch.setattr(plots, "_faces", lambda: own)
+    monkeypatch.setattr(plots, "_font_of", cache(plots._font_of.__wrapped__))
     (tmp_path / "poem.txt").write_text("ab\n" * 20, encoding="utf-8")
     options = ("--text", tmp_path / "poem.txt", "--output", tmp_path / "out")
     out = inspected(capsys, GOLDEN, "--prompt", "床前明月光", *options)

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from keras_lstmgen import chatting, cli, constraints, launching, recipe, show, tokenizer, workers
+from keras_lstmgen import chatting, cli, constraints, launching, recipe, tokenizer, workers
+from keras_lstmgen.reporting import console
 from keras_lstmgen.system import cpu
 from keras_lstmgen.utils import numerals
 from keras_lstmgen.utils.errors import UserError
@@ -161,4 +162,4 @@ def test_a_variable_with_a_number_of_threads_is_refused_in_a_line(monkeypatch: p
 @pytest.mark.parametrize("value", [LONG, "²", "nan", "-5"])
 def test_a_variable_with_a_width_that_is_none_is_left_aside(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     monkeypatch.setenv("COLUMNS", value)
-    assert show.console(stderr=True).width > 0
+    assert console.console(stderr=True).width > 0

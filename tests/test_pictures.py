@@ -9,7 +9,7 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keras_lstmgen import pictures
+from keras_lstmgen.reporting import plots
 from keras_lstmgen.utils.errors import UserError
 
 N, U, K = 9, 5, 3
@@ -28,7 +28,7 @@ def pixels(path: Path) -> Any:
 
 def test_the_curve_is_drawn_whole_or_not_at_all(tmp_path: Path) -> None:
     rows = [{"windows": 1, "seconds": 60.0, "loss": 2.0 - n, "val_loss": 2.1 - n} for n in range(2)]
-    pictures.curve(tmp_path / "curve.png", rows)
+    plots.curve(tmp_path / "curve.png", rows)
     assert size(tmp_path / "curve.png") == (840, 480)
     assert [path.name for path in tmp_path.iterdir()] == ["curve.png"]
 
@@ -37,24 +37,24 @@ def test_every_kind_of_picture_takes_strange_labels_and_leaves_nothing_beside_it
     dice = np.random.default_rng(0)
     for signed in (True, False):
         name = f"heat-{signed}.png"
-        pictures.heat(tmp_path / name, "a $title$", dice.random((N, U)), STRANGE, range(U), signed, written=N // 2)
+        plots.heat(tmp_path / name, "a $title$", dice.random((N, U)), STRANGE, range(U), signed, written=N // 2)
     rows = [[(label, 0.9), ("x", 0.05), ("床", 0.05)] for label in STRANGE]
-    pictures.candidates(tmp_path / "next.png", STRANGE, rows, [0, 1, 2, -1, 0, 1, 2, -1, -1], written=N)
-    pictures.looks(tmp_path / "looks.png", dice.random((N, N)), STRANGE, written=0)
+    plots.candidates(tmp_path / "next.png", STRANGE, rows, [0, 1, 2, -1, 0, 1, 2, -1, -1], written=N)
+    plots.looks(tmp_path / "looks.png", dice.random((N, N)), STRANGE, written=0)
     written = sorted(tmp_path.iterdir())
     assert [path.name for path in written] == ["heat-False.png", "heat-True.png", "looks.png", "next.png"]
-    assert all(width >= 6 * pictures.SIZE and height >= 2 * pictures.SIZE for width, height in map(size, written))
+    assert all(width >= 6 * plots.SIZE and height >= 2 * plots.SIZE for width, height in map(size, written))
 
 
 def test_a_coloured_text_has_a_line_for_each_line_and_wraps_what_is_longer(tmp_path: Path) -> None:
     parts = ["a", "b\n", "", "\n", "c" * 100, "$床"]
-    lines = pictures._lines(parts, np.arange(6.0))
+    lines = plots._lines(parts, np.arange(6.0))
     assert ["".join(character for character, _ in line) for line in lines] == ["ab↵", "↵", "c" * 72, "c" * 28 + "$床"]
     assert [[value for _, value in line] for line in lines[:2]] == [[0, 1, 1], [3]]
     assert lines[3][-1] == ("床", 5)
-    assert len(pictures._lines(["x\n"] * 99, np.zeros(99))) == pictures.LINES
+    assert len(plots._lines(["x\n"] * 99, np.zeros(99))) == plots.LINES
     for number, some in enumerate((parts, parts[:4], ["a"])):
-        pictures.coloured(tmp_path / f"{number}.png", "cell", some, np.linspace(-1, 1, len(some)))
+        plots.coloured(tmp_path / f"{number}.png", "cell", some, np.linspace(-1, 1, len(some)))
     heights = [size(tmp_path / f"{number}.png")[1] for number in range(3)]
     assert heights[0] > heights[1] > heights[2]
 
@@ -63,17 +63,17 @@ def test_a_picture_is_wider_for_more_tokens_and_higher_for_more_units(tmp_path: 
     sizes = {}
     for tokens, units in ((60, 20), (90, 20), (60, 30)):
         path = tmp_path / "heat.png"
-        pictures.heat(path, "", np.zeros((tokens, units)), ["a"] * tokens, range(units), False, tokens)
+        plots.heat(path, "", np.zeros((tokens, units)), ["a"] * tokens, range(units), False, tokens)
         sizes[tokens, units] = size(path)
-    assert sizes[90, 20][0] - sizes[60, 20][0] == pytest.approx(30 * pictures.TOKEN * pictures.SIZE, abs=2)
-    assert sizes[60, 30][1] - sizes[60, 20][1] == pytest.approx(10 * pictures.UNIT * pictures.SIZE, abs=2)
+    assert sizes[90, 20][0] - sizes[60, 20][0] == pytest.approx(30 * plots.TOKEN * plots.SIZE, abs=2)
+    assert sizes[60, 30][1] - sizes[60, 20][1] == pytest.approx(10 * plots.UNIT * plots.SIZE, abs=2)
 
 
 def test_an_open_gate_and_a_shut_one_look_different_where_they_are(tmp_path: Path) -> None:
     shut, opened = np.zeros((40, 8)), np.zeros((40, 8))
     opened[20:, :4] = 1  # the later half of the tokens, the upper half of the units
     for name, values in (("shut", shut), ("open", opened)):
-        pictures.heat(tmp_path / f"{name}.png", "", values, ["a"] * 40, range(8), False, 40)
+        plots.heat(tmp_path / f"{name}.png", "", values, ["a"] * 40, range(8), False, 40)
     differs = (pixels(tmp_path / "shut.png") != pixels(tmp_path / "open.png")).any(axis=2)
     rows, columns = np.nonzero(differs)
     height, width = differs.shape
@@ -95,26 +95,26 @@ def test_a_picture_that_cannot_be_written_leaves_the_one_before(
 
     monkeypatch.setattr(Figure, "savefig", full)
     with pytest.raises(UserError, match=r"heat\.png: could not be written \(No space left on device\)"):
-        pictures.heat(path, "", np.zeros((2, 2)), ["a", "b"], [0, 1], True, 2)
+        plots.heat(path, "", np.zeros((2, 2)), ["a", "b"], [0, 1], True, 2)
     assert path.read_bytes() == b"before"
     assert [found.name for found in tmp_path.iterdir()] == ["heat.png"]
 
 
 @given(st.text(max_size=8))
 def test_every_label_comes_out_of_characters_that_some_font_has(label: str) -> None:
-    shown = pictures.drawable(label)
-    assert pictures.drawable(shown) == shown
+    shown = plots.drawable(label)
+    assert plots.drawable(shown) == shown
     assert shown.isprintable()
 
 
 def test_what_no_font_has_is_shown_as_its_code(monkeypatch: pytest.MonkeyPatch) -> None:
-    own = [face for face in pictures._faces() if face[0] == "DejaVu Sans"][:1]
-    monkeypatch.setattr(pictures, "_faces", lambda: own)
-    monkeypatch.setattr(pictures, "_font_of", pictures._font_of.__wrapped__)
-    assert [pictures.drawable(label) for label in ("床", "\U00020000", "\t", "é", "␣↵")] == [
+    own = [face for face in plots._faces() if face[0] == "DejaVu Sans"][:1]
+    monkeypatch.setattr(plots, "_faces", lambda: own)
+    monkeypatch.setattr(plots, "_font_of", plots._font_of.__wrapped__)
+    assert [plots.drawable(label) for label in ("床", "\U00020000", "\t", "é", "␣↵")] == [
         "\\u5e8a", "\\U00020000", "\\t", "é", "␣↵",
     ]  # fmt: skip
-    assert pictures.fonts("a床") == ["DejaVu Sans"]
+    assert plots.fonts("a床") == ["DejaVu Sans"]
 
 
 def test_a_font_of_the_machine_draws_what_the_first_one_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,22 +124,22 @@ def test_a_font_of_the_machine_draws_what_the_first_one_lacks(monkeypatch: pytes
         def get_char_index(self, code: int) -> int:
             return int(chr(code) == "床")
 
-    own = [face for face in pictures._faces() if face[0] == "DejaVu Sans"][:1]
-    monkeypatch.setattr(pictures, "_faces", lambda: [*own, ("Some Han", Han())])
-    monkeypatch.setattr(pictures, "_font_of", pictures._font_of.__wrapped__)
-    assert pictures.drawable("床前") == "床\\u524d"
-    assert pictures.fonts("a床前") == ["DejaVu Sans", "Some Han"]
+    own = [face for face in plots._faces() if face[0] == "DejaVu Sans"][:1]
+    monkeypatch.setattr(plots, "_faces", lambda: [*own, ("Some Han", Han())])
+    monkeypatch.setattr(plots, "_font_of", plots._font_of.__wrapped__)
+    assert plots.drawable("床前") == "床\\u524d"
+    assert plots.fonts("a床前") == ["DejaVu Sans", "Some Han"]
 
 
 def test_a_line_names_what_no_font_has_and_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    own = [face for face in pictures._faces() if face[0] == "DejaVu Sans"][:1]
-    monkeypatch.setattr(pictures, "_faces", lambda: own)
-    monkeypatch.setattr(pictures, "_font_of", pictures._font_of.__wrapped__)
-    assert pictures.told_of_missing("a\té␣") == ""
-    assert "has 床: the pictures show codes such as \\u5e8a" in pictures.told_of_missing("床a床")
+    own = [face for face in plots._faces() if face[0] == "DejaVu Sans"][:1]
+    monkeypatch.setattr(plots, "_faces", lambda: own)
+    monkeypatch.setattr(plots, "_font_of", plots._font_of.__wrapped__)
+    assert plots.told_of_missing("a\té␣") == ""
+    assert "has 床: the pictures show codes such as \\u5e8a" in plots.told_of_missing("床a床")
     for character, package in (("가", "noto-cjk"), ("ក", "noto-core"), ("\U0001f9a4", "symbola")):
-        assert f"fonts-{package}" in pictures.told_of_missing(character)
-    said = pictures.told_of_missing("".join(map(chr, range(0x4E00, 0x4E00 + 12))))
+        assert f"fonts-{package}" in plots.told_of_missing(character)
+    said = plots.told_of_missing("".join(map(chr, range(0x4E00, 0x4E00 + 12))))
     assert f"丁 {chr(0x4E02)} " in said
     assert " and 2 more:" in said
     assert said.count("fonts-noto-cjk") == 1
@@ -156,8 +156,8 @@ def test_a_font_that_was_installed_since_is_found(monkeypatch: pytest.MonkeyPatc
     found = [str(path), str(tmp_path / "Broken.ttf")]
     monkeypatch.setattr(font_manager, "findSystemFonts", lambda: found)
     monkeypatch.setattr(font_manager.fontManager, "ttflist", added.copy())
-    assert any(face.fname == str(path) for _, face in pictures._faces.__wrapped__())
+    assert any(face.fname == str(path) for _, face in plots._faces.__wrapped__())
 
 
 def test_a_label_of_wide_characters_is_written_smaller() -> None:
-    assert pictures._fitting("明月") == pictures._fitting("abcd") < pictures._fitting("ab")
+    assert plots._fitting("明月") == plots._fitting("abcd") < plots._fitting("ab")

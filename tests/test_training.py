@@ -31,12 +31,12 @@ from keras_lstmgen import (
     recipe,
     reports,
     run,
-    show,
     streams,
     training,
 )
 from keras_lstmgen.model import build
 from keras_lstmgen.optimizer import Adam
+from keras_lstmgen.reporting import console
 from keras_lstmgen.sampling import Options
 from keras_lstmgen.system import signals
 from keras_lstmgen.utils.errors import UserError
@@ -322,7 +322,7 @@ def test_after_a_loss_that_is_lost_the_screen_is_free_again(small: recipe.Recipe
     with pytest.raises(UserError, match=r"the loss .* in epoch 1, after 3 times .*; train again at a lower rate"):
         training.train(recipe.override(small, wild), runs, "wild")
     assert not (runs / "wild").exists()
-    with show.progress_bar():
+    with console.progress_bar():
         pass
 
 
@@ -505,7 +505,7 @@ def test_the_recipe_that_it_was_made_with_stands_in_the_run_whole(small: recipe.
 def test_while_it_runs_it_tells_speed_and_losses_in_three_units(straight: Path, told: str) -> None:
     assert len(losses(straight)) == 3
     for epoch, (_, loss, val_loss) in enumerate(losses(straight), 1):
-        units = show.figures(val_loss, tokens_per_character=303 / 299)  # a character that training lacks is bytes
+        units = console.figures(val_loss, tokens_per_character=303 / 299)  # a character that training lacks is bytes
         assert re.search(rf"^epoch {epoch}  [\d,]+ tokens/s  train {loss:.3f}  validation {units}$", told, re.M)
     assert f"{straight}: 7,716 parameters, char vocabulary of 314, 2,700 tokens to train on, 304 held out" in told
 

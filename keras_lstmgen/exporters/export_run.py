@@ -11,10 +11,11 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_lstmgen import recipe, run, show
+from keras_lstmgen import recipe, run
 from keras_lstmgen.exporters import contract, verify
 from keras_lstmgen.exporters.verify import Proof, Trial
 from keras_lstmgen.files import atomic
+from keras_lstmgen.reporting import console
 from keras_lstmgen.run import Run
 from keras_lstmgen.system.native_stderr import quiet
 from keras_lstmgen.utils.errors import UserError, first_line, not_empty
@@ -74,7 +75,7 @@ def _export_all(
     model, record = run.load(folder), _read_record(folder / RECORD)
     contract.check_weights(model)
     atomic.check_writable(folder)
-    with show.out.status(f"Keras writes {settings.texts} texts of {settings.tokens} tokens"):
+    with console.out.status(f"Keras writes {settings.texts} texts of {settings.tokens} tokens"):
         tried = verify.trial(model, settings.texts, settings.tokens)
     proofs: dict[str, Proof] = {}
     failures: list[str] = []
@@ -106,7 +107,7 @@ def _module(name: str) -> ModuleType:
 def _export_one(name: str, module: ModuleType, model: Run, folder: Path, tried: Trial, record: dict[str, Any]) -> Proof:
     """Write one format to a temporary folder, prove it, and only then move it to its place and record the proof."""
     with atomic.aside(folder) as aside, atomic.plainly_named(aside) as place:
-        with show.out.status(f"{NAMES[name]}: converting") as status:
+        with console.out.status(f"{NAMES[name]}: converting") as status:
             _write(name, module, model, place)
             status.update(f"{NAMES[name]}: writing the same texts")
             proof = _prove(name, module, model, place, tried)
@@ -205,10 +206,10 @@ def _print(folder: Path, modules: dict[str, ModuleType], proofs: dict[str, Proof
         )
         for name, proof in proofs.items()
     ]
-    show.table(f"{folder}: what each artifact writes, against Keras", columns, rows)
+    console.table(f"{folder}: what each artifact writes, against Keras", columns, rows)
     for name in proofs:
         if (largest := _largest_loss(modules[name])) is not None:
-            show.out.print(
+            console.out.print(
                 f"{NAMES[name]} does not promise the texts of the others: its promise is a loss within "
                 f"{largest:g} nats a token of Keras's, and the same text each time from the same seed."
             )
