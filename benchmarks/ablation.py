@@ -22,7 +22,8 @@ from benchmarks import measure
 from benchmarks.growth import COMMAND
 from benchmarks.measure import Table, publish
 from benchmarks.workers import ROOT
-from keras_lstmgen import recipe, run
+from keras_lstmgen import run
+from keras_lstmgen.config import recipe
 from keras_lstmgen.files import atomic
 
 Value = float | str | bool

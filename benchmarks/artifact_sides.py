@@ -165,7 +165,8 @@ def make(
 
     Characters a second do not depend on what the weights have learnt. The answer to any question is what was made.
     """
-    from keras_lstmgen import encoding, model, recipe, run
+    from keras_lstmgen import encoding, model, run
+    from keras_lstmgen.config import recipe
 
     sizes = {"model.units": units, "model.layers": layers, "model.embedding_size": units, "model.dropout": 0.0}
     settings = recipe.override(recipe.Recipe(), sizes)

@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 
 from benchmarks import measure
 from benchmarks.measure import RESULTS, Table, publish
+from keras_lstmgen.config.recipe import Model
 from keras_lstmgen.model import parameters
-from keras_lstmgen.recipe import Model
 
 TB, GB, MB = 1e12, 1e9, 1e6
 DAY = 86_400.0  # seconds

@@ -20,7 +20,8 @@ from ai_edge_litert.interpreter import Interpreter
 
 from benchmarks import measure
 from benchmarks.measure import Figures, Table, console, interleaved, publish, ratio
-from keras_lstmgen import model, recipe
+from keras_lstmgen import model
+from keras_lstmgen.config import recipe
 
 E, V, T = 64, 322, 256  # sizes of a model of characters; tokens of the text
 EXAMPLES = 50  # texts that show the converter how large the numbers get

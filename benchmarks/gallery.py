@@ -20,8 +20,9 @@ from itertools import chain, islice
 from pathlib import Path
 
 from benchmarks.workers import ROOT
-from keras_lstmgen import beam, corpus, decode, generation, prepared, recipe
+from keras_lstmgen import beam, corpus, decode, generation, prepared
 from keras_lstmgen import run as runs
+from keras_lstmgen.config import recipe
 from keras_lstmgen.files import atomic
 from keras_lstmgen.sampling import Options
 from keras_lstmgen.utils.errors import UserError

@@ -100,7 +100,7 @@ def write_corpus(path: Path, megabytes: float) -> None:
 
 
 def _recipe(corpus: str) -> Any:
-    from keras_lstmgen import recipe
+    from keras_lstmgen.config import recipe
 
     return recipe.override(recipe.Recipe(), {"corpus.source": [corpus]})
 

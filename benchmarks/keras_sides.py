@@ -36,7 +36,8 @@ def ours(shape: list[int], precision: str = "auto") -> Callable[[int], float]:
 
 def our_model(shape: Shape, precision: str) -> keras.Sequential:
     """What ``keras-lstmgen train`` trains: model, optimizer and clipping of a recipe."""
-    from keras_lstmgen import recipe, training
+    from keras_lstmgen import training
+    from keras_lstmgen.config import recipe
 
     values = {
         "model.layers": shape.L, "model.units": shape.H, "model.embedding_size": shape.H, "model.dropout": DROPOUT,

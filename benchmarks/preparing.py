@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _recipe(corpus: Path, kind: str) -> Any:
-    from keras_lstmgen import recipe
+    from keras_lstmgen.config import recipe
 
     values = {"corpus.source": str(corpus), "corpus.documents": "lines", "tokenizer.type": kind}
     return recipe.override(recipe.Recipe(), values)

@@ -22,8 +22,8 @@ from benchmarks import measure, peak
 from benchmarks.growth import COMMAND
 from benchmarks.measure import Table, publish
 from benchmarks.workers import ROOT
+from keras_lstmgen.config.recipe import load
 from keras_lstmgen.files import atomic
-from keras_lstmgen.recipe import load
 
 MINUTES = (1.0, 3.0, 10.0, 30.0)
 SHORT, LONG = (ROOT / "pipelines" / f"{name}.toml" for name in ("shakespeare", "shakespeare_best"))

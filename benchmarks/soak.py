@@ -40,7 +40,8 @@ from benchmarks.measure import Table, console, publish
 from export import client, contract
 from export import tokenizer as kit
 from export.tflite import generate as tflite
-from keras_lstmgen import cli, recipe
+from keras_lstmgen import cli
+from keras_lstmgen.config import recipe
 from keras_lstmgen.system.native_stderr import quiet
 
 with quiet():

@@ -19,7 +19,8 @@ import numpy as np
 from rich.markup import escape
 from rich.text import Text as Styled
 
-from keras_lstmgen import corpus, generation, prepared, recipe, sources
+from keras_lstmgen import corpus, generation, prepared, sources
+from keras_lstmgen.config import recipe
 from keras_lstmgen.decode import Text
 from keras_lstmgen.documents import pair
 from keras_lstmgen.generation import Sample, Writer

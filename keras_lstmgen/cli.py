@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from keras_lstmgen import __version__, launching, options, recipe
+from keras_lstmgen import __version__, launching, options
+from keras_lstmgen.config import recipe
 from keras_lstmgen.system import cpu, environment, malloc, signals, standard_streams
 from keras_lstmgen.utils.errors import ReaderLeft, Terminated, UserError, visible
 

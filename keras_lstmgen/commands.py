@@ -15,7 +15,8 @@ from typing import Any
 
 from rich.markup import escape
 
-from keras_lstmgen import effects, launching, recipe
+from keras_lstmgen import launching
+from keras_lstmgen.config import effects, recipe
 from keras_lstmgen.files import atomic, filenames, remote
 from keras_lstmgen.system.native_stderr import quiet
 from keras_lstmgen.utils.errors import UserError, at_least, typed

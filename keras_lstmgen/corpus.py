@@ -18,7 +18,7 @@ from dataclasses import replace
 from itertools import chain
 from typing import Any, Literal
 
-from keras_lstmgen import recipe
+from keras_lstmgen.config import recipe
 from keras_lstmgen.documents import KINDS, held, pair, whole_pair
 from keras_lstmgen.sources import Source, read_bytes, read_text, resolve
 from keras_lstmgen.utils.errors import UserError

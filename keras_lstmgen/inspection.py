@@ -10,7 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_lstmgen import beam, coloured, corpus, gates, generation, prepared, probes, recipe
+from keras_lstmgen import beam, coloured, corpus, gates, generation, prepared, probes
+from keras_lstmgen.config import recipe
 from keras_lstmgen.encoding import ids_of
 from keras_lstmgen.files import atomic
 from keras_lstmgen.model import Weights, each_member

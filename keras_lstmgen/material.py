@@ -12,7 +12,8 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from keras_lstmgen import defaults, evaluation, kernel, layers, pairs, prepared, recipe, streams, workers
+from keras_lstmgen import evaluation, kernel, layers, pairs, prepared, streams, workers
+from keras_lstmgen.config import auto_sizes, recipe
 from keras_lstmgen.corpus import Split
 from keras_lstmgen.encoding import Encoded, encode
 from keras_lstmgen.model import parameters
@@ -36,8 +37,8 @@ def prepare(settings: recipe.Recipe, runs: Path) -> tuple[recipe.Recipe, Encoded
     check_writable(encoded.tokenizer, encoded.unsampled_ids)
     tokens = len(encoded.train)
     longest = _longest(settings, encoded)
-    if values := defaults.chosen(settings, tokens, encoded.tokenizer.vocab_size, longest):
-        console.out.print(defaults.told(values, tokens), markup=False)
+    if values := auto_sizes.chosen(settings, tokens, encoded.tokenizer.vocab_size, longest):
+        console.out.print(auto_sizes.told(values, tokens), markup=False)
         settings = recipe.override(settings, values)
     _tell_of_long(settings, longest)
     _check_size(settings, encoded.tokenizer.vocab_size)
@@ -59,7 +60,7 @@ def _longest(settings: recipe.Recipe, encoded: Encoded) -> int:
     """Ids that nearly all documents have at most; 0 where these are no documents."""
     if settings.corpus.documents == "stream" or settings.corpus.is_pairs:
         return 0
-    return pairs.longest(pairs.documents(encoded.train), defaults.LEFT_OUT)
+    return pairs.longest(pairs.documents(encoded.train), auto_sizes.LEFT_OUT)
 
 
 def _tell_of_long(settings: recipe.Recipe, longest: int) -> None:
@@ -70,7 +71,7 @@ def _tell_of_long(settings: recipe.Recipe, longest: int) -> None:
         "each document finds the state that the one before it has left" if settings.carries else "others lose their end"
     )
     console.out.print(
-        f"{1 - defaults.LEFT_OUT:.0%} of the documents have at most {longest:,} tokens, and a window has "
+        f"{1 - auto_sizes.LEFT_OUT:.0%} of the documents have at most {longest:,} tokens, and a window has "
         f"{settings.training.window:,}: {what}; --training.window {longest} reads each whole, and by itself"
     )
 

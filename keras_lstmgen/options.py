@@ -7,7 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args
 
-from keras_lstmgen import effects, recipe
+from keras_lstmgen.config import effects, recipe
 from keras_lstmgen.files import filenames
 from keras_lstmgen.utils import numerals
 from keras_lstmgen.utils.errors import visible

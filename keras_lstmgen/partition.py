@@ -7,7 +7,8 @@ one side of the split, which is only known when all have been counted: ``plan`` 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from keras_lstmgen import corpus, prepared, recipe, sources
+from keras_lstmgen import corpus, prepared, sources
+from keras_lstmgen.config import recipe
 from keras_lstmgen.corpus import Split
 from keras_lstmgen.sources import Source
 from keras_lstmgen.utils.errors import UserError, typed

@@ -15,7 +15,8 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_lstmgen import recipe, tokenizer
+from keras_lstmgen import tokenizer
+from keras_lstmgen.config import recipe
 from keras_lstmgen.corpus import Split
 from keras_lstmgen.encoding import COUNTS, SPLITS, Encoded, sha256
 from keras_lstmgen.files import filenames

@@ -31,7 +31,8 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 from apache_beam.transforms import combiners
 
-from keras_lstmgen import corpus, encoding, partition, prepared, recipe, sources, tokenizer
+from keras_lstmgen import corpus, encoding, partition, prepared, sources, tokenizer
+from keras_lstmgen.config import recipe
 from keras_lstmgen.files import atomic, remote
 from keras_lstmgen.files.folders import MANIFEST
 from keras_lstmgen.partition import Part

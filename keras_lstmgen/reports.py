@@ -9,18 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from keras_lstmgen import (
-    corpus,
-    evaluation,
-    generation,
-    measures,
-    memorization,
-    pairs,
-    prepared,
-    recipe,
-    sources,
-    tasks,
-)
+from keras_lstmgen import corpus, evaluation, generation, measures, memorization, pairs, prepared, sources, tasks
+from keras_lstmgen.config import recipe
 from keras_lstmgen.encoding import encode_split
 from keras_lstmgen.files import filenames
 from keras_lstmgen.reporting import console

@@ -26,7 +26,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, NamedTuple, cast
 
-from keras_lstmgen import recipe
+from keras_lstmgen.config import recipe
 from keras_lstmgen.files import filenames, folders, formats, remote
 from keras_lstmgen.files.atomic import replacing
 from keras_lstmgen.files.folders import MANIFEST, LeftOut

@@ -7,7 +7,8 @@ from functools import cached_property
 from itertools import chain
 from typing import Any
 
-from keras_lstmgen import answers, beam, corpus, kinds, measures, memorization, ngram, recipe, similar, verses
+from keras_lstmgen import answers, beam, corpus, kinds, measures, memorization, ngram, similar, verses
+from keras_lstmgen.config import recipe
 from keras_lstmgen.run import Run
 
 DRAWN = 500  # samples that a share is taken of (of each kind): its standard error is at most 2.3 %

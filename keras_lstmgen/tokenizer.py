@@ -24,7 +24,7 @@ import numpy as np
 import sentencepiece
 from numpy.typing import NDArray
 
-from keras_lstmgen import recipe
+from keras_lstmgen.config import recipe
 from keras_lstmgen.files.atomic import write_bytes
 from keras_lstmgen.model_proto import proto
 from keras_lstmgen.system import cpu

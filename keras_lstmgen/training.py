@@ -20,7 +20,6 @@ from keras_lstmgen import (
     material,
     pairs,
     prepared,
-    recipe,
     run,
     sources,
     streams,
@@ -29,6 +28,7 @@ from keras_lstmgen import (
 )
 from keras_lstmgen.callbacks import Keep, Pace, Validate
 from keras_lstmgen.checkpoint import Progress
+from keras_lstmgen.config import recipe
 from keras_lstmgen.corpus import validates_on
 from keras_lstmgen.encoding import SPLITS, Encoded
 from keras_lstmgen.files import atomic

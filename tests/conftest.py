@@ -14,7 +14,8 @@ import pytest
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from keras_lstmgen import kernel, recipe, training  # (after the variable that TensorFlow reads)
+from keras_lstmgen import kernel, training
+from keras_lstmgen.config import recipe  # (after the variable that TensorFlow reads)
 from keras_lstmgen.exporters import export_run
 from keras_lstmgen.files import atomic
 

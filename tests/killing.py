@@ -17,7 +17,8 @@ from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from keras_lstmgen import callbacks, recipe, run, training
+from keras_lstmgen import callbacks, run, training
+from keras_lstmgen.config import recipe
 
 NAME = "run"
 CHANGES = ("open", "os.rename", "os.mkdir", "os.rmdir", "os.remove", "tempfile.mkdtemp", "shutil.rmtree")

@@ -8,7 +8,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the benchmarks are no package that is installed
 from benchmarks import ablation
-from keras_lstmgen import recipe
+from keras_lstmgen.config import recipe
 
 
 def test_what_the_base_has_is_turned_off_and_what_it_has_not_is_turned_on() -> None:

@@ -7,18 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from keras_lstmgen import (
-    answers,
-    beam,
-    chatting,
-    decode,
-    evaluation,
-    generation,
-    inspection,
-    probes,
-    recipe,
-    run,
-)
+from keras_lstmgen import answers, beam, chatting, decode, evaluation, generation, inspection, probes, run
+from keras_lstmgen.config import recipe
 from keras_lstmgen.constraints import HostOptions
 from keras_lstmgen.exporters import export_run
 from keras_lstmgen.sampling import Options

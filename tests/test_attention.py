@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_lstmgen import checkpoint, model, recipe, training
+from keras_lstmgen import checkpoint, model, training
 from keras_lstmgen.attention import SIZE, Attention, Heads, attend, memory_size
+from keras_lstmgen.config import recipe
 from keras_lstmgen.exporters import export_run
 from keras_lstmgen.files import atomic
 

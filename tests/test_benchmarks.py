@@ -22,7 +22,8 @@ from benchmarks import growth, keras_sides, measure, quality, shapes, training, 
 from benchmarks.measure import Table
 from benchmarks.shapes import Shape
 from benchmarks.workers import Worker, WorkerError
-from keras_lstmgen import cli, kernel, recipe
+from keras_lstmgen import cli, kernel
+from keras_lstmgen.config import recipe
 from keras_lstmgen.utils.errors import UserError
 
 L, H, B, T, V = 2, 7, 3, 5, 11

@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from keras_lstmgen import generation, recipe, run, training
+from keras_lstmgen import generation, run, training
+from keras_lstmgen.config import recipe
 from keras_lstmgen.exporters import export_run
 from keras_lstmgen.sampling import Options
 

@@ -17,8 +17,9 @@ from typing import Any
 
 import pytest
 
-from keras_lstmgen import chatting, cli, generation, inspection, recipe, run, training
+from keras_lstmgen import chatting, cli, generation, inspection, run, training
 from keras_lstmgen.chatting import Speaker, Talk, answer
+from keras_lstmgen.config import recipe
 from keras_lstmgen.generation import Sample
 from keras_lstmgen.sampling import Options
 from keras_lstmgen.system import signals

@@ -17,7 +17,8 @@ from typing import Any
 
 import pytest
 
-from keras_lstmgen import beam, cli, commands, decode, exporters, generation, inspection, recipe, run, sources, training
+from keras_lstmgen import beam, cli, commands, decode, exporters, generation, inspection, run, sources, training
+from keras_lstmgen.config import recipe
 from keras_lstmgen.constraints import HostOptions
 from keras_lstmgen.files import atomic
 from keras_lstmgen.sampling import Options
@@ -78,7 +79,7 @@ def test_help_comes_by_both_names_without_waiting_for_tensorflow(verb: str, caps
     command = [sys.executable, "-X", "importtime", "-m", f"keras_lstmgen.{verb}", "--help"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     imported = re.findall(r"\| +([\w.]+)$", done.stderr, re.M)
-    assert "keras_lstmgen.recipe" in imported
+    assert "keras_lstmgen.config.recipe" in imported
     assert not {"tensorflow", "keras", "numpy", "rich", "matplotlib"} & set(imported)
     assert " ".join(done.stdout.split()) == help_of(capsys, verb)
     assert done.stdout.startswith(f"usage: keras-lstmgen {verb} ")

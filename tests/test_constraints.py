@@ -15,7 +15,8 @@ import tensorflow as tf
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from keras_lstmgen import beam, constraints, decode, generation, pattern, recipe, run, sampling, tokenizer
+from keras_lstmgen import beam, constraints, decode, generation, pattern, run, sampling, tokenizer
+from keras_lstmgen.config import recipe
 from keras_lstmgen.constraints import Constraints, HostOptions
 from keras_lstmgen.sampling import Options
 from keras_lstmgen.utils.errors import UserError

@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keras_lstmgen import corpus
-from keras_lstmgen.recipe import Corpus
+from keras_lstmgen.config.recipe import Corpus
 from keras_lstmgen.sources import Source, read_text
 from keras_lstmgen.utils.errors import UserError
 

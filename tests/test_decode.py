@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_lstmgen import decode, model, recipe, sampling
+from keras_lstmgen import decode, model, sampling
+from keras_lstmgen.config import recipe
 from keras_lstmgen.sampling import Options
 
 B, P, N, E, H, V = 3, 4, 9, 5, 6, 8

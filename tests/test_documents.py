@@ -12,7 +12,8 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keras_lstmgen import checkpoint, defaults, evaluation, model, pairs, recipe, reports, run, training
+from keras_lstmgen import checkpoint, evaluation, model, pairs, reports, run, training
+from keras_lstmgen.config import auto_sizes, recipe
 from keras_lstmgen.tokenizer import END, NEWLINE, START
 from keras_lstmgen.utils.errors import UserError
 
@@ -93,9 +94,9 @@ def test_the_measured_loss_is_that_of_each_by_itself() -> None:
 @pytest.mark.parametrize(("longest", "state"), [(T, "fresh"), (T + 1, "carried")])
 def test_whether_they_are_is_chosen_by_the_longest(longest: int, state: str) -> None:
     settings = recipe.override(recipe.Recipe(), {"corpus.documents": "lines", "training.window": T})
-    assert defaults.chosen(settings, 10_000, V, longest)["training.state"] == state
+    assert auto_sizes.chosen(settings, 10_000, V, longest)["training.state"] == state
     given = recipe.override(settings, {"training.state": "carried"})
-    assert "training.state" not in defaults.chosen(given, 10_000, V, longest)
+    assert "training.state" not in auto_sizes.chosen(given, 10_000, V, longest)
 
 
 def test_what_was_trained_so_is_measured_so(lines: recipe.Recipe, tmp_path: Path) -> None:

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from keras_lstmgen import cli, effects, recipe, run, training
+from keras_lstmgen import cli, run, training
+from keras_lstmgen.config import effects, recipe
 from keras_lstmgen.sampling import Options
 from keras_lstmgen.utils.errors import UserError
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from keras_lstmgen import encoding
+from keras_lstmgen.config.recipe import Corpus, Recipe, Tokenizer
 from keras_lstmgen.corpus import pieces
 from keras_lstmgen.encoding import encode
-from keras_lstmgen.recipe import Corpus, Recipe, Tokenizer
 from keras_lstmgen.utils.errors import UserError
 
 KINDS = ("char", "word", "bpe", "unigram")

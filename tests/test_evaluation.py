@@ -9,7 +9,8 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keras_lstmgen import encoding, evaluation, memorization, model, recipe
+from keras_lstmgen import encoding, evaluation, memorization, model
+from keras_lstmgen.config import recipe
 
 V, H, N = 9, 6, 1500
 BUILT = model.build(recipe.Model(embedding_size=4, units=H, layers=2, dropout=0.0), V)

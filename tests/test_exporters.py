@@ -24,7 +24,8 @@ from ai_edge_litert.interpreter import Interpreter
 from ai_edge_litert.tools import flatbuffer_utils
 from tensorflow.core.protobuf import saved_model_pb2
 
-from keras_lstmgen import cli, layers, model, recipe, run
+from keras_lstmgen import cli, layers, model, run
+from keras_lstmgen.config import recipe
 from keras_lstmgen.exporters import contract, export_run, onnx, saved_model, tflite, verify
 from keras_lstmgen.exporters.contract import Call
 from keras_lstmgen.files import atomic

@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from keras_lstmgen import callbacks, cli, encoding, recipe, run, sources
+from keras_lstmgen import callbacks, cli, encoding, run, sources
+from keras_lstmgen.config import recipe
 from keras_lstmgen.files import atomic
 
 TINY = {

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from keras_lstmgen import cli, recipe, run, sources
+from keras_lstmgen import cli, run, sources
+from keras_lstmgen.config import recipe
+from keras_lstmgen.config.recipe import Corpus
 from keras_lstmgen.files import folders
 from keras_lstmgen.files.folders import LeftOut
-from keras_lstmgen.recipe import Corpus
 from keras_lstmgen.utils.errors import UserError
 
 TINY = ("--model.units", "7", "--model.embedding_size", "4", "--training.batch_size", "3", "--training.window", "5")

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the benchmarks are no package that is installed
 from benchmarks import gallery
-from keras_lstmgen import cli, recipe, run, training
+from keras_lstmgen import cli, run, training
+from keras_lstmgen.config import recipe
 
 TINY = {
     "model.embedding_size": 5, "model.units": 14, "model.layers": 1, "training.batch_size": 4, "training.epochs": 2,

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keras_lstmgen import cli, decode, generation, model, recipe, run, sampling, tokenizer
+from keras_lstmgen import cli, decode, generation, model, run, sampling, tokenizer
+from keras_lstmgen.config import recipe
 from keras_lstmgen.generation import Tail
 from keras_lstmgen.sampling import Options
 

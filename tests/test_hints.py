@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from keras_lstmgen import cli, encoding, partition, prepared, recipe, run, sources, training
+from keras_lstmgen import cli, encoding, partition, prepared, run, sources, training
+from keras_lstmgen.config import recipe
 from keras_lstmgen.exporters import export_run
 from keras_lstmgen.files import folders
 from keras_lstmgen.utils.errors import UserError, typed

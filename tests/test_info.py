@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from keras_lstmgen import cli, kernel, layers, recipe, run, training
+from keras_lstmgen import cli, kernel, layers, run, training
+from keras_lstmgen.config import recipe
 
 
 @pytest.fixture

@@ -14,20 +14,8 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keras_lstmgen import (
-    attention,
-    cli,
-    coloured,
-    corpus,
-    gates,
-    generation,
-    inspection,
-    model,
-    probes,
-    recipe,
-    run,
-    training,
-)
+from keras_lstmgen import attention, cli, coloured, corpus, gates, generation, inspection, model, probes, run, training
+from keras_lstmgen.config import recipe
 from keras_lstmgen.reporting import plots
 from keras_lstmgen.sampling import Options
 from keras_lstmgen.tokenizer import END, START

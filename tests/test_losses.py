@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_lstmgen import kernel, recipe, run, training
+from keras_lstmgen import kernel, run, training
+from keras_lstmgen.config import recipe
 from keras_lstmgen.layers import Output, TiedOutput
 from keras_lstmgen.loss import NegativeLogLikelihood, SampledSoftmax, nats_of
 from keras_lstmgen.system import cpu

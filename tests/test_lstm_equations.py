@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_lstmgen import model, recipe
+from keras_lstmgen import model
+from keras_lstmgen.config import recipe
 
 B, T, E, H, V = 2, 4, 3, 5, 7
 Array = np.ndarray[Any, Any]

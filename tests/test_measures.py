@@ -28,7 +28,6 @@ from keras_lstmgen import (
     measures,
     ngram,
     pairs,
-    recipe,
     reports,
     run,
     sampling,
@@ -37,6 +36,7 @@ from keras_lstmgen import (
     training,
     verses,
 )
+from keras_lstmgen.config import recipe
 from keras_lstmgen.utils.errors import UserError
 
 texts = st.text("ab cd.,!é字 A", max_size=20)

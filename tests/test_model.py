@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_lstmgen import checkpoint, model, recipe
+from keras_lstmgen import checkpoint, model
+from keras_lstmgen.config import recipe
 
 B, T, E, H, L, V = 2, 6, 4, 5, 3, 11
 IDS = np.random.default_rng(0).integers(0, V, (B, T))

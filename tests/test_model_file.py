@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from keras_lstmgen import model, recipe, training
+from keras_lstmgen import model, training
+from keras_lstmgen.config import recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 B, T, E, H, L, V = 2, 6, 5, 7, 2, 11

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from keras_lstmgen import beam, cli, decode, encoding, generation, material, prepared, recipe, run
+from keras_lstmgen import beam, cli, decode, encoding, generation, material, prepared, run
+from keras_lstmgen.config import recipe
 from keras_lstmgen.constraints import HostOptions
 from keras_lstmgen.sampling import Options
 from keras_lstmgen.tokenizer import END, NEWLINE, START, UNK

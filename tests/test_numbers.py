@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from keras_lstmgen import chatting, cli, constraints, launching, recipe, tokenizer, workers
+from keras_lstmgen import chatting, cli, constraints, launching, tokenizer, workers
+from keras_lstmgen.config import recipe
 from keras_lstmgen.reporting import console
 from keras_lstmgen.system import cpu
 from keras_lstmgen.utils import numerals

@@ -11,7 +11,8 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keras_lstmgen import corpus, evaluation, generation, model, pairs, recipe, run, sampling, training
+from keras_lstmgen import corpus, evaluation, generation, model, pairs, run, sampling, training
+from keras_lstmgen.config import recipe
 from keras_lstmgen.encoding import SPLITS, encode
 from keras_lstmgen.exporters import export_run, verify
 from keras_lstmgen.files import atomic

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from keras_lstmgen import corpus, encoding, partition, recipe
+from keras_lstmgen import corpus, encoding, partition
+from keras_lstmgen.config import recipe
 from keras_lstmgen.utils.errors import UserError
 
 TEXTS = st.text(

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from keras_lstmgen import corpus, defaults, recipe, sources
+from keras_lstmgen import corpus, sources
+from keras_lstmgen.config import auto_sizes, recipe
 from keras_lstmgen.encoding import encode
 
 PIPELINES = Path(__file__).parents[1] / "pipelines"
@@ -37,5 +38,5 @@ def test_the_corpus_of_a_recipe_has_documents_of_its_kind_to_train_and_to_valida
 def test_the_quickstart_is_what_train_does_without_arguments(tmp_path: Path) -> None:
     bare = recipe.Recipe()
     encoded = encode(bare, tmp_path)
-    values = defaults.chosen(bare, len(encoded.train), encoded.tokenizer.vocab_size)
+    values = auto_sizes.chosen(bare, len(encoded.train), encoded.tokenizer.vocab_size)
     assert recipe.load(PIPELINES / "quickstart.toml") == recipe.override(bare, values)

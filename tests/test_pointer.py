@@ -12,8 +12,9 @@ import tensorflow as tf
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the benchmarks are no package that is installed
 from benchmarks import pointer as benchmark
-from keras_lstmgen import checkpoint, evaluation, model, pointer, recipe, run, training
+from keras_lstmgen import checkpoint, evaluation, model, pointer, run, training
 from keras_lstmgen.attention import SIZE
+from keras_lstmgen.config import recipe
 from keras_lstmgen.exporters import export_run
 from keras_lstmgen.files import atomic
 from keras_lstmgen.loss import Copied

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from keras_lstmgen import kernel, layers, material, recipe, training
+from keras_lstmgen import kernel, layers, material, training
+from keras_lstmgen.config import recipe
 from keras_lstmgen.files import atomic
 from keras_lstmgen.utils.errors import UserError
 

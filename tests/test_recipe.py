@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from keras_lstmgen import recipe
+from keras_lstmgen.config import recipe
 from keras_lstmgen.utils.errors import UserError
 
 

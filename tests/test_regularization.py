@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_lstmgen import callbacks, checkpoint, evaluation, model, recipe, run, training
+from keras_lstmgen import callbacks, checkpoint, evaluation, model, run, training
+from keras_lstmgen.config import recipe
 from keras_lstmgen.encoding import encode
 from keras_lstmgen.regularization import ActivationRegularization, DroppedEmbedding
 from keras_lstmgen.system import signals

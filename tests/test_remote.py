@@ -10,10 +10,11 @@ from typing import Any, ClassVar
 
 import pytest
 
-from keras_lstmgen import corpus, encoding, prepared, recipe, sources
+from keras_lstmgen import corpus, encoding, prepared, sources
 from keras_lstmgen.cli import main
+from keras_lstmgen.config import recipe
+from keras_lstmgen.config.recipe import Corpus
 from keras_lstmgen.files import remote
-from keras_lstmgen.recipe import Corpus
 from keras_lstmgen.utils.errors import UserError
 
 pytest.importorskip("apache_beam", reason="the extra 'beam' is not installed")

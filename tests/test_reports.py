@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_lstmgen import corpus, evaluation, generation, recipe, reports, run
+from keras_lstmgen import corpus, evaluation, generation, reports, run
+from keras_lstmgen.config import recipe
 from keras_lstmgen.utils.errors import UserError
 
 

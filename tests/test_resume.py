@@ -23,7 +23,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from keras_lstmgen import callbacks, checkpoint, evaluation, recipe, run, training
+from keras_lstmgen import callbacks, checkpoint, evaluation, run, training
+from keras_lstmgen.config import recipe
 from keras_lstmgen.files import atomic
 from keras_lstmgen.system import signals
 from keras_lstmgen.utils.errors import Terminated, UserError

@@ -15,7 +15,8 @@ import keras
 import numpy as np
 import pytest
 
-from keras_lstmgen import generation, recipe, run
+from keras_lstmgen import generation, run
+from keras_lstmgen.config import recipe
 from keras_lstmgen.files import atomic
 from keras_lstmgen.utils.errors import UserError
 

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 import keras_lstmgen
-from keras_lstmgen import callbacks, chatting, cli, recipe, run, training
+from keras_lstmgen import callbacks, chatting, cli, run, training
+from keras_lstmgen.config import recipe
 from keras_lstmgen.system import signals
 
 PACKAGE = Path(keras_lstmgen.__file__).parent

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_lstmgen import layers, model, recipe
+from keras_lstmgen import layers, model
 from keras_lstmgen.attention import Attention
+from keras_lstmgen.config import recipe
 from keras_lstmgen.ensemble import Ensemble
 from keras_lstmgen.pointer import Pointer
 from keras_lstmgen.utils.errors import UserError

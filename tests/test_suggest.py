@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from keras_lstmgen import recipe, training
+from keras_lstmgen import training
+from keras_lstmgen.config import recipe
 from keras_lstmgen.exporters import export_run
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the kit is no package: it travels as a folder

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from keras_lstmgen import material, recipe
+from keras_lstmgen import material
+from keras_lstmgen.config import recipe
 from keras_lstmgen.system import containers, cpu, malloc
 from keras_lstmgen.utils.errors import UserError
 

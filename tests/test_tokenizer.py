@@ -14,8 +14,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from keras_lstmgen import tokenizer, trainer
+from keras_lstmgen.config.recipe import Tokenizer as Settings
 from keras_lstmgen.generation import Tail
-from keras_lstmgen.recipe import Tokenizer as Settings
 from keras_lstmgen.tokenizer import Tokenizer
 from keras_lstmgen.utils.errors import UserError
 

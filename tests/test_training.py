@@ -22,18 +22,8 @@ import tensorflow as tf
 from numpy.typing import NDArray
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
-from keras_lstmgen import (
-    callbacks,
-    checkpoint,
-    encoding,
-    evaluation,
-    generation,
-    recipe,
-    reports,
-    run,
-    streams,
-    training,
-)
+from keras_lstmgen import callbacks, checkpoint, encoding, evaluation, generation, reports, run, streams, training
+from keras_lstmgen.config import recipe
 from keras_lstmgen.model import build
 from keras_lstmgen.optimizer import Adam
 from keras_lstmgen.reporting import console

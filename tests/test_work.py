@@ -20,13 +20,13 @@ from keras_lstmgen import (
     kinds,
     measures,
     memorization,
-    recipe,
     reports,
     run,
     sources,
     tasks,
     tokenizer,
 )
+from keras_lstmgen.config import recipe
 from keras_lstmgen.constraints import Constraints, HostOptions
 from keras_lstmgen.tokenizer import Tokenizer
 

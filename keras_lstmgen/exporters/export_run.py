@@ -11,7 +11,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_lstmgen import recipe, run
+from keras_lstmgen import run
+from keras_lstmgen.config import recipe
 from keras_lstmgen.exporters import contract, verify
 from keras_lstmgen.exporters.verify import Proof, Trial
 from keras_lstmgen.files import atomic

@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from keras_lstmgen import corpus, decode, evaluation, generation, pairs, prepared, recipe, sampling
+from keras_lstmgen import corpus, decode, evaluation, generation, pairs, prepared, sampling
+from keras_lstmgen.config import recipe
 from keras_lstmgen.encoding import encode_split
 from keras_lstmgen.exporters.contract import Call
 from keras_lstmgen.model import LARGE

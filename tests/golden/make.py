@@ -19,7 +19,8 @@ from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from keras_lstmgen import generation, recipe, run, training  # (after the variable)
+from keras_lstmgen import generation, run, training
+from keras_lstmgen.config import recipe  # (after the variable)
 from keras_lstmgen.exporters import export_run
 from keras_lstmgen.files import atomic
 from keras_lstmgen.sampling import Options

@@ -3,8 +3,8 @@
 import math
 from typing import NamedTuple
 
-from keras_lstmgen import recipe
-from keras_lstmgen.recipe import AUTO, Recipe
+from keras_lstmgen.config import recipe
+from keras_lstmgen.config.recipe import AUTO, Recipe
 
 
 class Size(NamedTuple):

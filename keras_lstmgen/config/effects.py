@@ -7,8 +7,8 @@ import argparse
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from keras_lstmgen import recipe
-from keras_lstmgen.recipe import Recipe
+from keras_lstmgen.config import recipe
+from keras_lstmgen.config.recipe import Recipe
 from keras_lstmgen.utils.errors import UserError
 
 TABLES = ("jsonl", "csv", "tsv")  # documents that have fields
