@@ -5,7 +5,7 @@
 
 Rates of this machine are those that the other benchmarks have left in ``results/``. What a GPU and a network do was not
 measured here: it is assumed, by the options, and stands in the title. No work overlaps: a worker adds up its gradients
-when all of them are there, as ``keras_lstmgen.workers`` does.
+when all of them are there, as ``keras_lstmgen.distribution.workers`` does.
 """
 
 import argparse

@@ -12,9 +12,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_lstmgen import checkpoint, workers
+from keras_lstmgen import checkpoint
 from keras_lstmgen.checkpoint import CARRYING, Progress
 from keras_lstmgen.config import recipe
+from keras_lstmgen.distribution import workers
 from keras_lstmgen.ensemble import layers_of
 from keras_lstmgen.files import atomic
 from keras_lstmgen.regularization import ActivationRegularization

@@ -18,8 +18,8 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_lstmgen import workers
 from keras_lstmgen.attention import Attention
+from keras_lstmgen.distribution import workers
 from keras_lstmgen.ensemble import layers_of
 from keras_lstmgen.files import atomic
 from keras_lstmgen.run import CHECKPOINT, PREVIOUS

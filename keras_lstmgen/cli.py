@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from keras_lstmgen import __version__, launching, options
+from keras_lstmgen import __version__, options
 from keras_lstmgen.config import recipe
+from keras_lstmgen.distribution import launcher
 from keras_lstmgen.system import cpu, environment, malloc, signals, standard_streams
 from keras_lstmgen.utils.errors import ReaderLeft, Terminated, UserError, visible
 
@@ -61,7 +62,7 @@ def _command(argv: Sequence[str] | None, output: standard_streams.Output) -> int
 def _verb(arguments: argparse.Namespace, words: Sequence[str]) -> int:
     environment.configure()
     if getattr(arguments, "workers", 1) > 1:
-        return launching.launch(words, arguments.workers)
+        return launcher.launch(words, arguments.workers)
     cpu.configure()
     malloc.configure()
     with environment.without_matplotlib():

@@ -15,8 +15,8 @@ from typing import Any
 
 from rich.markup import escape
 
-from keras_lstmgen import launching
 from keras_lstmgen.config import effects, recipe
+from keras_lstmgen.distribution import launcher
 from keras_lstmgen.files import atomic, filenames, remote
 from keras_lstmgen.system.native_stderr import quiet
 from keras_lstmgen.utils.errors import UserError, at_least, typed
@@ -34,9 +34,9 @@ with quiet():
         run,
         sources,
         training,
-        workers,
     )
     from keras_lstmgen.constraints import HostOptions
+    from keras_lstmgen.distribution import workers
     from keras_lstmgen.exporters import export_run
     from keras_lstmgen.reporting import console
     from keras_lstmgen.sampling import Options
@@ -47,9 +47,9 @@ LONGEST_NAME = 60  # characters of a name that a run gets by itself
 
 def train(arguments: argparse.Namespace) -> None:
     """Train a new run, or go on with one; as one of several workers, if it is one."""
-    _within("--workers", arguments.workers, 1, launching.MOST)
+    _within("--workers", arguments.workers, 1, launcher.MOST)
     if not os.environ.get("TF_CONFIG"):
-        launching.tell_of_gpus(1)
+        launcher.tell_of_gpus(1)
     with workers.together():
         if workers.is_chief():
             folder = _trained(arguments)

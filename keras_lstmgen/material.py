@@ -12,9 +12,10 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from keras_lstmgen import evaluation, kernel, layers, pairs, prepared, streams, workers
+from keras_lstmgen import evaluation, kernel, layers, pairs, prepared, streams
 from keras_lstmgen.config import auto_sizes, recipe
 from keras_lstmgen.corpus import Split
+from keras_lstmgen.distribution import workers
 from keras_lstmgen.encoding import Encoded, encode
 from keras_lstmgen.model import parameters
 from keras_lstmgen.reporting import console

@@ -18,9 +18,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_lstmgen import structure, workers
+from keras_lstmgen import structure
 from keras_lstmgen.attention import SIZE, Attention, Heads, attend, memory_size
 from keras_lstmgen.config import recipe
+from keras_lstmgen.distribution import workers
 from keras_lstmgen.ensemble import Ensemble, members_of, mixed
 from keras_lstmgen.layers import LSTM, Output, TiedOutput, policy
 from keras_lstmgen.pointer import Gate, Pointer, read_by, with_copies

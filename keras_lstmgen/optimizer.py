@@ -5,7 +5,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_lstmgen import workers
+from keras_lstmgen.distribution import workers
 
 
 @keras.saving.register_keras_serializable(package="keras_lstmgen")

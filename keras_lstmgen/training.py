@@ -24,12 +24,12 @@ from keras_lstmgen import (
     sources,
     streams,
     tokenizer,
-    workers,
 )
 from keras_lstmgen.callbacks import Keep, Pace, Validate
 from keras_lstmgen.checkpoint import Progress
 from keras_lstmgen.config import recipe
 from keras_lstmgen.corpus import validates_on
+from keras_lstmgen.distribution import workers
 from keras_lstmgen.encoding import SPLITS, Encoded
 from keras_lstmgen.files import atomic
 from keras_lstmgen.loss import Copied, EachMember, NegativeLogLikelihood, SampledSoftmax

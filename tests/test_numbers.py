@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from keras_lstmgen import chatting, cli, constraints, launching, tokenizer, workers
+from keras_lstmgen import chatting, cli, constraints, tokenizer
 from keras_lstmgen.config import recipe
+from keras_lstmgen.distribution import launcher, workers
 from keras_lstmgen.reporting import console
 from keras_lstmgen.system import cpu
 from keras_lstmgen.utils import numerals
@@ -148,9 +149,9 @@ def test_a_variable_that_names_the_workers_is_refused_in_a_line(
 def test_an_empty_variable_counts_as_one_that_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TF_CONFIG", "")
     assert workers._named() == ([""], 0)
-    monkeypatch.setattr(launching, "tell_of_gpus", lambda _: 1 / 0)  # which comes next
+    monkeypatch.setattr(launcher, "tell_of_gpus", lambda _: 1 / 0)  # which comes next
     with pytest.raises(ZeroDivisionError):
-        launching.launch([], 2)
+        launcher.launch([], 2)
 
 
 @pytest.mark.parametrize("value", [LONG, "-5", "nan", "1e400", "٣"])

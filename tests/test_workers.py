@@ -21,7 +21,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from keras_lstmgen import cli, launching, run, workers
+from keras_lstmgen import cli, run
+from keras_lstmgen.distribution import launcher, workers
 from keras_lstmgen.system import cpu, signals
 from keras_lstmgen.utils.errors import Terminated, UserError
 
@@ -231,7 +232,7 @@ def test_what_the_chief_cannot_use_it_says_itself(work: Work, folder: Path) -> N
 
 
 def test_the_chief_takes_nobody_for_a_worker_who_is_none_and_none_for_two() -> None:
-    names = [f"127.0.0.1:{port}" for port in launching._free_ports(3)]
+    names = [f"127.0.0.1:{port}" for port in launcher._free_ports(3)]
     with ThreadPoolExecutor() as pool, ExitStack() as stack:
         missing = pool.submit(workers._receive, names, time.monotonic() + 60)
         guests = [stack.enter_context(greeting(names[0], said)) for said in (b"9", b"0", b"-1", b"x", b"1", b"1", b"2")]
@@ -254,7 +255,7 @@ def greeting(name: str, said: bytes) -> socket.socket:
 
 @pytest.mark.parametrize(("host", "bound"), [("127.0.0.1", "127.0.0.1"), ("localhost", "127.0.0.1"), ("a", "0.0.0.0")])
 def test_the_chief_of_workers_on_one_machine_listens_to_that_machine_alone(host: str, bound: str) -> None:
-    (port,) = launching._free_ports(1)
+    (port,) = launcher._free_ports(1)
     with workers._door(f"{host}:{port}") as door:
         assert door.getsockname()[0] == bound
 
@@ -372,7 +373,7 @@ def programs(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
             return started([sys.executable, "-c", next(waiting)], **options)
 
         monkeypatch.setattr(subprocess, "Popen", start)
-        return launching.launch(["train"], len(texts))
+        return launcher.launch(["train"], len(texts))
 
     return launch
 
@@ -380,7 +381,7 @@ def programs(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
 def test_one_that_fails_ends_the_others_and_is_the_one_that_is_heard(
     programs: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(launching, "GRACE", 0.2)
+    monkeypatch.setattr(launcher, "GRACE", 0.2)
     sleep, fail = "import time; time.sleep(60)", "import sys; print('mine', file=sys.stderr); sys.exit(2)"
     assert programs(sleep, fail) == 2
     assert capsys.readouterr().err == "mine\n"
@@ -403,7 +404,7 @@ def test_what_happens_while_they_are_started_leaves_none(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(subprocess, "Popen", start)
     with pytest.raises((Terminated, OSError), match=what), signals.heard():
-        launching.launch(["train"], 3)
+        launcher.launch(["train"], 3)
     assert len(begun) == 1 + (what == "SIGTERM")
     assert all(worker.returncode is not None for worker in begun)
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
@@ -426,7 +427,7 @@ def test_gpus_that_would_be_idle_are_told_of(
     said = "1 of 4 GPUs: --workers 4 takes all, if training.batch_size is a multiple of 4\n"
     assert capsys.readouterr().out == said
     with pytest.raises(UserError, match="--workers 5: each wants a GPU of its own"):
-        launching.launch(["train"], 5)
+        launcher.launch(["train"], 5)
     assert capsys.readouterr().out == ""
 
 
@@ -450,4 +451,4 @@ def test_each_has_its_place_its_cores_and_its_gpu(
     with pytest.raises(UserError, match="--workers 3: each wants a GPU of its own, and there are 2"):
         programs(report, report, report)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert launching._gpus() == []
+    assert launcher._gpus() == []

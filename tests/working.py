@@ -23,7 +23,8 @@ from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from keras_lstmgen import callbacks, cli, commands, evaluation, workers
+from keras_lstmgen import callbacks, cli, commands, evaluation
+from keras_lstmgen.distribution import workers
 
 assert commands  # imported here, so that no worker has to
 
