@@ -117,7 +117,7 @@ def _absolute(entry: str) -> str:
 
 def _is_local(entry: str) -> bool:
     """Return whether an entry is the name of files on this machine."""
-    return entry not in ("pydoc", "-") and (entry.startswith(names.SCHEME) or "://" not in entry)
+    return entry not in ("pydoc", "-") and (entry.startswith(filenames.SCHEME) or "://" not in entry)
 
 
 def at_hand(corpus: recipe.Corpus) -> bool:

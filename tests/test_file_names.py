@@ -28,7 +28,7 @@ PLAIN_C = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 def test_a_stored_name_is_unicode_and_gives_back_the_bytes_of_the_name(name: bytes) -> None:
     stored = filenames.stored(filenames.of_argument(os.fsdecode(name)))
     assert stored.encode("utf-8")
-    if not name.startswith(names.SCHEME.encode()):
+    if not name.startswith(filenames.SCHEME.encode()):
         assert os.fsencode(filenames.native(stored)) == name
     assert readable(os.fsdecode(name)).encode("utf-8")
 

@@ -58,7 +58,7 @@ def _started(words: Sequence[str], environment: dict[str, str], said: IO[bytes])
 
     Only the chief shows its output. The keyboard's signals reach a worker through ``_forwarding`` alone.
     """
-    package_parent = str(Path(__file__).resolve().parents[1])
+    package_parent = str(Path(__file__).resolve().parents[2])
     is_chief = json.loads(environment["TF_CONFIG"])["task"]["index"] == 0
     return subprocess.Popen(
         [sys.executable, "-P", "-c", WORKER, package_parent, *words],
