@@ -28,7 +28,7 @@ from keras_lstmgen.reporting import console
 from keras_lstmgen.run import NONE, Metadata, Run
 from keras_lstmgen.sampling import Options
 from keras_lstmgen.system import signals
-from keras_lstmgen.tokenizer import BYTE_BY_BYTE, Tokenizer
+from keras_lstmgen.tokenizers.tokenizer import BYTE_BY_BYTE, Tokenizer
 from keras_lstmgen.utils import numerals
 from keras_lstmgen.utils.errors import UserError, at_least
 

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keras_lstmgen import pattern
-from keras_lstmgen.tokenizer import Tokenizer
+from keras_lstmgen.tokenizers.tokenizer import Tokenizer
 from keras_lstmgen.utils import numerals
 from keras_lstmgen.utils.errors import UserError
 

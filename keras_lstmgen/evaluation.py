@@ -13,7 +13,7 @@ from keras_lstmgen.attention import attend
 from keras_lstmgen.model import Weights, join_state, score, split_state, state_size, together
 from keras_lstmgen.pairs import Pairs
 from keras_lstmgen.pointer import in_windows, read_by
-from keras_lstmgen.tokenizer import END, Tokenizer
+from keras_lstmgen.tokenizers.tokenizer import END, Tokenizer
 from keras_lstmgen.utils.errors import at_least
 
 WINDOW = 256  # tokens of a row scored in one call, at most

@@ -15,7 +15,7 @@ from keras_lstmgen.decode import Step, Text, begin, write
 from keras_lstmgen.model import Weights, in_parts
 from keras_lstmgen.run import Run
 from keras_lstmgen.sampling import Options
-from keras_lstmgen.tokenizer import BYTE_BY_BYTE, Tokenizer
+from keras_lstmgen.tokenizers.tokenizer import BYTE_BY_BYTE, Tokenizer
 from keras_lstmgen.utils.errors import at_least, not_empty
 
 UNFINISHED = "the match of --regex is unfinished"

@@ -18,7 +18,7 @@ from keras_lstmgen.model import Weights, each_member
 from keras_lstmgen.reporting import console, plots
 from keras_lstmgen.run import Run
 from keras_lstmgen.sampling import Options
-from keras_lstmgen.tokenizer import Tokenizer
+from keras_lstmgen.tokenizers.tokenizer import Tokenizer
 from keras_lstmgen.utils.errors import UserError, at_least
 
 DRAWN = 160  # tokens in a picture, at most

@@ -20,7 +20,7 @@ from keras_lstmgen.encoding import Encoded, encode
 from keras_lstmgen.model import parameters
 from keras_lstmgen.reporting import console
 from keras_lstmgen.system import malloc
-from keras_lstmgen.tokenizer import check_writable
+from keras_lstmgen.tokenizers.tokenizer import check_writable
 from keras_lstmgen.utils.errors import UserError, readable
 
 # Most tokens of the held-out text that each epoch is measured on, and numbers in their logits: it is to stay short.

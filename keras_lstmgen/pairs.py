@@ -13,7 +13,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from keras_lstmgen.streams import ALL, ENDLESS, PIECE, untuned
-from keras_lstmgen.tokenizer import END, NEWLINE, START
+from keras_lstmgen.tokenizers.tokenizer import END, NEWLINE, START
 
 POOL = 50  # batches whose examples are sorted by length together: enough for little padding, few enough to mix well
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_lstmgen.tokenizer import END, START, UNK, Tokenizer
+from keras_lstmgen.tokenizers.tokenizer import END, START, UNK, Tokenizer
 from keras_lstmgen.utils.errors import UserError
 
 Mask = NDArray[np.bool_]

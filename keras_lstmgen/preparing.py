@@ -31,14 +31,15 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 from apache_beam.transforms import combiners
 
-from keras_lstmgen import corpus, encoding, partition, prepared, sources, tokenizer
+from keras_lstmgen import corpus, encoding, partition, prepared, sources
 from keras_lstmgen.config import recipe
 from keras_lstmgen.files import atomic, remote
 from keras_lstmgen.files.folders import MANIFEST
 from keras_lstmgen.partition import Part
 from keras_lstmgen.system import cpu
 from keras_lstmgen.system.native_stderr import quiet
-from keras_lstmgen.tokenizer import Tokenizer
+from keras_lstmgen.tokenizers import tokenizer
+from keras_lstmgen.tokenizers.tokenizer import Tokenizer
 from keras_lstmgen.utils.errors import UserError
 
 RESULTS = "results"

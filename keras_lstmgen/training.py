@@ -23,7 +23,6 @@ from keras_lstmgen import (
     run,
     sources,
     streams,
-    tokenizer,
 )
 from keras_lstmgen.callbacks import Keep, Pace, Validate
 from keras_lstmgen.checkpoint import Progress
@@ -39,6 +38,7 @@ from keras_lstmgen.reporting import console, plots
 from keras_lstmgen.run import Metadata, Run
 from keras_lstmgen.sampling import Options
 from keras_lstmgen.system import cpu
+from keras_lstmgen.tokenizers import tokenizer
 from keras_lstmgen.utils.errors import Terminated, UserError, typed
 
 SAMPLE_TOKENS = 160

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from keras_lstmgen import tokenizer as own
 from keras_lstmgen.config import recipe
-from keras_lstmgen.model_proto import proto
+from keras_lstmgen.tokenizers import tokenizer as own
+from keras_lstmgen.tokenizers.sentencepiece_proto import proto
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the kit is no package: it travels as a folder
 from export import contract, tokenizer

@@ -15,10 +15,11 @@ import tensorflow as tf
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from keras_lstmgen import beam, constraints, decode, generation, pattern, run, sampling, tokenizer
+from keras_lstmgen import beam, constraints, decode, generation, pattern, run, sampling
 from keras_lstmgen.config import recipe
 from keras_lstmgen.constraints import Constraints, HostOptions
 from keras_lstmgen.sampling import Options
+from keras_lstmgen.tokenizers import tokenizer
 from keras_lstmgen.utils.errors import UserError
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the tests are no package that is installed

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from keras_lstmgen import checkpoint, evaluation, model, pairs, reports, run, training
 from keras_lstmgen.config import auto_sizes, recipe
-from keras_lstmgen.tokenizer import END, NEWLINE, START
+from keras_lstmgen.tokenizers.tokenizer import END, NEWLINE, START
 from keras_lstmgen.utils.errors import UserError
 
 V, E, H, B, T = 23, 5, 7, 4, 19

@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keras_lstmgen import cli, decode, generation, model, run, sampling, tokenizer
+from keras_lstmgen import cli, decode, generation, model, run, sampling
 from keras_lstmgen.config import recipe
 from keras_lstmgen.generation import Tail
 from keras_lstmgen.sampling import Options
+from keras_lstmgen.tokenizers import tokenizer
 
 GOLDEN = Path(__file__).with_name("golden") / "run"
 TOKENIZER = tokenizer.Tokenizer(tokenizer.train(recipe.Tokenizer(type="char"), lambda: iter(["abc \n字"])))

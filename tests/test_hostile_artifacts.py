@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from export import beam, client, contract
 from export import tokenizer as kit
 from export.tflite.generate import metadata_buffers
-from keras_lstmgen import tokenizer
 from keras_lstmgen.config import recipe
+from keras_lstmgen.tokenizers import tokenizer
 from tests.hostile import VALUES, damaged
 
 V, S = 291, 5

@@ -24,10 +24,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from keras_lstmgen import checkpoint, cli, encoding, material, model, prepared, run, streams, tokenizer, training
+from keras_lstmgen import checkpoint, cli, encoding, material, model, prepared, run, streams, training
 from keras_lstmgen.config import recipe
 from keras_lstmgen.files import folders
 from keras_lstmgen.reporting import console
+from keras_lstmgen.tokenizers import tokenizer
 from keras_lstmgen.utils.errors import UserError
 from tests.hostile import HEAVY, TEXTS, VALUES, damaged, refused_or
 

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from sentencepiece import sentencepiece_model_pb2 as proto
 
 from export import tokenizer as kit
-from keras_lstmgen import cli, corpus, documents, encoding, sources, tokenizer
+from keras_lstmgen import cli, corpus, documents, encoding, sources
 from keras_lstmgen.config import recipe
+from keras_lstmgen.tokenizers import tokenizer
 from keras_lstmgen.utils.errors import UserError
 from tests.hostile import HEAVY, LETTERS, TEXTS, VALUES, damaged, refused_or
 

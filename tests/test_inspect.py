@@ -18,7 +18,7 @@ from keras_lstmgen import attention, cli, coloured, corpus, gates, generation, i
 from keras_lstmgen.config import recipe
 from keras_lstmgen.reporting import plots
 from keras_lstmgen.sampling import Options
-from keras_lstmgen.tokenizer import END, START
+from keras_lstmgen.tokenizers.tokenizer import END, START
 
 B, T, E, H, L, M, V = 2, 11, 3, 5, 3, 4, 7
 Array = np.ndarray[Any, Any]

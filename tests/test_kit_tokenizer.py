@@ -12,7 +12,7 @@ import sentencepiece
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keras_lstmgen.model_proto import proto
+from keras_lstmgen.tokenizers.sentencepiece_proto import proto
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the kit is no package: it travels as a folder
 from export.tokenizer import Tokenizer, decode, decode_stream, encode, read

@@ -15,7 +15,7 @@ from keras_lstmgen import beam, cli, decode, encoding, generation, material, pre
 from keras_lstmgen.config import recipe
 from keras_lstmgen.constraints import HostOptions
 from keras_lstmgen.sampling import Options
-from keras_lstmgen.tokenizer import END, NEWLINE, START, UNK
+from keras_lstmgen.tokenizers.tokenizer import END, NEWLINE, START, UNK
 from keras_lstmgen.utils.errors import UserError
 
 GOLDEN = Path(__file__).parent / "golden" / "run"

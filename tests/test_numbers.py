@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from keras_lstmgen import chatting, cli, constraints, tokenizer
+from keras_lstmgen import chatting, cli, constraints
 from keras_lstmgen.config import recipe
 from keras_lstmgen.distribution import launcher, workers
 from keras_lstmgen.reporting import console
 from keras_lstmgen.system import cpu
+from keras_lstmgen.tokenizers import tokenizer
 from keras_lstmgen.utils import numerals
 from keras_lstmgen.utils.errors import UserError
 

@@ -16,7 +16,7 @@ from keras_lstmgen.config import recipe
 from keras_lstmgen.encoding import SPLITS, encode
 from keras_lstmgen.exporters import export_run, verify
 from keras_lstmgen.files import atomic
-from keras_lstmgen.tokenizer import END, NEWLINE, START
+from keras_lstmgen.tokenizers.tokenizer import END, NEWLINE, START
 from keras_lstmgen.utils.errors import UserError
 
 V, E, H = 23, 5, 7

@@ -15,11 +15,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keras_lstmgen import corpus, encoding, evaluation, prepared, reports, run, sources, tokenizer, training
+from keras_lstmgen import corpus, encoding, evaluation, prepared, reports, run, sources, training
 from keras_lstmgen.cli import main
 from keras_lstmgen.config import recipe
 from keras_lstmgen.config.recipe import Recipe
 from keras_lstmgen.encoding import Encoded, encode
+from keras_lstmgen.tokenizers import tokenizer
 from keras_lstmgen.utils.errors import UserError
 from tests.conftest import SMALL
 from tests.planted import executed, installed, plant

@@ -15,9 +15,10 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
-from keras_lstmgen import generation, run, sampling, tokenizer, training
+from keras_lstmgen import generation, run, sampling, training
 from keras_lstmgen.config import recipe
 from keras_lstmgen.exporters import contract, saved_model, strings, warmup
+from keras_lstmgen.tokenizers import tokenizer
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the kit is no package: it travels as a folder
 from export.tf_serving import grpc_client, rest

@@ -13,10 +13,10 @@ import sentencepiece
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from keras_lstmgen import tokenizer, trainer
 from keras_lstmgen.config.recipe import Tokenizer as Settings
 from keras_lstmgen.generation import Tail
-from keras_lstmgen.tokenizer import Tokenizer
+from keras_lstmgen.tokenizers import sentencepiece_trainer, tokenizer
+from keras_lstmgen.tokenizers.tokenizer import Tokenizer
 from keras_lstmgen.utils.errors import UserError
 
 TEXT = (
@@ -288,18 +288,18 @@ def test_a_process_of_its_own_learns_the_same_model_and_fails_in_the_same_words(
     kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lines = [*TEXT.split("\n"), "a\rb\x85c\u2028d 床前"] * 20
-    here = trainer.learn(kind, lines, 320)
+    here = sentencepiece_trainer.learn(kind, lines, 320)
     with pytest.raises(RuntimeError, match=r"value <= \d+") as said:
-        trainer.learn(kind, lines, 90_000)
-    monkeypatch.setattr(trainer, "AT_ONCE", 0)
-    assert trainer.learn(kind, lines, 320) == here
+        sentencepiece_trainer.learn(kind, lines, 90_000)
+    monkeypatch.setattr(sentencepiece_trainer, "AT_ONCE", 0)
+    assert sentencepiece_trainer.learn(kind, lines, 320) == here
     with pytest.raises(RuntimeError) as there:
-        trainer.learn(kind, lines, 90_000)
+        sentencepiece_trainer.learn(kind, lines, 90_000)
     assert str(there.value) == str(said.value)
 
 
 def test_a_process_that_is_killed_while_it_learns_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trainer, "AT_ONCE", 0)
+    monkeypatch.setattr(sentencepiece_trainer, "AT_ONCE", 0)
     start = subprocess.Popen
 
     def start_and_kill(*given: Any, **options: Any) -> Any:

@@ -24,11 +24,11 @@ from keras_lstmgen import (
     run,
     sources,
     tasks,
-    tokenizer,
 )
 from keras_lstmgen.config import recipe
 from keras_lstmgen.constraints import Constraints, HostOptions
-from keras_lstmgen.tokenizer import Tokenizer
+from keras_lstmgen.tokenizers import tokenizer
+from keras_lstmgen.tokenizers.tokenizer import Tokenizer
 
 
 class Counted(str):

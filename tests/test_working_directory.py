@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from keras_lstmgen import options, trainer
+from keras_lstmgen import options
+from keras_lstmgen.tokenizers import sentencepiece_trainer
 from tests.conftest import SMALL
 from tests.planted import executed, installed, plant
 
@@ -57,7 +58,9 @@ def test_no_verb_imports_from_the_working_directory(folder: Path, verb: str) -> 
 
 
 def test_workers_that_train_with_subwords_import_nothing_from_the_working_directory(folder: Path) -> None:
-    (folder / "text.txt").write_text("".join(pydoc_data.topics.topics.values())[: trainer.AT_ONCE * 5 // 4])
+    (folder / "text.txt").write_text(
+        "".join(pydoc_data.topics.topics.values())[: sentencepiece_trainer.AT_ONCE * 5 // 4]
+    )
     words = ["text.txt", *TRAINED, "--tokenizer.type", "bpe", "--tokenizer.vocab_size", "300", "--workers", "2"]
     done = run_in(folder, "-m", "keras_lstmgen.train", *words, "--training.batch_size", "32", "--training.epochs", "1")
     assert executed(folder) == []
@@ -88,6 +91,6 @@ def test_the_process_that_learns_a_vocabulary_imports_nothing_from_the_working_d
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(plant(tmp_path, installed()))
-    monkeypatch.setattr(trainer, "AT_ONCE", 0)
-    assert trainer.learn("bpe", ["some words and some more words"], 270)
+    monkeypatch.setattr(sentencepiece_trainer, "AT_ONCE", 0)
+    assert sentencepiece_trainer.learn("bpe", ["some words and some more words"], 270)
     assert executed(tmp_path) == []

@@ -9,7 +9,7 @@ import tensorflow_text
 from keras_lstmgen import decode, model, sampling
 from keras_lstmgen.exporters.contract import Graphs, assertions
 from keras_lstmgen.run import NONE, Run
-from keras_lstmgen.tokenizer import NEWLINE, UNK, WORD
+from keras_lstmgen.tokenizers.tokenizer import NEWLINE, UNK, WORD
 
 MAX_NEW_TOKENS = 200  # where a request does not say how many
 MOST_NEW_TOKENS = 65_536  # a request may ask for: the noise of a text has to fit in memory

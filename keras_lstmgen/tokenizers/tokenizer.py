@@ -26,9 +26,9 @@ from numpy.typing import NDArray
 
 from keras_lstmgen.config import recipe
 from keras_lstmgen.files.atomic import write_bytes
-from keras_lstmgen.model_proto import proto
 from keras_lstmgen.system import cpu
-from keras_lstmgen.trainer import learn
+from keras_lstmgen.tokenizers.sentencepiece_proto import proto
+from keras_lstmgen.tokenizers.sentencepiece_trainer import learn
 from keras_lstmgen.utils.errors import UserError
 
 UNK, START, END, NEWLINE = 0, 1, 2, 3
