@@ -21,12 +21,13 @@ def ours(shape: list[int], precision: str = "auto") -> Callable[[int], float]:
 
     RuntimeError without our kernel, UserError for a precision that this machine has not.
     """
-    from keras_lstmgen import kernel, material, streams
+    from keras_lstmgen import material, streams
+    from keras_lstmgen.layers import native_ops
     from keras_lstmgen.system import cpu, malloc
 
     cpu.configure()
     malloc.configure()
-    if kernel.library() is None and not tf.config.list_physical_devices("GPU"):
+    if native_ops.library() is None and not tf.config.list_physical_devices("GPU"):
         raise RuntimeError("the LSTM's own code is not compiled here; install with a C compiler")
     material.check_precision(precision)
     s = Shape(*shape)

@@ -16,9 +16,9 @@ from keras_lstmgen import checkpoint
 from keras_lstmgen.checkpoint import CARRYING, Progress
 from keras_lstmgen.config import recipe
 from keras_lstmgen.distribution import workers
-from keras_lstmgen.ensemble import layers_of
 from keras_lstmgen.files import atomic
-from keras_lstmgen.regularization import ActivationRegularization
+from keras_lstmgen.layers.ensemble import layers_of
+from keras_lstmgen.layers.regularization import ActivationRegularization
 from keras_lstmgen.run import MODEL, WHOLE
 from keras_lstmgen.system import signals
 from keras_lstmgen.utils.errors import Terminated, UserError

@@ -18,10 +18,10 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_lstmgen.attention import Attention
 from keras_lstmgen.distribution import workers
-from keras_lstmgen.ensemble import layers_of
 from keras_lstmgen.files import atomic
+from keras_lstmgen.layers.attention import Attention
+from keras_lstmgen.layers.ensemble import layers_of
 from keras_lstmgen.run import CHECKPOINT, PREVIOUS
 from keras_lstmgen.utils.errors import UserError, first_line
 

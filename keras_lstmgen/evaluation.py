@@ -8,11 +8,11 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from keras_lstmgen import kernel
-from keras_lstmgen.attention import attend
+from keras_lstmgen.layers import native_ops
+from keras_lstmgen.layers.attention import attend
+from keras_lstmgen.layers.pointer_generator import in_windows, read_by
 from keras_lstmgen.model import Weights, join_state, score, split_state, state_size, together
 from keras_lstmgen.pairs import Pairs
-from keras_lstmgen.pointer import in_windows, read_by
 from keras_lstmgen.tokenizers.tokenizer import END, Tokenizer
 from keras_lstmgen.utils.errors import at_least
 
@@ -28,7 +28,7 @@ def scorer(weights: Weights) -> Callable[..., Any]:
 
     Where the compiled kernel is, layer after layer reads the whole window, with the same result.
     """
-    read = _read if kernel.library() and not tf.config.list_logical_devices("GPU") else score
+    read = _read if native_ops.library() and not tf.config.list_logical_devices("GPU") else score
     return tf.function(lambda ids, state: read(weights, ids, state), reduce_retracing=True, autograph=False)
 
 
@@ -43,7 +43,7 @@ def _logits(weights: Weights, ids: Any, state: Any) -> tuple[Any, Any]:
     x, carried = tf.gather(weights.embedding, ids), []
     parts, memory = split_state(weights, state)
     for cell, h, c in zip(weights.cells, parts[::2], parts[1::2], strict=True):
-        x, h, c = kernel.lstm(x, h, c, *cell)
+        x, h, c = native_ops.lstm(x, h, c, *cell)
         carried += [h, c]
     if weights.heads:
         before = memory

@@ -6,9 +6,9 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_lstmgen import kernel
-from keras_lstmgen.layers import Output, TiedOutput, has_gpu, product
-from keras_lstmgen.pointer import NEVER, Pointer, shares
+from keras_lstmgen.layers import native_ops
+from keras_lstmgen.layers.lstm import Output, TiedOutput, has_gpu, product
+from keras_lstmgen.layers.pointer_generator import NEVER, Pointer, shares
 
 
 def nats_of(ids: Any, products: Any, bias: Any) -> Any:
@@ -24,9 +24,9 @@ def nats_of(ids: Any, products: Any, bias: Any) -> Any:
     Returns:
         float32 [N].
     """
-    if kernel.library() is None or has_gpu():
+    if native_ops.library() is None or has_gpu():
         return tf.nn.sparse_softmax_cross_entropy_with_logits(ids, tf.cast(products, tf.float32) + bias)
-    return kernel.nats(ids, products, bias)
+    return native_ops.nats(ids, products, bias)
 
 
 class SampledSoftmax(keras.losses.Loss):

@@ -12,11 +12,12 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from keras_lstmgen import evaluation, kernel, layers, pairs, prepared, streams
+from keras_lstmgen import evaluation, pairs, prepared, streams
 from keras_lstmgen.config import auto_sizes, recipe
 from keras_lstmgen.corpus import Split
 from keras_lstmgen.distribution import workers
 from keras_lstmgen.encoding import Encoded, encode
+from keras_lstmgen.layers import lstm, native_ops
 from keras_lstmgen.model import parameters
 from keras_lstmgen.reporting import console
 from keras_lstmgen.system import malloc
@@ -53,7 +54,7 @@ def prepare(settings: recipe.Recipe, runs: Path) -> tuple[recipe.Recipe, Encoded
 
 def check_precision(precision: str) -> None:
     """UserError where the machine cannot train in it."""
-    if precision == "bfloat16" and not (kernel.has_bfloat16() or layers.has_gpu()):
+    if precision == "bfloat16" and not (native_ops.has_bfloat16() or lstm.has_gpu()):
         raise UserError("training.precision: this processor does not multiply bfloat16; give auto or float32")
 
 

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple, get_origin, get_type_hints
 import h5py  # type: ignore[import-untyped]
 import keras
 
-from keras_lstmgen.attention import memory_size
 from keras_lstmgen.config import recipe
 from keras_lstmgen.files import atomic, filenames, folders
+from keras_lstmgen.layers.attention import memory_size
 from keras_lstmgen.model import Weights, build, parameters, weights_of
 from keras_lstmgen.tokenizers import tokenizer
 from keras_lstmgen.tokenizers.tokenizer import Tokenizer

@@ -14,10 +14,11 @@ import pytest
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from keras_lstmgen import kernel, training
+from keras_lstmgen import training
 from keras_lstmgen.config import recipe  # (after the variable that TensorFlow reads)
 from keras_lstmgen.exporters import export_run
 from keras_lstmgen.files import atomic
+from keras_lstmgen.layers import native_ops
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the tests are no package that is installed
 from tests import chromium, npm
@@ -104,10 +105,10 @@ def _lines(folder: Path) -> None:
 @pytest.fixture(params=[("avx512_bf16", "emulated"), ("amx", "emulated amx")], ids=["vectors", "matrix registers"])
 def bfloat16(request: pytest.FixtureRequest) -> Iterator[None]:
     """The kernel in bfloat16, in each way that it has: of the processor, or emulated where that has it not."""
-    if not any(kernel.choose(kind) for kind in request.param):
+    if not any(native_ops.choose(kind) for kind in request.param):
         pytest.skip("this processor neither multiplies bfloat16 nor can emulate it")
     yield
-    kernel.choose("best")
+    native_ops.choose("best")
 
 
 @pytest.fixture

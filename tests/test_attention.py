@@ -9,10 +9,10 @@ import pytest
 import tensorflow as tf
 
 from keras_lstmgen import checkpoint, model, training
-from keras_lstmgen.attention import SIZE, Attention, Heads, attend, memory_size
 from keras_lstmgen.config import recipe
 from keras_lstmgen.exporters import export_run
 from keras_lstmgen.files import atomic
+from keras_lstmgen.layers.attention import SIZE, Attention, Heads, attend, memory_size
 
 B, T, E, H, L, M, V = 2, 7, 4, 6, 2, 3, 11
 IDS = np.random.default_rng(0).integers(0, V, (B, T))

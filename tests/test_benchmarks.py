@@ -22,8 +22,9 @@ from benchmarks import growth, keras_sides, measure, quality, shapes, training, 
 from benchmarks.measure import Table
 from benchmarks.shapes import Shape
 from benchmarks.workers import Worker, WorkerError
-from keras_lstmgen import cli, kernel
+from keras_lstmgen import cli
 from keras_lstmgen.config import recipe
+from keras_lstmgen.layers import native_ops
 from keras_lstmgen.utils.errors import UserError
 
 L, H, B, T, V = 2, 7, 3, 5, 11
@@ -282,7 +283,7 @@ def test_a_benchmark_that_is_killed_leaves_no_worker_behind() -> None:
 
 
 def test_a_side_whose_precision_is_not_there_says_so() -> None:
-    if kernel.has_bfloat16():
+    if native_ops.has_bfloat16():
         pytest.skip("this processor multiplies bfloat16")
     with pytest.raises(UserError, match="does not multiply bfloat16"):
         keras_sides.ours([*SHAPE], "bfloat16")

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_lstmgen import checkpoint, ensemble, evaluation, model, run, training
+from keras_lstmgen import checkpoint, evaluation, model, run, training
 from keras_lstmgen.config import recipe
 from keras_lstmgen.exporters import export_run
 from keras_lstmgen.files import atomic
+from keras_lstmgen.layers import ensemble
 from keras_lstmgen.loss import EachMember
 from keras_lstmgen.utils.errors import UserError
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import keras
 import pytest
 
-from keras_lstmgen import cli, layers
+from keras_lstmgen import cli
+from keras_lstmgen.layers import lstm
 from keras_lstmgen.system import environment
 
 BROKEN = {"backend": "jax", "floatx": "float7", "epsilon": "small", "image_data_format": 3, "nnx_enabled": True}
@@ -71,7 +72,7 @@ def test_a_program_that_chose_no_backend_gets_tensorflow(tmp_path: Path) -> None
 
 
 def test_a_program_with_another_backend_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = importlib.util.spec_from_file_location("layers_once_more", layers.__file__)
+    found = importlib.util.spec_from_file_location("layers_once_more", lstm.__file__)
     assert found
     assert found.loader
     monkeypatch.setattr(keras.backend, "backend", lambda: "torch")

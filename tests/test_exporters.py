@@ -24,11 +24,12 @@ from ai_edge_litert.interpreter import Interpreter
 from ai_edge_litert.tools import flatbuffer_utils
 from tensorflow.core.protobuf import saved_model_pb2
 
-from keras_lstmgen import cli, layers, model, run
+from keras_lstmgen import cli, model, run
 from keras_lstmgen.config import recipe
 from keras_lstmgen.exporters import contract, export_run, onnx, saved_model, tflite, verify
 from keras_lstmgen.exporters.contract import Call
 from keras_lstmgen.files import atomic
+from keras_lstmgen.layers import lstm
 from keras_lstmgen.utils.errors import UserError
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder that holds export/ and tests/
@@ -609,7 +610,7 @@ def used_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("used_gpu")
 def test_after_a_training_on_a_gpu_the_same_process_exports_for_a_cpu(copied: Path) -> None:
-    assert layers.has_gpu()
+    assert lstm.has_gpu()
     export_run.hide_gpus()
     proofs = export_run.export(copied, recipe.Export(formats=tuple(FORMATS), texts=6, tokens=5))
     assert [proof.reasons for proof in proofs.values()] == [()] * 3

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_lstmgen import kernel, layers
+from keras_lstmgen.layers import lstm, native_ops
 from keras_lstmgen.system import cpu
 
 E, H = 5, 7
@@ -28,7 +28,7 @@ def pair(B: int, T: int, E: int = E, H: int = H, **arguments: Any) -> tuple[kera
     weights = [random.normal(0, H**-0.5, shape) for shape in ((E, 4 * H), (H, 4 * H), (4 * H,))]
     both = []
     own = {key: arguments.pop(key) for key in ("precision", "weight_drop") if key in arguments}
-    for kind, options in ((layers.LSTM, arguments | own), (keras.layers.LSTM, arguments)):
+    for kind, options in ((lstm.LSTM, arguments | own), (keras.layers.LSTM, arguments)):
         layer = kind(H, return_sequences=True, return_state=True, **options)
         layer.build((B, T, E))
         layer.set_weights(weights[: len(layer.weights)])  # two where there is no bias
@@ -100,7 +100,7 @@ UNUSUAL = [{"recurrent_dropout": 0.1}, {"go_backwards": True}, {"activation": "r
 
 @pytest.mark.parametrize("unusual", [*UNUSUAL, {"use_bias": False}])
 def test_arguments_that_the_kernel_does_not_know_go_to_keras(unusual: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernel, "lstm", lambda *_, **__: pytest.fail("the kernel was used"))
+    monkeypatch.setattr(native_ops, "lstm", lambda *_, **__: pytest.fail("the kernel was used"))
     mine, theirs = pair(2, 3, **unusual)
     x = tf.random.stateless_normal((2, 3, E), (1, 2))
     for value, wanted in zip(results(mine, x, []), results(theirs, x, []), strict=True):
@@ -123,10 +123,10 @@ def test_the_last_output_alone_and_its_gradients_are_those_of_keras() -> None:
 
 
 def test_another_name_of_a_precision_is_refused_and_bfloat16_where_it_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    for kind in (layers.LSTM, layers.Output):
+    for kind in (lstm.LSTM, lstm.Output):
         with pytest.raises(ValueError, match=r"precision: 'bf16' is none of float32, bfloat16, auto"):
             kind(H, precision="bf16")
-    monkeypatch.setattr(kernel, "has_bfloat16", lambda: False)
+    monkeypatch.setattr(native_ops, "has_bfloat16", lambda: False)
     layer = pair(2, 3, precision="bfloat16")[0]  # which loads, to be used elsewhere
     with pytest.raises(ValueError, match="this processor does not multiply bfloat16; give 'auto' or 'float32'"):
         layer(tf.zeros((2, 3, E)))
@@ -134,19 +134,19 @@ def test_another_name_of_a_precision_is_refused_and_bfloat16_where_it_is_not(mon
 
 def count_of_kernel(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """A list that grows whenever the kernel is called or traced."""
-    calls, lstm = list[int](), kernel.lstm
+    calls, lstm = list[int](), native_ops.lstm
 
     def counted(*given: Any, **options: Any) -> Any:
         calls.append(len(calls))
         return lstm(*given, **options)
 
-    monkeypatch.setattr(kernel, "lstm", counted)
+    monkeypatch.setattr(native_ops, "lstm", counted)
     return calls
 
 
 def test_fit_traces_its_step_once_and_evaluate_and_predict_use_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = count_of_kernel(monkeypatch)
-    model = keras.Sequential([keras.Input((None, E)), layers.LSTM(H), keras.layers.Dense(1)])
+    model = keras.Sequential([keras.Input((None, E)), lstm.LSTM(H), keras.layers.Dense(1)])
     model.compile("sgd", "mse")
     x, y = np.ones((8, 6, E), np.float32), np.ones((8, 1), np.float32)
     model.fit(x, y, batch_size=4, epochs=1, validation_data=(x, y), verbose=0)
@@ -174,7 +174,7 @@ for name in ("exported", "saved"):
 
 
 def test_a_model_with_it_is_exported_by_keras_and_runs_in_another_process(tmp_path: Path) -> None:
-    model = keras.Sequential([keras.Input((None, E)), layers.LSTM(H), keras.layers.Dense(1)])
+    model = keras.Sequential([keras.Input((None, E)), lstm.LSTM(H), keras.layers.Dense(1)])
     model.compile("sgd", "mse")
     x = np.random.default_rng(1).normal(size=(4, 6, E)).astype(np.float32)
     model.fit(x, np.ones((4, 1)), verbose=0)
@@ -187,12 +187,12 @@ def test_a_model_with_it_is_exported_by_keras_and_runs_in_another_process(tmp_pa
 
 
 def test_it_is_keras_s_where_the_kernel_was_not_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernel, "library", lambda: None)
-    monkeypatch.setattr(kernel, "lstm", lambda *_: pytest.fail("the kernel was used"))
+    monkeypatch.setattr(native_ops, "library", lambda: None)
+    monkeypatch.setattr(native_ops, "lstm", lambda *_: pytest.fail("the kernel was used"))
     mine, theirs = pair(2, 3)
     x = tf.random.stateless_normal((2, 3, E), (1, 2))
     np.testing.assert_array_equal(mine(x)[0], theirs(x)[0])
-    assert not kernel.has_bfloat16()
+    assert not native_ops.has_bfloat16()
 
 
 @pytest.mark.parametrize("cores", [1, 2, 3, 64])
@@ -202,7 +202,7 @@ def test_any_number_of_threads_gives_the_same(cores: int, monkeypatch: pytest.Mo
     mine, theirs = pair(B, T)
     expected = results(theirs, x, [])
     monkeypatch.setattr(cpu, "available", lambda: cores)
-    monkeypatch.setattr(kernel, "TEXTS_A_THREAD", 1)
+    monkeypatch.setattr(native_ops, "TEXTS_A_THREAD", 1)
     for wanted, found in zip(expected, results(mine, x, []), strict=True):
         np.testing.assert_allclose(found, wanted, atol=1e-5)
 
@@ -210,7 +210,7 @@ def test_any_number_of_threads_gives_the_same(cores: int, monkeypatch: pytest.Mo
 @pytest.mark.parametrize("kind", ["plain", "avx2", "avx512"])
 @pytest.mark.parametrize(("B", "T", "E", "H"), [(1, 1, 3, 2), (5, 4, 33, 17), (13, 3, 65, 150)])
 def test_every_kind_of_processor_computes_the_same(kind: str, B: int, T: int, E: int, H: int) -> None:
-    if not kernel.choose(kind):
+    if not native_ops.choose(kind):
         pytest.skip(f"this processor has no {kind}")
     try:
         x = tf.random.stateless_normal((B, T, E), (1, 2))
@@ -218,7 +218,7 @@ def test_every_kind_of_processor_computes_the_same(kind: str, B: int, T: int, E:
         for wanted, found in zip(*(results(layer, x, []) for layer in both), strict=True):
             np.testing.assert_allclose(found, wanted, atol=1e-5)
     finally:
-        kernel.choose("best")
+        native_ops.choose("best")
 
 
 @pytest.mark.parametrize("kind", ["avx512_bf16", "amx", "emulated amx"])
@@ -227,12 +227,12 @@ def test_every_kind_that_multiplies_bfloat16_computes_the_same(kind: str, B: int
     """The same roundings of operands: only the order of sums differs, and now and then by it how an h is rounded."""
     found = []
     for each in ("emulated", kind):
-        if not kernel.choose(each):
+        if not native_ops.choose(each):
             pytest.skip(f"this processor has no {each}")
         x = tf.random.stateless_normal((B, T, E), (1, 2))
         state = [tf.random.stateless_normal((B, H), (3, seed)) for seed in range(2)]
         found.append(results(pair(B, T, E, H, precision="bfloat16")[0], x, state))
-        kernel.choose("best")
+        native_ops.choose("best")
     for wanted, value in zip(*found, strict=True):
         assert np.linalg.norm(value - wanted) <= ROUNDING / 2 * np.linalg.norm(wanted)
 
@@ -244,7 +244,7 @@ def test_in_bfloat16_any_number_of_threads_gives_the_same(B: int, monkeypatch: p
     T, E, H = 4, 21, 150
     x = tf.random.stateless_normal((B, T, E), (1, 2))
     mine = pair(B, T, E, H, precision="bfloat16")[0]
-    monkeypatch.setattr(kernel, "TEXTS_A_THREAD", 1)
+    monkeypatch.setattr(native_ops, "TEXTS_A_THREAD", 1)
     found = []
     for cores in (1, 2, 3, 7):
         monkeypatch.setattr(cpu, "available", lambda cores=cores: cores)
@@ -315,7 +315,7 @@ def test_gradients_in_bfloat16_stay_near() -> None:
 @pytest.mark.usefixtures("bfloat16")
 def test_auto_is_bfloat16_here_and_a_gradient_of_a_window_stays_near() -> None:
     """The estimate of above for T steps: each adds an error of 2u of the norm, none makes up for another."""
-    if not kernel.gains_by_bfloat16():
+    if not native_ops.gains_by_bfloat16():
         pytest.skip("this processor multiplies floats faster")
     B, T = 6, 9
     x = tf.random.stateless_normal((B, T, E), (1, 2))
@@ -340,7 +340,7 @@ def test_weight_drop_is_one_mask_of_the_recurrent_kernel_and_none_when_writing(m
     expected[-2] *= mask  # a weight that was dropped has no gradient, another one scaled up
     for wanted, value in zip(expected, found, strict=True):
         np.testing.assert_allclose(value, wanted, atol=1e-5)
-    monkeypatch.setattr(kernel, "library", lambda: None)  # what the parent does with the mask
+    monkeypatch.setattr(native_ops, "library", lambda: None)  # what the parent does with the mask
     for wanted, value in zip(expected, results(mine, x, [], training=True), strict=True):
         np.testing.assert_allclose(value, wanted, atol=1e-5)
 
@@ -352,7 +352,7 @@ def test_weight_drop_draws_anew_each_window() -> None:
 
 
 def test_a_saved_model_with_it_loads_again_and_either_loads_the_other_s_weights(tmp_path: Path) -> None:
-    model = keras.Sequential([keras.Input((None, E)), layers.LSTM(H, precision="auto", weight_drop=0.2)])
+    model = keras.Sequential([keras.Input((None, E)), lstm.LSTM(H, precision="auto", weight_drop=0.2)])
     model.save(tmp_path / "ours.keras")
     loaded = keras.models.load_model(tmp_path / "ours.keras", safe_mode=True)
     assert loaded.layers[0].get_config() == model.layers[0].get_config()
@@ -383,7 +383,7 @@ def test_an_output_gives_dense_s_logits_and_gradients(precision: str, tied: bool
     B, T, V = 3, 4, 11
     embedding = keras.layers.Embedding(V, E)
     embedding.build((B, T))
-    output = layers.TiedOutput(embedding, precision=precision) if tied else layers.Output(V, precision=precision)
+    output = lstm.TiedOutput(embedding, precision=precision) if tied else lstm.Output(V, precision=precision)
     output.build((B, T, E))
     kernel_of = embedding.embeddings if tied else output.kernel
     x = tf.random.stateless_normal((B, T, E), (1, 2))
@@ -395,11 +395,11 @@ def test_an_output_gives_dense_s_logits_and_gradients(precision: str, tied: bool
 
 
 def test_a_window_too_large_for_the_memory_is_an_error_and_no_crash(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernel, "library", lambda: type("Library", (), {"lstm_sizes": lambda *_: -1}))
+    monkeypatch.setattr(native_ops, "library", lambda: type("Library", (), {"lstm_sizes": lambda *_: -1}))
     shapes = ((2, 3, E), (2, H), (2, H), (E, 4 * H), (H, 4 * H), (4 * H,))
     inputs = [np.zeros(shape, np.float32) for shape in shapes]
     with pytest.raises(MemoryError, match="lstm_sizes"):
-        kernel._forward(False, *inputs)
+        native_ops._forward(False, *inputs)
 
 
 SHORT_OF_MEMORY = """
@@ -460,24 +460,24 @@ def test_threads_that_cannot_be_had_are_done_without(kind: str, request: pytest.
     dice, bfloat16 = np.random.default_rng(1), kind != "best"
     shapes = ((B, T, E), (B, H), (B, H), (E, 4 * H), (H, 4 * H), (4 * H,))
     inputs = [dice.normal(size=shape).astype(np.float32) for shape in shapes]
-    if not kernel.choose(kind):
+    if not native_ops.choose(kind):
         pytest.skip(f"this processor has no {kind}")
     try:
-        expected, *_ = kernel._forward(bfloat16, *inputs)
+        expected, *_ = native_ops._forward(bfloat16, *inputs)
         request.getfixturevalue("no_threads")
         with pytest.raises(RuntimeError, match="thread"):
             threading.Thread(target=print).start()
-        np.testing.assert_array_equal(kernel._forward(bfloat16, *inputs)[0], expected)
+        np.testing.assert_array_equal(native_ops._forward(bfloat16, *inputs)[0], expected)
     finally:
-        kernel.choose("best")
+        native_ops.choose("best")
 
 
 def test_instructions_that_are_missing_are_not_told_as_a_lack_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    code = kernel.NO_INSTRUCTIONS
-    monkeypatch.setattr(kernel, "library", lambda: type("Library", (), {"lstm_sizes": lambda *_: code}))
+    code = native_ops.NO_INSTRUCTIONS
+    monkeypatch.setattr(native_ops, "library", lambda: type("Library", (), {"lstm_sizes": lambda *_: code}))
     shapes = ((2, 3, E), (2, H), (2, H), (E, 4 * H), (H, 4 * H), (4 * H,))
     with pytest.raises(ValueError, match="does not multiply bfloat16"):
-        kernel._forward(True, *(np.zeros(shape, np.float32) for shape in shapes))
+        native_ops._forward(True, *(np.zeros(shape, np.float32) for shape in shapes))
 
 
 def test_states_of_another_batch_are_refused_before_they_are_read() -> None:
@@ -485,7 +485,7 @@ def test_states_of_another_batch_are_refused_before_they_are_read() -> None:
     x, W, U, b = (np.zeros(shape, np.float32) for shape in ((B, T, E), (E, 4 * H), (H, 4 * H), (4 * H,)))
     state = np.zeros((1, H), np.float32)
     with pytest.raises(ValueError, match=r"h0 is float32 \(1, 7\); give float32 \(4, 7\)"):
-        kernel._forward(False, x, state, state, W, U, b)
+        native_ops._forward(False, x, state, state, W, U, b)
 
 
 def test_a_gradient_of_its_gradient_is_refused_and_not_taken_for_nothing() -> None:
@@ -506,8 +506,8 @@ def test_an_empty_window_hands_its_states_on_and_their_gradients_back(B: int, T:
     E, H = 5, 7
     x, W, U, b = (np.ones(shape, np.float32) for shape in ((B, T, E), (E, 4 * H), (H, 4 * H), (4 * H,)))
     h0, c0 = np.full((B, H), 2, np.float32), np.full((B, H), 3, np.float32)
-    y, h, c, *kept = kernel._forward(False, x, h0, c0, W, U, b)
+    y, h, c, *kept = native_ops._forward(False, x, h0, c0, W, U, b)
     assert (y.shape, h.tolist(), c.tolist()) == ((B, T, H), h0.tolist(), c0.tolist())
-    dx, dh, dc, dW, dU, db = kernel._backward(False, x, W, U, y, h, c, *kept)
+    dx, dh, dc, dW, dU, db = native_ops._backward(False, x, W, U, y, h, c, *kept)
     assert (dx.shape, dh.tolist(), dc.tolist()) == (x.shape, h.tolist(), c.tolist())
     assert [value.any() for value in (dW, dU, db)] == [False] * 3

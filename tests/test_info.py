@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from keras_lstmgen import cli, kernel, layers, run, training
+from keras_lstmgen import cli, run, training
 from keras_lstmgen.config import recipe
+from keras_lstmgen.layers import lstm, native_ops
 
 
 @pytest.fixture
@@ -118,8 +119,8 @@ def test_missing_native_code_is_told_in_a_line_where_a_training_begins_and_by_in
 ) -> None:
     commands = (["info", "--runs", str(copied.parent)], ["info", copied.name, "--runs", str(copied.parent)])
     printed = {}
-    for library in (kernel.library, lambda: None):
-        monkeypatch.setattr(kernel, "library", library)
+    for library in (native_ops.library, lambda: None):
+        monkeypatch.setattr(native_ops, "library", library)
         for command in commands:
             assert cli.main(command) == 0
         training.resume(copied, recipe.load(copied / run.RECIPE))
@@ -128,7 +129,7 @@ def test_missing_native_code_is_told_in_a_line_where_a_training_begins_and_by_in
 
 
 def test_missing_native_code_is_no_news_where_a_gpu_trains(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernel, "library", lambda: None)
-    assert layers.without_kernel().startswith(MISSING)
-    monkeypatch.setattr(layers, "has_gpu", lambda: True)
-    assert layers.without_kernel() == ""
+    monkeypatch.setattr(native_ops, "library", lambda: None)
+    assert lstm.without_kernel().startswith(MISSING)
+    monkeypatch.setattr(lstm, "has_gpu", lambda: True)
+    assert lstm.without_kernel() == ""

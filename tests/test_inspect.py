@@ -14,8 +14,9 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keras_lstmgen import attention, cli, coloured, corpus, gates, generation, inspection, model, probes, run, training
+from keras_lstmgen import cli, coloured, corpus, gates, generation, inspection, model, probes, run, training
 from keras_lstmgen.config import recipe
+from keras_lstmgen.layers import attention
 from keras_lstmgen.reporting import plots
 from keras_lstmgen.sampling import Options
 from keras_lstmgen.tokenizers.tokenizer import END, START

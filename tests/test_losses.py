@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_lstmgen import kernel, run, training
+from keras_lstmgen import run, training
 from keras_lstmgen.config import recipe
-from keras_lstmgen.layers import Output, TiedOutput
+from keras_lstmgen.layers import native_ops
+from keras_lstmgen.layers.lstm import Output, TiedOutput
 from keras_lstmgen.loss import NegativeLogLikelihood, SampledSoftmax, nats_of
 from keras_lstmgen.system import cpu
 
@@ -61,8 +62,8 @@ def test_without_compiled_code_likelihoods_are_tensorflow_s(kind: tf.DType, monk
     ids, bias = tf.constant([2, 0]), tf.constant([0.5, -1.0, 2.0])
     products = tf.cast(tf.random.stateless_normal((2, 3), (1, 2)), kind)
     expected = nats_of(ids, products, bias)
-    monkeypatch.setattr(kernel, "library", lambda: None)
-    monkeypatch.setattr(kernel, "nats", lambda *_: pytest.fail("the code was called"))
+    monkeypatch.setattr(native_ops, "library", lambda: None)
+    monkeypatch.setattr(native_ops, "nats", lambda *_: pytest.fail("the code was called"))
     np.testing.assert_allclose(nats_of(ids, products, bias), expected, rtol=1e-6)
 
 

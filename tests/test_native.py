@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from keras_lstmgen import kernel
+from keras_lstmgen.layers import native_ops
 from keras_lstmgen.system import cpu
 
 TESTS = Path(__file__).parent
@@ -62,10 +62,10 @@ def lstm_results(monkeypatch: pytest.MonkeyPatch, count: int) -> list[Any]:
     shapes = ((B, T, E), (B, H), (B, H), (E, 4 * H), (H, 4 * H), (4 * H,))
     inputs = [dice.normal(size=shape).astype(np.float32) for shape in shapes]
     monkeypatch.setattr(cpu, "available", lambda: count)
-    monkeypatch.setattr(kernel, "TEXTS_A_THREAD", 1)
-    y, h, c, *kept = kernel._forward(False, *inputs)
+    monkeypatch.setattr(native_ops, "TEXTS_A_THREAD", 1)
+    y, h, c, *kept = native_ops._forward(False, *inputs)
     x, W, U = inputs[0], *inputs[3:5]
-    return [y, h, c, *kernel._backward(False, x, W, U, y, h, c, *kept)]
+    return [y, h, c, *native_ops._backward(False, x, W, U, y, h, c, *kept)]
 
 
 def softmax_results(monkeypatch: pytest.MonkeyPatch, count: int) -> list[Any]:
@@ -75,9 +75,9 @@ def softmax_results(monkeypatch: pytest.MonkeyPatch, count: int) -> list[Any]:
     products, bias, by = (dice.normal(size=size).astype(np.float32) for size in ((N, V), V, N))
     labels = dice.integers(V, size=N, dtype=np.int32)
     monkeypatch.setattr(cpu, "available", lambda: count)
-    monkeypatch.setattr(kernel, "LITTLE", 1)
-    nats, sums = kernel._nats(products, bias, labels)
-    return [nats, sums, *kernel._nats_back(products, bias, labels, sums, by)]
+    monkeypatch.setattr(native_ops, "LITTLE", 1)
+    nats, sums = native_ops._nats(products, bias, labels)
+    return [nats, sums, *native_ops._nats_back(products, bias, labels, sums, by)]
 
 
 @pytest.mark.parametrize("results", [lstm_results, softmax_results])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from keras_lstmgen import kernel
+from keras_lstmgen.layers import native_ops
 
 Array = NDArray[np.float64]
 
@@ -19,10 +19,10 @@ KINDS = ["plain", "avx2", "avx512"]
 @pytest.fixture(params=KINDS)
 def kind(request: pytest.FixtureRequest) -> Iterator[str]:
     """Each kind of kernel that computes in float32 and can run here."""
-    if not kernel.choose(request.param):
+    if not native_ops.choose(request.param):
         pytest.skip(f"this processor has no {request.param}")
     yield request.param
-    kernel.choose("best")
+    native_ops.choose("best")
 
 
 def ran(z: Array, c0: Array, dh: Array, dc: Array) -> dict[str, Array]:
@@ -30,8 +30,8 @@ def ran(z: Array, c0: Array, dh: Array, dc: Array) -> dict[str, Array]:
     (B, H), E = c0.shape, z.shape[1]
     inputs = (z.reshape(B, 1, E), np.zeros((B, H)), c0, np.eye(E), np.zeros((H, 4 * H)), np.zeros(4 * H))
     x, h0, c0_, W, U, b = (value.astype(np.float32) for value in inputs)
-    y, h, c, *kept = kernel._forward(False, x, h0, c0_, W, U, b)
-    back = kernel._backward(False, x, W, U, np.zeros_like(y), dh.astype(np.float32), dc.astype(np.float32), *kept)
+    y, h, c, *kept = native_ops._forward(False, x, h0, c0_, W, U, b)
+    back = native_ops._backward(False, x, W, U, np.zeros_like(y), dh.astype(np.float32), dc.astype(np.float32), *kept)
     return {"c": c.astype(float), "h": h.astype(float), "dz": back[0][:, 0].astype(float), "dc0": back[2].astype(float)}
 
 

@@ -12,11 +12,12 @@ import tensorflow as tf
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the benchmarks are no package that is installed
 from benchmarks import pointer as benchmark
-from keras_lstmgen import checkpoint, evaluation, model, pointer, run, training
-from keras_lstmgen.attention import SIZE
+from keras_lstmgen import checkpoint, evaluation, model, run, training
 from keras_lstmgen.config import recipe
 from keras_lstmgen.exporters import export_run
 from keras_lstmgen.files import atomic
+from keras_lstmgen.layers import pointer_generator
+from keras_lstmgen.layers.attention import SIZE
 from keras_lstmgen.loss import Copied
 from keras_lstmgen.utils.errors import UserError
 
@@ -59,7 +60,7 @@ def output(made: keras.Sequential) -> Any:
 def test_looks_are_summed_by_the_ids_that_were_read() -> None:
     looks, read = np.array([[0.1, 0.2, 0.7], [0.5, 0.5, 0.0]], np.float32), np.array([[4, 1, 4], [0, 2, 2]], np.int32)
     expected = [[0, 0.2, 0, 0, 0.8], [0.5, 0, 0.5, 0, 0]]
-    np.testing.assert_allclose(pointer.summed(looks, read, 5), expected, atol=1e-7)
+    np.testing.assert_allclose(pointer_generator.summed(looks, read, 5), expected, atol=1e-7)
 
 
 def test_its_logits_are_the_logarithm_of_the_mixture(built: keras.Sequential) -> None:
@@ -71,9 +72,9 @@ def test_its_logits_are_the_logarithm_of_the_mixture(built: keras.Sequential) ->
 
 @pytest.mark.parametrize(("z", "expected"), [(40.0, [0.2, 0.3, 0.5]), (-40.0, [0.75, 0.0, 0.25])])
 def test_a_gate_that_is_wide_open_or_shut_loses_nothing(z: float, expected: list[float]) -> None:
-    gate = pointer.Gate(tf.constant([[z]]), tf.constant([0.0]))
+    gate = pointer_generator.Gate(tf.constant([[z]]), tf.constant([0.0]))
     looks, read = tf.constant([[0.25, 0.75]]), tf.constant([[2, 0]])
-    found = pointer.with_copies(gate, tf.ones((1, 1)), tf.math.log([[0.2, 0.3, 0.5]]), looks, read).numpy()[0]
+    found = pointer_generator.with_copies(gate, tf.ones((1, 1)), tf.math.log([[0.2, 0.3, 0.5]]), looks, read).numpy()[0]
     np.testing.assert_allclose(np.exp(found), expected, atol=1e-6)
     likely = np.log(0.3) + min(z, 0.0)  # of what no place holds
     assert found[1] == pytest.approx(likely, rel=1e-6)

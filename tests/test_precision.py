@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from keras_lstmgen import kernel, layers, material, training
+from keras_lstmgen import material, training
 from keras_lstmgen.config import recipe
 from keras_lstmgen.files import atomic
+from keras_lstmgen.layers import lstm, native_ops
 from keras_lstmgen.utils.errors import UserError
 
 
@@ -33,7 +34,7 @@ def test_both_precisions_end_at_the_same_loss(tmp_path: Path) -> None:
 def test_bfloat16_on_a_processor_without_it_is_refused_in_one_line(
     settings: recipe.Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kernel, "has_bfloat16", lambda: False)
+    monkeypatch.setattr(native_ops, "has_bfloat16", lambda: False)
     settings = recipe.override(settings, {"training.precision": "bfloat16"})
     with pytest.raises(UserError, match=r"training\.precision: .* give auto or float32"):
         training.train(settings, tmp_path, "run")
@@ -44,8 +45,8 @@ def test_on_a_gpu_bfloat16_is_a_policy_of_the_lstm_layers_and_the_loss_stays_flo
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """No GPU is asked for: Keras's loop computes here what cuDNN would. It steps as float32 does, within rounding."""
-    monkeypatch.setattr(layers, "has_gpu", lambda: True)
-    monkeypatch.setattr(kernel, "has_bfloat16", lambda: False)
+    monkeypatch.setattr(lstm, "has_gpu", lambda: True)
+    monkeypatch.setattr(native_ops, "has_bfloat16", lambda: False)
     B, T, V = 3, 5, 11
     values = {
         "model.embedding_size": 6, "model.units": 7, "model.layers": 2, "model.dropout": 0.0, "model.weight_drop": 0.2,
@@ -60,7 +61,7 @@ def test_on_a_gpu_bfloat16_is_a_policy_of_the_lstm_layers_and_the_loss_stays_flo
         assert logits.dtype == "float32"
         assert {weight.dtype for weight in model.weights if "seed" not in weight.path} == {"float32"}
         losses[precision] = [model.train_on_batch(ids[:, :-1], ids[:, 1:]) for _ in range(4)]
-        lstms = [layer for layer in model.layers if isinstance(layer, layers.LSTM)]
+        lstms = [layer for layer in model.layers if isinstance(layer, lstm.LSTM)]
         assert {layer.compute_dtype for layer in lstms} == {precision}
     assert losses["bfloat16"] == pytest.approx(losses["float32"], abs=0.05)
     assert losses["bfloat16"] != losses["float32"]
@@ -70,6 +71,6 @@ def test_on_a_gpu_bfloat16_is_a_policy_of_the_lstm_layers_and_the_loss_stays_flo
 def test_with_a_gpu_a_processor_without_bfloat16_is_no_reason_to_refuse_it(
     settings: recipe.Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(kernel, "has_bfloat16", lambda: False)
-    monkeypatch.setattr(layers, "has_gpu", lambda: True)
+    monkeypatch.setattr(native_ops, "has_bfloat16", lambda: False)
+    monkeypatch.setattr(lstm, "has_gpu", lambda: True)
     material.prepare(recipe.override(settings, {"training.precision": "bfloat16"}), tmp_path)

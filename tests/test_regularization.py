@@ -14,7 +14,7 @@ import tensorflow as tf
 from keras_lstmgen import callbacks, checkpoint, evaluation, model, run, training
 from keras_lstmgen.config import recipe
 from keras_lstmgen.encoding import encode
-from keras_lstmgen.regularization import ActivationRegularization, DroppedEmbedding
+from keras_lstmgen.layers.regularization import ActivationRegularization, DroppedEmbedding
 from keras_lstmgen.system import signals
 
 B, T, E, H, L, V = 3, 17, 5, 12, 2, 40

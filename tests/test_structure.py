@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_lstmgen import layers, model
-from keras_lstmgen.attention import Attention
+from keras_lstmgen import model
 from keras_lstmgen.config import recipe
-from keras_lstmgen.ensemble import Ensemble
-from keras_lstmgen.pointer import Pointer
+from keras_lstmgen.layers import lstm
+from keras_lstmgen.layers.attention import Attention
+from keras_lstmgen.layers.ensemble import Ensemble
+from keras_lstmgen.layers.pointer_generator import Pointer
 from keras_lstmgen.utils.errors import UserError
 
 B, T, E, H, V, M = 2, 6, 4, 5, 11, 3
@@ -67,7 +68,7 @@ ARGUMENTS: dict[str, Callable[[], keras.Sequential]] = {
     "'lstm' (LSTM) has go_backwards=True": lambda: stack(lstm(go_backwards=True)),
     "'lstm' (LSTM) has float64 weights": lambda: stack(lstm(dtype="float64")),
     "'ours' (LSTM) has activation='relu'": lambda: stack(
-        layers.LSTM(H, return_sequences=True, activation="relu", name="ours")
+        lstm.LSTM(H, return_sequences=True, activation="relu", name="ours")
     ),
     "'first' (Embedding) has mask_zero=True": lambda: stack(
         lstm(), first=keras.layers.Embedding(V, E, mask_zero=True, name="first")
@@ -82,7 +83,7 @@ ARGUMENTS: dict[str, Callable[[], keras.Sequential]] = {
         lstm(), last=keras.layers.Dense(V, use_bias=False, name="last")
     ),
     "'last' (Output) has activation='relu'": lambda: stack(
-        lstm(), last=layers.Output(V, activation="relu", name="last")
+        lstm(), last=lstm.Output(V, activation="relu", name="last")
     ),
     "'last' (Dense) has lora_rank=2": lambda: stack(lstm(), last=keras.layers.Dense(V, lora_rank=2, name="last")),
     "'last' (Softmax) is not supported": lambda: stack(lstm(), last=keras.layers.Softmax(name="last")),
@@ -93,7 +94,7 @@ ARGUMENTS: dict[str, Callable[[], keras.Sequential]] = {
         lstm(), first=type("EmbeddingBag", (keras.layers.Embedding,), {})(V, E, name="first")
     ),
     "'last' (TiedOutput) is not supported": lambda: stack(
-        lstm(), last=layers.TiedOutput(built_embedding(), name="last")
+        lstm(), last=lstm.TiedOutput(built_embedding(), name="last")
     ),
 }  # fmt: skip
 

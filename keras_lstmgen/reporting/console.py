@@ -16,9 +16,9 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from keras_lstmgen import layers
 from keras_lstmgen.corpus import Split
 from keras_lstmgen.files import atomic, folders
+from keras_lstmgen.layers import lstm
 from keras_lstmgen.utils.errors import UserError, readable, typed, visible
 
 
@@ -187,7 +187,7 @@ def _in_a_line(folder: Path) -> tuple[str, str, str, str]:
 
 def slow_training() -> None:
     """Say so where training is slow for lack of the compiled code."""
-    if told := layers.without_kernel():
+    if told := lstm.without_kernel():
         out.print(told, markup=False)
 
 

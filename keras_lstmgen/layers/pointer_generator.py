@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import keras
 import tensorflow as tf
 
-from keras_lstmgen.attention import Attention, attend_anew
+from keras_lstmgen.layers.attention import Attention, attend_anew
 
 OPEN = 2.0  # initial value of b: g = 0.88, so that the output layer learns first
 NEVER = 1e-30  # added to a probability before its logarithm is taken

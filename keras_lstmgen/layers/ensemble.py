@@ -12,7 +12,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_lstmgen.pointer import Pointer
+from keras_lstmgen.layers.pointer_generator import Pointer
 
 
 def mixed(logits: Sequence[Any]) -> Any:

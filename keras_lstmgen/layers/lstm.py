@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from keras_lstmgen import kernel
+from keras_lstmgen.layers import native_ops
 
 if keras.backend.backend() != "tensorflow":
     raise ImportError("keras_lstmgen needs Keras with its TensorFlow backend; set KERAS_BACKEND=tensorflow")
@@ -56,7 +56,7 @@ class LSTM(keras.layers.LSTM):
             sequences *= self.cell.get_dropout_mask(sequences[:, 0, :])[:, tf.newaxis, :]
         h, c = (tf.convert_to_tensor(state) for state in initial_state)
         weights = (self.cell.kernel.value, recurrent, self.cell.bias.value)
-        outputs, h, c = kernel.lstm(sequences, h, c, *weights, bfloat16=in_bfloat16(self.precision))
+        outputs, h, c = native_ops.lstm(sequences, h, c, *weights, bfloat16=in_bfloat16(self.precision))
         return h, outputs, [h, c]
 
     def get_config(self) -> dict[str, Any]:
@@ -198,13 +198,13 @@ def _logits(x: Any, products: Any, bias: Any) -> Any:
 
 def in_bfloat16(precision: str) -> bool:
     """Whether products have operands in bfloat16: "auto" where a processor gains by it, and no GPU does it."""
-    return precision == "bfloat16" or (precision == "auto" and kernel.gains_by_bfloat16() and not has_gpu())
+    return precision == "bfloat16" or (precision == "auto" and native_ops.gains_by_bfloat16() and not has_gpu())
 
 
 def _runs_kernel(training: bool) -> bool:
     """Whether the kernel is here, and what calls it stays in this process."""
     stays = training or tf.executing_eagerly() or _is_traced_by_trainer()
-    return stays and kernel.library() is not None and not has_gpu()
+    return stays and native_ops.library() is not None and not has_gpu()
 
 
 def _is_traced_by_trainer() -> bool:
@@ -217,7 +217,7 @@ def _is_traced_by_trainer() -> bool:
 
 def without_kernel() -> str:
     """Say in one line that training is slow for lack of the compiled code; nothing where it is here or a GPU works."""
-    if kernel.library() is not None or has_gpu():
+    if native_ops.library() is not None or has_gpu():
         return ""
     return (
         "The native code is missing: keras_lstmgen was installed without a C compiler. Training takes two to four "
