@@ -165,12 +165,13 @@ def make(
 
     Characters a second do not depend on what the weights have learnt. The answer to any question is what was made.
     """
-    from keras_lstmgen import encoding, model, run
+    from keras_lstmgen import model, run
     from keras_lstmgen.config import recipe
+    from keras_lstmgen.data import token_cache
 
     sizes = {"model.units": units, "model.layers": layers, "model.embedding_size": units, "model.dropout": 0.0}
     settings = recipe.override(recipe.Recipe(), sizes)
-    encoded = encoding.encode(settings, Path(folder) / ".encoded")
+    encoded = token_cache.encode(settings, Path(folder) / ".encoded")
     about = run.Metadata(
         vocab_size=encoded.tokenizer.vocab_size, state_size=2 * layers * units, start_id=encoded.start_id,
         end_id=encoded.end_id, prompt_start=False, unsampled_ids=encoded.unsampled_ids,

@@ -20,9 +20,10 @@ from itertools import chain, islice
 from pathlib import Path
 
 from benchmarks.workers import ROOT
-from keras_lstmgen import beam, corpus, decode, generation, prepared
+from keras_lstmgen import beam, decode, generation
 from keras_lstmgen import run as runs
 from keras_lstmgen.config import recipe
+from keras_lstmgen.data import prepared_corpus, splits
 from keras_lstmgen.files import atomic
 from keras_lstmgen.sampling import Options
 from keras_lstmgen.utils.errors import UserError
@@ -109,7 +110,7 @@ def texts(run: runs.Run, name: str) -> Iterator[str]:
 
 
 def _loss(folder: Path, metadata: runs.Metadata) -> str:
-    loss, text = metadata.metrics.get("validation"), corpus.validates_on(recipe.parse(metadata.recipe).corpus)
+    loss, text = metadata.metrics.get("validation"), splits.validates_on(recipe.parse(metadata.recipe).corpus)
     if not loss:
         raise UserError(f"{folder}: nothing was measured on held-out text; train it to its end")
     words = f"{loss['nats_per_token']:.3f} nats and a perplexity of {loss['perplexity']:.2f} per token"
@@ -132,7 +133,7 @@ def answers(run: runs.Run, name: str) -> Iterator[str]:
     """The answers to the first sources of each file that differ: found as the recipe measures them."""
     settings = recipe.parse(run.metadata.recipe)
     words, answer = _answering(run, settings.evaluate)
-    for source in chain.from_iterable(map(_first_sources, _files(prepared.text(settings.corpus)))):
+    for source in chain.from_iterable(map(_first_sources, _files(prepared_corpus.text(settings.corpus)))):
         prompt = f"{source}\n" if "\n" in source else source  # a newline in it would be taken for its end
         yield _command(name, [*words, "--prompt", prompt])
         yield fence(answer(prompt).text)
@@ -144,7 +145,7 @@ def _files(settings: recipe.Corpus) -> list[recipe.Corpus]:
 
 
 def _first_sources(settings: recipe.Corpus) -> Iterator[str]:
-    sources = dict.fromkeys(text.rpartition("\n")[0] for text in corpus.pieces(settings, "validation"))
+    sources = dict.fromkeys(text.rpartition("\n")[0] for text in splits.pieces(settings, "validation"))
     return islice(sources, len(SEEDS))
 
 

@@ -106,7 +106,7 @@ def _recipe(corpus: str) -> Any:
 
 
 def _encode(corpus: str, runs: str) -> Any:
-    from keras_lstmgen.encoding import encode
+    from keras_lstmgen.data.token_cache import encode
 
     return encode(_recipe(corpus), Path(runs) / ".encoded")
 
@@ -124,13 +124,13 @@ def encoded(corpus: str, runs: str) -> Side:
 
 def one_pass(corpus: str, runs: str) -> Side:
     """A side: takes every window of the training text out of the pipeline, once."""
-    from keras_lstmgen import streams
+    from keras_lstmgen.data import stream_windows
 
     ids = _encode(corpus, runs).train
 
     def side(_: Any) -> dict[str, float]:
         began = time.perf_counter()
-        tokens = sum(int(window.shape[0]) * int(window.shape[1]) for window in _windows(streams, ids))
+        tokens = sum(int(window.shape[0]) * int(window.shape[1]) for window in _windows(stream_windows, ids))
         return _figures(began, tokens)
 
     return side

@@ -21,7 +21,8 @@ def ours(shape: list[int], precision: str = "auto") -> Callable[[int], float]:
 
     RuntimeError without our kernel, UserError for a precision that this machine has not.
     """
-    from keras_lstmgen import material, streams
+    from keras_lstmgen import material
+    from keras_lstmgen.data import stream_windows
     from keras_lstmgen.layers import native_ops
     from keras_lstmgen.system import cpu, malloc
 
@@ -32,7 +33,7 @@ def ours(shape: list[int], precision: str = "auto") -> Callable[[int], float]:
     material.check_precision(precision)
     s = Shape(*shape)
     ids = windows(s)[:, :, :-1].transpose(1, 0, 2).reshape(-1)
-    return trained(our_model(s, precision), streams.dataset(ids, s.B, s.T, epochs=0, seed=0), s)
+    return trained(our_model(s, precision), stream_windows.dataset(ids, s.B, s.T, epochs=0, seed=0), s)
 
 
 def our_model(shape: Shape, precision: str) -> keras.Sequential:

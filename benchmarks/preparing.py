@@ -64,7 +64,7 @@ def prepared(corpus: Path, kind: str, workers: int) -> float:
 
 def alone(corpus: Path, kind: str) -> float:
     """Seconds that training takes for the same ids, without Beam."""
-    from keras_lstmgen.encoding import encode
+    from keras_lstmgen.data.token_cache import encode
 
     return _timed(corpus.parent, lambda folder: encode(_recipe(corpus, kind), folder))
 

@@ -19,10 +19,11 @@ import numpy as np
 from rich.markup import escape
 from rich.text import Text as Styled
 
-from keras_lstmgen import corpus, generation, prepared, sources
+from keras_lstmgen import generation
 from keras_lstmgen.config import recipe
+from keras_lstmgen.data import prepared_corpus, sources, splits
+from keras_lstmgen.data.readers import pair
 from keras_lstmgen.decode import Text
-from keras_lstmgen.documents import pair
 from keras_lstmgen.generation import Sample, Writer
 from keras_lstmgen.reporting import console
 from keras_lstmgen.run import NONE, Metadata, Run
@@ -109,9 +110,9 @@ def _turns(settings: recipe.Corpus) -> int:
     if settings.documents != "pairs" or settings.labels:
         return 2
     with suppress(UserError):  # a corpus that has changed since is as good as none
-        text = prepared.text(settings)
+        text = prepared_corpus.text(settings)
         if sources.at_hand(text):
-            counts = (pair.count("\n") + 1 for pair in islice(corpus.pieces(text, "train"), EXAMPLES))
+            counts = (pair.count("\n") + 1 for pair in islice(splits.pieces(text, "train"), EXAMPLES))
             return max(counts, default=2)
     return 2
 
@@ -179,7 +180,7 @@ def converse(speaker: Speaker, seed: int) -> None:
             line = line_typed(SIGN)
             if line is None:
                 break
-            turn = corpus.prompt(line, read)
+            turn = splits.prompt(line, read)
             breaks = _obey(session, turn) if turn.startswith("/") else _take_turn(session, turn)
         except KeyboardInterrupt:
             breaks += 1

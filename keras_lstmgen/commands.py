@@ -22,20 +22,9 @@ from keras_lstmgen.system.native_stderr import quiet
 from keras_lstmgen.utils.errors import UserError, at_least, typed
 
 with quiet():
-    from keras_lstmgen import (
-        beam,
-        chatting,
-        corpus,
-        decode,
-        generation,
-        inspection,
-        prepared,
-        reports,
-        run,
-        sources,
-        training,
-    )
+    from keras_lstmgen import beam, chatting, decode, generation, inspection, reports, run, training
     from keras_lstmgen.constraints import HostOptions
+    from keras_lstmgen.data import prepared_corpus, sources, splits
     from keras_lstmgen.distribution import workers
     from keras_lstmgen.exporters import export_run
     from keras_lstmgen.reporting import console
@@ -134,7 +123,7 @@ def _what_to_train(words: list[str], given: dict[str, Any]) -> tuple[recipe.Reci
 
 def _check_effects(settings: recipe.Recipe, given: Iterable[str], where: str) -> None:
     """Refuse values without an effect: those given as options, then those of the recipe, whose place is ``where``."""
-    whole = prepared.adopted(settings)
+    whole = prepared_corpus.adopted(settings)
     effects.check(whole, given, "--")
     effects.check(whole, recipe.knobs(), where)
 
@@ -182,9 +171,9 @@ def generate(arguments: argparse.Namespace) -> None:
     step = decode.stepper(model.weights)
     write = _writer(model, step, options, host, asked, arguments)
     read = recipe.parse(model.metadata.recipe).corpus
-    arguments.stop = [corpus.normalized(word, read) for word in arguments.stop]
+    arguments.stop = [splits.normalized(word, read) for word in arguments.stop]
     given = _asked() if arguments.interactive else [_prompt(arguments)]
-    prompts = (corpus.prompt(prompt, read) for prompt in given)
+    prompts = (splits.prompt(prompt, read) for prompt in given)
     texts = [
         _write(model, step, prompt, partial(write, prompt, arguments.seed + number), arguments)
         for number, prompt in enumerate(prompts)
@@ -390,7 +379,7 @@ def inspect(arguments: argparse.Namespace) -> None:
     asked = {name: getattr(arguments, name) for name in inspection.Asked.__dataclass_fields__ if name != "options"}
     folder = _found(arguments.run, arguments.runs)
     model = run.load(folder)
-    asked["prompt"] = corpus.prompt(arguments.prompt, recipe.parse(model.metadata.recipe).corpus)
+    asked["prompt"] = splits.prompt(arguments.prompt, recipe.parse(model.metadata.recipe).corpus)
     console.left_out(sources.left_out(arguments.text))
     inspection.inspect(model, inspection.Asked(**asked, options=options), _folder(arguments, folder))
     console.next_command("keras-lstmgen", "evaluate", folder)

@@ -10,9 +10,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_lstmgen import beam, coloured, corpus, gates, generation, prepared, probes
+from keras_lstmgen import beam, coloured, gates, generation, probes
 from keras_lstmgen.config import recipe
-from keras_lstmgen.encoding import ids_of
+from keras_lstmgen.data import prepared_corpus, splits
+from keras_lstmgen.data.token_cache import ids_of
 from keras_lstmgen.files import atomic
 from keras_lstmgen.model import Weights, each_member
 from keras_lstmgen.reporting import console, plots
@@ -157,9 +158,9 @@ def _text(model: Run, asked: Asked) -> tuple[str, list[int]]:
     """The text that is asked for; else the run's held-out text; else, where that is gone, text of the model's own."""
     settings = recipe.parse(model.metadata.recipe).corpus
     if asked.text:
-        return ", ".join(asked.text), _ids_of_corpus(model, corpus.measured_on(settings, asked.text))
+        return ", ".join(asked.text), _ids_of_corpus(model, splits.measured_on(settings, asked.text))
     try:
-        return f"the run's {corpus.validates_on(settings)}", _ids_of_corpus(model, prepared.text(settings))
+        return f"the run's {splits.validates_on(settings)}", _ids_of_corpus(model, prepared_corpus.text(settings))
     except UserError as error:
         console.out.print(f"{error}; the model writes a text instead", markup=False)
         samples = generation.generate(model, asked.prompt, PROBED // OWN_TEXTS, seeds=range(OWN_TEXTS))
@@ -171,7 +172,7 @@ def _text(model: Run, asked: Asked) -> tuple[str, list[int]]:
 def _ids_of_corpus(model: Run, settings: recipe.Corpus) -> list[int]:
     """The first tokens of the validation side, at most ``PROBED``."""
     found: list[int] = []
-    for text in corpus.pieces(settings, "validation"):
+    for text in splits.pieces(settings, "validation"):
         ids = ids_of([text], model.tokenizer, settings.documents == "stream")
         found += ids[: PROBED - len(found)].tolist()
         if len(found) == PROBED:

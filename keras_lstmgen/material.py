@@ -12,11 +12,12 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from keras_lstmgen import evaluation, pairs, prepared, streams
+from keras_lstmgen import evaluation
 from keras_lstmgen.config import auto_sizes, recipe
-from keras_lstmgen.corpus import Split
+from keras_lstmgen.data import example_batches, prepared_corpus, stream_windows
+from keras_lstmgen.data.splits import Split
+from keras_lstmgen.data.token_cache import Encoded, encode
 from keras_lstmgen.distribution import workers
-from keras_lstmgen.encoding import Encoded, encode
 from keras_lstmgen.layers import lstm, native_ops
 from keras_lstmgen.model import parameters
 from keras_lstmgen.reporting import console
@@ -31,9 +32,9 @@ VALIDATION_TOKENS, VALIDATION_LOGITS = 2**19, 2**31
 def prepare(settings: recipe.Recipe, runs: Path) -> tuple[recipe.Recipe, Encoded]:
     """Encode the corpus into ``runs/.encoded``, choose what is left to its size, check that it fills a window."""
     check_precision(settings.training.precision)
-    settings = prepared.adopted(settings)
+    settings = prepared_corpus.adopted(settings)
     with console.out.status("reading the corpus") as status:
-        encoded = prepared.opened(settings.corpus) or encode(
+        encoded = prepared_corpus.opened(settings.corpus) or encode(
             settings, runs / ".encoded", lambda line: status.update(readable(line))
         )
     check_writable(encoded.tokenizer, encoded.unsampled_ids)
@@ -62,7 +63,7 @@ def _longest(settings: recipe.Recipe, encoded: Encoded) -> int:
     """Ids that nearly all documents have at most; 0 where these are no documents."""
     if settings.corpus.documents == "stream" or settings.corpus.is_pairs:
         return 0
-    return pairs.longest(pairs.documents(encoded.train), auto_sizes.LEFT_OUT)
+    return example_batches.longest(example_batches.documents(encoded.train), auto_sizes.LEFT_OUT)
 
 
 def _tell_of_long(settings: recipe.Recipe, longest: int) -> None:
@@ -89,10 +90,10 @@ def _check_size(settings: recipe.Recipe, V: int) -> None:
         )
 
 
-def examples(settings: recipe.Recipe, ids: NDArray[np.integer]) -> pairs.Pairs:
+def examples(settings: recipe.Recipe, ids: NDArray[np.integer]) -> example_batches.Pairs:
     """What is read by itself: pairs, or documents. UserError if ids that were prepared as pairs are none."""
     try:
-        return pairs.examples(ids, settings.corpus.is_pairs)
+        return example_batches.examples(ids, settings.corpus.is_pairs)
     except ValueError as error:
         raise UserError(f"{' '.join(settings.corpus.source)}: {error}; prepare the corpus again") from error
 
@@ -103,41 +104,41 @@ def dataset(settings: recipe.Recipe, encoded: Encoded, first: int) -> tf.data.Da
     sizes, rows = (part.batch_size, part.window, part.epochs, part.seed), workers.rows(part.batch_size)
     if not settings.carries:
         found, weight = examples(settings, encoded.train), part.source_loss
-        return pairs.dataset(found, *sizes, source_loss=weight, first_batch=first, rows=rows)
-    return streams.dataset(encoded.train, *sizes, first_window=first, rows=rows, shifted=part.random_offsets)
+        return example_batches.dataset(found, *sizes, source_loss=weight, first_batch=first, rows=rows)
+    return stream_windows.dataset(encoded.train, *sizes, first_window=first, rows=rows, shifted=part.random_offsets)
 
 
 def heaviest(settings: recipe.Recipe, encoded: Encoded) -> float:
     """How many average batches one may count for in the loss: more than 1 where all its examples are long."""
     if settings.carries:
         return 1.0
-    counting = pairs.counting(examples(settings, encoded.train), settings.training.source_loss)
+    counting = example_batches.counting(examples(settings, encoded.train), settings.training.source_loss)
     return float(counting.max() / counting.mean())
 
 
 def windows(settings: recipe.Recipe, encoded: Encoded) -> int:
     """Batches of an epoch."""
     if not settings.carries:
-        return pairs.batches(examples(settings, encoded.train), settings.training.batch_size)
-    return streams.windows(len(encoded.train), settings.training.batch_size, settings.training.window)
+        return example_batches.batches(examples(settings, encoded.train), settings.training.batch_size)
+    return stream_windows.windows(len(encoded.train), settings.training.batch_size, settings.training.window)
 
 
 def digest(encoded: Encoded) -> str:
     """What tells one text from another: sha256 of its ids, train and validation."""
     sha256 = hashlib.sha256()
-    for piece in itertools.chain(streams.pieces(encoded.train), streams.pieces(encoded.validation)):
+    for piece in itertools.chain(stream_windows.pieces(encoded.train), stream_windows.pieces(encoded.validation)):
         sha256.update(piece.data)
     return sha256.hexdigest()
 
 
 def scored(settings: recipe.Recipe, encoded: Encoded) -> int:
     """How many ids an epoch's measuring looks at."""
-    return len(held_out(encoded)) - 1 if settings.carries else pairs.predicted(tried(settings, encoded))
+    return len(held_out(encoded)) - 1 if settings.carries else example_batches.predicted(tried(settings, encoded))
 
 
-def tried(settings: recipe.Recipe, encoded: Encoded) -> pairs.Pairs:
+def tried(settings: recipe.Recipe, encoded: Encoded) -> example_batches.Pairs:
     """The held-out pairs or documents that each epoch is measured on."""
-    return pairs.some(examples(settings, encoded.validation), len(held_out(encoded)))
+    return example_batches.some(examples(settings, encoded.validation), len(held_out(encoded)))
 
 
 def held_out(encoded: Encoded) -> NDArray[np.integer]:

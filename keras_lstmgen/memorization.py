@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from keras_lstmgen.encoding import batches
+from keras_lstmgen.data.token_cache import batches
 
 
 def longest_copies(samples: Sequence[str], training: Iterable[str]) -> list[str]:

@@ -7,10 +7,10 @@ one side of the split, which is only known when all have been counted: ``plan`` 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from keras_lstmgen import corpus, prepared, sources
 from keras_lstmgen.config import recipe
-from keras_lstmgen.corpus import Split
-from keras_lstmgen.sources import Source
+from keras_lstmgen.data import prepared_corpus, sources, splits
+from keras_lstmgen.data.sources import Source
+from keras_lstmgen.data.splits import Split
 from keras_lstmgen.utils.errors import UserError, typed
 
 PART = 1 << 24  # bytes of a file, packed or not, that make a part
@@ -36,7 +36,7 @@ class Part:
 
 def plan(settings: recipe.Corpus) -> list[Part]:
     """Cut the corpus into parts; the same for the same files."""
-    if folder := prepared.folder_of(settings):
+    if folder := prepared_corpus.folder_of(settings):
         raise UserError(f"{folder}: is prepared; train on it: keras-lstmgen train {typed(folder)}")
     if settings.labels:
         raise UserError(
@@ -44,7 +44,7 @@ def plan(settings: recipe.Corpus) -> list[Part]:
         )
     sides: list[tuple[Split | None, list[Source]]] = [(None, sources.resolve(settings))]
     if settings.validation:
-        sides = [("train", sides[0][1]), ("validation", corpus.validation_sources(settings))]
+        sides = [("train", sides[0][1]), ("validation", splits.validation_sources(settings))]
     texts = [(split, group) for split, side in sides for group in _groups(side, settings.documents)]
     return [Part(number, group, split) for number, (split, group) in enumerate(texts)]
 
@@ -67,7 +67,7 @@ def _groups(texts: list[Source], documents: str) -> Iterator[tuple[Source, ...]]
 def surveyed(part: Part, settings: recipe.Corpus) -> tuple[int, tuple[int, bool]]:
     """Return how many characters a part has, and whether it ends with a newline."""
     characters, last = 0, ""
-    for text in corpus.texts(settings, part.sources):
+    for text in splits.texts(settings, part.sources):
         characters, last = characters + len(text), text[-1]
     return part.number, (characters, last == "\n")
 
@@ -100,7 +100,7 @@ def _merged(plan: list[Part], counted: dict[int, tuple[int, bool]]) -> Iterator[
 def _cut(merged: Iterable[Part], settings: recipe.Corpus) -> Iterator[Part]:
     """Parts of a stream on one side each: the one that the split goes through becomes two."""
     parts = list(merged)
-    cut = corpus.cut_at(sum(part.end for part in parts), settings)
+    cut = splits.cut_at(sum(part.end for part in parts), settings)
     for part in parts:
         if part.split:
             yield part
@@ -115,9 +115,9 @@ def _cut(merged: Iterable[Part], settings: recipe.Corpus) -> Iterator[Part]:
 def texts(part: Part, settings: recipe.Corpus, split: Split) -> Iterator[str]:
     """What ``corpus.pieces`` yields of this part."""
     if settings.documents == "stream":
-        return corpus.stream(settings, part.sources, part.start, part.end) if part.split == split else iter(())
+        return splits.stream(settings, part.sources, part.start, part.end) if part.split == split else iter(())
     return (
         document
-        for number, document in enumerate(corpus.documents(settings, part.sources))
-        if (part.kept is None or number in part.kept) and (part.split or corpus.side(document, settings)) == split
+        for number, document in enumerate(splits.documents(settings, part.sources))
+        if (part.kept is None or number in part.kept) and (part.split or splits.side(document, settings)) == split
     )

@@ -31,8 +31,9 @@ from apache_beam.io.filesystems import FileSystems
 from apache_beam.options.pipeline_options import PipelineOptions, StandardOptions
 from apache_beam.transforms import combiners
 
-from keras_lstmgen import corpus, encoding, partition, prepared, sources
+from keras_lstmgen import partition
 from keras_lstmgen.config import recipe
+from keras_lstmgen.data import prepared_corpus, sources, splits, token_cache
 from keras_lstmgen.files import atomic, remote
 from keras_lstmgen.files.folders import MANIFEST
 from keras_lstmgen.partition import Part
@@ -194,7 +195,7 @@ def _build(pipeline: Any, settings: recipe.Recipe, plan: list[Part], folder: str
     shards = parts | "encode" >> beam.FlatMap(_encode, pvalue.AsSingleton(model), settings, folder)
     lines = shards | "tell" >> beam.Map(json.dumps)
     _ = lines | "write" >> beam.io.WriteToText(f"{folder}/{RESULTS}", num_shards=1, shard_name_template="")
-    _ = model | "save" >> beam.Map(functools.partial(_write, f"{folder}/{prepared.TOKENIZER}"))
+    _ = model | "save" >> beam.Map(functools.partial(_write, f"{folder}/{prepared_corpus.TOKENIZER}"))
 
 
 def _each_once(parts: Any, settings: recipe.Corpus) -> Any:
@@ -207,9 +208,9 @@ def _each_once(parts: Any, settings: recipe.Corpus) -> Any:
 
 def _keys(part: Part, settings: recipe.Corpus) -> Iterator[tuple[bytes, tuple[int, int]]]:
     """What equal documents of one side share, and where each stands."""
-    for number, document in enumerate(corpus.documents(settings, part.sources)):
-        side = part.split or corpus.side(document, settings)
-        yield side.encode() + corpus.document_key(document), (part.number, number)
+    for number, document in enumerate(splits.documents(settings, part.sources)):
+        side = part.split or splits.side(document, settings)
+        yield side.encode() + splits.document_key(document), (part.number, number)
 
 
 def _numbered(part: Part) -> tuple[int, Part]:
@@ -275,23 +276,23 @@ def _chosen_lines(joined: tuple[int, dict[str, Any]], settings: recipe.Recipe) -
 
 def _learned(sample: list[tuple[int, str]], settings: recipe.Recipe) -> bytes:
     if not sample:
-        next(corpus.pieces(settings.corpus, "train"))  # which says why there is none
+        next(splits.pieces(settings.corpus, "train"))  # which says why there is none
     return tokenizer.learned(settings.tokenizer, [line for _, line in sorted(sample)])
 
 
 def _encode(part: Part, model: bytes, settings: recipe.Recipe, folder: str) -> Iterator[dict[str, Any]]:
     """Write the shards of a part, one a side where there is text; tell what is in each."""
     words = _opened(model)
-    for split in encoding.SPLITS:
+    for split in token_cache.SPLITS:
         if part.split not in (None, split):
             continue
         with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=None if remote.is_address(folder) else folder) as place:
             path = Path(place, f"{split}-{part.number:05}.ids")
-            texts, dtype = partition.texts(part, settings.corpus, split), encoding.dtype_of(words)
-            counts, seen = encoding.write_ids(texts, settings.corpus, words, path, dtype)
+            texts, dtype = partition.texts(part, settings.corpus, split), token_cache.dtype_of(words)
+            counts, seen = token_cache.write_ids(texts, settings.corpus, words, path, dtype)
             if not (tokens := path.stat().st_size // np.dtype(dtype).itemsize):
                 continue
-            shard = {"file": path.name, "tokens": tokens, "sha256": encoding.sha256(path)}
+            shard = {"file": path.name, "tokens": tokens, "sha256": token_cache.sha256(path)}
             first = int(np.fromfile(path, dtype, 1)[0])
             _deliver(path, folder)
         told = {"split": split, "number": part.number, "shard": shard, "counts": counts}
@@ -320,26 +321,26 @@ def _manifest(settings: recipe.Recipe, folder: str) -> dict[str, Any]:
     lines = _read(f"{folder}/{RESULTS}").splitlines()
     told = sorted(map(json.loads, lines), key=lambda line: int(line["number"]))
     FileSystems.delete([f"{folder}/{RESULTS}"])
-    model = _read(f"{folder}/{prepared.TOKENIZER}")
+    model = _read(f"{folder}/{prepared_corpus.TOKENIZER}")
     words = Tokenizer(model)
-    sides = {split: [line for line in told if line["split"] == split] for split in encoding.SPLITS}
+    sides = {split: [line for line in told if line["split"] == split] for split in token_cache.SPLITS}
     for split, lines in sides.items():
         if not lines:
-            raise UserError(corpus.why_empty(settings.corpus, split))
+            raise UserError(splits.why_empty(settings.corpus, split))
     shards = {split: [line["shard"] for line in lines] for split, lines in sides.items()}
     seen, first = _seen(sides["train"], words.vocab_size), sides["train"][0]["first"]
     values = {
-        "dtype": encoding.dtype_of(words),
+        "dtype": token_cache.dtype_of(words),
         "counts": {split: _added(settings.corpus, lines) for split, lines in sides.items()},
-        **encoding.symbols(settings.corpus, words, seen, first),
+        **token_cache.symbols(settings.corpus, words, seen, first),
         "sha256": hashlib.sha256(model).hexdigest(),
         "shards": shards,
     }
-    return prepared.manifest(settings, values)
+    return prepared_corpus.manifest(settings, values)
 
 
 def _added(settings: recipe.Corpus, told: list[dict[str, Any]]) -> dict[str, int]:
-    counts = {name: sum(line["counts"][name] for line in told) for name in encoding.COUNTS}
+    counts = {name: sum(line["counts"][name] for line in told) for name in token_cache.COUNTS}
     return counts | ({"documents": 1} if settings.documents == "stream" else {})
 
 

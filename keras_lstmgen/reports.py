@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from keras_lstmgen import corpus, evaluation, generation, measures, memorization, pairs, prepared, sources, tasks
+from keras_lstmgen import evaluation, generation, measures, memorization, tasks
 from keras_lstmgen.config import recipe
-from keras_lstmgen.encoding import encode_split
+from keras_lstmgen.data import example_batches, prepared_corpus, sources, splits
+from keras_lstmgen.data.token_cache import encode_split
 from keras_lstmgen.files import filenames
 from keras_lstmgen.reporting import console
 from keras_lstmgen.run import Run
@@ -29,11 +30,11 @@ def evaluate(
     """
     settings = recipe.parse(model.metadata.recipe)
     asked = asked or settings.evaluate
-    training = prepared.text(settings.corpus)
+    training = prepared_corpus.text(settings.corpus)
     _check(training, texts, samples, asked)
-    held_out = corpus.measured_on(training, texts)
+    held_out = splits.measured_on(training, texts)
     report: dict[str, Any] = {
-        "text": ", ".join(map(filenames.stored, texts)) or f"{corpus.validates_on(training)} of the run"
+        "text": ", ".join(map(filenames.stored, texts)) or f"{splits.validates_on(training)} of the run"
     }
     report |= _on_text(model, held_out, settings.carries)
     if samples:
@@ -53,7 +54,7 @@ def _check(training: recipe.Corpus, texts: Sequence[str], samples: int, asked: r
         if reads_source:
             sources.resolve(training)
         if training.validation and not texts:
-            corpus.validation_sources(training)
+            splits.validation_sources(training)
     except UserError as error:
         raise UserError(f"{error}; without it: {_ways(texts, samples, of_training)}") from error
 
@@ -91,24 +92,26 @@ def _of_stream(model: Run, counts: dict[str, int], ids: np.ndarray[Any, Any]) ->
 
 def _of_documents(model: Run, counts: dict[str, int], ids: np.ndarray[Any, Any]) -> dict[str, float]:
     """The loss of documents, each by itself: of all but their start symbols."""
-    held_out = pairs.documents(ids)
+    held_out = example_batches.documents(ids)
     nats = _nats_of_examples(model, held_out, evaluation.scorer(model.weights), "documents")
-    return evaluation.measures(nats, counts | {"tokens": pairs.predicted(held_out)})
+    return evaluation.measures(nats, counts | {"tokens": example_batches.predicted(held_out)})
 
 
 def _of_pairs(model: Run, counts: dict[str, int], ids: np.ndarray[Any, Any]) -> dict[str, float]:
     """The loss of targets behind their sources, and what it is behind another source: it shows what these tell."""
-    held_out, call = pairs.find(ids), evaluation.scorer(model.weights)
+    held_out, call = example_batches.find(ids), evaluation.scorer(model.weights)
     name = "targets"
-    right, other = (_nats_of_examples(model, part, call, name) for part in (held_out, pairs.shuffled(held_out)))
+    right, other = (
+        _nats_of_examples(model, part, call, name) for part in (held_out, example_batches.shuffled(held_out))
+    )
     loss = evaluation.measures(right, counts)
     loss["nats_per_token_behind_another_source"] = other / counts["tokens"]
     loss["gain_of_the_right_source"] = (other - right) / counts["tokens"]
     return loss
 
 
-def _nats_of_examples(model: Run, held_out: pairs.Pairs, call: Callable[..., Any], name: str) -> float:
-    with _progress(name, pairs.count(held_out)) as advance:
+def _nats_of_examples(model: Run, held_out: example_batches.Pairs, call: Callable[..., Any], name: str) -> float:
+    with _progress(name, example_batches.count(held_out)) as advance:
         return evaluation.examples_nats(model.weights, held_out, call, advance)
 
 
@@ -137,7 +140,7 @@ def _on_samples(
     """
     report: dict[str, Any] = {}
     if settings.is_pairs:
-        asked = dict.fromkeys(source for source, _ in map(tasks.split, corpus.pieces(held_out, "validation")))
+        asked = dict.fromkeys(source for source, _ in map(tasks.split, splits.pieces(held_out, "validation")))
         report["sources"] = list(islice(cycle(asked), samples))
         written = _answered(model, report["sources"], tokens)
     else:
@@ -175,7 +178,7 @@ def _whole_lines(sample: generation.Sample) -> str:
 
 def _training(settings: recipe.Corpus) -> Iterable[str]:
     """The training text; of pairs their targets."""
-    texts = corpus.pieces(settings, "train")
+    texts = splits.pieces(settings, "train")
     if settings.is_pairs:
         texts = (target for _, target in map(tasks.split, texts))
     separator = "" if settings.documents == "stream" else "\n"

@@ -7,8 +7,9 @@ from functools import cached_property
 from itertools import chain
 from typing import Any
 
-from keras_lstmgen import answers, beam, corpus, kinds, measures, memorization, ngram, similar, verses
+from keras_lstmgen import answers, beam, kinds, measures, memorization, ngram, similar, verses
 from keras_lstmgen.config import recipe
+from keras_lstmgen.data import splits
 from keras_lstmgen.run import Run
 
 DRAWN = 500  # samples that a share is taken of (of each kind): its standard error is at most 2.3 %
@@ -28,7 +29,7 @@ class Task:
     @cached_property
     def references(self) -> dict[str, list[str]]:
         """All targets of each held-out source."""
-        return by_source(corpus.pieces(self.held_out, "validation"))
+        return by_source(splits.pieces(self.held_out, "validation"))
 
     @cached_property
     def answers(self) -> dict[str, list[str]]:
@@ -97,11 +98,11 @@ def _exact_match(task: Task) -> Figures:
 
 
 def _pairs(task: Task) -> Iterator[tuple[str, str]]:
-    return map(split, corpus.pieces(task.training, "train"))
+    return map(split, splits.pieces(task.training, "train"))
 
 
 def _recall(task: Task) -> Figures:
-    known = by_source(corpus.pieces(task.training, "train"))
+    known = by_source(splits.pieces(task.training, "train"))
     found = answers.answers(task.model, list(known), task.limit)
     return {"greedy": {"recall": measures.recall(found, list(known.values())), "training_sources": len(known)}}
 
@@ -114,7 +115,7 @@ def _distinct_2(task: Task) -> Figures:
 
 def _kind(task: Task) -> Figures:
     judge, figures = kinds.judge(_pairs(task)), Figures()
-    held_out = by_source(corpus.pieces(task.held_out, "validation"))
+    held_out = by_source(splits.pieces(task.held_out, "validation"))
     drawn = answers.drawn(task.model, list(dict.fromkeys(task.training.labels)), DRAWN, task.limit)
     seen = _seen(task, drawn)
     for kind, texts in drawn.items():
@@ -130,7 +131,7 @@ def _judged(judge: kinds.Judge, kind: str, texts: list[str]) -> dict[str, Any]:
 
 def _seen(task: Task, samples: dict[str, list[str]]) -> dict[str, float]:
     """Return by name the share of texts whose lines stand whole in training, which is read once for all."""
-    documents = (split(text)[1] + "\n" for text in corpus.pieces(task.training, "train"))
+    documents = (split(text)[1] + "\n" for text in splits.pieces(task.training, "train"))
     lines = {
         name: [line for text in texts for line in memorization.whole_lines(f"{text}\n")]
         for name, texts in samples.items()
@@ -141,7 +142,7 @@ def _seen(task: Task, samples: dict[str, list[str]]) -> dict[str, float]:
 
 def _verses(task: Task) -> Figures:
     classes = verses.rhymes(target for _, target in _pairs(task))
-    held_out = [split(text)[1] for text in corpus.pieces(task.held_out, "validation")]
+    held_out = [split(text)[1] for text in splits.pieces(task.held_out, "validation")]
     label = "".join(task.training.labels[:1])
     drawn = answers.drawn(task.model, [label], DRAWN, task.limit)
     form = {"poems": len(drawn[label])} | verses.form(drawn[label], classes)
@@ -154,8 +155,8 @@ def _verses(task: Task) -> Figures:
 
 
 def _ngram(task: Task) -> Figures:
-    counts = ngram.counted(corpus.pieces(task.training, "train"))
-    found = ngram.nats(counts, corpus.pieces(task.held_out, "validation"))
+    counts = ngram.counted(splits.pieces(task.training, "train"))
+    found = ngram.nats(counts, splits.pieces(task.held_out, "validation"))
     return {f"up to {n} characters": {"nats_per_character": nats} for n, nats in enumerate(found, 1)}
 
 

@@ -12,24 +12,14 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_lstmgen import (
-    callbacks,
-    checkpoint,
-    evaluation,
-    generation,
-    material,
-    pairs,
-    prepared,
-    run,
-    sources,
-    streams,
-)
+from keras_lstmgen import callbacks, checkpoint, evaluation, generation, material, run
 from keras_lstmgen.callbacks import Keep, Pace, Validate
 from keras_lstmgen.checkpoint import Progress
 from keras_lstmgen.config import recipe
-from keras_lstmgen.corpus import validates_on
+from keras_lstmgen.data import example_batches, prepared_corpus, sources, stream_windows
+from keras_lstmgen.data.splits import validates_on
+from keras_lstmgen.data.token_cache import SPLITS, Encoded
 from keras_lstmgen.distribution import workers
-from keras_lstmgen.encoding import SPLITS, Encoded
 from keras_lstmgen.files import atomic
 from keras_lstmgen.loss import Copied, EachMember, NegativeLogLikelihood, SampledSoftmax
 from keras_lstmgen.model import build, start_at, state_size, weights_of
@@ -110,7 +100,7 @@ def _located(settings: recipe.Recipe) -> recipe.Recipe:
 
 def _check_text(corpus: recipe.Corpus) -> None:
     """Raise UserError with what to do if the text of a run is not where it was."""
-    if prepared.folder_of(corpus):
+    if prepared_corpus.folder_of(corpus):
         return
     try:
         sources.resolve(corpus)
@@ -169,7 +159,7 @@ def _loss_of(settings: recipe.Recipe, model: keras.Sequential, counts: np.ndarra
 def _fit(settings: recipe.Recipe, encoded: Encoded, folder: Path) -> Path:
     """Train from the beginning or from the checkpoint up to the limit, and conclude."""
     with atomic.alone(folder, lambda: _already_trained(folder)):
-        counts = streams.counts(encoded.train, encoded.tokenizer.vocab_size)
+        counts = stream_windows.counts(encoded.train, encoded.tokenizer.vocab_size)
         model = compiled(settings, counts)
         twin = build(settings.model, encoded.tokenizer.vocab_size)
         writes = Run(_metadata(settings, encoded, twin), encoded.tokenizer, twin)
@@ -337,7 +327,9 @@ def _loss(settings: recipe.Recipe, encoded: Encoded, writes: Run) -> Callable[[C
     held_out, score = material.held_out(encoded), evaluation.scorer(writes.weights)
     if not settings.carries:
         tried = material.tried(settings, encoded)
-        return lambda advance: evaluation.examples_nats(writes.weights, tried, score, advance) / pairs.predicted(tried)
+        return lambda advance: (
+            evaluation.examples_nats(writes.weights, tried, score, advance) / example_batches.predicted(tried)
+        )
     parts = max(1, min(64, len(held_out) // 2048))
     N = len(held_out) - 1
     return lambda advance: evaluation.total_nats(writes.weights, held_out, parts, score, advance) / N

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from keras_lstmgen import sources
+from keras_lstmgen.data import sources
 from keras_lstmgen.files import atomic
 from keras_lstmgen.utils.errors import UserError
 

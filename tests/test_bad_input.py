@@ -18,7 +18,8 @@ from typing import Any
 
 import pytest
 
-from keras_lstmgen import callbacks, cli, run, sources
+from keras_lstmgen import callbacks, cli, run
+from keras_lstmgen.data import sources
 
 TINY = shlex.split(
     "--model.units 7 --model.embedding_size 4 --training.batch_size 3 --training.window 5 --training.epochs 1"

@@ -17,9 +17,10 @@ from typing import Any
 
 import pytest
 
-from keras_lstmgen import beam, cli, commands, decode, exporters, generation, inspection, run, sources, training
+from keras_lstmgen import beam, cli, commands, decode, exporters, generation, inspection, run, training
 from keras_lstmgen.config import recipe
 from keras_lstmgen.constraints import HostOptions
+from keras_lstmgen.data import sources
 from keras_lstmgen.files import atomic
 from keras_lstmgen.sampling import Options
 

@@ -17,9 +17,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keras_lstmgen import corpus
 from keras_lstmgen.config.recipe import Corpus
-from keras_lstmgen.sources import Source, read_text
+from keras_lstmgen.data import splits
+from keras_lstmgen.data.sources import Source, read_text
 from keras_lstmgen.utils.errors import UserError
 
 Make = Callable[..., Corpus]
@@ -43,12 +43,12 @@ def make(tmp_path: Path) -> Make:
 
 
 def both(settings: Corpus) -> tuple[list[str], list[str]]:
-    return list(corpus.pieces(settings, "train")), list(corpus.pieces(settings, "validation"))
+    return list(splits.pieces(settings, "train")), list(splits.pieces(settings, "validation"))
 
 
 def documents(settings: Corpus) -> list[str]:
     """All documents, in the order of the text."""
-    return list(corpus.pieces(replace(settings, validation=settings.source), "train"))
+    return list(splits.pieces(replace(settings, validation=settings.source), "train"))
 
 
 @pytest.mark.skipif("KERAS_LSTMGEN_DATA" not in os.environ, reason="KERAS_LSTMGEN_DATA names no folder of corpora")
@@ -62,20 +62,20 @@ def test_tiny_shakespeare_is_split_like_everywhere_else() -> None:
 @given(
     text=st.lists(st.text(JOINED) | TEXTS).map("".join),
     cuts=st.lists(st.integers(0, 99)),
-    form=st.sampled_from(list(corpus.FORMS)),
+    form=st.sampled_from(list(splits.FORMS)),
 )
 def test_a_text_normalized_in_pieces_is_the_whole_normalized(text: str, cuts: list[int], form: str) -> None:
     places = [0, *sorted(min(cut, len(text)) for cut in cuts), len(text)]
     pieces = (text[start:end] for start, end in pairwise(places))
-    made = list(corpus._in_form(Source("a.txt", None), pieces, Corpus(normalize=form)))
-    assert "".join(made) == unicodedata.normalize(corpus.FORMS[form], text)
+    made = list(splits._in_form(Source("a.txt", None), pieces, Corpus(normalize=form)))
+    assert "".join(made) == unicodedata.normalize(splits.FORMS[form], text)
     assert all(made)
 
 
 def test_a_text_that_no_character_parts_is_an_error_not_a_full_memory(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("keras_lstmgen.documents.LONGEST", 100)
+    monkeypatch.setattr("keras_lstmgen.data.readers.LONGEST", 100)
     with pytest.raises(UserError, match=r"0\.txt: more than 100 characters"):
         both(make("가" * 101, normalize="nfc"))
 
@@ -140,34 +140,34 @@ def test_no_piece_of_a_text_is_empty(make: Make) -> None:
 def test_a_byte_order_mark_is_dropped_where_a_file_comes_byte_by_byte(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("keras_lstmgen.sources.PIECE", 1)
+    monkeypatch.setattr("keras_lstmgen.data.sources.PIECE", 1)
     assert documents(make("\ufeffa\ufeff")) == ["a\ufeff"]
 
 
 def test_the_fingerprint_changes_only_where_a_newline_is_put_between_files(make: Make) -> None:
     one = make("a file without a final newline")
-    assert corpus.fingerprint(one).startswith("2f6e9d98b578fdc4")  # as before, so that cached ids stay valid
+    assert splits.fingerprint(one).startswith("2f6e9d98b578fdc4")  # as before, so that cached ids stay valid
     two = make("with one\n", "and one without")
-    assert corpus.fingerprint(two).startswith("c01d2665694018ed")
-    assert corpus.fingerprint(make("one", "two", documents="lines")).startswith("8a91dbbcf67154e0")
-    assert not corpus.fingerprint(make("one", "two")).startswith("5046621f40eedef6")  # "onetwo" once
+    assert splits.fingerprint(two).startswith("c01d2665694018ed")
+    assert splits.fingerprint(make("one", "two", documents="lines")).startswith("8a91dbbcf67154e0")
+    assert not splits.fingerprint(make("one", "two")).startswith("5046621f40eedef6")  # "onetwo" once
 
 
 def test_pieces_of_a_stream_are_bounded_and_end_after_newlines(make: Make) -> None:
     text = "".join(f"line {number} of many\n" for number in range(20_000))
-    pieces = list(corpus.pieces(make(text, validation_fraction=0.1), "train"))
+    pieces = list(splits.pieces(make(text, validation_fraction=0.1), "train"))
     assert len(pieces) > 4
-    assert max(map(len, pieces)) <= 2 * corpus.PIECE
+    assert max(map(len, pieces)) <= 2 * splits.PIECE
     assert all(piece.endswith("\n") for piece in pieces[:-1])
 
 
 def test_pieces_without_newlines_end_before_the_last_spaces(make: Make) -> None:
-    pieces = list(corpus.pieces(make("word   " * 40_000), "train"))
+    pieces = list(splits.pieces(make("word   " * 40_000), "train"))
     assert len(pieces) > 2
     assert all(piece.endswith("word") for piece in pieces[:-1])
-    unbroken = list(corpus.pieces(make("x" * 300_000), "train"))
+    unbroken = list(splits.pieces(make("x" * 300_000), "train"))
     assert [set(piece) for piece in unbroken] == [{"x"}] * len(unbroken)
-    assert max(map(len, unbroken)) <= 2 * corpus.PIECE
+    assert max(map(len, unbroken)) <= 2 * splits.PIECE
 
 
 @pytest.mark.parametrize(
@@ -244,7 +244,7 @@ def test_a_bad_row_is_an_error_with_file_and_line(make: Make, kind: str, field: 
 
 
 def test_a_field_without_end_is_an_error_not_a_full_memory(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("keras_lstmgen.documents.LONGEST_FIELD", 1000)
+    monkeypatch.setattr("keras_lstmgen.data.readers.LONGEST_FIELD", 1000)
     with pytest.raises(UserError, match="line 3: field larger than field limit"):
         documents(make('a\n"' + "b" * 600 + "\n" + "c" * 600, documents="csv", field=("1",)))
 
@@ -277,39 +277,39 @@ def test_given_validation_files_are_the_validation_and_the_source_is_all_trainin
 
 @pytest.mark.parametrize("kind", ["stream", "lines", "blocks", "files"])
 @pytest.mark.parametrize("split", ["train", "validation"])
-def test_an_empty_corpus_is_an_error(make: Make, kind: str, split: corpus.Split) -> None:
+def test_an_empty_corpus_is_an_error(make: Make, kind: str, split: splits.Split) -> None:
     with pytest.raises(UserError, match=r"0\.txt: empty corpus; name a text in corpus\.source"):
-        list(corpus.pieces(make("", documents=kind), split))
+        list(splits.pieces(make("", documents=kind), split))
 
 
 @pytest.mark.parametrize("split", ["train", "validation"])
-def test_an_empty_file_among_given_ones_is_an_error(make: Make, split: corpus.Split) -> None:
+def test_an_empty_file_among_given_ones_is_an_error(make: Make, split: splits.Split) -> None:
     settings = make("", "", documents="stream")
     settings = replace(settings, source=settings.source[:1], validation=settings.source[1:])
     name = "0.txt" if split == "train" else "1.txt"
     with pytest.raises(UserError, match=rf"{re.escape(name)}: empty corpus, no text for {split}"):
-        list(corpus.pieces(settings, split))
+        list(splits.pieces(settings, split))
 
 
 @pytest.mark.parametrize("kind", ["stream", "lines"])
 def test_no_validation_text_is_an_error_that_says_what_to_do(make: Make, kind: str) -> None:
     settings = make("one\ntwo", documents=kind, validation_fraction=0.0)
-    assert "".join(corpus.pieces(settings, "train")).replace("\n", "") == "onetwo"
+    assert "".join(splits.pieces(settings, "train")).replace("\n", "") == "onetwo"
     with pytest.raises(UserError, match=r"no validation text .* = 0; change the fraction.*corpus\.validation"):
-        list(corpus.pieces(settings, "validation"))
+        list(splits.pieces(settings, "validation"))
 
 
 def test_no_training_text_is_an_error(make: Make) -> None:
     with pytest.raises(UserError, match="no train text"):
-        list(corpus.pieces(make("x", validation_fraction=0.5), "train"))
+        list(splits.pieces(make("x", validation_fraction=0.5), "train"))
 
 
 def test_the_fingerprint_is_of_texts_not_of_paths_or_packing(make: Make, tmp_path: Path) -> None:
     settings = make("one\ntwo\n" * 1000)
     packed = tmp_path / "other name.gz"
     packed.write_bytes(gzip.compress(("one\ntwo\n" * 1000).encode()))
-    assert re.fullmatch("[0-9a-f]{64}", corpus.fingerprint(settings))
-    assert corpus.fingerprint(replace(settings, source=(str(packed),))) == corpus.fingerprint(settings)
+    assert re.fullmatch("[0-9a-f]{64}", splits.fingerprint(settings))
+    assert splits.fingerprint(replace(settings, source=(str(packed),))) == splits.fingerprint(settings)
 
 
 @pytest.mark.parametrize(
@@ -324,18 +324,18 @@ def test_the_fingerprint_changes_with_everything_that_matters(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     settings = replace(make("a,b", "c,d", documents="csv", field=("1",)), source=("0.txt",))
-    assert corpus.fingerprint(replace(settings, **change)) != corpus.fingerprint(settings)
+    assert splits.fingerprint(replace(settings, **change)) != splits.fingerprint(settings)
 
 
 @pytest.mark.parametrize("change", [{"split_seed": 1}, {"field": "x"}, {"sha256": ("",)}])
 def test_the_fingerprint_of_a_stream_ignores_what_does_not_matter(make: Make, change: dict[str, Any]) -> None:
     settings = make("a text")
-    assert corpus.fingerprint(replace(settings, **change)) == corpus.fingerprint(settings)
+    assert splits.fingerprint(replace(settings, **change)) == splits.fingerprint(settings)
 
 
 def test_two_files_have_another_fingerprint_than_the_same_text_cut_elsewhere(make: Make) -> None:
-    fingerprint = corpus.fingerprint(make("ab", "c"))
-    assert corpus.fingerprint(make("a", "bc")) != fingerprint
+    fingerprint = splits.fingerprint(make("ab", "c"))
+    assert splits.fingerprint(make("a", "bc")) != fingerprint
 
 
 @pytest.mark.parametrize("ends", ["\n", "\r\n"])
@@ -344,29 +344,29 @@ def test_a_prompt_is_read_as_its_text_was(make: Make, kind: str, field: tuple[st
     """The file of a corpus, given as a prompt, is the beginning of the corpus."""
     text = f"\ufeffThe o\u0301ld ferry{ends}"
     settings = make(text, documents=kind, field=field, normalize="nfc", validation_fraction=0.0)
-    assert [corpus.prompt(text, settings)] == list(corpus.pieces(settings, "train"))
+    assert [splits.prompt(text, settings)] == list(splits.pieces(settings, "train"))
 
 
 @pytest.mark.parametrize("ends", ["\n", "\r\n"])
 def test_a_prompt_of_pairs_is_a_source_as_training_read_it(make: Make, ends: str) -> None:
     settings = make(f"\ufeffThe o\u0301ld ferry \tan answer{ends}", documents="pairs", normalize="nfkc")
     settings = replace(settings, validation_fraction=0.0)
-    (document,) = corpus.pieces(settings, "train")
+    (document,) = splits.pieces(settings, "train")
     source = document.removesuffix("an answer")
     for prompt in (f"\ufeffThe o\u0301ld ferry{ends}", f" The óld\u00a0ferry {ends}{ends}"):
-        assert corpus.prompt(prompt, settings) == source
-        assert corpus.prompt(prompt + "an a", settings) == source + "an a"
-    assert corpus.prompt("\ufeff The o\u0301ld ferry ", settings) + "\n" == source
-    assert corpus.prompt(f"a {ends}b{ends}c ", settings) == "a\nb\nc "
-    assert corpus.prompt("", settings) == ""
+        assert splits.prompt(prompt, settings) == source
+        assert splits.prompt(prompt + "an a", settings) == source + "an a"
+    assert splits.prompt("\ufeff The o\u0301ld ferry ", settings) + "\n" == source
+    assert splits.prompt(f"a {ends}b{ends}c ", settings) == "a\nb\nc "
+    assert splits.prompt("", settings) == ""
 
 
 def test_a_prompt_keeps_what_its_corpus_keeps() -> None:
     for kind in ("stream", "files"):
-        assert corpus.prompt("a\r\nb \r\n", Corpus(documents=kind)) == "a\r\nb \r\n"
-    assert corpus.prompt("a\r\nb \r\n", Corpus(documents="blocks")) == "a\nb \n"
-    assert corpus.prompt("o\u0301", Corpus()) == "o\u0301"
+        assert splits.prompt("a\r\nb \r\n", Corpus(documents=kind)) == "a\r\nb \r\n"
+    assert splits.prompt("a\r\nb \r\n", Corpus(documents="blocks")) == "a\nb \n"
+    assert splits.prompt("o\u0301", Corpus()) == "o\u0301"
     assert (
-        corpus.prompt("o\u0301\no\u0301", Corpus(documents="lines", labels=("o\u0301",), normalize="nfc"))
+        splits.prompt("o\u0301\no\u0301", Corpus(documents="lines", labels=("o\u0301",), normalize="nfc"))
         == "o\u0301\nó"
     )

@@ -12,8 +12,9 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keras_lstmgen import checkpoint, evaluation, model, pairs, reports, run, training
+from keras_lstmgen import checkpoint, evaluation, model, reports, run, training
 from keras_lstmgen.config import auto_sizes, recipe
+from keras_lstmgen.data import example_batches
 from keras_lstmgen.tokenizers.tokenizer import END, NEWLINE, START
 from keras_lstmgen.utils.errors import UserError
 
@@ -49,10 +50,10 @@ def trained(settings: recipe.Recipe, runs: Path, **values: object) -> tuple[Path
 
 @given(texts)
 def test_all_of_a_document_but_its_start_is_to_be_predicted(made: list[list[int]]) -> None:
-    found = pairs.documents(laid(made))
-    assert pairs.count(found) == len(made)
-    assert pairs.predicted(found) == sum(len(text) + 1 for text in made)
-    part = pairs.batch(found, np.arange(len(made)), 1000)
+    found = example_batches.documents(laid(made))
+    assert example_batches.count(found) == len(made)
+    assert example_batches.predicted(found) == sum(len(text) + 1 for text in made)
+    part = example_batches.batch(found, np.arange(len(made)), 1000)
     for row, text in enumerate(made):
         assert part.ids[row, : len(text) + 1].tolist() == [START, *text]
         assert part.next_ids[row, : len(text) + 1].tolist() == [*text, END]
@@ -61,7 +62,7 @@ def test_all_of_a_document_but_its_start_is_to_be_predicted(made: list[list[int]
 
 @given(texts, st.integers(1, 12))
 def test_one_that_is_too_long_loses_its_end(made: list[list[int]], most: int) -> None:
-    part = pairs.batch(pairs.documents(laid(made)), np.arange(len(made)), most)
+    part = example_batches.batch(example_batches.documents(laid(made)), np.arange(len(made)), most)
     for row, text in enumerate(made):
         whole = [START, *text, END]
         assert part.next_ids[row, : int(part.weights[row].sum())].tolist() == whole[1 : most + 1]
@@ -69,7 +70,7 @@ def test_one_that_is_too_long_loses_its_end(made: list[list[int]], most: int) ->
 
 @given(texts, st.floats(0.0, 0.5))
 def test_so_many_are_no_longer_than_what_is_called_the_longest(made: list[list[int]], share: float) -> None:
-    longest = pairs.longest(pairs.documents(laid(made)), share)
+    longest = example_batches.longest(example_batches.documents(laid(made)), share)
     lengths = [len(text) + 1 for text in made]
     assert longest in lengths
     assert sum(length > longest for length in lengths) <= share * len(made) + 1e-9
@@ -87,7 +88,7 @@ def test_the_measured_loss_is_that_of_each_by_itself() -> None:
                 keras.losses.sparse_categorical_crossentropy(ids[:, 1:], built(ids[:, :-1]), from_logits=True)
             )
         )
-    together = evaluation.examples_nats(weights, pairs.documents(laid(made)), evaluation.scorer(weights))
+    together = evaluation.examples_nats(weights, example_batches.documents(laid(made)), evaluation.scorer(weights))
     np.testing.assert_allclose(together, alone, rtol=1e-5)
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from keras_lstmgen import encoding
 from keras_lstmgen.config.recipe import Corpus, Recipe, Tokenizer
-from keras_lstmgen.corpus import pieces
-from keras_lstmgen.encoding import encode
+from keras_lstmgen.data import token_cache
+from keras_lstmgen.data.splits import pieces
+from keras_lstmgen.data.token_cache import encode
 from keras_lstmgen.utils.errors import UserError
 
 KINDS = ("char", "word", "bpe", "unigram")
@@ -47,7 +47,7 @@ def test_documents_stand_between_start_and_end_symbols(tmp_path: Path, cache: Pa
     settings = recipe(tmp_path, kind=kind, documents="blocks")
     encoded = encode(settings, cache)
     tokens = encoded.tokenizer
-    for ids, split in ((encoded.train, encoding.SPLITS[0]), (encoded.validation, encoding.SPLITS[1])):
+    for ids, split in ((encoded.train, token_cache.SPLITS[0]), (encoded.validation, token_cache.SPLITS[1])):
         expected = [[1, *tokens.encode(text).tolist(), 2] for text in pieces(settings.corpus, split)]
         assert len(expected) > 20
         assert ids.tolist() == [token for document in expected for token in document]
@@ -89,7 +89,7 @@ def test_counts_are_those_of_the_text(tmp_path: Path, cache: Path) -> None:
     text = "a naïve a\n" * 9 + "b  naïve\n"
     encoded = encode(recipe(tmp_path, text, kind="word", documents="lines", validation_fraction=0.5), cache)
     corpus = recipe(tmp_path, text, documents="lines", validation_fraction=0.5).corpus
-    sides = {split: list(pieces(corpus, split)) for split in encoding.SPLITS}
+    sides = {split: list(pieces(corpus, split)) for split in token_cache.SPLITS}
     assert sorted(map(len, sides.values())) == [1, 9]
     for split, texts in sides.items():
         known = {b"": 0} | {word: 1 for text in sides["train"] for word in text.split()}
@@ -137,7 +137,7 @@ def test_a_stream_without_a_newline_begins_with_its_first_id(tmp_path: Path, cac
 
 def test_an_unchanged_corpus_is_not_encoded_again(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = encode(recipe(tmp_path), cache)
-    monkeypatch.setattr(encoding, "_write", None)
+    monkeypatch.setattr(token_cache, "_write", None)
     told: list[str] = []
     again = encode(recipe(tmp_path), cache, told.append)
     assert len(told) == 1
@@ -196,7 +196,7 @@ def test_an_encoding_that_breaks_off_leaves_nothing(
         raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr(encoding, "write_json", fail)
+        patch.setattr(token_cache, "write_json", fail)
         with pytest.raises((UserError, KeyboardInterrupt)):
             encode(recipe(tmp_path), cache)
     assert made(cache) == []

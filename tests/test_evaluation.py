@@ -9,8 +9,9 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keras_lstmgen import encoding, evaluation, memorization, model
+from keras_lstmgen import evaluation, memorization, model
 from keras_lstmgen.config import recipe
+from keras_lstmgen.data import token_cache
 
 V, H, N = 9, 6, 1500
 BUILT = model.build(recipe.Model(embedding_size=4, units=H, layers=2, dropout=0.0), V)
@@ -124,7 +125,7 @@ def test_the_longest_copy_is_found_also_across_pieces(samples: list[str], pieces
 
 
 def test_a_copy_is_found_across_the_blocks_that_short_pieces_are_joined_to(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(encoding, "BATCH", 5)
+    monkeypatch.setattr(token_cache, "BATCH", 5)
     assert memorization.longest_copies(["xbcdefx", "", "hij"], ["abc", "defg", "hi", "j", "k"]) == ["bcdef", "", "hij"]
 
 

@@ -20,8 +20,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from keras_lstmgen import callbacks, cli, encoding, run, sources
+from keras_lstmgen import callbacks, cli, run
 from keras_lstmgen.config import recipe
+from keras_lstmgen.data import sources, token_cache
 from keras_lstmgen.files import atomic
 
 TINY = {
@@ -185,14 +186,14 @@ def test_real_disks_that_are_too_small_by_less_and_less(
 def test_a_corpus_that_changes_while_it_is_read_is_told_and_leaves_nothing_in_the_cache(
     text: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write = encoding.encode_split
+    write = token_cache.encode_split
 
     def wrapped(*given: Any) -> Any:
         with text.open("a") as file:
             file.write("and more")
         return write(*given)
 
-    monkeypatch.setattr(encoding, "encode_split", wrapped)
+    monkeypatch.setattr(token_cache, "encode_split", wrapped)
     said = refused(capsys, typed(text, "--runs", tmp_path / "runs"))
     assert said == "corpus.source: a text changed while it was read; train again when it is whole"
     assert {path.suffix for path in (tmp_path / "runs/.encoded").iterdir()} == {".lock"}
@@ -218,7 +219,7 @@ def test_a_corpus_that_changes_or_goes_while_it_is_trained_on_does_not_matter(
 def test_two_runs_at_once_on_one_cache_encode_once_and_both_end_right(
     text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write, written = encoding._write, []
+    write, written = token_cache._write, []
     told: list[str] = []
     settings = recipe.override(recipe.Recipe(), {"corpus.source": str(text)})
 
@@ -227,10 +228,10 @@ def test_two_runs_at_once_on_one_cache_encode_once_and_both_end_right(
         time.sleep(0.5)
         write(*given)
 
-    monkeypatch.setattr(encoding, "_write", slowly)
-    found: list[encoding.Encoded] = []
+    monkeypatch.setattr(token_cache, "_write", slowly)
+    found: list[token_cache.Encoded] = []
     threads = [
-        threading.Thread(target=lambda: found.append(encoding.encode(settings, tmp_path / "cache", told.append)))
+        threading.Thread(target=lambda: found.append(token_cache.encode(settings, tmp_path / "cache", told.append)))
         for _ in range(3)
     ]
     for thread in threads:
@@ -340,7 +341,7 @@ def test_sigterm_ends_a_training_within_ten_seconds_with_status_143_and_it_can_b
 def test_sigterm_before_the_training_leaves_nothing_half_written(
     text: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(encoding, "encode_split", lambda *_: signal.raise_signal(signal.SIGTERM))
+    monkeypatch.setattr(token_cache, "encode_split", lambda *_: signal.raise_signal(signal.SIGTERM))
     assert cli.main(typed(text, "--runs", tmp_path / "runs")) == 143
     assert capsys.readouterr().err == "keras-lstmgen: stopped by SIGTERM; nothing that was there before is lost\n"
     assert {path.suffix for path in (tmp_path / "runs/.encoded").iterdir()} == {".lock"}
@@ -359,7 +360,7 @@ def test_a_signal_that_python_passes_over_comes_again(
         assert reference() is None
         time.sleep(10)
 
-    monkeypatch.setattr(encoding, "encode_split", passed_over_at_first)
+    monkeypatch.setattr(token_cache, "encode_split", passed_over_at_first)
     assert cli.main(typed(text, "--runs", tmp_path / "runs")) == 143
     assert capsys.readouterr().err == "keras-lstmgen: stopped by SIGTERM; nothing that was there before is lost\n"
 

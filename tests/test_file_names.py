@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keras_lstmgen import cli, run, sources
+from keras_lstmgen import cli, run
 from keras_lstmgen.config import recipe
+from keras_lstmgen.data import sources
 from keras_lstmgen.files import filenames
 from keras_lstmgen.utils.errors import readable, typed
 

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from keras_lstmgen import cli, run, sources
+from keras_lstmgen import cli, run
 from keras_lstmgen.config import recipe
 from keras_lstmgen.config.recipe import Corpus
+from keras_lstmgen.data import sources
 from keras_lstmgen.files import folders
 from keras_lstmgen.files.folders import LeftOut
 from keras_lstmgen.utils.errors import UserError

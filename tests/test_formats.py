@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from keras_lstmgen import cli, sources
+from keras_lstmgen import cli
+from keras_lstmgen.data import sources
+from keras_lstmgen.data.sources import Source
 from keras_lstmgen.files import formats
-from keras_lstmgen.sources import Source
 from keras_lstmgen.utils.errors import UserError
 
 PROSE = "The café by the harbour.\nIt opened at seven, “as ever”.\n" * 50

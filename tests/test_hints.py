@@ -12,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from keras_lstmgen import cli, encoding, partition, prepared, run, sources, training
+from keras_lstmgen import cli, partition, run, training
 from keras_lstmgen.config import recipe
+from keras_lstmgen.data import prepared_corpus, sources, token_cache
 from keras_lstmgen.exporters import export_run
 from keras_lstmgen.files import folders
 from keras_lstmgen.utils.errors import UserError, typed
@@ -123,17 +124,20 @@ def command(said: str) -> str:
 def prepared_folder() -> str:
     """A prepared corpus as ``prepare`` writes it."""
     settings = recipe.override(recipe.Recipe(), {"corpus.source": ["b.txt"]})
-    found, folder = encoding.encode(settings, Path("cache")), Path("ids")
+    found, folder = token_cache.encode(settings, Path("cache")), Path("ids")
     folder.mkdir()
-    (folder / prepared.TOKENIZER).write_bytes(found.tokenizer.model)
+    (folder / prepared_corpus.TOKENIZER).write_bytes(found.tokenizer.model)
     sides = {}
-    for split in encoding.SPLITS:
+    for split in token_cache.SPLITS:
         path = folder / f"{split}-00000.ids"
         getattr(found, split).tofile(path)
-        sides[split] = [{"file": path.name, "tokens": len(getattr(found, split)), "sha256": encoding.sha256(path)}]
+        sides[split] = [{"file": path.name, "tokens": len(getattr(found, split)), "sha256": token_cache.sha256(path)}]
     values = {"dtype": "<u2", "counts": found.counts, "start_id": found.start_id, "shards": sides}
-    values |= {"unsampled_ids": list(found.unsampled_ids), "sha256": encoding.sha256(folder / prepared.TOKENIZER)}
-    (folder / folders.MANIFEST).write_text(json.dumps(prepared.manifest(settings, values)))
+    values |= {
+        "unsampled_ids": list(found.unsampled_ids),
+        "sha256": token_cache.sha256(folder / prepared_corpus.TOKENIZER),
+    }
+    (folder / folders.MANIFEST).write_text(json.dumps(prepared_corpus.manifest(settings, values)))
     return str(folder)
 
 

@@ -24,8 +24,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from keras_lstmgen import checkpoint, cli, encoding, material, model, prepared, run, streams, training
+from keras_lstmgen import checkpoint, cli, material, model, run, training
 from keras_lstmgen.config import recipe
+from keras_lstmgen.data import prepared_corpus, stream_windows, token_cache
 from keras_lstmgen.files import folders
 from keras_lstmgen.reporting import console
 from keras_lstmgen.tokenizers import tokenizer
@@ -380,7 +381,7 @@ def test_a_cache_that_says_something_else_of_its_ids_is_none(made: Made, changes
     cache = made.copy.parent / ".encoded"
     shutil.copytree(whole.parent, cache, dirs_exist_ok=True)
     (cache / whole.name).write_text(json.dumps(json.loads(whole.read_text()) | changes))
-    found = encoding._opened(cache)
+    found = token_cache._opened(cache)
     if changes.keys() & {"dtype", "sha256"}:
         assert found is None
     if found is not None:
@@ -396,21 +397,21 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("prepared")
     (folder / "lines.txt").write_text("".join(pydoc_data.topics.topics.values())[:3_000], encoding="utf-8")
     settings = recipe.override(recipe.Recipe(), {"corpus.source": [str(folder / "lines.txt")], **LINES})
-    found = encoding.encode(settings, folder / "cache")
+    found = token_cache.encode(settings, folder / "cache")
     (folder / "ids").mkdir()
     (folder / "ids/tokenizer.model").write_bytes(found.tokenizer.model)
-    parts = {split: cut(folder / "ids", split, getattr(found, split)) for split in encoding.SPLITS}
+    parts = {split: cut(folder / "ids", split, getattr(found, split)) for split in token_cache.SPLITS}
     values = {"dtype": "<u2", "counts": found.counts, "start_id": found.start_id, "shards": parts}
-    values |= {"unsampled_ids": list(found.unsampled_ids), "sha256": encoding.sha256(folder / "ids/tokenizer.model")}
-    (folder / "ids" / folders.MANIFEST).write_text(json.dumps(prepared.manifest(settings, values)))
+    values |= {"unsampled_ids": list(found.unsampled_ids), "sha256": token_cache.sha256(folder / "ids/tokenizer.model")}
+    (folder / "ids" / folders.MANIFEST).write_text(json.dumps(prepared_corpus.manifest(settings, values)))
     return folder / "ids"
 
 
 LINES = {"corpus.documents": "lines", "corpus.validation_fraction": 0.3}
 PLACES = st.sampled_from(
-    [*prepared.KINDS, "format_version", "colour"]
+    [*prepared_corpus.KINDS, "format_version", "colour"]
     + [f"shards.train.1.{key}" for key in ("file", "tokens", "sha256", "colour")]
-    + [f"counts.validation.{key}" for key in (*encoding.COUNTS, "colour")]
+    + [f"counts.validation.{key}" for key in (*token_cache.COUNTS, "colour")]
     + ["shards.train", "shards.validation", "shards.test", "counts.train", "corpus.documents", "tokenizer.type"]
 )
 
@@ -423,7 +424,7 @@ def cut(folder: Path, split: str, ids: Any) -> list[dict[str, Any]]:
 
 def written(path: Path, ids: Any) -> dict[str, Any]:
     ids.astype("<u2").tofile(path)
-    return {"file": path.name, "tokens": len(ids), "sha256": encoding.sha256(path)}
+    return {"file": path.name, "tokens": len(ids), "sha256": token_cache.sha256(path)}
 
 
 def changed(about: dict[str, Any], places: dict[str, Any]) -> dict[str, Any]:
@@ -445,7 +446,7 @@ def trained_on(folder: Path) -> Any:
     settings = recipe.override(recipe.Recipe(), {"corpus.source": [str(folder)], **TINY})
     settings, found = material.prepare(settings, folder.parent / "runs")
     V = found.tokenizer.vocab_size
-    assert streams.counts(found.train, V).shape == streams.counts(found.validation, V).shape == (V,)
+    assert stream_windows.counts(found.train, V).shape == stream_windows.counts(found.validation, V).shape == (V,)
     assert 0 <= found.start_id < V > len(found.unsampled_ids)
     assert all(material.per_character(settings, found, split) > 0 for split in ("train", "validation"))
     assert material.scored(settings, found) > 0
@@ -492,7 +493,7 @@ def test_any_ids_of_a_prepared_folder_are_read_or_refused(
     """The checksums are right here: somebody has made them after the change."""
     folder = Path(shutil.copytree(whole, tmp_path_factory.mktemp("ids") / "ids"))
     about = json.loads((whole / folders.MANIFEST).read_text())
-    split, number = data.draw(st.sampled_from(encoding.SPLITS)), data.draw(st.integers(0, 1))
+    split, number = data.draw(st.sampled_from(token_cache.SPLITS)), data.draw(st.integers(0, 1))
     shard = about["shards"][split][number]
     ids = np.fromfile(whole / shard["file"], "<u2")
     for _ in range(data.draw(st.integers(1, 4))):

@@ -15,14 +15,15 @@ from hypothesis import strategies as st
 from sentencepiece import sentencepiece_model_pb2 as proto
 
 from export import tokenizer as kit
-from keras_lstmgen import cli, corpus, documents, encoding, sources
+from keras_lstmgen import cli
 from keras_lstmgen.config import recipe
+from keras_lstmgen.data import readers, sources, splits, token_cache
 from keras_lstmgen.tokenizers import tokenizer
 from keras_lstmgen.utils.errors import UserError
 from tests.hostile import HEAVY, LETTERS, TEXTS, VALUES, damaged, refused_or
 
 QUICKSTART = (Path(__file__).parents[1] / "pipelines/quickstart.toml").read_bytes()
-KINDS = sorted({"stream", *documents.KINDS})
+KINDS = sorted({"stream", *readers.KINDS})
 
 
 @pytest.fixture(scope="module")
@@ -129,10 +130,10 @@ def test_any_bytes_are_a_corpus_of_any_kind_or_refused(
     settings = refused_or(lambda: recipe.override(recipe.Recipe(), {"corpus.source": [str(path)], **given_}))
     if settings is None:
         return
-    for split in encoding.SPLITS:
-        texts = refused_or(lambda split=split: list(corpus.pieces(settings.corpus, split)))  # type: ignore[misc]
+    for split in token_cache.SPLITS:
+        texts = refused_or(lambda split=split: list(splits.pieces(settings.corpus, split)))  # type: ignore[misc]
         assert texts is None or all(text and text.encode() for text in texts)
-    refused_or(lambda: corpus.fingerprint(settings.corpus))
+    refused_or(lambda: splits.fingerprint(settings.corpus))
 
 
 @HEAVY
@@ -143,9 +144,9 @@ def test_any_corpus_that_is_read_is_encoded_and_comes_back_as_it_was(
     given_ = {f"corpus.{name}": value for name, value in values.items()} | {"tokenizer.type": kind}
     path = written(folder, data * 3, "")
     settings = refused_or(lambda: recipe.override(recipe.Recipe(), {"corpus.source": [str(path)], **given_}))
-    found = settings and refused_or(lambda: encoding.encode(settings, folder / "cache"))
+    found = settings and refused_or(lambda: token_cache.encode(settings, folder / "cache"))
     if found and settings.corpus.documents == "stream" and kind != "word":
-        text = "".join(corpus.pieces(settings.corpus, "train"))
+        text = "".join(splits.pieces(settings.corpus, "train"))
         assert found.tokenizer.decode(found.train) == text.replace("▁", " ")
 
 
@@ -184,9 +185,9 @@ PATTERNS: dict[str, bytes] = {
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_bomb_of_gzip_takes_bounded_memory(kind: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert documents.LONGEST == documents.LONGEST_FIELD == 16 * LONGEST
-    monkeypatch.setattr(documents, "LONGEST", LONGEST)
-    monkeypatch.setattr(documents, "LONGEST_FIELD", LONGEST)
+    assert readers.LONGEST == readers.LONGEST_FIELD == 16 * LONGEST
+    monkeypatch.setattr(readers, "LONGEST", LONGEST)
+    monkeypatch.setattr(readers, "LONGEST_FIELD", LONGEST)
     path = folder / "bomb.gz"
     path.write_bytes(gzip.compress(PATTERNS[kind] * ((1 << 20) // len(PATTERNS[kind])), 1) * BOMB)
     assert path.stat().st_size < 1_000_000
@@ -195,10 +196,10 @@ def test_a_bomb_of_gzip_takes_bounded_memory(kind: str, folder: Path, monkeypatc
     tracemalloc.start()
     try:
         if kind == "stream":
-            assert sum(map(len, corpus.pieces(settings, "train"))) == BOMB << 20
+            assert sum(map(len, splits.pieces(settings, "train"))) == BOMB << 20
         else:
             with pytest.raises(UserError, match=r"bomb\.gz: more than 1,048,576 characters without an end"):
-                sum(map(len, corpus.pieces(settings, "train")))
+                sum(map(len, splits.pieces(settings, "train")))
         assert tracemalloc.get_traced_memory()[1] < 80e6
     finally:
         tracemalloc.stop()

@@ -14,8 +14,9 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keras_lstmgen import cli, coloured, corpus, gates, generation, inspection, model, probes, run, training
+from keras_lstmgen import cli, coloured, gates, generation, inspection, model, probes, run, training
 from keras_lstmgen.config import recipe
+from keras_lstmgen.data import splits
 from keras_lstmgen.layers import attention
 from keras_lstmgen.reporting import plots
 from keras_lstmgen.sampling import Options
@@ -394,7 +395,7 @@ def test_examples_that_a_run_reads_by_themselves_are_probed_each_from_an_empty_s
     loaded = run.load(kinds)
     first = model.each_member(loaded.weights)[0]
     read, nothing = gates.reader(first, 0), gates.begin(first)
-    texts = list(corpus.pieces(recipe.load(kinds / run.RECIPE).corpus, "validation"))
+    texts = list(splits.pieces(recipe.load(kinds / run.RECIPE).corpus, "validation"))
     ids = [[START, *loaded.tokenizer.encode(text), END] for text in texts]
     found = inspection._probed(loaded, inspection.Asked("hard"), 0)
     np.testing.assert_allclose(found.cells, np.concatenate([read(part, nothing)[0] for part in ids]), atol=1e-6)

@@ -19,15 +19,12 @@ from keras_lstmgen import (
     beam,
     cli,
     constraints,
-    corpus,
     decode,
-    encoding,
     evaluation,
     generation,
     kinds,
     measures,
     ngram,
-    pairs,
     reports,
     run,
     sampling,
@@ -37,6 +34,7 @@ from keras_lstmgen import (
     verses,
 )
 from keras_lstmgen.config import recipe
+from keras_lstmgen.data import example_batches, splits, token_cache
 from keras_lstmgen.utils.errors import UserError
 
 texts = st.text("ab cd.,!é字 A", max_size=20)
@@ -346,12 +344,14 @@ def test_the_loss_behind_another_source_tells_what_the_right_one_gives(colours: 
     report = reports.evaluate(model, [], 0, 5)
     loss, counts = report["loss"], report["counts"]
     settings = recipe.load(colours / run.RECIPE).corpus
-    encoding.encode_split(settings, "validation", model.tokenizer, tmp_path / "ids", "<i4")
-    found = pairs.find(np.fromfile(tmp_path / "ids", "<i4"))
+    token_cache.encode_split(settings, "validation", model.tokenizer, tmp_path / "ids", "<i4")
+    found = example_batches.find(np.fromfile(tmp_path / "ids", "<i4"))
     call = evaluation.scorer(model.weights)
-    right, other = (evaluation.examples_nats(model.weights, part, call) for part in (found, pairs.shuffled(found)))
-    assert counts["documents"] == pairs.count(found)
-    assert counts["tokens"] == pairs.predicted(found)
+    right, other = (
+        evaluation.examples_nats(model.weights, part, call) for part in (found, example_batches.shuffled(found))
+    )
+    assert counts["documents"] == example_batches.count(found)
+    assert counts["tokens"] == example_batches.predicted(found)
     assert loss["nats_per_token"] == pytest.approx(right / counts["tokens"])
     assert loss["nats_per_token_behind_another_source"] == pytest.approx(other / counts["tokens"])
     assert loss["gain_of_the_right_source"] == pytest.approx((other - right) / counts["tokens"])
@@ -362,11 +362,11 @@ def test_the_loss_behind_another_source_tells_what_the_right_one_gives(colours: 
 
 def test_a_source_is_exchanged_for_one_that_differs() -> None:
     ids = [token for a, b in [(5, 9), (5, 10), (6, 11), (7, 12), (7, 13)] for token in (1, a, 3, b, 2)]
-    other = pairs.shuffled(pairs.find(np.array(ids, np.int32)))
+    other = example_batches.shuffled(example_batches.find(np.array(ids, np.int32)))
     assert [int(other.ids[at + 1]) for at in other.starts[:-1]] == [7, 7, 5, 6, 6]
     assert [int(other.ids[at + 1]) for at in other.targets] == [9, 10, 11, 12, 13]
-    same = pairs.find(np.array([1, 5, 3, 9, 2] * 3, np.int32))
-    np.testing.assert_array_equal(pairs.shuffled(same).ids, same.ids)
+    same = example_batches.find(np.array([1, 5, 3, 9, 2] * 3, np.int32))
+    np.testing.assert_array_equal(example_batches.shuffled(same).ids, same.ids)
 
 
 def test_another_file_of_pairs_is_measured_instead(colours: Path, tmp_path: Path) -> None:
@@ -380,12 +380,12 @@ def test_samples_of_pairs_are_answers_to_held_out_sources(colours: Path) -> None
     model = run.load(colours)
     found = reports.evaluate(model, [], 3, 5)["samples"]
     settings = recipe.load(colours / run.RECIPE).corpus
-    sources = list(dict.fromkeys(text.split("\n")[0] for text in corpus.pieces(settings, "validation")))
+    sources = list(dict.fromkeys(text.split("\n")[0] for text in splits.pieces(settings, "validation")))
     assert found["sources"] == sources[:3]
     for seed, source in enumerate(sources[:3]):
         (sample,) = generation.generate(model, source, 5, seeds=[seed])
         assert found["texts"][seed] == sample.text
-    targets = {text.split("\n")[1] for text in corpus.pieces(settings, "train")}
+    targets = {text.split("\n")[1] for text in splits.pieces(settings, "train")}
     assert any(found["longest_copy"] in target for target in targets)
     assert found["lines_seen_in_training"] == sum(text in targets for text in found["texts"])
 
@@ -397,11 +397,11 @@ def test_all_measures_of_answers_are_reported_and_shown(colours: Path, capsys: p
     found = json.loads((colours / "evaluation.json").read_text(encoding="utf-8"))["measures"]
     assert list(found) == ["bleu", "rouge", "exact_match", "recall", "distinct_2"]
     model, settings = run.load(colours), recipe.load(colours / run.RECIPE).corpus
-    known = tasks.by_source(corpus.pieces(settings, "validation"))
+    known = tasks.by_source(splits.pieces(settings, "validation"))
     greedy = answers.answers(model, list(known), 6)
     step, limits = decode.stepper(model.weights), generation.constrained(model, constraints.HostOptions())
     best = [generation.search(model, step, source, beam.Search(3, 0.0, 6), limits=limits)[0].text for source in known]
-    training_pairs = [text.split("\n") for text in corpus.pieces(settings, "train")]
+    training_pairs = [text.split("\n") for text in splits.pieces(settings, "train")]
     index = similar.index(source for source, _ in training_pairs)
     likened = [training_pairs[similar.nearest(index, source)][1] for source in known]
     rows = {"greedy": greedy, "3 beams": best, "target of the most similar source": likened}
@@ -431,7 +431,7 @@ def test_samples_are_judged_by_kind_beside_held_out_documents(headlines: Path) -
     assert list(found) == ["sweet, generated", "sweet, held out", "hard, generated", "hard, held out"]
     drawn = [sample.text for sample in generation.generate(model, "hard", 12, seeds=range(20))]
     settings = recipe.load(headlines / run.RECIPE).corpus
-    known = [text.split("\n") for text in corpus.pieces(settings, "train")]
+    known = [text.split("\n") for text in splits.pieces(settings, "train")]
     tools = {"saw", "file", "axe", "drill"}
     likely = [Counter(word in tools for word in text.split()).most_common(1)[0][0] for text in drawn]
     assert found["hard, generated"]["of_the_kind"] == pytest.approx(sum(likely) / 20, abs=0.1)

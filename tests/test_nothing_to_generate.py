@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from keras_lstmgen import beam, cli, decode, encoding, generation, material, prepared, run
+from keras_lstmgen import beam, cli, decode, generation, material, run
 from keras_lstmgen.config import recipe
 from keras_lstmgen.constraints import HostOptions
+from keras_lstmgen.data import prepared_corpus, token_cache
 from keras_lstmgen.sampling import Options
 from keras_lstmgen.tokenizers.tokenizer import END, NEWLINE, START, UNK
 from keras_lstmgen.utils.errors import UserError
@@ -51,12 +52,12 @@ def test_a_text_of_unknown_words_alone_is_refused_before_training(
 def test_ids_that_were_made_before_are_refused_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     words = run.load(GOLDEN).tokenizer
     ids = np.full(500, UNK, np.int32)
-    counts: dict[str, dict[str, int]] = {split: dict.fromkeys(encoding.COUNTS, 500) for split in encoding.SPLITS}
-    found = encoding.Encoded(words, ids, ids, counts, NEWLINE, END, tuple(range(words.vocab_size)))
+    counts: dict[str, dict[str, int]] = {split: dict.fromkeys(token_cache.COUNTS, 500) for split in token_cache.SPLITS}
+    found = token_cache.Encoded(words, ids, ids, counts, NEWLINE, END, tuple(range(words.vocab_size)))
     settings = recipe.override(recipe.Recipe(), {"training.window": 5, "training.batch_size": 3, "model.units": 7})
     for left in ((), (END,), (NEWLINE, END)):
         never = tuple(token for token in found.unsampled_ids if token not in left)
-        monkeypatch.setattr(prepared, "opened", lambda _, never=never: replace(found, unsampled_ids=never))
+        monkeypatch.setattr(prepared_corpus, "opened", lambda _, never=never: replace(found, unsampled_ids=never))
         with pytest.raises(UserError, match="leaves nothing to generate"):
             material.prepare(settings, tmp_path)
 

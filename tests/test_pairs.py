@@ -11,9 +11,10 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keras_lstmgen import corpus, evaluation, generation, model, pairs, run, sampling, training
+from keras_lstmgen import evaluation, generation, model, run, sampling, training
 from keras_lstmgen.config import recipe
-from keras_lstmgen.encoding import SPLITS, encode
+from keras_lstmgen.data import example_batches, splits
+from keras_lstmgen.data.token_cache import SPLITS, encode
 from keras_lstmgen.exporters import export_run, verify
 from keras_lstmgen.files import atomic
 from keras_lstmgen.tokenizers.tokenizer import END, NEWLINE, START
@@ -32,22 +33,22 @@ def laid(made: list[tuple[list[int], list[int]]]) -> np.ndarray[Any, Any]:
 
 @given(examples)
 def test_each_example_is_found_whole(made: list[tuple[list[int], list[int]]]) -> None:
-    found = pairs.find(laid(made))
-    assert pairs.count(found) == len(made)
+    found = example_batches.find(laid(made))
+    assert example_batches.count(found) == len(made)
     for number, (source, target) in enumerate(made):
-        ids, before = pairs.example(found, number, 1000)
+        ids, before = example_batches.example(found, number, 1000)
         assert ids.tolist() == [START, *source, NEWLINE, *target, END]
         assert ids[before:].tolist() == [*target, END]
-    assert pairs.predicted(found) == sum(len(target) + 1 for _, target in made)
+    assert example_batches.predicted(found) == sum(len(target) + 1 for _, target in made)
 
 
 @given(examples, st.integers(1, 7), st.integers(0, 99))
 def test_an_epoch_has_every_example_in_batches_of_whole_ones(
     made: list[tuple[list[int], list[int]]], B: int, seed: int
 ) -> None:
-    found = pairs.find(laid(made))
-    order = pairs._order(found, B, seed, epoch=0)
-    assert order.shape == (pairs.batches(found, B), B)
+    found = example_batches.find(laid(made))
+    order = example_batches._order(found, B, seed, epoch=0)
+    assert order.shape == (example_batches.batches(found, B), B)
     assert set(order.ravel()) == set(range(len(made)))
     assert order.size < len(made) + B
 
@@ -56,8 +57,8 @@ def test_an_epoch_has_every_example_in_batches_of_whole_ones(
 def test_the_loss_counts_targets_and_as_much_of_sources_as_asked(
     made: list[tuple[list[int], list[int]]], share: float
 ) -> None:
-    found = pairs.find(laid(made))
-    part = pairs.batch(found, np.arange(len(made)), 1000, share)
+    found = example_batches.find(laid(made))
+    part = example_batches.batch(found, np.arange(len(made)), 1000, share)
     for row, (source, target) in enumerate(made):
         wanted = [share] * (len(source) + 1) + [1.0] * (len(target) + 1)
         rest = [0.0] * (part.ids.shape[1] - len(wanted))
@@ -69,8 +70,8 @@ def test_the_loss_counts_targets_and_as_much_of_sources_as_asked(
 def test_each_token_counts_the_same_in_an_epoch_whatever_its_batch(
     made: list[tuple[list[int], list[int]]], share: float, B: int
 ) -> None:
-    found = pairs.find(laid(made * B))  # so many that the last batch is not filled up
-    parts = list(pairs.dataset(found, B, 1000, 1, 0, source_loss=share).as_numpy_iterator())
+    found = example_batches.find(laid(made * B))  # so many that the last batch is not filled up
+    parts = list(example_batches.dataset(found, B, 1000, 1, 0, source_loss=share).as_numpy_iterator())
     tokens = [weights / weights.size for _, _, weights in parts]  # what ``fit`` makes of them
     assert len({round(float(part.max()), 5) for part in tokens}) == 1
     assert sum(float(part.sum()) for part in tokens) == pytest.approx(len(parts), rel=1e-5)
@@ -78,7 +79,7 @@ def test_each_token_counts_the_same_in_an_epoch_whatever_its_batch(
 
 @given(words, words, st.integers(2, 30))
 def test_a_source_of_one_turn_that_is_too_long_loses_its_end(source: list[int], target: list[int], most: int) -> None:
-    ids, before = pairs.example(pairs.find(laid([(source, target)])), 0, most)
+    ids, before = example_batches.example(example_batches.find(laid([(source, target)])), 0, most)
     whole = [START, *source, NEWLINE, *target, END]
     assert len(ids) == min(len(whole), most)
     answer = [NEWLINE, *target, END]
@@ -90,7 +91,7 @@ def test_a_source_of_one_turn_that_is_too_long_loses_its_end(source: list[int], 
 @given(st.lists(words, min_size=2, max_size=4), words, st.integers(2, 40))
 def test_one_of_several_turns_keeps_its_last(turns: list[list[int]], target: list[int], most: int) -> None:
     source = [token for turn in turns for token in [NEWLINE, *turn]][1:]
-    ids, before = pairs.example(pairs.find(laid([(source, target)])), 0, most)
+    ids, before = example_batches.example(example_batches.find(laid([(source, target)])), 0, most)
     whole, answer = [START, *source, NEWLINE, *target, END], [NEWLINE, *target, END]
     assert len(ids) == min(len(whole), most)
     if most > len(answer):
@@ -101,10 +102,12 @@ def test_one_of_several_turns_keeps_its_last(turns: list[list[int]], target: lis
 
 def test_batches_do_not_depend_on_where_the_reading_begins() -> None:
     dice = np.random.default_rng(0)
-    found = pairs.find(laid([(dice.integers(4, V, n % 6 + 1).tolist(), [5] * (n % 4 + 1)) for n in range(40)]))
-    whole = list(pairs.dataset(found, 3, 50, 2, 0).as_numpy_iterator())
-    later = list(pairs.dataset(found, 3, 50, 2, 0, first_batch=9).as_numpy_iterator())
-    assert len(whole) == 2 * pairs.batches(found, 3)
+    found = example_batches.find(
+        laid([(dice.integers(4, V, n % 6 + 1).tolist(), [5] * (n % 4 + 1)) for n in range(40)])
+    )
+    whole = list(example_batches.dataset(found, 3, 50, 2, 0).as_numpy_iterator())
+    later = list(example_batches.dataset(found, 3, 50, 2, 0, first_batch=9).as_numpy_iterator())
+    assert len(whole) == 2 * example_batches.batches(found, 3)
     for one, other in zip(whole[9:], later, strict=True):
         for a, b in zip(one, other, strict=True):
             np.testing.assert_array_equal(a, b)
@@ -112,9 +115,9 @@ def test_batches_do_not_depend_on_where_the_reading_begins() -> None:
 
 def test_lengths_in_a_batch_are_similar() -> None:
     dice = np.random.default_rng(1)
-    found = pairs.find(laid([([4] * int(n), [5]) for n in dice.integers(1, 60, 600)]))
+    found = example_batches.find(laid([([4] * int(n), [5]) for n in dice.integers(1, 60, 600)]))
     padded = sum(part[2].size - np.count_nonzero(part[0] != END) for part in
-                 pairs.dataset(found, 8, 99, 1, 0, source_loss=1.0).as_numpy_iterator())  # fmt: skip
+                 example_batches.dataset(found, 8, 99, 1, 0, source_loss=1.0).as_numpy_iterator())  # fmt: skip
     assert padded < 0.1 * len(found.ids)
 
 
@@ -127,7 +130,7 @@ def test_the_measured_loss_is_that_of_each_example_by_itself() -> None:
         ids = np.array([[START, *source, NEWLINE, *target, END]])
         nats = keras.losses.sparse_categorical_crossentropy(ids[:, 1:], built(ids[:, :-1]), from_logits=True)
         alone += float(tf.reduce_sum(nats[:, len(source) + 1 :]))
-    together = evaluation.examples_nats(weights, pairs.find(laid(made)), evaluation.scorer(weights))
+    together = evaluation.examples_nats(weights, example_batches.find(laid(made)), evaluation.scorer(weights))
     np.testing.assert_allclose(together, alone, rtol=1e-5)
 
 
@@ -141,7 +144,7 @@ def test_a_long_example_is_measured_in_windows_of_bounded_size(
     made = [tuple(dice.integers(4, V, n).tolist() for n in sizes) for sizes in lengths]
     settings = recipe.Model(embedding_size=E, units=H, layers=2, dropout=0.0, **values)
     weights, shapes = model.weights_of(model.build(settings, V)), list[tuple[int, int]]()
-    score, found = evaluation.scorer(weights), pairs.find(laid(made))
+    score, found = evaluation.scorer(weights), example_batches.find(laid(made))
 
     def call(ids: Any, state: Any) -> Any:
         shapes.append(ids.shape)
@@ -149,7 +152,7 @@ def test_a_long_example_is_measured_in_windows_of_bounded_size(
 
     alone = 0.0
     for number in range(len(made)):
-        ids, before = pairs.example(found, number, 1000)
+        ids, before = example_batches.example(found, number, 1000)
         logprobs, _ = score(ids[np.newaxis], tf.zeros((1, model.state_size(weights))))
         alone -= float(tf.reduce_sum(logprobs[0, before - 1 :]))
     monkeypatch.setattr(evaluation, "WINDOW", 16)
@@ -162,9 +165,9 @@ def test_a_long_example_is_measured_in_windows_of_bounded_size(
 
 def test_shuffled_sources_leave_the_targets_as_they_are() -> None:
     made = [([4 + n], [10 + n, 11 + n]) for n in range(5)]
-    other = pairs.shuffled(pairs.find(laid(made)))
+    other = example_batches.shuffled(example_batches.find(laid(made)))
     for number, (_, target) in enumerate(made):
-        ids, before = pairs.example(other, number, 99)
+        ids, before = example_batches.example(other, number, 99)
         assert ids[before:].tolist() == [*target, END]
         assert ids[1] == 4 + (number - 1) % 5
 
@@ -191,7 +194,7 @@ def test_every_kind_of_file_gives_pairs(
         "corpus.source": [str(tmp_path / "text")], "corpus.validation_fraction": 0.0, **named,
     })  # fmt: skip
     assert settings.corpus.is_pairs
-    assert list(corpus.pieces(settings.corpus, "train")) == documents
+    assert list(splits.pieces(settings.corpus, "train")) == documents
 
 
 SIDES = [("q", "a"), ("q", ""), ("", "a"), ("q", " "), (" ", "a"), ("\u3000", "a"), ("q", "\x85"), ("", ""), ("x", "y")]
@@ -221,7 +224,7 @@ def test_pairs_of_one_source_stand_on_one_side_of_the_split(tmp_path: Path) -> N
     lines = [f"question {n % 40}\tanswer {n}" for n in range(200)]
     (tmp_path / "text.tsv").write_text("\n".join(lines), encoding="utf-8")
     settings = recipe.Corpus(source=(str(tmp_path / "text.tsv"),), documents="pairs", validation_fraction=0.3)
-    sides = [{text.split("\n")[0] for text in corpus.pieces(settings, side)} for side in ("train", "validation")]
+    sides = [{text.split("\n")[0] for text in splits.pieces(settings, side)} for side in ("train", "validation")]
     assert sides[0]
     assert sides[1]
     assert not sides[0] & sides[1]
@@ -235,7 +238,7 @@ def test_documents_of_each_label_stand_on_both_sides_of_the_split(tmp_path: Path
     settings = recipe.Corpus(
         source=(str(tmp_path / "a"), str(tmp_path / "b")), documents="lines", labels=("x", "y"), validation_fraction=0.3
     )
-    sides = [[text.split("\n") for text in corpus.pieces(settings, side)] for side in ("train", "validation")]
+    sides = [[text.split("\n") for text in splits.pieces(settings, side)] for side in ("train", "validation")]
     assert all({label for label, _ in side} == {"x", "y"} for side in sides)
     assert not {text for _, text in sides[0]} & {text for _, text in sides[1]}
 
@@ -261,7 +264,7 @@ def test_what_are_no_pairs_is_said(tmp_path: Path, text: str, values: dict[str, 
 def read(path: Path, values: dict[str, Any]) -> list[str]:
     """All documents."""
     settings = recipe.override(recipe.Recipe(), {"corpus.source": [str(path)], **values})
-    return list(corpus.pieces(settings.corpus, "train"))
+    return list(splits.pieces(settings.corpus, "train"))
 
 
 @pytest.fixture(scope="module")
@@ -285,9 +288,11 @@ def test_what_is_counted_of_pairs_are_their_targets(colours: Path) -> None:
     encoded = encode(settings, colours.parent / ".encoded")
     for side in SPLITS:
         ids = getattr(encoded, side)
-        texts = [text.split("\n")[1] for text in corpus.pieces(settings.corpus, side)]
+        texts = [text.split("\n")[1] for text in splits.pieces(settings.corpus, side)]
         found = encoded.counts[side]
-        assert found["tokens"] == pairs.predicted(pairs.find(ids)) == 2 * len(texts)  # a word, and the end
+        assert (
+            found["tokens"] == example_batches.predicted(example_batches.find(ids)) == 2 * len(texts)
+        )  # a word, and the end
         assert (found["documents"], found["characters"]) == (len(texts), len("".join(texts)))
 
 
@@ -335,8 +340,10 @@ def test_rounded_weights_are_tried_on_pairs_each_read_by_itself(colours: Path) -
         return {"logprobs": logprobs.numpy() - np.float32(0.01), "next_state": after}
 
     text, name = verify._held_out(loaded, verify.trial(loaded, texts=2, tokens=3))
-    assert isinstance(text, pairs.Pairs)
-    assert pairs.count(text) == len(list(corpus.pieces(recipe.load(colours / run.RECIPE).corpus, "validation")))
+    assert isinstance(text, example_batches.Pairs)
+    assert example_batches.count(text) == len(
+        list(splits.pieces(recipe.load(colours / run.RECIPE).corpus, "validation"))
+    )
     assert verify._loss_difference(loaded, call, text) == pytest.approx(0.01, abs=1e-4)
     assert name == "held-out text"
     for graph, first, state in states:
@@ -350,8 +357,8 @@ def test_where_the_corpus_is_gone_they_are_tried_on_what_keras_wrote_each_behind
     loaded.metadata.recipe["corpus"]["source"] = ["gone.jsonl"]
     tried = verify.trial(loaded, texts=5, tokens=3)
     text, name = verify._held_out(loaded, tried)
-    assert isinstance(text, pairs.Pairs)
-    assert (pairs.count(text), name) == (5, "texts that Keras wrote")
+    assert isinstance(text, example_batches.Pairs)
+    assert (example_batches.count(text), name) == (5, "texts that Keras wrote")
     begins = sorted(tuple(case.prompt) for case in tried.cases)
     found = [text.ids[start:end] for start, end in zip(text.starts[:-1], text.starts[1:], strict=True)]
     assert all(any(tuple(ids[: len(begin)]) == begin for begin in begins) for ids in found)

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from keras_lstmgen import corpus, encoding, partition
+from keras_lstmgen import partition
 from keras_lstmgen.config import recipe
+from keras_lstmgen.data import splits, token_cache
 from keras_lstmgen.utils.errors import UserError
 
 TEXTS = st.text(
@@ -19,9 +20,9 @@ TEXTS = st.text(
 MARKS = st.sampled_from(["", "\ufeff"])  # at the start of a file
 
 
-def pieces(settings: recipe.Corpus, split: corpus.Split) -> list[str]:
+def pieces(settings: recipe.Corpus, split: splits.Split) -> list[str]:
     try:
-        return list(corpus.pieces(settings, split))
+        return list(splits.pieces(settings, split))
     except UserError:  # no text on this side
         return []
 
@@ -55,7 +56,7 @@ def test_parts_share_the_text_out_as_the_split_does(
         asked = recipe.Corpus(
             sources, documents=documents, validation_fraction=fraction, split_seed=seed, normalize=normalize
         )
-        for split in encoding.SPLITS:
+        for split in token_cache.SPLITS:
             shared = [list(partition.texts(part, asked, split)) for part in parts(asked)]
             whole = pieces(asked, split)
             if documents == "stream":

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from keras_lstmgen import corpus, sources
 from keras_lstmgen.config import auto_sizes, recipe
-from keras_lstmgen.encoding import encode
+from keras_lstmgen.data import sources, splits
+from keras_lstmgen.data.token_cache import encode
 
 PIPELINES = Path(__file__).parents[1] / "pipelines"
 RECIPES = sorted(PIPELINES.glob("*.toml"))
@@ -28,7 +28,7 @@ def test_the_corpus_of_a_recipe_has_documents_of_its_kind_to_train_and_to_valida
     if not sources.at_hand(settings):
         pytest.skip("its corpus is not here (KERAS_LSTMGEN_DATA)")
     for split in ("train", "validation"):
-        documents = list(islice(corpus.pieces(settings, split), 3))
+        documents = list(islice(splits.pieces(settings, split), 3))
         assert documents
         assert all(document.strip() for document in documents)
         assert len(documents) == 3 or settings.documents == "stream"  # whose pieces may be few

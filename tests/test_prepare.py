@@ -15,11 +15,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keras_lstmgen import corpus, encoding, evaluation, prepared, reports, run, sources, training
+from keras_lstmgen import evaluation, reports, run, training
 from keras_lstmgen.cli import main
 from keras_lstmgen.config import recipe
 from keras_lstmgen.config.recipe import Recipe
-from keras_lstmgen.encoding import Encoded, encode
+from keras_lstmgen.data import prepared_corpus, sources, splits, token_cache
+from keras_lstmgen.data.token_cache import Encoded, encode
 from keras_lstmgen.tokenizers import tokenizer
 from keras_lstmgen.utils.errors import UserError
 from tests.conftest import SMALL
@@ -61,7 +62,7 @@ def make(tmp_path: Path) -> Callable[..., Recipe]:
 
 
 def opened(folder: Path) -> Encoded:
-    encoded = prepared.opened(recipe.Corpus(source=(str(folder),)))
+    encoded = prepared_corpus.opened(recipe.Corpus(source=(str(folder),)))
     assert encoded
     return encoded
 
@@ -135,7 +136,7 @@ def test_the_numbers_of_sampled_lines_are_those_of_the_sample(count: int, most: 
 
 
 def test_lines_longer_than_a_piece_are_cut_alike_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(corpus, "PIECE", 50)
+    monkeypatch.setattr(splits, "PIECE", 50)
     dice = np.random.default_rng(0)
     words = ["".join(dice.choice(list("abc"), dice.integers(1, 30))) for _ in range(3_000)]
     text = "".join(word + ("\n" if dice.random() < 0.03 else " ") for word in words)
@@ -149,8 +150,8 @@ def test_lines_longer_than_a_piece_are_cut_alike_in_parts(tmp_path: Path, monkey
 @pytest.mark.parametrize("documents", ["lines", "blocks"])
 def test_of_equal_documents_the_first_alone_counts(make: Callable[..., Recipe], documents: str) -> None:
     asked = make("char", documents, validation_fraction=0.4).corpus
-    for split in encoding.SPLITS:
-        every, once = (list(corpus.pieces(one, split)) for one in (asked, replace(asked, unique=True)))
+    for split in token_cache.SPLITS:
+        every, once = (list(splits.pieces(one, split)) for one in (asked, replace(asked, unique=True)))
         assert once == list(dict.fromkeys(every))
         assert len(once) < len(every)
 
@@ -256,7 +257,7 @@ def test_damage_is_one_line_and_no_run(whole: Path, tmp_path: Path, capsys: pyte
 def test_what_was_prepared_otherwise_is_refused(whole: Path, tmp_path: Path) -> None:
     def adopted(**values: Any) -> Recipe:
         named = {name.replace("_", ".", 1): value for name, value in values.items()}
-        return prepared.adopted(recipe.override(Recipe(), {"corpus.source": str(whole)} | named))
+        return prepared_corpus.adopted(recipe.override(Recipe(), {"corpus.source": str(whole)} | named))
 
     assert adopted(tokenizer_type="char", corpus_documents="lines").corpus.documents == "lines"
     for values, said in (
@@ -269,7 +270,7 @@ def test_what_was_prepared_otherwise_is_refused(whole: Path, tmp_path: Path) -> 
         with pytest.raises(UserError, match=said):
             adopted(**values)
     with pytest.raises(UserError, match="is a prepared corpus, not text"):
-        list(corpus.pieces(recipe.Corpus((str(whole),)), "train"))
+        list(splits.pieces(recipe.Corpus((str(whole),)), "train"))
     with pytest.raises(UserError, match="is prepared; train on it"):
         preparing.prepare(recipe.override(Recipe(), {"corpus.source": str(whole)}), tmp_path / "again", HERE)
 

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from keras_lstmgen import callbacks, checkpoint, evaluation, model, run, training
 from keras_lstmgen.config import recipe
-from keras_lstmgen.encoding import encode
+from keras_lstmgen.data.token_cache import encode
 from keras_lstmgen.layers.regularization import ActivationRegularization, DroppedEmbedding
 from keras_lstmgen.system import signals
 

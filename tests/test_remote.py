@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 
 import pytest
 
-from keras_lstmgen import corpus, encoding, prepared, sources
 from keras_lstmgen.cli import main
 from keras_lstmgen.config import recipe
 from keras_lstmgen.config.recipe import Corpus
+from keras_lstmgen.data import prepared_corpus, sources, splits, token_cache
 from keras_lstmgen.files import remote
 from keras_lstmgen.utils.errors import UserError
 
@@ -135,9 +135,9 @@ def test_shards_at_an_address_are_those_of_a_folder(files: dict[str, bytes], tmp
     for path, data in files.items():
         if path.startswith("shelf://out/ids/"):
             (tmp_path / "ids" / path.rpartition("/")[2]).write_bytes(data)
-    encoded = prepared.opened(Corpus((str(tmp_path / "ids"),)))
+    encoded = prepared_corpus.opened(Corpus((str(tmp_path / "ids"),)))
     assert encoded
-    own = encoding.encode(settings, tmp_path / "cache")
+    own = token_cache.encode(settings, tmp_path / "cache")
     assert encoded.train[:].tolist() == own.train.tolist()
     assert encoded.validation[:].tolist() == own.validation.tolist()
     assert encoded.counts == own.counts
@@ -166,7 +166,7 @@ def test_nothing_is_left_at_an_address_where_it_fails(files: dict[str, bytes], m
 def test_addresses_that_lead_nowhere_are_one_line() -> None:
     for address, said in (("shelf://texts/c*", "there is no such file"), ("nowhere://a", "cannot be reached")):
         with pytest.raises(UserError, match=said):
-            list(corpus.pieces(Corpus((address,)), "train"))
+            list(splits.pieces(Corpus((address,)), "train"))
     assert not remote.is_address("https://example.org/a.txt")
 
 

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_lstmgen import corpus, evaluation, generation, reports, run
+from keras_lstmgen import evaluation, generation, reports, run
 from keras_lstmgen.config import recipe
+from keras_lstmgen.data import splits
 from keras_lstmgen.utils.errors import UserError
 
 
@@ -75,7 +76,7 @@ def test_samples_are_looked_up_in_the_training_text_alone(trained: Path) -> None
     found = reports.evaluate(model, [], samples=3, sample_tokens=80)["samples"]
     written = generation.generate(model, "", 80, seeds=[0, 1, 2])
     assert found["texts"] == [sample.text for sample in written]
-    training = "".join(corpus.pieces(recipe.parse(model.metadata.recipe).corpus, "train"))
+    training = "".join(splits.pieces(recipe.parse(model.metadata.recipe).corpus, "train"))
     passages = {text[i:j] for text in found["texts"] for i in range(80) for j in range(i, 81)}
     assert found["longest_copy_characters"] == max(len(passage) for passage in passages if passage in training)
     assert found["longest_copy"] in training

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keras_lstmgen import shards
-from keras_lstmgen.shards import Shards
+from keras_lstmgen.data import sharded_array
+from keras_lstmgen.data.sharded_array import Shards
 from keras_lstmgen.utils.errors import UserError
 
 
@@ -35,7 +35,7 @@ def test_slices_and_index_arrays_are_those_of_one_array(
 
 
 def test_few_files_are_mapped_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shards, "MAPS", 2)
+    monkeypatch.setattr(sharded_array, "MAPS", 2)
     found, ids = written(tmp_path, [3] * 50, "<i4")
     before = len(list(Path("/proc/self/fd").iterdir()))
     assert found[np.arange(150)].tolist() == ids.tolist()

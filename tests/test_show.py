@@ -10,7 +10,7 @@ import keras
 import pytest
 from rich.console import Console
 
-from keras_lstmgen.corpus import Split
+from keras_lstmgen.data.splits import Split
 from keras_lstmgen.reporting import console
 
 

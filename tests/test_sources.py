@@ -14,10 +14,10 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from keras_lstmgen import sources
 from keras_lstmgen.config.recipe import Corpus
+from keras_lstmgen.data import sources
+from keras_lstmgen.data.sources import Source
 from keras_lstmgen.files.formats import has_old_lines
-from keras_lstmgen.sources import Source
 from keras_lstmgen.utils.errors import UserError
 
 

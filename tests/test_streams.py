@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from keras_lstmgen import streams
-from keras_lstmgen.shards import Shards
-from keras_lstmgen.streams import dataset, positions, windows
+from keras_lstmgen.data import stream_windows
+from keras_lstmgen.data.sharded_array import Shards
+from keras_lstmgen.data.stream_windows import dataset, positions, windows
 from keras_lstmgen.utils.errors import UserError
 
 B, T = 3, 5
@@ -142,12 +142,12 @@ def test_windows_of_a_mapped_file_are_read_on_their_turn_and_the_file_never_whol
 
 @pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="no system that says which pages are mapped")
 def test_pages_that_were_read_are_let_go_of(tmp_path: Path) -> None:
-    (np.arange(8 * streams.PIECE) % 7).astype(np.uint16).tofile(tmp_path / "ids")  # 16 MB
+    (np.arange(8 * stream_windows.PIECE) % 7).astype(np.uint16).tofile(tmp_path / "ids")  # 16 MB
     ids = np.memmap(tmp_path / "ids", "<u2", "r")
     assert held(tmp_path / "ids") == 0
-    peaks = [held(tmp_path / "ids") for piece in streams.pieces(ids) if piece.max() == 6]
+    peaks = [held(tmp_path / "ids") for piece in stream_windows.pieces(ids) if piece.max() == 6]
     assert len(peaks) == 8
-    assert 0 < max(peaks) <= 3 * streams.PIECE  # a piece of 2 MiB, and what the system reads ahead
+    assert 0 < max(peaks) <= 3 * stream_windows.PIECE  # a piece of 2 MiB, and what the system reads ahead
     assert held(tmp_path / "ids") == 0
 
 
@@ -155,11 +155,11 @@ def test_pages_that_were_read_are_let_go_of(tmp_path: Path) -> None:
 def test_pages_that_were_read_of_shards_are_let_go_of_too(tmp_path: Path) -> None:
     paths = [tmp_path / f"{number}.ids" for number in range(4)]
     for path in paths:
-        (np.arange(2 * streams.PIECE) % 7).astype(np.uint16).tofile(path)  # 4 MB
-    ids: Any = Shards(paths, [2 * streams.PIECE] * 4, "<u2")
-    peaks = [sum(map(held, paths)) for piece in streams.pieces(ids) if piece.max() == 6]
+        (np.arange(2 * stream_windows.PIECE) % 7).astype(np.uint16).tofile(path)  # 4 MB
+    ids: Any = Shards(paths, [2 * stream_windows.PIECE] * 4, "<u2")
+    peaks = [sum(map(held, paths)) for piece in stream_windows.pieces(ids) if piece.max() == 6]
     assert len(peaks) == 8
-    assert 0 < max(peaks) <= 4 * streams.PIECE  # of one file
+    assert 0 < max(peaks) <= 4 * stream_windows.PIECE  # of one file
     assert sum(map(held, paths)) == 0
 
 
@@ -168,9 +168,9 @@ def test_pages_that_windows_were_read_from_are_let_go_of_now_and_then(tmp_path: 
     with (tmp_path / "ids").open("wb") as file:
         file.truncate(1 << 28)
     ids, rows, steps = np.memmap(tmp_path / "ids", "<u2", "r"), 4, 20_000
-    read = dataset(ids, rows, steps, 1, 0).take(3 * streams.KEPT)
+    read = dataset(ids, rows, steps, 1, 0).take(3 * stream_windows.KEPT)
     peak = max(held(tmp_path / "ids") for number, _ in enumerate(read) if number % 20 == 0)
-    assert 0 < peak < 1.5 * streams.KEPT * rows * steps * ids.itemsize
+    assert 0 < peak < 1.5 * stream_windows.KEPT * rows * steps * ids.itemsize
 
 
 def held(path: Path) -> int:
@@ -180,11 +180,11 @@ def held(path: Path) -> int:
 
 
 def test_counts_are_those_of_the_whole_text(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streams, "PIECE", 7)
+    monkeypatch.setattr(stream_windows, "PIECE", 7)
     ids = np.random.default_rng(0).integers(0, 5, 100).astype(np.uint16)
-    assert streams.counts(ids, 9).tolist() == [int((ids == token).sum()) for token in range(9)]
+    assert stream_windows.counts(ids, 9).tolist() == [int((ids == token).sum()) for token in range(9)]
 
 
 def test_nothing_tunes_the_pipeline_whose_end_would_wait_for_it() -> None:
     """TensorFlow's tuner wakes up after 10 ms, 20 ms, 40 ms, ... and the end of ``fit`` waits for its next time."""
-    assert streams.dataset(np.arange(99), B=3, T=7, epochs=1, seed=0).options().autotune.enabled is False
+    assert stream_windows.dataset(np.arange(99), B=3, T=7, epochs=1, seed=0).options().autotune.enabled is False

@@ -22,8 +22,9 @@ import tensorflow as tf
 from numpy.typing import NDArray
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
-from keras_lstmgen import callbacks, checkpoint, encoding, evaluation, generation, reports, run, streams, training
+from keras_lstmgen import callbacks, checkpoint, evaluation, generation, reports, run, training
 from keras_lstmgen.config import recipe
+from keras_lstmgen.data import stream_windows, token_cache
 from keras_lstmgen.model import build
 from keras_lstmgen.optimizer import Adam
 from keras_lstmgen.reporting import console
@@ -70,8 +71,8 @@ def told(straight_and_told: tuple[Path, str]) -> str:
     return straight_and_told[1]
 
 
-def encoded(settings: recipe.Recipe, runs: Path) -> encoding.Encoded:
-    return encoding.encode(settings, runs / ".encoded")
+def encoded(settings: recipe.Recipe, runs: Path) -> token_cache.Encoded:
+    return token_cache.encode(settings, runs / ".encoded")
 
 
 def numbers(path: Path) -> dict[str, NDArray[Any]]:
@@ -373,9 +374,9 @@ def test_the_loss_of_an_epoch_is_that_of_streams_read_from_an_empty_state_to_the
     folder = training.train(recipe.override(small, still), runs, "still")
     weights, ids = run.load(folder).weights, encoded(small, runs).train
     score, zeros = evaluation.scorer(weights), np.zeros((B, 2 * L * H), np.float32)
-    count = streams.windows(len(ids), B, T)
+    count = stream_windows.windows(len(ids), B, T)
     for epoch, (_, loss, _) in enumerate(losses(folder)):
-        at = [streams.positions(epoch * count + n, len(ids), B, T, seed=0) for n in range(count)]
+        at = [stream_windows.positions(epoch * count + n, len(ids), B, T, seed=0) for n in range(count)]
         whole = np.concatenate([at[0], *(part[:, 1:] for part in at[1:])], axis=1)
         assert loss == pytest.approx(-np.mean(score(ids[whole].astype(np.int32), zeros)[0]), abs=3e-6)
         forgetful = [score(ids[part].astype(np.int32), zeros)[0] for part in at]

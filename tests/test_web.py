@@ -14,8 +14,9 @@ import numpy as np
 import onnx as onnx_library
 import pytest
 
-from keras_lstmgen import generation, run, sampling, sources, training
+from keras_lstmgen import generation, run, sampling, training
 from keras_lstmgen.config import recipe
+from keras_lstmgen.data import sources
 from keras_lstmgen.exporters import export_run, onnx, web
 from keras_lstmgen.utils.errors import UserError
 

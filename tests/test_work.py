@@ -10,23 +10,10 @@ from typing import Any, SupportsIndex
 import numpy as np
 import pytest
 
-from keras_lstmgen import (
-    answers,
-    beam,
-    corpus,
-    decode,
-    documents,
-    generation,
-    kinds,
-    measures,
-    memorization,
-    reports,
-    run,
-    sources,
-    tasks,
-)
+from keras_lstmgen import answers, beam, decode, generation, kinds, measures, memorization, reports, run, tasks
 from keras_lstmgen.config import recipe
 from keras_lstmgen.constraints import Constraints, HostOptions
+from keras_lstmgen.data import readers, sources, splits
 from keras_lstmgen.tokenizers import tokenizer
 from keras_lstmgen.tokenizers.tokenizer import Tokenizer
 
@@ -103,15 +90,15 @@ def test_short_documents_are_searched_together() -> None:
 
 def test_a_text_without_a_place_to_cut_is_cut_into_pieces_once() -> None:
     Counted.reset()
-    text = Counted("x" * (64 * corpus.PIECE))
-    assert [str.__len__(piece) for piece in corpus._cut_after_newlines(iter([text]))] == [corpus.PIECE] * 64
+    text = Counted("x" * (64 * splits.PIECE))
+    assert [str.__len__(piece) for piece in splits._cut_after_newlines(iter([text]))] == [splits.PIECE] * 64
     assert Counted.copied <= 3 * str.__len__(text)
 
 
 def test_a_line_of_many_pieces_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
     Counted.reset()
-    monkeypatch.setattr(documents, "read_text", lambda _: (Counted("ab") for _ in range(200)))
-    assert list(documents._lines(sources.Source("one line", None))) == ["ab" * 200]
+    monkeypatch.setattr(readers, "read_text", lambda _: (Counted("ab") for _ in range(200)))
+    assert list(readers._lines(sources.Source("one line", None))) == ["ab" * 200]
     assert Counted.lengths <= 2 * 200
 
 
@@ -242,7 +229,7 @@ def test_the_training_text_is_read_once_for_all_samples_and_kinds(
         read.append(split)
         return iter(["kind\nthe text\n"])
 
-    monkeypatch.setattr(corpus, "pieces", pieces)
+    monkeypatch.setattr(splits, "pieces", pieces)
     written = [generation.Sample(text=text, finish_reason="stop") for text in ("the text", "a", "b")]
     assert reports._copied(written, settings)["longest_copy"] == "the text"
     assert len(read) == 2  # for copies, and for lines

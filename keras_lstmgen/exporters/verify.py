@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from keras_lstmgen import corpus, decode, evaluation, generation, pairs, prepared, sampling
+from keras_lstmgen import decode, evaluation, generation, sampling
 from keras_lstmgen.config import recipe
-from keras_lstmgen.encoding import encode_split
+from keras_lstmgen.data import example_batches, prepared_corpus, splits
+from keras_lstmgen.data.token_cache import encode_split
 from keras_lstmgen.exporters.contract import Call
 from keras_lstmgen.model import LARGE
 from keras_lstmgen.run import Run
@@ -40,7 +41,9 @@ MIXES = (
 )
 
 
-Text = np.ndarray[Any, Any] | pairs.Pairs  # ids [N] that go on in each other, or examples that are read by themselves
+Text = (
+    np.ndarray[Any, Any] | example_batches.Pairs
+)  # ids [N] that go on in each other, or examples that are read by themselves
 
 
 @dataclass(frozen=True)
@@ -182,9 +185,9 @@ def _held_out(run: Run, tried: Trial) -> tuple[Text, str]:
             raise UserError("what came by standard input has gone")
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "text.ids"
-            encode_split(prepared.text(settings.corpus), "validation", run.tokenizer, path, "<i4")
+            encode_split(prepared_corpus.text(settings.corpus), "validation", run.tokenizer, path, "<i4")
             if len(ids := np.memmap(path, "<i4", "r")) > 1:
-                return _first(ids, settings), corpus.validates_on(settings.corpus)
+                return _first(ids, settings), splits.validates_on(settings.corpus)
     except UserError:
         pass
     return _own(run, tried, settings.carries), "texts that Keras wrote"
@@ -194,7 +197,7 @@ def _first(ids: np.ndarray[Any, Any], settings: recipe.Recipe) -> Text:
     """The first ids of a file, in memory."""
     if settings.carries:
         return np.array(ids[:LOSS_TOKENS])
-    some = pairs.some(pairs.examples(ids, settings.corpus.is_pairs), LOSS_TOKENS)
+    some = example_batches.some(example_batches.examples(ids, settings.corpus.is_pairs), LOSS_TOKENS)
     return some._replace(ids=np.array(some.ids))
 
 
@@ -205,7 +208,7 @@ def _own(run: Run, tried: Trial, carries: bool) -> Text:
         return np.concatenate(texts)[:LOSS_TOKENS]
     ordered = sorted(tried.cases, key=lambda case: len(case.prompt))  # as ``tried.tokens`` is
     whole = [part for case, text in zip(ordered, texts, strict=True) for part in (case.prompt, text)]
-    return pairs.some(pairs.documents(np.concatenate(whole)), LOSS_TOKENS)
+    return example_batches.some(example_batches.documents(np.concatenate(whole)), LOSS_TOKENS)
 
 
 def _loss_difference(run: Run, call: Call, text: Text) -> float:
@@ -215,11 +218,11 @@ def _loss_difference(run: Run, call: Call, text: Text) -> float:
         out = call("score", ids=ids, state=np.asarray(state, np.float32))
         return tf.constant(out["logprobs"]), out["next_state"]
 
-    if isinstance(text, pairs.Pairs):
+    if isinstance(text, example_batches.Pairs):
         keras, artifact = (
             evaluation.examples_nats(run.weights, text, scorer) for scorer in (evaluation.scorer(run.weights), score)
         )
-        return (artifact - keras) / pairs.predicted(text)
+        return (artifact - keras) / example_batches.predicted(text)
     keras, artifact = (evaluation.total_nats(run.weights, text, LOSS_PARTS, scorer) for scorer in (None, score))
     return (artifact - keras) / (len(text) - 1)
 

@@ -19,11 +19,11 @@ from typing import Any
 import numpy as np
 
 from keras_lstmgen import run
+from keras_lstmgen.data.sources import cache_folder
 from keras_lstmgen.exporters import contract, onnx
 from keras_lstmgen.exporters.contract import Call, Graphs
 from keras_lstmgen.files import atomic
 from keras_lstmgen.run import Run
-from keras_lstmgen.sources import cache_folder
 from keras_lstmgen.utils.errors import UserError
 
 PLACE = Path("web")

@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
 
-from keras_lstmgen.corpus import Split
+from keras_lstmgen.data.splits import Split
 from keras_lstmgen.files import atomic, folders
 from keras_lstmgen.layers import lstm
 from keras_lstmgen.utils.errors import UserError, readable, typed, visible

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keras_lstmgen.config.recipe import Corpus, Recipe
-from keras_lstmgen.corpus import Split, fingerprint, pieces
+from keras_lstmgen.data.splits import Split, fingerprint, pieces
 from keras_lstmgen.files.atomic import alone, read_json, replacing, write_json
 from keras_lstmgen.tokenizers.tokenizer import Tokenizer, check_writable, train
 from keras_lstmgen.utils.errors import UserError

@@ -16,12 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from keras_lstmgen.config import recipe
-from keras_lstmgen.corpus import Split
-from keras_lstmgen.encoding import COUNTS, SPLITS, Encoded, sha256
+from keras_lstmgen.data.sharded_array import Shards
+from keras_lstmgen.data.splits import Split
+from keras_lstmgen.data.token_cache import COUNTS, SPLITS, Encoded, sha256
 from keras_lstmgen.files import filenames
 from keras_lstmgen.files.atomic import check_inside, read_json
 from keras_lstmgen.files.folders import MANIFEST
-from keras_lstmgen.shards import Shards
 from keras_lstmgen.tokenizers import tokenizer
 from keras_lstmgen.tokenizers.tokenizer import END, START
 from keras_lstmgen.utils.errors import UserError

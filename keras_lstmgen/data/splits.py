@@ -19,8 +19,8 @@ from itertools import chain
 from typing import Any, Literal
 
 from keras_lstmgen.config import recipe
-from keras_lstmgen.documents import KINDS, held, pair, whole_pair
-from keras_lstmgen.sources import Source, read_bytes, read_text, resolve
+from keras_lstmgen.data.readers import KINDS, held, pair, whole_pair
+from keras_lstmgen.data.sources import Source, read_bytes, read_text, resolve
 from keras_lstmgen.utils.errors import UserError
 
 PIECE = 1 << 16  # characters in a piece of a stream, about

@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from keras_lstmgen.streams import ALL, ENDLESS, PIECE, untuned
+from keras_lstmgen.data.stream_windows import ALL, ENDLESS, PIECE, untuned
 from keras_lstmgen.tokenizers.tokenizer import END, NEWLINE, START
 
 POOL = 50  # batches whose examples are sorted by length together: enough for little padding, few enough to mix well

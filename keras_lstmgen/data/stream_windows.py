@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from keras_lstmgen.shards import Shards
+from keras_lstmgen.data.sharded_array import Shards
 from keras_lstmgen.utils.errors import UserError
 
 ENDLESS = 1 << 62  # windows
