@@ -55,11 +55,11 @@ def _recipe(corpus: Path, kind: str) -> Any:
 
 def prepared(corpus: Path, kind: str, workers: int) -> float:
     """Seconds that Beam takes with so many processes."""
-    from keras_lstmgen import preparing
+    from keras_lstmgen.preparation import pipeline
 
     mode = ["--direct_running_mode=multi_processing"] if workers > 1 else []
     options = [f"--direct_num_workers={workers}", *mode]
-    return _timed(corpus.parent, lambda folder: preparing.prepare(_recipe(corpus, kind), folder / "prepared", options))
+    return _timed(corpus.parent, lambda folder: pipeline.prepare(_recipe(corpus, kind), folder / "prepared", options))
 
 
 def alone(corpus: Path, kind: str) -> float:

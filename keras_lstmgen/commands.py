@@ -89,12 +89,12 @@ def prepare(arguments: argparse.Namespace) -> None:
 
 def _with_beam() -> Any:
     try:
-        from keras_lstmgen import preparing
+        from keras_lstmgen.preparation import pipeline
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "apache_beam":
             raise
         raise UserError("prepare: needs Apache Beam; pip install 'keras_lstmgen[beam]'") from error
-    return preparing
+    return pipeline
 
 
 def _knobs(arguments: argparse.Namespace) -> dict[str, Any]:

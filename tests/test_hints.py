@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 
-from keras_lstmgen import cli, partition, run, training
+from keras_lstmgen import cli, run, training
 from keras_lstmgen.config import recipe
 from keras_lstmgen.data import prepared_corpus, sources, token_cache
 from keras_lstmgen.exporters import export_run
 from keras_lstmgen.files import folders
+from keras_lstmgen.preparation import parts
 from keras_lstmgen.utils.errors import UserError, typed
 
 ROOT = Path(__file__).parents[1]
@@ -183,7 +184,7 @@ def _prepared(say: Say, copied: Path) -> None:
     said = say(f"evaluate {copied} {folder}")
     say(f"{command(said)} {shlex.join(TINY)}", 0)
     with pytest.raises(UserError) as refused:
-        partition.plan(recipe.Corpus(source=(folder,)))
+        parts.plan(recipe.Corpus(source=(folder,)))
     say(f"{command(str(refused.value))} {shlex.join(TINY)}", 0)
 
 

@@ -27,20 +27,20 @@ from tests.conftest import SMALL
 from tests.planted import executed, installed, plant
 
 pytest.importorskip("apache_beam", reason="the extra 'beam' is not installed")
-from keras_lstmgen import partition, preparing
+from keras_lstmgen.preparation import parts, pipeline
 
 PROSE = "".join(topics.values())[:9_000].split("\n")
 ODD = ["naïve 床", "nai\u0308ve \ufb01"]
 LINES = [*PROSE, *ODD, "", *PROSE[::3], "", *PROSE[:90], "", "the last"]  # many lines and blocks come twice
 TEXT = "\n".join(LINES) + "\n"
-HERE = (f"--runner={preparing.LOCAL}",)
+HERE = (f"--runner={pipeline.LOCAL}",)
 THREE_THREADS = (*HERE, "--direct_num_workers=3", "--direct_running_mode=multi_threading")
 THREE_PROCESSES = ("--direct_num_workers=3", "--direct_running_mode=multi_processing")
 
 
 @pytest.fixture(autouse=True)
 def _small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(partition, "PART", 1_000)
+    monkeypatch.setattr(parts, "PART", 1_000)
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ def test_ids_and_tokenizer_are_those_that_training_makes_by_itself(
     if "validation" in values:
         values = values | {"validation": [str(tmp_path / values["validation"])]}
     asked = make(kind, documents, size, **values)
-    about = preparing.prepare(asked, tmp_path / "prepared", HERE)
+    about = pipeline.prepare(asked, tmp_path / "prepared", HERE)
     if documents != "files":
         assert len(about["shards"]["train"]) > 3
     same(opened(tmp_path / "prepared"), encode(asked, tmp_path / "cache"))
@@ -111,7 +111,7 @@ def test_three_workers_write_the_files_of_one(
     asked = make("bpe", "lines", 60, unique=True)
     folders = []
     for name, words in (("one", HERE), ("three", options)):
-        preparing.prepare(asked, tmp_path / name, words)
+        pipeline.prepare(asked, tmp_path / name, words)
         folders.append({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()})
     assert folders[0] == folders[1]
     assert len(folders[0]) > 6
@@ -122,7 +122,7 @@ def test_a_vocabulary_learns_from_the_same_sample_of_lines(
 ) -> None:
     monkeypatch.setattr(tokenizer, "SAMPLED_LINES", 50)
     asked = make("bpe", "stream", 60)
-    preparing.prepare(asked, tmp_path / "prepared", HERE)
+    pipeline.prepare(asked, tmp_path / "prepared", HERE)
     same(opened(tmp_path / "prepared"), encode(asked, tmp_path / "cache"))
 
 
@@ -143,7 +143,7 @@ def test_lines_longer_than_a_piece_are_cut_alike_in_parts(tmp_path: Path, monkey
     (tmp_path / "text.txt").write_text(text)
     values = {"corpus.source": str(tmp_path / "text.txt"), "tokenizer.type": "unigram", "tokenizer.vocab_size": 40}
     asked = recipe.override(Recipe(), values)
-    preparing.prepare(asked, tmp_path / "prepared", HERE)
+    pipeline.prepare(asked, tmp_path / "prepared", HERE)
     same(opened(tmp_path / "prepared"), encode(asked, tmp_path / "cache"))
 
 
@@ -166,7 +166,7 @@ def test_pairs_are_dealt_out_and_counted_as_training_does(tmp_path: Path) -> Non
     (tmp_path / "pairs.tsv").write_text("\n".join(lines + lines[:20]))
     values = {"corpus.source": str(tmp_path / "pairs.tsv"), "corpus.documents": "pairs", "corpus.unique": True}
     asked = recipe.override(Recipe(), values | SMALL)
-    preparing.prepare(asked, tmp_path / "prepared", HERE)
+    pipeline.prepare(asked, tmp_path / "prepared", HERE)
     made = opened(tmp_path / "prepared")
     same(made, encode(asked, tmp_path / "cache"))
     assert made.counts["train"]["tokens"] < len(made.train)
@@ -185,7 +185,7 @@ def test_labels_are_refused(tmp_path: Path) -> None:
     (tmp_path / "text.txt").write_text(TEXT)
     values = {"corpus.source": str(tmp_path / "text.txt"), "corpus.documents": "lines", "corpus.labels": "prose"}
     with pytest.raises(UserError, match=r"corpus\.labels: cannot be prepared"):
-        preparing.prepare(recipe.override(Recipe(), values), tmp_path / "prepared", HERE)
+        pipeline.prepare(recipe.override(Recipe(), values), tmp_path / "prepared", HERE)
     assert os.listdir(tmp_path) == ["text.txt"]
 
 
@@ -194,7 +194,7 @@ def test_training_on_a_prepared_folder_gives_the_model_of_the_text(
 ) -> None:
     asked = recipe.override(make("char", "lines", unique=False), SMALL)
     own = training.train(asked, tmp_path / "runs", "own")
-    preparing.prepare(asked, tmp_path / "prepared", HERE)
+    pipeline.prepare(asked, tmp_path / "prepared", HERE)
     options = [word for name, value in SMALL.items() for word in (f"--{name}", str(value))]
     assert main(["train", str(tmp_path / "prepared"), "--runs", str(tmp_path / "runs"), *options]) == 0
     assert "next:" in capsys.readouterr().out
@@ -216,7 +216,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("whole")
     (folder / "text.txt").write_text(TEXT)
     asked = recipe.override(Recipe(), {"corpus.source": str(folder / "text.txt"), "corpus.documents": "lines"})
-    preparing.prepare(asked, folder / "prepared", HERE)
+    pipeline.prepare(asked, folder / "prepared", HERE)
     return folder / "prepared"
 
 
@@ -272,7 +272,7 @@ def test_what_was_prepared_otherwise_is_refused(whole: Path, tmp_path: Path) -> 
     with pytest.raises(UserError, match="is a prepared corpus, not text"):
         list(splits.pieces(recipe.Corpus((str(whole),)), "train"))
     with pytest.raises(UserError, match="is prepared; train on it"):
-        preparing.prepare(recipe.override(Recipe(), {"corpus.source": str(whole)}), tmp_path / "again", HERE)
+        pipeline.prepare(recipe.override(Recipe(), {"corpus.source": str(whole)}), tmp_path / "again", HERE)
 
 
 @pytest.mark.parametrize("options", [HERE, THREE_PROCESSES], ids=["here", "processes"])
@@ -306,7 +306,7 @@ def test_a_corpus_that_cannot_be_prepared_leaves_nothing(
     (tmp_path / "text.txt").write_text(text)
     asked = recipe.override(Recipe(), {"corpus.source": str(tmp_path / "text.txt")} | values)
     with pytest.raises(UserError, match=said):
-        preparing.prepare(asked, tmp_path / "prepared", HERE)
+        pipeline.prepare(asked, tmp_path / "prepared", HERE)
     assert os.listdir(tmp_path) == ["text.txt"]
 
 
@@ -330,7 +330,7 @@ def test_options_that_beam_does_not_know_are_one_line(
 def test_what_is_there_already_is_kept(tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("mine")
     with pytest.raises(UserError, match="is there already"):
-        preparing.prepare(Recipe(), tmp_path, HERE)
+        pipeline.prepare(Recipe(), tmp_path, HERE)
     assert (tmp_path / "mine").read_text() == "mine"
 
 
@@ -344,9 +344,9 @@ def test_stopping_on_the_way_leaves_no_folder(
     def stop(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(preparing, "_manifest", stop)
+    monkeypatch.setattr(pipeline, "_manifest", stop)
     with pytest.raises((KeyboardInterrupt, UserError)):
-        preparing.prepare(asked, tmp_path / "prepared", HERE)
+        pipeline.prepare(asked, tmp_path / "prepared", HERE)
     assert sorted(os.listdir(tmp_path)) == before
 
 
@@ -368,10 +368,10 @@ def test_workers_import_nothing_from_the_working_directory(
     asked, folder = make(), tmp_path / "here"
     folder.mkdir()
     monkeypatch.chdir(plant(folder, installed()))
-    monkeypatch.delenv(preparing.SAFE_PATH, raising=False)
-    preparing.prepare(asked, tmp_path / "prepared", THREE_PROCESSES)
+    monkeypatch.delenv(pipeline.SAFE_PATH, raising=False)
+    pipeline.prepare(asked, tmp_path / "prepared", THREE_PROCESSES)
     assert executed(folder) == []
-    assert preparing.SAFE_PATH not in os.environ
+    assert pipeline.SAFE_PATH not in os.environ
 
 
 def test_progress_is_told_while_workers_write(tmp_path: Path) -> None:
@@ -381,7 +381,7 @@ def test_progress_is_told_while_workers_write(tmp_path: Path) -> None:
         while not any("shards" in line for line in told):
             yield
 
-    with preparing._watched(str(tmp_path), 7, told.append):
+    with pipeline._watched(str(tmp_path), 7, told.append):
         (tmp_path / "train-00000.ids").touch()
         for _ in until():
             pass
@@ -391,8 +391,8 @@ def test_progress_is_told_while_workers_write(tmp_path: Path) -> None:
 def test_without_beam_the_command_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.delitem(sys.modules, "keras_lstmgen.preparing")
+    monkeypatch.delitem(sys.modules, "keras_lstmgen.preparation.pipeline")
     monkeypatch.setitem(sys.modules, "apache_beam", None)
-    monkeypatch.delattr("keras_lstmgen.preparing")
+    monkeypatch.delattr("keras_lstmgen.preparation.pipeline")
     assert main(["prepare", "--output", str(tmp_path / "prepared")]) == 2
     assert "pip install 'keras_lstmgen[beam]'" in capsys.readouterr().err

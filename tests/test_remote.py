@@ -20,7 +20,7 @@ from keras_lstmgen.utils.errors import UserError
 pytest.importorskip("apache_beam", reason="the extra 'beam' is not installed")
 from apache_beam.io.filesystem import FileMetadata, FileSystem
 
-from keras_lstmgen import partition, preparing
+from keras_lstmgen.preparation import parts, pipeline
 
 TEXT = "".join(f"line {number} of a text\n" for number in range(500))
 
@@ -106,7 +106,7 @@ def files(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
     half = len(TEXT) // 2
     kept = {"shelf://texts/a.txt.gz": gzip.compress(TEXT[:half].encode()), "shelf://texts/b.txt": TEXT[half:].encode()}
     monkeypatch.setattr(Shelf, "files", kept)
-    monkeypatch.setattr(partition, "PART", 1_000)
+    monkeypatch.setattr(parts, "PART", 1_000)
     return kept
 
 
@@ -147,7 +147,7 @@ def test_shards_at_an_address_are_those_of_a_folder(files: dict[str, bytes], tmp
         "prepared.json", "tokenizer.model", *(shard["file"] for side in shards.values() for shard in side)
     )} | {"shelf://texts/a.txt.gz", "shelf://texts/b.txt"}  # fmt: skip
     with pytest.raises(UserError, match="is there already"):
-        preparing.prepare(settings, "shelf://out/ids", HERE)
+        pipeline.prepare(settings, "shelf://out/ids", HERE)
 
 
 def test_nothing_is_left_at_an_address_where_it_fails(files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -157,9 +157,9 @@ def test_nothing_is_left_at_an_address_where_it_fails(files: dict[str, bytes], m
         assert set(files) > before  # shards are there by then
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(preparing, "_manifest", stop)
+    monkeypatch.setattr(pipeline, "_manifest", stop)
     with pytest.raises(KeyboardInterrupt):
-        preparing.prepare(asked("shelf://texts/b.txt"), "shelf://out/ids", HERE)
+        pipeline.prepare(asked("shelf://texts/b.txt"), "shelf://out/ids", HERE)
     assert set(files) == before
 
 
@@ -170,4 +170,4 @@ def test_addresses_that_lead_nowhere_are_one_line() -> None:
     assert not remote.is_address("https://example.org/a.txt")
 
 
-HERE = (f"--runner={preparing.LOCAL}",)
+HERE = (f"--runner={pipeline.LOCAL}",)
