@@ -22,9 +22,9 @@ from benchmarks import measure
 from benchmarks.growth import COMMAND
 from benchmarks.measure import Table, publish
 from benchmarks.workers import ROOT
-from keras_lstmgen import run
 from keras_lstmgen.config import recipe
 from keras_lstmgen.files import atomic
+from keras_lstmgen.models import run_directory
 
 Value = float | str | bool
 RECIPE = ROOT / "pipelines" / "quickstart.toml"
@@ -103,7 +103,7 @@ def trained(path: Path, options: Mapping[str, Value], epochs: int, seed: int) ->
         subprocess.run(command, check=True, cwd=ROOT)
         metrics = atomic.read_json(Path(runs) / "run" / "metrics.json")
         history = atomic.read_json(Path(runs) / "run" / "history.json")
-        settings = recipe.to_tables(recipe.load(Path(runs) / "run" / run.RECIPE))
+        settings = recipe.to_tables(recipe.load(Path(runs) / "run" / run_directory.RECIPE))
     return {
         "seed": seed,
         "validation": metrics["validation"]["nats_per_token"],

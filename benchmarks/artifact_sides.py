@@ -134,9 +134,9 @@ def stateful(folder: str, B: int) -> Any:
 def tutorial(folder: str, B: int, threads: int = 0) -> Callable[[float], float]:
     """Texts as tutorials write them: for each character ``model.predict`` reads a whole window again."""
     threads = _threaded(threads)
-    from keras_lstmgen import run
+    from keras_lstmgen.models import run_directory
 
-    opened = run.load(Path(folder))
+    opened = run_directory.load(Path(folder))
     dice, never = np.random.default_rng(0), _never(folder)
 
     def write(length: int) -> Any:
@@ -165,24 +165,24 @@ def make(
 
     Characters a second do not depend on what the weights have learnt. The answer to any question is what was made.
     """
-    from keras_lstmgen import model, run
     from keras_lstmgen.config import recipe
     from keras_lstmgen.data import token_cache
+    from keras_lstmgen.models import builder, run_directory
 
     sizes = {"model.units": units, "model.layers": layers, "model.embedding_size": units, "model.dropout": 0.0}
     settings = recipe.override(recipe.Recipe(), sizes)
     encoded = token_cache.encode(settings, Path(folder) / ".encoded")
-    about = run.Metadata(
+    about = run_directory.Metadata(
         vocab_size=encoded.tokenizer.vocab_size, state_size=2 * layers * units, start_id=encoded.start_id,
         end_id=encoded.end_id, prompt_start=False, unsampled_ids=encoded.unsampled_ids,
         recipe=recipe.to_tables(settings),
     )  # fmt: skip
-    built = model.build(settings.model, about.vocab_size)
-    model.start_at(built, np.bincount(encoded.train, minlength=about.vocab_size))
-    run.save_metadata(Path(folder), about)
-    (Path(folder) / run.TOKENIZER).write_bytes(encoded.tokenizer.model)
-    built.save(Path(folder) / run.MODEL)
-    made = run.Run(about, encoded.tokenizer, built)
+    built = builder.build(settings.model, about.vocab_size)
+    builder.start_at(built, np.bincount(encoded.train, minlength=about.vocab_size))
+    run_directory.save_metadata(Path(folder), about)
+    (Path(folder) / run_directory.TOKENIZER).write_bytes(encoded.tokenizer.model)
+    built.save(Path(folder) / run_directory.MODEL)
+    made = run_directory.Run(about, encoded.tokenizer, built)
     stored = named_weights(made)
     np.savez(Path(folder) / "weights.npz", allow_pickle=False, **stored)
     facts = {

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from benchmarks import measure
 from benchmarks.measure import RESULTS, Table, publish
 from keras_lstmgen.config.recipe import Model
-from keras_lstmgen.model import parameters
+from keras_lstmgen.models.builder import parameters
 
 TB, GB, MB = 1e12, 1e9, 1e6
 DAY = 86_400.0  # seconds

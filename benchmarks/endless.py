@@ -15,7 +15,8 @@ from typing import Any
 
 from benchmarks import measure
 from benchmarks.measure import Table, console, publish
-from keras_lstmgen import generation, run
+from keras_lstmgen import generation
+from keras_lstmgen.models import run_directory
 from keras_lstmgen.sampling import Options
 
 PARTS = 10
@@ -27,14 +28,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("run", type=Path, help="folder of a run")
     parser.add_argument("--tokens", type=int, default=1_000_000, metavar="N", help="length of the text")
     arguments = parser.parse_args(argv)
-    model = run.load(arguments.run)
+    model = run_directory.load(arguments.run)
     results = written(model, arguments.tokens)
     parameters = model.model.count_params()
     publish("endless", {"parameters": parameters, **results}, [table(results, parameters)], arguments.results)
     return 0 if math.isfinite(results["logprob"]) else 1
 
 
-def written(model: run.Run, tokens: int) -> dict[str, Any]:
+def written(model: run_directory.Run, tokens: int) -> dict[str, Any]:
     """Write a text of so many tokens: characters and memory after each part of it, its log-probability, seconds."""
     call = generation.writer(model)
     generation.generate(model, "", 64, call=call)  # traced before memory is looked at

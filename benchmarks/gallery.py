@@ -21,10 +21,10 @@ from pathlib import Path
 
 from benchmarks.workers import ROOT
 from keras_lstmgen import beam, decode, generation
-from keras_lstmgen import run as runs
 from keras_lstmgen.config import recipe
 from keras_lstmgen.data import prepared_corpus, splits
 from keras_lstmgen.files import atomic
+from keras_lstmgen.models import run_directory as runs
 from keras_lstmgen.sampling import Options
 from keras_lstmgen.utils.errors import UserError
 

@@ -8,9 +8,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from keras_lstmgen import run as runs
 from keras_lstmgen.exporters import web
 from keras_lstmgen.exporters.verify import Case
+from keras_lstmgen.models import run_directory as runs
 from keras_lstmgen.utils.errors import UserError
 from tests import chromium
 

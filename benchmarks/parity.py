@@ -21,10 +21,11 @@ import tensorflow as tf
 
 from benchmarks import measure, page
 from benchmarks.measure import Table, publish
-from keras_lstmgen import decode, generation, model, sampling
-from keras_lstmgen import run as runs
+from keras_lstmgen import decode, generation, sampling
 from keras_lstmgen.exporters import onnx, saved_model, tflite, verify
 from keras_lstmgen.exporters.verify import Case
+from keras_lstmgen.models import builder
+from keras_lstmgen.models import run_directory as runs
 from keras_lstmgen.sampling import Options
 from keras_lstmgen.utils.errors import UserError
 
@@ -204,7 +205,7 @@ def _before(run: runs.Run, ids: list[int]) -> tuple[Any, Any]:
     """Logits [1, V] after ids, and which ids they were: bool [1, V]."""
     state = decode.begin(1, run.metadata.state_size, run.metadata.vocab_size).state
     for token in ids:
-        logits, state = model.step(run.weights, tf.constant([token]), state)
+        logits, state = builder.step(run.weights, tf.constant([token]), state)
     return logits, np.isin(np.arange(run.metadata.vocab_size), ids)[np.newaxis]
 
 

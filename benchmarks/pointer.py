@@ -18,9 +18,9 @@ from benchmarks import measure
 from benchmarks.measure import Table, publish
 from benchmarks.workers import ROOT
 from keras_lstmgen import reports, training
-from keras_lstmgen import run as runs
 from keras_lstmgen.config import recipe
 from keras_lstmgen.files import atomic
+from keras_lstmgen.models import run_directory as runs
 
 RECIPE = ROOT / "pipelines" / "summary.toml"
 SIDES = {"without": False, "with a pointer": True}

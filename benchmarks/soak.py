@@ -45,8 +45,9 @@ from keras_lstmgen.config import recipe
 from keras_lstmgen.system.native_stderr import quiet
 
 with quiet():
-    from keras_lstmgen import callbacks, commands, run  # noqa: F401 (commands bring TensorFlow, all of it)
+    from keras_lstmgen import callbacks
     from keras_lstmgen.exporters import export_run
+    from keras_lstmgen.models import run_directory  # noqa: F401 (commands bring TensorFlow, all of it)
 
 SETTINGS = {
     "model.units": 32, "model.embedding_size": 16, "model.layers": 2, "model.dropout": 0.1, "training.batch_size": 8,
@@ -57,7 +58,7 @@ CHARACTERS = 20_000
 NAME = "run"
 PROMPT, SEED, TOKENS = "The ", 7, 200  # of the text that must stay the same
 TEXT = "text.txt"  # where generate writes it
-TAKES_A_PLACE = {run.PREVIOUS, run.WHOLE}  # files that become another by being renamed
+TAKES_A_PLACE = {run_directory.PREVIOUS, run_directory.WHOLE}  # files that become another by being renamed
 CHANGES = ("open", "os.rename", "os.mkdir", "os.remove")
 FAULTS = (
     "SIGKILL in training", "SIGTERM in training", "full disk in training", "read-only disk in training",
@@ -151,7 +152,7 @@ def undisturbed(folder: Path) -> Place:
         times.append(time.monotonic())
     seconds = {kind: end - start for kind, (start, end) in zip(works, pairwise(times), strict=True)}
     history = json.loads((place.finished / "history.json").read_text(encoding="utf-8"))
-    place = place._replace(history=history, weights=numbers(place.finished / run.MODEL), seconds=seconds)
+    place = place._replace(history=history, weights=numbers(place.finished / run_directory.MODEL), seconds=seconds)
     return place._replace(text=written(place))
 
 
@@ -219,7 +220,7 @@ def command(place: Place, kind: str) -> Callable[[], int]:
 
 def goes_on(place: Place) -> Callable[[], int]:
     """The disturbed training, begun or gone on with, as somebody at the keyboard would."""
-    if (place.disturbed / run.RECIPE).is_file():
+    if (place.disturbed / run_directory.RECIPE).is_file():
         return typed("train", "--resume", place.disturbed)
     return typed("train", place.recipe, "--runs", place.disturbed.parent)
 
@@ -244,8 +245,8 @@ def refusing(work: Callable[[], int], folder: Path, first: int, error: int) -> i
 
 def harm(place: Place, name: str, dice: random.Random) -> bool:
     """Damage the newest checkpoint, or remove the cache. Whether there was one, and in it something to go back to."""
-    cache, newest = place.disturbed.parent / ".encoded", place.disturbed / run.CHECKPOINT
-    before = place.disturbed / run.PREVIOUS
+    cache, newest = place.disturbed.parent / ".encoded", place.disturbed / run_directory.CHECKPOINT
+    before = place.disturbed / run_directory.PREVIOUS
     if name == "cache removed":
         shutil.rmtree(cache, ignore_errors=True)
         return place.disturbed.exists()
@@ -273,12 +274,12 @@ def unexpected(name: str, ended: Ended) -> list[str]:
 def damage(place: Place) -> list[str]:
     """What is lost of the run that goes on, and of the one that is finished."""
     found = [] if written(place) == place.text else ["the finished run writes another text"]
-    if numbers(place.finished / run.MODEL) != place.weights:
+    if numbers(place.finished / run_directory.MODEL) != place.weights:
         found.append("the finished run has other weights")
     if "artifacts" not in json.loads((place.finished / export_run.RECORD).read_text(encoding="utf-8")):
         found.append("the record of the export is damaged")
     folder = place.disturbed
-    saved = [path for path in (folder / run.CHECKPOINT, folder / run.PREVIOUS) if path.is_file()]
+    saved = [path for path in (folder / run_directory.CHECKPOINT, folder / run_directory.PREVIOUS) if path.is_file()]
     if saved and not any(is_beginning(history_of(path), place.history) for path in saved):
         found.append("no checkpoint opens, or its curve is another")
     shown = folder / "history.json"
@@ -310,7 +311,7 @@ def settled(place: Place, found: list[str]) -> int:
         return 0
     if not (place.disturbed / "metrics.json").is_file():
         return 0
-    if numbers(place.disturbed / run.MODEL) != place.weights:
+    if numbers(place.disturbed / run_directory.MODEL) != place.weights:
         found.append("its weights are not those of the undisturbed training")
     shutil.rmtree(place.disturbed)
     return 1

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from keras_lstmgen import beam, decode, generation, sampling
 from keras_lstmgen.constraints import HostOptions
+from keras_lstmgen.models.run_directory import Run
 from keras_lstmgen.reporting import console
-from keras_lstmgen.run import Run
 from keras_lstmgen.utils.errors import at_least
 
 ROWS = 64  # most sources answered in one batch

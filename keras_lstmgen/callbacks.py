@@ -19,7 +19,7 @@ from keras_lstmgen.distribution import workers
 from keras_lstmgen.files import atomic
 from keras_lstmgen.layers.ensemble import layers_of
 from keras_lstmgen.layers.regularization import ActivationRegularization
-from keras_lstmgen.run import MODEL, WHOLE
+from keras_lstmgen.models.run_directory import MODEL, WHOLE
 from keras_lstmgen.system import signals
 from keras_lstmgen.utils.errors import Terminated, UserError
 

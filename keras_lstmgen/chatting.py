@@ -25,8 +25,8 @@ from keras_lstmgen.data import prepared_corpus, sources, splits
 from keras_lstmgen.data.readers import pair
 from keras_lstmgen.decode import Text
 from keras_lstmgen.generation import Sample, Writer
+from keras_lstmgen.models.run_directory import NONE, Metadata, Run
 from keras_lstmgen.reporting import console
-from keras_lstmgen.run import NONE, Metadata, Run
 from keras_lstmgen.sampling import Options
 from keras_lstmgen.system import signals
 from keras_lstmgen.tokenizers.tokenizer import BYTE_BY_BYTE, Tokenizer

@@ -22,7 +22,7 @@ from keras_lstmgen.distribution import workers
 from keras_lstmgen.files import atomic
 from keras_lstmgen.layers.attention import Attention
 from keras_lstmgen.layers.ensemble import layers_of
-from keras_lstmgen.run import CHECKPOINT, PREVIOUS
+from keras_lstmgen.models.run_directory import CHECKPOINT, PREVIOUS
 from keras_lstmgen.utils.errors import UserError, first_line
 
 CARRYING = (keras.layers.LSTM, Attention)  # layers that leave something to the next window of a text

@@ -22,11 +22,12 @@ from keras_lstmgen.system.native_stderr import quiet
 from keras_lstmgen.utils.errors import UserError, at_least, typed
 
 with quiet():
-    from keras_lstmgen import beam, chatting, decode, generation, inspection, reports, run, training
+    from keras_lstmgen import beam, chatting, decode, generation, inspection, reports, training
     from keras_lstmgen.constraints import HostOptions
     from keras_lstmgen.data import prepared_corpus, sources, splits
     from keras_lstmgen.distribution import workers
     from keras_lstmgen.exporters import export_run
+    from keras_lstmgen.models import run_directory
     from keras_lstmgen.reporting import console
     from keras_lstmgen.sampling import Options
 
@@ -54,7 +55,7 @@ def _trained(arguments: argparse.Namespace) -> Path:
         if arguments.source or arguments.name:
             raise UserError("--resume: the run has a text and a name; leave them out, or train a new run without it")
         folder = _found(arguments.resume, arguments.runs)
-        settings = recipe.override(recipe.load(folder / run.RECIPE), given, "--")
+        settings = recipe.override(recipe.load(folder / run_directory.RECIPE), given, "--")
         effects.check(settings, given, "--")
         _tell_left_out(settings.corpus)
         return training.resume(folder, settings)
@@ -141,8 +142,8 @@ def _named_after(source: str) -> str:
 
 def _found(name: str | None, runs: Path) -> Path:
     """Find a run. Where a folder in the working directory has the same name, say that the run is used."""
-    folder = run.find(name, runs)
-    if name and not run.is_path(name) and Path(name).is_dir() and not folder.samefile(name):
+    folder = run_directory.find(name, runs)
+    if name and not run_directory.is_path(name) and Path(name).is_dir() and not folder.samefile(name):
         _tell_apart(name, f"the run {folder}", "folder")
     return folder
 
@@ -167,7 +168,7 @@ def generate(arguments: argparse.Namespace) -> None:
     if arguments.output:
         _check_output(arguments.output)
     folder = _found(arguments.run, arguments.runs)
-    model = run.load(folder)
+    model = run_directory.load(folder)
     step = decode.stepper(model.weights)
     write = _writer(model, step, options, host, asked, arguments)
     read = recipe.parse(model.metadata.recipe).corpus
@@ -216,7 +217,7 @@ def _search(options: Options, arguments: argparse.Namespace) -> beam.Search | No
 
 
 def _writer(
-    model: run.Run,
+    model: run_directory.Run,
     step: decode.Step,
     options: Options,
     host: HostOptions,
@@ -284,7 +285,7 @@ def _asked() -> Iterator[str]:
 
 
 def _write(
-    model: run.Run, step: decode.Step, prompt: str, write: Callable[..., Any], arguments: argparse.Namespace
+    model: run_directory.Run, step: decode.Step, prompt: str, write: Callable[..., Any], arguments: argparse.Namespace
 ) -> str:
     """Write ``--n`` texts: the first flows, the others follow. Gives all that is kept, a blank line between two.
 
@@ -314,7 +315,7 @@ def _write(
 
 
 def _logprobs(
-    model: run.Run, step: decode.Step, prompt: str, samples: list[generation.Sample], K: int
+    model: run_directory.Run, step: decode.Step, prompt: str, samples: list[generation.Sample], K: int
 ) -> Iterator[str]:
     """A line of JSON for each token of each text."""
     for number, sample in enumerate(samples):
@@ -340,7 +341,7 @@ def chat(arguments: argparse.Namespace) -> None:
     effects.check_drawing(arguments)
     _within("--max-new-tokens", arguments.max_new_tokens, 1)
     folder = _found(arguments.run, arguments.runs)
-    model = run.load(folder)
+    model = run_directory.load(folder)
     memory = chatting.turns_kept(model.metadata, arguments.memory)
     speaker = chatting.Speaker(model, generation.writer(model), options, arguments.max_new_tokens, memory)
     chatting.converse(speaker, arguments.seed)
@@ -352,7 +353,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
     _within("--samples", arguments.samples, 0)
     _within("--sample-tokens", arguments.sample_tokens, 1)
     folder = _found(arguments.run, arguments.runs)
-    model = run.load(folder)
+    model = run_directory.load(folder)
     settings = recipe.override(recipe.parse(model.metadata.recipe), _knobs(arguments), "--")
     effects.check(settings, _knobs(arguments), "--")
     effects.check_samples(arguments, settings.evaluate)
@@ -378,7 +379,7 @@ def inspect(arguments: argparse.Namespace) -> None:
     effects.check_drawing(arguments)
     asked = {name: getattr(arguments, name) for name in inspection.Asked.__dataclass_fields__ if name != "options"}
     folder = _found(arguments.run, arguments.runs)
-    model = run.load(folder)
+    model = run_directory.load(folder)
     asked["prompt"] = splits.prompt(arguments.prompt, recipe.parse(model.metadata.recipe).corpus)
     console.left_out(sources.left_out(arguments.text))
     inspection.inspect(model, inspection.Asked(**asked, options=options), _folder(arguments, folder))
@@ -397,7 +398,7 @@ def _folder(arguments: argparse.Namespace, run_folder: Path) -> Path:
 def export(arguments: argparse.Namespace) -> None:
     """Write and verify the artifacts."""
     folder = _found(arguments.run, arguments.runs)
-    settings = recipe.parse(run.load_metadata(folder).recipe)
+    settings = recipe.parse(run_directory.load_metadata(folder).recipe)
     asked = {name: getattr(arguments, name) for name in ("formats", "texts", "tokens")}
     given = {f"export.{name}": value for name, value in asked.items() if value is not None}
     settings = recipe.override(settings, given, "--")
@@ -411,9 +412,9 @@ def info(arguments: argparse.Namespace) -> None:
     if arguments.run is None:
         console.list_runs(arguments.runs)
         console.slow_training()
-        console.next_command("keras-lstmgen", "info", run.find(None, arguments.runs))
+        console.next_command("keras-lstmgen", "info", run_directory.find(None, arguments.runs))
     else:
         folder = _found(arguments.run, arguments.runs)
-        console.describe(folder, asdict(run.load_metadata(folder)))
+        console.describe(folder, asdict(run_directory.load_metadata(folder)))
         console.slow_training()
         console.next_command("keras-lstmgen", "generate", folder)

@@ -12,7 +12,7 @@ from keras_lstmgen.data.example_batches import Pairs
 from keras_lstmgen.layers import native_ops
 from keras_lstmgen.layers.attention import attend
 from keras_lstmgen.layers.pointer_generator import in_windows, read_by
-from keras_lstmgen.model import Weights, join_state, score, split_state, state_size, together
+from keras_lstmgen.models.builder import Weights, join_state, score, split_state, state_size, together
 from keras_lstmgen.tokenizers.tokenizer import END, Tokenizer
 from keras_lstmgen.utils.errors import at_least
 

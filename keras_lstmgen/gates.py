@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from keras_lstmgen.model import Watched, Weights, split_state, state_size, step, together, watched_step
+from keras_lstmgen.models.builder import Watched, Weights, split_state, state_size, step, together, watched_step
 
 WINDOW = 256  # tokens read in one call
 Array = NDArray[np.float32]

@@ -12,8 +12,8 @@ import tensorflow as tf
 from keras_lstmgen import beam, constraints, sampling
 from keras_lstmgen.constraints import Constraints, Draft, HostOptions
 from keras_lstmgen.decode import Step, Text, begin, write
-from keras_lstmgen.model import Weights, in_parts
-from keras_lstmgen.run import Run
+from keras_lstmgen.models.builder import Weights, in_parts
+from keras_lstmgen.models.run_directory import Run
 from keras_lstmgen.sampling import Options
 from keras_lstmgen.tokenizers.tokenizer import BYTE_BY_BYTE, Tokenizer
 from keras_lstmgen.utils.errors import at_least, not_empty

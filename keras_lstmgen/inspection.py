@@ -15,9 +15,9 @@ from keras_lstmgen.config import recipe
 from keras_lstmgen.data import prepared_corpus, splits
 from keras_lstmgen.data.token_cache import ids_of
 from keras_lstmgen.files import atomic
-from keras_lstmgen.model import Weights, each_member
+from keras_lstmgen.models.builder import Weights, each_member
+from keras_lstmgen.models.run_directory import Run
 from keras_lstmgen.reporting import console, plots
-from keras_lstmgen.run import Run
 from keras_lstmgen.sampling import Options
 from keras_lstmgen.tokenizers.tokenizer import Tokenizer
 from keras_lstmgen.utils.errors import UserError, at_least

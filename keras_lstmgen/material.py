@@ -19,7 +19,7 @@ from keras_lstmgen.data.splits import Split
 from keras_lstmgen.data.token_cache import Encoded, encode
 from keras_lstmgen.distribution import workers
 from keras_lstmgen.layers import lstm, native_ops
-from keras_lstmgen.model import parameters
+from keras_lstmgen.models.builder import parameters
 from keras_lstmgen.reporting import console
 from keras_lstmgen.system import malloc
 from keras_lstmgen.tokenizers.tokenizer import check_writable

@@ -14,8 +14,8 @@ from keras_lstmgen.config import recipe
 from keras_lstmgen.data import example_batches, prepared_corpus, sources, splits
 from keras_lstmgen.data.token_cache import encode_split
 from keras_lstmgen.files import filenames
+from keras_lstmgen.models.run_directory import Run
 from keras_lstmgen.reporting import console
-from keras_lstmgen.run import Run
 from keras_lstmgen.utils.errors import UserError
 
 OF_TRAINING = {"bleu", "exact_match", "recall", "kind", "verses", "ngram"}  # measures that read the training text

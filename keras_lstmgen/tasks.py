@@ -10,7 +10,7 @@ from typing import Any
 from keras_lstmgen import answers, beam, kinds, measures, memorization, ngram, similar, verses
 from keras_lstmgen.config import recipe
 from keras_lstmgen.data import splits
-from keras_lstmgen.run import Run
+from keras_lstmgen.models.run_directory import Run
 
 DRAWN = 500  # samples that a share is taken of (of each kind): its standard error is at most 2.3 %
 Figures = dict[str, dict[str, Any]]  # rows of numbers by name

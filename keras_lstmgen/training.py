@@ -12,7 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_lstmgen import callbacks, checkpoint, evaluation, generation, material, run
+from keras_lstmgen import callbacks, checkpoint, evaluation, generation, material
 from keras_lstmgen.callbacks import Keep, Pace, Validate
 from keras_lstmgen.checkpoint import Progress
 from keras_lstmgen.config import recipe
@@ -22,10 +22,11 @@ from keras_lstmgen.data.token_cache import SPLITS, Encoded
 from keras_lstmgen.distribution import workers
 from keras_lstmgen.files import atomic
 from keras_lstmgen.loss import Copied, EachMember, NegativeLogLikelihood, SampledSoftmax
-from keras_lstmgen.model import build, start_at, state_size, weights_of
+from keras_lstmgen.models import run_directory
+from keras_lstmgen.models.builder import build, start_at, state_size, weights_of
+from keras_lstmgen.models.run_directory import Metadata, Run
 from keras_lstmgen.optimizer import Adam
 from keras_lstmgen.reporting import console, plots
-from keras_lstmgen.run import Metadata, Run
 from keras_lstmgen.sampling import Options
 from keras_lstmgen.system import cpu
 from keras_lstmgen.tokenizers import tokenizer
@@ -45,9 +46,11 @@ def train(settings: recipe.Recipe, runs: Path, name: str) -> Path:
         raise UserError(f"corpus: '{once[0]}' can be read by one process alone; give several workers a file")
     settings = replace(settings, corpus=sources.spooled(settings.corpus))
     settings, encoded = _prepare(settings, runs)
-    folder = run.create(runs, name)
+    folder = run_directory.create(runs, name)
     try:
-        atomic.write_text(folder / run.RECIPE, recipe.to_toml(settings))  # with this alone it can be gone on with
+        atomic.write_text(
+            folder / run_directory.RECIPE, recipe.to_toml(settings)
+        )  # with this alone it can be gone on with
         return _fit(settings, encoded, folder)
     except BaseException:
         if not _is_saved(folder):
@@ -57,7 +60,7 @@ def train(settings: recipe.Recipe, runs: Path, name: str) -> Path:
 
 def _is_saved(folder: Path) -> bool:
     """Return whether a run has something that was trained."""
-    return any((folder / name).is_file() for name in (run.MODEL, run.PREVIOUS))
+    return any((folder / name).is_file() for name in (run_directory.MODEL, run_directory.PREVIOUS))
 
 
 def resume(folder: Path, settings: recipe.Recipe) -> Path:
@@ -65,9 +68,9 @@ def resume(folder: Path, settings: recipe.Recipe) -> Path:
 
     A run that was killed before there was one begins again.
     """
-    if not checkpoint.exists(folder) and (folder / run.MODEL).is_file():
+    if not checkpoint.exists(folder) and (folder / run_directory.MODEL).is_file():
         raise UserError(f"{folder}: has no checkpoint to go on from; train it again")
-    _check_changes(recipe.load(folder / run.RECIPE), settings)
+    _check_changes(recipe.load(folder / run_directory.RECIPE), settings)
     _check_text(settings.corpus)
     return _fit(*_prepare(settings, folder.parent), folder)
 
@@ -164,7 +167,7 @@ def _fit(settings: recipe.Recipe, encoded: Encoded, folder: Path) -> Path:
         twin = build(settings.model, encoded.tokenizer.vocab_size)
         writes = Run(_metadata(settings, encoded, twin), encoded.tokenizer, twin)
         progress = _progress(encoded, folder, model, counts, writes)
-        atomic.write_text(folder / run.RECIPE, recipe.to_toml(settings))  # which may have other limits now
+        atomic.write_text(folder / run_directory.RECIPE, recipe.to_toml(settings))  # which may have other limits now
         _announce(settings, encoded, model, folder)
         pace = Pace(settings.training, progress, material.windows(settings, encoded))
         if pace.stale():
@@ -193,8 +196,8 @@ def _progress(
     if workers.told(text) != text:
         raise UserError("corpus.source: the text here is not the chief's; give all workers the same")
     if not workers.told(checkpoint.exists(folder)):
-        tokenizer.save(encoded.tokenizer, folder / run.TOKENIZER)
-        run.save_metadata(folder, writes.metadata)  # without metrics until there are some
+        tokenizer.save(encoded.tokenizer, folder / run_directory.TOKENIZER)
+        run_directory.save_metadata(folder, writes.metadata)  # without metrics until there are some
         start_at(model, counts)
         progress = checkpoint.share(model, Progress(text=text), [])
         checkpoint.save(folder, model, progress)
@@ -202,8 +205,8 @@ def _progress(
     progress, complaint = checkpoint.load(folder, model, text)
     if complaint:
         console.out.print(complaint, markup=False)
-    if (folder / run.WHOLE).is_file():
-        os.replace(folder / run.WHOLE, folder / run.MODEL)
+    if (folder / run_directory.WHOLE).is_file():
+        os.replace(folder / run_directory.WHOLE, folder / run_directory.MODEL)
     atomic.write_json(folder / "history.json", progress.history)
     return progress
 
@@ -348,7 +351,7 @@ def _metadata(settings: recipe.Recipe, encoded: Encoded, model: keras.Sequential
         start_id=encoded.start_id,
         end_id=encoded.end_id,
         prompt_start=settings.corpus.documents != "stream",
-        source_end_id=tokenizer.NEWLINE if settings.corpus.is_pairs else run.NONE,
+        source_end_id=tokenizer.NEWLINE if settings.corpus.is_pairs else run_directory.NONE,
         unsampled_ids=encoded.unsampled_ids,
         recipe=recipe.to_tables(settings),
     )
@@ -391,6 +394,6 @@ def _conclude(settings: recipe.Recipe, encoded: Encoded, folder: Path, pace: Pac
     console.table(f"{folder}: best epoch, {part}{validates_on(settings.corpus)}", ("measure", "value"), rows)
     characters = encoded.counts["train"]["characters"]
     console.out.print(console.advice(writes.model.count_params(), characters, progress.history))
-    run.save_metadata(folder, replace(writes.metadata, metrics=metrics))
+    run_directory.save_metadata(folder, replace(writes.metadata, metrics=metrics))
     atomic.write_json(folder / "metrics.json", metrics)
     plots.curve(folder / "curve.png", progress.history)

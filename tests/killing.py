@@ -17,8 +17,9 @@ from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from keras_lstmgen import callbacks, run, training
+from keras_lstmgen import callbacks, training
 from keras_lstmgen.config import recipe
+from keras_lstmgen.models import run_directory
 
 NAME = "run"
 CHANGES = ("open", "os.rename", "os.mkdir", "os.rmdir", "os.remove", "tempfile.mkdtemp", "shutil.rmtree")
@@ -27,8 +28,8 @@ CHANGES = ("open", "os.rename", "os.mkdir", "os.rmdir", "os.remove", "tempfile.m
 def attempt(settings: recipe.Recipe, runs: Path) -> None:
     """Begin the run, or go on with it, as somebody at the keyboard would."""
     folder = runs / NAME
-    if (folder / run.RECIPE).is_file():
-        training.resume(folder, recipe.load(folder / run.RECIPE))
+    if (folder / run_directory.RECIPE).is_file():
+        training.resume(folder, recipe.load(folder / run_directory.RECIPE))
     else:
         training.train(settings, runs, NAME)
 

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from keras_lstmgen import answers, beam, chatting, decode, evaluation, generation, inspection, probes, run
+from keras_lstmgen import answers, beam, chatting, decode, evaluation, generation, inspection, probes
 from keras_lstmgen.config import recipe
 from keras_lstmgen.constraints import HostOptions
 from keras_lstmgen.exporters import export_run
+from keras_lstmgen.models import run_directory
 from keras_lstmgen.sampling import Options
 from keras_lstmgen.utils.errors import UserError
 
@@ -18,25 +19,25 @@ NO_IDS, IDS = np.array([], np.int32), np.array([5, 6, 7], np.int32)
 
 
 @pytest.fixture(scope="module")
-def model() -> run.Run:
-    return run.load(Path(__file__).with_name("golden") / "run")
+def model() -> run_directory.Run:
+    return run_directory.load(Path(__file__).with_name("golden") / "run")
 
 
 def no_step(*_: Any) -> Any:
     raise AssertionError("nothing is to be read")
 
 
-def searched(model: run.Run) -> Any:
+def searched(model: run_directory.Run) -> Any:
     limits = generation.constrained(model, HostOptions())
     return beam.search(no_step, beam.Search(2), limits, [], model.metadata.state_size)
 
 
-def gone_on(model: run.Run) -> Any:
+def gone_on(model: run_directory.Run) -> Any:
     text = decode.begin(1, model.metadata.state_size, model.metadata.vocab_size)
     return generation.go_on(model, [], text, 3, Options())
 
 
-def speaker(model: run.Run, **values: int) -> chatting.Speaker:
+def speaker(model: run_directory.Run, **values: int) -> chatting.Speaker:
     return chatting.Speaker(model, no_step, Options(), **{"max_new_tokens": 3, "memory": 0, **values})
 
 
@@ -44,7 +45,7 @@ def exported(**values: Any) -> Any:
     return export_run.export(Path("nowhere"), recipe.Export(**values))
 
 
-CALLS: dict[str, Callable[[run.Run], Any]] = {
+CALLS: dict[str, Callable[[run_directory.Run], Any]] = {
     "seeds: is empty": lambda model: generation.generate(model, "a", 3, seeds=[]),
     "max_new_tokens: 0 is out of range": lambda model: generation.generate(model, "a", 0),
     "max_new_tokens: -3 is out of range": lambda model: generation.generate(model, "a", -3),
@@ -73,14 +74,14 @@ CALLS: dict[str, Callable[[run.Run], Any]] = {
 
 
 @pytest.mark.parametrize("said", CALLS)
-def test_an_argument_that_is_zero_negative_or_empty_is_named(model: run.Run, said: str) -> None:
+def test_an_argument_that_is_zero_negative_or_empty_is_named(model: run_directory.Run, said: str) -> None:
     with pytest.raises(UserError) as caught:
         CALLS[said](model)
     assert str(caught.value).startswith(said)
     assert "\n" not in str(caught.value)
 
 
-def test_no_sources_have_no_answers(model: run.Run) -> None:
+def test_no_sources_have_no_answers(model: run_directory.Run) -> None:
     assert answers.answers(model, [], 3) == answers.searched(model, [], beam.Search(2)) == []
 
 

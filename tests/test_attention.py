@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_lstmgen import checkpoint, model, training
+from keras_lstmgen import checkpoint, training
 from keras_lstmgen.config import recipe
 from keras_lstmgen.exporters import export_run
 from keras_lstmgen.files import atomic
 from keras_lstmgen.layers.attention import SIZE, Attention, Heads, attend, memory_size
+from keras_lstmgen.models import builder
 
 B, T, E, H, L, M, V = 2, 7, 4, 6, 2, 3, 11
 IDS = np.random.default_rng(0).integers(0, V, (B, T))
@@ -57,20 +58,20 @@ def test_windows_after_each_other_equal_the_whole(cut: int) -> None:
 
 
 def test_step_by_step_equals_the_whole_sequence() -> None:
-    built = model.build(SETTINGS, V)
-    weights = model.weights_of(built)
+    built = builder.build(SETTINGS, V)
+    weights = builder.weights_of(built)
     S = 2 * L * H + memory_size(M)
     state, whole = tf.zeros((B, S)), built(IDS, training=False)
-    assert model.state_size(weights) == S
+    assert builder.state_size(weights) == S
     for t in range(T):
-        logits, state = model.step(weights, IDS[:, t], state)
+        logits, state = builder.step(weights, IDS[:, t], state)
         np.testing.assert_allclose(logits, whole[:, t], atol=1e-5)
 
 
 def test_training_carries_the_memory_from_window_to_window_until_it_is_reset() -> None:
     T2 = 4
     ids = np.random.default_rng(4).integers(0, V, (B, 2 * T2))
-    carrying, free = model.build(SETTINGS, V, B, T2), model.build(SETTINGS, V)
+    carrying, free = builder.build(SETTINGS, V, B, T2), builder.build(SETTINGS, V)
     free.set_weights(carrying.get_weights())
     both = tf.concat([carrying(ids[:, :T2]), carrying(ids[:, T2:])], axis=1)
     np.testing.assert_allclose(both, free(ids), atol=1e-5)

@@ -18,8 +18,9 @@ from typing import Any
 
 import pytest
 
-from keras_lstmgen import callbacks, cli, run
+from keras_lstmgen import callbacks, cli
 from keras_lstmgen.data import sources
+from keras_lstmgen.models import run_directory
 
 TINY = shlex.split(
     "--model.units 7 --model.embedding_size 4 --training.batch_size 3 --training.window 5 --training.epochs 1"
@@ -226,9 +227,9 @@ def test_a_run_that_is_not_there(verb: str, trained: Path, tmp_path: Path, capsy
 @pytest.mark.parametrize(
     ("missing", "said"),
     [
-        (run.MODEL, "is no finished run (model.keras is missing)"),
-        (run.TOKENIZER, "tokenizer.model is missing"),
-        (run.METADATA, "keras_lstmgen.json: cannot be read"),
+        (run_directory.MODEL, "is no finished run (model.keras is missing)"),
+        (run_directory.TOKENIZER, "tokenizer.model is missing"),
+        (run_directory.METADATA, "keras_lstmgen.json: cannot be read"),
     ],
 )
 def test_a_run_that_is_half_there(copied: Path, missing: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -241,7 +242,7 @@ def test_a_run_that_is_half_there(copied: Path, missing: str, said: str, capsys:
 def test_a_truncated_model_and_a_truncated_checkpoint(
     copied: Path, part: float, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name in (run.MODEL, run.CHECKPOINT, run.PREVIOUS):
+    for name in (run_directory.MODEL, run_directory.CHECKPOINT, run_directory.PREVIOUS):
         data = (copied / name).read_bytes()
         (copied / name).write_bytes(data[: int(len(data) * part)])
     before = contents(copied)
@@ -253,8 +254,8 @@ def test_a_truncated_model_and_a_truncated_checkpoint(
 
 
 def test_a_run_without_a_checkpoint_cannot_be_gone_on_with(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (copied / run.CHECKPOINT).unlink()
-    (copied / run.PREVIOUS).unlink()
+    (copied / run_directory.CHECKPOINT).unlink()
+    (copied / run_directory.PREVIOUS).unlink()
     assert "has no checkpoint to go on from; train it again" in refused(capsys, "train", "--resume", copied)
 
 
@@ -355,13 +356,15 @@ def test_a_full_disk_while_a_checkpoint_is_saved_leaves_the_one_before_to_go_on_
     before = contents(copied)
     with monkeypatch.context() as patch:
         patch.setattr(
-            callbacks.Keep, "on_epoch_begin", lambda *_: largest_file((copied / run.CHECKPOINT).stat().st_size // 2)
+            callbacks.Keep,
+            "on_epoch_begin",
+            lambda *_: largest_file((copied / run_directory.CHECKPOINT).stat().st_size // 2),
         )
         said = refused(capsys, *typed)
     largest_file(resource.RLIM_INFINITY)
     assert re.search(r"(checkpoint|model)\.keras: could not be written \(.+\); what was there before is kept", said)
     after = contents(copied)
-    assert after[run.CHECKPOINT] == before[run.CHECKPOINT]
+    assert after[run_directory.CHECKPOINT] == before[run_directory.CHECKPOINT]
     assert after["history.json"] == before["history.json"]
     assert [name for name in after if ".writing-" in name] == []
     assert cli.main([str(word) for word in typed]) == 0

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keras_lstmgen import beam, constraints, decode, generation, model, run
+from keras_lstmgen import beam, constraints, decode, generation
 from keras_lstmgen.constraints import Constraints, HostOptions
+from keras_lstmgen.models import builder, run_directory
 from keras_lstmgen.sampling import Options
 from keras_lstmgen.utils.errors import UserError
 
@@ -195,18 +196,18 @@ def test_what_is_out_of_range_names_its_option(N: int, A: float, named: str) -> 
 
 
 @pytest.fixture(scope="module")
-def stream(trained: Path) -> run.Run:
+def stream(trained: Path) -> run_directory.Run:
     """A model of characters, which has no end token to write."""
-    return run.load(trained)
+    return run_directory.load(trained)
 
 
 @pytest.fixture(scope="module")
-def lines(trained_lines: Path) -> run.Run:
+def lines(trained_lines: Path) -> run_directory.Run:
     """A model of documents in subwords, which ends its texts."""
-    return run.load(trained_lines)
+    return run_directory.load(trained_lines)
 
 
-def found(source: run.Run, prompt: str, asked: beam.Search, **host: Any) -> list[generation.Sample]:
+def found(source: run_directory.Run, prompt: str, asked: beam.Search, **host: Any) -> list[generation.Sample]:
     """What a search finds, under options of the host."""
     limits = generation.constrained(source, HostOptions(**host))
     return generation.search(source, decode.stepper(source.weights), prompt, asked, limits=limits)
@@ -222,26 +223,26 @@ def test_one_beam_takes_the_likeliest_token_each_time(fixture: str, request: pyt
         assert sample.logprob == sample.score == pytest.approx(greedy.logprob, abs=1e-3)
 
 
-def test_scores_are_those_of_the_model_over_all_ids(lines: run.Run) -> None:
+def test_scores_are_those_of_the_model_over_all_ids(lines: run_directory.Run) -> None:
     samples = found(lines, "the ", beam.Search(5, 0.7, 25))
     assert len({sample.text for sample in samples}) == 5
     assert "stop" in [sample.finish_reason for sample in samples]
     prompt = lines.prompt_ids("the ")
     for sample in samples:
         ids = np.array([prompt + sample.tokens], np.int32)
-        logprobs, _ = model.score(lines.weights, ids, np.zeros((1, lines.metadata.state_size), np.float32))
+        logprobs, _ = builder.score(lines.weights, ids, np.zeros((1, lines.metadata.state_size), np.float32))
         own = float(np.sum(logprobs.numpy()[0, len(prompt) - 1 :]))
         assert sample.logprob == pytest.approx(own, abs=1e-3)
         assert sample.score == pytest.approx(score((tuple(sample.tokens), own), 0.7), abs=1e-3)
     assert [sample.score for sample in samples] == sorted((sample.score or 0 for sample in samples), reverse=True)
 
 
-def test_a_search_finds_the_same_again(lines: run.Run) -> None:
+def test_a_search_finds_the_same_again(lines: run_directory.Run) -> None:
     asked = beam.Search(6, 0.5, 25)
     assert found(lines, "the ", asked) == found(lines, "the ", asked)
 
 
-def test_what_the_host_forbids_no_beam_holds(stream: run.Run) -> None:
+def test_what_the_host_forbids_no_beam_holds(stream: run_directory.Run) -> None:
     asked = beam.Search(4, 0.0, 24)
     free = found(stream, "The ", asked)[0].tokens
     assert len(constraints.repeats(np.array(free[:-1], np.int32), 2))  # a search of characters goes round
@@ -255,14 +256,14 @@ def test_what_the_host_forbids_no_beam_holds(stream: run.Run) -> None:
     assert (sample.finish_reason, sample.note) == ("length", generation.UNFINISHED)
 
 
-def test_a_search_that_can_go_nowhere_gives_what_it_has(lines: run.Run) -> None:
+def test_a_search_that_can_go_nowhere_gives_what_it_has(lines: run_directory.Run) -> None:
     samples = found(lines, "", beam.Search(3, 0.0, 9), regex="(on){3}", no_repeat_ngram=1)
     assert [(sample.text, sample.finish_reason) for sample in samples] == [("on", "stop")]
     assert samples[0].note.startswith("--no-repeat-ngram and --regex left nothing")
     assert [sample.text for sample in found(lines, "", beam.Search(3, 0.0, 9), regex="")] == [""]
 
 
-def test_a_stop_string_ends_a_text_of_the_search_and_stands_outside_it(stream: run.Run) -> None:
+def test_a_stop_string_ends_a_text_of_the_search_and_stands_outside_it(stream: run_directory.Run) -> None:
     asked, step = beam.Search(3, 0.0, 20), decode.stepper(stream.weights)
     free = generation.search(stream, step, "The ", asked)[0].text
     samples = generation.search(stream, step, "The ", asked, stop=[free[8:10]])
@@ -281,7 +282,7 @@ def test_a_client_finds_the_texts_of_keras(fixture: str, artifact: str, request:
     folder = request.getfixturevalue(fixture)
     client, place = ARTIFACTS[artifact]
     step, metadata, words = client.load(folder / place)
-    source, about, pieces = run.load(folder), contract.read_metadata(metadata), kit_tokenizer.read(words)
+    source, about, pieces = run_directory.load(folder), contract.read_metadata(metadata), kit_tokenizer.read(words)
     for prompt, N, A in (("", 4, 0.0), ("the ", 1, 0.0), ("床前", 3, 1.0), ("a moon", 6, 0.6)):
         ids = contract.prompt_ids(kit_tokenizer.encode(pieces, prompt), about)
         texts = kit.search(step, ids, about, kit.Options(N, A), max_new_tokens=23)

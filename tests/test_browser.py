@@ -14,8 +14,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_lstmgen import generation, run, sampling
+from keras_lstmgen import generation, sampling
 from keras_lstmgen.evaluation import total_nats
+from keras_lstmgen.models import run_directory
 from keras_lstmgen.system import cpu
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the tests are no package that is installed
@@ -92,7 +93,7 @@ def browser(pages: Path, browser_kit: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", PROMPTS)
 def test_what_is_typed_is_gone_on_with_as_keras_does(browser: dict[str, Any], pages: Path, name: str) -> None:
-    model = run.load(pages / name)
+    model = run_directory.load(pages / name)
     call = generation.writer(model)
     for request, found in zip(requests(name), browser[name]["written"], strict=True):
         options = sampling.Options(**{option: request[option] for option in NEUTRAL})
@@ -108,7 +109,7 @@ def test_what_is_typed_is_gone_on_with_as_keras_does(browser: dict[str, Any], pa
 def test_the_page_is_quiet_and_says_what_it_runs(browser: dict[str, Any], pages: Path) -> None:
     for name in PROMPTS:
         assert browser[name]["trouble"] == []
-    metadata = run.load_metadata(pages / "trained")
+    metadata = run_directory.load_metadata(pages / "trained")
     assert f"2 × 12 units, {metadata.vocab_size} tokens" in browser["trained"]["about"]
 
 
@@ -144,7 +145,7 @@ def test_all_can_be_done_by_keyboard(browser: dict[str, Any]) -> None:
 
 
 def test_the_strip_tells_how_surprised_the_model_was_at_each_character(browser: dict[str, Any], pages: Path) -> None:
-    model, told = run.load(pages / "trained"), browser["keyboard"]["told"]
+    model, told = run_directory.load(pages / "trained"), browser["keyboard"]["told"]
     [sample] = generation.generate(model, PROMPT, LENGTH, seeds=[SEED])
     text = PROMPT + sample.text
     ids = np.array(model.tokenizer.encode(text), np.int32)
@@ -162,7 +163,7 @@ def test_the_strip_tells_how_surprised_the_model_was_at_each_character(browser: 
 def test_the_strip_tells_of_a_chinese_character_what_all_its_bytes_surprised(
     browser: dict[str, Any], pages: Path
 ) -> None:
-    model = run.load(pages / "trained_lines")
+    model = run_directory.load(pages / "trained_lines")
     assert model.tokenizer.id_of("霜") is None
     ids = model.prompt_ids(CHINESE)
     logprobs = tf.nn.log_softmax(model.model(np.array([ids[:-1]]), training=False)[0]).numpy()
@@ -243,7 +244,7 @@ def test_each_press_of_write_draws_a_new_seed_and_shows_it_unless_it_is_kept_or_
     assert (kept["seed"], kept["text"]) == (second["seed"], second["text"])
     assert typed["seed"] == "7"
     assert [one["fresh"] for one in browser["again"]] == [True, True, False, False]
-    model = run.load(pages / "trained")
+    model = run_directory.load(pages / "trained")
     for one in browser["again"]:
         [sample] = generation.generate(model, "", N, seeds=[int(one["seed"])])
         assert one["text"] == sample.text

@@ -17,10 +17,11 @@ from typing import Any
 
 import pytest
 
-from keras_lstmgen import chatting, cli, generation, inspection, run, training
+from keras_lstmgen import chatting, cli, generation, inspection, training
 from keras_lstmgen.chatting import Speaker, Talk, answer
 from keras_lstmgen.config import recipe
 from keras_lstmgen.generation import Sample
+from keras_lstmgen.models import run_directory
 from keras_lstmgen.sampling import Options
 from keras_lstmgen.system import signals
 from keras_lstmgen.utils.errors import UserError
@@ -59,7 +60,7 @@ def poem(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def speaker(folder: Path, tokens: int = 21, memory: int = 0) -> tuple[Speaker, list[int]]:
     """Who answers, and a list that grows by the ids read in each call."""
-    loaded, read = run.load(folder), list[int]()
+    loaded, read = run_directory.load(folder), list[int]()
     call = generation.writer(loaded)
 
     def counted(ids: Any, *others: Any) -> Any:
@@ -128,7 +129,7 @@ def test_an_end_symbol_ends_the_text_and_the_next_line_begins_another(trained_li
 
 
 def test_half_a_character_is_no_part_of_the_text(trained: Path) -> None:
-    tokenizer = run.load(trained).tokenizer
+    tokenizer = run_directory.load(trained).tokenizer
     ids = [int(token) for token in tokenizer.encode("a月字")]
     assert len(ids) == 7
     kept = [len(chatting._whole(tokenizer, ids[:n])) for n in range(8)]
@@ -166,7 +167,7 @@ def test_earlier_turns_are_not_read_again_until_the_first_is_forgotten(dialogues
 
 
 def test_it_remembers_as_many_turns_as_its_corpus_has(dialogues: Path, trained: Path, tmp_path: Path) -> None:
-    metadata = run.load_metadata(dialogues)
+    metadata = run_directory.load_metadata(dialogues)
 
     def kept(**values: Any) -> int:
         tables = {**metadata.recipe, "corpus": {**metadata.recipe["corpus"], **values}}
@@ -182,7 +183,7 @@ def test_it_remembers_as_many_turns_as_its_corpus_has(dialogues: Path, trained: 
     assert kept(source=["https://nowhere.invalid/a.tsv"], sha256=["0" * 64]) == 0
     assert kept(documents="jsonl", field=["a", "b", "c"]) == 1
     assert chatting.turns_kept(metadata, 7) == 7
-    assert chatting.turns_kept(run.load_metadata(trained), None) == 0
+    assert chatting.turns_kept(run_directory.load_metadata(trained), None) == 0
 
 
 # What is typed
@@ -202,7 +203,7 @@ def test_piped_lines_are_answered_one_by_one_and_a_seed_repeats_all_of_it(
     trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, err = chat(monkeypatch, capsys, trained, "The \nA\n", "--seed", "3")
-    model = run.load(trained)
+    model = run_directory.load(trained)
     first = generation.generate(model, "The ", 15, seeds=[3])[0].text
     second = generation.generate(model, f"The {first}A", 15, seeds=[4])[0].text
     assert out == f"{first}\n{second}\n"
@@ -214,7 +215,7 @@ def test_again_takes_the_next_seed_and_the_place_of_the_answer_before(
     trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, _ = chat(monkeypatch, capsys, trained, "The \n/again\n go\n")
-    model = run.load(trained)
+    model = run_directory.load(trained)
     texts = [generation.generate(model, "The ", 15, seeds=[seed])[0].text for seed in (0, 1)]
     assert texts[0] != texts[1]
     last = generation.generate(model, f"The {texts[1]} go", 15, seeds=[2])[0].text
@@ -225,7 +226,7 @@ def test_forgetting_begins_anew_and_a_seed_can_be_set(
     trained: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, _ = chat(monkeypatch, capsys, trained, "The \n/forget\n/seed -9\nA\n/quit\nnever read\n")
-    model = run.load(trained)
+    model = run_directory.load(trained)
     texts = [generation.generate(model, p, 15, seeds=[s])[0].text for p, s in (("The ", 0), ("A", -9))]
     assert out == "".join(f"{text}\n" for text in texts)
 
@@ -237,7 +238,7 @@ def test_chinese_is_read_and_written_in_utf_8_whatever_the_terminal_says_of_itse
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("床前明月\n".encode()), encoding="ascii"))
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
     assert cli.main(["chat", str(poem), "--max-new-tokens", "15"]) == 0
-    (sample,) = generation.generate(run.load(poem), "床前明月", 15)
+    (sample,) = generation.generate(run_directory.load(poem), "床前明月", 15)
     assert written.getvalue().decode() == f"{sample.text}\n"
 
 
@@ -264,7 +265,7 @@ def test_an_empty_line_is_no_turn_of_a_run_on_pairs(
     dialogues: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, _ = chat(monkeypatch, capsys, dialogues, "\n  \nhello\n")
-    assert out == generation.generate(run.load(dialogues), "hello", 15)[0].text + "\n"
+    assert out == generation.generate(run_directory.load(dialogues), "hello", 15)[0].text + "\n"
 
 
 @pytest.mark.parametrize(
@@ -291,7 +292,7 @@ def test_what_cannot_be_used_is_one_line(
 
 def test_a_memory_below_nothing_is_refused(dialogues: Path) -> None:
     with pytest.raises(UserError, match=r"--memory: -1 is out of range; give 0 or more"):
-        chatting.turns_kept(run.load_metadata(dialogues), -1)
+        chatting.turns_kept(run_directory.load_metadata(dialogues), -1)
 
 
 def test_the_first_ctrl_c_breaks_off_the_answer_and_the_talk_goes_on(
@@ -387,7 +388,7 @@ def terminal(*words: str) -> Iterator[Terminal]:
 
 
 def test_chinese_is_typed_edited_and_answered_whole_in_a_terminal(poem: Path) -> None:
-    (sample,) = generation.generate(run.load(poem), "床前明月", 9, Options(temperature=0))
+    (sample,) = generation.generate(run_directory.load(poem), "床前明月", 9, Options(temperature=0))
     assert re.fullmatch(r"[\u4e00-\u9fff]{9}", sample.text)
     with terminal(str(poem), "--temperature", "0", "--max-new-tokens", "9") as screen:
         screen.until("> ")

@@ -17,11 +17,12 @@ from typing import Any
 
 import pytest
 
-from keras_lstmgen import beam, cli, commands, decode, exporters, generation, inspection, run, training
+from keras_lstmgen import beam, cli, commands, decode, exporters, generation, inspection, training
 from keras_lstmgen.config import recipe
 from keras_lstmgen.constraints import HostOptions
 from keras_lstmgen.data import sources
 from keras_lstmgen.files import atomic
+from keras_lstmgen.models import run_directory
 from keras_lstmgen.sampling import Options
 
 VERBS = ("prepare", "train", "generate", "chat", "evaluate", "inspect", "export", "info")
@@ -183,7 +184,7 @@ def test_without_an_argument_it_learns_from_pydoc_in_any_folder_and_the_next_com
     out, _ = typed(capsys, "train", *TINY, "--training.batch_size", "50", "--training.minutes", "0.01")
     words = printed_next(out)
     assert words == ["keras-lstmgen", "generate", "saved_models/quickstart", "--temperature", "0.8"]
-    assert run.load_metadata(tmp_path / words[2]).recipe["corpus"]["source"] == ["pydoc"]
+    assert run_directory.load_metadata(tmp_path / words[2]).recipe["corpus"]["source"] == ["pydoc"]
     text, err = typed(capsys, *words[1:], "--max-new-tokens", "10")
     assert len(text) >= 2
     assert printed_next(err) == ["keras-lstmgen", "evaluate", "saved_models/quickstart"]
@@ -208,7 +209,7 @@ def test_a_corpus_that_can_be_read_once_is_trained_on_resumed_and_evaluated(
     source = "-" if kind == "standard input" else piped(written)
     typed(capsys, "train", source, "--runs", tmp_path / "runs", *TINY)
     folder = tmp_path / "runs/text"
-    assert str(tmp_path / "cache") in (folder / run.RECIPE).read_text()
+    assert str(tmp_path / "cache") in (folder / run_directory.RECIPE).read_text()
     sources._spooled.cache_clear()
     keyboard(monkeypatch, "")
     typed(capsys, "train", "--resume", folder, "--training.epochs", "2")
@@ -253,7 +254,7 @@ def test_the_text_alone_goes_to_standard_output_and_the_notes_beside_it(
         "--temperature", "0.9", "--top-k", "30", "--top-p", "0.95", "--min-p", "0.01", "--repetition-penalty", "1.1",
     )  # fmt: skip
     options = Options(temperature=0.9, top_k=30, top_p=0.95, min_p=0.01, repetition_penalty=1.1)
-    first, second = generation.generate(run.load(trained), "The ", 40, options, seeds=[7, 8])
+    first, second = generation.generate(run_directory.load(trained), "The ", 40, options, seeds=[7, 8])
     assert out == f"{first.text}\n\n{second.text}\n"
     assert "80 tokens in" in err
     assert "ended by: length, length" in err
@@ -284,7 +285,7 @@ def test_interactive_answers_each_line_until_the_end_of_input(
 ) -> None:
     keyboard(monkeypatch, "The \nA\n")
     out, err = typed(capsys, "generate", trained, "--interactive", "--max-new-tokens", "15", "--seed", "3")
-    model = run.load(trained)
+    model = run_directory.load(trained)
     texts = [generation.generate(model, p, 15, seeds=[s])[0].text for p, s in (("The ", 3), ("A", 4))]
     assert out == "".join(f"{text}\n" for text in texts)
     assert printed_next(err)[1] == "evaluate"
@@ -307,7 +308,10 @@ def test_every_option_of_the_host_reaches_the_text(trained: Path, capsys: pytest
         "--no-repeat-ngram", "3", "--presence-penalty", "0.5", "--frequency-penalty", "-0.25",
         "--logit-bias", "e=-inf", "#260=1.5", "--logit-bias", "<0x0A>=-2", "==-3", "--regex", "[^e]*",
     ]  # fmt: skip
-    model, host = run.load(trained), HostOptions(3, 0.5, -0.25, ("e=-inf", "#260=1.5", "<0x0A>=-2", "==-3"), "[^e]*")
+    model, host = (
+        run_directory.load(trained),
+        HostOptions(3, 0.5, -0.25, ("e=-inf", "#260=1.5", "<0x0A>=-2", "==-3"), "[^e]*"),
+    )
     out, err = typed(capsys, "generate", trained, "--prompt", "The ", "--max-new-tokens", "40", "--n", "2", *words)
     limits = generation.constrained(model, host)
     first, second = generation.generate(model, "The ", 40, seeds=[0, 1], limits=limits)
@@ -327,7 +331,7 @@ def test_a_search_writes_the_best_texts_and_their_scores_beside_them(
 ) -> None:
     words = ("--prompt", "The ", "--max-new-tokens", "20", "--no-repeat-ngram", "4")
     out, err = typed(capsys, "generate", trained, *words, "--beams", "3", "--length-penalty", "0.5", "--n", "2")
-    model = run.load(trained)
+    model = run_directory.load(trained)
     limits = generation.constrained(model, HostOptions(no_repeat_ngram=4))
     asked = beam.Search(3, 0.5, 20)
     best, second, _ = generation.search(model, decode.stepper(model.weights), "The ", asked, limits=limits)
@@ -341,7 +345,7 @@ def test_log_probabilities_are_a_line_of_json_a_token(
     two = ("generate", trained, "--prompt", "The ", "--max-new-tokens", "7", "--n", "2")
     short = (*two, "--seed", "2")
     out, _ = typed(capsys, *short, "--logprobs", "3")
-    model = run.load(trained)
+    model = run_directory.load(trained)
     samples = generation.generate(model, "The ", 7, seeds=[2, 3])
     told = [json.loads(line) for line in out.splitlines()]
     assert [(line["text"], line["position"]) for line in told] == [(text, t) for text in (0, 1) for t in range(7)]
@@ -541,7 +545,7 @@ def test_a_text_that_cannot_be_kept_is_printed(
     refusing["kept.txt"] = errno.ENOSPC
     assert cli.main(["generate", str(copied), "--max-new-tokens", "9", "--output", str(tmp_path / "kept.txt")]) == 2
     out, err = capsys.readouterr()
-    assert out == generation.generate(run.load(copied), "", 9, Options(), seeds=[0])[0].text + "\n"
+    assert out == generation.generate(run_directory.load(copied), "", 9, Options(), seeds=[0])[0].text + "\n"
     assert "kept.txt: could not be written (No space left on device)" in err
 
 

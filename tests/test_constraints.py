@@ -15,9 +15,10 @@ import tensorflow as tf
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from keras_lstmgen import beam, constraints, decode, generation, pattern, run, sampling
+from keras_lstmgen import beam, constraints, decode, generation, pattern, sampling
 from keras_lstmgen.config import recipe
 from keras_lstmgen.constraints import Constraints, HostOptions
+from keras_lstmgen.models import run_directory
 from keras_lstmgen.sampling import Options
 from keras_lstmgen.tokenizers import tokenizer
 from keras_lstmgen.utils.errors import UserError
@@ -335,18 +336,18 @@ def test_a_number_out_of_range_names_its_option(name: str, value: Any) -> None:
 
 
 @pytest.fixture(scope="module")
-def stream(trained: Path) -> run.Run:
+def stream(trained: Path) -> run_directory.Run:
     """A model of characters, which has no end token to write."""
-    return run.load(trained)
+    return run_directory.load(trained)
 
 
 @pytest.fixture(scope="module")
-def lines(trained_lines: Path) -> run.Run:
+def lines(trained_lines: Path) -> run_directory.Run:
     """A model of documents in subwords, which ends its texts."""
-    return run.load(trained_lines)
+    return run_directory.load(trained_lines)
 
 
-def written(model: run.Run, prompt: str = "", n: int = 40, **words: Any) -> list[generation.Sample]:
+def written(model: run_directory.Run, prompt: str = "", n: int = 40, **words: Any) -> list[generation.Sample]:
     """Six texts under the options of the host."""
     limits = generation.constrained(model, HostOptions(**words))
     return generation.generate(model, prompt, n, Options(temperature=1.5), seeds=range(6), limits=limits)
@@ -369,7 +370,9 @@ def test_token_by_token_under_options_that_change_nothing_the_texts_are_the_same
 
 
 @pytest.mark.parametrize("n", [1, 2, 3])
-def test_no_run_of_n_tokens_of_prompt_and_text_comes_twice(stream: run.Run, lines: run.Run, n: int) -> None:
+def test_no_run_of_n_tokens_of_prompt_and_text_comes_twice(
+    stream: run_directory.Run, lines: run_directory.Run, n: int
+) -> None:
     for model, prompt in ((stream, "These"), (lines, "moonwise")):  # runs that the prompt itself repeats may stay
         ended = 0
         for sample in written(model, prompt, 90, no_repeat_ngram=n):
@@ -382,7 +385,7 @@ def test_no_run_of_n_tokens_of_prompt_and_text_comes_twice(stream: run.Run, line
             assert ended == 6  # there are fewer than 90 characters
 
 
-def test_a_text_ends_where_everything_is_forbidden_and_says_by_what(lines: run.Run) -> None:
+def test_a_text_ends_where_everything_is_forbidden_and_says_by_what(lines: run_directory.Run) -> None:
     """The pattern wants three times what the text may hold once, and forbids the end till then."""
     limits = HostOptions(regex="(on){3}", no_repeat_ngram=1, logit_bias=("</s>=-inf",))
     sample = generation.generate(lines, "", 9, limits=generation.constrained(lines, limits))[0]
@@ -395,7 +398,7 @@ PHRASES = ("[a-z ]{5,12}", r"(the|a) \w+ (is|was) .{0,9}", r"\d{2}:\d{2}", "x?",
 
 
 @pytest.mark.parametrize("regex", PHRASES)
-def test_a_text_matches_its_pattern_or_says_that_it_is_unfinished(stream: run.Run, regex: str) -> None:
+def test_a_text_matches_its_pattern_or_says_that_it_is_unfinished(stream: run_directory.Run, regex: str) -> None:
     whole = 0
     for sample in written(stream, "The ", 30, regex=regex):
         matches = re.fullmatch(regex, sample.text) is not None
@@ -406,7 +409,9 @@ def test_a_text_matches_its_pattern_or_says_that_it_is_unfinished(stream: run.Ru
     assert whole >= 3
 
 
-def test_the_text_stops_where_the_pattern_can_only_end_and_an_end_token_comes_only_where_it_can(lines: run.Run) -> None:
+def test_the_text_stops_where_the_pattern_can_only_end_and_an_end_token_comes_only_where_it_can(
+    lines: run_directory.Run,
+) -> None:
     for sample in written(lines, regex="(hi|on|te){2}|the"):
         assert (sample.finish_reason, sample.note) == ("stop", "")
         assert re.fullmatch("(hi|on|te){2}|the", sample.text)
@@ -417,14 +422,14 @@ def test_the_text_stops_where_the_pattern_can_only_end_and_an_end_token_comes_on
     assert all(re.fullmatch("the(hi|on|te)+", sample.text) for sample in ended)
 
 
-def test_a_match_that_the_limit_cuts_off_is_told(stream: run.Run) -> None:
+def test_a_match_that_the_limit_cuts_off_is_told(stream: run_directory.Run) -> None:
     for sample in written(stream, n=4, regex="[a-z]{5}"):
         assert (len(sample.tokens), sample.finish_reason, sample.note) == (4, "length", generation.UNFINISHED)
     for sample in written(stream, n=5, regex="[a-z]{5}"):
         assert (len(sample.tokens), sample.finish_reason, sample.note) == (5, "stop", "")
 
 
-def test_characters_without_a_piece_are_written_by_their_bytes(lines: run.Run) -> None:
+def test_characters_without_a_piece_are_written_by_their_bytes(lines: run_directory.Run) -> None:
     assert lines.tokenizer.id_of("霜") is None
     for sample in written(lines, regex="(霜|地上){3}"):
         assert re.fullmatch("(霜|地上){3}", sample.text)
@@ -432,19 +437,19 @@ def test_characters_without_a_piece_are_written_by_their_bytes(lines: run.Run) -
     assert {len(sample.tokens) for sample in written(lines, regex="霜{2}")} == {6}
 
 
-def test_a_bias_makes_a_token_come_and_minus_infinity_keeps_it_away(stream: run.Run) -> None:
+def test_a_bias_makes_a_token_come_and_minus_infinity_keeps_it_away(stream: run_directory.Run) -> None:
     assert {sample.text for sample in written(stream, n=5, logit_bias=("e=1000",))} == {"eeeee"}
     texts = "".join(sample.text for sample in written(stream, n=40, logit_bias=("e=-inf", "▁=-inf")))
     assert not set(texts) & {"e", " "}
     assert set("".join(sample.text for sample in written(stream, n=40))) >= {"e", " "}
 
 
-def test_ids_that_training_never_saw_stay_unwritten_under_every_option(stream: run.Run) -> None:
+def test_ids_that_training_never_saw_stay_unwritten_under_every_option(stream: run_directory.Run) -> None:
     texts = written(stream, n=60, presence_penalty=50.0, frequency_penalty=9.0, no_repeat_ngram=2, regex="(?s:.*)")
     assert not {token for sample in texts for token in sample.tokens} & set(stream.metadata.unsampled_ids)
 
 
-def test_stop_strings_and_whole_characters_are_as_without_options(stream: run.Run) -> None:
+def test_stop_strings_and_whole_characters_are_as_without_options(stream: run_directory.Run) -> None:
     limits = generation.constrained(stream, HostOptions(presence_penalty=0.1))
     free = generation.generate(stream, "", 60, limits=limits)[0].text
     emitted: list[str] = []
@@ -458,7 +463,7 @@ def test_stop_strings_and_whole_characters_are_as_without_options(stream: run.Ru
 # Log-probabilities
 
 
-def test_log_probabilities_are_the_model_s_own_before_any_option(lines: run.Run) -> None:
+def test_log_probabilities_are_the_model_s_own_before_any_option(lines: run_directory.Run) -> None:
     limits = generation.constrained(lines, HostOptions(no_repeat_ngram=2))
     sample = generation.generate(lines, "the ", 12, Options(temperature=0.5), seeds=[3], limits=limits)[0]
     told = generation.logprobs(lines, decode.stepper(lines.weights), "the ", sample.tokens, 4)

@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from keras_lstmgen import generation, run, sampling
+from keras_lstmgen import generation, sampling
 from keras_lstmgen.exporters import onnx, saved_model, tflite
 from keras_lstmgen.exporters.contract import Call
+from keras_lstmgen.models import run_directory
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the kit is no package: it travels as a folder
 import export.contract as kit
@@ -39,7 +40,7 @@ class Artifact(NamedTuple):
 
     format: str
     call: Call
-    run: run.Run
+    run_directory: run_directory.Run
     metadata: kit.Metadata
 
     def zeros(self, B: int) -> Any:
@@ -73,10 +74,10 @@ def cases(fixture: str) -> list[Case]:
 
 
 @pytest.fixture(scope="module", params=list(PROMPTS))
-def source(request: pytest.FixtureRequest) -> tuple[str, Path, run.Run, list[list[int]]]:
+def source(request: pytest.FixtureRequest) -> tuple[str, Path, run_directory.Run, list[list[int]]]:
     """A run, and what Keras writes in each case."""
     folder = request.getfixturevalue(request.param)
-    model = run.load(folder)
+    model = run_directory.load(folder)
     call = generation.writer(model)
 
     def tokens(case: Case) -> list[int]:
@@ -92,7 +93,7 @@ def opened(folder: Path, name: str) -> Call:
 
 
 @pytest.fixture(params=list(FORMATS))
-def artifact(request: pytest.FixtureRequest, source: tuple[str, Path, run.Run, Any]) -> Artifact:
+def artifact(request: pytest.FixtureRequest, source: tuple[str, Path, run_directory.Run, Any]) -> Artifact:
     """One format of a run."""
     _, folder, model, _ = source
     metadata = kit.read_metadata((folder / "keras_lstmgen.json").read_bytes())
@@ -100,7 +101,7 @@ def artifact(request: pytest.FixtureRequest, source: tuple[str, Path, run.Run, A
 
 
 def test_step_with_a_client_s_sampling_generate_and_keras_write_the_same(
-    artifact: Artifact, source: tuple[str, Path, run.Run, list[list[int]]]
+    artifact: Artifact, source: tuple[str, Path, run_directory.Run, list[list[int]]]
 ) -> None:
     fixture, folder, _, expected = source
     pieces = kit_tokenizer.read((folder / "tokenizer.model").read_bytes())

@@ -10,7 +10,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the benchmarks are no package that is installed
 from benchmarks import costs
 from keras_lstmgen.config import recipe
-from keras_lstmgen.model import build
+from keras_lstmgen.models.builder import build
 
 H, V, B, T = 6, 11, 3, 5
 

@@ -12,9 +12,10 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keras_lstmgen import checkpoint, evaluation, model, reports, run, training
+from keras_lstmgen import checkpoint, evaluation, reports, training
 from keras_lstmgen.config import auto_sizes, recipe
 from keras_lstmgen.data import example_batches
+from keras_lstmgen.models import builder, run_directory
 from keras_lstmgen.tokenizers.tokenizer import END, NEWLINE, START
 from keras_lstmgen.utils.errors import UserError
 
@@ -79,8 +80,8 @@ def test_so_many_are_no_longer_than_what_is_called_the_longest(made: list[list[i
 def test_the_measured_loss_is_that_of_each_by_itself() -> None:
     dice = np.random.default_rng(2)
     made = [dice.integers(4, V, n % 9).tolist() for n in range(17)]
-    built = model.build(recipe.Model(embedding_size=E, units=H, layers=2, dropout=0.0, attention=4), V)
-    weights, alone = model.weights_of(built), 0.0
+    built = builder.build(recipe.Model(embedding_size=E, units=H, layers=2, dropout=0.0, attention=4), V)
+    weights, alone = builder.weights_of(built), 0.0
     for text in made:
         ids = np.array([[START, *text, END]])
         alone += float(
@@ -103,7 +104,7 @@ def test_whether_they_are_is_chosen_by_the_longest(longest: int, state: str) -> 
 def test_what_was_trained_so_is_measured_so(lines: recipe.Recipe, tmp_path: Path) -> None:
     folder, said = trained(lines, tmp_path)
     assert "--training.state fresh" in said
-    made = run.load(folder)
+    made = run_directory.load(folder)
     report = reports.evaluate(made, [], samples=0, sample_tokens=1)
     metrics = made.metadata.metrics
     assert metrics is not None
@@ -121,7 +122,7 @@ def test_no_layer_carries_a_state_then(lines: recipe.Recipe) -> None:
 
 
 def test_the_order_of_the_held_out_documents_does_not_matter(lines: recipe.Recipe, tmp_path: Path) -> None:
-    made = run.load(trained(lines, tmp_path)[0])
+    made = run_directory.load(trained(lines, tmp_path)[0])
     losses = []
     for name, held_out in (("one", ["moon", "a star 3", "the night"]), ("two", ["the night", "moon", "a star 3"])):
         (tmp_path / name).write_text("\n".join(held_out), encoding="utf-8")
@@ -135,7 +136,7 @@ def test_a_window_that_is_too_short_for_them_is_told(lines: recipe.Recipe, tmp_p
     assert "--training.state carried" in said
     assert "of the documents have at most 22 tokens, and a window has 10" in " ".join(said.split())
     assert "--training.window 22" in said
-    assert recipe.load(folder / run.RECIPE).carries
+    assert recipe.load(folder / run_directory.RECIPE).carries
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from keras_lstmgen import cli, run, training
+from keras_lstmgen import cli, training
 from keras_lstmgen.config import effects, recipe
+from keras_lstmgen.models import run_directory
 from keras_lstmgen.sampling import Options
 from keras_lstmgen.utils.errors import UserError
 
@@ -103,9 +104,9 @@ def test_a_recipe_is_refused_by_its_name_and_a_saved_run_never(
     assert refused(capsys, "train", "mine.toml").startswith(f"mine.toml: {name} has no effect here: it needs ")
     assert trains == []
     assert recipe.load(tmp_path / "mine.toml") == settings
-    about: dict[str, Any] = json.loads((trained / run.METADATA).read_text())
-    (tmp_path / run.METADATA).write_text(json.dumps(about | {"recipe": recipe.to_tables(settings)}))
-    assert recipe.parse(run.load_metadata(tmp_path).recipe) == settings
+    about: dict[str, Any] = json.loads((trained / run_directory.METADATA).read_text())
+    (tmp_path / run_directory.METADATA).write_text(json.dumps(about | {"recipe": recipe.to_tables(settings)}))
+    assert recipe.parse(run_directory.load_metadata(tmp_path).recipe) == settings
 
 
 @pytest.mark.parametrize("path", PIPELINES, ids=lambda path: path.stem)

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_lstmgen import generation, run, sampling
+from keras_lstmgen import generation, sampling
 from keras_lstmgen.exporters import saved_model, strings
 from keras_lstmgen.exporters.contract import Call
+from keras_lstmgen.models import run_directory
 
 GOLDEN = Path(__file__).with_name("golden") / "run"
 P, N = 3, 2
@@ -17,12 +18,12 @@ BROKEN = (b"a\xffb", b"\xf0\x9f\x98", b"\xc3\n\x80 x", b"\xed\xa0\x80", b"\x00\x
 
 
 @pytest.fixture(scope="module")
-def model() -> run.Run:
-    return run.load(GOLDEN)
+def model() -> run_directory.Run:
+    return run_directory.load(GOLDEN)
 
 
 @pytest.fixture(scope="module")
-def call(model: run.Run, tmp_path_factory: pytest.TempPathFactory) -> Call:
+def call(model: run_directory.Run, tmp_path_factory: pytest.TempPathFactory) -> Call:
     """The SavedModel of a small run, loaded as a server loads it."""
     folder = tmp_path_factory.mktemp("served")
     saved_model.write(model, folder)
@@ -69,20 +70,20 @@ def of_no_rows(V: int, S: int) -> dict[str, dict[str, tuple[int, ...]]]:
 
 
 @pytest.mark.parametrize("signature", of_no_rows(0, 0))
-def test_a_request_of_no_rows_has_an_answer_of_no_rows(model: run.Run, call: Call, signature: str) -> None:
+def test_a_request_of_no_rows_has_an_answer_of_no_rows(model: run_directory.Run, call: Call, signature: str) -> None:
     V, S = model.metadata.vocab_size, model.metadata.state_size
     answer = call(signature, **inputs(signature, S, 0))
     assert {name: value.shape for name, value in answer.items()} == of_no_rows(V, S)[signature]
 
 
-def test_the_defaults_of_one_row_serve_no_rows(model: run.Run, call: Call) -> None:
+def test_the_defaults_of_one_row_serve_no_rows(model: run_directory.Run, call: Call) -> None:
     defaults = {name: np.array([value], kind.as_numpy_dtype) for name, (kind, value) in strings.DEFAULTS.items()}
     answer = call("serving_default", prompt=np.array([], object), **defaults)
     assert {name: len(value) for name, value in answer.items()} == dict.fromkeys(answer, 0)
     assert len(answer) == len(of_no_rows(model.metadata.vocab_size, 0)["serving_default"])
 
 
-def test_an_empty_string_begins_a_text_has_nothing_to_score_and_no_tokens(model: run.Run, call: Call) -> None:
+def test_an_empty_string_begins_a_text_has_nothing_to_score_and_no_tokens(model: run_directory.Run, call: Call) -> None:
     S = model.metadata.state_size
     [sample] = generation.generate(model, "", 9)
     for signature, limit in (("serving_default", 9), ("complete", strings.MAX_NEW_TOKENS)):
@@ -101,21 +102,23 @@ def test_an_empty_string_begins_a_text_has_nothing_to_score_and_no_tokens(model:
 
 
 @pytest.mark.parametrize("length", [0, 1])
-def test_fewer_than_two_ids_have_nothing_to_score_and_leave_the_state(model: run.Run, call: Call, length: int) -> None:
+def test_fewer_than_two_ids_have_nothing_to_score_and_leave_the_state(
+    model: run_directory.Run, call: Call, length: int
+) -> None:
     state = np.ones((2, model.metadata.state_size), np.float32)
     answer = call("score", ids=np.zeros((2, length), np.int32), state=state)
     assert answer["logprobs"].shape == (2, 0)
     np.testing.assert_array_equal(answer["next_state"], state)
 
 
-def test_generate_without_noise_reads_and_writes_nothing(model: run.Run, call: Call) -> None:
+def test_generate_without_noise_reads_and_writes_nothing(model: run_directory.Run, call: Call) -> None:
     S = model.metadata.state_size
     request = inputs("generate", S, 2) | {"noise": np.zeros((2, 0), np.float32)}
     assert call("generate", **request)["tokens"].shape == (2, 0)
 
 
 @pytest.mark.parametrize("rows", [0, 2])
-def test_generate_without_ids_is_an_error_that_names_them(model: run.Run, call: Call, rows: int) -> None:
+def test_generate_without_ids_is_an_error_that_names_them(model: run_directory.Run, call: Call, rows: int) -> None:
     request = inputs("generate", model.metadata.state_size, rows) | {"ids": np.zeros((rows, 0), np.int32)}
     with pytest.raises(tf.errors.InvalidArgumentError, match="ids: its rows are empty; give at least one id in each"):
         call("generate", **request)
@@ -123,7 +126,7 @@ def test_generate_without_ids_is_an_error_that_names_them(model: run.Run, call: 
 
 @pytest.mark.parametrize("signature", ["serving_default", "complete", "score_text", "tokenize"])
 def test_bytes_that_are_not_utf_8_are_read_as_replacement_characters(
-    model: run.Run, call: Call, signature: str
+    model: run_directory.Run, call: Call, signature: str
 ) -> None:
     for broken in BROKEN:
         mended = broken.decode("utf-8", "replace").encode()

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_lstmgen import checkpoint, evaluation, model, run, training
+from keras_lstmgen import checkpoint, evaluation, training
 from keras_lstmgen.config import recipe
 from keras_lstmgen.exporters import export_run
 from keras_lstmgen.files import atomic
 from keras_lstmgen.layers import ensemble
 from keras_lstmgen.loss import EachMember
+from keras_lstmgen.models import builder, run_directory
 from keras_lstmgen.utils.errors import UserError
 
 B, T, E, H, L, K, V = 2, 7, 4, 6, 1, 3, 11
@@ -27,7 +28,7 @@ def softmax(logits: Any) -> Any:
 
 
 def test_its_probabilities_are_the_mean_of_its_members() -> None:
-    built = model.build(SETTINGS, V)
+    built = builder.build(SETTINGS, V)
     members = ensemble.members_of(built)
     each = [softmax(member(IDS)) for member in members]
     assert len(members) == K
@@ -37,26 +38,26 @@ def test_its_probabilities_are_the_mean_of_its_members() -> None:
 
 
 def test_step_by_step_equals_the_whole_sequence() -> None:
-    built = model.build(SETTINGS, V)
-    weights, S = model.weights_of(built), 2 * K * L * H
+    built = builder.build(SETTINGS, V)
+    weights, S = builder.weights_of(built), 2 * K * L * H
     state, whole = tf.zeros((B, S)), built(IDS)
-    assert model.state_size(weights) == S
+    assert builder.state_size(weights) == S
     for t in range(T):
-        logits, state = model.step(weights, IDS[:, t], state)
+        logits, state = builder.step(weights, IDS[:, t], state)
         np.testing.assert_allclose(logits, whole[:, t], atol=1e-5)
 
 
 def test_it_is_scored_as_it_writes() -> None:
-    weights = model.weights_of(model.build(SETTINGS, V))
+    weights = builder.weights_of(builder.build(SETTINGS, V))
     nothing = tf.zeros((B, 2 * K * L * H))
-    slow, end = model.score(weights, tf.constant(IDS, tf.int32), nothing)
+    slow, end = builder.score(weights, tf.constant(IDS, tf.int32), nothing)
     fast, last = evaluation.scorer(weights)(tf.constant(IDS, tf.int32), nothing)
     np.testing.assert_allclose(fast, slow, atol=1e-5)
     np.testing.assert_allclose(last, end, atol=1e-5)
 
 
 def test_each_member_learns_from_its_own_loss() -> None:
-    built = model.build(SETTINGS, V, B, T)
+    built = builder.build(SETTINGS, V, B, T)
     nats = [keras.losses.SparseCategoricalCrossentropy(from_logits=True)(IDS, member(IDS)) for member in
             ensemble.members_of(built)]  # fmt: skip
     for layer in ensemble.layers_of(built):
@@ -85,10 +86,10 @@ def several(settings: recipe.Recipe, tmp_path_factory: pytest.TempPathFactory) -
 
 
 def test_it_is_better_than_each_of_its_members_on_held_out_text(several: Path) -> None:
-    loaded = run.load(several)
+    loaded = run_directory.load(several)
     ids = np.array(loaded.tokenizer.encode("The value of the expression is the list of its items. " * 20), np.int32)
     whole = evaluation.total_nats(loaded.weights, ids)
-    each = [evaluation.total_nats(member, ids) for member in model.each_member(loaded.weights)]
+    each = [evaluation.total_nats(member, ids) for member in builder.each_member(loaded.weights)]
     assert whole < np.mean(each)  # the mean of probabilities is never worse than their mean logarithm (Jensen)
 
 
@@ -101,7 +102,7 @@ def test_every_artifact_writes_the_texts_of_keras(several: Path) -> None:
 def test_its_model_opens_in_keras_beside_our_layers(several: Path) -> None:
     opened = keras.saving.load_model(several / "model.keras")
     ids = np.array([[5, 6, 7, 8, 9]])
-    np.testing.assert_allclose(opened(ids), run.load(several).model(ids), atol=1e-6)
+    np.testing.assert_allclose(opened(ids), run_directory.load(several).model(ids), atol=1e-6)
 
 
 @pytest.mark.parametrize(("name", "value"), [("training.sampled_softmax", 9), ("model.activation_regularization", 1)])

@@ -24,12 +24,13 @@ from ai_edge_litert.interpreter import Interpreter
 from ai_edge_litert.tools import flatbuffer_utils
 from tensorflow.core.protobuf import saved_model_pb2
 
-from keras_lstmgen import cli, model, run
+from keras_lstmgen import cli
 from keras_lstmgen.config import recipe
 from keras_lstmgen.exporters import contract, export_run, onnx, saved_model, tflite, verify
 from keras_lstmgen.exporters.contract import Call
 from keras_lstmgen.files import atomic
 from keras_lstmgen.layers import lstm
+from keras_lstmgen.models import builder, run_directory
 from keras_lstmgen.utils.errors import UserError
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder that holds export/ and tests/
@@ -117,7 +118,7 @@ def in_onnx(folder: Path) -> dict[str, tuple[Tensors, Tensors]]:
 def test_the_graphs_have_the_inputs_and_outputs_of_the_page_and_no_others(
     exported: Path, read: Callable[[Path], Any]
 ) -> None:
-    metadata = run.load_metadata(exported)
+    metadata = run_directory.load_metadata(exported)
     assert read(exported) == graphs_of_the_page(metadata.vocab_size, metadata.state_size)
 
 
@@ -226,14 +227,14 @@ def test_the_loops_of_onnx_files_reach_for_their_weights_and_carry_what_changes(
 
 
 def test_one_product_of_both_kernels_gives_what_two_give(trained: Path) -> None:
-    made, B = run.load(trained), 3
+    made, B = run_directory.load(trained), 3
     joined = contract.joined(made.weights)
     assert [cell.recurrent for cell in joined.cells] == [None, None]
-    assert model.state_size(joined) == made.metadata.state_size
+    assert builder.state_size(joined) == made.metadata.state_size
     dice = np.random.default_rng(0)
     ids = dice.integers(0, made.metadata.vocab_size, B).astype(np.int32)
     state = dice.uniform(-1, 1, (B, made.metadata.state_size)).astype(np.float32)
-    for given, wanted in zip(model.step(joined, ids, state), model.step(made.weights, ids, state), strict=True):
+    for given, wanted in zip(builder.step(joined, ids, state), builder.step(made.weights, ids, state), strict=True):
         np.testing.assert_allclose(given, wanted, atol=1e-5)
 
 
@@ -246,7 +247,7 @@ def test_an_onnx_file_with_a_foreign_operator_in_a_loop_is_refused(trained: Path
         onnx._check(model, "generate")
 
 
-def inputs(metadata: run.Metadata, B: int, **options: float) -> dict[str, Any]:
+def inputs(metadata: run_directory.Metadata, B: int, **options: float) -> dict[str, Any]:
     """Inputs of ``generate``; the options given are those of the last row, the others are neutral."""
     neutral = {"repetition_penalty": 1.0, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
     rows = {name: np.full(B, neutral[name], kind) for name, kind in OPTIONS.items()}
@@ -257,7 +258,7 @@ def inputs(metadata: run.Metadata, B: int, **options: float) -> dict[str, Any]:
 
 
 def test_the_saved_model_refuses_an_option_out_of_range_by_its_name(trained: Path) -> None:
-    metadata, call = run.load_metadata(trained), saved_model.open_artifact(trained)
+    metadata, call = run_directory.load_metadata(trained), saved_model.open_artifact(trained)
     wrong = {"repetition_penalty": (0, 1e-7, 1e7, np.nan), "temperature": (-1, 1e-7, 1e7, np.nan), "top_k": (-1,)}
     wrong |= {"top_p": (0, -0.5, 1.001, np.nan), "min_p": (-0.1, 1.001, np.nan)}
     for name, values in wrong.items():
@@ -305,17 +306,19 @@ def test_a_large_vocabulary_s_artifacts_hold_their_matrices_in_parts_and_write_t
     exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = Path(shutil.copytree(exported, tmp_path / "large"))
-    monkeypatch.setattr(model, "LARGE", 2)
+    monkeypatch.setattr(builder, "LARGE", 2)
     proofs = export_run.export(folder, recipe.Export(formats=("saved_model", "tflite", "onnx"), texts=12, tokens=20))
     assert {name: proof.identical for name, proof in proofs.items()} == dict.fromkeys(proofs, 12)
-    weights = run.load(folder).weights  # of two layers; that of characters looks up what its first product gives
+    weights = run_directory.load(
+        folder
+    ).weights  # of two layers; that of characters looks up what its first product gives
     H, parts = weights.cells[0].recurrent.shape[0], 4
     shapes = [tuple(held.dims) for held in onnx_library.load(onnx_file(folder, "step")).graph.initializer]
     assert shapes.count((H // parts, 4 * H)) == parts * (3 + weights.tied)
 
 
 def test_weights_that_are_no_numbers_are_not_exported(copied: Path) -> None:
-    model = run.load(copied).model
+    model = run_directory.load(copied).model
     for bad in (np.nan, np.inf):
         model.layers[-1].bias.assign(np.full(model.layers[-1].bias.shape, bad, np.float32))
         model.save(copied / "model.keras")
@@ -375,7 +378,7 @@ def converters_that_copy(trained: Path, **changes: Callable[[Path], None]) -> Ca
     def module(name: str) -> Any:
         real = FORMATS[name]
 
-        def write(model: run.Run, folder: Path) -> None:
+        def write(model: run_directory.Run, folder: Path) -> None:
             del model
             (folder / real.PLACE).parent.mkdir(parents=True, exist_ok=True)
             copy = shutil.copytree if (trained / real.PLACE).is_dir() else shutil.copy
@@ -496,7 +499,7 @@ def test_a_folder_for_temporary_files_may_have_any_name(
     """TensorFlow Lite converts by way of such a folder."""
     (tmp_path / AWKWARD).mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / AWKWARD))
-    FORMATS[name].write(run.load(trained), tmp_path / "there")
+    FORMATS[name].write(run_directory.load(trained), tmp_path / "there")
     assert (tmp_path / "there" / FORMATS[name].PLACE).exists()
     assert not list((tmp_path / AWKWARD).iterdir())
 
@@ -655,9 +658,9 @@ def test_a_damaged_export_json_is_one_clear_line_before_anything_is_written(copi
 
 
 @pytest.fixture(scope="module")
-def tried(trained: Path) -> tuple[run.Run, verify.Trial, Call]:
+def tried(trained: Path) -> tuple[run_directory.Run, verify.Trial, Call]:
     """A run, what Keras writes, and its ONNX files."""
-    model = run.load(trained)
+    model = run_directory.load(trained)
     return model, verify.trial(model, texts=20, tokens=3), onnx.open_artifact(trained)
 
 
@@ -678,7 +681,7 @@ Outputs = dict[str, Any]
 )
 @pytest.mark.filterwarnings("ignore:divide by zero")
 def test_a_proof_sees_what_is_wrong_in_any_graph_and_batch(
-    tried: tuple[run.Run, verify.Trial, Call],
+    tried: tuple[run_directory.Run, verify.Trial, Call],
     graph: str,
     rows: int,
     change: Callable[[Outputs], Outputs],
@@ -697,7 +700,7 @@ def test_a_proof_sees_what_is_wrong_in_any_graph_and_batch(
 
 
 def test_a_proof_sees_what_is_wrong_in_the_texts_of_the_signature_in_strings(trained: Path) -> None:
-    model, call = run.load(trained), saved_model.open_artifact(trained)
+    model, call = run_directory.load(trained), saved_model.open_artifact(trained)
     trial = verify.trial(model, texts=20, tokens=5)
     compared = []
 
@@ -713,7 +716,7 @@ def test_a_proof_sees_what_is_wrong_in_the_texts_of_the_signature_in_strings(tra
 
 
 def test_a_proof_allows_one_text_in_a_hundred_and_of_a_large_vocabulary_five(trained: Path) -> None:
-    model = run.load(trained)
+    model = run_directory.load(trained)
     assert verify.needed(model) == 0.99
     assert verify.needed(model._replace(metadata=replace(model.metadata, vocab_size=4096))) == 0.95
     assert verify._reasons(1e-6, 99, 100, 0.99) == ()
@@ -724,7 +727,7 @@ def test_a_proof_allows_one_text_in_a_hundred_and_of_a_large_vocabulary_five(tra
 def test_the_texts_of_a_proof_try_several_lengths_batches_and_all_mixes_of_options(
     trained_lines: Path,
 ) -> None:
-    model = run.load(trained_lines)
+    model = run_directory.load(trained_lines)
     trial = verify.trial(model, texts=48, tokens=2)
     assert trial.tokens.shape == (48, 2)
     assert len({len(case.prompt) for case in trial.cases}) >= len(verify.LENGTHS)

@@ -20,10 +20,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from keras_lstmgen import callbacks, cli, run
+from keras_lstmgen import callbacks, cli
 from keras_lstmgen.config import recipe
 from keras_lstmgen.data import sources, token_cache
 from keras_lstmgen.files import atomic
+from keras_lstmgen.models import run_directory
 
 TINY = {
     "model.units": 7, "model.embedding_size": 4, "model.layers": 1, "training.batch_size": 3, "training.window": 17,
@@ -107,7 +108,7 @@ def test_logs_that_cannot_be_written_are_one_line_too(
     text: Path, tmp_path: Path, whole: Any, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """TensorFlow writes them by itself: a file is in their place."""
-    create = run.create
+    create = run_directory.create
 
     def created(*given: Any) -> Path:
         folder = create(*given)
@@ -115,7 +116,7 @@ def test_logs_that_cannot_be_written_are_one_line_too(
         return folder
 
     with monkeypatch.context() as patch:
-        patch.setattr(run, "create", created)
+        patch.setattr(run_directory, "create", created)
         said = refused(capsys, typed(text, "--runs", tmp_path))
     assert said.startswith(f"{tmp_path}/prose/logs: could not be written (")
     assert not (tmp_path / "prose").exists()
@@ -139,7 +140,10 @@ def test_a_disk_that_fills_up_in_the_midst_of_a_training_keeps_both_checkpoints(
     said = refused(capsys, typed(text, "--runs", tmp_path))
     assert "checkpoint.keras: could not be written (No space left on device); what was there before is kept" in said
     refusing.clear()
-    assert {path.name for path in (tmp_path / "prose").glob("*.keras")} == {run.CHECKPOINT, run.PREVIOUS}
+    assert {path.name for path in (tmp_path / "prose").glob("*.keras")} == {
+        run_directory.CHECKPOINT,
+        run_directory.PREVIOUS,
+    }
     monkeypatch.undo()
     assert cli.main(["train", "--resume", "prose", "--runs", str(tmp_path)]) == 0
     assert curve(tmp_path / "prose") == whole

@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keras_lstmgen import cli, run
+from keras_lstmgen import cli
 from keras_lstmgen.config import recipe
 from keras_lstmgen.data import sources
 from keras_lstmgen.files import filenames
+from keras_lstmgen.models import run_directory
 from keras_lstmgen.utils.errors import readable, typed
 
 TINY = shlex.split(
@@ -51,7 +52,7 @@ def test_a_corpus_a_run_and_a_folder_whose_names_are_not_utf_8(
     runs = str(tmp_path / NO_UTF_8)
     assert cli.main(["train", f"{NO_UTF_8}.txt", "--runs", runs, "--name", NO_UTF_8, *TINY]) == 0
     folder = Path(runs, NO_UTF_8)
-    assert recipe.load(folder / run.RECIPE).corpus.source == (f"file://{tmp_path}/caf%E9.txt",)
+    assert recipe.load(folder / run_directory.RECIPE).corpus.source == (f"file://{tmp_path}/caf%E9.txt",)
     monkeypatch.chdir("elsewhere")
     short = [NO_UTF_8, "--runs", runs]
     for words in (
@@ -67,7 +68,7 @@ def test_a_corpus_a_run_and_a_folder_whose_names_are_not_utf_8(
     assert "caf\\xe9" in out
     assert "caf\\351" in err  # as the next command is typed
     assert json.loads((folder / "evaluation.json").read_text())["text"] == "file:../caf%E9.txt"
-    (source,) = sources.resolve(recipe.load(folder / run.RECIPE).corpus)
+    (source,) = sources.resolve(recipe.load(folder / run_directory.RECIPE).corpus)
     assert source.path == tmp_path / f"{NO_UTF_8}.txt"
 
 
@@ -87,7 +88,7 @@ def test_names_and_prompts_are_utf_8_in_a_locale_that_is_not(
 
     generate = ["generate", "zwölf", "--runs", "läufe", "--prompt", "Fähre: ", "--max-new-tokens", "20"]
     assert "läufe/zwölf" in there("train", "Übel.txt", "--runs", "läufe", "--name", "zwölf", *TINY)
-    assert recipe.load(Path("läufe/zwölf", run.RECIPE)).corpus.source == (str(tmp_path / "Übel.txt"),)
+    assert recipe.load(Path("läufe/zwölf", run_directory.RECIPE)).corpus.source == (str(tmp_path / "Übel.txt"),)
     text = there(*generate)
     assert cli.main(generate) == 0
     assert capsys.readouterr().out == text

@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
-from keras_lstmgen import cli, run
+from keras_lstmgen import cli
 from keras_lstmgen.config import recipe
 from keras_lstmgen.config.recipe import Corpus
 from keras_lstmgen.data import sources
 from keras_lstmgen.files import folders
 from keras_lstmgen.files.folders import LeftOut
+from keras_lstmgen.models import run_directory
 from keras_lstmgen.utils.errors import UserError
 
 TINY = ("--model.units", "7", "--model.embedding_size", "4", "--training.batch_size", "3", "--training.window", "5")
@@ -47,8 +48,8 @@ def left_out(name: str | Path) -> list[LeftOut]:
 
 def a_run(folder: Path) -> Path:
     """Make a folder that looks like a run."""
-    write(folder / run.RECIPE, b"[model]\nunits = 3\n")
-    write(folder / run.METADATA, b"{}\n")
+    write(folder / run_directory.RECIPE, b"[model]\nunits = 3\n")
+    write(folder / run_directory.METADATA, b"{}\n")
     write(folder / "samples.txt", b"a sample\n")
     return folder
 
@@ -165,7 +166,7 @@ def test_a_run_as_a_corpus_is_named_with_the_command_that_resumes_it(books: Path
 
 
 def test_a_project_folder_with_a_recipe_of_its_own_is_no_run(books: Path) -> None:
-    write(books / run.RECIPE, b"[model]\n")
+    write(books / run_directory.RECIPE, b"[model]\n")
     assert read(books) == ["books/deep/two.txt", "books/one.txt", "books/recipe.toml"]
 
 

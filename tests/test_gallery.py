@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the benchmarks are no package that is installed
 from benchmarks import gallery
-from keras_lstmgen import cli, run, training
+from keras_lstmgen import cli, training
 from keras_lstmgen.config import recipe
+from keras_lstmgen.models import run_directory
 
 TINY = {
     "model.embedding_size": 5, "model.units": 14, "model.layers": 1, "training.batch_size": 4, "training.epochs": 2,
@@ -53,7 +54,7 @@ def test_each_recipe_has_its_reason_its_loss_and_what_its_command_writes(
     (link,) = re.findall(r"^## \[quickstart\]\((.*)\)$", page, re.MULTILINE)
     assert (tmp_path / link).resolve() == gallery.PIPELINES / "quickstart.toml"
     assert "\nQuickstart and default recipe: no download, about two minutes of training on two cores.\n" in page
-    nats = run.load_metadata(trained).metrics["validation"]["nats_per_token"]
+    nats = run_directory.load_metadata(trained).metrics["validation"]["nats_per_token"]
     assert f"\nOn held-out text: {nats:.3f} nats " in page
     (_, command), *texts = blocks(tmp_path / "page.md")
     assert re.findall("^Seed (.):$", page, re.MULTILINE) == ["0", "1", "2"]

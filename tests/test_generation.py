@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keras_lstmgen import cli, decode, generation, model, run, sampling
+from keras_lstmgen import cli, decode, generation, sampling
 from keras_lstmgen.config import recipe
 from keras_lstmgen.generation import Tail
+from keras_lstmgen.models import builder, run_directory
 from keras_lstmgen.sampling import Options
 from keras_lstmgen.tokenizers import tokenizer
 
@@ -78,7 +79,7 @@ def test_nothing_is_held_back_that_cannot_become_a_stop_string(text: str, stop: 
 
 
 def test_the_same_seed_writes_the_same_text_alone_and_in_a_batch(trained: Path) -> None:
-    model = run.load(trained)
+    model = run_directory.load(trained)
     together = generation.generate(model, "The ", 40, Options(temperature=0.7), seeds=[5, 6, 7])
     assert len({sample.text for sample in together}) == 3
     for seed, sample in zip([5, 6, 7], together, strict=True):
@@ -93,13 +94,13 @@ def test_what_is_emitted_is_the_text(trained: Path) -> None:
     def emit(row: int, text: str) -> None:
         emitted[row] += text
 
-    samples = generation.generate(run.load(trained), "x", 37, seeds=[1, 2], emit=emit)
+    samples = generation.generate(run_directory.load(trained), "x", 37, seeds=[1, 2], emit=emit)
     assert emitted == [sample.text for sample in samples]
     assert [(len(sample.tokens), sample.finish_reason) for sample in samples] == [(37, "length")] * 2
 
 
 def test_a_stop_string_ends_the_text_and_stands_outside_it(trained: Path) -> None:
-    model = run.load(trained)
+    model = run_directory.load(trained)
     free = generation.generate(model, "", 120)[0].text
     word = free[60:63]
     stopped = generation.generate(model, "", 120, stop=[word])[0]
@@ -108,7 +109,7 @@ def test_a_stop_string_ends_the_text_and_stands_outside_it(trained: Path) -> Non
 
 
 def test_a_chinese_stop_string_ends_the_text_also_where_it_is_spelled_in_bytes() -> None:
-    model, seeds = run.load(GOLDEN), range(40)
+    model, seeds = run_directory.load(GOLDEN), range(40)
     assert model.tokenizer.id_of("山") is None
     free = [sample.text for sample in generation.generate(model, "月亮", 20, seeds=seeds)]
     emitted = [""] * len(seeds)
@@ -122,7 +123,7 @@ def test_a_chinese_stop_string_ends_the_text_also_where_it_is_spelled_in_bytes()
 
 
 def test_an_end_symbol_ends_a_document(trained_lines: Path) -> None:
-    model = run.load(trained_lines)
+    model = run_directory.load(trained_lines)
     samples = generation.generate(model, "", 60, Options(temperature=0.5), seeds=range(6))
     ended = [sample for sample in samples if sample.finish_reason == "stop"]
     assert len(ended) >= 3
@@ -132,7 +133,7 @@ def test_an_end_symbol_ends_a_document(trained_lines: Path) -> None:
 def test_an_empty_prompt_starts_at_the_start_symbol_and_a_document_s_prompt_after_it(
     trained: Path, trained_lines: Path
 ) -> None:
-    stream, lines = run.load(trained), run.load(trained_lines)
+    stream, lines = run_directory.load(trained), run_directory.load(trained_lines)
     assert stream.prompt_ids("") == [stream.tokenizer.newline_id]
     assert stream.prompt_ids("ab") == stream.tokenizer.encode("ab").tolist()
     assert lines.prompt_ids("") == [lines.tokenizer.start_id]
@@ -140,7 +141,7 @@ def test_an_empty_prompt_starts_at_the_start_symbol_and_a_document_s_prompt_afte
 
 
 def test_characters_that_training_never_saw_are_read_by_their_bytes(trained: Path) -> None:
-    model = run.load(trained)
+    model = run_directory.load(trained)
     assert len(model.prompt_ids("月")) == 3
     text = generation.generate(model, "月", 50, Options(temperature=2.0))[0].text
     assert text.encode("utf-8").decode("utf-8") == text
@@ -148,7 +149,7 @@ def test_characters_that_training_never_saw_are_read_by_their_bytes(trained: Pat
 
 
 def test_ids_that_training_never_saw_are_never_written(trained: Path) -> None:
-    model = run.load(trained)
+    model = run_directory.load(trained)
     samples = generation.generate(model, "", 200, Options(temperature=3.0), seeds=range(8))
     written = np.unique([token for sample in samples for token in sample.tokens])
     assert not set(written.tolist()) & set(model.metadata.unsampled_ids)
@@ -156,7 +157,7 @@ def test_ids_that_training_never_saw_are_never_written(trained: Path) -> None:
 
 
 def test_a_text_longer_than_a_chunk_is_the_one_that_a_single_call_writes(trained: Path) -> None:
-    model = run.load(trained)
+    model = run_directory.load(trained)
     N = 2 * generation.CHUNK + 5
     options = Options(temperature=0.9, repetition_penalty=1.2)
     text = decode.begin(2, model.metadata.state_size, model.metadata.vocab_size)
@@ -172,7 +173,7 @@ def test_a_text_that_is_not_kept_takes_no_memory_however_long_and_is_the_one_tha
     trained: Path,
 ) -> None:
     """Here 10,000 tokens, in pieces of 16; all numbers stay numbers."""
-    model, N, options = run.load(trained), 10_000, Options(temperature=0.9, repetition_penalty=1.1)
+    model, N, options = run_directory.load(trained), 10_000, Options(temperature=0.9, repetition_penalty=1.1)
     call = generation.writer(model)
     generation.generate(model, "", 64, options, call=call)  # traced, and warm
     pieces, kept = 0, {}
@@ -204,9 +205,9 @@ def test_a_text_that_is_not_kept_takes_no_memory_however_long_and_is_the_one_tha
 def test_only_a_search_or_log_probabilities_copy_the_weights_a_second_time(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[int] = []
 
-    def counted(weights: model.Weights) -> model.Weights:
+    def counted(weights: builder.Weights) -> builder.Weights:
         made.append(1)
-        return model.in_parts(weights)
+        return builder.in_parts(weights)
 
     monkeypatch.setattr(decode, "in_parts", counted)
     drawn = ["generate", str(GOLDEN), "--prompt", "The ", "--max-new-tokens", "3"]

@@ -9,7 +9,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the benchmarks are no package that is installed
 from benchmarks import artifact_sides, generation, profile, texts
-from keras_lstmgen import model, run
+from keras_lstmgen.models import builder, run_directory
 
 B = 3
 IDS = np.array([[5, 7, 270, 9], [6, 6, 8, 5], [11, 4, 5, 5]])
@@ -20,17 +20,17 @@ def folder(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the sides are given: here the metadata and the weights of a small run."""
     made = tmp_path_factory.mktemp("made")
     (made / "keras_lstmgen.json").write_bytes((trained / "keras_lstmgen.json").read_bytes())
-    np.savez(made / "weights.npz", allow_pickle=False, **artifact_sides.named_weights(run.load(trained)))
+    np.savez(made / "weights.npz", allow_pickle=False, **artifact_sides.named_weights(run_directory.load(trained)))
     return made
 
 
 @pytest.fixture(scope="module")
 def logits(trained: Path) -> Any:
     """Of each step, float32 [4, B, V], by our own."""
-    weights = run.load(trained).weights
-    state, steps = np.zeros((B, model.state_size(weights)), np.float32), []
+    weights = run_directory.load(trained).weights
+    state, steps = np.zeros((B, builder.state_size(weights)), np.float32), []
     for column in IDS.T:
-        out, state = model.step(weights, column.astype(np.int32), state)
+        out, state = builder.step(weights, column.astype(np.int32), state)
         steps.append(out.numpy())
     return np.stack(steps)
 

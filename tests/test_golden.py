@@ -16,10 +16,11 @@ import onnx
 import pytest
 from ai_edge_litert.tools import flatbuffer_utils
 
-from keras_lstmgen import generation, run, sampling
+from keras_lstmgen import generation, sampling
 from keras_lstmgen.exporters import onnx as onnx_exporter
 from keras_lstmgen.exporters import saved_model, tflite, web
 from keras_lstmgen.exporters.contract import Call
+from keras_lstmgen.models import run_directory
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the kit is no package: it travels as a folder
 from export import client, contract, tokenizer
@@ -40,7 +41,7 @@ TFLITE, ONNX = RUN / "tflite/model.tflite", RUN / "onnx/model.onnx"
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The golden run with artifacts that are made here, by the exporters of today."""
     folder = Path(shutil.copytree(RUN, tmp_path_factory.mktemp("golden") / "run"))
-    model = run.load(folder)
+    model = run_directory.load(folder)
     for exporter in (saved_model, tflite, onnx_exporter):
         exporter.write(model, folder)
     return folder
@@ -57,7 +58,7 @@ def served(exported: Path) -> Iterator[serving.Addresses]:
 
 def keras(_: pytest.FixtureRequest) -> Write:
     """Keras itself."""
-    model = run.load(RUN)
+    model = run_directory.load(RUN)
     call = generation.writer(model)
 
     def write(case: Case) -> tuple[str, str]:
@@ -147,7 +148,7 @@ def command(*program: str | Path) -> Write:
 def javascript(request: pytest.FixtureRequest) -> Write:
     """The web page's modules over a page made here, in Node, which answers all cases at once."""
     folder = request.getfixturevalue("exported")
-    page = npm.or_skip(lambda: web.write(run.load(RUN), folder))
+    page = npm.or_skip(lambda: web.write(run_directory.load(RUN), folder))
     asked = [{key: case[key] for key in ("prompt", "seed", "max_new_tokens", "options")} for case in GOLDEN]
     command = ["node", str(web.kit() / "run.mjs"), str(page)]
     done = subprocess.run(command, input=json.dumps(asked).encode(), capture_output=True, timeout=600)

@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 
-from keras_lstmgen import cli, run, training
+from keras_lstmgen import cli, training
 from keras_lstmgen.config import recipe
 from keras_lstmgen.data import prepared_corpus, sources, token_cache
 from keras_lstmgen.exporters import export_run
 from keras_lstmgen.files import folders
+from keras_lstmgen.models import run_directory
 from keras_lstmgen.preparation import parts
 from keras_lstmgen.utils.errors import UserError, typed
 
@@ -110,11 +111,11 @@ Say = Callable[..., str]
 
 def moved(folder: Path) -> None:
     """Let the text of a run be gone."""
-    settings = recipe.override(recipe.load(folder / run.RECIPE), {"corpus.source": ["/gone/prose.txt"]})
-    (folder / run.RECIPE).write_text(recipe.to_toml(settings), encoding="utf-8")
-    about = json.loads((folder / run.METADATA).read_text(encoding="utf-8"))
+    settings = recipe.override(recipe.load(folder / run_directory.RECIPE), {"corpus.source": ["/gone/prose.txt"]})
+    (folder / run_directory.RECIPE).write_text(recipe.to_toml(settings), encoding="utf-8")
+    about = json.loads((folder / run_directory.METADATA).read_text(encoding="utf-8"))
     about["recipe"] = recipe.to_tables(settings)
-    (folder / run.METADATA).write_text(json.dumps(about), encoding="utf-8")
+    (folder / run_directory.METADATA).write_text(json.dumps(about), encoding="utf-8")
 
 
 def command(said: str) -> str:
@@ -209,7 +210,7 @@ def _moved_text(say: Say, copied: Path) -> None:
 
 def _names(say: Say, _copied: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run, "range", lambda *_: range(1, 3), raising=False)
+        patch.setattr(run_directory, "range", lambda *_: range(1, 3), raising=False)
         for folder in ("x", "x-2"):
             Path("runs", folder).mkdir(parents=True)
         assert "give another --name" in say(f"train b.txt --name x --runs runs {shlex.join(TINY)}")
@@ -222,7 +223,7 @@ def _no_run(say: Say, _copied: Path) -> None:
 
 
 def _unfinished(say: Say, copied: Path) -> None:
-    (copied / run.MODEL).unlink()
+    (copied / run_directory.MODEL).unlink()
     say(command(say(f"generate {copied}")), 0)
 
 
@@ -235,7 +236,7 @@ def _diverged(say: Say, copied: Path) -> None:
     with pytest.raises(UserError) as refused:
         training._go_back(copied, pace, model, "the loss is lost")
     say(command(str(refused.value)), 0)
-    for name in (run.MODEL, run.PREVIOUS):
+    for name in (run_directory.MODEL, run_directory.PREVIOUS):
         (copied / name).unlink()
     with pytest.raises(UserError) as refused:
         training._go_back(copied, pace, model, "the loss is lost")

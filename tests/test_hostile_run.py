@@ -24,10 +24,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from keras_lstmgen import checkpoint, cli, material, model, run, training
+from keras_lstmgen import checkpoint, cli, material, training
 from keras_lstmgen.config import recipe
 from keras_lstmgen.data import prepared_corpus, stream_windows, token_cache
 from keras_lstmgen.files import folders
+from keras_lstmgen.models import builder, run_directory
 from keras_lstmgen.reporting import console
 from keras_lstmgen.tokenizers import tokenizer
 from keras_lstmgen.utils.errors import UserError
@@ -37,7 +38,7 @@ TINY = {
     "model.units": 7, "model.embedding_size": 4, "model.layers": 1, "training.batch_size": 3, "training.window": 17,
     "training.epochs": 2, "training.precision": "float32",
 }  # fmt: skip
-ARCHIVES = (run.MODEL, run.CHECKPOINT, run.PREVIOUS)
+ARCHIVES = (run_directory.MODEL, run_directory.CHECKPOINT, run_directory.PREVIOUS)
 
 
 class Made:
@@ -48,7 +49,7 @@ class Made:
         text.write_text("".join(pydoc_data.topics.topics.values())[:1500], encoding="utf-8")
         self.settings = recipe.override(recipe.Recipe(), {"corpus.source": [str(text)], **TINY})
         self.run = training.train(self.settings, parent / "runs", "tiny")
-        self.metadata = json.loads((self.run / run.METADATA).read_text())
+        self.metadata = json.loads((self.run / run_directory.METADATA).read_text())
         settings, encoded = material.prepare(self.settings, parent / "runs")
         self.text = material.digest(encoded)
         counts = np.bincount(encoded.train, minlength=encoded.tokenizer.vocab_size)
@@ -58,7 +59,7 @@ class Made:
 
     def restored(self) -> Path:
         """The copy, its files as they were."""
-        for name in (*ARCHIVES, run.METADATA):
+        for name in (*ARCHIVES, run_directory.METADATA):
             shutil.copy(self.run / name, self.copy / name)
         return self.copy
 
@@ -110,7 +111,7 @@ def contents(folder: Path) -> dict[str, str]:
 # Metadata
 
 
-NAMES = st.sampled_from([*run.Metadata.__dataclass_fields__, "colour"])
+NAMES = st.sampled_from([*run_directory.Metadata.__dataclass_fields__, "colour"])
 
 
 @given(st.one_of(st.dictionaries(NAMES, VALUES, min_size=1, max_size=4), st.binary(max_size=60), TEXTS))
@@ -119,8 +120,10 @@ NAMES = st.sampled_from([*run.Metadata.__dataclass_fields__, "colour"])
 def test_any_metadata_is_that_of_the_run_or_refused(made: Made, changes: Any) -> None:
     folder = made.restored()
     text = json.dumps(made.metadata | changes) if isinstance(changes, dict) else changes
-    (folder / run.METADATA).write_bytes(text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass"))
-    refused_or(lambda: run.load(folder).prompt_ids("The "))
+    (folder / run_directory.METADATA).write_bytes(
+        text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass")
+    )
+    refused_or(lambda: run_directory.load(folder).prompt_ids("The "))
 
 
 @HEAVY
@@ -131,7 +134,7 @@ def test_any_metadata_is_that_of_the_run_or_refused(made: Made, changes: Any) ->
 @example(b"[" * 100_000, {}, {"validation": {"\x1b[2J\ud800": 1.0}})
 def test_info_tells_of_any_run_or_refuses(made: Made, exported: bytes, metrics: Any, measured: Any) -> None:
     folder = made.restored()
-    (folder / run.METADATA).write_text(json.dumps(made.metadata | {"metrics": measured}))
+    (folder / run_directory.METADATA).write_text(json.dumps(made.metadata | {"metrics": measured}))
     (folder / "export.json").write_bytes(exported)
     (folder / "metrics.json").write_text(json.dumps(metrics))
     assert cli.main(["info", str(folder)]) in (0, 2)
@@ -145,9 +148,9 @@ def test_a_recipe_that_asks_for_another_model_than_is_there_builds_none(made: Ma
     metadata = json.loads(json.dumps(made.metadata))
     metadata["recipe"]["model"] |= values
     metadata["state_size"] = 2 * 64 * 65_536 if units != "auto" else -2
-    (copied / run.METADATA).write_text(json.dumps(metadata))
+    (copied / run_directory.METADATA).write_text(json.dumps(metadata))
     with pytest.raises(UserError, match=r"holds 4,056 numbers where .* has 2,181,881,529,870;|leaves sizes"):
-        run.load(copied)
+        run_directory.load(copied)
 
 
 def test_a_recipe_for_a_model_beyond_all_memory_is_refused(
@@ -166,7 +169,7 @@ def test_the_size_of_a_model_is_known_before_it_is_built(
     E: int, L: int, attention: int, tied: bool, members: int
 ) -> None:
     settings = recipe.Model(E, 7, L, dropout=0.1, attention=attention, tied=tied, members=members)
-    assert model.parameters(settings, 11) == model.build(settings, 11).count_params()
+    assert builder.parameters(settings, 11) == builder.build(settings, 11).count_params()
 
 
 # Weights
@@ -177,7 +180,9 @@ def test_the_size_of_a_model_is_known_before_it_is_built(
 def test_any_bytes_are_a_keras_file_or_refused(made: Made, name: str, data: st.DataObject) -> None:
     folder = made.restored()
     (folder / name).write_bytes(data.draw(damaged((made.run / name).read_bytes())))
-    refused_or(lambda: run.load_model(folder / run.MODEL, made.settings, made.metadata["vocab_size"]))
+    refused_or(
+        lambda: run_directory.load_model(folder / run_directory.MODEL, made.settings, made.metadata["vocab_size"])
+    )
     made.resume()
 
 
@@ -192,7 +197,9 @@ def test_any_members_of_a_keras_file_are_read_or_refused(made: Made, name: str, 
     else:
         del parts[part]
     put(folder / name, parts)
-    refused_or(lambda: run.load_model(folder / run.MODEL, made.settings, made.metadata["vocab_size"]))
+    refused_or(
+        lambda: run_directory.load_model(folder / run_directory.MODEL, made.settings, made.metadata["vocab_size"])
+    )
     made.resume()
 
 
@@ -206,7 +213,7 @@ ROWS = st.lists(st.dictionaries(st.sampled_from([*checkpoint.ROW, "colour"]), VA
 @example({"measured": []}, None)
 def test_any_progress_is_that_of_a_training_or_refused(made: Made, changes: dict[str, Any], rows: Any) -> None:
     folder = made.restored()
-    for name in (run.CHECKPOINT, run.PREVIOUS):
+    for name in (run_directory.CHECKPOINT, run_directory.PREVIOUS):
         parts = dict(made.members[name])
         progress = json.loads(parts["progress.json"]) | changes | ({} if rows is None else {"history": rows})
         put(folder / name, parts | {"progress.json": json.dumps(progress).encode()})
@@ -232,7 +239,7 @@ def test_a_pickle_among_the_states_is_never_unpickled(made: Made, tmp_path: Path
     mark, states = tmp_path / "executed", io.BytesIO()
     np.savez(states, np.array([Touch(mark)], dtype=object))
     folder = made.restored()
-    for name in (run.CHECKPOINT, run.PREVIOUS):
+    for name in (run_directory.CHECKPOINT, run_directory.PREVIOUS):
         put(folder / name, made.members[name] | {"carried.npz": states.getvalue()})
     with pytest.raises(UserError, match=r"allow_pickle=False"):
         checkpoint.load(folder, made.model, made.text)
@@ -257,7 +264,7 @@ def test_a_class_that_a_keras_file_names_is_never_imported(made: Made, tmp_path:
         config["config"]["layers"].insert(1, hostile)
         config["compile_config"] = {"optimizer": hostile, "loss": hostile}
         put(folder / archive, made.members[archive] | {"config.json": json.dumps(config).encode()})
-    before, after = run.load(made.run).model.get_weights(), run.load(folder).model.get_weights()
+    before, after = run_directory.load(made.run).model.get_weights(), run_directory.load(folder).model.get_weights()
     assert all((one == other).all() for one, other in zip(before, after, strict=True))
     assert made.resume() is not None
     assert not mark.exists()
@@ -268,7 +275,7 @@ def test_a_class_that_a_keras_file_names_is_never_imported(made: Made, tmp_path:
 
 def weights(made: Made, change: Callable[[h5py.File], None]) -> dict[str, bytes]:
     """The members of the weights' file after a change of its numbers."""
-    parts, content = dict(made.members[run.MODEL]), io.BytesIO()
+    parts, content = dict(made.members[run_directory.MODEL]), io.BytesIO()
     content.write(parts["model.weights.h5"])
     with h5py.File(content, "r+") as file:
         change(file)
@@ -320,10 +327,10 @@ def test_numbers_that_do_not_lie_in_the_file_as_they_are_are_refused(
     made: Made, change: Callable[[h5py.File], None]
 ) -> None:
     folder = made.restored()
-    put(folder / run.MODEL, weights(made, change))
+    put(folder / run_directory.MODEL, weights(made, change))
     tracemalloc.start()
     with pytest.raises(UserError, match=r"model\.keras: holds (no weights of this model|[\d,]+ numbers where)"):
-        run.load(folder)
+        run_directory.load(folder)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 20e6
@@ -340,7 +347,7 @@ def test_a_bomb_of_zip_is_refused_before_it_is_unpacked(made: Made, name: str) -
     with pytest.raises(
         UserError, match=r"model\.keras: holds no weights of this model \(.* is packed, as this package"
     ):
-        run.load(folder)
+        run_directory.load(folder)
     with pytest.raises(UserError, match=r"checkpoint\.keras: cannot be gone on from \(.* is packed, as this package"):
         checkpoint.load(folder, made.model, made.text)
     peak = tracemalloc.get_traced_memory()[1]
@@ -351,7 +358,7 @@ def test_a_bomb_of_zip_is_refused_before_it_is_unpacked(made: Made, name: str) -
 def test_a_bomb_among_the_states_is_refused_before_it_is_unpacked(made: Made) -> None:
     folder, states = made.restored(), io.BytesIO()
     np.savez_compressed(states, np.zeros(15_000_000, np.float32))
-    for name in (run.CHECKPOINT, run.PREVIOUS):
+    for name in (run_directory.CHECKPOINT, run_directory.PREVIOUS):
         put(folder / name, made.members[name] | {"carried.npz": states.getvalue()})
     with pytest.raises(UserError, match=r"arr_0\.npy is packed"):
         checkpoint.load(folder, made.model, made.text)
@@ -359,14 +366,14 @@ def test_a_bomb_among_the_states_is_refused_before_it_is_unpacked(made: Made) ->
 
 def test_a_bit_that_turned_in_the_weights_is_noticed(made: Made) -> None:
     """Wherever in them it is: the numbers alone would not tell."""
-    folder, data = made.restored(), (made.run / run.MODEL).read_bytes()
-    with zipfile.ZipFile(made.run / run.MODEL) as archive:
+    folder, data = made.restored(), (made.run / run_directory.MODEL).read_bytes()
+    with zipfile.ZipFile(made.run / run_directory.MODEL) as archive:
         member = archive.getinfo("model.weights.h5")
     start, size = member.header_offset + 60, member.file_size
     for place in range(start, start + size - 60, size // 23):
-        (folder / run.MODEL).write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+        (folder / run_directory.MODEL).write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
         with pytest.raises(UserError, match=r"model\.keras: holds no weights of this model"):
-            run.load(folder)
+            run_directory.load(folder)
 
 
 # The cache beside the runs
@@ -590,8 +597,8 @@ def test_a_run_in_which_a_link_leads_out_does_not_hide_the_others(
 def test_links_within_a_run_and_a_run_behind_a_link_are_as_good_as_files(
     copied: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (copied / run.MODEL).rename(copied / "best.keras")
-    (copied / run.MODEL).symlink_to("best.keras")
+    (copied / run_directory.MODEL).rename(copied / "best.keras")
+    (copied / run_directory.MODEL).symlink_to("best.keras")
     (tmp_path / "here").symlink_to(copied)
     assert cli.main(["generate", str(tmp_path / "here"), "--max-new-tokens", "5"]) == 0
     assert capsys.readouterr().out

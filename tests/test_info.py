@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from keras_lstmgen import cli, run, training
+from keras_lstmgen import cli, training
 from keras_lstmgen.config import recipe
 from keras_lstmgen.layers import lstm, native_ops
+from keras_lstmgen.models import run_directory
 
 
 @pytest.fixture
@@ -20,7 +21,7 @@ def shelf(trained: Path, tmp_path: Path) -> Path:
     begun = tmp_path / "shelf/begun"
     for name in ("metrics.json", "export.json", "curve.png"):
         (begun / name).unlink()
-    run.save_metadata(begun, replace(run.load_metadata(begun), metrics={}))
+    run_directory.save_metadata(begun, replace(run_directory.load_metadata(begun), metrics={}))
     (tmp_path / "shelf/torn/metrics.json").write_text('{"validation": ')
     (tmp_path / "shelf/notes").mkdir()
     return tmp_path / "shelf"
@@ -57,7 +58,7 @@ def test_a_run_is_described_by_its_recipe_model_measures_and_artifacts(
 ) -> None:
     assert cli.main(["info", "novel", "--runs", str(shelf)]) == 0
     printed = capsys.readouterr().out
-    metadata = run.load_metadata(shelf / "novel")
+    metadata = run_directory.load_metadata(shelf / "novel")
     for name, table in metadata.recipe.items():
         for key in table:
             assert f"{name}.{key}" in printed
@@ -123,7 +124,7 @@ def test_missing_native_code_is_told_in_a_line_where_a_training_begins_and_by_in
         monkeypatch.setattr(native_ops, "library", library)
         for command in commands:
             assert cli.main(command) == 0
-        training.resume(copied, recipe.load(copied / run.RECIPE))
+        training.resume(copied, recipe.load(copied / run_directory.RECIPE))
         printed[library()] = [line for line in capsys.readouterr().out.splitlines() if line.startswith(MISSING)]
     assert [len(lines) for lines in printed.values()] == [0, 3]
 

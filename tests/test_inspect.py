@@ -14,10 +14,11 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keras_lstmgen import cli, coloured, gates, generation, inspection, model, probes, run, training
+from keras_lstmgen import cli, coloured, gates, generation, inspection, probes, training
 from keras_lstmgen.config import recipe
 from keras_lstmgen.data import splits
 from keras_lstmgen.layers import attention
+from keras_lstmgen.models import builder, run_directory
 from keras_lstmgen.reporting import plots
 from keras_lstmgen.sampling import Options
 from keras_lstmgen.tokenizers.tokenizer import END, START
@@ -27,12 +28,12 @@ Array = np.ndarray[Any, Any]
 NAMES = ("forget.png", "input.png", "output.png", "cell.png", "next.png", "text.png", "text.html")
 
 
-def built(slots: int = 0) -> model.Weights:
+def built(slots: int = 0) -> builder.Weights:
     """A model whose weights are large enough for its gates to open and shut."""
-    network = model.build(recipe.Model(embedding_size=E, units=H, layers=L, dropout=0.0, attention=slots), V)
+    network = builder.build(recipe.Model(embedding_size=E, units=H, layers=L, dropout=0.0, attention=slots), V)
     dice = np.random.default_rng(2)
     network.set_weights([dice.normal(0, 1, weight.shape) for weight in network.get_weights()])
-    return model.weights_of(network)
+    return builder.weights_of(network)
 
 
 IDS = np.random.default_rng(3).integers(0, V, T)
@@ -43,7 +44,7 @@ def sigmoid(x: Array) -> Array:
     return 1 / (1 + np.exp(-x))
 
 
-def oracle(weights: model.Weights, ids: Array, state: Array) -> tuple[list[list[Array]], Array]:
+def oracle(weights: builder.Weights, ids: Array, state: Array) -> tuple[list[list[Array]], Array]:
     """The equations in float64: for each layer the gates i, f, g, o and the cell, [B, T, H]; and h [B, T, H] above."""
     x, found = np.asarray(weights.embedding, np.float64)[ids], []
     for layer, cell in enumerate(weights.cells):
@@ -67,7 +68,7 @@ def test_the_gates_of_every_layer_are_those_of_the_equations() -> None:
     ids, state = dice.integers(0, V, (B, T)), dice.normal(size=(B, 2 * L * H)).astype(np.float32)
     expected, _ = oracle(PLAIN, ids, state)
     for t in range(T):
-        seen = model.watched_step(PLAIN, ids[:, t], state)
+        seen = builder.watched_step(PLAIN, ids[:, t], state)
         state = seen.state.numpy()
         for layer, (*of_layer, c) in enumerate(expected):
             for gate, wanted in zip(seen.gates[layer], of_layer, strict=True):
@@ -88,12 +89,12 @@ def test_a_trace_holds_the_gates_and_cells_of_its_layer_and_the_logits(layer: in
 
 
 @pytest.mark.parametrize("weights", [PLAIN, LOOKING], ids=["plain", "attention"])
-def test_the_gates_rebuild_the_states_and_logits_of_the_step_that_writes(weights: model.Weights) -> None:
+def test_the_gates_rebuild_the_states_and_logits_of_the_step_that_writes(weights: builder.Weights) -> None:
     found = gates.trace(weights, IDS, L - 1, gates.begin(weights))
     state, before = tf.constant(gates.begin(weights)), np.zeros(H)
     for t, token in enumerate(IDS):
-        logits, state = model.step(weights, tf.constant([token]), state)
-        parts, _ = model.split_state(weights, state)
+        logits, state = builder.step(weights, tf.constant([token]), state)
+        parts, _ = builder.split_state(weights, state)
         cell = found.forget[t] * before + found.input[t] * found.candidate[t]
         np.testing.assert_allclose(cell, parts[-1][0], atol=1e-6)
         np.testing.assert_allclose(found.output[t] * np.tanh(cell), parts[-2][0], atol=1e-6)
@@ -195,7 +196,7 @@ def test_pictures_and_page_are_written_whole_into_the_run(copied: Path, capsys: 
     assert sorted(path.name for path in folder.iterdir()) == sorted(NAMES)
     for name in NAMES[:-1]:
         assert tf.io.decode_png((folder / name).read_bytes()).shape[1] >= 600
-    text = generation.generate(run.load(copied), "The <b>", 9, Options(top_k=5), seeds=[4])[0].text
+    text = generation.generate(run_directory.load(copied), "The <b>", 9, Options(top_k=5), seeds=[4])[0].text
     assert page_of(folder).passages[0] == f"The <b>{text}".replace("\n", "↵\n")
     words = shlex.split(out.splitlines()[-1].removeprefix("next: "))
     assert words == ["keras-lstmgen", "evaluate", str(copied)]
@@ -217,7 +218,7 @@ def test_the_likeliest_tokens_of_the_table_are_those_of_the_model(
     out = inspected(capsys, trained, "--prompt", "The\n", "--output", tmp_path)
     rows = [line.split() for line in out.splitlines()]
     printed = rows[rows.index(["after", "1", "2", "3", "4", "5"]) + 2 :][:4]
-    loaded = run.load(trained)
+    loaded = run_directory.load(trained)
     probabilities = tf.nn.softmax(loaded.model(np.array([loaded.prompt_ids("The\n")]))[0]).numpy()
     for letter, row, shares in zip("The↵", printed, probabilities, strict=True):
         best = np.argsort(-shares, kind="stable")[:5]
@@ -238,9 +239,9 @@ def test_a_text_longer_than_a_picture_is_coloured_whole_and_its_end_is_drawn(
     assert page_of(tmp_path / "whole").passages[0] == page_of(tmp_path / "end").passages[0] == "abcdefgh" * 3
 
 
-def planted(folder: Path) -> run.Run:
+def planted(folder: Path) -> run_directory.Run:
     """A run whose cell 7 of layer 2 is high after an upper-case letter, low after any other, whatever came before."""
-    loaded = run.load(folder)
+    loaded = run_directory.load(folder)
     H, E = 12, 5
     embedding, W1, U1, b1, W2, U2, b2, *output = loaded.model.get_weights()
     upper = [loaded.tokenizer.decode([token]).isupper() for token in range(len(embedding))]
@@ -278,7 +279,7 @@ def test_a_planted_cell_is_found_and_follows_the_other_half_too(
     assert findings["upper case"].chance < 0.75
     assert all(finding.figure < 1 for name, finding in findings.items() if name != "upper case")
 
-    loaded.model.save(copied / run.MODEL)
+    loaded.model.save(copied / run_directory.MODEL)
     out = inspected(capsys, copied, "--prompt", "a B", "--text", capitals)
     assert f"on {capitals}: {len(ids):,} tokens" in out
     assert re.search(r"upper case +balanced accuracy +7 +1\.000 +0\.500 +0\.\d{3} *\n", out)
@@ -296,7 +297,7 @@ def test_the_layer_and_the_cell_that_are_asked_for_are_shown(
     assert "cells of layer 1 that follow" in inspected(capsys, trained, *asked)
     page = (tmp_path / "text.html").read_text(encoding="utf-8")
     assert "<h1>Cell 10 of layer 1</h1>" in page
-    loaded = run.load(trained)
+    loaded = run_directory.load(trained)
     found = gates.trace(loaded.weights, loaded.prompt_ids("The state"), 0, gates.begin(loaded.weights)).cells[:, 10]
     assert re.findall(r'title="([^"]+)"', page)[:9] == [f"{value:+.2f}" for value in found]
 
@@ -309,9 +310,9 @@ def test_cells_are_looked_for_in_the_held_out_text_or_where_it_is_gone_in_the_mo
     assert page_of(copied / "inspect").passages[1] == held_out[600:].replace("\n", "↵\n")
     monkeypatch.setattr(inspection, "PROBED", 16 * 50)
     assert "on the run's held-out text: 800 tokens" in inspected(capsys, copied, "--prompt", "a")
-    metadata = json.loads((copied / run.METADATA).read_text(encoding="utf-8"))
+    metadata = json.loads((copied / run_directory.METADATA).read_text(encoding="utf-8"))
     metadata["recipe"]["corpus"]["source"] = [str(tmp_path / "gone.txt")]
-    (copied / run.METADATA).write_text(json.dumps(metadata), encoding="utf-8")
+    (copied / run_directory.METADATA).write_text(json.dumps(metadata), encoding="utf-8")
     out = inspected(capsys, copied, "--prompt", "a")
     assert "gone.txt: " in out.splitlines()[0]
     assert "on text that the model wrote: 800 tokens" in out
@@ -328,7 +329,7 @@ def test_chinese_and_strange_prompts_work_with_and_without_documents(
 
 
 def test_a_token_is_labelled_by_the_text_that_it_completes_or_as_it_is_spelled(trained: Path) -> None:
-    tokenizer = run.load(trained).tokenizer
+    tokenizer = run_directory.load(trained).tokenizer
     ids = [1, *tokenizer.encode("a 床\n\x1b[床"), 2, *tokenizer.encode("床")[:2]]
     han = ["<0xE5>", "<0xBA>", "床"]
     labels = ["<s>", "a", "␣", *han, "↵", "\\x1b", "[", *han, "</s>", "<0xE5>", "<0xBA>"]
@@ -375,8 +376,8 @@ def test_texts_of_a_run_on_kinds_are_given_for_each(
 def test_of_an_ensemble_the_probabilities_are_those_of_all_and_the_gates_of_the_first(
     kinds: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    loaded = run.load(kinds)
-    ids, first = loaded.prompt_ids("hard saw fig"), model.each_member(loaded.weights)[0]
+    loaded = run_directory.load(kinds)
+    ids, first = loaded.prompt_ids("hard saw fig"), builder.each_member(loaded.weights)[0]
     whole, alone = (gates.trace(weights, ids, 0, gates.begin(weights)) for weights in (loaded.weights, first))
     shares = tf.nn.softmax(loaded.model(np.array([ids]))[0]).numpy()
     np.testing.assert_allclose(tf.nn.softmax(whole.logits), shares, atol=1e-6)
@@ -392,10 +393,10 @@ def test_of_an_ensemble_the_probabilities_are_those_of_all_and_the_gates_of_the_
 
 
 def test_examples_that_a_run_reads_by_themselves_are_probed_each_from_an_empty_state(kinds: Path) -> None:
-    loaded = run.load(kinds)
-    first = model.each_member(loaded.weights)[0]
+    loaded = run_directory.load(kinds)
+    first = builder.each_member(loaded.weights)[0]
     read, nothing = gates.reader(first, 0), gates.begin(first)
-    texts = list(splits.pieces(recipe.load(kinds / run.RECIPE).corpus, "validation"))
+    texts = list(splits.pieces(recipe.load(kinds / run_directory.RECIPE).corpus, "validation"))
     ids = [[START, *loaded.tokenizer.encode(text), END] for text in texts]
     found = inspection._probed(loaded, inspection.Asked("hard"), 0)
     np.testing.assert_allclose(found.cells, np.concatenate([read(part, nothing)[0] for part in ids]), atol=1e-6)
@@ -441,7 +442,7 @@ def test_no_run_a_run_without_weights_and_an_output_that_is_a_file_are_one_line_
     assert (tmp_path / "file").read_text() == "mine"
     assert cli.main(["inspect", "smal", "--prompt", "a", "--runs", str(tmp_path)]) == 2
     assert "smal: there is no such run" in capsys.readouterr().err
-    (copied / run.MODEL).unlink()
+    (copied / run_directory.MODEL).unlink()
     assert cli.main(words) == 2
     assert "is no finished run (model.keras is missing)" in capsys.readouterr().err
 
@@ -475,7 +476,7 @@ def test_characters_that_no_font_has_are_named_once_with_a_font_that_has_them(
 
 
 def test_of_a_long_prompt_the_end_alone_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    loaded, read, reader = run.load(GOLDEN), list[int](), gates.reader
+    loaded, read, reader = run_directory.load(GOLDEN), list[int](), gates.reader
     prompt = "The state of each cell is seen. " * 3
     ids = loaded.prompt_ids(prompt)
     whole = gates.trace(loaded.weights, ids, 0, gates.begin(loaded.weights))

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_lstmgen import run, training
+from keras_lstmgen import training
 from keras_lstmgen.config import recipe
 from keras_lstmgen.layers import native_ops
 from keras_lstmgen.layers.lstm import Output, TiedOutput
 from keras_lstmgen.loss import NegativeLogLikelihood, SampledSoftmax, nats_of
+from keras_lstmgen.models import run_directory
 from keras_lstmgen.system import cpu
 
 B, T, H, V = 3, 5, 7, 40
@@ -135,6 +136,6 @@ def test_a_run_learns_by_it_and_is_measured_exactly(settings: recipe.Recipe, tmp
     losses = {}
     for draws in (0, 50):
         folder = training.train(recipe.override(settings, {"training.sampled_softmax": draws}), tmp_path, f"n{draws}")
-        losses[draws] = run.load_metadata(folder).metrics["validation"]["nats_per_token"]
+        losses[draws] = run_directory.load_metadata(folder).metrics["validation"]["nats_per_token"]
     assert losses[0] != losses[50]
     assert losses[0] == pytest.approx(losses[50], abs=0.1)

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_lstmgen import model
 from keras_lstmgen.config import recipe
+from keras_lstmgen.models import builder
 
 B, T, E, H, V = 2, 4, 3, 5, 7
 Array = np.ndarray[Any, Any]
@@ -48,7 +48,7 @@ def loss(parameters: list[Array], ids: Array, targets: Array) -> float:
 def built() -> keras.Sequential:
     keras.utils.set_random_seed(1)
     settings = recipe.Model(embedding_size=E, units=H, layers=1, dropout=0.0)
-    built = model.build(settings, V)
+    built = builder.build(settings, V)
     random = np.random.default_rng(2)
     built.set_weights([random.normal(0, 0.5, weight.shape) for weight in built.get_weights()])
     return built
@@ -63,9 +63,9 @@ def test_values_and_states_of_the_step_are_those_of_the_equations(built: keras.S
     embedding, W, U, b, output, output_bias = parameters_of(built)
     ids, h, c = random.integers(0, V, (B, T)), random.normal(size=(B, H)), random.normal(size=(B, H))
     expected, last_h, last_c = lstm(embedding[ids], h, c, W, U, b)
-    weights, state = model.weights_of(built), tf.constant(np.concatenate([h, c], axis=1), tf.float32)
+    weights, state = builder.weights_of(built), tf.constant(np.concatenate([h, c], axis=1), tf.float32)
     for t in range(T):
-        logits, state = model.step(weights, ids[:, t], state)
+        logits, state = builder.step(weights, ids[:, t], state)
         np.testing.assert_allclose(logits, expected[:, t] @ output + output_bias, atol=1e-5)
     np.testing.assert_allclose(state, np.concatenate([last_h, last_c], axis=1), atol=1e-5)
 
@@ -97,6 +97,6 @@ def central_difference(parameters: list[Array], parameter: Array, place: Any, id
 
 def test_forget_gates_begin_open_with_a_bias_of_one() -> None:
     settings = recipe.Model(embedding_size=E, units=H, layers=2, dropout=0.0)
-    biases = [cell.bias.numpy() for cell in model.weights_of(model.build(settings, V)).cells]
+    biases = [cell.bias.numpy() for cell in builder.weights_of(builder.build(settings, V)).cells]
     for bias in biases:
         np.testing.assert_array_equal(bias, np.repeat([0, 1, 0, 0], H))

@@ -26,7 +26,6 @@ from keras_lstmgen import (
     measures,
     ngram,
     reports,
-    run,
     sampling,
     similar,
     tasks,
@@ -35,6 +34,7 @@ from keras_lstmgen import (
 )
 from keras_lstmgen.config import recipe
 from keras_lstmgen.data import example_batches, splits, token_cache
+from keras_lstmgen.models import run_directory
 from keras_lstmgen.utils.errors import UserError
 
 texts = st.text("ab cd.,!é字 A", max_size=20)
@@ -185,7 +185,7 @@ def test_counts_do_not_depend_on_where_a_text_is_cut_and_probabilities_sum_to_on
 
 
 def test_a_run_on_one_text_is_held_against_them(trained: Path, text: Path) -> None:
-    model = run.load(trained)
+    model = run_directory.load(trained)
     found = reports.evaluate(model, [], 0, 1, recipe.Evaluate(measures=("ngram",)))["measures"]["ngram"]
     whole = text.read_text(encoding="utf-8")
     wanted = ngram.nats(ngram.counted([whole[:10_800]]), [whole[10_800:]])
@@ -323,7 +323,7 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_answers_side_by_side_are_those_of_each_source_alone(colours: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(answers, "ROWS", 4)
-    model = run.load(colours)
+    model = run_directory.load(colours)
     asked = ["red", "blue green white", "white red red blue green", "grey", "red\nblue white", "green"] * 2
     found = answers.answers(model, asked, 6)
     call, greedy = generation.writer(model), sampling.Options(temperature=0)
@@ -340,10 +340,10 @@ def test_prompts_stand_at_the_right_end() -> None:
 
 
 def test_the_loss_behind_another_source_tells_what_the_right_one_gives(colours: Path, tmp_path: Path) -> None:
-    model = run.load(colours)
+    model = run_directory.load(colours)
     report = reports.evaluate(model, [], 0, 5)
     loss, counts = report["loss"], report["counts"]
-    settings = recipe.load(colours / run.RECIPE).corpus
+    settings = recipe.load(colours / run_directory.RECIPE).corpus
     token_cache.encode_split(settings, "validation", model.tokenizer, tmp_path / "ids", "<i4")
     found = example_batches.find(np.fromfile(tmp_path / "ids", "<i4"))
     call = evaluation.scorer(model.weights)
@@ -371,15 +371,15 @@ def test_a_source_is_exchanged_for_one_that_differs() -> None:
 
 def test_another_file_of_pairs_is_measured_instead(colours: Path, tmp_path: Path) -> None:
     (tmp_path / "other.tsv").write_text("red blue green\tblue\nblue red blue\tred\n", encoding="utf-8")
-    report = reports.evaluate(run.load(colours), [str(tmp_path / "other.tsv")], 3, 5)
+    report = reports.evaluate(run_directory.load(colours), [str(tmp_path / "other.tsv")], 3, 5)
     assert report["counts"]["documents"] == 2
     assert report["samples"]["sources"] == ["red blue green", "blue red blue", "red blue green"]
 
 
 def test_samples_of_pairs_are_answers_to_held_out_sources(colours: Path) -> None:
-    model = run.load(colours)
+    model = run_directory.load(colours)
     found = reports.evaluate(model, [], 3, 5)["samples"]
-    settings = recipe.load(colours / run.RECIPE).corpus
+    settings = recipe.load(colours / run_directory.RECIPE).corpus
     sources = list(dict.fromkeys(text.split("\n")[0] for text in splits.pieces(settings, "validation")))
     assert found["sources"] == sources[:3]
     for seed, source in enumerate(sources[:3]):
@@ -396,7 +396,7 @@ def test_all_measures_of_answers_are_reported_and_shown(colours: Path, capsys: p
     out = capsys.readouterr().out
     found = json.loads((colours / "evaluation.json").read_text(encoding="utf-8"))["measures"]
     assert list(found) == ["bleu", "rouge", "exact_match", "recall", "distinct_2"]
-    model, settings = run.load(colours), recipe.load(colours / run.RECIPE).corpus
+    model, settings = run_directory.load(colours), recipe.load(colours / run_directory.RECIPE).corpus
     known = tasks.by_source(splits.pieces(settings, "validation"))
     greedy = answers.answers(model, list(known), 6)
     step, limits = decode.stepper(model.weights), generation.constrained(model, constraints.HostOptions())
@@ -424,13 +424,13 @@ def test_all_measures_of_answers_are_reported_and_shown(colours: Path, capsys: p
 
 @pytest.mark.usefixtures("few")
 def test_samples_are_judged_by_kind_beside_held_out_documents(headlines: Path) -> None:
-    model = run.load(headlines)
+    model = run_directory.load(headlines)
     report = reports.evaluate(model, [], 3, 12)
     assert report["samples"]["sources"] == ["sweet", "hard", "sweet"]
     found = report["measures"]["kind"]
     assert list(found) == ["sweet, generated", "sweet, held out", "hard, generated", "hard, held out"]
     drawn = [sample.text for sample in generation.generate(model, "hard", 12, seeds=range(20))]
-    settings = recipe.load(headlines / run.RECIPE).corpus
+    settings = recipe.load(headlines / run_directory.RECIPE).corpus
     known = [text.split("\n") for text in splits.pieces(settings, "train")]
     tools = {"saw", "file", "axe", "drill"}
     likely = [Counter(word in tools for word in text.split()).most_common(1)[0][0] for text in drawn]
@@ -445,8 +445,8 @@ def test_poems_are_held_against_their_form(poems: Path, capsys: pytest.CaptureFi
     assert cli.main(["evaluate", str(poems), *words]) == 0
     assert "four equal verses" in capsys.readouterr().out
     found = json.loads((poems / "evaluation.json").read_text(encoding="utf-8"))["measures"]["verses"]
-    prompt = "".join(recipe.load(poems / run.RECIPE).corpus.labels)
-    drawn = [sample.text for sample in generation.generate(run.load(poems), prompt, 40, seeds=range(20))]
+    prompt = "".join(recipe.load(poems / run_directory.RECIPE).corpus.labels)
+    drawn = [sample.text for sample in generation.generate(run_directory.load(poems), prompt, 40, seeds=range(20))]
     assert found["generated"]["poems"] == 20
     assert found["generated"]["four_equal_verses"] == sum(verses.ends(text) is not None for text in drawn) / 20
     assert found["held out"] == {"poems": 36, "four_equal_verses": 1.0, "rhyming": 1.0}
@@ -498,7 +498,7 @@ def test_texts_of_kinds_are_given_for_each(headlines: Path, capsys: pytest.Captu
 
 
 def test_measures_that_read_the_training_text_say_so_where_it_is_gone(colours: Path) -> None:
-    model = run.load(colours)
+    model = run_directory.load(colours)
     model.metadata.recipe["corpus"]["source"] = ["gone.txt"]
     asked = recipe.Evaluate(measures=("rouge", "recall"))
     with pytest.raises(UserError, match=r"gone\.txt: .*; .* and give --evaluate\.measures without recall$"):

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from keras_lstmgen import beam, cli, decode, generation, material, run
+from keras_lstmgen import beam, cli, decode, generation, material
 from keras_lstmgen.config import recipe
 from keras_lstmgen.constraints import HostOptions
 from keras_lstmgen.data import prepared_corpus, token_cache
+from keras_lstmgen.models import run_directory
 from keras_lstmgen.sampling import Options
 from keras_lstmgen.tokenizers.tokenizer import END, NEWLINE, START, UNK
 from keras_lstmgen.utils.errors import UserError
@@ -50,7 +51,7 @@ def test_a_text_of_unknown_words_alone_is_refused_before_training(
 
 
 def test_ids_that_were_made_before_are_refused_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    words = run.load(GOLDEN).tokenizer
+    words = run_directory.load(GOLDEN).tokenizer
     ids = np.full(500, UNK, np.int32)
     counts: dict[str, dict[str, int]] = {split: dict.fromkeys(token_cache.COUNTS, 500) for split in token_cache.SPLITS}
     found = token_cache.Encoded(words, ids, ids, counts, NEWLINE, END, tuple(range(words.vocab_size)))
@@ -67,9 +68,9 @@ def test_a_run_that_has_nothing_to_generate_is_refused(
     verb: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = Path(shutil.copytree(GOLDEN, tmp_path / "made before"))
-    about = json.loads((folder / run.METADATA).read_text(encoding="utf-8"))
+    about = json.loads((folder / run_directory.METADATA).read_text(encoding="utf-8"))
     about["unsampled_ids"] = list(range(about["vocab_size"]))
-    (folder / run.METADATA).write_text(json.dumps(about), encoding="utf-8")
+    (folder / run_directory.METADATA).write_text(json.dumps(about), encoding="utf-8")
     options = ["--prompt", "a"] if verb == "inspect" else []
     assert f"{folder}: the vocabulary leaves nothing to generate" in refused(capsys, verb, folder, *options)
 
@@ -78,11 +79,11 @@ def test_a_run_that_has_nothing_to_generate_is_refused(
 
 
 @pytest.fixture(scope="module")
-def model() -> run.Run:
-    return run.load(GOLDEN)
+def model() -> run_directory.Run:
+    return run_directory.load(GOLDEN)
 
 
-def test_a_bias_that_bans_everything_ends_the_text_with_a_note(model: run.Run) -> None:
+def test_a_bias_that_bans_everything_ends_the_text_with_a_note(model: run_directory.Run) -> None:
     banned = HostOptions(logit_bias=tuple(f"#{token}=-inf" for token in range(model.metadata.vocab_size)))
     limits = generation.constrained(model, banned)
     drawn = generation.generate(model, "The ", 5, seeds=[0, 1], limits=limits)
@@ -94,7 +95,9 @@ def test_a_bias_that_bans_everything_ends_the_text_with_a_note(model: run.Run) -
 
 
 @pytest.mark.parametrize("options", [Options(top_k=2**31 - 1), Options(top_k=3, top_p=0.5, min_p=1.0), Options()])
-def test_where_fewer_are_left_than_top_k_asks_for_all_of_them_may_be_drawn(model: run.Run, options: Options) -> None:
+def test_where_fewer_are_left_than_top_k_asks_for_all_of_them_may_be_drawn(
+    model: run_directory.Run, options: Options
+) -> None:
     kept = [int(token) for token in model.tokenizer.encode("ab")]
     never = {UNK, START, *model.metadata.unsampled_ids, *kept}
     banned = [f"#{token}=-inf" for token in range(model.metadata.vocab_size) if token not in never]

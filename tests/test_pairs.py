@@ -11,12 +11,13 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keras_lstmgen import evaluation, generation, model, run, sampling, training
+from keras_lstmgen import evaluation, generation, sampling, training
 from keras_lstmgen.config import recipe
 from keras_lstmgen.data import example_batches, splits
 from keras_lstmgen.data.token_cache import SPLITS, encode
 from keras_lstmgen.exporters import export_run, verify
 from keras_lstmgen.files import atomic
+from keras_lstmgen.models import builder, run_directory
 from keras_lstmgen.tokenizers.tokenizer import END, NEWLINE, START
 from keras_lstmgen.utils.errors import UserError
 
@@ -124,8 +125,8 @@ def test_lengths_in_a_batch_are_similar() -> None:
 def test_the_measured_loss_is_that_of_each_example_by_itself() -> None:
     dice = np.random.default_rng(2)
     made = [(dice.integers(4, V, 1 + n % 5).tolist(), dice.integers(4, V, 1 + n % 3).tolist()) for n in range(17)]
-    built = model.build(recipe.Model(embedding_size=E, units=H, layers=2, dropout=0.0, attention=4), V)
-    weights, alone = model.weights_of(built), 0.0
+    built = builder.build(recipe.Model(embedding_size=E, units=H, layers=2, dropout=0.0, attention=4), V)
+    weights, alone = builder.weights_of(built), 0.0
     for source, target in made:
         ids = np.array([[START, *source, NEWLINE, *target, END]])
         nats = keras.losses.sparse_categorical_crossentropy(ids[:, 1:], built(ids[:, :-1]), from_logits=True)
@@ -143,7 +144,7 @@ def test_a_long_example_is_measured_in_windows_of_bounded_size(
     lengths = [(50, 3), (2, 70), (41, 40), (1, 1), (8, 8), (7, 8)]
     made = [tuple(dice.integers(4, V, n).tolist() for n in sizes) for sizes in lengths]
     settings = recipe.Model(embedding_size=E, units=H, layers=2, dropout=0.0, **values)
-    weights, shapes = model.weights_of(model.build(settings, V)), list[tuple[int, int]]()
+    weights, shapes = builder.weights_of(builder.build(settings, V)), list[tuple[int, int]]()
     score, found = evaluation.scorer(weights), example_batches.find(laid(made))
 
     def call(ids: Any, state: Any) -> Any:
@@ -153,7 +154,7 @@ def test_a_long_example_is_measured_in_windows_of_bounded_size(
     alone = 0.0
     for number in range(len(made)):
         ids, before = example_batches.example(found, number, 1000)
-        logprobs, _ = score(ids[np.newaxis], tf.zeros((1, model.state_size(weights))))
+        logprobs, _ = score(ids[np.newaxis], tf.zeros((1, builder.state_size(weights))))
         alone -= float(tf.reduce_sum(logprobs[0, before - 1 :]))
     monkeypatch.setattr(evaluation, "WINDOW", 16)
     monkeypatch.setattr(evaluation, "CELLS", 4 * 16 * V)
@@ -284,7 +285,7 @@ def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_what_is_counted_of_pairs_are_their_targets(colours: Path) -> None:
-    settings = recipe.load(colours / run.RECIPE)
+    settings = recipe.load(colours / run_directory.RECIPE)
     encoded = encode(settings, colours.parent / ".encoded")
     for side in SPLITS:
         ids = getattr(encoded, side)
@@ -310,7 +311,7 @@ def test_a_batch_of_long_targets_is_not_taken_for_a_loss_that_explodes(tmp_path:
 
 
 def test_a_prompt_is_a_source_and_gets_its_end(colours: Path) -> None:
-    loaded = run.load(colours)
+    loaded = run_directory.load(colours)
     ids = loaded.prompt_ids("red blue green")
     assert (ids[0], ids[-1]) == (START, NEWLINE)
     assert loaded.prompt_ids("red blue green\n") == ids
@@ -331,7 +332,7 @@ def test_every_artifact_answers_as_keras_does_in_ids_and_strings(colours: Path) 
 
 
 def test_rounded_weights_are_tried_on_pairs_each_read_by_itself(colours: Path) -> None:
-    loaded = run.load(colours)
+    loaded = run_directory.load(colours)
     reads, states = evaluation.scorer(loaded.weights), []
 
     def call(graph: str, ids: Any, state: Any) -> dict[str, Any]:
@@ -342,7 +343,7 @@ def test_rounded_weights_are_tried_on_pairs_each_read_by_itself(colours: Path) -
     text, name = verify._held_out(loaded, verify.trial(loaded, texts=2, tokens=3))
     assert isinstance(text, example_batches.Pairs)
     assert example_batches.count(text) == len(
-        list(splits.pieces(recipe.load(colours / run.RECIPE).corpus, "validation"))
+        list(splits.pieces(recipe.load(colours / run_directory.RECIPE).corpus, "validation"))
     )
     assert verify._loss_difference(loaded, call, text) == pytest.approx(0.01, abs=1e-4)
     assert name == "held-out text"
@@ -353,7 +354,7 @@ def test_rounded_weights_are_tried_on_pairs_each_read_by_itself(colours: Path) -
 
 
 def test_where_the_corpus_is_gone_they_are_tried_on_what_keras_wrote_each_behind_its_prompt(colours: Path) -> None:
-    loaded = run.load(colours)
+    loaded = run_directory.load(colours)
     loaded.metadata.recipe["corpus"]["source"] = ["gone.jsonl"]
     tried = verify.trial(loaded, texts=5, tokens=3)
     text, name = verify._held_out(loaded, tried)
@@ -365,7 +366,7 @@ def test_where_the_corpus_is_gone_they_are_tried_on_what_keras_wrote_each_behind
 
 
 def test_it_learns_to_answer_from_its_source_and_says_so_in_every_unit(colours: Path) -> None:
-    loaded = run.load(colours)
+    loaded = run_directory.load(colours)
     told = evaluation.measures(0.0, {"tokens": 1, "characters": 1, "bytes": 1, "words": 1})
     assert set(told) == set(loaded.metadata.metrics["validation"])
     assert loaded.metadata.metrics["validation"]["nats_per_token"] < 0.1  # by chance it would be about 0.8

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 
 from benchmarks import page, parity
-from keras_lstmgen import run, sampling
+from keras_lstmgen import sampling
 from keras_lstmgen.exporters import onnx
 from keras_lstmgen.exporters.contract import Call
+from keras_lstmgen.models import run_directory
 from tests import npm
 
 TEXTS, TOKENS = 70, 9
@@ -47,7 +48,7 @@ def test_the_first_texts_are_written_in_a_browser_too(
 def test_without_a_browser_they_are_written_in_node_and_without_that_a_line_says_so(
     trained_lines: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    model = run.load(trained_lines)
+    model = run_directory.load(trained_lines)
     prompts, cases = parity.drawn(model, 5)
     monkeypatch.setenv("PUPPETEER_EXECUTABLE_PATH", "/none")
     name, texts = npm.or_skip(lambda: page.texts(model, prompts, cases, TOKENS))
@@ -83,7 +84,7 @@ def test_a_text_that_differs_is_shown_with_the_step_and_the_distance_of_the_cand
     assert bad["runtime"] == "ONNX"
     assert len(bad["differences"]) == TEXTS - bad["identical"] > TEXTS // 2
     assert {one["at"] for one in bad["differences"]} == {4}
-    model = run.load(trained)
+    model = run_directory.load(trained)
     prompts, cases = parity.drawn(model, TEXTS)
     assert len(set(prompts)) > TEXTS // 4
     for one in bad["differences"]:

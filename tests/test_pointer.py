@@ -12,13 +12,14 @@ import tensorflow as tf
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the benchmarks are no package that is installed
 from benchmarks import pointer as benchmark
-from keras_lstmgen import checkpoint, evaluation, model, run, training
+from keras_lstmgen import checkpoint, evaluation, training
 from keras_lstmgen.config import recipe
 from keras_lstmgen.exporters import export_run
 from keras_lstmgen.files import atomic
 from keras_lstmgen.layers import pointer_generator
 from keras_lstmgen.layers.attention import SIZE
 from keras_lstmgen.loss import Copied
+from keras_lstmgen.models import builder, run_directory
 from keras_lstmgen.utils.errors import UserError
 
 B, T, E, H, L, M, V = 2, 8, 4, 6, 1, 5, 11
@@ -34,7 +35,7 @@ def built() -> keras.Sequential:
 def network(*sizes: Any, **options: Any) -> keras.Sequential:
     """A model whose gate is open now more, now less."""
     keras.utils.set_random_seed(0)
-    made = model.build(SETTINGS, V, *sizes, **options)
+    made = builder.build(SETTINGS, V, *sizes, **options)
     made.layers[0].gate_now().weights.assign(np.random.default_rng(1).normal(size=(H, 1)) * 5)
     made.layers[0].gate_now().bias.assign([0.0])
     return made
@@ -81,17 +82,17 @@ def test_a_gate_that_is_wide_open_or_shut_loses_nothing(z: float, expected: list
 
 
 def test_step_by_step_equals_the_whole_sequence(built: keras.Sequential) -> None:
-    weights = model.weights_of(built)
-    state, whole = tf.zeros((B, model.state_size(weights))), built(IDS)
-    assert model.state_size(weights) == 2 * L * H + M * (2 * SIZE + 1)  # no more than without copying
+    weights = builder.weights_of(built)
+    state, whole = tf.zeros((B, builder.state_size(weights))), built(IDS)
+    assert builder.state_size(weights) == 2 * L * H + M * (2 * SIZE + 1)  # no more than without copying
     for t in range(T):
-        logits, state = model.step(weights, IDS[:, t], state)
+        logits, state = builder.step(weights, IDS[:, t], state)
         np.testing.assert_allclose(logits, whole[:, t], atol=1e-4)
 
 
 def test_it_is_scored_as_it_writes_over_a_cut_too(built: keras.Sequential) -> None:
-    weights, nothing = model.weights_of(built), tf.zeros((B, model.state_size(model.weights_of(built))))
-    slow, end = model.score(weights, tf.constant(IDS), nothing)
+    weights, nothing = builder.weights_of(built), tf.zeros((B, builder.state_size(builder.weights_of(built))))
+    slow, end = builder.score(weights, tf.constant(IDS), nothing)
     first, between = evaluation.scorer(weights)(tf.constant(IDS[:, :4]), nothing)
     second, last = evaluation.scorer(weights)(tf.constant(IDS[:, 3:]), between)
     np.testing.assert_allclose(tf.concat([first, second], axis=1), slow, atol=1e-4)
@@ -116,7 +117,7 @@ def test_it_learns_from_the_loss_of_the_mixture(length: int | None) -> None:
 
 
 def test_a_checkpoint_keeps_the_gate(copying: Path, tmp_path: Path) -> None:
-    chosen = recipe.load(copying / run.RECIPE)
+    chosen = recipe.load(copying / run_directory.RECIPE)
     one, other = (training.compiled(chosen, np.ones(V)) for _ in range(2))
     one.layers[0].gate_now().bias.assign([3.0])
     checkpoint.save(tmp_path, one, checkpoint.Progress(text="x"))
@@ -145,7 +146,7 @@ def copying(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_it_writes_names_that_it_has_never_seen(copying: Path) -> None:
-    plain = recipe.override(recipe.load(copying / run.RECIPE), {"model.copy": False})
+    plain = recipe.override(recipe.load(copying / run_directory.RECIPE), {"model.copy": False})
     without = training.train(plain, copying.parent, "without")
     copies, learns = (atomic.read_json(folder / "metrics.json")["validation"] for folder in (copying, without))
     assert copies["nats_per_token"] < 0.5 * learns["nats_per_token"]
@@ -159,7 +160,7 @@ def test_every_artifact_writes_the_texts_of_keras(copying: Path) -> None:
 
 def test_its_model_opens_in_keras_beside_our_layers(copying: Path) -> None:
     opened = keras.saving.load_model(copying / "model.keras")
-    np.testing.assert_allclose(opened(IDS), run.load(copying).model(IDS), atol=1e-5)
+    np.testing.assert_allclose(opened(IDS), run_directory.load(copying).model(IDS), atol=1e-5)
 
 
 @pytest.mark.parametrize(

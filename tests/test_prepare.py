@@ -15,12 +15,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keras_lstmgen import evaluation, reports, run, training
+from keras_lstmgen import evaluation, reports, training
 from keras_lstmgen.cli import main
 from keras_lstmgen.config import recipe
 from keras_lstmgen.config.recipe import Recipe
 from keras_lstmgen.data import prepared_corpus, sources, splits, token_cache
 from keras_lstmgen.data.token_cache import Encoded, encode
+from keras_lstmgen.models import run_directory
 from keras_lstmgen.tokenizers import tokenizer
 from keras_lstmgen.utils.errors import UserError
 from tests.conftest import SMALL
@@ -174,9 +175,11 @@ def test_pairs_are_dealt_out_and_counted_as_training_does(tmp_path: Path) -> Non
     other = training.train(
         recipe.override(Recipe(), SMALL | {"corpus.source": str(tmp_path / "prepared")}), tmp_path / "runs", "other"
     )
-    for weights, others in zip(run.load(own).model.get_weights(), run.load(other).model.get_weights(), strict=True):
+    for weights, others in zip(
+        run_directory.load(own).model.get_weights(), run_directory.load(other).model.get_weights(), strict=True
+    ):
         assert np.array_equal(weights, others)
-    report = reports.evaluate(run.load(other), [], 1, 30)
+    report = reports.evaluate(run_directory.load(other), [], 1, 30)
     assert report["samples"]["sources"]
     assert not sources.at_hand(recipe.Corpus((str(tmp_path / "prepared"),)))
 
@@ -198,7 +201,7 @@ def test_training_on_a_prepared_folder_gives_the_model_of_the_text(
     options = [word for name, value in SMALL.items() for word in (f"--{name}", str(value))]
     assert main(["train", str(tmp_path / "prepared"), "--runs", str(tmp_path / "runs"), *options]) == 0
     assert "next:" in capsys.readouterr().out
-    one, other = run.load(own), run.load(tmp_path / "runs/prepared")
+    one, other = run_directory.load(own), run_directory.load(tmp_path / "runs/prepared")
     for weights, others in zip(one.model.get_weights(), other.model.get_weights(), strict=True):
         assert np.array_equal(weights, others)
     ids = [int(token) for token in opened(tmp_path / "prepared").validation[:40]]

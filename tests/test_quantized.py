@@ -13,10 +13,11 @@ import pytest
 from ai_edge_litert.interpreter import Interpreter
 from ai_edge_litert.tools import flatbuffer_utils
 
-from keras_lstmgen import run, sampling, training
+from keras_lstmgen import sampling, training
 from keras_lstmgen.config import recipe
 from keras_lstmgen.exporters import contract, export_run, tflite, tflite_float16, tflite_int8, verify
 from keras_lstmgen.exporters.contract import Call
+from keras_lstmgen.models import run_directory
 from keras_lstmgen.utils.errors import UserError
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the kit is no package: it travels as a folder
@@ -49,7 +50,7 @@ def entry(folder: Path) -> dict[str, Any]:
 
 def nats(folder: Path, call: Call) -> float:
     """The loss on the last 1,500 characters of the corpus, which were held out, by ``score``."""
-    model = run.load(folder)
+    model = run_directory.load(folder)
     text = Path(model.metadata.recipe["corpus"]["source"][0]).read_text(encoding="utf-8")[-1501:]
     ids = np.array([model.tokenizer.encode(text)], np.int32)
     state = np.zeros((1, model.metadata.state_size), np.float32)
@@ -68,7 +69,7 @@ def test_the_loss_on_held_out_text_is_that_of_float32_within_the_bound(quantized
 def test_sixteen_bits_cost_next_to_nothing_and_halve_the_file(quantized: Path) -> None:
     found = nats(quantized, tflite_float16.open_artifact(quantized)) - nats(quantized, tflite.open_artifact(quantized))
     assert 0 < abs(found) < tflite_float16.LARGEST_LOSS == 0.001
-    weights = sum(int(np.prod(weight.shape)) for weight in run.load(quantized).model.weights)
+    weights = sum(int(np.prod(weight.shape)) for weight in run_directory.load(quantized).model.weights)
     saved = tflite.size(quantized) - tflite_float16.size(quantized)
     assert saved == pytest.approx(2 * weights, rel=0.2)
 
@@ -90,7 +91,7 @@ def buffers(folder: Path, kind: int) -> dict[int, int]:
 
 
 def test_every_matrix_is_held_once_in_eight_bits_for_all_signatures(quantized: Path) -> None:
-    weights = contract.folded(run.load(quantized).weights)
+    weights = contract.folded(run_directory.load(quantized).weights)
     matrices = [weights.embedding, weights.output, *(cell.recurrent for cell in weights.cells)]
     matrices += [cell.kernel for cell in weights.cells if cell.kernel is not None]
     assert sum(buffers(quantized, schema.TensorType.INT8).values()) == sum(np.prod(matrix.shape) for matrix in matrices)
@@ -109,7 +110,7 @@ def test_it_carries_the_signatures_metadata_and_tokenizer_of_the_float32_file(qu
 
 
 def texts(folder: Path, call: Call, seeds: list[int]) -> list[list[int]]:
-    about = run.load_metadata(folder)
+    about = run_directory.load_metadata(folder)
     inputs = {
         "ids": np.full((len(seeds), 1), about.start_id, np.int32),
         "state": np.zeros((len(seeds), about.state_size), np.float32),
@@ -132,7 +133,7 @@ def test_a_seed_writes_the_same_text_each_time_alone_and_in_company_and_by_the_c
 
 
 def test_where_the_corpus_is_not_at_hand_the_loss_is_that_of_keras_s_own_texts(moved: Path) -> None:
-    model = run.load(moved)
+    model = run_directory.load(moved)
     elsewhere = model.metadata.recipe | {"corpus": model.metadata.recipe["corpus"] | {"source": ["/no/such/text"]}}
     stdin = model.metadata.recipe | {"corpus": model.metadata.recipe["corpus"] | {"source": ["-"]}}
     for lost in (elsewhere, stdin):
@@ -156,7 +157,7 @@ def worsen(folder: Path) -> None:
 def test_a_file_that_is_worse_by_more_than_its_bound_is_discarded_and_reported(
     moved: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def write(model: run.Run, folder: Path) -> None:
+    def write(model: run_directory.Run, folder: Path) -> None:
         tflite_int8.write(model, folder)
         worsen(folder)
 
@@ -170,7 +171,7 @@ def test_a_file_that_is_worse_by_more_than_its_bound_is_discarded_and_reported(
 
 
 def test_a_file_that_writes_another_text_the_second_time_is_refused(quantized: Path) -> None:
-    model, call = run.load(quantized), tflite_int8.open_artifact(quantized)
+    model, call = run_directory.load(quantized), tflite_int8.open_artifact(quantized)
 
     def again(graph: str, **inputs: Any) -> dict[str, Any]:
         shifted = {"noise": inputs["noise"] * np.float32(0.5)} if graph == "generate" else {}

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_lstmgen import callbacks, checkpoint, evaluation, model, run, training
+from keras_lstmgen import callbacks, checkpoint, evaluation, training
 from keras_lstmgen.config import recipe
 from keras_lstmgen.data.token_cache import encode
 from keras_lstmgen.layers.regularization import ActivationRegularization, DroppedEmbedding
+from keras_lstmgen.models import builder, run_directory
 from keras_lstmgen.system import signals
 
 B, T, E, H, L, V = 3, 17, 5, 12, 2, 40
@@ -26,7 +27,7 @@ ALL = {
 
 def built(**values: Any) -> keras.Sequential:
     settings = recipe.Model(embedding_size=values.pop("E", E), units=H, layers=L, dropout=0.0, **values)
-    return model.build(settings, V, B, T)
+    return builder.build(settings, V, B, T)
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +45,8 @@ def history(folder: Path) -> list[dict[str, float]]:
 
 def trained_model(folder: Path, settings: recipe.Recipe) -> keras.Sequential:
     """The model that trains, as a run's checkpoint has it."""
-    made = training.compiled(settings, np.ones(run.load_metadata(folder).vocab_size, np.int64))
-    with zipfile.ZipFile(folder / run.CHECKPOINT) as archive:
+    made = training.compiled(settings, np.ones(run_directory.load_metadata(folder).vocab_size, np.int64))
+    with zipfile.ZipFile(folder / run_directory.CHECKPOINT) as archive:
         text = json.loads(archive.read("progress.json"))["text"]
     checkpoint.load(folder, made, text)
     return made
@@ -114,7 +115,7 @@ def test_the_penalty_makes_the_outputs_smaller(short: recipe.Recipe, tmp_path: P
     def size(strength: float) -> float:
         values = {"model.activation_regularization": strength, "training.learning_rate": 0.02}
         settings = recipe.override(short, values)
-        loaded = run.load(training.train(settings, tmp_path, "sized"))
+        loaded = run_directory.load(training.train(settings, tmp_path, "sized"))
         layers = keras.Sequential(loaded.model.layers[:-1])
         return float(tf.reduce_mean(layers(np.arange(200)[np.newaxis]) ** 2))
 
@@ -132,7 +133,7 @@ def test_weight_drop_reaches_every_lstm_layer_that_trains() -> None:
 def test_input_dropout_is_that_before_the_first_layer_and_dropout_that_of_all_others() -> None:
     def rates(**values: Any) -> list[float]:
         settings = recipe.Model(embedding_size=E, units=H, layers=L, **values)
-        return [layer.rate for layer in model.build(settings, V, B, T).layers if "dropout" in layer.name]
+        return [layer.rate for layer in builder.build(settings, V, B, T).layers if "dropout" in layer.name]
 
     assert rates(dropout=0.5, input_dropout=0.2) == [0.2, 0.5, 0.5]
     assert rates(dropout=0.5, input_dropout=0.0) == [0.0, 0.5, 0.5]
@@ -144,7 +145,7 @@ def test_input_dropout_is_that_before_the_first_layer_and_dropout_that_of_all_ot
 
 def test_the_model_that_writes_has_the_moving_average_of_the_weights(short: recipe.Recipe) -> None:
     settings = recipe.override(short, {"training.average": 4, "training.learning_rate": 0.05})
-    made, twin = training.compiled(settings, np.ones(V, np.int64)), model.build(settings.model, V)
+    made, twin = training.compiled(settings, np.ones(V, np.int64)), builder.build(settings.model, V)
     ids = np.random.default_rng(0).integers(0, V, (9, B, T))
     expected: list[np.ndarray[Any, Any]] = []
     for batch in ids:
@@ -168,7 +169,7 @@ def test_averaging_changes_what_is_measured_and_kept_and_not_how_it_trains(
     after = trained_model(averaged, averaging).get_weights()
     for one, other in zip(after, trained_model(plain, short).get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
-    kept, held_out = run.load(averaged), encode(short, tmp_path / ".encoded").validation
+    kept, held_out = run_directory.load(averaged), encode(short, tmp_path / ".encoded").validation
     nats = evaluation.total_nats(kept.weights, held_out) / (len(held_out) - 1)
     assert nats == pytest.approx(min(row["val_loss"] for row in history(averaged)), abs=1e-5)
 
@@ -190,10 +191,10 @@ def test_what_is_saved_for_others_has_none_of_them() -> None:
         embedding_size=E, units=H, layers=L, dropout=0.1, weight_drop=0.3, embedding_dropout=0.2,
         activation_regularization=2.0,
     )  # fmt: skip
-    twin = model.build(settings, V)
+    twin = builder.build(settings, V)
     assert {type(layer).__module__.split(".")[0] for layer in twin.layers} == {"keras"}
     assert [weight.shape for weight in twin.weights] == [
-        weight.shape for weight in model.build(settings, V, B, T).weights
+        weight.shape for weight in builder.build(settings, V, B, T).weights
     ]
 
 

@@ -8,15 +8,16 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_lstmgen import evaluation, generation, reports, run
+from keras_lstmgen import evaluation, generation, reports
 from keras_lstmgen.config import recipe
 from keras_lstmgen.data import splits
+from keras_lstmgen.models import run_directory
 from keras_lstmgen.utils.errors import UserError
 
 
 def test_the_loss_is_that_of_the_held_out_text_in_every_unit(trained: Path, text: Path) -> None:
     """Against Keras's own layers, the text read in one piece."""
-    model = run.load(trained)
+    model = run_directory.load(trained)
     report = reports.evaluate(model, [], samples=0, sample_tokens=1)
     held_out = text.read_text(encoding="utf-8")[10_800:]
     ids = model.tokenizer.encode(held_out)
@@ -41,7 +42,7 @@ def test_the_loss_is_that_of_the_held_out_text_in_every_unit(trained: Path, text
 
 def test_training_and_evaluation_agree_on_the_best_loss(trained: Path, trained_lines: Path) -> None:
     for folder in (trained, trained_lines):
-        loss = reports.evaluate(run.load(folder), [], 0, 1)["loss"]["nats_per_token"]
+        loss = reports.evaluate(run_directory.load(folder), [], 0, 1)["loss"]["nats_per_token"]
         history = json.loads((folder / "history.json").read_text())
         assert loss == pytest.approx(min(row["val_loss"] for row in history), abs=1e-5)
 
@@ -49,7 +50,7 @@ def test_training_and_evaluation_agree_on_the_best_loss(trained: Path, trained_l
 def test_given_texts_are_measured_instead_as_one_text(trained: Path, tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("The first part, ")
     (tmp_path / "b.txt").write_text("and the second one.\n")
-    model = run.load(trained)
+    model = run_directory.load(trained)
     report = reports.evaluate(model, [str(tmp_path / "a.txt"), str(tmp_path / "b.txt")], 0, 1)
     ids = model.tokenizer.encode("The first part, \nand the second one.\n")  # each file begins on its own line
     assert report["loss"]["nats_per_token"] == pytest.approx(evaluation.total_nats(model.weights, ids) / (len(ids) - 1))
@@ -61,7 +62,7 @@ def test_given_texts_are_measured_instead_as_one_text(trained: Path, tmp_path: P
 
 def test_documents_are_measured_between_their_symbols(trained_lines: Path, tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("the moon\nthe frost\n")
-    model = run.load(trained_lines)
+    model = run_directory.load(trained_lines)
     report = reports.evaluate(model, [str(tmp_path / "a.txt")], 0, 1)
     start, end, encode = model.metadata.start_id, model.metadata.end_id, model.tokenizer.encode
     each = [np.array([start, *encode(text), end]) for text in ("the moon", "the frost")]
@@ -72,7 +73,7 @@ def test_documents_are_measured_between_their_symbols(trained_lines: Path, tmp_p
 
 
 def test_samples_are_looked_up_in_the_training_text_alone(trained: Path) -> None:
-    model = run.load(trained)
+    model = run_directory.load(trained)
     found = reports.evaluate(model, [], samples=3, sample_tokens=80)["samples"]
     written = generation.generate(model, "", 80, seeds=[0, 1, 2])
     assert found["texts"] == [sample.text for sample in written]
@@ -86,7 +87,7 @@ def test_samples_are_looked_up_in_the_training_text_alone(trained: Path) -> None
 
 
 def test_documents_count_as_whole_lines_where_they_end(trained_lines: Path) -> None:
-    model = run.load(trained_lines)
+    model = run_directory.load(trained_lines)
     found = reports.evaluate(model, [], samples=6, sample_tokens=40)["samples"]
     written = generation.generate(model, "", 40, seeds=range(6))
     ended = [sample.text for sample in written if sample.finish_reason == "stop" and sample.text.strip()]
@@ -98,12 +99,12 @@ def test_documents_count_as_whole_lines_where_they_end(trained_lines: Path) -> N
 def test_a_text_without_anything_to_predict_is_refused(trained: Path, tmp_path: Path, content: str) -> None:
     (tmp_path / "a.txt").write_text(content)
     with pytest.raises(UserError, match=r"a\.txt: (has no token to predict; give a longer text|empty corpus)"):
-        reports.evaluate(run.load(trained), [str(tmp_path / "a.txt")], 0, 1)
+        reports.evaluate(run_directory.load(trained), [str(tmp_path / "a.txt")], 0, 1)
 
 
 def test_where_the_training_text_is_gone_a_given_text_can_still_be_measured(trained: Path, tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("The text.")
-    model = run.load(trained)
+    model = run_directory.load(trained)
     model.metadata.recipe["corpus"]["source"] = ["gone.txt"]
     with pytest.raises(UserError, match=r"^gone\.txt: .*; without it: give --samples 0$"):
         reports.evaluate(model, [str(tmp_path / "a.txt")], 1, 5)

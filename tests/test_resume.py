@@ -23,9 +23,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from keras_lstmgen import callbacks, checkpoint, evaluation, run, training
+from keras_lstmgen import callbacks, checkpoint, evaluation, training
 from keras_lstmgen.config import recipe
 from keras_lstmgen.files import atomic
+from keras_lstmgen.models import run_directory
 from keras_lstmgen.system import signals
 from keras_lstmgen.utils.errors import Terminated, UserError
 
@@ -96,7 +97,7 @@ def test_a_training_killed_twenty_times_ends_with_the_weights_and_the_curve_of_o
     assert len(curve(straight)) < 9  # patience has ended it
     for killed in tmp_path.glob("killed-*/run"):
         assert curve(killed) == curve(straight)
-        for name in (run.CHECKPOINT, run.MODEL):
+        for name in (run_directory.CHECKPOINT, run_directory.MODEL):
             assert_same_numbers(killed / name, straight / name)
         assert {path.name for path in killed.iterdir()} == {path.name for path in straight.iterdir()}
         assert not list(killed.parent.rglob(".writing-*"))
@@ -123,8 +124,8 @@ def straight(plain: recipe.Recipe, tmp_path_factory: pytest.TempPathFactory) -> 
 
 def assert_same_run(one: Path, other: Path) -> None:
     assert curve(one) == curve(other)
-    assert_same_numbers(one / run.CHECKPOINT, other / run.CHECKPOINT)
-    assert_same_numbers(one / run.MODEL, other / run.MODEL)
+    assert_same_numbers(one / run_directory.CHECKPOINT, other / run_directory.CHECKPOINT)
+    assert_same_numbers(one / run_directory.MODEL, other / run_directory.MODEL)
     assert {path.name for path in one.iterdir()} == {path.name for path in other.iterdir()}
 
 
@@ -173,7 +174,7 @@ def test_sigterm_does_not_wait_for_the_validation_which_is_made_up_for(
         patch.setattr(evaluation, "total_nats", wrapped)
         with pytest.raises(Terminated, match="stopped by SIGTERM, and saved"), signals.heard():
             training.train(plain, tmp_path, "run")
-    assert not (tmp_path / "run" / run.MODEL).exists()
+    assert not (tmp_path / "run" / run_directory.MODEL).exists()
     training.resume(tmp_path / "run", plain)
     assert_same_run(tmp_path / "run", straight)
 
@@ -181,7 +182,7 @@ def test_sigterm_does_not_wait_for_the_validation_which_is_made_up_for(
 def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again(
     plain: recipe.Recipe, straight: Path, tmp_path: Path
 ) -> None:
-    atomic.write_text(tmp_path / "run" / run.RECIPE, recipe.to_toml(plain))
+    atomic.write_text(tmp_path / "run" / run_directory.RECIPE, recipe.to_toml(plain))
     training.resume(tmp_path / "run", plain)
     assert_same_run(tmp_path / "run", straight)
 
@@ -190,12 +191,12 @@ def test_weights_without_a_checkpoint_are_never_trained_over(
     plain: recipe.Recipe, straight: Path, tmp_path: Path
 ) -> None:
     copy = Path(shutil.copytree(straight, tmp_path / "run"))
-    for name in (run.CHECKPOINT, run.PREVIOUS):
+    for name in (run_directory.CHECKPOINT, run_directory.PREVIOUS):
         (copy / name).unlink()
-    before = (copy / run.MODEL).read_bytes()
+    before = (copy / run_directory.MODEL).read_bytes()
     with pytest.raises(UserError, match=r"run: has no checkpoint to go on from; train it again$"):
         training.resume(copy, plain)
-    assert (copy / run.MODEL).read_bytes() == before
+    assert (copy / run_directory.MODEL).read_bytes() == before
 
 
 def cut(path: Path) -> None:
@@ -217,11 +218,11 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_it_taken(
     damage: Callable[[Path], None],
 ) -> None:
     copy = Path(shutil.copytree(straight, tmp_path / "run"))
-    damage(copy / run.CHECKPOINT)
+    damage(copy / run_directory.CHECKPOINT)
     training.resume(copy, plain)
     told = [line for line in capsys.readouterr().out.splitlines() if "cannot be gone on from" in line]
     assert len(told) == 1
-    assert told[0].startswith(f"{copy / run.CHECKPOINT}: cannot be gone on from (")
+    assert told[0].startswith(f"{copy / run_directory.CHECKPOINT}: cannot be gone on from (")
     assert told[0].endswith("); the checkpoint before it is whole, and takes its place")
     assert_same_run(copy, straight)
 
@@ -263,7 +264,7 @@ def test_where_both_checkpoints_are_damaged_it_is_told_in_one_line_and_nothing_i
     plain: recipe.Recipe, straight: Path, tmp_path: Path
 ) -> None:
     copy = Path(shutil.copytree(straight, tmp_path / "run"))
-    for name in (run.CHECKPOINT, run.PREVIOUS):
+    for name in (run_directory.CHECKPOINT, run_directory.PREVIOUS):
         one_bit(copy / name)
     before = {path.name: path.read_bytes() for path in copy.glob("*.keras")}
     with pytest.raises(UserError, match=r"checkpoint\.keras: cannot be gone on from \(.*\); start the training again$"):
@@ -342,7 +343,7 @@ def test_where_the_loss_is_no_number_any_more_it_goes_back_and_on_at_half_the_ra
     assert [row["windows"] for row in curve(folder)] == [26, 52]
     assert curve(folder)[:epochs] == curve(straight)[:epochs]
     assert curve(folder)[epochs]["loss"] != curve(straight)[epochs]["loss"]
-    rates = [numbers(path / run.CHECKPOINT)["optimizer/vars/1"] for path in (folder, straight)]
+    rates = [numbers(path / run_directory.CHECKPOINT)["optimizer/vars/1"] for path in (folder, straight)]
     assert rates[0] == pytest.approx(rates[1] / 2)
 
 
@@ -368,7 +369,7 @@ def test_times_of_going_back_are_counted_anew_after_a_whole_epoch(
     told = " ".join(capsys.readouterr().out.split())
     assert re.findall(r"half the rate \((\d) of 3 times\)", told) == ["1", "2", "1", "2"]
     assert [row["windows"] for row in curve(folder)] == [26, 52]
-    with zipfile.ZipFile(folder / run.CHECKPOINT) as archive:
+    with zipfile.ZipFile(folder / run_directory.CHECKPOINT) as archive:
         progress = json.loads(archive.read("progress.json"))
     assert (progress["setbacks"], progress["lately"]) == (4, 0)  # the rate stays lowered
 
@@ -385,7 +386,7 @@ def test_weights_that_are_no_numbers_are_never_saved(
 
     at_window(monkeypatch, 40, poison_and_save)
     folder = training.train(plain, tmp_path, "run")
-    with zipfile.ZipFile(folder / run.CHECKPOINT) as archive:
+    with zipfile.ZipFile(folder / run_directory.CHECKPOINT) as archive:
         assert json.loads(archive.read("progress.json"))["setbacks"] == 1
-    for name in (run.CHECKPOINT, run.PREVIOUS, run.MODEL):
+    for name in (run_directory.CHECKPOINT, run_directory.PREVIOUS, run_directory.MODEL):
         assert all(np.isfinite(values).all() for values in numbers(folder / name).values())

@@ -15,24 +15,25 @@ import keras
 import numpy as np
 import pytest
 
-from keras_lstmgen import generation, run
+from keras_lstmgen import generation
 from keras_lstmgen.config import recipe
 from keras_lstmgen.files import atomic
+from keras_lstmgen.models import run_directory
 from keras_lstmgen.utils.errors import UserError
 
 
 def test_a_run_moved_elsewhere_writes_what_it_wrote_where_it_was_trained(
     copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = generation.generate(run.load(copied), "The ", 25, seeds=[3])[0].text
+    before = generation.generate(run_directory.load(copied), "The ", 25, seeds=[3])[0].text
     moved = copied.rename(tmp_path / "else where 月")
     assert not copied.exists()
     monkeypatch.chdir(moved)
-    assert generation.generate(run.load(Path(".")), "The ", 25, seeds=[3])[0].text == before
+    assert generation.generate(run_directory.load(Path(".")), "The ", 25, seeds=[3])[0].text == before
 
 
 def test_what_a_run_holds_names_no_place_outside_the_run_but_its_corpus(trained: Path) -> None:
-    metadata = run.load_metadata(trained)
+    metadata = run_directory.load_metadata(trained)
     assert metadata.recipe["corpus"].pop("source")
     assert str(trained.parent) not in json.dumps([metadata.recipe, metadata.metrics])
     for name in ("metrics.json", "history.json", "export.json"):
@@ -46,20 +47,20 @@ def test_a_finished_run_holds_all_its_parts_and_nothing_unfinished(trained: Path
     assert {path.name for path in trained.iterdir()} == said | shown
     assert not list(trained.rglob(".*"))
     assert (trained / "curve.png").read_bytes().startswith(b"\x89PNG")
-    assert recipe.load(trained / "recipe.toml") == recipe.parse(run.load_metadata(trained).recipe)
+    assert recipe.load(trained / "recipe.toml") == recipe.parse(run_directory.load_metadata(trained).recipe)
 
 
 def test_the_model_loads_in_keras_s_safe_mode_and_is_the_one_that_writes(trained: Path, trained_lines: Path) -> None:
     for folder in (trained, trained_lines):
-        model, ids = run.load(folder), np.array([[5, 6, 7, 8]])
+        model, ids = run_directory.load(folder), np.array([[5, 6, 7, 8]])
         again = keras.saving.load_model(folder / "model.keras", safe_mode=True)
         np.testing.assert_array_equal(again(ids), model.model(ids))
 
 
 def test_a_name_that_is_taken_gets_a_number_and_nothing_is_overwritten(tmp_path: Path) -> None:
     (tmp_path / "novel-2").write_text("a file of somebody's")
-    (run.create(tmp_path, "novel") / "recipe.toml").write_text("first")
-    names = [run.create(tmp_path, "novel").name for _ in range(3)]
+    (run_directory.create(tmp_path, "novel") / "recipe.toml").write_text("first")
+    names = [run_directory.create(tmp_path, "novel").name for _ in range(3)]
     assert names == ["novel-3", "novel-4", "novel-5"]
     assert (tmp_path / "novel/recipe.toml").read_text() == "first"
     assert (tmp_path / "novel-2").read_text() == "a file of somebody's"
@@ -68,14 +69,14 @@ def test_a_name_that_is_taken_gets_a_number_and_nothing_is_overwritten(tmp_path:
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "/a", ".hidden", "../up"])
 def test_a_name_that_is_no_folder_name_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(UserError, match="--name"):
-        run.create(tmp_path / "runs", name)
+        run_directory.create(tmp_path / "runs", name)
     assert not (tmp_path / "runs").exists()
 
 
 def test_a_folder_that_cannot_be_made_is_one_clear_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"cannot be made \(Not a directory\)"):
-        run.create(tmp_path / "file", "novel")
+        run_directory.create(tmp_path / "file", "novel")
 
 
 @pytest.fixture
@@ -89,9 +90,9 @@ def shelf(tmp_path: Path) -> Path:
 
 
 def test_a_run_is_found_by_path_by_name_and_without_either_the_newest(shelf: Path) -> None:
-    assert run.find(str(shelf / "novel"), Path("nowhere")) == shelf / "novel"
-    assert run.find("sermons", shelf) == shelf / "sermons"
-    assert run.find(None, shelf) == shelf / "poems"
+    assert run_directory.find(str(shelf / "novel"), Path("nowhere")) == shelf / "novel"
+    assert run_directory.find("sermons", shelf) == shelf / "sermons"
+    assert run_directory.find(None, shelf) == shelf / "poems"
 
 
 def test_what_lies_in_the_working_directory_hides_no_run_and_a_slash_makes_a_path(
@@ -100,27 +101,27 @@ def test_what_lies_in_the_working_directory_hides_no_run_and_a_slash_makes_a_pat
     (shelf.parent / "novel").mkdir()
     (shelf.parent / "letters").mkdir()
     monkeypatch.chdir(shelf.parent)
-    assert run.find("novel", Path("shelf")) == Path("shelf/novel")
+    assert run_directory.find("novel", Path("shelf")) == Path("shelf/novel")
     for word in ("./novel", "novel/", str(shelf.parent / "novel")):
-        assert run.find(word, Path("shelf")).resolve() == shelf.parent / "novel"
+        assert run_directory.find(word, Path("shelf")).resolve() == shelf.parent / "novel"
     with pytest.raises(UserError, match=r"^letters: there is no such run; for the folder .*, type \./letters$"):
-        run.find("letters", Path("shelf"))
+        run_directory.find("letters", Path("shelf"))
     with pytest.raises(UserError, match=r"^: there is no such run"):
-        run.find("", Path("shelf"))
+        run_directory.find("", Path("shelf"))
     monkeypatch.chdir(shelf / "novel")
-    assert run.find(".", Path("..")).resolve() == shelf / "novel"
-    assert run.find("..", Path("..")).resolve() == shelf
+    assert run_directory.find(".", Path("..")).resolve() == shelf / "novel"
+    assert run_directory.find("..", Path("..")).resolve() == shelf
 
 
 def test_a_run_that_is_not_there_is_an_error_that_names_the_nearest(shelf: Path) -> None:
     with pytest.raises(UserError, match=r"^peoms: there is no such run; the nearest is 'poems'$"):
-        run.find("peoms", shelf)
+        run_directory.find("peoms", shelf)
 
 
 def test_where_there_is_no_run_the_error_says_how_to_train_one(tmp_path: Path) -> None:
     for name in (None, "novel"):
         with pytest.raises(UserError, match=r"no (such )?run; train one with 'keras-lstmgen train'"):
-            run.find(name, tmp_path / "empty")
+            run_directory.find(name, tmp_path / "empty")
 
 
 def cut(name: str, part: float) -> Callable[[Path], None]:
@@ -203,7 +204,7 @@ def test_a_damaged_run_is_one_clear_line(copied: Path, name: str) -> None:
     damage, line = DAMAGES[name]
     damage(copied)
     with pytest.raises(UserError, match=line) as caught:
-        run.load(copied)
+        run_directory.load(copied)
     assert len(str(caught.value).splitlines()) == 1
 
 
@@ -211,7 +212,7 @@ def test_a_damaged_run_is_one_clear_line(copied: Path, name: str) -> None:
 def test_files_of_two_runs_in_one_folder_are_refused(copied: Path, trained_lines: Path, name: str) -> None:
     shutil.copy(trained_lines / name, copied / name)
     with pytest.raises(UserError, match=r"are of different runs|holds 6,378 numbers where .* has 8,022"):
-        run.load(copied)
+        run_directory.load(copied)
 
 
 def code_that_writes(path: Path) -> dict[str, Any]:
@@ -237,10 +238,10 @@ def put_layer(path: Path, layer: dict[str, Any]) -> None:
 
 def test_code_inside_a_keras_file_is_never_executed(copied: Path, tmp_path: Path) -> None:
     """Only numbers are read. Keras, told to trust the file, does execute what stands in it here."""
-    before = generation.generate(run.load(copied), "The ", 20, seeds=[1])[0].text
+    before = generation.generate(run_directory.load(copied), "The ", 20, seeds=[1])[0].text
     mark = tmp_path / "executed"
     put_layer(copied / "model.keras", code_that_writes(mark))
-    assert generation.generate(run.load(copied), "The ", 20, seeds=[1])[0].text == before
+    assert generation.generate(run_directory.load(copied), "The ", 20, seeds=[1])[0].text == before
     assert not mark.exists()
     with pytest.raises(ValueError, match=r"unsafe|safe_mode"):
         keras.saving.load_model(copied / "model.keras", safe_mode=True)
@@ -250,14 +251,14 @@ def test_code_inside_a_keras_file_is_never_executed(copied: Path, tmp_path: Path
 
 
 def test_metadata_that_is_written_is_read_again(copied: Path) -> None:
-    changed = replace(run.load_metadata(copied), end_id=9, metrics={"note": "月"})
-    run.save_metadata(copied, changed)
-    assert run.load_metadata(copied) == changed
+    changed = replace(run_directory.load_metadata(copied), end_id=9, metrics={"note": "月"})
+    run_directory.save_metadata(copied, changed)
+    assert run_directory.load_metadata(copied) == changed
 
 
 def test_a_file_of_a_run_in_the_place_of_its_name_names_the_run(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(trained.parent)
     for word in (f"{trained}/model.keras", f"{trained.name}/metrics.json", f"./{trained.name}/tflite/model.tflite"):
         with pytest.raises(UserError, match=r"name the run: \S*small$") as refused:
-            run.find(word, trained.parent)
-        assert run.find(str(refused.value).rpartition(" ")[2], trained.parent).samefile(trained)
+            run_directory.find(word, trained.parent)
+        assert run_directory.find(str(refused.value).rpartition(" ")[2], trained.parent).samefile(trained)

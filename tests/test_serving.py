@@ -15,9 +15,10 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
-from keras_lstmgen import generation, run, sampling, training
+from keras_lstmgen import generation, sampling, training
 from keras_lstmgen.config import recipe
 from keras_lstmgen.exporters import contract, saved_model, strings, warmup
+from keras_lstmgen.models import run_directory
 from keras_lstmgen.tokenizers import tokenizer
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the kit is no package: it travels as a folder
@@ -39,7 +40,7 @@ TEXTS = ("", "the moon", "床前明月光，", "a\n\n b\n", " ", "ab" * 30, "\N{
 class Served(NamedTuple):
     """A run and the server that has its SavedModel."""
 
-    model: run.Run
+    model: run_directory.Run
     server: StandIn
     folder: Path
     call: Any  # that Keras writes with, traced once
@@ -74,7 +75,7 @@ def trained_words(settings: recipe.Recipe, tmp_path_factory: pytest.TempPathFact
     """A run by words, with its SavedModel."""
     words = recipe.override(settings, {"tokenizer.type": "word", "training.epochs": 1})
     folder = training.train(words, tmp_path_factory.mktemp("words"), "words")
-    saved_model.write(run.load(folder), folder)
+    saved_model.write(run_directory.load(folder), folder)
     return folder
 
 
@@ -83,7 +84,7 @@ def served(request: pytest.FixtureRequest) -> Iterator[Served]:
     """A stream of characters, documents in subwords, a stream of words."""
     folder = request.getfixturevalue(request.param)
     server = StandIn(folder / saved_model.PLACE)
-    model = run.load(folder)
+    model = run_directory.load(folder)
     yield Served(model, server, folder, generation.writer(model))
     server.close()
 
@@ -389,7 +390,7 @@ def dialect(request: pytest.FixtureRequest, trained: Path) -> Dialect:
     text = 'the moon is bright\n  the frost, "white"\n床前明月光\n疑是地上霜\n' * 20
     settings = recipe.Tokenizer(type=request.param, vocab_size=0 if request.param in ("char", "word") else 30)
     host = tokenizer.Tokenizer(tokenizer.train(settings, lambda: iter([text])))
-    model = run.load(trained)._replace(tokenizer=host)
+    model = run_directory.load(trained)._replace(tokenizer=host)
     return Dialect(host, strings.Strings(model, None))  # type: ignore[arg-type]
 
 

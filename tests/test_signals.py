@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 import keras_lstmgen
-from keras_lstmgen import callbacks, chatting, cli, run, training
+from keras_lstmgen import callbacks, chatting, cli, training
 from keras_lstmgen.config import recipe
+from keras_lstmgen.models import run_directory
 from keras_lstmgen.system import signals
 
 PACKAGE = Path(keras_lstmgen.__file__).parent
@@ -71,7 +72,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 def test_a_training_runs_in_any_thread(short: recipe.Recipe, tmp_path: Path) -> None:
     folder = in_thread(lambda: training.train(short, tmp_path, "threaded"))
-    assert (folder / run.MODEL).is_file()
+    assert (folder / run_directory.MODEL).is_file()
 
 
 def test_a_command_runs_in_any_thread(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from keras_lstmgen import run, sampling
+from keras_lstmgen import sampling
 from keras_lstmgen.exporters import saved_model
 from keras_lstmgen.exporters.contract import Call
+from keras_lstmgen.models import run_directory
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the kit is no package: it travels as a folder
 from export.tf_serving import grpc_client, request, rest
@@ -31,7 +32,7 @@ PROMPTS = ["The ", "月"]
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The golden run with its SavedModel."""
     copy = Path(shutil.copytree(RUN, tmp_path_factory.mktemp("golden") / "run"))
-    saved_model.write(run.load(copy), copy)
+    saved_model.write(run_directory.load(copy), copy)
     return copy
 
 
@@ -55,7 +56,7 @@ def session(folder: Path) -> Call:
 def columns() -> dict[str, dict[str, Any]]:
     """What each signature is asked for."""
     rows = {name: column.tolist() for name, column in sampling.rows([sampling.Options(top_k=5)] * B)._asdict().items()}
-    ids, state = [[270, 266, 262], [271, 260, 275]], [[0.0] * run.load_metadata(RUN).state_size] * B
+    ids, state = [[270, 266, 262], [271, 260, 275]], [[0.0] * run_directory.load_metadata(RUN).state_size] * B
     texts = {"prompt": PROMPTS, "seed": [2**40 + 1, -1], "max_new_tokens": [N, 9], **rows}
     return {
         "serving_default": texts,

@@ -22,10 +22,11 @@ import tensorflow as tf
 from numpy.typing import NDArray
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
-from keras_lstmgen import callbacks, checkpoint, evaluation, generation, reports, run, training
+from keras_lstmgen import callbacks, checkpoint, evaluation, generation, reports, training
 from keras_lstmgen.config import recipe
 from keras_lstmgen.data import stream_windows, token_cache
-from keras_lstmgen.model import build
+from keras_lstmgen.models import run_directory
+from keras_lstmgen.models.builder import build
 from keras_lstmgen.optimizer import Adam
 from keras_lstmgen.reporting import console
 from keras_lstmgen.sampling import Options
@@ -86,7 +87,7 @@ def numbers(path: Path) -> dict[str, NDArray[Any]]:
 
 
 def progress(folder: Path) -> dict[str, Any]:
-    with zipfile.ZipFile(folder / run.CHECKPOINT) as archive:
+    with zipfile.ZipFile(folder / run_directory.CHECKPOINT) as archive:
         return dict(json.loads(archive.read("progress.json")))
 
 
@@ -125,7 +126,7 @@ def test_the_same_recipe_gives_the_same_losses_and_weights_to_the_last_bit(
     assert again.name == "straight-2"  # the name was taken, and nothing is overwritten
     assert losses(again) == losses(straight)
     assert len(losses(again)) == 3
-    assert_same_numbers(again / run.CHECKPOINT, straight / run.CHECKPOINT)
+    assert_same_numbers(again / run_directory.CHECKPOINT, straight / run_directory.CHECKPOINT)
     assert (again / "samples.txt").read_bytes() == (straight / "samples.txt").read_bytes()
 
 
@@ -151,13 +152,13 @@ def test_ctrl_c_within_an_epoch_saves_and_what_follows_is_as_if_nothing_had_happ
     assert f"Stopped by Ctrl-C, and saved. To go on: keras-lstmgen train --resume {folder}" in capsys.readouterr().out
     assert progress(folder)["windows"] == 70
     assert [row[0] for row in losses(folder)] == [52, 70]
-    assert generation.generate(run.load(folder), "The ", 20)[0].finish_reason == "length"
+    assert generation.generate(run_directory.load(folder), "The ", 20)[0].finish_reason == "length"
 
     training.resume(folder, small)
     assert re.findall(r"^epoch (\d+)  ", capsys.readouterr().out, re.M) == ["2", "3"]
     assert losses(folder) == losses(straight)
-    assert_same_numbers(folder / run.CHECKPOINT, straight / run.CHECKPOINT)
-    assert_same_numbers(folder / run.MODEL, straight / run.MODEL)
+    assert_same_numbers(folder / run_directory.CHECKPOINT, straight / run_directory.CHECKPOINT)
+    assert_same_numbers(folder / run_directory.MODEL, straight / run_directory.MODEL)
 
 
 def test_at_a_stop_within_an_epoch_the_best_of_whole_epochs_waits_beside_what_is_better_by_then(
@@ -169,15 +170,15 @@ def test_at_a_stop_within_an_epoch_the_best_of_whole_epochs_waits_beside_what_is
     keep = callbacks.Keep(tmp_path, pace, twin)
     keep.set_model(model)
     keep.on_epoch_end(0, {"loss": 3.0, "val_loss": 2.0})
-    first = numbers(tmp_path / run.MODEL)
+    first = numbers(tmp_path / run_directory.MODEL)
     twin.set_weights([weight + 1 for weight in twin.get_weights()])
     progress_now.windows, pace.interrupted = 70, True
     keep.on_epoch_end(1, {"loss": 3.0, "val_loss": 1.0})
     weights = {name: values for name, values in first.items() if name.startswith("layers/") and values.ndim}
     assert len(weights) == 1 + 3 * L + 2  # embedding, LSTM layers, output
     for name, values in weights.items():
-        np.testing.assert_array_equal(numbers(tmp_path / run.WHOLE)[name], values)
-        np.testing.assert_array_equal(numbers(tmp_path / run.MODEL)[name], values + 1)
+        np.testing.assert_array_equal(numbers(tmp_path / run_directory.WHOLE)[name], values)
+        np.testing.assert_array_equal(numbers(tmp_path / run_directory.MODEL)[name], values + 1)
     assert [row["windows"] for row in json.loads((tmp_path / "history.json").read_text())] == [52, 70]
     saved = progress(tmp_path)
     assert (saved["windows"], saved["best"], len(saved["history"])) == (70, 2.0, 1)  # which knows of no stop
@@ -197,8 +198,8 @@ def test_a_run_that_was_killed_goes_on_from_its_last_epoch_as_if_nothing_had_hap
     assert progress(folder)["windows"] == 104
     training.resume(folder, small)
     assert losses(folder) == losses(straight)
-    assert_same_numbers(folder / run.CHECKPOINT, straight / run.CHECKPOINT)
-    assert_same_numbers(folder / run.MODEL, straight / run.MODEL)
+    assert_same_numbers(folder / run_directory.CHECKPOINT, straight / run_directory.CHECKPOINT)
+    assert_same_numbers(folder / run_directory.MODEL, straight / run_directory.MODEL)
 
 
 def test_a_finished_run_goes_on_with_more_epochs_as_if_it_had_been_meant_so_but_for_the_rate(
@@ -210,18 +211,18 @@ def test_a_finished_run_goes_on_with_more_epochs_as_if_it_had_been_meant_so_but_
     longer = recipe.override(small, {"training.epochs": 2})
     folder, whole = training.train(shorter, runs, "shorter"), training.train(longer, runs, "longer")
     training.resume(folder, longer)
-    assert recipe.load(folder / run.RECIPE) == longer
+    assert recipe.load(folder / run_directory.RECIPE) == longer
     assert losses(folder) == losses(whole)
-    assert_same_numbers(folder / run.CHECKPOINT, whole / run.CHECKPOINT)
+    assert_same_numbers(folder / run_directory.CHECKPOINT, whole / run_directory.CHECKPOINT)
 
 
 def test_a_finished_run_gone_on_with_at_the_same_limit_stays_as_it_is(
     small: recipe.Recipe, straight: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    before = (straight / run.CHECKPOINT).read_bytes()
+    before = (straight / run_directory.CHECKPOINT).read_bytes()
     training.resume(straight, small)
     assert "It has reached its limit: raise training.epochs or training.minutes" in capsys.readouterr().out
-    assert (straight / run.CHECKPOINT).read_bytes() == before
+    assert (straight / run_directory.CHECKPOINT).read_bytes() == before
 
 
 @pytest.mark.parametrize(
@@ -231,10 +232,10 @@ def test_a_finished_run_gone_on_with_at_the_same_limit_stays_as_it_is(
 def test_what_is_built_into_the_weights_or_the_place_in_the_text_cannot_change_on_the_way(
     small: recipe.Recipe, straight: Path, name: str, value: Any
 ) -> None:
-    before = (straight / run.RECIPE).read_bytes()
+    before = (straight / run_directory.RECIPE).read_bytes()
     with pytest.raises(UserError, match=rf"^--{name}: {value} does not go with --resume: the run has"):
         training.resume(straight, recipe.override(small, {name: value}))
-    assert (straight / run.RECIPE).read_bytes() == before
+    assert (straight / run_directory.RECIPE).read_bytes() == before
 
 
 def test_a_second_ctrl_c_breaks_off_at_once_and_no_empty_run_is_left(
@@ -261,7 +262,9 @@ def test_minutes_end_it_within_an_epoch_too(small: recipe.Recipe, runs: Path, mo
     history = json.loads((folder / "history.json").read_text())
     assert [(row["windows"], row["seconds"]) for row in history] == [(52, 52.0), (60, 60.0)]
     assert json.loads((folder / "metrics.json").read_text())["minutes"] == 1.0
-    assert numbers(folder / run.CHECKPOINT)["optimizer/vars/1"] < 0.02 * small.training.learning_rate  # the rate
+    assert (
+        numbers(folder / run_directory.CHECKPOINT)["optimizer/vars/1"] < 0.02 * small.training.learning_rate
+    )  # the rate
 
 
 @pytest.fixture(scope="module")
@@ -284,8 +287,8 @@ def test_it_stops_when_so_many_epochs_brought_nothing_better(stopped_early: Path
 
 
 def test_the_weights_kept_are_the_best_and_not_the_last(stopped_early: Path) -> None:
-    model = run.load(stopped_early)
-    held_out = encoded(recipe.load(stopped_early / run.RECIPE), stopped_early.parent).validation
+    model = run_directory.load(stopped_early)
+    held_out = encoded(recipe.load(stopped_early / run_directory.RECIPE), stopped_early.parent).validation
     nats = evaluation.total_nats(model.weights, held_out) / (len(held_out) - 1)
     validation = [row[2] for row in losses(stopped_early)]
     assert nats == pytest.approx(min(validation), abs=1e-5)
@@ -372,7 +375,7 @@ def test_the_loss_of_an_epoch_is_that_of_streams_read_from_an_empty_state_to_the
     """With a rate of zero the weights stay: each epoch's loss can be computed from its streams, read in one piece."""
     still = {"training.learning_rate": 0.0, "training.epochs": 2, "model.dropout": 0.0}
     folder = training.train(recipe.override(small, still), runs, "still")
-    weights, ids = run.load(folder).weights, encoded(small, runs).train
+    weights, ids = run_directory.load(folder).weights, encoded(small, runs).train
     score, zeros = evaluation.scorer(weights), np.zeros((B, 2 * L * H), np.float32)
     count = stream_windows.windows(len(ids), B, T)
     for epoch, (_, loss, _) in enumerate(losses(folder)):
@@ -448,7 +451,7 @@ def test_a_clip_norm_of_zero_clips_nothing(small: recipe.Recipe) -> None:
 
 
 def test_it_learns_more_than_how_frequent_each_token_is(stopped_early: Path, straight: Path) -> None:
-    uniform, unigram = math.log(run.load_metadata(straight).vocab_size), math.log(2)
+    uniform, unigram = math.log(run_directory.load_metadata(straight).vocab_size), math.log(2)
     assert losses(straight)[-1][2] < uniform - 2
     assert losses(stopped_early)[-1][1] < 0.5 * unigram
 
@@ -469,7 +472,7 @@ def test_the_curve_of_losses_is_a_picture_and_a_table_for_tensorboard(straight: 
 def test_each_epoch_leaves_a_sample_with_its_settings(straight: Path) -> None:
     text = (straight / "samples.txt").read_text()
     assert re.findall(r"^--- after (.*)$", text, re.M) == [f"{n}.00 epochs, temperature 0.8, seed 0" for n in (1, 2, 3)]
-    model = run.load(straight)
+    model = run_directory.load(straight)
     best = int(np.argmin([row[2] for row in losses(straight)]))
     again = generation.generate(model, "", training.SAMPLE_TOKENS, Options(temperature=0.8))[0].text
     assert text.split("--- after ")[1:][best].split("\n", 1)[1] == f"{again}\n\n"
@@ -477,9 +480,9 @@ def test_each_epoch_leaves_a_sample_with_its_settings(straight: Path) -> None:
 
 def test_the_metrics_say_what_was_reached(small: recipe.Recipe, runs: Path, straight: Path) -> None:
     metrics = json.loads((straight / "metrics.json").read_text())
-    assert run.load_metadata(straight).metrics == metrics
+    assert run_directory.load_metadata(straight).metrics == metrics
     held_out = encoded(small, runs).validation
-    nats = evaluation.total_nats(run.load(straight).weights, held_out) / (len(held_out) - 1)
+    nats = evaluation.total_nats(run_directory.load(straight).weights, held_out) / (len(held_out) - 1)
     assert metrics["validation"]["nats_per_token"] == pytest.approx(nats, abs=1e-6)
     assert metrics["validation"]["perplexity"] == pytest.approx(math.exp(nats), rel=1e-5)
     assert metrics["validation_tokens_scored"] == len(held_out) - 1
@@ -489,8 +492,8 @@ def test_the_metrics_say_what_was_reached(small: recipe.Recipe, runs: Path, stra
 
 
 def test_the_recipe_that_it_was_made_with_stands_in_the_run_whole(small: recipe.Recipe, straight: Path) -> None:
-    assert recipe.load(straight / run.RECIPE) == small
-    assert recipe.parse(run.load_metadata(straight).recipe) == small
+    assert recipe.load(straight / run_directory.RECIPE) == small
+    assert recipe.parse(run_directory.load_metadata(straight).recipe) == small
 
 
 def test_while_it_runs_it_tells_speed_and_losses_in_three_units(straight: Path, told: str) -> None:
@@ -518,10 +521,12 @@ def test_the_epoch_line_the_table_and_evaluate_agree_on_the_bits_of_a_character(
     ratios = [encoded(settings, runs).counts[split] for split in ("train", "validation")]
     train, validation = (counts["tokens"] / counts["characters"] for counts in ratios)
     assert abs(train - validation) > 0.01
-    bits = reports.evaluate(run.load(folder), [], samples=0, sample_tokens=1)["loss"]["bits_per_character"]
+    bits = reports.evaluate(run_directory.load(folder), [], samples=0, sample_tokens=1)["loss"]["bits_per_character"]
     assert re.findall(r"^epoch .* ([0-9.]+) bits/character", out, re.M) == [f"{bits:.2f}"]
     assert re.findall(r"^ *bits per character +([0-9.]+)", out, re.M) == [f"{bits:.4f}"]
-    assert run.load_metadata(folder).metrics["validation"]["bits_per_character"] == pytest.approx(bits, rel=1e-6)
+    assert run_directory.load_metadata(folder).metrics["validation"]["bits_per_character"] == pytest.approx(
+        bits, rel=1e-6
+    )
 
 
 def test_of_words_it_is_told_how_many_the_vocabulary_lacks(words: tuple[recipe.Recipe, Path, str], runs: Path) -> None:

@@ -14,10 +14,11 @@ import numpy as np
 import onnx as onnx_library
 import pytest
 
-from keras_lstmgen import generation, run, sampling, training
+from keras_lstmgen import generation, sampling, training
 from keras_lstmgen.config import recipe
 from keras_lstmgen.data import sources
 from keras_lstmgen.exporters import export_run, onnx, web
+from keras_lstmgen.models import run_directory
 from keras_lstmgen.utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -77,7 +78,7 @@ def test_in_node_a_folder_of_a_run_on_pairs_answers_as_keras_does(tmp_path_facto
     }  # fmt: skip
     made = training.train(recipe.override(recipe.Recipe(), values), folder / "runs", "pairs")
     export_run.export(made, FEW)
-    model, prompts = run.load(made), ("moon or 霜?", "one turn\nsun or star?\n", "", "月")
+    model, prompts = run_directory.load(made), ("moon or 霜?", "one turn\nsun or star?\n", "", "月")
     asked = [{"prompt": prompt, "seed": "3", "options": mix} for prompt, mix in zip(prompts, MIXES, strict=True)]
     done = node(RUN, made / "web", questions=json.dumps(asked))
     assert (done.returncode, done.stderr) == (0, "")
@@ -88,7 +89,7 @@ def test_in_node_a_folder_of_a_run_on_pairs_answers_as_keras_does(tmp_path_facto
 
 @pytest.mark.parametrize("name", ["trained", "trained_lines"])
 def test_in_node_a_folder_writes_the_texts_of_keras(pages: Path, name: str) -> None:
-    model = run.load(pages / name)
+    model = run_directory.load(pages / name)
     call = generation.writer(model)
     prompts, seeds = ("The ", "床前明月", "", "a\n b"), (0, -1, 7, 2**64 - 3)
     asked = [
@@ -155,7 +156,7 @@ def pretend(folder: Path, script: str) -> None:
     npm.chmod(0o755)
 
 
-def write(model: run.Run, folder: Path) -> set[str]:
+def write(model: run_directory.Run, folder: Path) -> set[str]:
     web.write(model, folder)
     return files_of(folder / "web")
 
@@ -163,7 +164,7 @@ def write(model: run.Run, folder: Path) -> set[str]:
 def test_a_second_export_needs_neither_npm_nor_the_network(
     trained: Path, archive: Path, path: Path, tmp_path: Path
 ) -> None:
-    model = run.load(trained)
+    model = run_directory.load(trained)
     pretend(path, f'cp "{archive}" "$4/package.tgz"')
     first = write(model, tmp_path / "first")
     (path / "npm").unlink()
@@ -191,7 +192,7 @@ def test_without_npm_or_network_an_export_is_one_line_and_leaves_nothing(
     if script:
         pretend(path, script)
     with pytest.raises(UserError, match=line) as caught:
-        web.write(run.load(trained), tmp_path / "run")
+        web.write(run_directory.load(trained), tmp_path / "run")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()
     assert not files_of(tmp_path / "cache")
@@ -200,7 +201,7 @@ def test_without_npm_or_network_an_export_is_one_line_and_leaves_nothing(
 def test_without_node_an_export_is_one_line(trained: Path, path: Path, tmp_path: Path) -> None:
     (path / "node").unlink()
     with pytest.raises(UserError, match="--format web: node is not installed"):
-        web.write(run.load(trained), tmp_path / "run")
+        web.write(run_directory.load(trained), tmp_path / "run")
 
 
 def other_numbers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

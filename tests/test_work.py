@@ -10,10 +10,11 @@ from typing import Any, SupportsIndex
 import numpy as np
 import pytest
 
-from keras_lstmgen import answers, beam, decode, generation, kinds, measures, memorization, reports, run, tasks
+from keras_lstmgen import answers, beam, decode, generation, kinds, measures, memorization, reports, tasks
 from keras_lstmgen.config import recipe
 from keras_lstmgen.constraints import Constraints, HostOptions
 from keras_lstmgen.data import readers, sources, splits
+from keras_lstmgen.models import run_directory
 from keras_lstmgen.tokenizers import tokenizer
 from keras_lstmgen.tokenizers.tokenizer import Tokenizer
 
@@ -48,9 +49,9 @@ GOLDEN = Path(__file__).parent / "golden" / "run"
 
 
 @pytest.fixture(scope="module")
-def model() -> run.Run:
+def model() -> run_directory.Run:
     """The committed run, on a stream of characters."""
-    return run.load(GOLDEN)
+    return run_directory.load(GOLDEN)
 
 
 def peak(call: Callable[[], object]) -> int:
@@ -103,7 +104,7 @@ def test_a_line_of_many_pieces_is_measured_once(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_text_is_put_together_once_however_many_tokens_it_has(
-    model: run.Run, monkeypatch: pytest.MonkeyPatch
+    model: run_directory.Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     put = list[int]()
     letter = int(model.tokenizer.encode("e")[0])
@@ -137,7 +138,7 @@ class _Array:
 
 
 def test_a_search_reads_only_the_end_of_a_text_for_stop_strings(
-    model: run.Run, monkeypatch: pytest.MonkeyPatch
+    model: run_directory.Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read = list[int]()
     step, decoded = decode.stepper(model.weights), Tokenizer.decode
@@ -220,7 +221,7 @@ def test_an_answer_is_brought_to_its_form_once_for_all_its_targets(monkeypatch: 
 
 
 def test_the_training_text_is_read_once_for_all_samples_and_kinds(
-    model: run.Run, monkeypatch: pytest.MonkeyPatch
+    model: run_directory.Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read = list[str]()
     settings = recipe.parse(model.metadata.recipe).corpus
@@ -239,10 +240,12 @@ def test_the_training_text_is_read_once_for_all_samples_and_kinds(
     assert len(read) == 1
 
 
-def test_the_loop_that_writes_is_compiled_once_for_all_kinds(model: run.Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_loop_that_writes_is_compiled_once_for_all_kinds(
+    model: run_directory.Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
     compiled, writer = list[str](), generation.writer
 
-    def counting(of: run.Run) -> Any:
+    def counting(of: run_directory.Run) -> Any:
         compiled.append("again")
         return writer(of)
 

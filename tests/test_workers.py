@@ -21,8 +21,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from keras_lstmgen import cli, run
+from keras_lstmgen import cli
 from keras_lstmgen.distribution import launcher, workers
+from keras_lstmgen.models import run_directory
 from keras_lstmgen.system import cpu, signals
 from keras_lstmgen.utils.errors import Terminated, UserError
 
@@ -99,7 +100,7 @@ def losses(folder: Path, name: str) -> list[list[float]]:
 
 def carried(folder: Path, name: str) -> list[Any]:
     """What a checkpoint hands on from batch to batch."""
-    with zipfile.ZipFile(folder / "runs" / name / run.CHECKPOINT) as archive:
+    with zipfile.ZipFile(folder / "runs" / name / run_directory.CHECKPOINT) as archive:
         return list(np.load(io.BytesIO(archive.read("carried.npz"))).values())
 
 
@@ -107,7 +108,7 @@ def the_same(folder: Path, one: str, other: str) -> None:
     """Two runs have the same curve, weights and carried states, but for rounding."""
     assert len(losses(folder, one)) > 0
     np.testing.assert_allclose(losses(folder, other), losses(folder, one), atol=TOLERANCE)
-    models = [run.load(folder / "runs" / name).model.get_weights() for name in (one, other)]
+    models = [run_directory.load(folder / "runs" / name).model.get_weights() for name in (one, other)]
     for weights, others in zip(*models, strict=True):
         np.testing.assert_allclose(others, weights, atol=1e-3)
     for state, others in zip(carried(folder, one), carried(folder, other), strict=True):

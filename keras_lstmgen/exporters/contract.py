@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_lstmgen import decode, model, sampling
+from keras_lstmgen import decode, sampling
 from keras_lstmgen.generation import unsampled_mask
-from keras_lstmgen.run import Run
+from keras_lstmgen.models import builder
+from keras_lstmgen.models.run_directory import Run
 from keras_lstmgen.utils.errors import UserError
 
 GRAPHS = ("step", "generate", "score")
@@ -31,7 +32,7 @@ class Graphs(tf.Module):
     def __init__(self, run: Run, check_options: bool = False) -> None:
         """Create the functions without tracing them."""
         super().__init__()
-        self.weights = joined(model.in_parts(folded(run.weights)))
+        self.weights = joined(builder.in_parts(folded(run.weights)))
         self.end_id, self.unsampled = run.metadata.end_id, unsampled_mask(run)
         self.V, self.check_options = run.metadata.vocab_size, check_options
         ids, state = (
@@ -52,7 +53,7 @@ class Graphs(tf.Module):
         return {name: getattr(self, name) for name in GRAPHS}
 
     def _step(self, ids: Any, state: Any) -> dict[str, Any]:
-        logits, state = model.step(self.weights, ids, state)
+        logits, state = builder.step(self.weights, ids, state)
         return {"logits": logits, "next_state": state}
 
     def _generate(
@@ -67,7 +68,7 @@ class Graphs(tf.Module):
         return {"tokens": written.tokens, "logprobs": written.logprobs, "next_state": written.text.state}
 
     def _score(self, ids: Any, state: Any) -> dict[str, Any]:
-        logprobs, state = model.score(self.weights, ids, state)
+        logprobs, state = builder.score(self.weights, ids, state)
         return {"logprobs": logprobs, "next_state": state}
 
 
@@ -84,40 +85,42 @@ def _read(ids: Any) -> Any:
     return tf.debugging.Assert(tf.shape(ids)[1] >= 1, ["ids: its rows are empty; give at least one id in each"])
 
 
-def folded(weights: model.Weights) -> model.Weights:
+def folded(weights: builder.Weights) -> builder.Weights:
     """Replace the embedding and the first input product by a table ``embedding W + b``, if that is not larger.
 
     The table is smaller for small vocabularies, such as characters. It saves one matrix product per token.
     """
-    first, *others = (_folded(member) for member in model.each_member(weights))
+    first, *others = (_folded(member) for member in builder.each_member(weights))
     return first._replace(others=tuple(others))
 
 
-def _folded(weights: model.Weights) -> model.Weights:
+def _folded(weights: builder.Weights) -> builder.Weights:
     first, embedding = weights.cells[0], weights.embedding
     tables = [embedding, first.kernel, first.bias][weights.tied :]  # a tied embedding is kept for the output
     if embedding.shape[0] * first.kernel.shape[1] > sum(table.shape.num_elements() for table in tables):
         return weights
     table = tf.Variable(tf.matmul(embedding, first.kernel) + first.bias, trainable=False, name="embedding_table")
-    cells = (model.Cell(None, first.recurrent, None), *weights.cells[1:])
+    cells = (builder.Cell(None, first.recurrent, None), *weights.cells[1:])
     return weights._replace(embedding=table, cells=cells)
 
 
-def joined(weights: model.Weights) -> model.Weights:
+def joined(weights: builder.Weights) -> builder.Weights:
     """Merge the two products of each cell into one product of ``[x, h]`` with W stacked on U.
 
     The number of multiplications is the same, but the graph has two operators fewer, which matters at batch size 1.
     Matrices that are split into parts stay as they are, to keep the precision of their sums.
     """
-    first, *others = (member._replace(cells=tuple(map(_joined, member.cells))) for member in model.each_member(weights))
+    first, *others = (
+        member._replace(cells=tuple(map(_joined, member.cells))) for member in builder.each_member(weights)
+    )
     return first._replace(others=tuple(others))
 
 
-def _joined(cell: model.Cell) -> model.Cell:
+def _joined(cell: builder.Cell) -> builder.Cell:
     if cell.kernel is None or isinstance(cell.kernel, tuple):
         return cell
     both = tf.concat([cell.kernel, cell.recurrent], axis=0)
-    return model.Cell(tf.Variable(both, trainable=False, name="kernels"), None, cell.bias)
+    return builder.Cell(tf.Variable(both, trainable=False, name="kernels"), None, cell.bias)
 
 
 def metadata_json(run: Run) -> str:

@@ -11,13 +11,13 @@ from typing import Any
 
 import tensorflow as tf
 
-from keras_lstmgen import run
 from keras_lstmgen.config import recipe
 from keras_lstmgen.exporters import contract, verify
 from keras_lstmgen.exporters.verify import Proof, Trial
 from keras_lstmgen.files import atomic
+from keras_lstmgen.models import run_directory
+from keras_lstmgen.models.run_directory import Run
 from keras_lstmgen.reporting import console
-from keras_lstmgen.run import Run
 from keras_lstmgen.system.native_stderr import quiet
 from keras_lstmgen.utils.errors import UserError, first_line, not_empty
 
@@ -73,7 +73,7 @@ def _export_all(
     modules: dict[str, ModuleType], folder: Path, settings: recipe.Export
 ) -> tuple[dict[str, Proof], list[str]]:
     """Export one format after another; return the proofs of those that were tried, and what went wrong."""
-    model, record = run.load(folder), _read_record(folder / RECORD)
+    model, record = run_directory.load(folder), _read_record(folder / RECORD)
     contract.check_weights(model)
     atomic.check_writable(folder)
     with console.out.status(f"Keras writes {settings.texts} texts of {settings.tokens} tokens"):

@@ -14,7 +14,7 @@ import tf2onnx
 from keras_lstmgen.exporters import contract
 from keras_lstmgen.exporters.contract import Call, Graphs
 from keras_lstmgen.files import atomic
-from keras_lstmgen.run import Run
+from keras_lstmgen.models.run_directory import Run
 from keras_lstmgen.utils.errors import UserError
 
 PLACE = Path("onnx")

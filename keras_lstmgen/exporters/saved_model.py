@@ -7,12 +7,12 @@ import tensorflow as tf
 import tensorflow_text  # noqa: F401 (a loader needs its operators)
 from tensorflow.core.protobuf import saved_model_pb2
 
-from keras_lstmgen import run
 from keras_lstmgen.exporters import contract, warmup
 from keras_lstmgen.exporters.contract import Call, Graphs
 from keras_lstmgen.exporters.strings import Strings
 from keras_lstmgen.files import atomic
-from keras_lstmgen.run import Run
+from keras_lstmgen.models import run_directory
+from keras_lstmgen.models.run_directory import Run
 from keras_lstmgen.utils.errors import UserError
 
 PLACE = Path("serving/1")
@@ -27,9 +27,11 @@ def write(model: Run, folder: Path) -> Path:
         graphs.strings = Strings(model, graphs)
         assets = path.parent / "assets"
         assets.mkdir()
-        atomic.write_text(assets / run.METADATA, contract.metadata_json(model))
-        atomic.write_bytes(assets / run.TOKENIZER, model.tokenizer.model)
-        graphs.assets = [tf.saved_model.Asset(str(assets / name)) for name in (run.METADATA, run.TOKENIZER)]
+        atomic.write_text(assets / run_directory.METADATA, contract.metadata_json(model))
+        atomic.write_bytes(assets / run_directory.TOKENIZER, model.tokenizer.model)
+        graphs.assets = [
+            tf.saved_model.Asset(str(assets / name)) for name in (run_directory.METADATA, run_directory.TOKENIZER)
+        ]
         tf.saved_model.save(graphs, str(path), signatures=graphs.signatures() | graphs.strings.signatures())
         warmup.write(model, path / warmup.PLACE)
         _check(path)

@@ -17,7 +17,7 @@ from ai_edge_litert.tools import flatbuffer_utils
 from keras_lstmgen.exporters import contract
 from keras_lstmgen.exporters.contract import Call, Graphs
 from keras_lstmgen.files import atomic
-from keras_lstmgen.run import Run
+from keras_lstmgen.models.run_directory import Run
 from keras_lstmgen.utils.errors import UserError
 
 PLACE = Path("tflite/model.tflite")

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from keras_lstmgen.exporters import tflite
 from keras_lstmgen.exporters.contract import Call
-from keras_lstmgen.run import Run
+from keras_lstmgen.models.run_directory import Run
 
 PLACE = Path("tflite/model_float16.tflite")
 LARGEST_LOSS = 0.001  # nats a token that rounding the weights may cost

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from keras_lstmgen.exporters import tflite
 from keras_lstmgen.exporters.contract import Call
-from keras_lstmgen.run import Run
+from keras_lstmgen.models.run_directory import Run
 
 PLACE = Path("tflite/model_int8.tflite")
 LARGEST_LOSS = 0.02  # nats a token that rounding the weights may cost

@@ -17,8 +17,8 @@ from keras_lstmgen.config import recipe
 from keras_lstmgen.data import example_batches, prepared_corpus, splits
 from keras_lstmgen.data.token_cache import encode_split
 from keras_lstmgen.exporters.contract import Call
-from keras_lstmgen.model import LARGE
-from keras_lstmgen.run import Run
+from keras_lstmgen.models.builder import LARGE
+from keras_lstmgen.models.run_directory import Run
 from keras_lstmgen.sampling import Options
 from keras_lstmgen.utils.errors import UserError
 

@@ -9,7 +9,7 @@ import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
 from keras_lstmgen import sampling
-from keras_lstmgen.run import Run
+from keras_lstmgen.models.run_directory import Run
 
 PLACE = Path("assets.extra/tf_serving_warmup_requests")
 NAME = "lstm"  # name of the model in export/tf_serving/models.config

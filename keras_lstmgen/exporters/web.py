@@ -18,12 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from keras_lstmgen import run
 from keras_lstmgen.data.sources import cache_folder
 from keras_lstmgen.exporters import contract, onnx
 from keras_lstmgen.exporters.contract import Call, Graphs
 from keras_lstmgen.files import atomic
-from keras_lstmgen.run import Run
+from keras_lstmgen.models import run_directory
+from keras_lstmgen.models.run_directory import Run
 from keras_lstmgen.utils.errors import UserError
 
 PLACE = Path("web")
@@ -58,8 +58,8 @@ def write(model: Run, folder: Path) -> Path:
         for name, data in runtime.items():
             atomic.write_bytes(path / name, data)
         atomic.write_bytes(path / onnx.FILES["step"], onnx.model_of(Graphs(model).step, "step").SerializeToString())
-        atomic.write_bytes(path / run.TOKENIZER, model.tokenizer.model)
-        atomic.write_text(path / run.METADATA, contract.metadata_json(model))
+        atomic.write_bytes(path / run_directory.TOKENIZER, model.tokenizer.model)
+        atomic.write_text(path / run_directory.METADATA, contract.metadata_json(model))
         atomic.write_text(path / "package.json", '{"type": "module"}\n')  # so that Node reads .js as browsers do
     return folder / PLACE
 

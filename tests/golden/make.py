@@ -19,10 +19,11 @@ from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from keras_lstmgen import generation, run, training
+from keras_lstmgen import generation, training
 from keras_lstmgen.config import recipe  # (after the variable)
 from keras_lstmgen.exporters import export_run
 from keras_lstmgen.files import atomic
+from keras_lstmgen.models import run_directory
 from keras_lstmgen.sampling import Options
 
 HERE = Path(__file__).resolve().parent
@@ -104,7 +105,7 @@ def main() -> None:
             return
         made = training.train(settings, Path(folder), "golden")
         export_run.export(made, settings.export)
-        texts = write(run.load(made))
+        texts = write(run_directory.load(made))
         keep(made, (*TRAINED, *ARTIFACTS))
     atomic.write_text(TEXTS, json.dumps(texts, ensure_ascii=False, indent=1) + "\n")
 
@@ -116,7 +117,7 @@ def keep(made: Path, names: tuple[str, ...]) -> None:
         shutil.copyfile(made / name, RUN / name)
 
 
-def write(model: run.Run) -> list[dict[str, Any]]:
+def write(model: run_directory.Run) -> list[dict[str, Any]]:
     """What Keras writes in each case."""
     call, written = generation.writer(model), []
     for prompt, seed, limit, options in CASES:

@@ -18,7 +18,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_lstmgen import structure
 from keras_lstmgen.config import recipe
 from keras_lstmgen.distribution import workers
 from keras_lstmgen.layers.attention import SIZE, Attention, Heads, attend, memory_size
@@ -26,6 +25,7 @@ from keras_lstmgen.layers.ensemble import Ensemble, members_of, mixed
 from keras_lstmgen.layers.lstm import LSTM, Output, TiedOutput, policy
 from keras_lstmgen.layers.pointer_generator import Gate, Pointer, read_by, with_copies
 from keras_lstmgen.layers.regularization import ActivationRegularization, DroppedEmbedding, SharedDropout
+from keras_lstmgen.models import structure
 
 LARGE = 4096  # tokens, from which a draw is told by the last bits of the logits
 PARTS = 8  # of a matrix of such a model

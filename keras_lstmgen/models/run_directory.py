@@ -12,7 +12,7 @@ import keras
 from keras_lstmgen.config import recipe
 from keras_lstmgen.files import atomic, filenames, folders
 from keras_lstmgen.layers.attention import memory_size
-from keras_lstmgen.model import Weights, build, parameters, weights_of
+from keras_lstmgen.models.builder import Weights, build, parameters, weights_of
 from keras_lstmgen.tokenizers import tokenizer
 from keras_lstmgen.tokenizers.tokenizer import Tokenizer
 from keras_lstmgen.utils.errors import UserError, first_line, typed
