@@ -20,12 +20,12 @@ from itertools import chain, islice
 from pathlib import Path
 
 from benchmarks.workers import ROOT
-from keras_lstmgen import beam, decode, generation
 from keras_lstmgen.config import recipe
 from keras_lstmgen.data import prepared_corpus, splits
 from keras_lstmgen.files import atomic
+from keras_lstmgen.generation import beam_search, decoding_loop, text_generation
+from keras_lstmgen.generation.sampling import Options
 from keras_lstmgen.models import run_directory as runs
-from keras_lstmgen.sampling import Options
 from keras_lstmgen.utils.errors import UserError
 
 PIPELINES, SAVED, PAGE = ROOT / "pipelines", ROOT / "saved_models", ROOT / "docs" / "gallery.md"
@@ -123,7 +123,7 @@ def samples(run: runs.Run, name: str, prompt: str = "") -> Iterator[str]:
     words = ["--temperature", str(TEMPERATURE), "--seed", str(SEEDS[0]), "--n", str(len(SEEDS))]
     yield _command(name, words + (["--prompt", prompt] if prompt else []))
     for seed, sample in zip(
-        SEEDS, generation.generate(run, prompt, TOKENS, Options(temperature=TEMPERATURE), seeds=SEEDS), strict=True
+        SEEDS, text_generation.generate(run, prompt, TOKENS, Options(temperature=TEMPERATURE), seeds=SEEDS), strict=True
     ):
         yield f"Seed {seed}:"
         yield fence(sample.text)
@@ -149,15 +149,15 @@ def _first_sources(settings: recipe.Corpus) -> Iterator[str]:
     return islice(sources, len(SEEDS))
 
 
-def _answering(run: runs.Run, asked: recipe.Evaluate) -> tuple[list[str], Callable[[str], generation.Sample]]:
+def _answering(run: runs.Run, asked: recipe.Evaluate) -> tuple[list[str], Callable[[str], text_generation.Sample]]:
     """The options of ``generate`` that ask for an answer, and what answers a prompt so."""
     if not asked.beams:
-        call = generation.writer(run)
+        call = text_generation.writer(run)
         words, greedy = ["--temperature", "0"], Options(temperature=0)
-        return words, lambda prompt: generation.generate(run, prompt, TOKENS, greedy, call=call)[0]
-    step, search = decode.stepper(run.weights), beam.Search(asked.beams, asked.length_penalty, TOKENS)
+        return words, lambda prompt: text_generation.generate(run, prompt, TOKENS, greedy, call=call)[0]
+    step, search = decoding_loop.stepper(run.weights), beam_search.Search(asked.beams, asked.length_penalty, TOKENS)
     words = ["--beams", str(asked.beams), "--length-penalty", str(asked.length_penalty)]
-    return words, lambda prompt: generation.search(run, step, prompt, search)[0]
+    return words, lambda prompt: text_generation.search(run, step, prompt, search)[0]
 
 
 def _command(name: str, words: list[str]) -> str:

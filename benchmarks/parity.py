@@ -21,12 +21,12 @@ import tensorflow as tf
 
 from benchmarks import measure, page
 from benchmarks.measure import Table, publish
-from keras_lstmgen import decode, generation, sampling
 from keras_lstmgen.exporters import onnx, saved_model, tflite, verify
 from keras_lstmgen.exporters.verify import Case
+from keras_lstmgen.generation import decoding_loop, sampling, text_generation
+from keras_lstmgen.generation.sampling import Options
 from keras_lstmgen.models import builder
 from keras_lstmgen.models import run_directory as runs
-from keras_lstmgen.sampling import Options
 from keras_lstmgen.utils.errors import UserError
 
 FORMATS = {"SavedModel": saved_model, "TFLite": tflite, "ONNX": onnx}
@@ -111,7 +111,7 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def drawn(run: runs.Run, texts: int) -> tuple[list[str], list[Case]]:
     """Prompts out of what the model itself writes, and what is asked of them, drawn from a fixed seed."""
     dice = np.random.default_rng(0)
-    written = [sample.text for sample in generation.generate(run, "", SOURCE, seeds=range(min(texts, ROWS)))]
+    written = [sample.text for sample in text_generation.generate(run, "", SOURCE, seeds=range(min(texts, ROWS)))]
     prompts = [written[i % len(written)][i // len(written) :][: PROMPTS[i % len(PROMPTS)]] for i in range(texts)]
     seeds = dice.integers(0, 2**64, texts, dtype=np.uint64).tolist()
     cases = [
@@ -133,7 +133,7 @@ def timed(work: Callable[[], Any]) -> tuple[Any, float]:
 
 def in_keras(run: runs.Run, cases: list[Case], tokens: int) -> Texts:
     """What Keras writes."""
-    call = generation.writer(run)
+    call = text_generation.writer(run)
     return _in_order(cases, lambda group: verify.keras_texts(run, call, group, tokens))
 
 
@@ -203,7 +203,7 @@ def difference(run: runs.Run, number: int, case: Case, expected: list[int], foun
 
 def _before(run: runs.Run, ids: list[int]) -> tuple[Any, Any]:
     """Logits [1, V] after ids, and which ids they were: bool [1, V]."""
-    state = decode.begin(1, run.metadata.state_size, run.metadata.vocab_size).state
+    state = decoding_loop.begin(1, run.metadata.state_size, run.metadata.vocab_size).state
     for token in ids:
         logits, state = builder.step(run.weights, tf.constant([token]), state)
     return logits, np.isin(np.arange(run.metadata.vocab_size), ids)[np.newaxis]
@@ -211,7 +211,7 @@ def _before(run: runs.Run, ids: list[int]) -> tuple[Any, Any]:
 
 def _room(run: runs.Run, logits: Any, seen: Any, case: Case, noise: float) -> float:
     """How far the noise is from the nearest number with which another token is chosen; 1: none is."""
-    allowed = np.flatnonzero(~generation.unsampled_mask(run))
+    allowed = np.flatnonzero(~text_generation.unsampled_mask(run))
     logits, seen = tf.gather(logits, allowed, axis=1), tf.gather(seen, allowed, axis=1)
     options = sampling.rows([case.options])
     ready = sampling.ready(options, len(allowed))

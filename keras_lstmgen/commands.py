@@ -22,14 +22,15 @@ from keras_lstmgen.system.native_stderr import quiet
 from keras_lstmgen.utils.errors import UserError, at_least, typed
 
 with quiet():
-    from keras_lstmgen import beam, chatting, decode, generation, inspection, reports, training
-    from keras_lstmgen.constraints import HostOptions
+    from keras_lstmgen import inspection, reports, training
     from keras_lstmgen.data import prepared_corpus, sources, splits
     from keras_lstmgen.distribution import workers
     from keras_lstmgen.exporters import export_run
+    from keras_lstmgen.generation import beam_search, chat_session, decoding_loop, text_generation
+    from keras_lstmgen.generation.logits_processors import HostOptions
+    from keras_lstmgen.generation.sampling import Options
     from keras_lstmgen.models import run_directory
     from keras_lstmgen.reporting import console
-    from keras_lstmgen.sampling import Options
 
 MOST_TEXTS = 65_536  # of one batch
 LONGEST_NAME = 60  # characters of a name that a run gets by itself
@@ -169,7 +170,7 @@ def generate(arguments: argparse.Namespace) -> None:
         _check_output(arguments.output)
     folder = _found(arguments.run, arguments.runs)
     model = run_directory.load(folder)
-    step = decode.stepper(model.weights)
+    step = decoding_loop.stepper(model.weights)
     write = _writer(model, step, options, host, asked, arguments)
     read = recipe.parse(model.metadata.recipe).corpus
     arguments.stop = [splits.normalized(word, read) for word in arguments.stop]
@@ -184,7 +185,7 @@ def generate(arguments: argparse.Namespace) -> None:
     console.next_beside("keras-lstmgen", "evaluate", folder)
 
 
-def _choices(arguments: argparse.Namespace) -> tuple[Options, HostOptions, beam.Search | None]:
+def _choices(arguments: argparse.Namespace) -> tuple[Options, HostOptions, beam_search.Search | None]:
     """How tokens are chosen; UserError for what is out of range or does not go together."""
     options = _drawn(arguments)
     words = {name: getattr(arguments, name) for name in HostOptions.__dataclass_fields__}
@@ -200,13 +201,13 @@ def _drawn(arguments: argparse.Namespace) -> Options:
     return Options(**{name: getattr(arguments, name) for name in Options.__dataclass_fields__})
 
 
-def _search(options: Options, arguments: argparse.Namespace) -> beam.Search | None:
+def _search(options: Options, arguments: argparse.Namespace) -> beam_search.Search | None:
     """The beam search that is asked for, if it is."""
     if not arguments.beams:
         if arguments.length_penalty:
             raise UserError("--length-penalty: is of a beam search; give --beams too")
         return None
-    asked = beam.Search(arguments.beams, arguments.length_penalty, arguments.max_new_tokens)
+    asked = beam_search.Search(arguments.beams, arguments.length_penalty, arguments.max_new_tokens)
     for name, value in asdict(Options()).items():
         if getattr(options, name) != value:
             option = f"--{name.replace('_', '-')}"
@@ -218,20 +219,20 @@ def _search(options: Options, arguments: argparse.Namespace) -> beam.Search | No
 
 def _writer(
     model: run_directory.Run,
-    step: decode.Step,
+    step: decoding_loop.Step,
     options: Options,
     host: HostOptions,
-    asked: beam.Search | None,
+    asked: beam_search.Search | None,
     arguments: argparse.Namespace,
-) -> Callable[..., list[generation.Sample]]:
+) -> Callable[..., list[text_generation.Sample]]:
     """What takes a prompt, a seed and ``emit``, and writes ``--n`` texts."""
-    limits = generation.constrained(model, host) if host != HostOptions() else None
+    limits = text_generation.constrained(model, host) if host != HostOptions() else None
     if asked is not None:
-        return lambda prompt, _seed, _emit: generation.search(
+        return lambda prompt, _seed, _emit: text_generation.search(
             model, step, prompt, asked, limits=limits, stop=arguments.stop
         )[: arguments.n]
-    call = generation.writer(model)
-    return lambda prompt, seed, emit: generation.generate(
+    call = text_generation.writer(model)
+    return lambda prompt, seed, emit: text_generation.generate(
         model, prompt, arguments.max_new_tokens, options, seeds=[seed + row for row in range(arguments.n)],
         stop=arguments.stop, emit=emit, call=call, limits=limits, keep=_kept(arguments),
     )  # fmt: skip
@@ -280,12 +281,16 @@ def _prompt(arguments: argparse.Namespace) -> str:
 
 def _asked() -> Iterator[str]:
     """Prompts from the keyboard, until the end of input."""
-    while (prompt := chatting.line_typed("prompt> ")) is not None:
+    while (prompt := chat_session.line_typed("prompt> ")) is not None:
         yield prompt
 
 
 def _write(
-    model: run_directory.Run, step: decode.Step, prompt: str, write: Callable[..., Any], arguments: argparse.Namespace
+    model: run_directory.Run,
+    step: decoding_loop.Step,
+    prompt: str,
+    write: Callable[..., Any],
+    arguments: argparse.Namespace,
 ) -> str:
     """Write ``--n`` texts: the first flows, the others follow. Gives all that is kept, a blank line between two.
 
@@ -315,15 +320,15 @@ def _write(
 
 
 def _logprobs(
-    model: run_directory.Run, step: decode.Step, prompt: str, samples: list[generation.Sample], K: int
+    model: run_directory.Run, step: decoding_loop.Step, prompt: str, samples: list[text_generation.Sample], K: int
 ) -> Iterator[str]:
     """A line of JSON for each token of each text."""
     for number, sample in enumerate(samples):
-        for told in generation.logprobs(model, step, prompt, sample.tokens, K):
+        for told in text_generation.logprobs(model, step, prompt, sample.tokens, K):
             yield json.dumps({"text": number, **told}, ensure_ascii=False)
 
 
-def _tell(samples: list[generation.Sample], seconds: float) -> None:
+def _tell(samples: list[text_generation.Sample], seconds: float) -> None:
     """Say beside the texts how much was written, why it ended, and what went otherwise than was asked."""
     tokens = sum(sample.length for sample in samples)
     reasons = ", ".join(sample.finish_reason for sample in samples)
@@ -342,9 +347,9 @@ def chat(arguments: argparse.Namespace) -> None:
     _within("--max-new-tokens", arguments.max_new_tokens, 1)
     folder = _found(arguments.run, arguments.runs)
     model = run_directory.load(folder)
-    memory = chatting.turns_kept(model.metadata, arguments.memory)
-    speaker = chatting.Speaker(model, generation.writer(model), options, arguments.max_new_tokens, memory)
-    chatting.converse(speaker, arguments.seed)
+    memory = chat_session.turns_kept(model.metadata, arguments.memory)
+    speaker = chat_session.Speaker(model, text_generation.writer(model), options, arguments.max_new_tokens, memory)
+    chat_session.converse(speaker, arguments.seed)
     console.next_beside("keras-lstmgen", "evaluate", folder)
 
 

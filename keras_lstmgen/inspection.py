@@ -10,15 +10,16 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_lstmgen import beam, coloured, gates, generation, probes
+from keras_lstmgen import coloured, gates, probes
 from keras_lstmgen.config import recipe
 from keras_lstmgen.data import prepared_corpus, splits
 from keras_lstmgen.data.token_cache import ids_of
 from keras_lstmgen.files import atomic
+from keras_lstmgen.generation import beam_search, text_generation
+from keras_lstmgen.generation.sampling import Options
 from keras_lstmgen.models.builder import Weights, each_member
 from keras_lstmgen.models.run_directory import Run
 from keras_lstmgen.reporting import console, plots
-from keras_lstmgen.sampling import Options
 from keras_lstmgen.tokenizers.tokenizer import Tokenizer
 from keras_lstmgen.utils.errors import UserError, at_least
 
@@ -135,7 +136,7 @@ def _written(model: Run, asked: Asked) -> list[int]:
     if not asked.max_new_tokens:
         return []
     limit = asked.max_new_tokens
-    return generation.generate(model, asked.prompt, limit, asked.options, seeds=[asked.seed])[0].tokens
+    return text_generation.generate(model, asked.prompt, limit, asked.options, seeds=[asked.seed])[0].tokens
 
 
 def _probed(model: Run, asked: Asked, layer: int) -> Probed:
@@ -163,7 +164,7 @@ def _text(model: Run, asked: Asked) -> tuple[str, list[int]]:
         return f"the run's {splits.validates_on(settings)}", _ids_of_corpus(model, prepared_corpus.text(settings))
     except UserError as error:
         console.out.print(f"{error}; the model writes a text instead", markup=False)
-        samples = generation.generate(model, asked.prompt, PROBED // OWN_TEXTS, seeds=range(OWN_TEXTS))
+        samples = text_generation.generate(model, asked.prompt, PROBED // OWN_TEXTS, seeds=range(OWN_TEXTS))
         prompt = model.prompt_ids(asked.prompt)
         written = (token for sample in samples for token in (*prompt, *sample.tokens))
         return "text that the model wrote", list(islice(written, PROBED))
@@ -182,14 +183,14 @@ def _ids_of_corpus(model: Run, settings: recipe.Corpus) -> list[int]:
 
 def _parts(tokenizer: Tokenizer, ids: Iterable[int]) -> list[str]:
     """The text that each token completes: of a character in bytes with the last; a document ends with an empty line."""
-    tail = generation.Tail(tokenizer)
+    tail = text_generation.Tail(tokenizer)
     parts = [tail.push(token) + ("\n\n" if token == tokenizer.end_id else "") for token in ids]
     return [*parts[:-1], parts[-1] + tail.flush()]
 
 
 def _labels(tokenizer: Tokenizer, ids: Iterable[int]) -> list[str]:
     """What stands at each token in a picture: the text that it completes, or how it is spelled where that is none."""
-    tail = generation.Tail(tokenizer)
+    tail = text_generation.Tail(tokenizer)
     return [_visible(tail.push(token)) or tokenizer.piece(token) for token in ids]
 
 
@@ -221,7 +222,7 @@ def _draw(shown: Shown, layer: str, tokens: list[str], units: list[int], output:
 
 def _likeliest(model: Run, shown: Shown) -> list[list[tuple[str, float]]]:
     """The likeliest next tokens after each token that is drawn: (label, probability), equals by id."""
-    probabilities = np.exp(beam.log_softmax(shown.trace.logits))
+    probabilities = np.exp(beam_search.log_softmax(shown.trace.logits))
     return [
         [(_labels(model.tokenizer, [token])[0], float(row[token])) for token in ids]
         for ids, row in zip(_ranked(shown), probabilities, strict=True)

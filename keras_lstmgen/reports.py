@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from keras_lstmgen import evaluation, generation, measures, memorization, tasks
+from keras_lstmgen import evaluation, measures, memorization, tasks
 from keras_lstmgen.config import recipe
 from keras_lstmgen.data import example_batches, prepared_corpus, sources, splits
 from keras_lstmgen.data.token_cache import encode_split
 from keras_lstmgen.files import filenames
+from keras_lstmgen.generation import text_generation
 from keras_lstmgen.models.run_directory import Run
 from keras_lstmgen.reporting import console
 from keras_lstmgen.utils.errors import UserError
@@ -144,19 +145,19 @@ def _on_samples(
         report["sources"] = list(islice(cycle(asked), samples))
         written = _answered(model, report["sources"], tokens)
     else:
-        written = generation.generate(model, "", tokens, seeds=range(samples))
+        written = text_generation.generate(model, "", tokens, seeds=range(samples))
     return report | _copied(written, settings)
 
 
-def _answered(model: Run, asked: list[str], tokens: int) -> list[generation.Sample]:
-    call = generation.writer(model)
+def _answered(model: Run, asked: list[str], tokens: int) -> list[text_generation.Sample]:
+    call = text_generation.writer(model)
     return [
-        generation.generate(model, source + "\n", tokens, seeds=[seed], call=call)[0]
+        text_generation.generate(model, source + "\n", tokens, seeds=[seed], call=call)[0]
         for seed, source in enumerate(asked)
     ]
 
 
-def _copied(written: list[generation.Sample], settings: recipe.Corpus) -> dict[str, Any]:
+def _copied(written: list[text_generation.Sample], settings: recipe.Corpus) -> dict[str, Any]:
     """What samples have from the training text."""
     texts = [sample.text for sample in written]
     longest = max(memorization.longest_copies(texts, _training(settings)), key=len)
@@ -171,7 +172,7 @@ def _copied(written: list[generation.Sample], settings: recipe.Corpus) -> dict[s
     }
 
 
-def _whole_lines(sample: generation.Sample) -> str:
+def _whole_lines(sample: text_generation.Sample) -> str:
     """The text without the last line, unless it ends with a document: elsewhere it is cut."""
     return f"{sample.text}\n" if sample.finish_reason == "stop" else sample.text[: sample.text.rfind("\n") + 1]
 

@@ -7,9 +7,10 @@ from functools import cached_property
 from itertools import chain
 from typing import Any
 
-from keras_lstmgen import answers, beam, kinds, measures, memorization, ngram, similar, verses
+from keras_lstmgen import kinds, measures, memorization, ngram, similar, verses
 from keras_lstmgen.config import recipe
 from keras_lstmgen.data import splits
+from keras_lstmgen.generation import batch_generation, beam_search
 from keras_lstmgen.models.run_directory import Run
 
 DRAWN = 500  # samples that a share is taken of (of each kind): its standard error is at most 2.3 %
@@ -35,10 +36,10 @@ class Task:
     def answers(self) -> dict[str, list[str]]:
         """The model's answers to these sources, in each way of finding them."""
         sources = list(self.references)
-        found = {"greedy": answers.answers(self.model, sources, self.limit)}
+        found = {"greedy": batch_generation.answers(self.model, sources, self.limit)}
         if self.asked.beams:
-            search = beam.Search(self.asked.beams, self.asked.length_penalty, self.limit)
-            found[f"{search.beams} beams"] = answers.searched(self.model, sources, search)
+            search = beam_search.Search(self.asked.beams, self.asked.length_penalty, self.limit)
+            found[f"{search.beams} beams"] = batch_generation.searched(self.model, sources, search)
         return found
 
     @cached_property
@@ -103,7 +104,7 @@ def _pairs(task: Task) -> Iterator[tuple[str, str]]:
 
 def _recall(task: Task) -> Figures:
     known = by_source(splits.pieces(task.training, "train"))
-    found = answers.answers(task.model, list(known), task.limit)
+    found = batch_generation.answers(task.model, list(known), task.limit)
     return {"greedy": {"recall": measures.recall(found, list(known.values())), "training_sources": len(known)}}
 
 
@@ -116,7 +117,7 @@ def _distinct_2(task: Task) -> Figures:
 def _kind(task: Task) -> Figures:
     judge, figures = kinds.judge(_pairs(task)), Figures()
     held_out = by_source(splits.pieces(task.held_out, "validation"))
-    drawn = answers.drawn(task.model, list(dict.fromkeys(task.training.labels)), DRAWN, task.limit)
+    drawn = batch_generation.drawn(task.model, list(dict.fromkeys(task.training.labels)), DRAWN, task.limit)
     seen = _seen(task, drawn)
     for kind, texts in drawn.items():
         figures[f"{kind}, generated"] = _judged(judge, kind, texts) | {"in_training": seen[kind]}
@@ -144,7 +145,7 @@ def _verses(task: Task) -> Figures:
     classes = verses.rhymes(target for _, target in _pairs(task))
     held_out = [split(text)[1] for text in splits.pieces(task.held_out, "validation")]
     label = "".join(task.training.labels[:1])
-    drawn = answers.drawn(task.model, [label], DRAWN, task.limit)
+    drawn = batch_generation.drawn(task.model, [label], DRAWN, task.limit)
     form = {"poems": len(drawn[label])} | verses.form(drawn[label], classes)
     return {
         "generated": form | {"in_training": _seen(task, drawn)[label]},

@@ -12,7 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_lstmgen import callbacks, checkpoint, evaluation, generation, material
+from keras_lstmgen import callbacks, checkpoint, evaluation, material
 from keras_lstmgen.callbacks import Keep, Pace, Validate
 from keras_lstmgen.checkpoint import Progress
 from keras_lstmgen.config import recipe
@@ -21,13 +21,14 @@ from keras_lstmgen.data.splits import validates_on
 from keras_lstmgen.data.token_cache import SPLITS, Encoded
 from keras_lstmgen.distribution import workers
 from keras_lstmgen.files import atomic
+from keras_lstmgen.generation import text_generation
+from keras_lstmgen.generation.sampling import Options
 from keras_lstmgen.loss import Copied, EachMember, NegativeLogLikelihood, SampledSoftmax
 from keras_lstmgen.models import run_directory
 from keras_lstmgen.models.builder import build, start_at, state_size, weights_of
 from keras_lstmgen.models.run_directory import Metadata, Run
 from keras_lstmgen.optimizer import Adam
 from keras_lstmgen.reporting import console, plots
-from keras_lstmgen.sampling import Options
 from keras_lstmgen.system import cpu
 from keras_lstmgen.tokenizers import tokenizer
 from keras_lstmgen.utils.errors import Terminated, UserError, typed
@@ -300,7 +301,7 @@ def _calmer(folder: Path, pace: Pace) -> str:
 def _callbacks(
     settings: recipe.Recipe, encoded: Encoded, folder: Path, pace: Pace, model: keras.Sequential, writes: Run
 ) -> tuple[Validate, Keep, console.Screen]:
-    loss, call = _loss(settings, encoded, writes), generation.writer(writes, writes.weights)
+    loss, call = _loss(settings, encoded, writes), text_generation.writer(writes, writes.weights)
     per_character = {split: material.per_character(settings, encoded, split) for split in SPLITS}
 
     def validation_loss() -> float:
@@ -310,7 +311,7 @@ def _callbacks(
 
     def sample() -> str:
         epochs = pace.progress.windows / pace.windows
-        text = generation.generate(writes, "", SAMPLE_TOKENS, Options(temperature=0.8), call=call)[0].text
+        text = text_generation.generate(writes, "", SAMPLE_TOKENS, Options(temperature=0.8), call=call)[0].text
         with (folder / "samples.txt").open("a", encoding="utf-8") as file:
             file.write(f"--- after {epochs:.2f} epochs, temperature 0.8, seed 0\n{text}\n\n")
         return text

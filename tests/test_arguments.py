@@ -7,12 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from keras_lstmgen import answers, beam, chatting, decode, evaluation, generation, inspection, probes
+from keras_lstmgen import evaluation, inspection, probes
 from keras_lstmgen.config import recipe
-from keras_lstmgen.constraints import HostOptions
 from keras_lstmgen.exporters import export_run
+from keras_lstmgen.generation import batch_generation, beam_search, chat_session, decoding_loop, text_generation
+from keras_lstmgen.generation.logits_processors import HostOptions
+from keras_lstmgen.generation.sampling import Options
 from keras_lstmgen.models import run_directory
-from keras_lstmgen.sampling import Options
 from keras_lstmgen.utils.errors import UserError
 
 NO_IDS, IDS = np.array([], np.int32), np.array([5, 6, 7], np.int32)
@@ -28,17 +29,17 @@ def no_step(*_: Any) -> Any:
 
 
 def searched(model: run_directory.Run) -> Any:
-    limits = generation.constrained(model, HostOptions())
-    return beam.search(no_step, beam.Search(2), limits, [], model.metadata.state_size)
+    limits = text_generation.constrained(model, HostOptions())
+    return beam_search.search(no_step, beam_search.Search(2), limits, [], model.metadata.state_size)
 
 
 def gone_on(model: run_directory.Run) -> Any:
-    text = decode.begin(1, model.metadata.state_size, model.metadata.vocab_size)
-    return generation.go_on(model, [], text, 3, Options())
+    text = decoding_loop.begin(1, model.metadata.state_size, model.metadata.vocab_size)
+    return text_generation.go_on(model, [], text, 3, Options())
 
 
-def speaker(model: run_directory.Run, **values: int) -> chatting.Speaker:
-    return chatting.Speaker(model, no_step, Options(), **{"max_new_tokens": 3, "memory": 0, **values})
+def speaker(model: run_directory.Run, **values: int) -> chat_session.Speaker:
+    return chat_session.Speaker(model, no_step, Options(), **{"max_new_tokens": 3, "memory": 0, **values})
 
 
 def exported(**values: Any) -> Any:
@@ -46,16 +47,16 @@ def exported(**values: Any) -> Any:
 
 
 CALLS: dict[str, Callable[[run_directory.Run], Any]] = {
-    "seeds: is empty": lambda model: generation.generate(model, "a", 3, seeds=[]),
-    "max_new_tokens: 0 is out of range": lambda model: generation.generate(model, "a", 0),
-    "max_new_tokens: -3 is out of range": lambda model: generation.generate(model, "a", -3),
+    "seeds: is empty": lambda model: text_generation.generate(model, "a", 3, seeds=[]),
+    "max_new_tokens: 0 is out of range": lambda model: text_generation.generate(model, "a", 0),
+    "max_new_tokens: -3 is out of range": lambda model: text_generation.generate(model, "a", -3),
     "unread: is empty": gone_on,
-    "K: -1 is out of range": lambda model: generation.logprobs(model, no_step, "a", [5], -1),
-    "--beams: 0 is out of range; give 1 or more": lambda _: beam.Search(0),
-    "--max-new-tokens: 0 is out of range": lambda _: beam.Search(2, 0.0, 0),
+    "K: -1 is out of range": lambda model: text_generation.logprobs(model, no_step, "a", [5], -1),
+    "--beams: 0 is out of range; give 1 or more": lambda _: beam_search.Search(0),
+    "--max-new-tokens: 0 is out of range": lambda _: beam_search.Search(2, 0.0, 0),
     "ids: is empty": searched,
-    "limit: 0 is out of range": lambda model: answers.answers(model, ["a"], 0),
-    "number: -1 is out of range": lambda model: answers.drawn(model, [""], -1, 3),
+    "limit: 0 is out of range": lambda model: batch_generation.answers(model, ["a"], 0),
+    "number: -1 is out of range": lambda model: batch_generation.drawn(model, [""], -1, 3),
     "--memory: -1 is out of range": lambda model: speaker(model, memory=-1),
     "--max-new-tokens: -1 is out of range": lambda model: speaker(model, max_new_tokens=-1),
     "parts: 0 is out of range": lambda model: evaluation.total_nats(model.weights, IDS, 0),
@@ -82,7 +83,7 @@ def test_an_argument_that_is_zero_negative_or_empty_is_named(model: run_director
 
 
 def test_no_sources_have_no_answers(model: run_directory.Run) -> None:
-    assert answers.answers(model, [], 3) == answers.searched(model, [], beam.Search(2)) == []
+    assert batch_generation.answers(model, [], 3) == batch_generation.searched(model, [], beam_search.Search(2)) == []
 
 
 def test_probes_of_an_empty_text_tell_of_no_cell() -> None:

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keras_lstmgen import beam, constraints, decode, generation
-from keras_lstmgen.constraints import Constraints, HostOptions
+from keras_lstmgen.generation import beam_search, decoding_loop, logits_processors, text_generation
+from keras_lstmgen.generation.logits_processors import Constraints, HostOptions
+from keras_lstmgen.generation.sampling import Options
 from keras_lstmgen.models import builder, run_directory
-from keras_lstmgen.sampling import Options
 from keras_lstmgen.utils.errors import UserError
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the kit is no package: it travels as a folder
@@ -65,9 +65,9 @@ class Table:
         row = [float(x) for x in self.logits[before, last] + self.places[len(tokens)]]
         return row[token] - math.log(sum(math.exp(x) for x in row))
 
-    def search(self, N: int, A: float, T: int) -> list[beam.Hypothesis]:
+    def search(self, N: int, A: float, T: int) -> list[beam_search.Hypothesis]:
         """Behind the start symbol."""
-        return beam.search(self.step, beam.Search(N, A, T), self.limits, [START], S)
+        return beam_search.search(self.step, beam_search.Search(N, A, T), self.limits, [START], S)
 
 
 def score(text: Text, A: float) -> float:
@@ -111,7 +111,7 @@ def narrow(table: Table, N: int, A: float, T: int) -> list[Text]:
     return sorted(found, key=lambda text: -score(text, A))[:N]
 
 
-def agree(found: list[beam.Hypothesis], expected: list[Text], A: float) -> None:
+def agree(found: list[beam_search.Hypothesis], expected: list[Text], A: float) -> None:
     """The same texts in the same order, with the same sums and scores."""
     assert [text.tokens for text in found] == [list(tokens) for tokens, _ in expected]
     assert [text.total for text in found] == pytest.approx([total for _, total in expected], abs=1e-9)
@@ -155,16 +155,16 @@ def test_the_client_s_search_finds_the_same_of_any_model(seed: int, N: int, A: f
     table = Table(seed)
     metadata = contract.Metadata(V, S, START, END, tuple(NEVER))
     found = kit.search(table.one, [3, START], metadata, kit.Options(N, A), max_new_tokens=T)
-    expected = beam.search(table.step, beam.Search(N, A, T), table.limits, [3, START], S)
+    expected = beam_search.search(table.step, beam_search.Search(N, A, T), table.limits, [3, START], S)
     assert [list(text.tokens) for text in found] == [text.tokens for text in expected]
     assert [text.score for text in found] == pytest.approx([text.score for text in expected], abs=1e-12)
     assert [text.logprob for text in found] == pytest.approx([text.logprob for text in expected], abs=1e-12)
 
 
 def test_the_length_penalty_is_that_of_the_paper() -> None:
-    assert beam.penalty(1, 0.6) == 1.0
-    assert beam.penalty(13, 2.0) == 9.0
-    assert beam.penalty(13, 0.0) == 1.0
+    assert beam_search.penalty(1, 0.6) == 1.0
+    assert beam_search.penalty(13, 2.0) == 9.0
+    assert beam_search.penalty(13, 0.0) == 1.0
 
 
 def test_equals_stand_in_the_order_of_their_texts_and_then_of_ids() -> None:
@@ -176,7 +176,7 @@ def test_equals_stand_in_the_order_of_their_texts_and_then_of_ids() -> None:
 
 def test_ids_that_end_with_the_end_token_are_a_text_that_is_over() -> None:
     table = Table(1)
-    found = beam.search(table.step, beam.Search(3, 0.0, 4), table.limits, [START, END], S)
+    found = beam_search.search(table.step, beam_search.Search(3, 0.0, 4), table.limits, [START, END], S)
     assert [(text.tokens, text.total, text.ended) for text in found] == [([], 0.0, True)]
     metadata = contract.Metadata(V, S, START, END, tuple(NEVER))
     assert kit.search(table.one, [START, END], metadata, kit.Options(3), max_new_tokens=4) == [kit.Text()]
@@ -187,7 +187,7 @@ def test_ids_that_end_with_the_end_token_are_a_text_that_is_over() -> None:
 )
 def test_what_is_out_of_range_names_its_option(N: int, A: float, named: str) -> None:
     with pytest.raises(UserError, match=rf"^--{named}[a-z-]*: .* is out of range; give "):
-        beam.Search(N, A)
+        beam_search.Search(N, A)
     with pytest.raises(ValueError, match=rf"^{named}\w* is out of range"):
         kit.Options(N, A)
 
@@ -207,24 +207,26 @@ def lines(trained_lines: Path) -> run_directory.Run:
     return run_directory.load(trained_lines)
 
 
-def found(source: run_directory.Run, prompt: str, asked: beam.Search, **host: Any) -> list[generation.Sample]:
+def found(
+    source: run_directory.Run, prompt: str, asked: beam_search.Search, **host: Any
+) -> list[text_generation.Sample]:
     """What a search finds, under options of the host."""
-    limits = generation.constrained(source, HostOptions(**host))
-    return generation.search(source, decode.stepper(source.weights), prompt, asked, limits=limits)
+    limits = text_generation.constrained(source, HostOptions(**host))
+    return text_generation.search(source, decoding_loop.stepper(source.weights), prompt, asked, limits=limits)
 
 
 @pytest.mark.parametrize("fixture", ["stream", "lines"])
 def test_one_beam_takes_the_likeliest_token_each_time(fixture: str, request: pytest.FixtureRequest) -> None:
     source = request.getfixturevalue(fixture)
     for prompt in ("", "the ", "月a"):
-        greedy = generation.generate(source, prompt, 30, Options(temperature=0.0))[0]
-        (sample,) = found(source, prompt, beam.Search(1, 0.0, 30))
+        greedy = text_generation.generate(source, prompt, 30, Options(temperature=0.0))[0]
+        (sample,) = found(source, prompt, beam_search.Search(1, 0.0, 30))
         assert (sample.text, sample.tokens, sample.finish_reason) == (greedy.text, greedy.tokens, greedy.finish_reason)
         assert sample.logprob == sample.score == pytest.approx(greedy.logprob, abs=1e-3)
 
 
 def test_scores_are_those_of_the_model_over_all_ids(lines: run_directory.Run) -> None:
-    samples = found(lines, "the ", beam.Search(5, 0.7, 25))
+    samples = found(lines, "the ", beam_search.Search(5, 0.7, 25))
     assert len({sample.text for sample in samples}) == 5
     assert "stop" in [sample.finish_reason for sample in samples]
     prompt = lines.prompt_ids("the ")
@@ -238,35 +240,35 @@ def test_scores_are_those_of_the_model_over_all_ids(lines: run_directory.Run) ->
 
 
 def test_a_search_finds_the_same_again(lines: run_directory.Run) -> None:
-    asked = beam.Search(6, 0.5, 25)
+    asked = beam_search.Search(6, 0.5, 25)
     assert found(lines, "the ", asked) == found(lines, "the ", asked)
 
 
 def test_what_the_host_forbids_no_beam_holds(stream: run_directory.Run) -> None:
-    asked = beam.Search(4, 0.0, 24)
+    asked = beam_search.Search(4, 0.0, 24)
     free = found(stream, "The ", asked)[0].tokens
-    assert len(constraints.repeats(np.array(free[:-1], np.int32), 2))  # a search of characters goes round
+    assert len(logits_processors.repeats(np.array(free[:-1], np.int32), 2))  # a search of characters goes round
     for sample in found(stream, "The ", asked, no_repeat_ngram=2):
         text = stream.prompt_ids("The ") + sample.tokens
         assert len(set(itertools.pairwise(text))) == len(text) - 1
     for sample in found(stream, "The ", asked, regex="[a-z]{3,9}(, [a-z]{2})?[.!]"):
         assert re.fullmatch("[a-z]{3,9}(, [a-z]{2})?[.!]", sample.text)
         assert (sample.finish_reason, sample.note) == ("stop", "")
-    (sample,) = found(stream, "The ", beam.Search(1, 0.0, 4), regex="[a-z]{5}")
-    assert (sample.finish_reason, sample.note) == ("length", generation.UNFINISHED)
+    (sample,) = found(stream, "The ", beam_search.Search(1, 0.0, 4), regex="[a-z]{5}")
+    assert (sample.finish_reason, sample.note) == ("length", text_generation.UNFINISHED)
 
 
 def test_a_search_that_can_go_nowhere_gives_what_it_has(lines: run_directory.Run) -> None:
-    samples = found(lines, "", beam.Search(3, 0.0, 9), regex="(on){3}", no_repeat_ngram=1)
+    samples = found(lines, "", beam_search.Search(3, 0.0, 9), regex="(on){3}", no_repeat_ngram=1)
     assert [(sample.text, sample.finish_reason) for sample in samples] == [("on", "stop")]
     assert samples[0].note.startswith("--no-repeat-ngram and --regex left nothing")
-    assert [sample.text for sample in found(lines, "", beam.Search(3, 0.0, 9), regex="")] == [""]
+    assert [sample.text for sample in found(lines, "", beam_search.Search(3, 0.0, 9), regex="")] == [""]
 
 
 def test_a_stop_string_ends_a_text_of_the_search_and_stands_outside_it(stream: run_directory.Run) -> None:
-    asked, step = beam.Search(3, 0.0, 20), decode.stepper(stream.weights)
-    free = generation.search(stream, step, "The ", asked)[0].text
-    samples = generation.search(stream, step, "The ", asked, stop=[free[8:10]])
+    asked, step = beam_search.Search(3, 0.0, 20), decoding_loop.stepper(stream.weights)
+    free = text_generation.search(stream, step, "The ", asked)[0].text
+    samples = text_generation.search(stream, step, "The ", asked, stop=[free[8:10]])
     assert [sample.finish_reason for sample in samples].count("stop") >= 1
     for sample in samples:
         assert free[8:10] not in sample.text
@@ -286,7 +288,7 @@ def test_a_client_finds_the_texts_of_keras(fixture: str, artifact: str, request:
     for prompt, N, A in (("", 4, 0.0), ("the ", 1, 0.0), ("床前", 3, 1.0), ("a moon", 6, 0.6)):
         ids = contract.prompt_ids(kit_tokenizer.encode(pieces, prompt), about)
         texts = kit.search(step, ids, about, kit.Options(N, A), max_new_tokens=23)
-        samples = found(source, prompt, beam.Search(N, A, 23))
+        samples = found(source, prompt, beam_search.Search(N, A, 23))
         assert [kit_tokenizer.decode(pieces, text.tokens) for text in texts] == [sample.text for sample in samples]
         assert [list(text.tokens) for text in texts] == [sample.tokens for sample in samples]
         assert [text.score for text in texts] == pytest.approx([sample.score for sample in samples], abs=1e-3)

@@ -17,12 +17,13 @@ from typing import Any
 
 import pytest
 
-from keras_lstmgen import chatting, cli, generation, inspection, training
-from keras_lstmgen.chatting import Speaker, Talk, answer
+from keras_lstmgen import cli, inspection, training
 from keras_lstmgen.config import recipe
-from keras_lstmgen.generation import Sample
+from keras_lstmgen.generation import chat_session, text_generation
+from keras_lstmgen.generation.chat_session import Speaker, Talk, answer
+from keras_lstmgen.generation.sampling import Options
+from keras_lstmgen.generation.text_generation import Sample
 from keras_lstmgen.models import run_directory
-from keras_lstmgen.sampling import Options
 from keras_lstmgen.system import signals
 from keras_lstmgen.utils.errors import UserError
 
@@ -61,7 +62,7 @@ def poem(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def speaker(folder: Path, tokens: int = 21, memory: int = 0) -> tuple[Speaker, list[int]]:
     """Who answers, and a list that grows by the ids read in each call."""
     loaded, read = run_directory.load(folder), list[int]()
-    call = generation.writer(loaded)
+    call = text_generation.writer(loaded)
 
     def counted(ids: Any, *others: Any) -> Any:
         read.append(ids.shape[1])
@@ -79,7 +80,7 @@ def test_each_answer_is_the_one_to_the_whole_text_so_far(trained: Path) -> None:
     for seed, line in enumerate(["The value ", "of a list\tis", "", "字 and so"]):
         talk, sample = answer(who, talk, line, seed)
         text += line
-        (whole,) = generation.generate(who.run, text, 21, OPTIONS, seeds=[seed])
+        (whole,) = text_generation.generate(who.run, text, 21, OPTIONS, seeds=[seed])
         assert (sample.text, sample.tokens) == (whole.text, whole.tokens)
         assert sample.logprob == pytest.approx(whole.logprob, abs=1e-3)
         text += sample.text
@@ -96,18 +97,22 @@ def test_what_was_read_is_not_read_again(trained: Path) -> None:
 def test_a_chat_that_begins_with_nothing_begins_at_the_start_symbol(trained: Path) -> None:
     who, _ = speaker(trained)
     talk, first = answer(who, Talk(), "", 3)
-    assert first == generation.generate(who.run, "", 21, OPTIONS, seeds=[3])[0]
+    assert first == text_generation.generate(who.run, "", 21, OPTIONS, seeds=[3])[0]
     _, second = answer(who, talk, "", 4)
-    assert second.text == generation.generate(who.run, "\n" + first.text, 21, OPTIONS, seeds=[4])[0].text
+    assert second.text == text_generation.generate(who.run, "\n" + first.text, 21, OPTIONS, seeds=[4])[0].text
 
 
 def test_what_was_broken_off_is_the_text_as_far_as_it_was_written(trained: Path) -> None:
     who, _ = speaker(trained, tokens=100)
     shown: list[str] = []
     talk, sample = answer(who, Talk(), "The ", 0, shown.append, broken_off=lambda: len(shown) > 17)
-    assert (sample.finish_reason, sample.text, len(sample.tokens)) == ("break", "".join(shown), 2 * generation.CHUNK)
+    assert (sample.finish_reason, sample.text, len(sample.tokens)) == (
+        "break",
+        "".join(shown),
+        2 * text_generation.CHUNK,
+    )
     _, after = answer(who, talk, "x", 1)
-    whole = generation.generate(who.run, f"The {sample.text}x", 100, OPTIONS, seeds=[1])[0]
+    whole = text_generation.generate(who.run, f"The {sample.text}x", 100, OPTIONS, seeds=[1])[0]
     assert after.tokens == whole.tokens
 
 
@@ -116,7 +121,7 @@ def test_broken_off_before_the_first_token_nothing_is_lost(trained: Path) -> Non
     talk, sample = answer(who, Talk(), "The ", 0, broken_off=lambda: True)
     assert (sample.tokens, sample.finish_reason) == ([], "break")
     _, after = answer(who, talk, "end", 1)
-    assert after.tokens == generation.generate(who.run, "The end", 21, OPTIONS, seeds=[1])[0].tokens
+    assert after.tokens == text_generation.generate(who.run, "The end", 21, OPTIONS, seeds=[1])[0].tokens
 
 
 def test_an_end_symbol_ends_the_text_and_the_next_line_begins_another(trained_lines: Path) -> None:
@@ -125,14 +130,14 @@ def test_an_end_symbol_ends_the_text_and_the_next_line_begins_another(trained_li
     talk, sample = answer(who, Talk(), "the moon", 0)
     assert sample.finish_reason == "stop"
     _, after = answer(who, talk, "床前", 1)
-    assert after == generation.generate(who.run, "床前", 200, Options(temperature=0), seeds=[1])[0]
+    assert after == text_generation.generate(who.run, "床前", 200, Options(temperature=0), seeds=[1])[0]
 
 
 def test_half_a_character_is_no_part_of_the_text(trained: Path) -> None:
     tokenizer = run_directory.load(trained).tokenizer
     ids = [int(token) for token in tokenizer.encode("a月字")]
     assert len(ids) == 7
-    kept = [len(chatting._whole(tokenizer, ids[:n])) for n in range(8)]
+    kept = [len(chat_session._whole(tokenizer, ids[:n])) for n in range(8)]
     assert kept == [0, 1, 1, 1, 4, 4, 4, 7]
 
 
@@ -146,13 +151,13 @@ def test_each_answer_is_the_one_to_the_turns_that_are_remembered(dialogues: Path
     for seed, line in enumerate(["how are you", "你好吗", "where is it", "bye"]):
         talk, sample = answer(who, talk, line, seed)
         prompt = "\n".join([*said[len(said) - min(memory, len(said)) :], line]) + "\n"
-        (whole,) = generation.generate(who.run, prompt, 33, OPTIONS, seeds=[seed])
+        (whole,) = text_generation.generate(who.run, prompt, 33, OPTIONS, seeds=[seed])
         assert (sample.text, sample.tokens) == (whole.text, whole.tokens), prompt
         said += [line, " ".join(sample.text.splitlines())]
 
 
 def test_earlier_turns_are_not_read_again_until_the_first_is_forgotten(dialogues: Path) -> None:
-    who, read = speaker(dialogues, tokens=generation.CHUNK, memory=2)
+    who, read = speaker(dialogues, tokens=text_generation.CHUNK, memory=2)
     who = replace(who, options=Options(temperature=0))
 
     def ids(text: str) -> int:
@@ -171,7 +176,7 @@ def test_it_remembers_as_many_turns_as_its_corpus_has(dialogues: Path, trained: 
 
     def kept(**values: Any) -> int:
         tables = {**metadata.recipe, "corpus": {**metadata.recipe["corpus"], **values}}
-        return chatting.turns_kept(replace(metadata, recipe=tables), None)
+        return chat_session.turns_kept(replace(metadata, recipe=tables), None)
 
     assert kept() == 2
     (tmp_path / "two.tsv").write_text("a\tb\nc\td\n", encoding="utf-8")
@@ -182,8 +187,8 @@ def test_it_remembers_as_many_turns_as_its_corpus_has(dialogues: Path, trained: 
     assert kept(source=["-"]) == 0  # which is what the chat itself reads
     assert kept(source=["https://nowhere.invalid/a.tsv"], sha256=["0" * 64]) == 0
     assert kept(documents="jsonl", field=["a", "b", "c"]) == 1
-    assert chatting.turns_kept(metadata, 7) == 7
-    assert chatting.turns_kept(run_directory.load_metadata(trained), None) == 0
+    assert chat_session.turns_kept(metadata, 7) == 7
+    assert chat_session.turns_kept(run_directory.load_metadata(trained), None) == 0
 
 
 # What is typed
@@ -204,8 +209,8 @@ def test_piped_lines_are_answered_one_by_one_and_a_seed_repeats_all_of_it(
 ) -> None:
     out, err = chat(monkeypatch, capsys, trained, "The \nA\n", "--seed", "3")
     model = run_directory.load(trained)
-    first = generation.generate(model, "The ", 15, seeds=[3])[0].text
-    second = generation.generate(model, f"The {first}A", 15, seeds=[4])[0].text
+    first = text_generation.generate(model, "The ", 15, seeds=[3])[0].text
+    second = text_generation.generate(model, f"The {first}A", 15, seeds=[4])[0].text
     assert out == f"{first}\n{second}\n"
     assert err.rstrip().endswith(f"next: keras-lstmgen evaluate {trained}")
     assert chat(monkeypatch, capsys, trained, "The \nA\n", "--seed", "3")[0] == out
@@ -216,9 +221,9 @@ def test_again_takes_the_next_seed_and_the_place_of_the_answer_before(
 ) -> None:
     out, _ = chat(monkeypatch, capsys, trained, "The \n/again\n go\n")
     model = run_directory.load(trained)
-    texts = [generation.generate(model, "The ", 15, seeds=[seed])[0].text for seed in (0, 1)]
+    texts = [text_generation.generate(model, "The ", 15, seeds=[seed])[0].text for seed in (0, 1)]
     assert texts[0] != texts[1]
-    last = generation.generate(model, f"The {texts[1]} go", 15, seeds=[2])[0].text
+    last = text_generation.generate(model, f"The {texts[1]} go", 15, seeds=[2])[0].text
     assert out == f"{texts[0]}\n{texts[1]}\n{last}\n"
 
 
@@ -227,7 +232,7 @@ def test_forgetting_begins_anew_and_a_seed_can_be_set(
 ) -> None:
     out, _ = chat(monkeypatch, capsys, trained, "The \n/forget\n/seed -9\nA\n/quit\nnever read\n")
     model = run_directory.load(trained)
-    texts = [generation.generate(model, p, 15, seeds=[s])[0].text for p, s in (("The ", 0), ("A", -9))]
+    texts = [text_generation.generate(model, p, 15, seeds=[s])[0].text for p, s in (("The ", 0), ("A", -9))]
     assert out == "".join(f"{text}\n" for text in texts)
 
 
@@ -238,7 +243,7 @@ def test_chinese_is_read_and_written_in_utf_8_whatever_the_terminal_says_of_itse
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("床前明月\n".encode()), encoding="ascii"))
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
     assert cli.main(["chat", str(poem), "--max-new-tokens", "15"]) == 0
-    (sample,) = generation.generate(run_directory.load(poem), "床前明月", 15)
+    (sample,) = text_generation.generate(run_directory.load(poem), "床前明月", 15)
     assert written.getvalue().decode() == f"{sample.text}\n"
 
 
@@ -265,7 +270,7 @@ def test_an_empty_line_is_no_turn_of_a_run_on_pairs(
     dialogues: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, _ = chat(monkeypatch, capsys, dialogues, "\n  \nhello\n")
-    assert out == generation.generate(run_directory.load(dialogues), "hello", 15)[0].text + "\n"
+    assert out == text_generation.generate(run_directory.load(dialogues), "hello", 15)[0].text + "\n"
 
 
 @pytest.mark.parametrize(
@@ -292,7 +297,7 @@ def test_what_cannot_be_used_is_one_line(
 
 def test_a_memory_below_nothing_is_refused(dialogues: Path) -> None:
     with pytest.raises(UserError, match=r"--memory: -1 is out of range; give 0 or more"):
-        chatting.turns_kept(run_directory.load_metadata(dialogues), -1)
+        chat_session.turns_kept(run_directory.load_metadata(dialogues), -1)
 
 
 def test_the_first_ctrl_c_breaks_off_the_answer_and_the_talk_goes_on(
@@ -305,13 +310,13 @@ def test_the_first_ctrl_c_breaks_off_the_answer_and_the_talk_goes_on(
             os.kill(os.getpid(), signal.SIGINT)
         written.append(text)
 
-    who, _ = speaker(trained, tokens=4 * generation.CHUNK)
-    monkeypatch.setattr(chatting, "line_typed", lambda _: next(lines))
-    monkeypatch.setattr(chatting, "_write", interrupt)
+    who, _ = speaker(trained, tokens=4 * text_generation.CHUNK)
+    monkeypatch.setattr(chat_session, "line_typed", lambda _: next(lines))
+    monkeypatch.setattr(chat_session, "_write", interrupt)
     with signals.heard():
-        chatting.converse(who, 0)
-    whole = generation.generate(who.run, "The ", generation.CHUNK, OPTIONS)[0].text
-    after = generation.generate(who.run, f"The {whole}x", 4 * generation.CHUNK, OPTIONS, seeds=[1])[0].text
+        chat_session.converse(who, 0)
+    whole = text_generation.generate(who.run, "The ", text_generation.CHUNK, OPTIONS)[0].text
+    after = text_generation.generate(who.run, f"The {whole}x", 4 * text_generation.CHUNK, OPTIONS, seeds=[1])[0].text
     assert "".join(written) == f"{whole}\n{after}\n"
 
 
@@ -324,8 +329,8 @@ def test_ctrl_c_twice_with_no_line_between_leaves(trained: Path, monkeypatch: py
             raise KeyboardInterrupt
         return str(entry)
 
-    monkeypatch.setattr(chatting, "line_typed", line)
-    chatting.converse(speaker(trained)[0], 0)
+    monkeypatch.setattr(chat_session, "line_typed", line)
+    chat_session.converse(speaker(trained)[0], 0)
     assert typed == ["never read"]
 
 
@@ -388,7 +393,7 @@ def terminal(*words: str) -> Iterator[Terminal]:
 
 
 def test_chinese_is_typed_edited_and_answered_whole_in_a_terminal(poem: Path) -> None:
-    (sample,) = generation.generate(run_directory.load(poem), "床前明月", 9, Options(temperature=0))
+    (sample,) = text_generation.generate(run_directory.load(poem), "床前明月", 9, Options(temperature=0))
     assert re.fullmatch(r"[\u4e00-\u9fff]{9}", sample.text)
     with terminal(str(poem), "--temperature", "0", "--max-new-tokens", "9") as screen:
         screen.until("> ")
@@ -439,12 +444,12 @@ def test_a_prompt_from_windows_is_read_as_the_corpus_was_wherever_it_comes_from(
         read.append(prompt)
         return [Sample(finish_reason="length")]
 
-    def answered(session: chatting.Session, _: Talk) -> int:
+    def answered(session: chat_session.Session, _: Talk) -> int:
         read.append(session.line)
         return 0
 
-    monkeypatch.setattr(generation, "generate", generated)
-    monkeypatch.setattr(chatting, "_answer", answered)
+    monkeypatch.setattr(text_generation, "generate", generated)
+    monkeypatch.setattr(chat_session, "_answer", answered)
     monkeypatch.setattr(inspection, "inspect", lambda _run, asked, _folder: read.append(asked.prompt))
     verb, *others = words
     others = [str(tmp_path / "prompt.txt") if word == "FILE" else word for word in others]

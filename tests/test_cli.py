@@ -17,13 +17,14 @@ from typing import Any
 
 import pytest
 
-from keras_lstmgen import beam, cli, commands, decode, exporters, generation, inspection, training
+from keras_lstmgen import cli, commands, exporters, inspection, training
 from keras_lstmgen.config import recipe
-from keras_lstmgen.constraints import HostOptions
 from keras_lstmgen.data import sources
 from keras_lstmgen.files import atomic
+from keras_lstmgen.generation import beam_search, decoding_loop, text_generation
+from keras_lstmgen.generation.logits_processors import HostOptions
+from keras_lstmgen.generation.sampling import Options
 from keras_lstmgen.models import run_directory
-from keras_lstmgen.sampling import Options
 
 VERBS = ("prepare", "train", "generate", "chat", "evaluate", "inspect", "export", "info")
 TINY = shlex.split(
@@ -254,7 +255,7 @@ def test_the_text_alone_goes_to_standard_output_and_the_notes_beside_it(
         "--temperature", "0.9", "--top-k", "30", "--top-p", "0.95", "--min-p", "0.01", "--repetition-penalty", "1.1",
     )  # fmt: skip
     options = Options(temperature=0.9, top_k=30, top_p=0.95, min_p=0.01, repetition_penalty=1.1)
-    first, second = generation.generate(run_directory.load(trained), "The ", 40, options, seeds=[7, 8])
+    first, second = text_generation.generate(run_directory.load(trained), "The ", 40, options, seeds=[7, 8])
     assert out == f"{first.text}\n\n{second.text}\n"
     assert "80 tokens in" in err
     assert "ended by: length, length" in err
@@ -286,7 +287,7 @@ def test_interactive_answers_each_line_until_the_end_of_input(
     keyboard(monkeypatch, "The \nA\n")
     out, err = typed(capsys, "generate", trained, "--interactive", "--max-new-tokens", "15", "--seed", "3")
     model = run_directory.load(trained)
-    texts = [generation.generate(model, p, 15, seeds=[s])[0].text for p, s in (("The ", 3), ("A", 4))]
+    texts = [text_generation.generate(model, p, 15, seeds=[s])[0].text for p, s in (("The ", 3), ("A", 4))]
     assert out == "".join(f"{text}\n" for text in texts)
     assert printed_next(err)[1] == "evaluate"
 
@@ -313,8 +314,8 @@ def test_every_option_of_the_host_reaches_the_text(trained: Path, capsys: pytest
         HostOptions(3, 0.5, -0.25, ("e=-inf", "#260=1.5", "<0x0A>=-2", "==-3"), "[^e]*"),
     )
     out, err = typed(capsys, "generate", trained, "--prompt", "The ", "--max-new-tokens", "40", "--n", "2", *words)
-    limits = generation.constrained(model, host)
-    first, second = generation.generate(model, "The ", 40, seeds=[0, 1], limits=limits)
+    limits = text_generation.constrained(model, host)
+    first, second = text_generation.generate(model, "The ", 40, seeds=[0, 1], limits=limits)
     assert out == f"{first.text}\n\n{second.text}\n"
     assert "e" not in out
     assert "left nothing" not in err
@@ -332,9 +333,9 @@ def test_a_search_writes_the_best_texts_and_their_scores_beside_them(
     words = ("--prompt", "The ", "--max-new-tokens", "20", "--no-repeat-ngram", "4")
     out, err = typed(capsys, "generate", trained, *words, "--beams", "3", "--length-penalty", "0.5", "--n", "2")
     model = run_directory.load(trained)
-    limits = generation.constrained(model, HostOptions(no_repeat_ngram=4))
-    asked = beam.Search(3, 0.5, 20)
-    best, second, _ = generation.search(model, decode.stepper(model.weights), "The ", asked, limits=limits)
+    limits = text_generation.constrained(model, HostOptions(no_repeat_ngram=4))
+    asked = beam_search.Search(3, 0.5, 20)
+    best, second, _ = text_generation.search(model, decoding_loop.stepper(model.weights), "The ", asked, limits=limits)
     assert out == f"{best.text}\n\n{second.text}\n"
     assert f"ended by: length, length; scores: {best.score:.4f}, {second.score:.4f}\n" in err
 
@@ -346,7 +347,7 @@ def test_log_probabilities_are_a_line_of_json_a_token(
     short = (*two, "--seed", "2")
     out, _ = typed(capsys, *short, "--logprobs", "3")
     model = run_directory.load(trained)
-    samples = generation.generate(model, "The ", 7, seeds=[2, 3])
+    samples = text_generation.generate(model, "The ", 7, seeds=[2, 3])
     told = [json.loads(line) for line in out.splitlines()]
     assert [(line["text"], line["position"]) for line in told] == [(text, t) for text in (0, 1) for t in range(7)]
     assert [line["id"] for line in told] == samples[0].tokens + samples[1].tokens
@@ -545,7 +546,7 @@ def test_a_text_that_cannot_be_kept_is_printed(
     refusing["kept.txt"] = errno.ENOSPC
     assert cli.main(["generate", str(copied), "--max-new-tokens", "9", "--output", str(tmp_path / "kept.txt")]) == 2
     out, err = capsys.readouterr()
-    assert out == generation.generate(run_directory.load(copied), "", 9, Options(), seeds=[0])[0].text + "\n"
+    assert out == text_generation.generate(run_directory.load(copied), "", 9, Options(), seeds=[0])[0].text + "\n"
     assert "kept.txt: could not be written (No space left on device)" in err
 
 

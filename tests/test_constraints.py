@@ -15,11 +15,18 @@ import tensorflow as tf
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from keras_lstmgen import beam, constraints, decode, generation, pattern, sampling
 from keras_lstmgen.config import recipe
-from keras_lstmgen.constraints import Constraints, HostOptions
+from keras_lstmgen.generation import (
+    beam_search,
+    decoding_loop,
+    logits_processors,
+    regex_mask,
+    sampling,
+    text_generation,
+)
+from keras_lstmgen.generation.logits_processors import Constraints, HostOptions
+from keras_lstmgen.generation.sampling import Options
 from keras_lstmgen.models import run_directory
-from keras_lstmgen.sampling import Options
 from keras_lstmgen.tokenizers import tokenizer
 from keras_lstmgen.utils.errors import UserError
 
@@ -92,10 +99,10 @@ def chosen(
     logits: list[float], options: Options, limits: Constraints, prompt: list[int], output: list[int], noise: float
 ) -> int | None:
     """The token that ``sampling.choose`` draws under ``constraints.outlook``, among the V - 2 that may be written."""
-    draft = constraints.begin(limits, prompt)
+    draft = logits_processors.begin(limits, prompt)
     for token in output:
-        draft = constraints.follow(draft, token, END)
-    outlook = constraints.outlook(limits, draft)
+        draft = logits_processors.follow(draft, token, END)
+    outlook = logits_processors.outlook(limits, draft)
     if outlook.over:
         return None
     allowed = np.arange(2, V)
@@ -152,25 +159,25 @@ def test_what_is_forbidden_is_not_drawn_where_rounding_leaves_the_sum_below_the_
 
 @given(st.lists(st.integers(0, 3), max_size=12), st.integers(0, 5))
 def test_what_would_come_twice_is_just_what_brute_force_finds(text: list[int], n: int) -> None:
-    found = constraints.repeats(np.array(text, np.int32), n).tolist()
+    found = logits_processors.repeats(np.array(text, np.int32), n).tolist()
     assert set(found) == {token for token in range(4) if repeated(text, token, HostOptions(no_repeat_ngram=n))}
 
 
 def test_the_penalties_count_the_output_and_not_the_prompt() -> None:
     """Token 3 stands twice in the output, token 4 once, token 5 in the prompt alone."""
-    draft = constraints.begin(limited(HostOptions()), [5, 5, 3])
+    draft = logits_processors.begin(limited(HostOptions()), [5, 5, 3])
     for token in (3, 4, 3):
-        draft = constraints.follow(draft, token, END)
-    bias = constraints.outlook(limited(HostOptions(presence_penalty=0.5, frequency_penalty=0.25)), draft).bias
+        draft = logits_processors.follow(draft, token, END)
+    bias = logits_processors.outlook(limited(HostOptions(presence_penalty=0.5, frequency_penalty=0.25)), draft).bias
     assert bias.tolist() == [0, 0, 0, -1.0, -0.75, 0, 0]
 
 
 def test_behind_an_end_token_nothing_follows_and_no_option_is_to_blame() -> None:
     limits = limited(HostOptions(no_repeat_ngram=1), unsampled=(0, 1))
-    draft = constraints.begin(limits, [3, 4, 5, 6])
-    assert not constraints.outlook(limits, draft).over
-    draft = constraints.follow(draft, END, END)
-    assert constraints.outlook(limits, draft)[1:] == (True, "")
+    draft = logits_processors.begin(limits, [3, 4, 5, 6])
+    assert not logits_processors.outlook(limits, draft).over
+    draft = logits_processors.follow(draft, END, END)
+    assert logits_processors.outlook(limits, draft)[1:] == (True, "")
 
 
 # Patterns, against Python's own
@@ -214,15 +221,15 @@ def test_a_piece_is_allowed_if_and_only_if_a_match_can_go_on_with_it(
     matches = {text.encode() for text in TEXTS if re.fullmatch(regex, text) and set(text) <= can}
     if not matches:
         with pytest.raises(UserError, match="this model can write no text that matches"):
-            pattern.begin(regex, words, mask)
+            regex_mask.begin(regex, words, mask)
         return
     beginnings = {match[:n] for match in matches for n in range(len(match) + 1)}
     bytewise = {text.encode()[:n] for text in TEXTS if set(text) <= can for n in range(len(text.encode()) + 1)}
-    todo, walked = [(b"", pattern.begin(regex, words, mask))], set[bytes]()
+    todo, walked = [(b"", regex_mask.begin(regex, words, mask))], set[bytes]()
     while todo:
         text, match = todo.pop()
-        assert pattern.complete(match) == (text in matches), text
-        allowed = pattern.allowed(match)
+        assert regex_mask.complete(match) == (text in matches), text
+        allowed = regex_mask.allowed(match)
         for token in np.flatnonzero(mask):
             longer = text + words.piece_bytes(int(token))
             if longer not in bytewise:  # of the alphabet's bytes other characters can be made too
@@ -230,13 +237,13 @@ def test_a_piece_is_allowed_if_and_only_if_a_match_can_go_on_with_it(
             assert allowed[token] == (longer in beginnings), (text, longer)
             if allowed[token] and longer not in walked:
                 walked.add(longer)
-                todo.append((longer, pattern.follow(match, int(token))))
+                todo.append((longer, regex_mask.follow(match, int(token))))
     assert walked | {b""} >= matches
 
 
 def test_what_no_piece_can_finish_is_not_begun() -> None:
-    match = pattern.begin("(a字|b)", CHARACTERS, writable(CHARACTERS, byte_pieces=False))
-    assert [CHARACTERS.piece(int(token)) for token in np.flatnonzero(pattern.allowed(match)) if token > 259] == ["b"]
+    match = regex_mask.begin("(a字|b)", CHARACTERS, writable(CHARACTERS, byte_pieces=False))
+    assert [CHARACTERS.piece(int(token)) for token in np.flatnonzero(regex_mask.allowed(match)) if token > 259] == ["b"]
 
 
 @pytest.mark.parametrize(
@@ -255,22 +262,22 @@ def test_what_no_piece_can_finish_is_not_begun() -> None:
 )
 def test_a_pattern_that_cannot_be_used_is_told_in_one_line(regex: str, said: str) -> None:
     with pytest.raises(UserError, match=said) as told:
-        constraints.compiled(HostOptions(regex=regex), CHARACTERS, (0, 1), END)
+        logits_processors.compiled(HostOptions(regex=regex), CHARACTERS, (0, 1), END)
     assert str(told.value).startswith("--regex")
     assert "\n" not in str(told.value)
 
 
-def wander(match: pattern.Match, letters: list[int | None], tokens: int) -> None:
+def wander(match: regex_mask.Match, letters: list[int | None], tokens: int) -> None:
     """Write letters at random, each of which has to be allowed."""
     for dice in np.random.default_rng(0).integers(0, len(letters), tokens):
         token = letters[dice]
         assert token is not None
-        assert pattern.allowed(match)[token]
-        match = pattern.follow(match, token)
+        assert regex_mask.allowed(match)[token]
+        match = regex_mask.follow(match, token)
 
 
 def test_a_pattern_that_grows_too_large_under_way_is_told_in_one_line() -> None:
-    match, ab = pattern.begin("([ab]*a[ab]{200}){50}", CHARACTERS, writable(CHARACTERS, False)), ["a", "b"]
+    match, ab = regex_mask.begin("([ab]*a[ab]{200}){50}", CHARACTERS, writable(CHARACTERS, False)), ["a", "b"]
     with pytest.raises(UserError, match=r"^--regex: the pattern is too large to go on with \([^\n]+\); simplify it$"):
         wander(match, [CHARACTERS.id_of(letter) for letter in ab], 2000)
 
@@ -278,7 +285,7 @@ def test_a_pattern_that_grows_too_large_under_way_is_told_in_one_line() -> None:
 def test_without_the_engine_of_patterns_the_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "llguidance", None)
     with pytest.raises(UserError, match=r"--regex: needs the package llguidance; pip install 'keras_lstmgen\[regex\]'"):
-        constraints.compiled(HostOptions(regex="a"), CHARACTERS, (0, 1), END)
+        logits_processors.compiled(HostOptions(regex="a"), CHARACTERS, (0, 1), END)
 
 
 # Biases by name
@@ -287,7 +294,7 @@ def test_without_the_engine_of_patterns_the_line_says_what_to_install(monkeypatc
 def test_a_bias_is_for_a_token_by_its_spelling_or_its_id() -> None:
     space, a = CHARACTERS.id_of("▁"), CHARACTERS.id_of("a")
     words = (" =1.5", "a=-inf", "<0xE5>=2", f"#{NEWLINE}=-3", "</s>=-1", "<unk>=-1")
-    fixed = constraints.compiled(HostOptions(logit_bias=words), CHARACTERS, (0, 1), END).fixed
+    fixed = logits_processors.compiled(HostOptions(logit_bias=words), CHARACTERS, (0, 1), END).fixed
     byte = tokenizer.FIXED + 0xE5
     assert {int(token): float(fixed[token]) for token in np.flatnonzero(fixed)} == {
         0: -math.inf, 1: -math.inf, 2: -1.0, 3: -3.0, byte: 2.0, space: 1.5, a: -math.inf,
@@ -314,7 +321,7 @@ NEWLINE = tokenizer.NEWLINE
 )
 def test_a_bias_that_cannot_be_used_is_told_in_one_line(word: str, said: str) -> None:
     with pytest.raises(UserError, match=said) as told:
-        constraints.compiled(HostOptions(logit_bias=(word,)), CHARACTERS, (0, 1), END)
+        logits_processors.compiled(HostOptions(logit_bias=(word,)), CHARACTERS, (0, 1), END)
     assert str(told.value).startswith("--logit-bias")
 
 
@@ -347,10 +354,10 @@ def lines(trained_lines: Path) -> run_directory.Run:
     return run_directory.load(trained_lines)
 
 
-def written(model: run_directory.Run, prompt: str = "", n: int = 40, **words: Any) -> list[generation.Sample]:
+def written(model: run_directory.Run, prompt: str = "", n: int = 40, **words: Any) -> list[text_generation.Sample]:
     """Six texts under the options of the host."""
-    limits = generation.constrained(model, HostOptions(**words))
-    return generation.generate(model, prompt, n, Options(temperature=1.5), seeds=range(6), limits=limits)
+    limits = text_generation.constrained(model, HostOptions(**words))
+    return text_generation.generate(model, prompt, n, Options(temperature=1.5), seeds=range(6), limits=limits)
 
 
 @pytest.mark.parametrize("fixture", ["stream", "lines"])
@@ -358,10 +365,10 @@ def test_token_by_token_under_options_that_change_nothing_the_texts_are_the_same
     fixture: str, request: pytest.FixtureRequest
 ) -> None:
     model, options = request.getfixturevalue(fixture), Options(temperature=0.8, top_p=0.9, repetition_penalty=1.2)
-    limits = generation.constrained(model, HostOptions())
-    many = generation.generate(model, "the ", 40, options, seeds=range(5), limits=limits, stop=["zz"])
+    limits = text_generation.constrained(model, HostOptions())
+    many = text_generation.generate(model, "the ", 40, options, seeds=range(5), limits=limits, stop=["zz"])
     for one, other in zip(
-        generation.generate(model, "the ", 40, options, seeds=range(5), stop=["zz"]), many, strict=True
+        text_generation.generate(model, "the ", 40, options, seeds=range(5), stop=["zz"]), many, strict=True
     ):
         assert (one.text, one.tokens, one.finish_reason, one.note) == (
             other.text, other.tokens, other.finish_reason, other.note,
@@ -388,7 +395,7 @@ def test_no_run_of_n_tokens_of_prompt_and_text_comes_twice(
 def test_a_text_ends_where_everything_is_forbidden_and_says_by_what(lines: run_directory.Run) -> None:
     """The pattern wants three times what the text may hold once, and forbids the end till then."""
     limits = HostOptions(regex="(on){3}", no_repeat_ngram=1, logit_bias=("</s>=-inf",))
-    sample = generation.generate(lines, "", 9, limits=generation.constrained(lines, limits))[0]
+    sample = text_generation.generate(lines, "", 9, limits=text_generation.constrained(lines, limits))[0]
     assert (sample.text, sample.finish_reason) == ("on", "stop")
     said = "--no-repeat-ngram and --regex and --logit-bias left nothing that could follow"
     assert sample.note == f"{said}; the match of --regex is unfinished"
@@ -403,7 +410,7 @@ def test_a_text_matches_its_pattern_or_says_that_it_is_unfinished(stream: run_di
     for sample in written(stream, "The ", 30, regex=regex):
         matches = re.fullmatch(regex, sample.text) is not None
         assert matches == (sample.note == "")
-        assert sample.note in ("", generation.UNFINISHED)
+        assert sample.note in ("", text_generation.UNFINISHED)
         assert sample.finish_reason == "length" or matches
         whole += matches
     assert whole >= 3
@@ -424,7 +431,7 @@ def test_the_text_stops_where_the_pattern_can_only_end_and_an_end_token_comes_on
 
 def test_a_match_that_the_limit_cuts_off_is_told(stream: run_directory.Run) -> None:
     for sample in written(stream, n=4, regex="[a-z]{5}"):
-        assert (len(sample.tokens), sample.finish_reason, sample.note) == (4, "length", generation.UNFINISHED)
+        assert (len(sample.tokens), sample.finish_reason, sample.note) == (4, "length", text_generation.UNFINISHED)
     for sample in written(stream, n=5, regex="[a-z]{5}"):
         assert (len(sample.tokens), sample.finish_reason, sample.note) == (5, "stop", "")
 
@@ -450,10 +457,10 @@ def test_ids_that_training_never_saw_stay_unwritten_under_every_option(stream: r
 
 
 def test_stop_strings_and_whole_characters_are_as_without_options(stream: run_directory.Run) -> None:
-    limits = generation.constrained(stream, HostOptions(presence_penalty=0.1))
-    free = generation.generate(stream, "", 60, limits=limits)[0].text
+    limits = text_generation.constrained(stream, HostOptions(presence_penalty=0.1))
+    free = text_generation.generate(stream, "", 60, limits=limits)[0].text
     emitted: list[str] = []
-    stopped = generation.generate(
+    stopped = text_generation.generate(
         stream, "", 60, limits=limits, stop=[free[30:33]], emit=lambda _, text: emitted.append(text)
     )[0]
     assert (stopped.text, stopped.finish_reason) == (free[: free.index(free[30:33])], "stop")
@@ -464,12 +471,12 @@ def test_stop_strings_and_whole_characters_are_as_without_options(stream: run_di
 
 
 def test_log_probabilities_are_the_model_s_own_before_any_option(lines: run_directory.Run) -> None:
-    limits = generation.constrained(lines, HostOptions(no_repeat_ngram=2))
-    sample = generation.generate(lines, "the ", 12, Options(temperature=0.5), seeds=[3], limits=limits)[0]
-    told = generation.logprobs(lines, decode.stepper(lines.weights), "the ", sample.tokens, 4)
+    limits = text_generation.constrained(lines, HostOptions(no_repeat_ngram=2))
+    sample = text_generation.generate(lines, "the ", 12, Options(temperature=0.5), seeds=[3], limits=limits)[0]
+    told = text_generation.logprobs(lines, decoding_loop.stepper(lines.weights), "the ", sample.tokens, 4)
     prompt = lines.prompt_ids("the ")
     logits = np.asarray(lines.model(np.array([prompt + sample.tokens]), training=False))[0, len(prompt) - 1 : -1]
-    expected = beam.log_softmax(logits)
+    expected = beam_search.log_softmax(logits)
     assert [line["position"] for line in told] == list(range(len(sample.tokens)))
     for line, token, row in zip(told, sample.tokens, expected, strict=True):
         assert (line["id"], line["token"]) == (token, lines.tokenizer.piece(token))

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from keras_lstmgen import generation, sampling
 from keras_lstmgen.exporters import onnx, saved_model, tflite
 from keras_lstmgen.exporters.contract import Call
+from keras_lstmgen.generation import sampling, text_generation
 from keras_lstmgen.models import run_directory
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the kit is no package: it travels as a folder
@@ -78,11 +78,11 @@ def source(request: pytest.FixtureRequest) -> tuple[str, Path, run_directory.Run
     """A run, and what Keras writes in each case."""
     folder = request.getfixturevalue(request.param)
     model = run_directory.load(folder)
-    call = generation.writer(model)
+    call = text_generation.writer(model)
 
     def tokens(case: Case) -> list[int]:
         options = sampling.Options(**case.options)
-        return generation.generate(model, case.prompt, N, options, seeds=[case.seed], call=call)[0].tokens
+        return text_generation.generate(model, case.prompt, N, options, seeds=[case.seed], call=call)[0].tokens
 
     return request.param, folder, model, [tokens(case) for case in cases(request.param)]
 

@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_lstmgen import decode, sampling
 from keras_lstmgen.config import recipe
+from keras_lstmgen.generation import decoding_loop, sampling
+from keras_lstmgen.generation.sampling import Options
 from keras_lstmgen.models import builder
-from keras_lstmgen.sampling import Options
 
 B, P, N, E, H, V = 3, 4, 9, 5, 6, 8
 END = 2
@@ -20,8 +20,10 @@ IDS = np.random.default_rng(5).integers(3, V, (B, P)).astype(np.int32)
 OPTIONS = [Options(repetition_penalty=1.4), Options(temperature=0.5, top_k=3), Options(top_p=0.8)]
 
 
-def write(ids: Any, text: decode.Text, noise: Any, end_id: int = END) -> decode.Written:
-    call = tf.function(lambda ids, text, noise, rows: decode.write(WEIGHTS, ids, text, noise, rows, NEVER, end_id))
+def write(ids: Any, text: decoding_loop.Text, noise: Any, end_id: int = END) -> decoding_loop.Written:
+    call = tf.function(
+        lambda ids, text, noise, rows: decoding_loop.write(WEIGHTS, ids, text, noise, rows, NEVER, end_id)
+    )
     return call(tf.constant(ids), text, tf.constant(noise), sampling.rows(OPTIONS))
 
 
@@ -47,7 +49,7 @@ def step_by_step(noise: Any, end_id: int) -> tuple[Any, Any]:
 
 def test_the_loop_equals_step_and_choose_one_after_another() -> None:
     noise = sampling.noise([1, 2, 3], N)
-    written = write(IDS, decode.begin(B, S, V), noise)
+    written = write(IDS, decoding_loop.begin(B, S, V), noise)
     tokens, logprobs = step_by_step(noise, END)
     np.testing.assert_array_equal(written.tokens, tokens)
     np.testing.assert_allclose(written.logprobs, logprobs, atol=1e-5)
@@ -56,7 +58,7 @@ def test_the_loop_equals_step_and_choose_one_after_another() -> None:
 def test_a_row_that_ended_holds_end_tokens_with_log_probability_zero() -> None:
     ends = 0
     for seed in range(12):
-        written = write(IDS, decode.begin(B, S, V), sampling.noise([seed, seed + 50, seed + 90], N))
+        written = write(IDS, decoding_loop.begin(B, S, V), sampling.noise([seed, seed + 50, seed + 90], N))
         for tokens, logprobs in zip(written.tokens.numpy(), written.logprobs.numpy(), strict=True):
             if END in tokens:
                 first = int(np.argmax(tokens == END))
@@ -70,14 +72,14 @@ def test_a_row_that_ended_holds_end_tokens_with_log_probability_zero() -> None:
 def test_a_prompt_that_ends_a_text_is_followed_by_nothing() -> None:
     ids = IDS.copy()
     ids[1, -1] = END
-    written = write(ids, decode.begin(B, S, V), sampling.noise([1, 2, 3], N))
+    written = write(ids, decoding_loop.begin(B, S, V), sampling.noise([1, 2, 3], N))
     assert (written.tokens.numpy()[1] == END).all()
 
 
 def test_going_on_with_the_last_token_equals_writing_at_once() -> None:
     noise, never_ends = sampling.noise([4, 5, 6], N), 0
-    whole = write(IDS, decode.begin(B, S, V), noise, never_ends)
-    first = write(IDS, decode.begin(B, S, V), noise[:, :4], never_ends)
+    whole = write(IDS, decoding_loop.begin(B, S, V), noise, never_ends)
+    first = write(IDS, decoding_loop.begin(B, S, V), noise[:, :4], never_ends)
     second = write(first.tokens[:, -1:], first.text, noise[:, 4:], never_ends)
     np.testing.assert_array_equal(tf.concat([first.tokens, second.tokens], axis=1), whole.tokens)
     np.testing.assert_allclose(second.text.state, whole.text.state, atol=1e-6)
@@ -86,12 +88,12 @@ def test_going_on_with_the_last_token_equals_writing_at_once() -> None:
 
 def test_ids_that_are_never_written_are_not() -> None:
     tokens = np.concatenate(
-        [write(IDS, decode.begin(B, S, V), sampling.noise([s, s + 1, s + 2], N)).tokens for s in range(20)]
+        [write(IDS, decoding_loop.begin(B, S, V), sampling.noise([s, s + 1, s + 2], N)).tokens for s in range(20)]
     )
     assert set(tokens.ravel()) <= set(range(2, V))
 
 
 def test_seen_is_all_of_prompt_and_output() -> None:
-    written = write(IDS, decode.begin(B, S, V), sampling.noise([7, 8, 9], 2), end_id=0)
+    written = write(IDS, decoding_loop.begin(B, S, V), sampling.noise([7, 8, 9], 2), end_id=0)
     for b in range(B):
         assert set(np.flatnonzero(written.text.seen[b])) == {*IDS[b].tolist(), *written.tokens.numpy()[b].tolist()}

@@ -10,8 +10,8 @@ import pytest
 
 from keras_lstmgen import cli, training
 from keras_lstmgen.config import effects, recipe
+from keras_lstmgen.generation.sampling import Options
 from keras_lstmgen.models import run_directory
-from keras_lstmgen.sampling import Options
 from keras_lstmgen.utils.errors import UserError
 
 PIPELINES = sorted((Path(__file__).parents[1] / "pipelines").glob("*.toml"))

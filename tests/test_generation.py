@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keras_lstmgen import cli, decode, generation, sampling
+from keras_lstmgen import cli
 from keras_lstmgen.config import recipe
-from keras_lstmgen.generation import Tail
+from keras_lstmgen.generation import decoding_loop, sampling, text_generation
+from keras_lstmgen.generation.sampling import Options
+from keras_lstmgen.generation.text_generation import Tail
 from keras_lstmgen.models import builder, run_directory
-from keras_lstmgen.sampling import Options
 from keras_lstmgen.tokenizers import tokenizer
 
 GOLDEN = Path(__file__).with_name("golden") / "run"
@@ -80,10 +81,10 @@ def test_nothing_is_held_back_that_cannot_become_a_stop_string(text: str, stop: 
 
 def test_the_same_seed_writes_the_same_text_alone_and_in_a_batch(trained: Path) -> None:
     model = run_directory.load(trained)
-    together = generation.generate(model, "The ", 40, Options(temperature=0.7), seeds=[5, 6, 7])
+    together = text_generation.generate(model, "The ", 40, Options(temperature=0.7), seeds=[5, 6, 7])
     assert len({sample.text for sample in together}) == 3
     for seed, sample in zip([5, 6, 7], together, strict=True):
-        alone = generation.generate(model, "The ", 40, Options(temperature=0.7), seeds=[seed])[0]
+        alone = text_generation.generate(model, "The ", 40, Options(temperature=0.7), seeds=[seed])[0]
         assert (alone.text, alone.tokens) == (sample.text, sample.tokens)
         assert alone.logprob == pytest.approx(sample.logprob, abs=1e-3)
 
@@ -94,16 +95,16 @@ def test_what_is_emitted_is_the_text(trained: Path) -> None:
     def emit(row: int, text: str) -> None:
         emitted[row] += text
 
-    samples = generation.generate(run_directory.load(trained), "x", 37, seeds=[1, 2], emit=emit)
+    samples = text_generation.generate(run_directory.load(trained), "x", 37, seeds=[1, 2], emit=emit)
     assert emitted == [sample.text for sample in samples]
     assert [(len(sample.tokens), sample.finish_reason) for sample in samples] == [(37, "length")] * 2
 
 
 def test_a_stop_string_ends_the_text_and_stands_outside_it(trained: Path) -> None:
     model = run_directory.load(trained)
-    free = generation.generate(model, "", 120)[0].text
+    free = text_generation.generate(model, "", 120)[0].text
     word = free[60:63]
-    stopped = generation.generate(model, "", 120, stop=[word])[0]
+    stopped = text_generation.generate(model, "", 120, stop=[word])[0]
     assert stopped.finish_reason == "stop"
     assert stopped.text == free[: free.index(word)]
 
@@ -111,20 +112,20 @@ def test_a_stop_string_ends_the_text_and_stands_outside_it(trained: Path) -> Non
 def test_a_chinese_stop_string_ends_the_text_also_where_it_is_spelled_in_bytes() -> None:
     model, seeds = run_directory.load(GOLDEN), range(40)
     assert model.tokenizer.id_of("山") is None
-    free = [sample.text for sample in generation.generate(model, "月亮", 20, seeds=seeds)]
+    free = [sample.text for sample in text_generation.generate(model, "月亮", 20, seeds=seeds)]
     emitted = [""] * len(seeds)
 
     def emit(row: int, text: str) -> None:
         emitted[row] += text
 
-    stopped = generation.generate(model, "月亮", 20, seeds=seeds, stop=["在山"], emit=emit)
+    stopped = text_generation.generate(model, "月亮", 20, seeds=seeds, stop=["在山"], emit=emit)
     assert [sample.text for sample in stopped] == emitted == [text.partition("在山")[0] for text in free]
     assert sum("在山" in text for text in free) > 1
 
 
 def test_an_end_symbol_ends_a_document(trained_lines: Path) -> None:
     model = run_directory.load(trained_lines)
-    samples = generation.generate(model, "", 60, Options(temperature=0.5), seeds=range(6))
+    samples = text_generation.generate(model, "", 60, Options(temperature=0.5), seeds=range(6))
     ended = [sample for sample in samples if sample.finish_reason == "stop"]
     assert len(ended) >= 3
     assert all(sample.tokens[-1] == model.metadata.end_id and "</s>" not in sample.text for sample in ended)
@@ -143,14 +144,14 @@ def test_an_empty_prompt_starts_at_the_start_symbol_and_a_document_s_prompt_afte
 def test_characters_that_training_never_saw_are_read_by_their_bytes(trained: Path) -> None:
     model = run_directory.load(trained)
     assert len(model.prompt_ids("月")) == 3
-    text = generation.generate(model, "月", 50, Options(temperature=2.0))[0].text
+    text = text_generation.generate(model, "月", 50, Options(temperature=2.0))[0].text
     assert text.encode("utf-8").decode("utf-8") == text
     assert "\N{REPLACEMENT CHARACTER}" not in text
 
 
 def test_ids_that_training_never_saw_are_never_written(trained: Path) -> None:
     model = run_directory.load(trained)
-    samples = generation.generate(model, "", 200, Options(temperature=3.0), seeds=range(8))
+    samples = text_generation.generate(model, "", 200, Options(temperature=3.0), seeds=range(8))
     written = np.unique([token for sample in samples for token in sample.tokens])
     assert not set(written.tolist()) & set(model.metadata.unsampled_ids)
     assert len(model.metadata.unsampled_ids) > 200
@@ -158,13 +159,13 @@ def test_ids_that_training_never_saw_are_never_written(trained: Path) -> None:
 
 def test_a_text_longer_than_a_chunk_is_the_one_that_a_single_call_writes(trained: Path) -> None:
     model = run_directory.load(trained)
-    N = 2 * generation.CHUNK + 5
+    N = 2 * text_generation.CHUNK + 5
     options = Options(temperature=0.9, repetition_penalty=1.2)
-    text = decode.begin(2, model.metadata.state_size, model.metadata.vocab_size)
+    text = decoding_loop.begin(2, model.metadata.state_size, model.metadata.vocab_size)
     ids = np.array([model.prompt_ids("The ")] * 2, np.int32)
     rows = sampling.rows([options] * 2)
-    whole = generation.writer(model)(ids, text, sampling.noise([5, 6], N), rows)
-    samples = generation.generate(model, "The ", N, options, seeds=[5, 6])
+    whole = text_generation.writer(model)(ids, text, sampling.noise([5, 6], N), rows)
+    samples = text_generation.generate(model, "The ", N, options, seeds=[5, 6])
     assert [sample.tokens for sample in samples] == whole.tokens.numpy().tolist()
     assert [sample.logprob for sample in samples] == pytest.approx(whole.logprobs.numpy().sum(axis=1), abs=1e-3)
 
@@ -174,8 +175,8 @@ def test_a_text_that_is_not_kept_takes_no_memory_however_long_and_is_the_one_tha
 ) -> None:
     """Here 10,000 tokens, in pieces of 16; all numbers stay numbers."""
     model, N, options = run_directory.load(trained), 10_000, Options(temperature=0.9, repetition_penalty=1.1)
-    call = generation.writer(model)
-    generation.generate(model, "", 64, options, call=call)  # traced, and warm
+    call = text_generation.writer(model)
+    text_generation.generate(model, "", 64, options, call=call)  # traced, and warm
     pieces, kept = 0, {}
     hashed, characters = hashlib.sha256(), 0
 
@@ -188,7 +189,7 @@ def test_a_text_that_is_not_kept_takes_no_memory_however_long_and_is_the_one_tha
             kept[pieces] = tracemalloc.get_traced_memory()[0]
 
     tracemalloc.start()
-    (sample,) = generation.generate(model, "", N, options, emit=emit, call=call, keep=False)
+    (sample,) = text_generation.generate(model, "", N, options, emit=emit, call=call, keep=False)
     tracemalloc.stop()
     assert (sample.text, sample.tokens, sample.length, sample.finish_reason) == ("", [], N, "length")
     assert math.isfinite(sample.logprob)
@@ -196,7 +197,7 @@ def test_a_text_that_is_not_kept_takes_no_memory_however_long_and_is_the_one_tha
     assert kept[N * 4 // 5] - kept[N // 4] < 35_000  # bytes; the tokens alone would be some 44,000
 
     ids = np.array([model.prompt_ids("")], np.int32)
-    start = decode.begin(1, model.metadata.state_size, model.metadata.vocab_size)
+    start = decoding_loop.begin(1, model.metadata.state_size, model.metadata.vocab_size)
     whole = call(ids, start, sampling.noise([0], N), sampling.rows([options]), None)
     text = model.tokenizer.decode([int(token) for token in whole.tokens[0]])
     assert (len(text), hashlib.sha256(text.encode()).digest()) == (characters, hashed.digest())
@@ -209,7 +210,7 @@ def test_only_a_search_or_log_probabilities_copy_the_weights_a_second_time(monke
         made.append(1)
         return builder.in_parts(weights)
 
-    monkeypatch.setattr(decode, "in_parts", counted)
+    monkeypatch.setattr(decoding_loop, "in_parts", counted)
     drawn = ["generate", str(GOLDEN), "--prompt", "The ", "--max-new-tokens", "3"]
     assert cli.main(drawn) == 0
     assert made == []

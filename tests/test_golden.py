@@ -16,10 +16,10 @@ import onnx
 import pytest
 from ai_edge_litert.tools import flatbuffer_utils
 
-from keras_lstmgen import generation, sampling
 from keras_lstmgen.exporters import onnx as onnx_exporter
 from keras_lstmgen.exporters import saved_model, tflite, web
 from keras_lstmgen.exporters.contract import Call
+from keras_lstmgen.generation import sampling, text_generation
 from keras_lstmgen.models import run_directory
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the kit is no package: it travels as a folder
@@ -59,12 +59,12 @@ def served(exported: Path) -> Iterator[serving.Addresses]:
 def keras(_: pytest.FixtureRequest) -> Write:
     """Keras itself."""
     model = run_directory.load(RUN)
-    call = generation.writer(model)
+    call = text_generation.writer(model)
 
     def write(case: Case) -> tuple[str, str]:
         options, seeds = sampling.Options(**case["options"]), [int(case["seed"])]
         limit = case["max_new_tokens"]
-        sample = generation.generate(model, case["prompt"], limit, options, seeds=seeds, call=call)[0]
+        sample = text_generation.generate(model, case["prompt"], limit, options, seeds=seeds, call=call)[0]
         return sample.text, sample.finish_reason
 
     return write

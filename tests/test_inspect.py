@@ -14,13 +14,14 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keras_lstmgen import cli, coloured, gates, generation, inspection, probes, training
+from keras_lstmgen import cli, coloured, gates, inspection, probes, training
 from keras_lstmgen.config import recipe
 from keras_lstmgen.data import splits
+from keras_lstmgen.generation import text_generation
+from keras_lstmgen.generation.sampling import Options
 from keras_lstmgen.layers import attention
 from keras_lstmgen.models import builder, run_directory
 from keras_lstmgen.reporting import plots
-from keras_lstmgen.sampling import Options
 from keras_lstmgen.tokenizers.tokenizer import END, START
 
 B, T, E, H, L, M, V = 2, 11, 3, 5, 3, 4, 7
@@ -196,7 +197,7 @@ def test_pictures_and_page_are_written_whole_into_the_run(copied: Path, capsys: 
     assert sorted(path.name for path in folder.iterdir()) == sorted(NAMES)
     for name in NAMES[:-1]:
         assert tf.io.decode_png((folder / name).read_bytes()).shape[1] >= 600
-    text = generation.generate(run_directory.load(copied), "The <b>", 9, Options(top_k=5), seeds=[4])[0].text
+    text = text_generation.generate(run_directory.load(copied), "The <b>", 9, Options(top_k=5), seeds=[4])[0].text
     assert page_of(folder).passages[0] == f"The <b>{text}".replace("\n", "↵\n")
     words = shlex.split(out.splitlines()[-1].removeprefix("next: "))
     assert words == ["keras-lstmgen", "evaluate", str(copied)]

@@ -14,26 +14,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rouge_score import rouge_scorer
 
-from keras_lstmgen import (
-    answers,
-    beam,
-    cli,
-    constraints,
-    decode,
-    evaluation,
-    generation,
-    kinds,
-    measures,
-    ngram,
-    reports,
-    sampling,
-    similar,
-    tasks,
-    training,
-    verses,
-)
+from keras_lstmgen import cli, evaluation, kinds, measures, ngram, reports, similar, tasks, training, verses
 from keras_lstmgen.config import recipe
 from keras_lstmgen.data import example_batches, splits, token_cache
+from keras_lstmgen.generation import (
+    batch_generation,
+    beam_search,
+    decoding_loop,
+    logits_processors,
+    sampling,
+    text_generation,
+)
 from keras_lstmgen.models import run_directory
 from keras_lstmgen.utils.errors import UserError
 
@@ -318,23 +309,23 @@ def small(folder: Path, values: dict[str, Any]) -> Path:
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Draw few samples."""
     monkeypatch.setattr(tasks, "DRAWN", 20)
-    monkeypatch.setattr(answers, "ROWS", 7)
+    monkeypatch.setattr(batch_generation, "ROWS", 7)
 
 
 def test_answers_side_by_side_are_those_of_each_source_alone(colours: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(answers, "ROWS", 4)
+    monkeypatch.setattr(batch_generation, "ROWS", 4)
     model = run_directory.load(colours)
     asked = ["red", "blue green white", "white red red blue green", "grey", "red\nblue white", "green"] * 2
-    found = answers.answers(model, asked, 6)
-    call, greedy = generation.writer(model), sampling.Options(temperature=0)
+    found = batch_generation.answers(model, asked, 6)
+    call, greedy = text_generation.writer(model), sampling.Options(temperature=0)
     for source, answer in zip(asked, found, strict=True):
-        (alone,) = generation.generate(model, source + "\n", 6, greedy, call=call)
+        (alone,) = text_generation.generate(model, source + "\n", 6, greedy, call=call)
         assert answer == alone.text, source
     assert len(set(found)) > 1
 
 
 def test_prompts_stand_at_the_right_end() -> None:
-    ids, first = answers.right([[1, 5, 3], [1, 3]])
+    ids, first = batch_generation.right([[1, 5, 3], [1, 3]])
     assert ids[:, 1:].tolist() == [[5, 3], [1, 3]]
     assert first.tolist() == [[0], [1]]
 
@@ -383,7 +374,7 @@ def test_samples_of_pairs_are_answers_to_held_out_sources(colours: Path) -> None
     sources = list(dict.fromkeys(text.split("\n")[0] for text in splits.pieces(settings, "validation")))
     assert found["sources"] == sources[:3]
     for seed, source in enumerate(sources[:3]):
-        (sample,) = generation.generate(model, source, 5, seeds=[seed])
+        (sample,) = text_generation.generate(model, source, 5, seeds=[seed])
         assert found["texts"][seed] == sample.text
     targets = {text.split("\n")[1] for text in splits.pieces(settings, "train")}
     assert any(found["longest_copy"] in target for target in targets)
@@ -398,9 +389,15 @@ def test_all_measures_of_answers_are_reported_and_shown(colours: Path, capsys: p
     assert list(found) == ["bleu", "rouge", "exact_match", "recall", "distinct_2"]
     model, settings = run_directory.load(colours), recipe.load(colours / run_directory.RECIPE).corpus
     known = tasks.by_source(splits.pieces(settings, "validation"))
-    greedy = answers.answers(model, list(known), 6)
-    step, limits = decode.stepper(model.weights), generation.constrained(model, constraints.HostOptions())
-    best = [generation.search(model, step, source, beam.Search(3, 0.0, 6), limits=limits)[0].text for source in known]
+    greedy = batch_generation.answers(model, list(known), 6)
+    step, limits = (
+        decoding_loop.stepper(model.weights),
+        text_generation.constrained(model, logits_processors.HostOptions()),
+    )
+    best = [
+        text_generation.search(model, step, source, beam_search.Search(3, 0.0, 6), limits=limits)[0].text
+        for source in known
+    ]
     training_pairs = [text.split("\n") for text in splits.pieces(settings, "train")]
     index = similar.index(source for source, _ in training_pairs)
     likened = [training_pairs[similar.nearest(index, source)][1] for source in known]
@@ -429,7 +426,7 @@ def test_samples_are_judged_by_kind_beside_held_out_documents(headlines: Path) -
     assert report["samples"]["sources"] == ["sweet", "hard", "sweet"]
     found = report["measures"]["kind"]
     assert list(found) == ["sweet, generated", "sweet, held out", "hard, generated", "hard, held out"]
-    drawn = [sample.text for sample in generation.generate(model, "hard", 12, seeds=range(20))]
+    drawn = [sample.text for sample in text_generation.generate(model, "hard", 12, seeds=range(20))]
     settings = recipe.load(headlines / run_directory.RECIPE).corpus
     known = [text.split("\n") for text in splits.pieces(settings, "train")]
     tools = {"saw", "file", "axe", "drill"}
@@ -446,7 +443,7 @@ def test_poems_are_held_against_their_form(poems: Path, capsys: pytest.CaptureFi
     assert "four equal verses" in capsys.readouterr().out
     found = json.loads((poems / "evaluation.json").read_text(encoding="utf-8"))["measures"]["verses"]
     prompt = "".join(recipe.load(poems / run_directory.RECIPE).corpus.labels)
-    drawn = [sample.text for sample in generation.generate(run_directory.load(poems), prompt, 40, seeds=range(20))]
+    drawn = [sample.text for sample in text_generation.generate(run_directory.load(poems), prompt, 40, seeds=range(20))]
     assert found["generated"]["poems"] == 20
     assert found["generated"]["four_equal_verses"] == sum(verses.ends(text) is not None for text in drawn) / 20
     assert found["held out"] == {"poems": 36, "four_equal_verses": 1.0, "rhyming": 1.0}

@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from keras_lstmgen import beam, cli, decode, generation, material
+from keras_lstmgen import cli, material
 from keras_lstmgen.config import recipe
-from keras_lstmgen.constraints import HostOptions
 from keras_lstmgen.data import prepared_corpus, token_cache
+from keras_lstmgen.generation import beam_search, decoding_loop, text_generation
+from keras_lstmgen.generation.logits_processors import HostOptions
+from keras_lstmgen.generation.sampling import Options
 from keras_lstmgen.models import run_directory
-from keras_lstmgen.sampling import Options
 from keras_lstmgen.tokenizers.tokenizer import END, NEWLINE, START, UNK
 from keras_lstmgen.utils.errors import UserError
 
@@ -85,9 +86,11 @@ def model() -> run_directory.Run:
 
 def test_a_bias_that_bans_everything_ends_the_text_with_a_note(model: run_directory.Run) -> None:
     banned = HostOptions(logit_bias=tuple(f"#{token}=-inf" for token in range(model.metadata.vocab_size)))
-    limits = generation.constrained(model, banned)
-    drawn = generation.generate(model, "The ", 5, seeds=[0, 1], limits=limits)
-    found = generation.search(model, decode.stepper(model.weights), "The ", beam.Search(3, 0.0, 5), limits=limits)
+    limits = text_generation.constrained(model, banned)
+    drawn = text_generation.generate(model, "The ", 5, seeds=[0, 1], limits=limits)
+    found = text_generation.search(
+        model, decoding_loop.stepper(model.weights), "The ", beam_search.Search(3, 0.0, 5), limits=limits
+    )
     assert len(found) == 1
     for sample in (*drawn, *found):
         assert (sample.text, sample.finish_reason) == ("", "stop")
@@ -101,8 +104,10 @@ def test_where_fewer_are_left_than_top_k_asks_for_all_of_them_may_be_drawn(
     kept = [int(token) for token in model.tokenizer.encode("ab")]
     never = {UNK, START, *model.metadata.unsampled_ids, *kept}
     banned = [f"#{token}=-inf" for token in range(model.metadata.vocab_size) if token not in never]
-    limits = generation.constrained(model, HostOptions(logit_bias=tuple(banned)))
-    samples: list[Any] = generation.generate(model, "The ", 30, options, seeds=[0, 1], limits=limits)
+    limits = text_generation.constrained(model, HostOptions(logit_bias=tuple(banned)))
+    samples: list[Any] = text_generation.generate(model, "The ", 30, options, seeds=[0, 1], limits=limits)
     assert all(sample.length == 30 and set(sample.text) <= {"a", "b"} for sample in samples)
-    found = generation.search(model, decode.stepper(model.weights), "The ", beam.Search(99, 0.0, 3), limits=limits)
+    found = text_generation.search(
+        model, decoding_loop.stepper(model.weights), "The ", beam_search.Search(99, 0.0, 3), limits=limits
+    )
     assert sorted(sample.text for sample in found) == [a + b + c for a in "ab" for b in "ab" for c in "ab"]

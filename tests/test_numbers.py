@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from keras_lstmgen import chatting, cli, constraints
+from keras_lstmgen import cli
 from keras_lstmgen.config import recipe
 from keras_lstmgen.distribution import launcher, workers
+from keras_lstmgen.generation import chat_session, logits_processors
 from keras_lstmgen.reporting import console
 from keras_lstmgen.system import cpu
 from keras_lstmgen.tokenizers import tokenizer
@@ -75,7 +76,7 @@ def test_a_recipe_with_such_a_number_is_refused(tmp_path: Path, key: str, value:
 def test_a_bias_with_such_an_id_or_value_is_refused(word: str) -> None:
     vocabulary = tokenizer.load(GOLDEN / "tokenizer.model")
     with pytest.raises(UserError, match=r"^--logit-bias '") as refused:
-        constraints.compiled(constraints.HostOptions(logit_bias=(word,)), vocabulary, (), 2)
+        logits_processors.compiled(logits_processors.HostOptions(logit_bias=(word,)), vocabulary, (), 2)
     assert len(str(refused.value)) < 300
 
 
@@ -93,11 +94,11 @@ def test_every_seed_of_64_bits_is_read(seed: int) -> None:
 
 
 def test_a_chat_keeps_its_seed_where_a_new_one_is_none() -> None:
-    session = chatting.Session(speaker=None, seed=7)  # type: ignore[arg-type]
+    session = chat_session.Session(speaker=None, seed=7)  # type: ignore[arg-type]
     for word in (LONG, str(2**64), "nan", "٣"):
-        chatting._obey(session, f"/seed {word}")
+        chat_session._obey(session, f"/seed {word}")
         assert session.seed == 7
-    chatting._obey(session, f"/seed {2**64 - 1}")
+    chat_session._obey(session, f"/seed {2**64 - 1}")
     assert session.seed == 2**64 - 1
 
 

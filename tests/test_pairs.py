@@ -11,12 +11,13 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keras_lstmgen import evaluation, generation, sampling, training
+from keras_lstmgen import evaluation, training
 from keras_lstmgen.config import recipe
 from keras_lstmgen.data import example_batches, splits
 from keras_lstmgen.data.token_cache import SPLITS, encode
 from keras_lstmgen.exporters import export_run, verify
 from keras_lstmgen.files import atomic
+from keras_lstmgen.generation import sampling, text_generation
 from keras_lstmgen.models import builder, run_directory
 from keras_lstmgen.tokenizers.tokenizer import END, NEWLINE, START
 from keras_lstmgen.utils.errors import UserError
@@ -318,7 +319,7 @@ def test_a_prompt_is_a_source_and_gets_its_end(colours: Path) -> None:
     assert loaded.prompt_ids("") == [START]
     greedy = sampling.Options(temperature=0)
     for source in ("red blue green", "grey white red", "white grey blue"):
-        (sample,) = generation.generate(loaded, source, 5, greedy)
+        (sample,) = text_generation.generate(loaded, source, 5, greedy)
         assert (sample.text, sample.finish_reason) == (source.split()[1], "stop")
 
 

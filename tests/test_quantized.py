@@ -13,10 +13,11 @@ import pytest
 from ai_edge_litert.interpreter import Interpreter
 from ai_edge_litert.tools import flatbuffer_utils
 
-from keras_lstmgen import sampling, training
+from keras_lstmgen import training
 from keras_lstmgen.config import recipe
 from keras_lstmgen.exporters import contract, export_run, tflite, tflite_float16, tflite_int8, verify
 from keras_lstmgen.exporters.contract import Call
+from keras_lstmgen.generation import sampling
 from keras_lstmgen.models import run_directory
 from keras_lstmgen.utils.errors import UserError
 

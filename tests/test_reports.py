@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_lstmgen import evaluation, generation, reports
+from keras_lstmgen import evaluation, reports
 from keras_lstmgen.config import recipe
 from keras_lstmgen.data import splits
+from keras_lstmgen.generation import text_generation
 from keras_lstmgen.models import run_directory
 from keras_lstmgen.utils.errors import UserError
 
@@ -75,7 +76,7 @@ def test_documents_are_measured_between_their_symbols(trained_lines: Path, tmp_p
 def test_samples_are_looked_up_in_the_training_text_alone(trained: Path) -> None:
     model = run_directory.load(trained)
     found = reports.evaluate(model, [], samples=3, sample_tokens=80)["samples"]
-    written = generation.generate(model, "", 80, seeds=[0, 1, 2])
+    written = text_generation.generate(model, "", 80, seeds=[0, 1, 2])
     assert found["texts"] == [sample.text for sample in written]
     training = "".join(splits.pieces(recipe.parse(model.metadata.recipe).corpus, "train"))
     passages = {text[i:j] for text in found["texts"] for i in range(80) for j in range(i, 81)}
@@ -89,7 +90,7 @@ def test_samples_are_looked_up_in_the_training_text_alone(trained: Path) -> None
 def test_documents_count_as_whole_lines_where_they_end(trained_lines: Path) -> None:
     model = run_directory.load(trained_lines)
     found = reports.evaluate(model, [], samples=6, sample_tokens=40)["samples"]
-    written = generation.generate(model, "", 40, seeds=range(6))
+    written = text_generation.generate(model, "", 40, seeds=range(6))
     ended = [sample.text for sample in written if sample.finish_reason == "stop" and sample.text.strip()]
     assert len(ended) > 0
     assert found["lines"] == len(ended)

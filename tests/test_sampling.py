@@ -14,8 +14,8 @@ import tensorflow as tf
 from hypothesis import assume, currently_in_test_context, given, settings
 from hypothesis import strategies as st
 
-from keras_lstmgen import sampling
-from keras_lstmgen.sampling import Options
+from keras_lstmgen.generation import sampling
+from keras_lstmgen.generation.sampling import Options
 from keras_lstmgen.utils.errors import UserError
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the tests are no package that is installed

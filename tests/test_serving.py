@@ -15,9 +15,10 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
-from keras_lstmgen import generation, sampling, training
+from keras_lstmgen import training
 from keras_lstmgen.config import recipe
 from keras_lstmgen.exporters import contract, saved_model, strings, warmup
+from keras_lstmgen.generation import sampling, text_generation
 from keras_lstmgen.models import run_directory
 from keras_lstmgen.tokenizers import tokenizer
 
@@ -85,7 +86,7 @@ def served(request: pytest.FixtureRequest) -> Iterator[Served]:
     folder = request.getfixturevalue(request.param)
     server = StandIn(folder / saved_model.PLACE)
     model = run_directory.load(folder)
-    yield Served(model, server, folder, generation.writer(model))
+    yield Served(model, server, folder, text_generation.writer(model))
     server.close()
 
 
@@ -93,12 +94,12 @@ def meta_graph(folder: Path) -> Any:
     return saved_model_pb2.SavedModel.FromString((folder / "serving/1/saved_model.pb").read_bytes()).meta_graphs[0]
 
 
-def written(served: Served, row: dict[str, Any]) -> generation.Sample:
+def written(served: Served, row: dict[str, Any]) -> text_generation.Sample:
     """What Keras writes for a row of a request."""
     options = sampling.Options(**{name: row[name] for name in sampling.Rows._fields if name in row})
     seeds = [row.get("seed", 0)]
     limit = row.get("max_new_tokens", 200)
-    return generation.generate(served.model, row["prompt"], limit, options, seeds=seeds, call=served.call)[0]
+    return text_generation.generate(served.model, row["prompt"], limit, options, seeds=seeds, call=served.call)[0]
 
 
 def check(served: Served, rows: list[dict[str, Any]], answers: dict[str, Any]) -> None:

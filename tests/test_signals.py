@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 import keras_lstmgen
-from keras_lstmgen import callbacks, chatting, cli, training
+from keras_lstmgen import callbacks, cli, training
 from keras_lstmgen.config import recipe
+from keras_lstmgen.generation import chat_session
 from keras_lstmgen.models import run_directory
 from keras_lstmgen.system import signals
 
@@ -100,7 +101,7 @@ def test_the_command_line_has_handlers_while_it_trains(short: recipe.Recipe, tmp
 
 def test_a_conversation_and_the_meeting_of_workers_need_no_main_thread() -> None:
     def work() -> tuple[int, str]:
-        with chatting._counted_breaks() as breaks, signals.given_back(signal.SIGINT, signal.SIGTERM):
+        with chat_session._counted_breaks() as breaks, signals.given_back(signal.SIGINT, signal.SIGTERM):
             return breaks(), "through"
 
     assert in_thread(work) == (0, "through")

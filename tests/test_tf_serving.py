@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from keras_lstmgen import sampling
 from keras_lstmgen.exporters import saved_model
 from keras_lstmgen.exporters.contract import Call
+from keras_lstmgen.generation import sampling
 from keras_lstmgen.models import run_directory
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the kit is no package: it travels as a folder

@@ -14,7 +14,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from keras_lstmgen.config.recipe import Tokenizer as Settings
-from keras_lstmgen.generation import Tail
+from keras_lstmgen.generation.text_generation import Tail
 from keras_lstmgen.tokenizers import sentencepiece_trainer, tokenizer
 from keras_lstmgen.tokenizers.tokenizer import Tokenizer
 from keras_lstmgen.utils.errors import UserError

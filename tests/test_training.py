@@ -22,14 +22,15 @@ import tensorflow as tf
 from numpy.typing import NDArray
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
-from keras_lstmgen import callbacks, checkpoint, evaluation, generation, reports, training
+from keras_lstmgen import callbacks, checkpoint, evaluation, reports, training
 from keras_lstmgen.config import recipe
 from keras_lstmgen.data import stream_windows, token_cache
+from keras_lstmgen.generation import text_generation
+from keras_lstmgen.generation.sampling import Options
 from keras_lstmgen.models import run_directory
 from keras_lstmgen.models.builder import build
 from keras_lstmgen.optimizer import Adam
 from keras_lstmgen.reporting import console
-from keras_lstmgen.sampling import Options
 from keras_lstmgen.system import signals
 from keras_lstmgen.utils.errors import UserError
 
@@ -152,7 +153,7 @@ def test_ctrl_c_within_an_epoch_saves_and_what_follows_is_as_if_nothing_had_happ
     assert f"Stopped by Ctrl-C, and saved. To go on: keras-lstmgen train --resume {folder}" in capsys.readouterr().out
     assert progress(folder)["windows"] == 70
     assert [row[0] for row in losses(folder)] == [52, 70]
-    assert generation.generate(run_directory.load(folder), "The ", 20)[0].finish_reason == "length"
+    assert text_generation.generate(run_directory.load(folder), "The ", 20)[0].finish_reason == "length"
 
     training.resume(folder, small)
     assert re.findall(r"^epoch (\d+)  ", capsys.readouterr().out, re.M) == ["2", "3"]
@@ -474,7 +475,7 @@ def test_each_epoch_leaves_a_sample_with_its_settings(straight: Path) -> None:
     assert re.findall(r"^--- after (.*)$", text, re.M) == [f"{n}.00 epochs, temperature 0.8, seed 0" for n in (1, 2, 3)]
     model = run_directory.load(straight)
     best = int(np.argmin([row[2] for row in losses(straight)]))
-    again = generation.generate(model, "", training.SAMPLE_TOKENS, Options(temperature=0.8))[0].text
+    again = text_generation.generate(model, "", training.SAMPLE_TOKENS, Options(temperature=0.8))[0].text
     assert text.split("--- after ")[1:][best].split("\n", 1)[1] == f"{again}\n\n"
 
 

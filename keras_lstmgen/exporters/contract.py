@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_lstmgen import decode, sampling
-from keras_lstmgen.generation import unsampled_mask
+from keras_lstmgen.generation import decoding_loop, sampling
+from keras_lstmgen.generation.text_generation import unsampled_mask
 from keras_lstmgen.models import builder
 from keras_lstmgen.models.run_directory import Run
 from keras_lstmgen.utils.errors import UserError
@@ -62,9 +62,9 @@ class Graphs(tf.Module):
     ) -> dict[str, Any]:  # fmt: skip
         options = sampling.Rows(repetition_penalty, temperature, top_k, top_p, min_p)
         with tf.control_dependencies([*assertions(options), _read(ids)] if self.check_options else []):
-            text = decode.Text(state, tf.zeros([tf.shape(ids)[0], self.V], tf.bool))
+            text = decoding_loop.Text(state, tf.zeros([tf.shape(ids)[0], self.V], tf.bool))
             ids = tf.identity(ids) if self.check_options else ids
-        written = decode.write(self.weights, ids, text, noise, options, self.unsampled, self.end_id)
+        written = decoding_loop.write(self.weights, ids, text, noise, options, self.unsampled, self.end_id)
         return {"tokens": written.tokens, "logprobs": written.logprobs, "next_state": written.text.state}
 
     def _score(self, ids: Any, state: Any) -> dict[str, Any]:

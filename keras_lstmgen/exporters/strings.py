@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 import tensorflow_text
 
-from keras_lstmgen import decode, sampling
 from keras_lstmgen.exporters.contract import Graphs, assertions
+from keras_lstmgen.generation import decoding_loop, sampling
 from keras_lstmgen.models import builder
 from keras_lstmgen.models.run_directory import NONE, Run
 from keras_lstmgen.tokenizers.tokenizer import NEWLINE, UNK, WORD
@@ -69,14 +69,14 @@ class Strings(tf.Module):
         with tf.control_dependencies([*assertions(rows), _limited(limits)]):
             noise = noise_of(tf.broadcast_to(seed, [B]), _largest(limits))
         weights, metadata, limits = self.graphs.weights, self.metadata, tf.expand_dims(limits, 1)
-        batch, text = _right(self.prompt_ids(prompt)), decode.begin(B, metadata.state_size, metadata.vocab_size)
-        written = decode.write(
+        batch, text = _right(self.prompt_ids(prompt)), decoding_loop.begin(B, metadata.state_size, metadata.vocab_size)
+        written = decoding_loop.write(
             weights, batch.ids, text, noise, rows, self.graphs.unsampled, metadata.end_id,
             first=batch.first, limits=limits,
         )  # fmt: skip
         return self._told(written, limits)
 
-    def _told(self, written: decode.Written, limits: Any) -> dict[str, Any]:
+    def _told(self, written: decoding_loop.Written, limits: Any) -> dict[str, Any]:
         """What was written up to the end token or the limit."""
         ends = written.tokens == self.metadata.end_id
         before = tf.cumsum(tf.cast(ends, tf.int32), axis=1, exclusive=True) == 0

@@ -12,14 +12,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from keras_lstmgen import decode, evaluation, generation, sampling
+from keras_lstmgen import evaluation
 from keras_lstmgen.config import recipe
 from keras_lstmgen.data import example_batches, prepared_corpus, splits
 from keras_lstmgen.data.token_cache import encode_split
 from keras_lstmgen.exporters.contract import Call
+from keras_lstmgen.generation import decoding_loop, sampling, text_generation
+from keras_lstmgen.generation.sampling import Options
 from keras_lstmgen.models.builder import LARGE
 from keras_lstmgen.models.run_directory import Run
-from keras_lstmgen.sampling import Options
 from keras_lstmgen.utils.errors import UserError
 
 LARGEST_DIFFERENCE = 1e-4  # in a logit, below which two runtimes count as equal
@@ -78,8 +79,8 @@ class Trial(NamedTuple):
 
 def trial(run: Run, texts: int, tokens: int) -> Trial:
     """Let Keras write ``texts`` texts of ``tokens`` tokens, and read a few."""
-    call = generation.writer(run)
-    written = generation.generate(run, "", max(LENGTHS), seeds=range(max(texts, *BATCHES)), call=call)
+    call = text_generation.writer(run)
+    written = text_generation.generate(run, "", max(LENGTHS), seeds=range(max(texts, *BATCHES)), call=call)
     own = [np.array([run.metadata.start_id, *sample.tokens], np.int32) for sample in written]
     ids = np.stack([np.resize(text, max(LENGTHS)) for text in own[: max(BATCHES)]])
     cases = [_case(run, i, text) for i, text in enumerate(own[:texts])]
@@ -258,10 +259,10 @@ def _inputs(group: list[Case], tokens: int) -> tuple[Any, Any, sampling.Rows]:
     )
 
 
-def keras_texts(run: Run, call: generation.Writer, group: list[Case], tokens: int) -> Any:
+def keras_texts(run: Run, call: text_generation.Writer, group: list[Case], tokens: int) -> Any:
     """Tokens int32 [B, N] that Keras writes for B cases with prompts of one length."""
     ids, noise, options = _inputs(group, tokens)
-    text = decode.begin(len(group), run.metadata.state_size, run.metadata.vocab_size)
+    text = decoding_loop.begin(len(group), run.metadata.state_size, run.metadata.vocab_size)
     return call(ids, text, noise, options).tokens.numpy()
 
 

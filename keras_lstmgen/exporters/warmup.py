@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
-from keras_lstmgen import sampling
+from keras_lstmgen.generation import sampling
 from keras_lstmgen.models.run_directory import Run
 
 PLACE = Path("assets.extra/tf_serving_warmup_requests")

@@ -7,8 +7,8 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from keras_lstmgen import beam, decode, generation, sampling
-from keras_lstmgen.constraints import HostOptions
+from keras_lstmgen.generation import beam_search, decoding_loop, sampling, text_generation
+from keras_lstmgen.generation.logits_processors import HostOptions
 from keras_lstmgen.models.run_directory import Run
 from keras_lstmgen.reporting import console
 from keras_lstmgen.utils.errors import at_least
@@ -39,11 +39,11 @@ def answers(run: Run, sources: Sequence[str], limit: int) -> list[str]:
 
 def _writer(run: Run) -> Any:
     """The loop of ``decode.write`` over prompts of different lengths; traced once."""
-    weights, unsampled, end_id = run.weights, generation.unsampled_mask(run), run.metadata.end_id
+    weights, unsampled, end_id = run.weights, text_generation.unsampled_mask(run), run.metadata.end_id
 
     @tf.function(reduce_retracing=True, autograph=False)
-    def call(ids: Any, first: Any, text: decode.Text, noise: Any, rows: sampling.Rows) -> Any:
-        return decode.write(weights, ids, text, noise, rows, unsampled, end_id, first=first).tokens
+    def call(ids: Any, first: Any, text: decoding_loop.Text, noise: Any, rows: sampling.Rows) -> Any:
+        return decoding_loop.write(weights, ids, text, noise, rows, unsampled, end_id, first=first).tokens
 
     return call
 
@@ -51,7 +51,7 @@ def _writer(run: Run) -> Any:
 def _batch(run: Run, call: Any, prompts: list[list[int]], limit: int) -> list[str]:
     ids, first = right(prompts)
     B = len(prompts)
-    text = decode.begin(B, run.metadata.state_size, run.metadata.vocab_size)
+    text = decoding_loop.begin(B, run.metadata.state_size, run.metadata.vocab_size)
     tokens = call(ids, first, text, np.zeros((B, limit), np.float32), sampling.rows([GREEDY] * B))
     return [run.tokenizer.decode(row) for row in tokens.numpy()]  # end tokens vanish
 
@@ -63,16 +63,16 @@ def right(prompts: list[list[int]]) -> tuple[NDArray[np.int32], NDArray[np.int32
     return ids, np.array([[P - len(prompt)] for prompt in prompts], np.int32)
 
 
-def searched(run: Run, sources: Sequence[str], asked: beam.Search) -> list[str]:
+def searched(run: Run, sources: Sequence[str], asked: beam_search.Search) -> list[str]:
     """The best answer to each source that a beam search finds; so many searches go side by side."""
-    step, limits = decode.stepper(run.weights), generation.constrained(run, HostOptions())
+    step, limits = decoding_loop.stepper(run.weights), text_generation.constrained(run, HostOptions())
     S, found = run.metadata.state_size, list[str]()
     with console.progress_bar() as bar:
         task = bar.add_task(f"answers, {asked.beams} beams", total=len(sources), figures="")
         for start in range(0, len(sources), ROWS):
             prompts = [run.prompt_ids(source + "\n") for source in sources[start : start + ROWS]]
-            for texts in beam.together(step, [beam.searching(asked, limits, ids, S) for ids in prompts]):
-                found.append(generation.of_search(texts[0], generation.Tail(run.tokenizer, ())).text)
+            for texts in beam_search.together(step, [beam_search.searching(asked, limits, ids, S) for ids in prompts]):
+                found.append(text_generation.of_search(texts[0], text_generation.Tail(run.tokenizer, ())).text)
             bar.advance(task, len(prompts))
     return found
 
@@ -87,16 +87,16 @@ def drawn(run: Run, sources: Sequence[str], number: int, limit: int) -> dict[str
         limit: most tokens of a text.
     """
     at_least("number", number, 0)
-    call = generation.writer(run)
+    call = text_generation.writer(run)
     return {source: _drawn(run, call, source, number, limit) for source in sources}
 
 
-def _drawn(run: Run, call: generation.Writer, source: str, number: int, limit: int) -> list[str]:
+def _drawn(run: Run, call: text_generation.Writer, source: str, number: int, limit: int) -> list[str]:
     found, prompt = list[str](), source + "\n" if source else ""
     with console.progress_bar() as bar:
         task = bar.add_task(f"samples: {source}" if source else "samples", total=number, figures="")
         for start in range(0, number, ROWS):
             seeds = range(start, min(start + ROWS, number))
-            found += [sample.text for sample in generation.generate(run, prompt, limit, seeds=seeds, call=call)]
+            found += [sample.text for sample in text_generation.generate(run, prompt, limit, seeds=seeds, call=call)]
             bar.advance(task, len(seeds))
     return found

@@ -19,15 +19,15 @@ import numpy as np
 from rich.markup import escape
 from rich.text import Text as Styled
 
-from keras_lstmgen import generation
 from keras_lstmgen.config import recipe
 from keras_lstmgen.data import prepared_corpus, sources, splits
 from keras_lstmgen.data.readers import pair
-from keras_lstmgen.decode import Text
-from keras_lstmgen.generation import Sample, Writer
+from keras_lstmgen.generation import text_generation
+from keras_lstmgen.generation.decoding_loop import Text
+from keras_lstmgen.generation.sampling import Options
+from keras_lstmgen.generation.text_generation import Sample, Writer
 from keras_lstmgen.models.run_directory import NONE, Metadata, Run
 from keras_lstmgen.reporting import console
-from keras_lstmgen.sampling import Options
 from keras_lstmgen.system import signals
 from keras_lstmgen.tokenizers.tokenizer import BYTE_BY_BYTE, Tokenizer
 from keras_lstmgen.utils import numerals
@@ -128,7 +128,7 @@ def answer(
     """Answer a line; what the state has read already of what is to be answered is not read again."""
     asked, run = _to_answer(speaker, talk, line), speaker.run
     held = _held(talk, asked)
-    (sample,), text = generation.go_on(
+    (sample,), text = text_generation.go_on(
         run, asked[len(held.ids) :], _text(run, held), speaker.max_new_tokens, speaker.options,
         seeds=[seed], emit=lambda _, new: emit(new), call=speaker.call, broken_off=broken_off,
     )  # fmt: skip

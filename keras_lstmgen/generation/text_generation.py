@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from keras_lstmgen import beam, constraints, sampling
-from keras_lstmgen.constraints import Constraints, Draft, HostOptions
-from keras_lstmgen.decode import Step, Text, begin, write
+from keras_lstmgen.generation import beam_search, logits_processors, sampling
+from keras_lstmgen.generation.decoding_loop import Step, Text, begin, write
+from keras_lstmgen.generation.logits_processors import Constraints, Draft, HostOptions
+from keras_lstmgen.generation.sampling import Options
 from keras_lstmgen.models.builder import Weights, in_parts
 from keras_lstmgen.models.run_directory import Run
-from keras_lstmgen.sampling import Options
 from keras_lstmgen.tokenizers.tokenizer import BYTE_BY_BYTE, Tokenizer
 from keras_lstmgen.utils.errors import at_least, not_empty
 
@@ -62,7 +62,7 @@ def unsampled_mask(run: Run) -> np.ndarray[Any, np.dtype[np.bool_]]:
 
 def constrained(run: Run, options: HostOptions) -> Constraints:
     """Work out the host's options for a run."""
-    return constraints.compiled(options, run.tokenizer, run.metadata.unsampled_ids, run.metadata.end_id)
+    return logits_processors.compiled(options, run.tokenizer, run.metadata.unsampled_ids, run.metadata.end_id)
 
 
 def generate(
@@ -127,7 +127,7 @@ def go_on(
             Sample(),
             Tail(run.tokenizer, stop),
             partial(emit, row),
-            limits and constraints.begin(limits, ids[row]),
+            limits and logits_processors.begin(limits, ids[row]),
             keep,
         )
         for row in range(len(seeds))
@@ -153,7 +153,7 @@ def search(
     run: Run,
     step: Step,
     prompt: str,
-    asked: beam.Search,
+    asked: beam_search.Search,
     *,
     limits: Constraints | None = None,
     stop: Sequence[str] = (),
@@ -172,7 +172,7 @@ def search(
         return any(word in text for word in words)
 
     limits, ids = limits or constrained(run, HostOptions()), run.prompt_ids(prompt)
-    found = beam.search(step, asked, limits, ids, run.metadata.state_size, over)
+    found = beam_search.search(step, asked, limits, ids, run.metadata.state_size, over)
     return [of_search(text, Tail(run.tokenizer, stop)) for text in found]
 
 
@@ -184,7 +184,7 @@ def _end(tokenizer: Tokenizer, tokens: Sequence[int], size: int) -> str:
     return tokenizer.decode(tokens[start:])
 
 
-def of_search(text: beam.Hypothesis, tail: "Tail") -> Sample:
+def of_search(text: beam_search.Hypothesis, tail: "Tail") -> Sample:
     """A text of a beam search in the form of others."""
     sample = Sample(
         tokens=text.tokens, length=len(text.tokens), logprob=text.logprob, note=text.outlook.note, score=text.score
@@ -210,7 +210,7 @@ def logprobs(run: Run, step: Step, prompt: str, tokens: Sequence[int], K: int) -
         logits, state = step(np.array([token]), state)
     told = []
     for position, token in enumerate(tokens):
-        row = beam.log_softmax(logits)[0]
+        row = beam_search.log_softmax(logits)[0]
         likeliest = [_thought(run, int(other), row) for other in np.argsort(-row, kind="stable")[:K]]
         told.append({"position": position, **_thought(run, token, row), "top_logprobs": likeliest})
         logits, state = step(np.array([token]), state)
@@ -241,7 +241,7 @@ def _bias(texts: list[_Growing], limits: Constraints | None) -> Any:
     for bias, growing in zip(biases, texts, strict=True):
         if growing.draft is None or growing.sample.finish_reason:
             continue
-        outlook = constraints.outlook(limits, growing.draft)
+        outlook = logits_processors.outlook(limits, growing.draft)
         if outlook.over:
             growing.sample.note = outlook.note
             _finish(growing, "stop")
@@ -261,7 +261,7 @@ def _take(growing: _Growing, tokens: Any, logprobs: Any, end_id: int) -> None:
             sample.tokens.append(int(token))
         sample.logprob += float(logprob)
         if growing.draft:
-            growing.draft = constraints.follow(growing.draft, int(token), end_id)
+            growing.draft = logits_processors.follow(growing.draft, int(token), end_id)
         _add(growing, tail.push(int(token)))
         if token == end_id or tail.stopped:
             _finish(growing, "stop")
@@ -276,7 +276,7 @@ def _finish(growing: _Growing, reason: str) -> None:
     if not growing.tail.stopped:
         _add(growing, growing.tail.flush())
     sample.text = "".join(growing.parts)
-    if growing.draft and constraints.unfinished(growing.draft):
+    if growing.draft and logits_processors.unfinished(growing.draft):
         sample.note = "; ".join(filter(None, [sample.note, UNFINISHED]))
 
 

@@ -22,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_lstmgen import pattern
+from keras_lstmgen.generation import regex_mask
 from keras_lstmgen.tokenizers.tokenizer import Tokenizer
 from keras_lstmgen.utils import numerals
 from keras_lstmgen.utils.errors import UserError
@@ -66,7 +66,7 @@ class Constraints(NamedTuple):
     options: HostOptions
     fixed: Floats  # [V], what logit_bias adds; minus infinity also for what a model never writes
     end_id: int
-    match: pattern.Match | None  # of an empty text
+    match: regex_mask.Match | None  # of an empty text
 
 
 class Draft(NamedTuple):
@@ -74,7 +74,7 @@ class Draft(NamedTuple):
 
     ids: Ids  # prompt and output
     begins: int  # where the output does
-    match: pattern.Match | None
+    match: regex_mask.Match | None
 
     @property
     def output(self) -> Ids:
@@ -100,7 +100,7 @@ def compiled(options: HostOptions, tokenizer: Tokenizer, unsampled_ids: Sequence
             fixed[token] = value
         elif value > 0:
             raise UserError(f"--logit-bias '{word}': this model never writes {tokenizer.piece(token)!r}")
-    match = None if options.regex is None else pattern.begin(options.regex, tokenizer, fixed > -np.inf)
+    match = None if options.regex is None else regex_mask.begin(options.regex, tokenizer, fixed > -np.inf)
     return Constraints(options, fixed, end_id, match)
 
 
@@ -140,7 +140,7 @@ def begin(constraints: Constraints, ids: Sequence[int]) -> Draft:
 
 def follow(draft: Draft, token: int, end_id: int) -> Draft:
     """Write one token more, one that was allowed."""
-    match = pattern.follow(draft.match, token) if draft.match and token != end_id else draft.match
+    match = regex_mask.follow(draft.match, token) if draft.match and token != end_id else draft.match
     return draft._replace(ids=np.append(draft.ids, np.int32(token)), match=match)
 
 
@@ -153,8 +153,8 @@ def outlook(constraints: Constraints, draft: Draft) -> Outlook:
     twice = repeats(draft.ids, options.no_repeat_ngram)
     bias[twice] = -np.inf
     if draft.match:
-        possible = pattern.allowed(draft.match)
-        finished = pattern.complete(draft.match)
+        possible = regex_mask.allowed(draft.match)
+        finished = regex_mask.complete(draft.match)
         if finished and not (possible & (fixed > -np.inf)).any():
             return Outlook(bias, over=True)
         possible[constraints.end_id] = finished
@@ -198,4 +198,4 @@ def _forbidding(options: HostOptions, repeated: bool) -> str:
 
 def unfinished(draft: Draft) -> bool:
     """Say whether a text that ends here is no match of its pattern."""
-    return draft.match is not None and not pattern.complete(draft.match)
+    return draft.match is not None and not regex_mask.complete(draft.match)

@@ -29,9 +29,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_lstmgen import constraints
-from keras_lstmgen.constraints import Constraints, Draft, Outlook
-from keras_lstmgen.decode import Step
+from keras_lstmgen.generation import logits_processors
+from keras_lstmgen.generation.decoding_loop import Step
+from keras_lstmgen.generation.logits_processors import Constraints, Draft, Outlook
 from keras_lstmgen.utils.errors import UserError, at_least, not_empty
 
 MOST = 65_536  # beams
@@ -125,8 +125,8 @@ def searching(
 ) -> Searching:
     """The search that ``search`` is about: yields what it wants to be read, is sent the logits and states behind it."""
     not_empty("ids", ids)
-    first = constraints.begin(limits, ids)
-    empty = Hypothesis(first, constraints.outlook(limits, first))
+    first = logits_processors.begin(limits, ids)
+    empty = Hypothesis(first, logits_processors.outlook(limits, first))
     if empty.outlook.over:
         return [empty._replace(ended=True)]
     living, found = [empty], list[Hypothesis]()
@@ -161,8 +161,8 @@ def _children(
     children = []
     for place in _largest(totals.ravel(), 2 * asked.beams):
         parent, token = divmod(int(place), totals.shape[1])
-        draft = constraints.follow(living[parent].draft, token, limits.end_id)
-        outlook = constraints.outlook(limits, draft)
+        draft = logits_processors.follow(living[parent].draft, token, limits.end_id)
+        outlook = logits_processors.outlook(limits, draft)
         child = Hypothesis(
             draft,
             outlook,

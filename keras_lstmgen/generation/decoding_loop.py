@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from keras_lstmgen import sampling
+from keras_lstmgen.generation import sampling
 from keras_lstmgen.models.builder import Weights, column, in_parts, pick, put, state_size, step
 
 NO_ID = -1
