@@ -17,8 +17,9 @@ from typing import Any
 from benchmarks import measure
 from benchmarks.measure import Table, publish
 from benchmarks.workers import ROOT
-from keras_lstmgen import reports, training
+from keras_lstmgen import training
 from keras_lstmgen.config import recipe
+from keras_lstmgen.evaluation import reports
 from keras_lstmgen.files import atomic
 from keras_lstmgen.models import run_directory as runs
 

@@ -22,9 +22,10 @@ from keras_lstmgen.system.native_stderr import quiet
 from keras_lstmgen.utils.errors import UserError, at_least, typed
 
 with quiet():
-    from keras_lstmgen import inspection, reports, training
+    from keras_lstmgen import inspection, training
     from keras_lstmgen.data import prepared_corpus, sources, splits
     from keras_lstmgen.distribution import workers
+    from keras_lstmgen.evaluation import reports
     from keras_lstmgen.exporters import export_run
     from keras_lstmgen.generation import beam_search, chat_session, decoding_loop, text_generation
     from keras_lstmgen.generation.logits_processors import HostOptions

@@ -12,12 +12,12 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from keras_lstmgen import evaluation
 from keras_lstmgen.config import auto_sizes, recipe
 from keras_lstmgen.data import example_batches, prepared_corpus, stream_windows
 from keras_lstmgen.data.splits import Split
 from keras_lstmgen.data.token_cache import Encoded, encode
 from keras_lstmgen.distribution import workers
+from keras_lstmgen.evaluation import likelihood
 from keras_lstmgen.layers import lstm, native_ops
 from keras_lstmgen.models.builder import parameters
 from keras_lstmgen.reporting import console
@@ -160,7 +160,7 @@ def counts(settings: recipe.Recipe, encoded: Encoded, split: Split) -> dict[str,
     """
     amounts, ids = encoded.counts[split], getattr(encoded, split)
     if settings.carries:
-        return evaluation.predicted(amounts, int(ids[:1][0]), encoded.tokenizer)
+        return likelihood.predicted(amounts, int(ids[:1][0]), encoded.tokenizer)
     starts = 0 if settings.corpus.is_pairs else amounts["documents"]
     return amounts | {"tokens": amounts["tokens"] - starts}
 

@@ -12,7 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_lstmgen import callbacks, checkpoint, evaluation, material
+from keras_lstmgen import callbacks, checkpoint, material
 from keras_lstmgen.callbacks import Keep, Pace, Validate
 from keras_lstmgen.checkpoint import Progress
 from keras_lstmgen.config import recipe
@@ -20,6 +20,7 @@ from keras_lstmgen.data import example_batches, prepared_corpus, sources, stream
 from keras_lstmgen.data.splits import validates_on
 from keras_lstmgen.data.token_cache import SPLITS, Encoded
 from keras_lstmgen.distribution import workers
+from keras_lstmgen.evaluation import likelihood
 from keras_lstmgen.files import atomic
 from keras_lstmgen.generation import text_generation
 from keras_lstmgen.generation.sampling import Options
@@ -328,15 +329,15 @@ def _loss(settings: recipe.Recipe, encoded: Encoded, writes: Run) -> Callable[[C
 
     It tells what it is given how far it is, now and then.
     """
-    held_out, score = material.held_out(encoded), evaluation.scorer(writes.weights)
+    held_out, score = material.held_out(encoded), likelihood.scorer(writes.weights)
     if not settings.carries:
         tried = material.tried(settings, encoded)
         return lambda advance: (
-            evaluation.examples_nats(writes.weights, tried, score, advance) / example_batches.predicted(tried)
+            likelihood.examples_nats(writes.weights, tried, score, advance) / example_batches.predicted(tried)
         )
     parts = max(1, min(64, len(held_out) // 2048))
     N = len(held_out) - 1
-    return lambda advance: evaluation.total_nats(writes.weights, held_out, parts, score, advance) / N
+    return lambda advance: likelihood.total_nats(writes.weights, held_out, parts, score, advance) / N
 
 
 def hand_over(model: keras.Sequential, twin: keras.Sequential) -> None:
@@ -378,7 +379,7 @@ def _conclude(settings: recipe.Recipe, encoded: Encoded, folder: Path, pace: Pac
     validation = material.counts(settings, encoded, "validation")
     whole = len(material.held_out(encoded)) == len(encoded.validation)
     nats = best["val_loss"] * validation["tokens"]  # per token as measured, for the whole text's counts
-    loss = evaluation.measures(nats, validation)
+    loss = likelihood.measures(nats, validation)
     metrics = {
         "validation": loss,
         "validation_tokens_scored": material.scored(settings, encoded),

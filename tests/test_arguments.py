@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from keras_lstmgen import evaluation, inspection, probes
+from keras_lstmgen import inspection, probes
 from keras_lstmgen.config import recipe
+from keras_lstmgen.evaluation import likelihood
 from keras_lstmgen.exporters import export_run
 from keras_lstmgen.generation import batch_generation, beam_search, chat_session, decoding_loop, text_generation
 from keras_lstmgen.generation.logits_processors import HostOptions
@@ -59,10 +60,10 @@ CALLS: dict[str, Callable[[run_directory.Run], Any]] = {
     "number: -1 is out of range": lambda model: batch_generation.drawn(model, [""], -1, 3),
     "--memory: -1 is out of range": lambda model: speaker(model, memory=-1),
     "--max-new-tokens: -1 is out of range": lambda model: speaker(model, max_new_tokens=-1),
-    "parts: 0 is out of range": lambda model: evaluation.total_nats(model.weights, IDS, 0),
-    "ids: their number: 0 is out of range; give 2": lambda model: evaluation.fresh_nats(model.weights, NO_IDS),
-    "length: 0 is out of range": lambda model: evaluation.fresh_nats(model.weights, IDS, 0),
-    "windows: 0 is out of range": lambda model: evaluation.fresh_nats(model.weights, IDS, 2, 0),
+    "parts: 0 is out of range": lambda model: likelihood.total_nats(model.weights, IDS, 0),
+    "ids: their number: 0 is out of range; give 2": lambda model: likelihood.fresh_nats(model.weights, NO_IDS),
+    "length: 0 is out of range": lambda model: likelihood.fresh_nats(model.weights, IDS, 0),
+    "windows: 0 is out of range": lambda model: likelihood.fresh_nats(model.weights, IDS, 2, 0),
     "--format: is empty": lambda _: exported(formats=()),
     "export.formats: 'verify' is not one of": lambda _: exported(formats=("verify",)),
     "export.texts: 0 is out of range": lambda _: exported(texts=0),

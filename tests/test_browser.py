@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_lstmgen.evaluation import total_nats
+from keras_lstmgen.evaluation.likelihood import total_nats
 from keras_lstmgen.generation import sampling, text_generation
 from keras_lstmgen.models import run_directory
 from keras_lstmgen.system import cpu

@@ -12,9 +12,10 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keras_lstmgen import checkpoint, evaluation, reports, training
+from keras_lstmgen import checkpoint, training
 from keras_lstmgen.config import auto_sizes, recipe
 from keras_lstmgen.data import example_batches
+from keras_lstmgen.evaluation import likelihood, reports
 from keras_lstmgen.models import builder, run_directory
 from keras_lstmgen.tokenizers.tokenizer import END, NEWLINE, START
 from keras_lstmgen.utils.errors import UserError
@@ -89,7 +90,7 @@ def test_the_measured_loss_is_that_of_each_by_itself() -> None:
                 keras.losses.sparse_categorical_crossentropy(ids[:, 1:], built(ids[:, :-1]), from_logits=True)
             )
         )
-    together = evaluation.examples_nats(weights, example_batches.documents(laid(made)), evaluation.scorer(weights))
+    together = likelihood.examples_nats(weights, example_batches.documents(laid(made)), likelihood.scorer(weights))
     np.testing.assert_allclose(together, alone, rtol=1e-5)
 
 

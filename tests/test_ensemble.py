@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_lstmgen import checkpoint, evaluation, training
+from keras_lstmgen import checkpoint, training
 from keras_lstmgen.config import recipe
+from keras_lstmgen.evaluation import likelihood
 from keras_lstmgen.exporters import export_run
 from keras_lstmgen.files import atomic
 from keras_lstmgen.layers import ensemble
@@ -51,7 +52,7 @@ def test_it_is_scored_as_it_writes() -> None:
     weights = builder.weights_of(builder.build(SETTINGS, V))
     nothing = tf.zeros((B, 2 * K * L * H))
     slow, end = builder.score(weights, tf.constant(IDS, tf.int32), nothing)
-    fast, last = evaluation.scorer(weights)(tf.constant(IDS, tf.int32), nothing)
+    fast, last = likelihood.scorer(weights)(tf.constant(IDS, tf.int32), nothing)
     np.testing.assert_allclose(fast, slow, atol=1e-5)
     np.testing.assert_allclose(last, end, atol=1e-5)
 
@@ -88,8 +89,8 @@ def several(settings: recipe.Recipe, tmp_path_factory: pytest.TempPathFactory) -
 def test_it_is_better_than_each_of_its_members_on_held_out_text(several: Path) -> None:
     loaded = run_directory.load(several)
     ids = np.array(loaded.tokenizer.encode("The value of the expression is the list of its items. " * 20), np.int32)
-    whole = evaluation.total_nats(loaded.weights, ids)
-    each = [evaluation.total_nats(member, ids) for member in builder.each_member(loaded.weights)]
+    whole = likelihood.total_nats(loaded.weights, ids)
+    each = [likelihood.total_nats(member, ids) for member in builder.each_member(loaded.weights)]
     assert whole < np.mean(each)  # the mean of probabilities is never worse than their mean logarithm (Jensen)
 
 

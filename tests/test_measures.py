@@ -14,9 +14,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rouge_score import rouge_scorer
 
-from keras_lstmgen import cli, evaluation, kinds, measures, ngram, reports, similar, tasks, training, verses
+from keras_lstmgen import cli, training
 from keras_lstmgen.config import recipe
 from keras_lstmgen.data import example_batches, splits, token_cache
+from keras_lstmgen.evaluation import (
+    likelihood,
+    metrics,
+    naive_bayes,
+    ngram_model,
+    quatrains,
+    reports,
+    task_metrics,
+    tfidf_retrieval,
+)
 from keras_lstmgen.generation import (
     batch_generation,
     beam_search,
@@ -51,12 +61,12 @@ def test_bleu_takes_all_targets_of_a_source_however_many_it_has() -> None:
             guessed = [count + ours.total() * (place == n - 1) for place, count in enumerate(guessed)]
     length, closest = 7 + 7, 7 + 6
     precision = math.exp(sum(math.log(a / b) for a, b in zip(right, guessed, strict=True)) / 4)
-    score = measures.bleu(given, targets)
+    score = metrics.bleu(given, targets)
     assert score["bleu"] == pytest.approx(100 * precision * min(1, math.exp(1 - closest / length)))
     assert f"version:{sacrebleu.__version__}" in score["signature"]
     assert "nrefs:var" in score["signature"]
     one = sacrebleu.corpus_bleu(given, [[known[0] for known in targets]]).score
-    assert measures.bleu(given, [known[:1] for known in targets])["bleu"] == pytest.approx(one)
+    assert metrics.bleu(given, [known[:1] for known in targets])["bleu"] == pytest.approx(one)
 
 
 def test_rouge_is_the_library_s_f1_against_the_nearest_target() -> None:
@@ -67,31 +77,29 @@ def test_rouge_is_the_library_s_f1_against_the_nearest_target() -> None:
             max(scorer.score(target, answer)[kind].fmeasure for target in known)
             for answer, known in zip(given, targets, strict=True)
         ]
-        assert measures.rouge(given, targets)[name] == pytest.approx(sum(best) / 2)
+        assert metrics.rouge(given, targets)[name] == pytest.approx(sum(best) / 2)
     # Without its stem: "new" and "loss", "a" too: 3 of 3 and 3 of 5.
-    assert measures.rouge(given[1:], targets[1:])["rouge_1"] == pytest.approx(2 * 1 * 0.6 / 1.6)
+    assert metrics.rouge(given[1:], targets[1:])["rouge_1"] == pytest.approx(2 * 1 * 0.6 / 1.6)
 
 
 def test_the_first_sentence_ends_with_its_mark_and_not_within_a_number() -> None:
-    assert (
-        measures.first_sentence("It is 3.5 % better, e.g. here. It wins! Or not.") == "It is 3.5 % better, e.g. here."
-    )
-    assert measures.first_sentence("这是一。这是二。") == "这是一。"
-    assert measures.first_sentence("no mark") == "no mark"
+    assert metrics.first_sentence("It is 3.5 % better, e.g. here. It wins! Or not.") == "It is 3.5 % better, e.g. here."
+    assert metrics.first_sentence("这是一。这是二。") == "这是一。"
+    assert metrics.first_sentence("no mark") == "no mark"
 
 
 def test_answers_match_after_squad_s_normalisation() -> None:
-    assert measures.normalised("  The U.S.A.,\tan  Area") == "usa area"
-    assert measures.normalised("Theory of a band") == "theory of band"
-    found = measures.exact_match(["the Beatles!", "John Lennon", "no"], [["Beatles"], ["x", "Lennon"], ["The"]])
+    assert metrics.normalised("  The U.S.A.,\tan  Area") == "usa area"
+    assert metrics.normalised("Theory of a band") == "theory of band"
+    found = metrics.exact_match(["the Beatles!", "John Lennon", "no"], [["Beatles"], ["x", "Lennon"], ["The"]])
     assert found == {"exact_match": pytest.approx(1 / 3), "f1": pytest.approx((1 + 2 * 1 * 0.5 / 1.5 + 0) / 3)}
 
 
 @given(texts, texts)
 def test_token_f1_is_the_harmonic_mean_of_precision_and_recall(answer: str, target: str) -> None:
-    ours, theirs = measures.normalised(answer).split(), measures.normalised(target).split()
+    ours, theirs = metrics.normalised(answer).split(), metrics.normalised(target).split()
     same = sum(min(ours.count(word), theirs.count(word)) for word in set(ours))
-    found = measures.exact_match([answer], [[target]])["f1"]
+    found = metrics.exact_match([answer], [[target]])["f1"]
     if not ours or not theirs:
         assert found == (ours == theirs)
     elif not same:
@@ -102,46 +110,50 @@ def test_token_f1_is_the_harmonic_mean_of_precision_and_recall(answer: str, targ
 
 
 def test_recall_counts_answers_that_are_a_target_word_for_word() -> None:
-    assert measures.recall(["Fine.", "fine.", "bye"], [["Well.", "Fine."], ["Fine."], ["see you"]]) == pytest.approx(
+    assert metrics.recall(["Fine.", "fine.", "bye"], [["Well.", "Fine."], ["Fine."], ["see you"]]) == pytest.approx(
         1 / 3
     )
 
 
 def test_distinct_bigrams_are_counted_over_all_answers_and_in_any_script() -> None:
-    assert measures.distinct_2(["I do not know.", "I do not", "yes"]) == pytest.approx(3 / 5)
-    assert measures.distinct_2(["我不知道", "我不"]) == pytest.approx(3 / 4)
-    assert measures.distinct_2(["yes", ""]) == 0
+    assert metrics.distinct_2(["I do not know.", "I do not", "yes"]) == pytest.approx(3 / 5)
+    assert metrics.distinct_2(["我不知道", "我不"]) == pytest.approx(3 / 4)
+    assert metrics.distinct_2(["yes", ""]) == 0
 
 
 @given(st.lists(texts, min_size=1, max_size=8), texts)
 def test_the_most_similar_text_is_that_of_the_largest_cosine(known: list[str], asked: str) -> None:
     """Against vectors over all words."""
-    every = sorted({word for text in known for word in measures.words(text)})
-    rarity = [1 + math.log((1 + len(known)) / (1 + sum(w in measures.words(text) for text in known))) for w in every]
+    every = sorted({word for text in known for word in metrics.words(text)})
+    rarity = [1 + math.log((1 + len(known)) / (1 + sum(w in metrics.words(text) for text in known))) for w in every]
 
     def vector(text: str) -> np.ndarray[Any, Any]:
-        found = np.array([measures.words(text).count(word) for word in every], float) * rarity
+        found = np.array([metrics.words(text).count(word) for word in every], float) * rarity
         return found / max(float(np.linalg.norm(found)), 1e-9)
 
     cosines = [float(vector(text) @ vector(asked)) for text in known]
-    assert cosines[similar.nearest(similar.index(known), asked)] == pytest.approx(max(cosines), abs=1e-6)
+    assert cosines[tfidf_retrieval.nearest(tfidf_retrieval.index(known), asked)] == pytest.approx(
+        max(cosines), abs=1e-6
+    )
 
 
 def test_of_equally_similar_texts_the_first_counts() -> None:
-    known = similar.index(["who wrote Hamlet", "the red one", "the red one", "it"])
-    assert similar.nearest(known, "the red") == 1
-    assert similar.nearest(known, "nothing else") == 0
+    known = tfidf_retrieval.index(["who wrote Hamlet", "the red one", "the red one", "it"])
+    assert tfidf_retrieval.nearest(known, "the red") == 1
+    assert tfidf_retrieval.nearest(known, "nothing else") == 0
 
 
 def test_the_judge_is_naive_bayes_over_words_and_pairs_of_words() -> None:
-    known = kinds.judge([("spam", "buy now"), ("spam", "buy it"), ("ham", "it is here")])
-    assert kinds.features("New York, new") == ["new", "york", "new", "new york", "york new"]
+    known = naive_bayes.judge([("spam", "buy now"), ("spam", "buy it"), ("ham", "it is here")])
+    assert naive_bayes.features("New York, new") == ["new", "york", "new", "new york", "york new"]
     # spam: buy 2, now, it, "buy now", "buy it": 6; ham: it, is, here, "it is", "is here": 5; 9 features in all.
-    assert kinds._log_likelihood(known, "spam", kinds.features("buy here")) == pytest.approx(
+    assert naive_bayes._log_likelihood(known, "spam", naive_bayes.features("buy here")) == pytest.approx(
         math.log(2) + math.log(3 / 15) + math.log(1 / 15) + math.log(1 / 15)
     )
-    assert kinds._log_likelihood(known, "ham", kinds.features("it")) == pytest.approx(math.log(1) + math.log(2 / 14))
-    assert [kinds.kind(known, text) for text in ("buy now", "is here")] == ["spam", "ham"]
+    assert naive_bayes._log_likelihood(known, "ham", naive_bayes.features("it")) == pytest.approx(
+        math.log(1) + math.log(2 / 14)
+    )
+    assert [naive_bayes.kind(known, text) for text in ("buy now", "is here")] == ["spam", "ham"]
 
 
 # Counted characters
@@ -149,29 +161,29 @@ def test_the_judge_is_naive_bayes_over_words_and_pairs_of_words() -> None:
 
 def test_characters_are_counted_and_interpolated_as_witten_and_bell_do() -> None:
     """By hand: of "abab" a stands twice, b twice; behind a come b, b; behind b comes a."""
-    counts = ngram.counted(["aba", "b"])
+    counts = ngram_model.counted(["aba", "b"])
     unseen = 1 / 0x110000
     b = (2 + 2 * unseen) / (4 + 2)
-    assert ngram.probabilities(counts, "", "b")[0] == pytest.approx(b)
+    assert ngram_model.probabilities(counts, "", "b")[0] == pytest.approx(b)
     behind_a = (2 + 1 * b) / (2 + 1)
-    assert ngram.probabilities(counts, "a", "b", 2) == pytest.approx([b, behind_a])
+    assert ngram_model.probabilities(counts, "a", "b", 2) == pytest.approx([b, behind_a])
     behind_ba = (1 + 1 * behind_a) / (1 + 1)
-    assert ngram.probabilities(counts, "xba", "b", 4) == pytest.approx([b, behind_a, behind_ba, behind_ba])
-    assert ngram.probabilities(counts, "ab", "é", 3) == pytest.approx(
+    assert ngram_model.probabilities(counts, "xba", "b", 4) == pytest.approx([b, behind_a, behind_ba, behind_ba])
+    assert ngram_model.probabilities(counts, "ab", "é", 3) == pytest.approx(
         [2 * unseen / 6, (2 * unseen / 6) / 2, (2 * unseen / 6) / 2 / 2]
     )
     of_b_and_a = [-math.log(p) for p in (b, behind_a)], [-math.log((2 + 2 * unseen) / 6), -math.log((1 + b) / 2)]
-    assert ngram.nats(counts, ["a", "ba"], 2) == pytest.approx(np.mean(of_b_and_a, axis=0))
+    assert ngram_model.nats(counts, ["a", "ba"], 2) == pytest.approx(np.mean(of_b_and_a, axis=0))
 
 
 @given(st.lists(st.text("abc\n字"), max_size=6), st.text("abc\n字"))
 def test_counts_do_not_depend_on_where_a_text_is_cut_and_probabilities_sum_to_one(
     parts: list[str], before: str
 ) -> None:
-    counts = ngram.counted(parts)
-    assert counts == ngram.counted(["".join(parts)])
-    each = np.array([ngram.probabilities(counts, before, character) for character in "abc\n字"])
-    unseen = np.array(ngram.probabilities(counts, before, "z"))
+    counts = ngram_model.counted(parts)
+    assert counts == ngram_model.counted(["".join(parts)])
+    each = np.array([ngram_model.probabilities(counts, before, character) for character in "abc\n字"])
+    unseen = np.array(ngram_model.probabilities(counts, before, "z"))
     np.testing.assert_allclose(each.sum(axis=0) + (0x110000 - 5) * unseen, 1, rtol=1e-9)
 
 
@@ -179,8 +191,8 @@ def test_a_run_on_one_text_is_held_against_them(trained: Path, text: Path) -> No
     model = run_directory.load(trained)
     found = reports.evaluate(model, [], 0, 1, recipe.Evaluate(measures=("ngram",)))["measures"]["ngram"]
     whole = text.read_text(encoding="utf-8")
-    wanted = ngram.nats(ngram.counted([whole[:10_800]]), [whole[10_800:]])
-    assert list(found) == [f"up to {n} characters" for n in range(1, ngram.LONGEST + 1)]
+    wanted = ngram_model.nats(ngram_model.counted([whole[:10_800]]), [whole[10_800:]])
+    assert list(found) == [f"up to {n} characters" for n in range(1, ngram_model.LONGEST + 1)]
     assert [row["nats_per_character"] for row in found.values()] == pytest.approx(wanted)
     assert 1 < min(wanted) < wanted[0] < 4
 
@@ -209,7 +221,7 @@ SEVEN = "朝辭白帝彩雲間，千里江陵一日還！兩岸猿聲啼不住�
     ],
 )
 def test_a_quatrain_has_four_verses_of_five_or_seven(text: str, ends: tuple[str, str] | None) -> None:
-    assert verses.ends(text) == ends
+    assert quatrains.ends(text) == ends
 
 
 def poem(one: str, other: str) -> str:
@@ -223,18 +235,18 @@ def test_characters_rhyme_that_a_chain_of_pairs_joins_each_seen_often_enough() -
         + [poem("丁", "戊")] * 2
         + [poem("丁", "甲"), poem("己", "己")] * 1
     )
-    classes = verses.rhymes(known)
+    classes = quatrains.rhymes(known)
     assert set(classes) == set("甲乙丙丁戊")
-    assert verses.rhyme(classes, "甲", "丙")
-    assert not verses.rhyme(classes, "甲", "丁")
-    assert not verses.rhyme(classes, "甲", "甲")
-    assert not verses.rhyme(classes, "己", "庚")
-    assert verses.rhyme(verses.rhymes(known, seen=1), "丙", "戊")
+    assert quatrains.rhyme(classes, "甲", "丙")
+    assert not quatrains.rhyme(classes, "甲", "丁")
+    assert not quatrains.rhyme(classes, "甲", "甲")
+    assert not quatrains.rhyme(classes, "己", "庚")
+    assert quatrains.rhyme(quatrains.rhymes(known, seen=1), "丙", "戊")
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=12))
 def test_rhymes_are_the_connected_parts_of_the_pairs(made: list[tuple[int, int]]) -> None:
-    classes = verses.rhymes((poem(chr(0x4E00 + a), chr(0x4E00 + b)) for a, b in made), seen=1)
+    classes = quatrains.rhymes((poem(chr(0x4E00 + a), chr(0x4E00 + b)) for a, b in made), seen=1)
     joined = np.eye(10, dtype=bool)
     for a, b in made:
         joined[a, b] = joined[b, a] = True
@@ -242,16 +254,16 @@ def test_rhymes_are_the_connected_parts_of_the_pairs(made: list[tuple[int, int]]
         joined = joined @ joined
     for a in range(10):
         for b in range(10):
-            assert verses.rhyme(classes, chr(0x4E00 + a), chr(0x4E00 + b)) == (a != b and joined[a, b])
+            assert quatrains.rhyme(classes, chr(0x4E00 + a), chr(0x4E00 + b)) == (a != b and joined[a, b])
 
 
 def test_the_form_of_poems_is_a_share_of_all_of_them_and_chance_takes_other_ends() -> None:
-    classes = verses.rhymes([poem("甲", "乙"), poem("丙", "丁")] * 2)
+    classes = quatrains.rhymes([poem("甲", "乙"), poem("丙", "丁")] * 2)
     poems = [poem("甲", "乙"), "no poem", poem("丙", "丁"), poem("甲", "丙")]
-    assert verses.form(poems, classes) == {"four_equal_verses": 0.75, "rhyming": 0.5}
+    assert quatrains.form(poems, classes) == {"four_equal_verses": 0.75, "rhyming": 0.5}
     # Ends of fourth verses move on by one: (甲, 丙), (丙, 乙), (甲, 丁).
-    assert verses.by_chance(poems, classes) == 0
-    assert verses.by_chance([poem("甲", "丁"), poem("丙", "乙")], classes) == 1
+    assert quatrains.by_chance(poems, classes) == 0
+    assert quatrains.by_chance([poem("甲", "丁"), poem("丙", "乙")], classes) == 1
 
 
 # On a run
@@ -308,7 +320,7 @@ def small(folder: Path, values: dict[str, Any]) -> Path:
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Draw few samples."""
-    monkeypatch.setattr(tasks, "DRAWN", 20)
+    monkeypatch.setattr(task_metrics, "DRAWN", 20)
     monkeypatch.setattr(batch_generation, "ROWS", 7)
 
 
@@ -337,9 +349,9 @@ def test_the_loss_behind_another_source_tells_what_the_right_one_gives(colours: 
     settings = recipe.load(colours / run_directory.RECIPE).corpus
     token_cache.encode_split(settings, "validation", model.tokenizer, tmp_path / "ids", "<i4")
     found = example_batches.find(np.fromfile(tmp_path / "ids", "<i4"))
-    call = evaluation.scorer(model.weights)
+    call = likelihood.scorer(model.weights)
     right, other = (
-        evaluation.examples_nats(model.weights, part, call) for part in (found, example_batches.shuffled(found))
+        likelihood.examples_nats(model.weights, part, call) for part in (found, example_batches.shuffled(found))
     )
     assert counts["documents"] == example_batches.count(found)
     assert counts["tokens"] == example_batches.predicted(found)
@@ -388,7 +400,7 @@ def test_all_measures_of_answers_are_reported_and_shown(colours: Path, capsys: p
     found = json.loads((colours / "evaluation.json").read_text(encoding="utf-8"))["measures"]
     assert list(found) == ["bleu", "rouge", "exact_match", "recall", "distinct_2"]
     model, settings = run_directory.load(colours), recipe.load(colours / run_directory.RECIPE).corpus
-    known = tasks.by_source(splits.pieces(settings, "validation"))
+    known = task_metrics.by_source(splits.pieces(settings, "validation"))
     greedy = batch_generation.answers(model, list(known), 6)
     step, limits = (
         decoding_loop.stepper(model.weights),
@@ -399,17 +411,17 @@ def test_all_measures_of_answers_are_reported_and_shown(colours: Path, capsys: p
         for source in known
     ]
     training_pairs = [text.split("\n") for text in splits.pieces(settings, "train")]
-    index = similar.index(source for source, _ in training_pairs)
-    likened = [training_pairs[similar.nearest(index, source)][1] for source in known]
+    index = tfidf_retrieval.index(source for source, _ in training_pairs)
+    likened = [training_pairs[tfidf_retrieval.nearest(index, source)][1] for source in known]
     rows = {"greedy": greedy, "3 beams": best, "target of the most similar source": likened}
-    assert found["bleu"] == {name: measures.bleu(texts, list(known.values())) for name, texts in rows.items()}
+    assert found["bleu"] == {name: metrics.bleu(texts, list(known.values())) for name, texts in rows.items()}
     assert set(found["rouge"]) == {
         "greedy", "3 beams", "first sentence of the source", "target of another source",
     }  # fmt: skip
     frequent = Counter(target for _, target in training_pairs).most_common(1)[0][0]
     exact = found["exact_match"]
-    assert exact["greedy"] == pytest.approx(measures.exact_match(greedy, list(known.values())))
-    constant = measures.exact_match([frequent] * len(known), list(known.values()))
+    assert exact["greedy"] == pytest.approx(metrics.exact_match(greedy, list(known.values())))
+    constant = metrics.exact_match([frequent] * len(known), list(known.values()))
     assert exact["most frequent target"] == pytest.approx(constant)
     assert exact["greedy"]["exact_match"] > exact["most frequent target"]["exact_match"]
     assert found["recall"]["greedy"]["training_sources"] == len({source for source, _ in training_pairs})
@@ -445,7 +457,7 @@ def test_poems_are_held_against_their_form(poems: Path, capsys: pytest.CaptureFi
     prompt = "".join(recipe.load(poems / run_directory.RECIPE).corpus.labels)
     drawn = [sample.text for sample in text_generation.generate(run_directory.load(poems), prompt, 40, seeds=range(20))]
     assert found["generated"]["poems"] == 20
-    assert found["generated"]["four_equal_verses"] == sum(verses.ends(text) is not None for text in drawn) / 20
+    assert found["generated"]["four_equal_verses"] == sum(quatrains.ends(text) is not None for text in drawn) / 20
     assert found["held out"] == {"poems": 36, "four_equal_verses": 1.0, "rhyming": 1.0}
     assert found["rhyme table"] == {"characters": 6, "rhymes": 2}
 

@@ -11,10 +11,11 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keras_lstmgen import evaluation, training
+from keras_lstmgen import training
 from keras_lstmgen.config import recipe
 from keras_lstmgen.data import example_batches, splits
 from keras_lstmgen.data.token_cache import SPLITS, encode
+from keras_lstmgen.evaluation import likelihood
 from keras_lstmgen.exporters import export_run, verify
 from keras_lstmgen.files import atomic
 from keras_lstmgen.generation import sampling, text_generation
@@ -132,7 +133,7 @@ def test_the_measured_loss_is_that_of_each_example_by_itself() -> None:
         ids = np.array([[START, *source, NEWLINE, *target, END]])
         nats = keras.losses.sparse_categorical_crossentropy(ids[:, 1:], built(ids[:, :-1]), from_logits=True)
         alone += float(tf.reduce_sum(nats[:, len(source) + 1 :]))
-    together = evaluation.examples_nats(weights, example_batches.find(laid(made)), evaluation.scorer(weights))
+    together = likelihood.examples_nats(weights, example_batches.find(laid(made)), likelihood.scorer(weights))
     np.testing.assert_allclose(together, alone, rtol=1e-5)
 
 
@@ -146,7 +147,7 @@ def test_a_long_example_is_measured_in_windows_of_bounded_size(
     made = [tuple(dice.integers(4, V, n).tolist() for n in sizes) for sizes in lengths]
     settings = recipe.Model(embedding_size=E, units=H, layers=2, dropout=0.0, **values)
     weights, shapes = builder.weights_of(builder.build(settings, V)), list[tuple[int, int]]()
-    score, found = evaluation.scorer(weights), example_batches.find(laid(made))
+    score, found = likelihood.scorer(weights), example_batches.find(laid(made))
 
     def call(ids: Any, state: Any) -> Any:
         shapes.append(ids.shape)
@@ -157,9 +158,9 @@ def test_a_long_example_is_measured_in_windows_of_bounded_size(
         ids, before = example_batches.example(found, number, 1000)
         logprobs, _ = score(ids[np.newaxis], tf.zeros((1, builder.state_size(weights))))
         alone -= float(tf.reduce_sum(logprobs[0, before - 1 :]))
-    monkeypatch.setattr(evaluation, "WINDOW", 16)
-    monkeypatch.setattr(evaluation, "CELLS", 4 * 16 * V)
-    np.testing.assert_allclose(evaluation.examples_nats(weights, found, call), alone, rtol=1e-5)
+    monkeypatch.setattr(likelihood, "WINDOW", 16)
+    monkeypatch.setattr(likelihood, "CELLS", 4 * 16 * V)
+    np.testing.assert_allclose(likelihood.examples_nats(weights, found, call), alone, rtol=1e-5)
     assert all(P - 1 <= 16 and B * (P - 1) * V <= 4 * 16 * V for B, P in shapes)
     assert max(P - 1 for _, P in shapes) == 16
     assert max(B for B, _ in shapes) == 4
@@ -334,7 +335,7 @@ def test_every_artifact_answers_as_keras_does_in_ids_and_strings(colours: Path) 
 
 def test_rounded_weights_are_tried_on_pairs_each_read_by_itself(colours: Path) -> None:
     loaded = run_directory.load(colours)
-    reads, states = evaluation.scorer(loaded.weights), []
+    reads, states = likelihood.scorer(loaded.weights), []
 
     def call(graph: str, ids: Any, state: Any) -> dict[str, Any]:
         states.append((graph, ids[:, 0], state))
@@ -368,6 +369,6 @@ def test_where_the_corpus_is_gone_they_are_tried_on_what_keras_wrote_each_behind
 
 def test_it_learns_to_answer_from_its_source_and_says_so_in_every_unit(colours: Path) -> None:
     loaded = run_directory.load(colours)
-    told = evaluation.measures(0.0, {"tokens": 1, "characters": 1, "bytes": 1, "words": 1})
+    told = likelihood.measures(0.0, {"tokens": 1, "characters": 1, "bytes": 1, "words": 1})
     assert set(told) == set(loaded.metadata.metrics["validation"])
     assert loaded.metadata.metrics["validation"]["nats_per_token"] < 0.1  # by chance it would be about 0.8

@@ -12,8 +12,9 @@ import tensorflow as tf
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the benchmarks are no package that is installed
 from benchmarks import pointer as benchmark
-from keras_lstmgen import checkpoint, evaluation, training
+from keras_lstmgen import checkpoint, training
 from keras_lstmgen.config import recipe
+from keras_lstmgen.evaluation import likelihood
 from keras_lstmgen.exporters import export_run
 from keras_lstmgen.files import atomic
 from keras_lstmgen.layers import pointer_generator
@@ -93,8 +94,8 @@ def test_step_by_step_equals_the_whole_sequence(built: keras.Sequential) -> None
 def test_it_is_scored_as_it_writes_over_a_cut_too(built: keras.Sequential) -> None:
     weights, nothing = builder.weights_of(built), tf.zeros((B, builder.state_size(builder.weights_of(built))))
     slow, end = builder.score(weights, tf.constant(IDS), nothing)
-    first, between = evaluation.scorer(weights)(tf.constant(IDS[:, :4]), nothing)
-    second, last = evaluation.scorer(weights)(tf.constant(IDS[:, 3:]), between)
+    first, between = likelihood.scorer(weights)(tf.constant(IDS[:, :4]), nothing)
+    second, last = likelihood.scorer(weights)(tf.constant(IDS[:, 3:]), between)
     np.testing.assert_allclose(tf.concat([first, second], axis=1), slow, atol=1e-4)
     np.testing.assert_allclose(last, end, atol=1e-4)
 

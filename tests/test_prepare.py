@@ -15,12 +15,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keras_lstmgen import evaluation, reports, training
+from keras_lstmgen import training
 from keras_lstmgen.cli import main
 from keras_lstmgen.config import recipe
 from keras_lstmgen.config.recipe import Recipe
 from keras_lstmgen.data import prepared_corpus, sources, splits, token_cache
 from keras_lstmgen.data.token_cache import Encoded, encode
+from keras_lstmgen.evaluation import likelihood, reports
 from keras_lstmgen.models import run_directory
 from keras_lstmgen.tokenizers import tokenizer
 from keras_lstmgen.utils.errors import UserError
@@ -205,7 +206,7 @@ def test_training_on_a_prepared_folder_gives_the_model_of_the_text(
     for weights, others in zip(one.model.get_weights(), other.model.get_weights(), strict=True):
         assert np.array_equal(weights, others)
     ids = [int(token) for token in opened(tmp_path / "prepared").validation[:40]]
-    assert evaluation.total_nats(one.weights, np.array(ids)) == evaluation.total_nats(other.weights, np.array(ids))
+    assert likelihood.total_nats(one.weights, np.array(ids)) == likelihood.total_nats(other.weights, np.array(ids))
     assert replace(one.metadata, recipe={}, metrics={}) == replace(other.metadata, recipe={}, metrics={})
     assert reports.evaluate(one, [], 1, 30)["counts"] == reports.evaluate(other, [], 1, 30)["counts"]
     assert not (tmp_path / "runs/.encoded" / "prepared").exists()

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_lstmgen import callbacks, checkpoint, evaluation, training
+from keras_lstmgen import callbacks, checkpoint, training
 from keras_lstmgen.config import recipe
 from keras_lstmgen.data.token_cache import encode
+from keras_lstmgen.evaluation import likelihood
 from keras_lstmgen.layers.regularization import ActivationRegularization, DroppedEmbedding
 from keras_lstmgen.models import builder, run_directory
 from keras_lstmgen.system import signals
@@ -170,7 +171,7 @@ def test_averaging_changes_what_is_measured_and_kept_and_not_how_it_trains(
     for one, other in zip(after, trained_model(plain, short).get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
     kept, held_out = run_directory.load(averaged), encode(short, tmp_path / ".encoded").validation
-    nats = evaluation.total_nats(kept.weights, held_out) / (len(held_out) - 1)
+    nats = likelihood.total_nats(kept.weights, held_out) / (len(held_out) - 1)
     assert nats == pytest.approx(min(row["val_loss"] for row in history(averaged)), abs=1e-5)
 
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_lstmgen import evaluation, reports
 from keras_lstmgen.config import recipe
 from keras_lstmgen.data import splits
+from keras_lstmgen.evaluation import likelihood, reports
 from keras_lstmgen.generation import text_generation
 from keras_lstmgen.models import run_directory
 from keras_lstmgen.utils.errors import UserError
@@ -32,7 +32,7 @@ def test_the_loss_is_that_of_the_held_out_text_in_every_unit(trained: Path, text
             "bits_per_byte": nats / math.log(2) / len(rest.encode()),
             "perplexity": math.exp(nats / (len(ids) - 1)),
             "word_perplexity": math.exp(nats / len(held_out.split())),
-            "nats_per_token_fresh_windows": evaluation.fresh_nats(model.weights, ids),
+            "nats_per_token_fresh_windows": likelihood.fresh_nats(model.weights, ids),
         },
         rel=1e-5,
     )
@@ -54,7 +54,7 @@ def test_given_texts_are_measured_instead_as_one_text(trained: Path, tmp_path: P
     model = run_directory.load(trained)
     report = reports.evaluate(model, [str(tmp_path / "a.txt"), str(tmp_path / "b.txt")], 0, 1)
     ids = model.tokenizer.encode("The first part, \nand the second one.\n")  # each file begins on its own line
-    assert report["loss"]["nats_per_token"] == pytest.approx(evaluation.total_nats(model.weights, ids) / (len(ids) - 1))
+    assert report["loss"]["nats_per_token"] == pytest.approx(likelihood.total_nats(model.weights, ids) / (len(ids) - 1))
     assert report["text"] == f"{tmp_path}/a.txt, {tmp_path}/b.txt"
     assert report["counts"] == {
         "characters": 37, "bytes": 37, "words": 7, "documents": 1, "tokens": 37, "unknown": 0,
@@ -68,7 +68,7 @@ def test_documents_are_measured_between_their_symbols(trained_lines: Path, tmp_p
     start, end, encode = model.metadata.start_id, model.metadata.end_id, model.tokenizer.encode
     each = [np.array([start, *encode(text), end]) for text in ("the moon", "the frost")]
     tokens = sum(map(len, each))
-    nats = sum(evaluation.total_nats(model.weights, ids) for ids in each)  # each from an empty state
+    nats = sum(likelihood.total_nats(model.weights, ids) for ids in each)  # each from an empty state
     assert report["loss"]["nats_per_token"] == pytest.approx(nats / (tokens - 2))
     assert (report["counts"]["documents"], report["counts"]["tokens"]) == (2, tokens)
 

@@ -23,8 +23,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from keras_lstmgen import callbacks, checkpoint, evaluation, training
+from keras_lstmgen import callbacks, checkpoint, training
 from keras_lstmgen.config import recipe
+from keras_lstmgen.evaluation import likelihood
 from keras_lstmgen.files import atomic
 from keras_lstmgen.models import run_directory
 from keras_lstmgen.system import signals
@@ -164,14 +165,14 @@ def test_sigterm_saves_within_an_epoch_without_a_validation_and_what_follows_is_
 def test_sigterm_does_not_wait_for_the_validation_which_is_made_up_for(
     plain: recipe.Recipe, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    measure = evaluation.total_nats
+    measure = likelihood.total_nats
 
     def wrapped(*given: Any) -> float:
         signal.raise_signal(signal.SIGTERM)
         return measure(*given)
 
     with monkeypatch.context() as patch:
-        patch.setattr(evaluation, "total_nats", wrapped)
+        patch.setattr(likelihood, "total_nats", wrapped)
         with pytest.raises(Terminated, match="stopped by SIGTERM, and saved"), signals.heard():
             training.train(plain, tmp_path, "run")
     assert not (tmp_path / "run" / run_directory.MODEL).exists()

@@ -22,9 +22,10 @@ import tensorflow as tf
 from numpy.typing import NDArray
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
-from keras_lstmgen import callbacks, checkpoint, evaluation, reports, training
+from keras_lstmgen import callbacks, checkpoint, training
 from keras_lstmgen.config import recipe
 from keras_lstmgen.data import stream_windows, token_cache
+from keras_lstmgen.evaluation import likelihood, reports
 from keras_lstmgen.generation import text_generation
 from keras_lstmgen.generation.sampling import Options
 from keras_lstmgen.models import run_directory
@@ -290,7 +291,7 @@ def test_it_stops_when_so_many_epochs_brought_nothing_better(stopped_early: Path
 def test_the_weights_kept_are_the_best_and_not_the_last(stopped_early: Path) -> None:
     model = run_directory.load(stopped_early)
     held_out = encoded(recipe.load(stopped_early / run_directory.RECIPE), stopped_early.parent).validation
-    nats = evaluation.total_nats(model.weights, held_out) / (len(held_out) - 1)
+    nats = likelihood.total_nats(model.weights, held_out) / (len(held_out) - 1)
     validation = [row[2] for row in losses(stopped_early)]
     assert nats == pytest.approx(min(validation), abs=1e-5)
     assert nats < validation[-1] - 0.1
@@ -377,7 +378,7 @@ def test_the_loss_of_an_epoch_is_that_of_streams_read_from_an_empty_state_to_the
     still = {"training.learning_rate": 0.0, "training.epochs": 2, "model.dropout": 0.0}
     folder = training.train(recipe.override(small, still), runs, "still")
     weights, ids = run_directory.load(folder).weights, encoded(small, runs).train
-    score, zeros = evaluation.scorer(weights), np.zeros((B, 2 * L * H), np.float32)
+    score, zeros = likelihood.scorer(weights), np.zeros((B, 2 * L * H), np.float32)
     count = stream_windows.windows(len(ids), B, T)
     for epoch, (_, loss, _) in enumerate(losses(folder)):
         at = [stream_windows.positions(epoch * count + n, len(ids), B, T, seed=0) for n in range(count)]
@@ -483,7 +484,7 @@ def test_the_metrics_say_what_was_reached(small: recipe.Recipe, runs: Path, stra
     metrics = json.loads((straight / "metrics.json").read_text())
     assert run_directory.load_metadata(straight).metrics == metrics
     held_out = encoded(small, runs).validation
-    nats = evaluation.total_nats(run_directory.load(straight).weights, held_out) / (len(held_out) - 1)
+    nats = likelihood.total_nats(run_directory.load(straight).weights, held_out) / (len(held_out) - 1)
     assert metrics["validation"]["nats_per_token"] == pytest.approx(nats, abs=1e-6)
     assert metrics["validation"]["perplexity"] == pytest.approx(math.exp(nats), rel=1e-5)
     assert metrics["validation_tokens_scored"] == len(held_out) - 1

@@ -10,9 +10,10 @@ from typing import Any, SupportsIndex
 import numpy as np
 import pytest
 
-from keras_lstmgen import kinds, measures, memorization, reports, tasks
+from keras_lstmgen import memorization
 from keras_lstmgen.config import recipe
 from keras_lstmgen.data import readers, sources, splits
+from keras_lstmgen.evaluation import metrics, naive_bayes, reports, task_metrics
 from keras_lstmgen.generation import batch_generation, beam_search, decoding_loop, text_generation
 from keras_lstmgen.generation.logits_processors import Constraints, HostOptions
 from keras_lstmgen.models import run_directory
@@ -198,28 +199,30 @@ def test_a_search_keeps_no_more_texts_than_it_gives_back() -> None:
 
 
 def test_the_judge_adds_up_its_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    known = kinds.judge((f"kind {number % 3}", f"word{number} of it") for number in range(30))
+    known = naive_bayes.judge((f"kind {number % 3}", f"word{number} of it") for number in range(30))
     monkeypatch.setattr(Counter, "total", lambda _: pytest.fail("the counts are added up again"))
-    asked, features = list[str](), kinds.features
+    asked, features = list[str](), naive_bayes.features
 
     def counting(text: str) -> list[str]:
         asked.append(text)
         return features(text)
 
-    monkeypatch.setattr(kinds, "features", counting)
-    assert [kinds.kind(known, f"word{number}") for number in range(6)] == [f"kind {number % 3}" for number in range(6)]
+    monkeypatch.setattr(naive_bayes, "features", counting)
+    assert [naive_bayes.kind(known, f"word{number}") for number in range(6)] == [
+        f"kind {number % 3}" for number in range(6)
+    ]
     assert len(asked) == 6
 
 
 def test_an_answer_is_brought_to_its_form_once_for_all_its_targets(monkeypatch: pytest.MonkeyPatch) -> None:
-    formed, normalised = Counter[str](), measures.normalised
+    formed, normalised = Counter[str](), metrics.normalised
 
     def counting(text: str) -> str:
         formed[text] += 1
         return normalised(text)
 
-    monkeypatch.setattr(measures, "normalised", counting)
-    measures.exact_match(["an answer"], [["one", "two", "three"]])
+    monkeypatch.setattr(metrics, "normalised", counting)
+    metrics.exact_match(["an answer"], [["one", "two", "three"]])
     assert formed == Counter(["an answer", "one", "two", "three"])
 
 
@@ -238,8 +241,8 @@ def test_the_training_text_is_read_once_for_all_samples_and_kinds(
     assert reports._copied(written, settings)["longest_copy"] == "the text"
     assert len(read) == 2  # for copies, and for lines
     read.clear()
-    task = tasks.Task(model, settings, settings, recipe.Evaluate(), 1)
-    assert tasks._seen(task, {"a": ["x", ""], "b": []}) == {"a": 0.0, "b": 0.0}
+    task = task_metrics.Task(model, settings, settings, recipe.Evaluate(), 1)
+    assert task_metrics._seen(task, {"a": ["x", ""], "b": []}) == {"a": 0.0, "b": 0.0}
     assert len(read) == 1
 
 

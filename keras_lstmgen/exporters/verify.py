@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from keras_lstmgen import evaluation
 from keras_lstmgen.config import recipe
 from keras_lstmgen.data import example_batches, prepared_corpus, splits
 from keras_lstmgen.data.token_cache import encode_split
+from keras_lstmgen.evaluation import likelihood
 from keras_lstmgen.exporters.contract import Call
 from keras_lstmgen.generation import decoding_loop, sampling, text_generation
 from keras_lstmgen.generation.sampling import Options
@@ -221,10 +221,10 @@ def _loss_difference(run: Run, call: Call, text: Text) -> float:
 
     if isinstance(text, example_batches.Pairs):
         keras, artifact = (
-            evaluation.examples_nats(run.weights, text, scorer) for scorer in (evaluation.scorer(run.weights), score)
+            likelihood.examples_nats(run.weights, text, scorer) for scorer in (likelihood.scorer(run.weights), score)
         )
         return (artifact - keras) / example_batches.predicted(text)
-    keras, artifact = (evaluation.total_nats(run.weights, text, LOSS_PARTS, scorer) for scorer in (None, score))
+    keras, artifact = (likelihood.total_nats(run.weights, text, LOSS_PARTS, scorer) for scorer in (None, score))
     return (artifact - keras) / (len(text) - 1)
 
 

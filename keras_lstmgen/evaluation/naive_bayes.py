@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from itertools import pairwise
 from typing import NamedTuple
 
-from keras_lstmgen.measures import words
+from keras_lstmgen.evaluation.metrics import words
 
 
 class Judge(NamedTuple):

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_lstmgen.measures import words
+from keras_lstmgen.evaluation.metrics import words
 
 
 class Index(NamedTuple):

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from keras_lstmgen import evaluation, measures, memorization, tasks
+from keras_lstmgen import memorization
 from keras_lstmgen.config import recipe
 from keras_lstmgen.data import example_batches, prepared_corpus, sources, splits
 from keras_lstmgen.data.token_cache import encode_split
+from keras_lstmgen.evaluation import likelihood, metrics, task_metrics
 from keras_lstmgen.files import filenames
 from keras_lstmgen.generation import text_generation
 from keras_lstmgen.models.run_directory import Run
@@ -41,14 +42,14 @@ def evaluate(
     if samples:
         report["samples"] = _on_samples(model, training, held_out, samples, sample_tokens)
     if asked.measures:
-        report["measures"] = tasks.measured(tasks.Task(model, training, held_out, asked, sample_tokens))
+        report["measures"] = task_metrics.measured(task_metrics.Task(model, training, held_out, asked, sample_tokens))
     return report
 
 
 def _check(training: recipe.Corpus, texts: Sequence[str], samples: int, asked: recipe.Evaluate) -> None:
     """Find out before the measuring, not after it, what is missing: the text of a run may have been moved."""
     for name in asked.measures:
-        measures.library(name)
+        metrics.library(name)
     of_training = [name for name in asked.measures if name in OF_TRAINING]
     reads_source = bool(samples or of_training or not (texts or training.validation))
     try:
@@ -83,29 +84,29 @@ def _on_text(model: Run, settings: recipe.Corpus, carries: bool) -> dict[str, An
 
 def _of_stream(model: Run, counts: dict[str, int], ids: np.ndarray[Any, Any]) -> dict[str, float]:
     """The loss with the state carried; the first token has nothing before it."""
-    counts = evaluation.predicted(counts, int(ids[0]), model.tokenizer)
-    call = evaluation.scorer(model.weights)
-    loss = evaluation.measures(_nats(model, ids, call), counts)
+    counts = likelihood.predicted(counts, int(ids[0]), model.tokenizer)
+    call = likelihood.scorer(model.weights)
+    loss = likelihood.measures(_nats(model, ids, call), counts)
     with console.out.status("windows read from an empty state"):
-        loss["nats_per_token_fresh_windows"] = evaluation.fresh_nats(model.weights, ids, call=call)
+        loss["nats_per_token_fresh_windows"] = likelihood.fresh_nats(model.weights, ids, call=call)
     return loss
 
 
 def _of_documents(model: Run, counts: dict[str, int], ids: np.ndarray[Any, Any]) -> dict[str, float]:
     """The loss of documents, each by itself: of all but their start symbols."""
     held_out = example_batches.documents(ids)
-    nats = _nats_of_examples(model, held_out, evaluation.scorer(model.weights), "documents")
-    return evaluation.measures(nats, counts | {"tokens": example_batches.predicted(held_out)})
+    nats = _nats_of_examples(model, held_out, likelihood.scorer(model.weights), "documents")
+    return likelihood.measures(nats, counts | {"tokens": example_batches.predicted(held_out)})
 
 
 def _of_pairs(model: Run, counts: dict[str, int], ids: np.ndarray[Any, Any]) -> dict[str, float]:
     """The loss of targets behind their sources, and what it is behind another source: it shows what these tell."""
-    held_out, call = example_batches.find(ids), evaluation.scorer(model.weights)
+    held_out, call = example_batches.find(ids), likelihood.scorer(model.weights)
     name = "targets"
     right, other = (
         _nats_of_examples(model, part, call, name) for part in (held_out, example_batches.shuffled(held_out))
     )
-    loss = evaluation.measures(right, counts)
+    loss = likelihood.measures(right, counts)
     loss["nats_per_token_behind_another_source"] = other / counts["tokens"]
     loss["gain_of_the_right_source"] = (other - right) / counts["tokens"]
     return loss
@@ -113,7 +114,7 @@ def _of_pairs(model: Run, counts: dict[str, int], ids: np.ndarray[Any, Any]) -> 
 
 def _nats_of_examples(model: Run, held_out: example_batches.Pairs, call: Callable[..., Any], name: str) -> float:
     with _progress(name, example_batches.count(held_out)) as advance:
-        return evaluation.examples_nats(model.weights, held_out, call, advance)
+        return likelihood.examples_nats(model.weights, held_out, call, advance)
 
 
 @contextmanager
@@ -129,7 +130,7 @@ def _name(settings: recipe.Corpus) -> str:
 
 def _nats(model: Run, ids: np.ndarray[Any, Any], call: Callable[..., Any]) -> float:
     with _progress("held-out text", len(ids) - 1) as advance:
-        return evaluation.total_nats(model.weights, ids, call=call, advance=advance)
+        return likelihood.total_nats(model.weights, ids, call=call, advance=advance)
 
 
 def _on_samples(
@@ -141,7 +142,7 @@ def _on_samples(
     """
     report: dict[str, Any] = {}
     if settings.is_pairs:
-        asked = dict.fromkeys(source for source, _ in map(tasks.split, splits.pieces(held_out, "validation")))
+        asked = dict.fromkeys(source for source, _ in map(task_metrics.split, splits.pieces(held_out, "validation")))
         report["sources"] = list(islice(cycle(asked), samples))
         written = _answered(model, report["sources"], tokens)
     else:
@@ -181,7 +182,7 @@ def _training(settings: recipe.Corpus) -> Iterable[str]:
     """The training text; of pairs their targets."""
     texts = splits.pieces(settings, "train")
     if settings.is_pairs:
-        texts = (target for _, target in map(tasks.split, texts))
+        texts = (target for _, target in map(task_metrics.split, texts))
     separator = "" if settings.documents == "stream" else "\n"
     return (text + separator for text in texts)
 
@@ -198,7 +199,7 @@ def show_tables(folder: Path, report: dict[str, Any]) -> None:
         _show_samples(report["samples"])
 
 
-def _show_figures(name: str, figures: tasks.Figures) -> None:
+def _show_figures(name: str, figures: task_metrics.Figures) -> None:
     """A measure as a table; what is no number stands below it."""
     columns = [key for key, value in _cells(figures) if not isinstance(value, str)]
     columns = list(dict.fromkeys(columns))
@@ -208,7 +209,7 @@ def _show_figures(name: str, figures: tasks.Figures) -> None:
         console.out.print(f"{key}: {value}", markup=False)
 
 
-def _cells(figures: tasks.Figures) -> Iterator[tuple[str, Any]]:
+def _cells(figures: task_metrics.Figures) -> Iterator[tuple[str, Any]]:
     return (cell for values in figures.values() for cell in values.items())
 
 

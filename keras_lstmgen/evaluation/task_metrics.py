@@ -7,9 +7,10 @@ from functools import cached_property
 from itertools import chain
 from typing import Any
 
-from keras_lstmgen import kinds, measures, memorization, ngram, similar, verses
+from keras_lstmgen import memorization
 from keras_lstmgen.config import recipe
 from keras_lstmgen.data import splits
+from keras_lstmgen.evaluation import metrics, naive_bayes, ngram_model, quatrains, tfidf_retrieval
 from keras_lstmgen.generation import batch_generation, beam_search
 from keras_lstmgen.models.run_directory import Run
 
@@ -46,8 +47,8 @@ class Task:
     def of_the_most_similar(self) -> list[str]:
         """The target that training has to the source most similar to each of these sources."""
         targets = [target for _, target in _pairs(self)]
-        known = similar.index(source for source, _ in _pairs(self))
-        return [targets[similar.nearest(known, source)] for source in self.references]
+        known = tfidf_retrieval.index(source for source, _ in _pairs(self))
+        return [targets[tfidf_retrieval.nearest(known, source)] for source in self.references]
 
     def against(self, measure: Callable[..., dict[str, Any]], **trivial: Sequence[str]) -> Figures:
         """A measure of the model's answers, and of trivial ones."""
@@ -77,14 +78,14 @@ def by_source(documents: Iterable[str]) -> dict[str, list[str]]:
 
 
 def _bleu(task: Task) -> Figures:
-    return task.against(measures.bleu, target_of_the_most_similar_source=task.of_the_most_similar)
+    return task.against(metrics.bleu, target_of_the_most_similar_source=task.of_the_most_similar)
 
 
 def _rouge(task: Task) -> Figures:
     targets = [known[0] for known in task.references.values()]
     return task.against(
-        measures.rouge,
-        first_sentence_of_the_source=[measures.first_sentence(source) for source in task.references],
+        metrics.rouge,
+        first_sentence_of_the_source=[metrics.first_sentence(source) for source in task.references],
         target_of_another_source=targets[-1:] + targets[:-1],
     )
 
@@ -92,7 +93,7 @@ def _rouge(task: Task) -> Figures:
 def _exact_match(task: Task) -> Figures:
     ((frequent, _),) = Counter(target for _, target in _pairs(task)).most_common(1)
     return task.against(
-        measures.exact_match,
+        metrics.exact_match,
         most_frequent_target=[frequent] * len(task.references),
         target_of_the_most_similar_source=task.of_the_most_similar,
     )
@@ -105,17 +106,17 @@ def _pairs(task: Task) -> Iterator[tuple[str, str]]:
 def _recall(task: Task) -> Figures:
     known = by_source(splits.pieces(task.training, "train"))
     found = batch_generation.answers(task.model, list(known), task.limit)
-    return {"greedy": {"recall": measures.recall(found, list(known.values())), "training_sources": len(known)}}
+    return {"greedy": {"recall": metrics.recall(found, list(known.values())), "training_sources": len(known)}}
 
 
 def _distinct_2(task: Task) -> Figures:
     targets = [known[0] for known in task.references.values()]
     rows = task.answers | {"targets": targets}
-    return {name: {"distinct_2": measures.distinct_2(found)} for name, found in rows.items()}
+    return {name: {"distinct_2": metrics.distinct_2(found)} for name, found in rows.items()}
 
 
 def _kind(task: Task) -> Figures:
-    judge, figures = kinds.judge(_pairs(task)), Figures()
+    judge, figures = naive_bayes.judge(_pairs(task)), Figures()
     held_out = by_source(splits.pieces(task.held_out, "validation"))
     drawn = batch_generation.drawn(task.model, list(dict.fromkeys(task.training.labels)), DRAWN, task.limit)
     seen = _seen(task, drawn)
@@ -125,8 +126,8 @@ def _kind(task: Task) -> Figures:
     return figures
 
 
-def _judged(judge: kinds.Judge, kind: str, texts: list[str]) -> dict[str, Any]:
-    right = sum(kinds.kind(judge, text) == kind for text in texts)
+def _judged(judge: naive_bayes.Judge, kind: str, texts: list[str]) -> dict[str, Any]:
+    right = sum(naive_bayes.kind(judge, text) == kind for text in texts)
     return {"texts": len(texts), "of_the_kind": right / max(len(texts), 1)}
 
 
@@ -142,22 +143,22 @@ def _seen(task: Task, samples: dict[str, list[str]]) -> dict[str, float]:
 
 
 def _verses(task: Task) -> Figures:
-    classes = verses.rhymes(target for _, target in _pairs(task))
+    classes = quatrains.rhymes(target for _, target in _pairs(task))
     held_out = [split(text)[1] for text in splits.pieces(task.held_out, "validation")]
     label = "".join(task.training.labels[:1])
     drawn = batch_generation.drawn(task.model, [label], DRAWN, task.limit)
-    form = {"poems": len(drawn[label])} | verses.form(drawn[label], classes)
+    form = {"poems": len(drawn[label])} | quatrains.form(drawn[label], classes)
     return {
         "generated": form | {"in_training": _seen(task, drawn)[label]},
-        "held out": {"poems": len(held_out)} | verses.form(held_out, classes),
-        "held out, ends paired by chance": {"rhyming": verses.by_chance(held_out, classes)},
+        "held out": {"poems": len(held_out)} | quatrains.form(held_out, classes),
+        "held out, ends paired by chance": {"rhyming": quatrains.by_chance(held_out, classes)},
         "rhyme table": {"characters": len(classes), "rhymes": len(set(classes.values()))},
     }
 
 
 def _ngram(task: Task) -> Figures:
-    counts = ngram.counted(splits.pieces(task.training, "train"))
-    found = ngram.nats(counts, splits.pieces(task.held_out, "validation"))
+    counts = ngram_model.counted(splits.pieces(task.training, "train"))
+    found = ngram_model.nats(counts, splits.pieces(task.held_out, "validation"))
     return {f"up to {n} characters": {"nats_per_character": nats} for n, nats in enumerate(found, 1)}
 
 
