@@ -22,7 +22,7 @@ from keras_lstmgen.system.native_stderr import quiet
 from keras_lstmgen.utils.errors import UserError, at_least, typed
 
 with quiet():
-    from keras_lstmgen import inspection, training
+    from keras_lstmgen import training
     from keras_lstmgen.data import prepared_corpus, sources, splits
     from keras_lstmgen.distribution import workers
     from keras_lstmgen.evaluation import reports
@@ -30,6 +30,7 @@ with quiet():
     from keras_lstmgen.generation import beam_search, chat_session, decoding_loop, text_generation
     from keras_lstmgen.generation.logits_processors import HostOptions
     from keras_lstmgen.generation.sampling import Options
+    from keras_lstmgen.interpret import inspect_run
     from keras_lstmgen.models import run_directory
     from keras_lstmgen.reporting import console
 
@@ -383,12 +384,12 @@ def inspect(arguments: argparse.Namespace) -> None:
     _tell_of_reserved(arguments.text)
     options = _drawn(arguments)
     effects.check_drawing(arguments)
-    asked = {name: getattr(arguments, name) for name in inspection.Asked.__dataclass_fields__ if name != "options"}
+    asked = {name: getattr(arguments, name) for name in inspect_run.Asked.__dataclass_fields__ if name != "options"}
     folder = _found(arguments.run, arguments.runs)
     model = run_directory.load(folder)
     asked["prompt"] = splits.prompt(arguments.prompt, recipe.parse(model.metadata.recipe).corpus)
     console.left_out(sources.left_out(arguments.text))
-    inspection.inspect(model, inspection.Asked(**asked, options=options), _folder(arguments, folder))
+    inspect_run.inspect(model, inspect_run.Asked(**asked, options=options), _folder(arguments, folder))
     console.next_command("keras-lstmgen", "evaluate", folder)
 
 

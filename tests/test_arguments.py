@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from keras_lstmgen import inspection, probes
 from keras_lstmgen.config import recipe
 from keras_lstmgen.evaluation import likelihood
 from keras_lstmgen.exporters import export_run
 from keras_lstmgen.generation import batch_generation, beam_search, chat_session, decoding_loop, text_generation
 from keras_lstmgen.generation.logits_processors import HostOptions
 from keras_lstmgen.generation.sampling import Options
+from keras_lstmgen.interpret import inspect_run, probes
 from keras_lstmgen.models import run_directory
 from keras_lstmgen.utils.errors import UserError
 
@@ -68,10 +68,10 @@ CALLS: dict[str, Callable[[run_directory.Run], Any]] = {
     "export.formats: 'verify' is not one of": lambda _: exported(formats=("verify",)),
     "export.texts: 0 is out of range": lambda _: exported(texts=0),
     "export.tokens: -1 is out of range": lambda _: exported(tokens=-1),
-    "--max-new-tokens: -2 is out of range": lambda model: inspection.inspect(
-        model, inspection.Asked("a", max_new_tokens=-2), Path("nowhere")
+    "--max-new-tokens: -2 is out of range": lambda model: inspect_run.inspect(
+        model, inspect_run.Asked("a", max_new_tokens=-2), Path("nowhere")
     ),
-    "--prompt: is empty": lambda model: inspection.inspect(model, inspection.Asked(""), Path("nowhere")),
+    "--prompt: is empty": lambda model: inspect_run.inspect(model, inspect_run.Asked(""), Path("nowhere")),
 }
 
 

@@ -17,12 +17,13 @@ from typing import Any
 
 import pytest
 
-from keras_lstmgen import cli, inspection, training
+from keras_lstmgen import cli, training
 from keras_lstmgen.config import recipe
 from keras_lstmgen.generation import chat_session, text_generation
 from keras_lstmgen.generation.chat_session import Speaker, Talk, answer
 from keras_lstmgen.generation.sampling import Options
 from keras_lstmgen.generation.text_generation import Sample
+from keras_lstmgen.interpret import inspect_run
 from keras_lstmgen.models import run_directory
 from keras_lstmgen.system import signals
 from keras_lstmgen.utils.errors import UserError
@@ -450,7 +451,7 @@ def test_a_prompt_from_windows_is_read_as_the_corpus_was_wherever_it_comes_from(
 
     monkeypatch.setattr(text_generation, "generate", generated)
     monkeypatch.setattr(chat_session, "_answer", answered)
-    monkeypatch.setattr(inspection, "inspect", lambda _run, asked, _folder: read.append(asked.prompt))
+    monkeypatch.setattr(inspect_run, "inspect", lambda _run, asked, _folder: read.append(asked.prompt))
     verb, *others = words
     others = [str(tmp_path / "prompt.txt") if word == "FILE" else word for word in others]
     assert cli.main([verb, str(dialogues), *others]) == 0

@@ -17,13 +17,14 @@ from typing import Any
 
 import pytest
 
-from keras_lstmgen import cli, commands, exporters, inspection, training
+from keras_lstmgen import cli, commands, exporters, training
 from keras_lstmgen.config import recipe
 from keras_lstmgen.data import sources
 from keras_lstmgen.files import atomic
 from keras_lstmgen.generation import beam_search, decoding_loop, text_generation
 from keras_lstmgen.generation.logits_processors import HostOptions
 from keras_lstmgen.generation.sampling import Options
+from keras_lstmgen.interpret import inspect_run
 from keras_lstmgen.models import run_directory
 
 VERBS = ("prepare", "train", "generate", "chat", "evaluate", "inspect", "export", "info")
@@ -554,7 +555,7 @@ def test_what_takes_long_begins_only_where_its_results_can_be_written(
     copied: Path, refusing: dict[str, int], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(exporters.verify, "trial", None)
-    monkeypatch.setattr(inspection, "inspect", None)
+    monkeypatch.setattr(inspect_run, "inspect", None)
     refusing[atomic.WRITING] = errno.EROFS
     for words in (["export", str(copied)], ["inspect", str(copied), "--prompt", "a"]):
         assert cli.main(words) == 2

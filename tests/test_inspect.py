@@ -14,11 +14,12 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keras_lstmgen import cli, coloured, gates, inspection, probes, training
+from keras_lstmgen import cli, training
 from keras_lstmgen.config import recipe
 from keras_lstmgen.data import splits
 from keras_lstmgen.generation import text_generation
 from keras_lstmgen.generation.sampling import Options
+from keras_lstmgen.interpret import activations, html_page, inspect_run, probes
 from keras_lstmgen.layers import attention
 from keras_lstmgen.models import builder, run_directory
 from keras_lstmgen.reporting import plots
@@ -80,7 +81,7 @@ def test_the_gates_of_every_layer_are_those_of_the_equations() -> None:
 @pytest.mark.parametrize("layer", range(L))
 def test_a_trace_holds_the_gates_and_cells_of_its_layer_and_the_logits(layer: int) -> None:
     expected, h = oracle(PLAIN, IDS[np.newaxis], np.zeros((1, 2 * L * H)))
-    found = gates.trace(PLAIN, IDS, layer, gates.begin(PLAIN))
+    found = activations.trace(PLAIN, IDS, layer, activations.begin(PLAIN))
     wanted = dict(zip(("input", "forget", "candidate", "output", "cells"), expected[layer], strict=True))
     for name, values in wanted.items():
         np.testing.assert_allclose(getattr(found, name), values[0], atol=1e-5, err_msg=name)
@@ -91,8 +92,8 @@ def test_a_trace_holds_the_gates_and_cells_of_its_layer_and_the_logits(layer: in
 
 @pytest.mark.parametrize("weights", [PLAIN, LOOKING], ids=["plain", "attention"])
 def test_the_gates_rebuild_the_states_and_logits_of_the_step_that_writes(weights: builder.Weights) -> None:
-    found = gates.trace(weights, IDS, L - 1, gates.begin(weights))
-    state, before = tf.constant(gates.begin(weights)), np.zeros(H)
+    found = activations.trace(weights, IDS, L - 1, activations.begin(weights))
+    state, before = tf.constant(activations.begin(weights)), np.zeros(H)
     for t, token in enumerate(IDS):
         logits, state = builder.step(weights, tf.constant([token]), state)
         parts, _ = builder.split_state(weights, state)
@@ -105,12 +106,12 @@ def test_the_gates_rebuild_the_states_and_logits_of_the_step_that_writes(weights
 
 @pytest.mark.parametrize("cut", [0, 1, 4, T])
 def test_a_text_read_in_windows_has_the_cells_of_the_whole(cut: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gates, "WINDOW", 3)
+    monkeypatch.setattr(activations, "WINDOW", 3)
     for layer in range(L):
-        read = gates.reader(LOOKING, layer)
-        first, state = read(IDS[:cut], gates.begin(LOOKING))
+        read = activations.reader(LOOKING, layer)
+        first, state = read(IDS[:cut], activations.begin(LOOKING))
         second, _ = read(IDS[cut:], state)
-        whole = gates.trace(LOOKING, IDS, layer, gates.begin(LOOKING)).cells
+        whole = activations.trace(LOOKING, IDS, layer, activations.begin(LOOKING)).cells
         np.testing.assert_allclose(np.concatenate([first, second]), whole, atol=1e-6)
         assert (first.shape, second.shape) == ((cut, H), (T - cut, H))
 
@@ -122,8 +123,8 @@ def test_looks_are_those_of_the_attention_over_the_whole_text(cut: int) -> None:
     nothing = np.zeros((1, M, 2 * attention.SIZE + 1), np.float32)
     assert LOOKING.heads
     *_, looks = attention.attend(LOOKING.heads, h.astype(np.float32), nothing)
-    _, state = gates.reader(LOOKING, 0)(IDS[:cut], gates.begin(LOOKING))
-    found = gates.trace(LOOKING, IDS[cut:], 0, state).looks
+    _, state = activations.reader(LOOKING, 0)(IDS[:cut], activations.begin(LOOKING))
+    found = activations.trace(LOOKING, IDS[cut:], 0, state).looks
     assert found is not None
     np.testing.assert_allclose(found, looks[0, cut:, M + cut :], atol=1e-5)
 
@@ -158,7 +159,7 @@ class Reader(HTMLParser):
 
 @given(st.lists(st.text(max_size=5), max_size=8))
 def test_the_page_holds_the_text_as_it_is_and_nothing_that_runs(parts: list[str]) -> None:
-    page = coloured.page("<b>", "a & b", [coloured.Passage("</h2>", parts, np.linspace(-2, 1, len(parts)))])
+    page = html_page.page("<b>", "a & b", [html_page.Passage("</h2>", parts, np.linspace(-2, 1, len(parts)))])
     found = Reader(page)
     assert found.passages == ["".join(parts).replace("\n", "↵\n")]
     assert {tag for tag, _ in found.tags} <= {"html", "head", "meta", "title", "style", "body", "h1", "h2", "p", "span"}
@@ -166,7 +167,7 @@ def test_the_page_holds_the_text_as_it_is_and_nothing_that_runs(parts: list[str]
 
 
 def test_a_character_is_the_bluer_the_lower_its_cell_and_the_redder_the_higher() -> None:
-    page = coloured.page("", "", [coloured.Passage("", "abc", np.array([-3.0, 0.0, 3.0]))])
+    page = html_page.page("", "", [html_page.Passage("", "abc", np.array([-3.0, 0.0, 3.0]))])
     rules = dict(re.findall(r"\.(s\d+) \{ background: #(\w{6})", page))
     low, none, high = (rules[shade] for shade in re.findall(r'<span class="(s\d+)"', page))
     assert none == "ffffff"
@@ -233,7 +234,7 @@ def test_a_text_longer_than_a_picture_is_coloured_whole_and_its_end_is_drawn(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole = inspected(capsys, trained, "--prompt", "abcdefgh" * 3, "--output", tmp_path / "whole")
-    monkeypatch.setattr(inspection, "DRAWN", 5)
+    monkeypatch.setattr(inspect_run, "DRAWN", 5)
     end = inspected(capsys, trained, "--prompt", "abcdefgh" * 3, "--output", tmp_path / "end")
     rows = [re.findall(r"^  ([a-h] .*%)", out, re.MULTILINE) for out in (whole, end)]
     assert (len(rows[0]), rows[1]) == (24, rows[0][-5:])
@@ -272,7 +273,7 @@ def test_a_planted_cell_is_found_and_follows_the_other_half_too(
 ) -> None:
     loaded = planted(copied)
     ids = loaded.tokenizer.encode(capitals.read_text(encoding="utf-8"))
-    cells, _ = gates.reader(loaded.weights, 1)(ids, gates.begin(loaded.weights))
+    cells, _ = activations.reader(loaded.weights, 1)(ids, activations.begin(loaded.weights))
     parts = [loaded.tokenizer.decode([token]) for token in ids]
     findings = {finding.feature: finding for finding in probes.follow(cells, probes.features(parts))[0]}
     assert findings["upper case"].cell == 7
@@ -299,7 +300,9 @@ def test_the_layer_and_the_cell_that_are_asked_for_are_shown(
     page = (tmp_path / "text.html").read_text(encoding="utf-8")
     assert "<h1>Cell 10 of layer 1</h1>" in page
     loaded = run_directory.load(trained)
-    found = gates.trace(loaded.weights, loaded.prompt_ids("The state"), 0, gates.begin(loaded.weights)).cells[:, 10]
+    found = activations.trace(
+        loaded.weights, loaded.prompt_ids("The state"), 0, activations.begin(loaded.weights)
+    ).cells[:, 10]
     assert re.findall(r'title="([^"]+)"', page)[:9] == [f"{value:+.2f}" for value in found]
 
 
@@ -309,7 +312,7 @@ def test_cells_are_looked_for_in_the_held_out_text_or_where_it_is_gone_in_the_mo
     held_out = text.read_text(encoding="utf-8")[10_800:]
     assert "on the run's held-out text: 1,200 tokens" in inspected(capsys, copied, "--prompt", "a")
     assert page_of(copied / "inspect").passages[1] == held_out[600:].replace("\n", "↵\n")
-    monkeypatch.setattr(inspection, "PROBED", 16 * 50)
+    monkeypatch.setattr(inspect_run, "PROBED", 16 * 50)
     assert "on the run's held-out text: 800 tokens" in inspected(capsys, copied, "--prompt", "a")
     metadata = json.loads((copied / run_directory.METADATA).read_text(encoding="utf-8"))
     metadata["recipe"]["corpus"]["source"] = [str(tmp_path / "gone.txt")]
@@ -334,8 +337,8 @@ def test_a_token_is_labelled_by_the_text_that_it_completes_or_as_it_is_spelled(t
     ids = [1, *tokenizer.encode("a 床\n\x1b[床"), 2, *tokenizer.encode("床")[:2]]
     han = ["<0xE5>", "<0xBA>", "床"]
     labels = ["<s>", "a", "␣", *han, "↵", "\\x1b", "[", *han, "</s>", "<0xE5>", "<0xBA>"]
-    assert inspection._labels(tokenizer, ids) == labels
-    assert "".join(inspection._parts(tokenizer, ids)) == "a 床\n\x1b[床\n\n" + "\N{REPLACEMENT CHARACTER}" * 2
+    assert inspect_run._labels(tokenizer, ids) == labels
+    assert "".join(inspect_run._parts(tokenizer, ids)) == "a 床\n\x1b[床\n\n" + "\N{REPLACEMENT CHARACTER}" * 2
 
 
 def test_with_attention_where_it_looks_is_drawn_too(
@@ -379,14 +382,16 @@ def test_of_an_ensemble_the_probabilities_are_those_of_all_and_the_gates_of_the_
 ) -> None:
     loaded = run_directory.load(kinds)
     ids, first = loaded.prompt_ids("hard saw fig"), builder.each_member(loaded.weights)[0]
-    whole, alone = (gates.trace(weights, ids, 0, gates.begin(weights)) for weights in (loaded.weights, first))
+    whole, alone = (
+        activations.trace(weights, ids, 0, activations.begin(weights)) for weights in (loaded.weights, first)
+    )
     shares = tf.nn.softmax(loaded.model(np.array([ids]))[0]).numpy()
     np.testing.assert_allclose(tf.nn.softmax(whole.logits), shares, atol=1e-6)
     assert np.abs(tf.nn.softmax(alone.logits) - shares).max() > 1e-3
     for name in ("input", "forget", "candidate", "output", "cells", "looks"):
         np.testing.assert_allclose(getattr(whole, name), getattr(alone, name), atol=1e-6, err_msg=name)
-    _, state = gates.reader(loaded.weights, 0)(ids[:4], gates.begin(loaded.weights))
-    np.testing.assert_allclose(gates.trace(loaded.weights, ids[4:], 0, state).logits, whole.logits[4:], atol=1e-5)
+    _, state = activations.reader(loaded.weights, 0)(ids[:4], activations.begin(loaded.weights))
+    np.testing.assert_allclose(activations.trace(loaded.weights, ids[4:], 0, state).logits, whole.logits[4:], atol=1e-5)
     out = inspected(capsys, kinds, "--prompt", "hard saw fig", "--output", tmp_path)
     assert "cells of layer 1 of the first of 2 members that follow" in out
     best = re.findall(r" (\d+%)", out.partition("likeliest next tokens")[2])
@@ -396,10 +401,10 @@ def test_of_an_ensemble_the_probabilities_are_those_of_all_and_the_gates_of_the_
 def test_examples_that_a_run_reads_by_themselves_are_probed_each_from_an_empty_state(kinds: Path) -> None:
     loaded = run_directory.load(kinds)
     first = builder.each_member(loaded.weights)[0]
-    read, nothing = gates.reader(first, 0), gates.begin(first)
+    read, nothing = activations.reader(first, 0), activations.begin(first)
     texts = list(splits.pieces(recipe.load(kinds / run_directory.RECIPE).corpus, "validation"))
     ids = [[START, *loaded.tokenizer.encode(text), END] for text in texts]
-    found = inspection._probed(loaded, inspection.Asked("hard"), 0)
+    found = inspect_run._probed(loaded, inspect_run.Asked("hard"), 0)
     np.testing.assert_allclose(found.cells, np.concatenate([read(part, nothing)[0] for part in ids]), atol=1e-6)
     assert "".join(found.parts) == "".join(f"{text}\n\n" for text in texts)
     carried, _ = read(np.concatenate(ids), nothing)
@@ -477,22 +482,22 @@ def test_characters_that_no_font_has_are_named_once_with_a_font_that_has_them(
 
 
 def test_of_a_long_prompt_the_end_alone_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    loaded, read, reader = run_directory.load(GOLDEN), list[int](), gates.reader
+    loaded, read, reader = run_directory.load(GOLDEN), list[int](), activations.reader
     prompt = "The state of each cell is seen. " * 3
     ids = loaded.prompt_ids(prompt)
-    whole = gates.trace(loaded.weights, ids, 0, gates.begin(loaded.weights))
+    whole = activations.trace(loaded.weights, ids, 0, activations.begin(loaded.weights))
 
-    def counting(*given: Any) -> gates.Reader:
+    def counting(*given: Any) -> activations.Reader:
         def call(ids: Any, state: Any) -> Any:
             read.append(len(ids))
             return reader(*given)(ids, state)
 
         return call
 
-    monkeypatch.setattr(gates, "reader", counting)
-    monkeypatch.setattr(inspection, "DRAWN", 7)
-    monkeypatch.setattr(inspection, "EXCERPT", 20)
-    shown = inspection._shown(loaded, inspection.Asked(prompt), 0)
+    monkeypatch.setattr(activations, "reader", counting)
+    monkeypatch.setattr(inspect_run, "DRAWN", 7)
+    monkeypatch.setattr(inspect_run, "EXCERPT", 20)
+    shown = inspect_run._shown(loaded, inspect_run.Asked(prompt), 0)
     assert shown.ids == ids[-20:]
     np.testing.assert_allclose(shown.cells, whole.cells[-20:], atol=1e-6)
     np.testing.assert_allclose(shown.trace.logits, whole.logits[-7:], atol=1e-5)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from keras_lstmgen import probes
+from keras_lstmgen.interpret import probes
 
 N, H = 800, 13
 

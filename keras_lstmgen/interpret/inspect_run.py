@@ -10,13 +10,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_lstmgen import coloured, gates, probes
 from keras_lstmgen.config import recipe
 from keras_lstmgen.data import prepared_corpus, splits
 from keras_lstmgen.data.token_cache import ids_of
 from keras_lstmgen.files import atomic
 from keras_lstmgen.generation import beam_search, text_generation
 from keras_lstmgen.generation.sampling import Options
+from keras_lstmgen.interpret import activations, html_page, probes
 from keras_lstmgen.models.builder import Weights, each_member
 from keras_lstmgen.models.run_directory import Run
 from keras_lstmgen.reporting import console, plots
@@ -49,7 +49,7 @@ class Shown(NamedTuple):
 
     ids: Sequence[int]
     cells: NDArray[np.float32]  # [N, H], of these tokens
-    trace: gates.Trace  # of the last ones
+    trace: activations.Trace  # of the last ones
     written: int  # from which of the last ones on the model wrote
 
 
@@ -95,7 +95,7 @@ def inspect(model: Run, asked: Asked, output: Path) -> None:
     passages = _passages(model, shown, probed, cell)
     title = f"Cell {cell} of {named_layer}"
     plots.coloured(output / "text.png", title, *passages[1][1:])
-    atomic.write_text(output / "text.html", coloured.page(title, _about(probed, cell), passages))
+    atomic.write_text(output / "text.html", html_page.page(title, _about(probed, cell), passages))
     _show_missing(tokens, likeliest, passages[1])
     console.out.print(
         "units in the pictures: the cells of the table, then those that vary most; above, those that forget least"
@@ -123,11 +123,11 @@ def _shown(model: Run, asked: Asked, layer: int) -> Shown:
     prompt = model.prompt_ids(asked.prompt)
     ids = [*prompt, *_written(model, asked)]
     first, kept = (max(len(ids) - most, 0) for most in (DRAWN, EXCERPT))
-    read, state = gates.reader(model.weights, layer), gates.begin(model.weights)
+    read, state = activations.reader(model.weights, layer), activations.begin(model.weights)
     for start in range(0, kept, EXCERPT):  # whatever the length of the prompt, its cells are not all held
         _, state = read(ids[start : min(start + EXCERPT, kept)], state)
     before, state = read(ids[kept:first], state)
-    trace = gates.trace(model.weights, ids[first:], layer, state)
+    trace = activations.trace(model.weights, ids[first:], layer, state)
     return Shown(ids[kept:], np.concatenate([before, trace.cells]), trace, max(len(prompt) - first, 0))
 
 
@@ -141,7 +141,7 @@ def _written(model: Run, asked: Asked) -> list[int]:
 
 def _probed(model: Run, asked: Asked, layer: int) -> Probed:
     name, ids = _text(model, asked)
-    read, nothing = gates.reader(_watched(model), layer), gates.begin(_watched(model))
+    read, nothing = activations.reader(_watched(model), layer), activations.begin(_watched(model))
     cells = np.concatenate([read(part, nothing)[0] for part in _read_as_trained(model, ids)])
     parts = _parts(model.tokenizer, ids)
     return Probed(name, parts, cells, *probes.follow(cells, probes.features(parts)))
@@ -200,7 +200,7 @@ def _visible(text: str) -> str:
     return "".join(signs.get(c, c if c.isprintable() else ascii(c)[1:-1]) for c in text)
 
 
-def _units(trace: gates.Trace, named: Iterable[int]) -> list[int]:
+def _units(trace: activations.Trace, named: Iterable[int]) -> list[int]:
     """The units that are drawn: those named, then those that vary most; that which keeps its cell longest first."""
     chosen = list(dict.fromkeys([*named, *_liveliest(trace.cells)]))[:UNITS]
     return sorted(chosen, key=lambda unit: -float(trace.forget[:, unit].mean()))
@@ -241,14 +241,14 @@ def _came(shown: Shown) -> list[int]:
     return [ids.index(token) if token in ids else -1 for ids, token in zip(ranked, follows, strict=True)]
 
 
-def _passages(model: Run, shown: Shown, probed: Probed, cell: int) -> list[coloured.Passage]:
+def _passages(model: Run, shown: Shown, probed: Probed, cell: int) -> list[html_page.Passage]:
     """The texts that a cell colours: the one that was watched, and some of the other's second half."""
     half = slice(start := len(probed.parts) // 2, start + EXCERPT)
     whole = len(shown.ids) < EXCERPT
     watched = "The prompt, and what follows" if whole else f"The last {EXCERPT:,} tokens of the prompt and what follows"
     return [
-        coloured.Passage(watched, _parts(model.tokenizer, shown.ids), shown.cells[:, cell]),
-        coloured.Passage(f"From {probed.name}", probed.parts[half], probed.cells[half, cell]),
+        html_page.Passage(watched, _parts(model.tokenizer, shown.ids), shown.cells[:, cell]),
+        html_page.Passage(f"From {probed.name}", probed.parts[half], probed.cells[half, cell]),
     ]
 
 
@@ -290,7 +290,7 @@ def _show_findings(probed: Probed, layer: str) -> None:
         )
 
 
-def _show_missing(tokens: list[str], likeliest: list[list[tuple[str, float]]], passage: coloured.Passage) -> None:
+def _show_missing(tokens: list[str], likeliest: list[list[tuple[str, float]]], passage: html_page.Passage) -> None:
     """Print which characters of the pictures no font has."""
     labels = [label for row in likeliest for label, _ in row]
     drawn = "".join(passage.parts)[: plots.COLUMNS * plots.LINES]
