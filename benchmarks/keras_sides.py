@@ -21,16 +21,16 @@ def ours(shape: list[int], precision: str = "auto") -> Callable[[int], float]:
 
     RuntimeError without our kernel, UserError for a precision that this machine has not.
     """
-    from keras_lstmgen import material
     from keras_lstmgen.data import stream_windows
     from keras_lstmgen.layers import native_ops
     from keras_lstmgen.system import cpu, malloc
+    from keras_lstmgen.training import input_pipeline
 
     cpu.configure()
     malloc.configure()
     if native_ops.library() is None and not tf.config.list_physical_devices("GPU"):
         raise RuntimeError("the LSTM's own code is not compiled here; install with a C compiler")
-    material.check_precision(precision)
+    input_pipeline.check_precision(precision)
     s = Shape(*shape)
     ids = windows(s)[:, :, :-1].transpose(1, 0, 2).reshape(-1)
     return trained(our_model(s, precision), stream_windows.dataset(ids, s.B, s.T, epochs=0, seed=0), s)
@@ -38,15 +38,15 @@ def ours(shape: list[int], precision: str = "auto") -> Callable[[int], float]:
 
 def our_model(shape: Shape, precision: str) -> keras.Sequential:
     """What ``keras-lstmgen train`` trains: model, optimizer and clipping of a recipe."""
-    from keras_lstmgen import training
     from keras_lstmgen.config import recipe
+    from keras_lstmgen.training import trainer
 
     values = {
         "model.layers": shape.L, "model.units": shape.H, "model.embedding_size": shape.H, "model.dropout": DROPOUT,
         "training.batch_size": shape.B, "training.window": shape.T, "training.optimizer": "adam",
         "training.learning_rate": LEARNING_RATE, "training.clip_norm": CLIP_NORM, "training.precision": precision,
     }  # fmt: skip
-    return training.compiled(recipe.override(recipe.Recipe(), values), np.ones(shape.V, np.int64))
+    return trainer.compiled(recipe.override(recipe.Recipe(), values), np.ones(shape.V, np.int64))
 
 
 def of_keras(shape: list[int], unroll: bool, kept: bool = False) -> Callable[[int], float]:

@@ -45,9 +45,9 @@ from keras_lstmgen.config import recipe
 from keras_lstmgen.system.native_stderr import quiet
 
 with quiet():
-    from keras_lstmgen import callbacks
     from keras_lstmgen.exporters import export_run
     from keras_lstmgen.models import run_directory  # noqa: F401 (commands bring TensorFlow, all of it)
+    from keras_lstmgen.training import callbacks
 
 SETTINGS = {
     "model.units": 32, "model.embedding_size": 16, "model.layers": 2, "model.dropout": 0.1, "training.batch_size": 8,

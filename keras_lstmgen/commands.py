@@ -22,7 +22,6 @@ from keras_lstmgen.system.native_stderr import quiet
 from keras_lstmgen.utils.errors import UserError, at_least, typed
 
 with quiet():
-    from keras_lstmgen import training
     from keras_lstmgen.data import prepared_corpus, sources, splits
     from keras_lstmgen.distribution import workers
     from keras_lstmgen.evaluation import reports
@@ -33,6 +32,7 @@ with quiet():
     from keras_lstmgen.interpret import inspect_run
     from keras_lstmgen.models import run_directory
     from keras_lstmgen.reporting import console
+    from keras_lstmgen.training import trainer
 
 MOST_TEXTS = 65_536  # of one batch
 LONGEST_NAME = 60  # characters of a name that a run gets by itself
@@ -47,7 +47,7 @@ def train(arguments: argparse.Namespace) -> None:
         if workers.is_chief():
             folder = _trained(arguments)
         else:
-            training.assist(arguments.runs)
+            trainer.assist(arguments.runs)
     if workers.is_chief():
         console.next_command("keras-lstmgen", "generate", folder, "--temperature", "0.8")
 
@@ -61,10 +61,10 @@ def _trained(arguments: argparse.Namespace) -> Path:
         settings = recipe.override(recipe.load(folder / run_directory.RECIPE), given, "--")
         effects.check(settings, given, "--")
         _tell_left_out(settings.corpus)
-        return training.resume(folder, settings)
+        return trainer.resume(folder, settings)
     settings, name = _what_to_train(arguments.source, given)
     _tell_left_out(settings.corpus)
-    return training.train(settings, arguments.runs, arguments.name or name)
+    return trainer.train(settings, arguments.runs, arguments.name or name)
 
 
 def _tell_left_out(corpus: recipe.Corpus) -> None:

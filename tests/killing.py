@@ -17,9 +17,9 @@ from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from keras_lstmgen import callbacks, training
 from keras_lstmgen.config import recipe
 from keras_lstmgen.models import run_directory
+from keras_lstmgen.training import callbacks, trainer
 
 NAME = "run"
 CHANGES = ("open", "os.rename", "os.mkdir", "os.rmdir", "os.remove", "tempfile.mkdtemp", "shutil.rmtree")
@@ -29,9 +29,9 @@ def attempt(settings: recipe.Recipe, runs: Path) -> None:
     """Begin the run, or go on with it, as somebody at the keyboard would."""
     folder = runs / NAME
     if (folder / run_directory.RECIPE).is_file():
-        training.resume(folder, recipe.load(folder / run_directory.RECIPE))
+        trainer.resume(folder, recipe.load(folder / run_directory.RECIPE))
     else:
-        training.train(settings, runs, NAME)
+        trainer.train(settings, runs, NAME)
 
 
 def die_at_change(number: int, runs: Path) -> None:

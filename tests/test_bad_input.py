@@ -18,9 +18,10 @@ from typing import Any
 
 import pytest
 
-from keras_lstmgen import callbacks, cli
+from keras_lstmgen import cli
 from keras_lstmgen.data import sources
 from keras_lstmgen.models import run_directory
+from keras_lstmgen.training import callbacks
 
 TINY = shlex.split(
     "--model.units 7 --model.embedding_size 4 --training.batch_size 3 --training.window 5 --training.epochs 1"

@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from keras_lstmgen import training
 from keras_lstmgen.config import recipe
 from keras_lstmgen.exporters import export_run
 from keras_lstmgen.generation import text_generation
 from keras_lstmgen.generation.sampling import Options
 from keras_lstmgen.models import run_directory
+from keras_lstmgen.training import trainer
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the kit is no package: it travels as a folder
 from export import contract, tokenizer
@@ -154,7 +154,7 @@ def paired(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "model.units": 12, "model.layers": 1, "model.attention": 9, "training.batch_size": 5, "training.epochs": 12,
         "training.learning_rate": 0.02,
     }  # fmt: skip
-    made = training.train(recipe.override(recipe.Recipe(), values), folder / "runs", "pairs")
+    made = trainer.train(recipe.override(recipe.Recipe(), values), folder / "runs", "pairs")
     export_run.export(made, recipe.Export(formats=("tflite", "tflite_int8"), texts=4, tokens=9))
     return made
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from keras_lstmgen import cli, training
+from keras_lstmgen import cli
 from keras_lstmgen.config import recipe
 from keras_lstmgen.generation import chat_session, text_generation
 from keras_lstmgen.generation.chat_session import Speaker, Talk, answer
@@ -26,6 +26,7 @@ from keras_lstmgen.generation.text_generation import Sample
 from keras_lstmgen.interpret import inspect_run
 from keras_lstmgen.models import run_directory
 from keras_lstmgen.system import signals
+from keras_lstmgen.training import trainer
 from keras_lstmgen.utils.errors import UserError
 
 OPTIONS = Options(repetition_penalty=1.4, temperature=0.8, top_p=0.95)
@@ -48,7 +49,7 @@ def dialogues(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lines = [f"{number % 7}{line}{number % 5}" for line in DIALOGUES for number in range(30)]
     (folder / "talk.tsv").write_text("\n".join(lines), encoding="utf-8")
     values = TINY | {"corpus.source": [str(folder / "talk.tsv")], "corpus.documents": "pairs"}
-    return training.train(recipe.override(recipe.Recipe(), values), folder / "runs", "talk")
+    return trainer.train(recipe.override(recipe.Recipe(), values), folder / "runs", "talk")
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +58,7 @@ def poem(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("poem")
     (folder / "poem.txt").write_text("床前明月光疑是地上霜举头望明月低头思故乡" * 30, encoding="utf-8")
     values = TINY | {"corpus.source": [str(folder / "poem.txt")], "training.window": 9}
-    return training.train(recipe.override(recipe.Recipe(), values), folder / "runs", "poem")
+    return trainer.train(recipe.override(recipe.Recipe(), values), folder / "runs", "poem")
 
 
 def speaker(folder: Path, tokens: int = 21, memory: int = 0) -> tuple[Speaker, list[int]]:

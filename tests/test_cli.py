@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from keras_lstmgen import cli, commands, exporters, training
+from keras_lstmgen import cli, commands, exporters
 from keras_lstmgen.config import recipe
 from keras_lstmgen.data import sources
 from keras_lstmgen.files import atomic
@@ -26,6 +26,7 @@ from keras_lstmgen.generation.logits_processors import HostOptions
 from keras_lstmgen.generation.sampling import Options
 from keras_lstmgen.interpret import inspect_run
 from keras_lstmgen.models import run_directory
+from keras_lstmgen.training import trainer
 
 VERBS = ("prepare", "train", "generate", "chat", "evaluate", "inspect", "export", "info")
 TINY = shlex.split(
@@ -70,7 +71,7 @@ def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[recipe.
         calls.append((settings, runs, name))
         return runs / name
 
-    monkeypatch.setattr(training, "train", note)
+    monkeypatch.setattr(trainer, "train", note)
     monkeypatch.chdir(tmp_path)
     return calls
 

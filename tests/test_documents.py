@@ -12,12 +12,12 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keras_lstmgen import checkpoint, training
 from keras_lstmgen.config import auto_sizes, recipe
 from keras_lstmgen.data import example_batches
 from keras_lstmgen.evaluation import likelihood, reports
 from keras_lstmgen.models import builder, run_directory
 from keras_lstmgen.tokenizers.tokenizer import END, NEWLINE, START
+from keras_lstmgen.training import checkpoint, trainer
 from keras_lstmgen.utils.errors import UserError
 
 V, E, H, B, T = 23, 5, 7, 4, 19
@@ -46,7 +46,7 @@ def lines(tmp_path: Path) -> recipe.Recipe:
 def trained(settings: recipe.Recipe, runs: Path, **values: object) -> tuple[Path, str]:
     """A run, and what was said."""
     with contextlib.redirect_stdout(io.StringIO()) as screen:
-        folder = training.train(recipe.override(settings, values), runs, "run")
+        folder = trainer.train(recipe.override(settings, values), runs, "run")
     return folder, screen.getvalue()
 
 
@@ -117,7 +117,7 @@ def test_what_was_trained_so_is_measured_so(lines: recipe.Recipe, tmp_path: Path
 def test_no_layer_carries_a_state_then(lines: recipe.Recipe) -> None:
     counts = np.ones(V, np.int64)
     for state, carries in (("fresh", False), ("carried", True)):
-        made = training.compiled(recipe.override(lines, {"training.state": state}), counts)
+        made = trainer.compiled(recipe.override(lines, {"training.state": state}), counts)
         carrying = [layer.stateful for layer in made.layers if isinstance(layer, checkpoint.CARRYING)]
         assert any(carrying) == carries
 

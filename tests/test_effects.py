@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
-from keras_lstmgen import cli, training
+from keras_lstmgen import cli
 from keras_lstmgen.config import effects, recipe
 from keras_lstmgen.generation.sampling import Options
 from keras_lstmgen.models import run_directory
+from keras_lstmgen.training import trainer
 from keras_lstmgen.utils.errors import UserError
 
 PIPELINES = sorted((Path(__file__).parents[1] / "pipelines").glob("*.toml"))
@@ -50,7 +51,7 @@ def trains(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[recipe.Recip
         return runs / name
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(training, "train", note)
+    monkeypatch.setattr(trainer, "train", note)
     return asked
 
 

@@ -20,11 +20,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from keras_lstmgen import callbacks, cli
+from keras_lstmgen import cli
 from keras_lstmgen.config import recipe
 from keras_lstmgen.data import sources, token_cache
 from keras_lstmgen.files import atomic
 from keras_lstmgen.models import run_directory
+from keras_lstmgen.training import callbacks
 
 TINY = {
     "model.units": 7, "model.embedding_size": 4, "model.layers": 1, "training.batch_size": 3, "training.window": 17,

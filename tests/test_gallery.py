@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the benchmarks are no package that is installed
 from benchmarks import gallery
-from keras_lstmgen import cli, training
+from keras_lstmgen import cli
 from keras_lstmgen.config import recipe
 from keras_lstmgen.models import run_directory
+from keras_lstmgen.training import trainer
 
 TINY = {
     "model.embedding_size": 5, "model.units": 14, "model.layers": 1, "training.batch_size": 4, "training.epochs": 2,
@@ -69,7 +70,7 @@ def test_a_run_on_pairs_answers_the_first_sources_that_it_validates_on_as_its_re
     (tmp_path / "talk.tsv").write_text("\n".join(lines), encoding="utf-8")
     asked = {"evaluate.measures": ["bleu"], "evaluate.beams": 2, "evaluate.length_penalty": 0.5}
     values = TINY | asked | {"corpus.source": [str(tmp_path / "talk.tsv")], "corpus.documents": "pairs"}
-    folder = training.train(recipe.override(recipe.Recipe(), values), shown, "quickstart")
+    folder = trainer.train(recipe.override(recipe.Recipe(), values), shown, "quickstart")
     assert gallery.main([str(folder), "--output", str(tmp_path / "page.md")]) == 0
     found = blocks(tmp_path / "page.md")
     assert [language for language, _ in found] == ["sh", "text"] * 3
@@ -89,7 +90,7 @@ def test_each_file_is_asked_from_and_text_that_was_learned_is_not_called_held_ou
         (tmp_path / name).write_text("\n".join(line.format(number) for number in range(5)), encoding="utf-8")
     both = [str(tmp_path / name) for name in ("english", "chinese")]
     values = TINY | {"corpus.source": both, "corpus.validation": both, "corpus.documents": "pairs"}
-    folder = training.train(recipe.override(recipe.Recipe(), values), shown, "quickstart")
+    folder = trainer.train(recipe.override(recipe.Recipe(), values), shown, "quickstart")
     assert gallery.main([str(folder), "--output", str(tmp_path / "page.md")]) == 0
     found = blocks(tmp_path / "page.md")
     commands = [text for language, text in found if language == "sh"]
@@ -106,7 +107,7 @@ def test_a_run_on_labels_writes_of_each_kind(shown: Path, tmp_path: Path, capsys
         "corpus.source": [str(tmp_path / "glad"), str(tmp_path / "sad")], "corpus.labels": ["glad", "sad"],
         "corpus.documents": "lines", "training.window": 20,
     }  # fmt: skip
-    folder = training.train(recipe.override(recipe.Recipe(), values), shown, "quickstart")
+    folder = trainer.train(recipe.override(recipe.Recipe(), values), shown, "quickstart")
     assert gallery.main([str(folder), "--output", str(tmp_path / "page.md")]) == 0
     found = blocks(tmp_path / "page.md")
     assert [language for language, _ in found] == ["sh", "text", "text", "text"] * 2

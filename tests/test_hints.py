@@ -12,13 +12,14 @@ from typing import Any
 
 import pytest
 
-from keras_lstmgen import cli, training
+from keras_lstmgen import cli
 from keras_lstmgen.config import recipe
 from keras_lstmgen.data import prepared_corpus, sources, token_cache
 from keras_lstmgen.exporters import export_run
 from keras_lstmgen.files import folders
 from keras_lstmgen.models import run_directory
 from keras_lstmgen.preparation import parts
+from keras_lstmgen.training import trainer
 from keras_lstmgen.utils.errors import UserError, typed
 
 ROOT = Path(__file__).parents[1]
@@ -86,7 +87,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A working directory with a few files; a training ends where it would begin."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("KERAS_LSTMGEN_DATA", raising=False)
-    monkeypatch.setattr(training, "_fit", lambda _settings, _encoded, folder: folder)
+    monkeypatch.setattr(trainer, "_fit", lambda _settings, _encoded, folder: folder)
     Path("b.txt").write_text("The ferry.\nThe old ferry is late again.\n" * 40)
     Path("notes.toml").write_text("A text, no recipe. " * 40)
     Path("a.toml").write_text("[training]\nbatch_size = 3\nwindow = 5\n")
@@ -229,17 +230,17 @@ def _unfinished(say: Say, copied: Path) -> None:
 
 def _diverged(say: Say, copied: Path) -> None:
     pace: Any = SimpleNamespace(
-        progress=SimpleNamespace(windows=1, lately=training.SETBACKS, setbacks=0), windows=1,
+        progress=SimpleNamespace(windows=1, lately=trainer.SETBACKS, setbacks=0), windows=1,
         settings=recipe.Training(),
     )  # fmt: skip
     model: Any = None
     with pytest.raises(UserError) as refused:
-        training._go_back(copied, pace, model, "the loss is lost")
+        trainer._go_back(copied, pace, model, "the loss is lost")
     say(command(str(refused.value)), 0)
     for name in (run_directory.MODEL, run_directory.PREVIOUS):
         (copied / name).unlink()
     with pytest.raises(UserError) as refused:
-        training._go_back(copied, pace, model, "the loss is lost")
+        trainer._go_back(copied, pace, model, "the loss is lost")
     found = re.search(r"--training\.learning_rate \S+", str(refused.value))
     assert found
     say(f"train b.txt {found[0]} --training.clip_norm 0.1 {shlex.join(TINY)}", 0)
@@ -303,7 +304,7 @@ def test_a_run_names_its_texts_so_that_they_are_found_from_any_working_directory
         asked.append(settings.corpus)
         return folder
 
-    monkeypatch.setattr(training, "_fit", fitted)
+    monkeypatch.setattr(trainer, "_fit", fitted)
     for word in ("b.txt", "./b.txt", "'*.txt'", "."):
         say(f"train {word} --corpus.validation {word} --runs {tmp_path} {shlex.join(TINY)}", 0)
     monkeypatch.chdir("/")

@@ -24,13 +24,14 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from keras_lstmgen import checkpoint, cli, material, training
+from keras_lstmgen import cli
 from keras_lstmgen.config import recipe
 from keras_lstmgen.data import prepared_corpus, stream_windows, token_cache
 from keras_lstmgen.files import folders
 from keras_lstmgen.models import builder, run_directory
 from keras_lstmgen.reporting import console
 from keras_lstmgen.tokenizers import tokenizer
+from keras_lstmgen.training import checkpoint, input_pipeline, trainer
 from keras_lstmgen.utils.errors import UserError
 from tests.hostile import HEAVY, TEXTS, VALUES, damaged, refused_or
 
@@ -48,12 +49,12 @@ class Made:
         text = parent / "prose.txt"
         text.write_text("".join(pydoc_data.topics.topics.values())[:1500], encoding="utf-8")
         self.settings = recipe.override(recipe.Recipe(), {"corpus.source": [str(text)], **TINY})
-        self.run = training.train(self.settings, parent / "runs", "tiny")
+        self.run = trainer.train(self.settings, parent / "runs", "tiny")
         self.metadata = json.loads((self.run / run_directory.METADATA).read_text())
-        settings, encoded = material.prepare(self.settings, parent / "runs")
-        self.text = material.digest(encoded)
+        settings, encoded = input_pipeline.prepare(self.settings, parent / "runs")
+        self.text = input_pipeline.digest(encoded)
         counts = np.bincount(encoded.train, minlength=encoded.tokenizer.vocab_size)
-        self.model = training.compiled(settings, counts)
+        self.model = trainer.compiled(settings, counts)
         self.copy = Path(shutil.copytree(self.run, parent / "copies" / "tiny"))
         self.members = {name: members(self.run / name) for name in ARCHIVES}
 
@@ -451,13 +452,13 @@ def changed(about: dict[str, Any], places: dict[str, Any]) -> dict[str, Any]:
 def trained_on(folder: Path) -> Any:
     """What a training reads before its first update, which everything that it divides by and counts is asked of."""
     settings = recipe.override(recipe.Recipe(), {"corpus.source": [str(folder)], **TINY})
-    settings, found = material.prepare(settings, folder.parent / "runs")
+    settings, found = input_pipeline.prepare(settings, folder.parent / "runs")
     V = found.tokenizer.vocab_size
     assert stream_windows.counts(found.train, V).shape == stream_windows.counts(found.validation, V).shape == (V,)
     assert 0 <= found.start_id < V > len(found.unsampled_ids)
-    assert all(material.per_character(settings, found, split) > 0 for split in ("train", "validation"))
-    assert material.scored(settings, found) > 0
-    assert material.counts(settings, found, "validation")["tokens"] > 0
+    assert all(input_pipeline.per_character(settings, found, split) > 0 for split in ("train", "validation"))
+    assert input_pipeline.scored(settings, found) > 0
+    assert input_pipeline.counts(settings, found, "validation")["tokens"] > 0
     return found
 
 

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from keras_lstmgen import cli, training
+from keras_lstmgen import cli
 from keras_lstmgen.config import recipe
 from keras_lstmgen.layers import lstm, native_ops
 from keras_lstmgen.models import run_directory
+from keras_lstmgen.training import trainer
 
 
 @pytest.fixture
@@ -124,7 +125,7 @@ def test_missing_native_code_is_told_in_a_line_where_a_training_begins_and_by_in
         monkeypatch.setattr(native_ops, "library", library)
         for command in commands:
             assert cli.main(command) == 0
-        training.resume(copied, recipe.load(copied / run_directory.RECIPE))
+        trainer.resume(copied, recipe.load(copied / run_directory.RECIPE))
         printed[library()] = [line for line in capsys.readouterr().out.splitlines() if line.startswith(MISSING)]
     assert [len(lines) for lines in printed.values()] == [0, 3]
 

@@ -14,7 +14,7 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keras_lstmgen import cli, training
+from keras_lstmgen import cli
 from keras_lstmgen.config import recipe
 from keras_lstmgen.data import splits
 from keras_lstmgen.generation import text_generation
@@ -24,6 +24,7 @@ from keras_lstmgen.layers import attention
 from keras_lstmgen.models import builder, run_directory
 from keras_lstmgen.reporting import plots
 from keras_lstmgen.tokenizers.tokenizer import END, START
+from keras_lstmgen.training import trainer
 
 B, T, E, H, L, M, V = 2, 11, 3, 5, 3, 4, 7
 Array = np.ndarray[Any, Any]
@@ -363,7 +364,7 @@ def kinds(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "model.units": 7, "model.layers": 1, "model.attention": 5, "model.members": 2, "training.epochs": 2,
         "training.batch_size": 3,
     }  # fmt: skip
-    return training.train(recipe.override(recipe.Recipe(), values), folder / "runs", "kinds")
+    return trainer.train(recipe.override(recipe.Recipe(), values), folder / "runs", "kinds")
 
 
 def test_texts_of_a_run_on_kinds_are_given_for_each(

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_lstmgen import training
 from keras_lstmgen.config import recipe
 from keras_lstmgen.layers import native_ops
 from keras_lstmgen.layers.lstm import Output, TiedOutput
-from keras_lstmgen.loss import NegativeLogLikelihood, SampledSoftmax, nats_of
 from keras_lstmgen.models import run_directory
 from keras_lstmgen.system import cpu
+from keras_lstmgen.training import trainer
+from keras_lstmgen.training.losses import NegativeLogLikelihood, SampledSoftmax, nats_of
 
 B, T, H, V = 3, 5, 7, 40
 COUNTS = np.arange(1, V + 1)[::-1] ** 2
@@ -135,7 +135,7 @@ def test_a_run_learns_by_it_and_is_measured_exactly(settings: recipe.Recipe, tmp
     settings = recipe.override(settings, {**values, "tokenizer.vocab_size": 300})
     losses = {}
     for draws in (0, 50):
-        folder = training.train(recipe.override(settings, {"training.sampled_softmax": draws}), tmp_path, f"n{draws}")
+        folder = trainer.train(recipe.override(settings, {"training.sampled_softmax": draws}), tmp_path, f"n{draws}")
         losses[draws] = run_directory.load_metadata(folder).metrics["validation"]["nats_per_token"]
     assert losses[0] != losses[50]
     assert losses[0] == pytest.approx(losses[50], abs=0.1)

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rouge_score import rouge_scorer
 
-from keras_lstmgen import cli, training
+from keras_lstmgen import cli
 from keras_lstmgen.config import recipe
 from keras_lstmgen.data import example_batches, splits, token_cache
 from keras_lstmgen.evaluation import (
@@ -36,6 +36,7 @@ from keras_lstmgen.generation import (
     text_generation,
 )
 from keras_lstmgen.models import run_directory
+from keras_lstmgen.training import trainer
 from keras_lstmgen.utils.errors import UserError
 
 texts = st.text("ab cd.,!é字 A", max_size=20)
@@ -314,7 +315,7 @@ def small(folder: Path, values: dict[str, Any]) -> Path:
         "training.batch_size": 10, "training.epochs": 15, "training.learning_rate": 0.02, "training.patience": 0,
     }  # fmt: skip
     settings = recipe.override(recipe.Recipe(), {**sizes, **values})
-    return training.train(settings, folder / "runs", "small")
+    return trainer.train(settings, folder / "runs", "small")
 
 
 @pytest.fixture

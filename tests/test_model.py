@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_lstmgen import checkpoint
 from keras_lstmgen.config import recipe
 from keras_lstmgen.models import builder
+from keras_lstmgen.training import checkpoint
 
 B, T, E, H, L, V = 2, 6, 4, 5, 3, 11
 IDS = np.random.default_rng(0).integers(0, V, (B, T))

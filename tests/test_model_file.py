@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from keras_lstmgen import training
 from keras_lstmgen.config import recipe
 from keras_lstmgen.models import builder
+from keras_lstmgen.training import trainer
 
 ROOT = Path(__file__).resolve().parents[1]
 B, T, E, H, L, V = 2, 6, 5, 7, 2, 11
@@ -54,9 +54,9 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any
     folder, logits = tmp_path_factory.mktemp("kinds"), {}
     for name, values in KINDS.items():
         settings = recipe.override(recipe.Recipe(), {**SIZES, **values})
-        trained = training.compiled(settings, np.arange(1, V + 1))
+        trained = trainer.compiled(settings, np.arange(1, V + 1))
         written = builder.build(settings.model, V)
-        training.hand_over(trained, written)
+        trainer.hand_over(trained, written)
         written.save(folder / f"{name}.keras")
         logits[name] = written(IDS, training=False).numpy()
     return folder, logits

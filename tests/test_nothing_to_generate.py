@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from keras_lstmgen import cli, material
+from keras_lstmgen import cli
 from keras_lstmgen.config import recipe
 from keras_lstmgen.data import prepared_corpus, token_cache
 from keras_lstmgen.generation import beam_search, decoding_loop, text_generation
@@ -19,6 +19,7 @@ from keras_lstmgen.generation.logits_processors import HostOptions
 from keras_lstmgen.generation.sampling import Options
 from keras_lstmgen.models import run_directory
 from keras_lstmgen.tokenizers.tokenizer import END, NEWLINE, START, UNK
+from keras_lstmgen.training import input_pipeline
 from keras_lstmgen.utils.errors import UserError
 
 GOLDEN = Path(__file__).parent / "golden" / "run"
@@ -61,7 +62,7 @@ def test_ids_that_were_made_before_are_refused_too(monkeypatch: pytest.MonkeyPat
         never = tuple(token for token in found.unsampled_ids if token not in left)
         monkeypatch.setattr(prepared_corpus, "opened", lambda _, never=never: replace(found, unsampled_ids=never))
         with pytest.raises(UserError, match="leaves nothing to generate"):
-            material.prepare(settings, tmp_path)
+            input_pipeline.prepare(settings, tmp_path)
 
 
 @pytest.mark.parametrize("verb", ["generate", "chat", "evaluate", "inspect", "export"])

@@ -11,7 +11,6 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keras_lstmgen import training
 from keras_lstmgen.config import recipe
 from keras_lstmgen.data import example_batches, splits
 from keras_lstmgen.data.token_cache import SPLITS, encode
@@ -21,6 +20,7 @@ from keras_lstmgen.files import atomic
 from keras_lstmgen.generation import sampling, text_generation
 from keras_lstmgen.models import builder, run_directory
 from keras_lstmgen.tokenizers.tokenizer import END, NEWLINE, START
+from keras_lstmgen.training import trainer
 from keras_lstmgen.utils.errors import UserError
 
 V, E, H = 23, 5, 7
@@ -283,7 +283,7 @@ def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "model.dropout": 0.0, "model.attention": 8, "training.batch_size": 10, "training.epochs": 40,
         "training.learning_rate": 0.02, "training.patience": 0,
     })  # fmt: skip
-    return training.train(settings, folder / "runs", "colours")
+    return trainer.train(settings, folder / "runs", "colours")
 
 
 def test_what_is_counted_of_pairs_are_their_targets(colours: Path) -> None:
@@ -307,7 +307,7 @@ def test_a_batch_of_long_targets_is_not_taken_for_a_loss_that_explodes(tmp_path:
         "corpus.documents": "pairs", "model.embedding_size": E, "model.units": H, "model.layers": 1,
         "training.batch_size": 3, "training.window": 500, "training.epochs": 1,
     })  # fmt: skip
-    folder = training.train(settings, tmp_path / "runs", "run")
+    folder = trainer.train(settings, tmp_path / "runs", "run")
     (row,) = json.loads((folder / "history.json").read_text())
     assert row["loss"] < 5
 

@@ -12,15 +12,15 @@ import tensorflow as tf
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the benchmarks are no package that is installed
 from benchmarks import pointer as benchmark
-from keras_lstmgen import checkpoint, training
 from keras_lstmgen.config import recipe
 from keras_lstmgen.evaluation import likelihood
 from keras_lstmgen.exporters import export_run
 from keras_lstmgen.files import atomic
 from keras_lstmgen.layers import pointer_generator
 from keras_lstmgen.layers.attention import SIZE
-from keras_lstmgen.loss import Copied
 from keras_lstmgen.models import builder, run_directory
+from keras_lstmgen.training import checkpoint, trainer
+from keras_lstmgen.training.losses import Copied
 from keras_lstmgen.utils.errors import UserError
 
 B, T, E, H, L, M, V = 2, 8, 4, 6, 1, 5, 11
@@ -119,7 +119,7 @@ def test_it_learns_from_the_loss_of_the_mixture(length: int | None) -> None:
 
 def test_a_checkpoint_keeps_the_gate(copying: Path, tmp_path: Path) -> None:
     chosen = recipe.load(copying / run_directory.RECIPE)
-    one, other = (training.compiled(chosen, np.ones(V)) for _ in range(2))
+    one, other = (trainer.compiled(chosen, np.ones(V)) for _ in range(2))
     one.layers[0].gate_now().bias.assign([3.0])
     checkpoint.save(tmp_path, one, checkpoint.Progress(text="x"))
     checkpoint.load(tmp_path, other, "x")
@@ -141,14 +141,14 @@ def copying(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "model.layers": 1, "model.dropout": 0.0, "model.attention": 30, "model.copy": True, "training.batch_size": 16,
         "training.epochs": 8, "training.learning_rate": 0.02, "export.texts": 10, "export.tokens": 8,
     })  # fmt: skip
-    made = training.train(settings, folder / "runs", "copying")
+    made = trainer.train(settings, folder / "runs", "copying")
     export_run.export(made, settings.export)
     return made
 
 
 def test_it_writes_names_that_it_has_never_seen(copying: Path) -> None:
     plain = recipe.override(recipe.load(copying / run_directory.RECIPE), {"model.copy": False})
-    without = training.train(plain, copying.parent, "without")
+    without = trainer.train(plain, copying.parent, "without")
     copies, learns = (atomic.read_json(folder / "metrics.json")["validation"] for folder in (copying, without))
     assert copies["nats_per_token"] < 0.5 * learns["nats_per_token"]
 

@@ -15,7 +15,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keras_lstmgen import training
 from keras_lstmgen.cli import main
 from keras_lstmgen.config import recipe
 from keras_lstmgen.config.recipe import Recipe
@@ -24,6 +23,7 @@ from keras_lstmgen.data.token_cache import Encoded, encode
 from keras_lstmgen.evaluation import likelihood, reports
 from keras_lstmgen.models import run_directory
 from keras_lstmgen.tokenizers import tokenizer
+from keras_lstmgen.training import trainer
 from keras_lstmgen.utils.errors import UserError
 from tests.conftest import SMALL
 from tests.planted import executed, installed, plant
@@ -172,8 +172,8 @@ def test_pairs_are_dealt_out_and_counted_as_training_does(tmp_path: Path) -> Non
     made = opened(tmp_path / "prepared")
     same(made, encode(asked, tmp_path / "cache"))
     assert made.counts["train"]["tokens"] < len(made.train)
-    own = training.train(asked, tmp_path / "runs", "own")
-    other = training.train(
+    own = trainer.train(asked, tmp_path / "runs", "own")
+    other = trainer.train(
         recipe.override(Recipe(), SMALL | {"corpus.source": str(tmp_path / "prepared")}), tmp_path / "runs", "other"
     )
     for weights, others in zip(
@@ -197,7 +197,7 @@ def test_training_on_a_prepared_folder_gives_the_model_of_the_text(
     tmp_path: Path, make: Callable[..., Recipe], capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked = recipe.override(make("char", "lines", unique=False), SMALL)
-    own = training.train(asked, tmp_path / "runs", "own")
+    own = trainer.train(asked, tmp_path / "runs", "own")
     pipeline.prepare(asked, tmp_path / "prepared", HERE)
     options = [word for name, value in SMALL.items() for word in (f"--{name}", str(value))]
     assert main(["train", str(tmp_path / "prepared"), "--runs", str(tmp_path / "runs"), *options]) == 0

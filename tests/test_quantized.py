@@ -13,12 +13,12 @@ import pytest
 from ai_edge_litert.interpreter import Interpreter
 from ai_edge_litert.tools import flatbuffer_utils
 
-from keras_lstmgen import training
 from keras_lstmgen.config import recipe
 from keras_lstmgen.exporters import contract, export_run, tflite, tflite_float16, tflite_int8, verify
 from keras_lstmgen.exporters.contract import Call
 from keras_lstmgen.generation import sampling
 from keras_lstmgen.models import run_directory
+from keras_lstmgen.training import trainer
 from keras_lstmgen.utils.errors import UserError
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the kit is no package: it travels as a folder
@@ -33,7 +33,7 @@ ASKED = recipe.Export(formats=("tflite", "tflite_float16", "tflite_int8"), texts
 @pytest.fixture(scope="module")
 def quantized(settings: recipe.Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with its two TFLite files."""
-    folder = training.train(recipe.override(settings, SIZES), tmp_path_factory.mktemp("runs"), "eight")
+    folder = trainer.train(recipe.override(settings, SIZES), tmp_path_factory.mktemp("runs"), "eight")
     export_run.export(folder, ASKED)
     return folder
 

@@ -23,12 +23,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from keras_lstmgen import callbacks, checkpoint, training
 from keras_lstmgen.config import recipe
 from keras_lstmgen.evaluation import likelihood
 from keras_lstmgen.files import atomic
 from keras_lstmgen.models import run_directory
 from keras_lstmgen.system import signals
+from keras_lstmgen.training import callbacks, checkpoint, trainer
 from keras_lstmgen.utils.errors import Terminated, UserError
 
 ROOT = Path(__file__).parents[1]
@@ -118,7 +118,7 @@ def plain(settings: recipe.Recipe) -> recipe.Recipe:
 @pytest.fixture(scope="module")
 def straight(plain: recipe.Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that was never stopped."""
-    folder = training.train(plain, tmp_path_factory.mktemp("runs"), "straight")
+    folder = trainer.train(plain, tmp_path_factory.mktemp("runs"), "straight")
     assert [row["windows"] for row in curve(folder)] == [26, 52]
     return folder
 
@@ -155,10 +155,10 @@ def test_sigterm_saves_within_an_epoch_without_a_validation_and_what_follows_is_
         at_window(patch, window, ask_to_end)
         said = r"^stopped by SIGTERM, and saved; to go on: .* --resume /"
         with pytest.raises(Terminated, match=said), signals.heard():
-            training.train(plain, tmp_path, "run")
+            trainer.train(plain, tmp_path, "run")
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     assert len(curve(tmp_path / "run")) == window // 26 if window > 26 else not (tmp_path / "run/history.json").exists()
-    training.resume(tmp_path / "run", plain)
+    trainer.resume(tmp_path / "run", plain)
     assert_same_run(tmp_path / "run", straight)
 
 
@@ -174,9 +174,9 @@ def test_sigterm_does_not_wait_for_the_validation_which_is_made_up_for(
     with monkeypatch.context() as patch:
         patch.setattr(likelihood, "total_nats", wrapped)
         with pytest.raises(Terminated, match="stopped by SIGTERM, and saved"), signals.heard():
-            training.train(plain, tmp_path, "run")
+            trainer.train(plain, tmp_path, "run")
     assert not (tmp_path / "run" / run_directory.MODEL).exists()
-    training.resume(tmp_path / "run", plain)
+    trainer.resume(tmp_path / "run", plain)
     assert_same_run(tmp_path / "run", straight)
 
 
@@ -184,7 +184,7 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again(
     plain: recipe.Recipe, straight: Path, tmp_path: Path
 ) -> None:
     atomic.write_text(tmp_path / "run" / run_directory.RECIPE, recipe.to_toml(plain))
-    training.resume(tmp_path / "run", plain)
+    trainer.resume(tmp_path / "run", plain)
     assert_same_run(tmp_path / "run", straight)
 
 
@@ -196,7 +196,7 @@ def test_weights_without_a_checkpoint_are_never_trained_over(
         (copy / name).unlink()
     before = (copy / run_directory.MODEL).read_bytes()
     with pytest.raises(UserError, match=r"run: has no checkpoint to go on from; train it again$"):
-        training.resume(copy, plain)
+        trainer.resume(copy, plain)
     assert (copy / run_directory.MODEL).read_bytes() == before
 
 
@@ -220,7 +220,7 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_it_taken(
 ) -> None:
     copy = Path(shutil.copytree(straight, tmp_path / "run"))
     damage(copy / run_directory.CHECKPOINT)
-    training.resume(copy, plain)
+    trainer.resume(copy, plain)
     told = [line for line in capsys.readouterr().out.splitlines() if "cannot be gone on from" in line]
     assert len(told) == 1
     assert told[0].startswith(f"{copy / run_directory.CHECKPOINT}: cannot be gone on from (")
@@ -255,9 +255,9 @@ def test_what_cannot_be_read_at_this_moment_is_not_taken_for_damaged(
             patch.setattr(zipfile.ZipFile, "testzip", failing)
         said = {"files": "Too many open files", "disk": "Input/output error", "memory": "MemoryError"}[what]
         with pytest.raises(UserError, match=rf"checkpoint\.keras: cannot be read now \(.*{said}.*\), and may be whole"):
-            training.resume(copy, plain)
+            trainer.resume(copy, plain)
     assert {path.name: path.read_bytes() for path in copy.glob("*.keras")} == before
-    training.resume(copy, plain)
+    trainer.resume(copy, plain)
     assert_same_run(copy, straight)
 
 
@@ -269,7 +269,7 @@ def test_where_both_checkpoints_are_damaged_it_is_told_in_one_line_and_nothing_i
         one_bit(copy / name)
     before = {path.name: path.read_bytes() for path in copy.glob("*.keras")}
     with pytest.raises(UserError, match=r"checkpoint\.keras: cannot be gone on from \(.*\); start the training again$"):
-        training.resume(copy, plain)
+        trainer.resume(copy, plain)
     assert {path.name: path.read_bytes() for path in copy.glob("*.keras")} == before
 
 
@@ -277,22 +277,22 @@ def test_two_trainings_of_one_run_at_once_are_refused(plain: recipe.Recipe, stra
     lock = os.open(straight, os.O_RDONLY)
     fcntl.flock(lock, fcntl.LOCK_EX)
     with pytest.raises(UserError, match=r"straight: is being trained by another process"):
-        training.resume(straight, plain)
+        trainer.resume(straight, plain)
     os.close(lock)
-    training.resume(straight, plain)
+    trainer.resume(straight, plain)
 
 
 def test_a_run_that_patience_ended_stays_as_it_is_until_patience_is_raised(
     plain: recipe.Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     still = recipe.override(plain, {"training.learning_rate": 0.0, "training.patience": 1, "training.epochs": 5})
-    folder = training.train(still, tmp_path, "still")
+    folder = trainer.train(still, tmp_path, "still")
     rows = curve(folder)
     assert len(rows) == 2
-    training.resume(folder, still)
+    trainer.resume(folder, still)
     assert "1 epochs brought nothing better: raise training.patience to go on." in capsys.readouterr().out
     assert curve(folder) == rows
-    training.resume(folder, recipe.override(still, {"training.patience": 2}))
+    trainer.resume(folder, recipe.override(still, {"training.patience": 2}))
     assert len(curve(folder)) == 3
 
 
@@ -335,7 +335,7 @@ def test_where_the_loss_is_no_number_any_more_it_goes_back_and_on_at_half_the_ra
     window: int,
 ) -> None:
     at_window(monkeypatch, window, poison)
-    folder = training.train(plain, tmp_path, "run")
+    folder = trainer.train(plain, tmp_path, "run")
     epochs = window // 27
     assert (
         f"the loss is no number any more in epoch {epochs + 1}: going back to the checkpoint after {epochs}.00 epochs, "
@@ -355,7 +355,7 @@ def test_a_rate_that_is_far_too_high_makes_it_go_back_three_times_and_then_give_
     part = replace(plain.training, learning_rate=1000.0, warmup=0.0, clip_norm=0.0)  # a hundred times what is allowed
     wild = replace(plain, training=part)
     with pytest.raises(UserError, match=r"the loss has exploded .* after 3 times of going back .*; train again at"):
-        training.train(wild, tmp_path, "wild")
+        trainer.train(wild, tmp_path, "wild")
     assert capsys.readouterr().out.count("on at half the rate") == 3
     assert not (tmp_path / "wild").exists()
 
@@ -366,7 +366,7 @@ def test_times_of_going_back_are_counted_anew_after_a_whole_epoch(
     """Twice in each of two epochs, four times in all."""
     for window in (5, 7, 30, 33):
         at_window(monkeypatch, window, poison)
-    folder = training.train(plain, tmp_path, "run")
+    folder = trainer.train(plain, tmp_path, "run")
     told = " ".join(capsys.readouterr().out.split())
     assert re.findall(r"half the rate \((\d) of 3 times\)", told) == ["1", "2", "1", "2"]
     assert [row["windows"] for row in curve(folder)] == [26, 52]
@@ -386,7 +386,7 @@ def test_weights_that_are_no_numbers_are_never_saved(
         monkeypatch.setattr(callbacks, "SHARE", float("inf"))
 
     at_window(monkeypatch, 40, poison_and_save)
-    folder = training.train(plain, tmp_path, "run")
+    folder = trainer.train(plain, tmp_path, "run")
     with zipfile.ZipFile(folder / run_directory.CHECKPOINT) as archive:
         assert json.loads(archive.read("progress.json"))["setbacks"] == 1
     for name in (run_directory.CHECKPOINT, run_directory.PREVIOUS, run_directory.MODEL):

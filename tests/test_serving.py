@@ -15,12 +15,12 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
-from keras_lstmgen import training
 from keras_lstmgen.config import recipe
 from keras_lstmgen.exporters import contract, saved_model, strings, warmup
 from keras_lstmgen.generation import sampling, text_generation
 from keras_lstmgen.models import run_directory
 from keras_lstmgen.tokenizers import tokenizer
+from keras_lstmgen.training import trainer
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the kit is no package: it travels as a folder
 from export.tf_serving import grpc_client, rest
@@ -75,7 +75,7 @@ def outputs(answer: dict[str, Any]) -> dict[str, Any]:
 def trained_words(settings: recipe.Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run by words, with its SavedModel."""
     words = recipe.override(settings, {"tokenizer.type": "word", "training.epochs": 1})
-    folder = training.train(words, tmp_path_factory.mktemp("words"), "words")
+    folder = trainer.train(words, tmp_path_factory.mktemp("words"), "words")
     saved_model.write(run_directory.load(folder), folder)
     return folder
 

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 
 import keras_lstmgen
-from keras_lstmgen import callbacks, cli, training
+from keras_lstmgen import cli
 from keras_lstmgen.config import recipe
 from keras_lstmgen.generation import chat_session
 from keras_lstmgen.models import run_directory
 from keras_lstmgen.system import signals
+from keras_lstmgen.training import callbacks, trainer
 
 PACKAGE = Path(keras_lstmgen.__file__).parent
 INSTALLERS = {"signal", "sigaction", "set_wakeup_fd", "siginterrupt", "setitimer"}
@@ -72,7 +73,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 def test_a_training_runs_in_any_thread(short: recipe.Recipe, tmp_path: Path) -> None:
-    folder = in_thread(lambda: training.train(short, tmp_path, "threaded"))
+    folder = in_thread(lambda: trainer.train(short, tmp_path, "threaded"))
     assert (folder / run_directory.MODEL).is_file()
 
 
@@ -85,13 +86,13 @@ def test_a_command_runs_in_any_thread(trained: Path, capsys: pytest.CaptureFixtu
 def test_a_program_keeps_its_own_handlers_while_it_trains(
     short: recipe.Recipe, tmp_path: Path, seen: list[Any]
 ) -> None:
-    training.train(short, tmp_path, "called")
+    trainer.train(short, tmp_path, "called")
     assert seen == [signal.default_int_handler, signal.SIG_DFL]
 
 
 def test_the_command_line_has_handlers_while_it_trains(short: recipe.Recipe, tmp_path: Path, seen: list[Any]) -> None:
     with signals.heard():
-        training.train(short, tmp_path, "typed")
+        trainer.train(short, tmp_path, "typed")
     assert not {signal.default_int_handler, signal.SIG_DFL} & set(seen)
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == [
         signal.default_int_handler,

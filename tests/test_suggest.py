@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from keras_lstmgen import training
 from keras_lstmgen.config import recipe
 from keras_lstmgen.exporters import export_run
+from keras_lstmgen.training import trainer
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the kit is no package: it travels as a folder
 from export import client, contract
@@ -147,7 +147,7 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "corpus.validation": [str(folder / "lines.txt")], "training.epochs": 8, "training.learning_rate": 0.03,
     }  # fmt: skip
     settings = recipe.override(recipe.Recipe(), values)
-    run = training.train(settings, folder / "runs", "words")
+    run = trainer.train(settings, folder / "runs", "words")
     export_run.export(run, recipe.Export(formats=("tflite",), texts=4, tokens=9))
     return run / "tflite/model.tflite"
 

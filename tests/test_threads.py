@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from keras_lstmgen import material
 from keras_lstmgen.config import recipe
 from keras_lstmgen.system import containers, cpu, malloc
+from keras_lstmgen.training import input_pipeline
 from keras_lstmgen.utils.errors import UserError
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the kits are no package: they travel as folders
@@ -100,7 +100,7 @@ def test_a_model_larger_than_the_memory_of_the_container_is_refused(monkeypatch:
     monkeypatch.setattr(containers, "memory", lambda: 2**20)
     settings = recipe.override(recipe.Recipe(), {"model.units": 200, "model.layers": 1, "model.embedding_size": 16})
     with pytest.raises(UserError, match=r"more than the 0\.0 GB that this process may use"):
-        material._check_size(settings, 100)
+        input_pipeline._check_size(settings, 100)
 
 
 def test_no_memory_is_set_aside_beyond_that_of_the_container(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,6 @@ import tensorflow as tf
 from numpy.typing import NDArray
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
-from keras_lstmgen import callbacks, checkpoint, training
 from keras_lstmgen.config import recipe
 from keras_lstmgen.data import stream_windows, token_cache
 from keras_lstmgen.evaluation import likelihood, reports
@@ -30,9 +29,10 @@ from keras_lstmgen.generation import text_generation
 from keras_lstmgen.generation.sampling import Options
 from keras_lstmgen.models import run_directory
 from keras_lstmgen.models.builder import build
-from keras_lstmgen.optimizer import Adam
 from keras_lstmgen.reporting import console
 from keras_lstmgen.system import signals
+from keras_lstmgen.training import callbacks, checkpoint, trainer
+from keras_lstmgen.training.optimizer import Adam
 from keras_lstmgen.utils.errors import UserError
 
 B, T, E, H, L = 3, 17, 5, 12, 2
@@ -60,7 +60,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def straight_and_told(small: recipe.Recipe, runs: Path) -> tuple[Path, str]:
     """A run trained from beginning to end without a break, and what was on the screen."""
     with contextlib.redirect_stdout(io.StringIO()) as screen:
-        folder = training.train(small, runs, "straight")
+        folder = trainer.train(small, runs, "straight")
     return folder, screen.getvalue()
 
 
@@ -124,7 +124,7 @@ def at_window(monkeypatch: pytest.MonkeyPatch, number: int, act: Callable[[], No
 def test_the_same_recipe_gives_the_same_losses_and_weights_to_the_last_bit(
     small: recipe.Recipe, runs: Path, straight: Path
 ) -> None:
-    again = training.train(small, runs, "straight")
+    again = trainer.train(small, runs, "straight")
     assert again.name == "straight-2"  # the name was taken, and nothing is overwritten
     assert losses(again) == losses(straight)
     assert len(losses(again)) == 3
@@ -133,7 +133,7 @@ def test_the_same_recipe_gives_the_same_losses_and_weights_to_the_last_bit(
 
 
 def test_another_seed_gives_other_losses(small: recipe.Recipe, runs: Path, straight: Path) -> None:
-    other = training.train(recipe.override(small, {"training.seed": 1}), runs, "other")
+    other = trainer.train(recipe.override(small, {"training.seed": 1}), runs, "other")
     assert all(one != another for one, another in zip(losses(straight), losses(other), strict=True))
 
 
@@ -149,14 +149,14 @@ def test_ctrl_c_within_an_epoch_saves_and_what_follows_is_as_if_nothing_had_happ
 ) -> None:
     with monkeypatch.context() as patch, signals.heard():
         at_window(patch, 70, lambda: signal.raise_signal(signal.SIGINT))
-        folder = training.train(small, runs, "interrupted")
+        folder = trainer.train(small, runs, "interrupted")
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert f"Stopped by Ctrl-C, and saved. To go on: keras-lstmgen train --resume {folder}" in capsys.readouterr().out
     assert progress(folder)["windows"] == 70
     assert [row[0] for row in losses(folder)] == [52, 70]
     assert text_generation.generate(run_directory.load(folder), "The ", 20)[0].finish_reason == "length"
 
-    training.resume(folder, small)
+    trainer.resume(folder, small)
     assert re.findall(r"^epoch (\d+)  ", capsys.readouterr().out, re.M) == ["2", "3"]
     assert losses(folder) == losses(straight)
     assert_same_numbers(folder / run_directory.CHECKPOINT, straight / run_directory.CHECKPOINT)
@@ -166,7 +166,7 @@ def test_ctrl_c_within_an_epoch_saves_and_what_follows_is_as_if_nothing_had_happ
 def test_at_a_stop_within_an_epoch_the_best_of_whole_epochs_waits_beside_what_is_better_by_then(
     small: recipe.Recipe, tmp_path: Path
 ) -> None:
-    model = training.compiled(small, counts=np.full(9, 7))
+    model = trainer.compiled(small, counts=np.full(9, 7))
     twin, progress_now = build(small.model, 9), checkpoint.Progress(windows=52)
     pace = callbacks.Pace(small.training, progress_now, 52)
     keep = callbacks.Keep(tmp_path, pace, twin)
@@ -195,10 +195,10 @@ def test_a_run_that_was_killed_goes_on_from_its_last_epoch_as_if_nothing_had_hap
     with monkeypatch.context() as patch:
         at_window(patch, 110, die)
         with pytest.raises(SystemExit):
-            training.train(small, runs, "killed")
+            trainer.train(small, runs, "killed")
     folder = runs / "killed"
     assert progress(folder)["windows"] == 104
-    training.resume(folder, small)
+    trainer.resume(folder, small)
     assert losses(folder) == losses(straight)
     assert_same_numbers(folder / run_directory.CHECKPOINT, straight / run_directory.CHECKPOINT)
     assert_same_numbers(folder / run_directory.MODEL, straight / run_directory.MODEL)
@@ -211,8 +211,8 @@ def test_a_finished_run_goes_on_with_more_epochs_as_if_it_had_been_meant_so_but_
     monkeypatch.setattr(callbacks, "rate", lambda *_: 2e-3)
     shorter = recipe.override(small, {"training.epochs": 1})
     longer = recipe.override(small, {"training.epochs": 2})
-    folder, whole = training.train(shorter, runs, "shorter"), training.train(longer, runs, "longer")
-    training.resume(folder, longer)
+    folder, whole = trainer.train(shorter, runs, "shorter"), trainer.train(longer, runs, "longer")
+    trainer.resume(folder, longer)
     assert recipe.load(folder / run_directory.RECIPE) == longer
     assert losses(folder) == losses(whole)
     assert_same_numbers(folder / run_directory.CHECKPOINT, whole / run_directory.CHECKPOINT)
@@ -222,7 +222,7 @@ def test_a_finished_run_gone_on_with_at_the_same_limit_stays_as_it_is(
     small: recipe.Recipe, straight: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = (straight / run_directory.CHECKPOINT).read_bytes()
-    training.resume(straight, small)
+    trainer.resume(straight, small)
     assert "It has reached its limit: raise training.epochs or training.minutes" in capsys.readouterr().out
     assert (straight / run_directory.CHECKPOINT).read_bytes() == before
 
@@ -236,7 +236,7 @@ def test_what_is_built_into_the_weights_or_the_place_in_the_text_cannot_change_o
 ) -> None:
     before = (straight / run_directory.RECIPE).read_bytes()
     with pytest.raises(UserError, match=rf"^--{name}: {value} does not go with --resume: the run has"):
-        training.resume(straight, recipe.override(small, {name: value}))
+        trainer.resume(straight, recipe.override(small, {name: value}))
     assert (straight / run_directory.RECIPE).read_bytes() == before
 
 
@@ -249,7 +249,7 @@ def test_a_second_ctrl_c_breaks_off_at_once_and_no_empty_run_is_left(
 
     at_window(monkeypatch, 5, twice)
     with pytest.raises(KeyboardInterrupt), signals.heard():
-        training.train(small, runs, "twice")
+        trainer.train(small, runs, "twice")
     assert not (runs / "twice").exists()
 
 
@@ -260,7 +260,7 @@ def test_minutes_end_it_within_an_epoch_too(small: recipe.Recipe, runs: Path, mo
     """On a clock that goes on by a second a window."""
     monkeypatch.setattr(callbacks, "time", SimpleNamespace(monotonic=itertools.count(1000.0).__next__))
     limits = {"training.epochs": 0, "training.minutes": 1.0}
-    folder = training.train(recipe.override(small, limits), runs, "minutes")
+    folder = trainer.train(recipe.override(small, limits), runs, "minutes")
     history = json.loads((folder / "history.json").read_text())
     assert [(row["windows"], row["seconds"]) for row in history] == [(52, 52.0), (60, 60.0)]
     assert json.loads((folder / "metrics.json").read_text())["minutes"] == 1.0
@@ -280,7 +280,7 @@ def stopped_early(tmp_path_factory: pytest.TempPathFactory, small: recipe.Recipe
         "model.layers": 1, "model.units": 32, "training.learning_rate": 0.01,
         "training.epochs": 20, "training.patience": 2,
     }  # fmt: skip
-    return training.train(recipe.override(small, values), folder / "runs", "early")
+    return trainer.train(recipe.override(small, values), folder / "runs", "early")
 
 
 def test_it_stops_when_so_many_epochs_brought_nothing_better(stopped_early: Path) -> None:
@@ -299,7 +299,7 @@ def test_the_weights_kept_are_the_best_and_not_the_last(stopped_early: Path) -> 
 
 
 def test_an_epoch_broken_off_does_not_count_as_one_without_a_better_loss(small: recipe.Recipe, tmp_path: Path) -> None:
-    model = training.compiled(small, counts=np.full(9, 7))
+    model = trainer.compiled(small, counts=np.full(9, 7))
     state = checkpoint.Progress(windows=4, best=1.0)
     pace = callbacks.Pace(recipe.Training(patience=1, epochs=9), state, 4)
     keep = callbacks.Keep(tmp_path, pace, build(small.model, 9))
@@ -316,7 +316,7 @@ def test_an_epoch_broken_off_does_not_count_as_one_without_a_better_loss(small: 
 def test_after_a_loss_that_is_lost_the_screen_is_free_again(small: recipe.Recipe, runs: Path) -> None:
     wild = {"training.learning_rate": 10.0, "training.weight_decay": 10.0, "training.warmup": 0.0}
     with pytest.raises(UserError, match=r"the loss .* in epoch 1, after 3 times .*; train again at a lower rate"):
-        training.train(recipe.override(small, wild), runs, "wild")
+        trainer.train(recipe.override(small, wild), runs, "wild")
     assert not (runs / "wild").exists()
     with console.progress_bar():
         pass
@@ -362,7 +362,7 @@ def test_each_update_is_made_at_its_rate(small: recipe.Recipe, runs: Path, monke
 
     monkeypatch.setattr(callbacks.Pace, "on_train_batch_end", wrapped)
     settings = recipe.override(small, {"training.epochs": 1, "training.warmup": 0.25})
-    training.train(settings, runs, "rates")
+    trainer.train(settings, runs, "rates")
     assert made == pytest.approx([callbacks.rate(settings.training, (n + 1) / 52) for n in range(52)])
     assert np.argmax(made) == 12  # the end of the warm-up
     assert made[-1] == pytest.approx(0.01 * settings.training.learning_rate)
@@ -376,7 +376,7 @@ def test_the_loss_of_an_epoch_is_that_of_streams_read_from_an_empty_state_to_the
 ) -> None:
     """With a rate of zero the weights stay: each epoch's loss can be computed from its streams, read in one piece."""
     still = {"training.learning_rate": 0.0, "training.epochs": 2, "model.dropout": 0.0}
-    folder = training.train(recipe.override(small, still), runs, "still")
+    folder = trainer.train(recipe.override(small, still), runs, "still")
     weights, ids = run_directory.load(folder).weights, encoded(small, runs).train
     score, zeros = likelihood.scorer(weights), np.zeros((B, 2 * L * H), np.float32)
     count = stream_windows.windows(len(ids), B, T)
@@ -390,7 +390,7 @@ def test_the_loss_of_an_epoch_is_that_of_streams_read_from_an_empty_state_to_the
 
 def updated(settings: recipe.Recipe, gradient: float) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
     """All weights before and after one update with the same ``gradient`` everywhere, by their path."""
-    model = training.compiled(settings, counts=np.full(9, 7))
+    model = trainer.compiled(settings, counts=np.full(9, 7))
     for weight in model.trainable_variables:
         weight.assign(keras.ops.ones_like(weight))
     before = {weight.path: weight.numpy() for weight in model.trainable_variables}
@@ -440,7 +440,7 @@ def test_an_update_is_that_of_keras_s_own_adam(weight_decay: float | None) -> No
 @pytest.mark.parametrize("optimizer", ["adam", "adamw"])
 def test_the_gradient_is_clipped_by_its_norm_over_all_weights(small: recipe.Recipe, optimizer: str) -> None:
     """Adam's first moment after one update is a tenth of the gradient that reached it."""
-    model = training.compiled(with_values(small, optimizer=optimizer, clip_norm=0.5), counts=np.full(9, 7))
+    model = trainer.compiled(with_values(small, optimizer=optimizer, clip_norm=0.5), counts=np.full(9, 7))
     weights = model.trainable_variables
     model.optimizer.apply_gradients((3.0 * keras.ops.ones_like(w), w) for w in weights)
     moments = [v.numpy() for v in model.optimizer.variables if "momentum" in v.path]
@@ -449,7 +449,7 @@ def test_the_gradient_is_clipped_by_its_norm_over_all_weights(small: recipe.Reci
 
 
 def test_a_clip_norm_of_zero_clips_nothing(small: recipe.Recipe) -> None:
-    assert training.compiled(with_values(small, clip_norm=0.0), counts=np.full(9, 7)).optimizer.global_clipnorm is None
+    assert trainer.compiled(with_values(small, clip_norm=0.0), counts=np.full(9, 7)).optimizer.global_clipnorm is None
 
 
 def test_it_learns_more_than_how_frequent_each_token_is(stopped_early: Path, straight: Path) -> None:
@@ -476,7 +476,7 @@ def test_each_epoch_leaves_a_sample_with_its_settings(straight: Path) -> None:
     assert re.findall(r"^--- after (.*)$", text, re.M) == [f"{n}.00 epochs, temperature 0.8, seed 0" for n in (1, 2, 3)]
     model = run_directory.load(straight)
     best = int(np.argmin([row[2] for row in losses(straight)]))
-    again = text_generation.generate(model, "", training.SAMPLE_TOKENS, Options(temperature=0.8))[0].text
+    again = text_generation.generate(model, "", trainer.SAMPLE_TOKENS, Options(temperature=0.8))[0].text
     assert text.split("--- after ")[1:][best].split("\n", 1)[1] == f"{again}\n\n"
 
 
@@ -512,7 +512,7 @@ def words(small: recipe.Recipe, runs: Path) -> tuple[recipe.Recipe, Path, str]:
     values = {"tokenizer.type": "word", "tokenizer.vocab_size": 40, "training.epochs": 1, "training.window": 7}
     settings = recipe.override(small, values)
     with contextlib.redirect_stdout(io.StringIO()) as screen:
-        folder = training.train(settings, runs, "words")
+        folder = trainer.train(settings, runs, "words")
     return settings, folder, screen.getvalue()
 
 

@@ -14,12 +14,12 @@ import numpy as np
 import onnx as onnx_library
 import pytest
 
-from keras_lstmgen import training
 from keras_lstmgen.config import recipe
 from keras_lstmgen.data import sources
 from keras_lstmgen.exporters import export_run, onnx, web
 from keras_lstmgen.generation import sampling, text_generation
 from keras_lstmgen.models import run_directory
+from keras_lstmgen.training import trainer
 from keras_lstmgen.utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -77,7 +77,7 @@ def test_in_node_a_folder_of_a_run_on_pairs_answers_as_keras_does(tmp_path_facto
         "corpus.documents": "pairs", "model.embedding_size": 5, "model.units": 12, "model.layers": 1,
         "model.attention": 9, "training.batch_size": 5, "training.epochs": 9, "training.learning_rate": 0.02,
     }  # fmt: skip
-    made = training.train(recipe.override(recipe.Recipe(), values), folder / "runs", "pairs")
+    made = trainer.train(recipe.override(recipe.Recipe(), values), folder / "runs", "pairs")
     export_run.export(made, FEW)
     model, prompts = run_directory.load(made), ("moon or 霜?", "one turn\nsun or star?\n", "", "月")
     asked = [{"prompt": prompt, "seed": "3", "options": mix} for prompt, mix in zip(prompts, MIXES, strict=True)]

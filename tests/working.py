@@ -23,9 +23,10 @@ from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from keras_lstmgen import callbacks, cli, commands
+from keras_lstmgen import cli, commands
 from keras_lstmgen.distribution import workers
 from keras_lstmgen.evaluation import likelihood
+from keras_lstmgen.training import callbacks
 
 assert commands  # imported here, so that no worker has to
 

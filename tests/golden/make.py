@@ -19,13 +19,13 @@ from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from keras_lstmgen import training
 from keras_lstmgen.config import recipe  # (after the variable)
 from keras_lstmgen.exporters import export_run
 from keras_lstmgen.files import atomic
 from keras_lstmgen.generation import text_generation
 from keras_lstmgen.generation.sampling import Options
 from keras_lstmgen.models import run_directory
+from keras_lstmgen.training import trainer
 
 HERE = Path(__file__).resolve().parent
 RUN, TEXTS = HERE / "run", HERE / "texts.json"
@@ -104,7 +104,7 @@ def main() -> None:
             export_run.export(made, settings.export)
             keep(made, ARTIFACTS)
             return
-        made = training.train(settings, Path(folder), "golden")
+        made = trainer.train(settings, Path(folder), "golden")
         export_run.export(made, settings.export)
         texts = write(run_directory.load(made))
         keep(made, (*TRAINED, *ARTIFACTS))

@@ -12,9 +12,6 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_lstmgen import callbacks, checkpoint, material
-from keras_lstmgen.callbacks import Keep, Pace, Validate
-from keras_lstmgen.checkpoint import Progress
 from keras_lstmgen.config import recipe
 from keras_lstmgen.data import example_batches, prepared_corpus, sources, stream_windows
 from keras_lstmgen.data.splits import validates_on
@@ -24,14 +21,17 @@ from keras_lstmgen.evaluation import likelihood
 from keras_lstmgen.files import atomic
 from keras_lstmgen.generation import text_generation
 from keras_lstmgen.generation.sampling import Options
-from keras_lstmgen.loss import Copied, EachMember, NegativeLogLikelihood, SampledSoftmax
 from keras_lstmgen.models import run_directory
 from keras_lstmgen.models.builder import build, start_at, state_size, weights_of
 from keras_lstmgen.models.run_directory import Metadata, Run
-from keras_lstmgen.optimizer import Adam
 from keras_lstmgen.reporting import console, plots
 from keras_lstmgen.system import cpu
 from keras_lstmgen.tokenizers import tokenizer
+from keras_lstmgen.training import callbacks, checkpoint, input_pipeline
+from keras_lstmgen.training.callbacks import Keep, Pace, Validate
+from keras_lstmgen.training.checkpoint import Progress
+from keras_lstmgen.training.losses import Copied, EachMember, NegativeLogLikelihood, SampledSoftmax
+from keras_lstmgen.training.optimizer import Adam
 from keras_lstmgen.utils.errors import Terminated, UserError, typed
 
 SAMPLE_TOKENS = 160
@@ -80,7 +80,7 @@ def resume(folder: Path, settings: recipe.Recipe) -> Path:
 def assist(runs: Path) -> None:
     """Be a worker that is not the chief: train what that trains, and write nothing but the cache of ids in ``runs``."""
     console.out.quiet = True
-    settings, encoded = material.prepare(recipe.parse(workers.told(None)), runs)
+    settings, encoded = input_pipeline.prepare(recipe.parse(workers.told(None)), runs)
     settings = _located(settings)
     with tempfile.TemporaryDirectory() as folder:  # in place of the run's
         _fit(settings, encoded, Path(folder))
@@ -88,7 +88,7 @@ def assist(runs: Path) -> None:
 
 def _prepare(settings: recipe.Recipe, runs: Path) -> tuple[recipe.Recipe, Encoded]:
     """Prepare as the chief, and tell the other workers what they are to train."""
-    settings, encoded = material.prepare(settings, runs)
+    settings, encoded = input_pipeline.prepare(settings, runs)
     if settings.training.batch_size % workers.size():
         raise UserError(
             f"training.batch_size: {settings.training.batch_size} rows cannot be shared out evenly among "
@@ -171,7 +171,7 @@ def _fit(settings: recipe.Recipe, encoded: Encoded, folder: Path) -> Path:
         progress = _progress(encoded, folder, model, counts, writes)
         atomic.write_text(folder / run_directory.RECIPE, recipe.to_toml(settings))  # which may have other limits now
         _announce(settings, encoded, model, folder)
-        pace = Pace(settings.training, progress, material.windows(settings, encoded))
+        pace = Pace(settings.training, progress, input_pipeline.windows(settings, encoded))
         if pace.stale():
             console.out.print(f"{progress.stale} epochs brought nothing better: raise training.patience to go on.")
         elif pace.done() >= 1 and pace.judged():
@@ -194,7 +194,7 @@ def _progress(
     encoded: Encoded, folder: Path, model: keras.Sequential, counts: np.ndarray[Any, Any], writes: Run
 ) -> Progress:
     """Of the last checkpoint, put into ``model``; of a new run, which gets a first checkpoint."""
-    text = material.digest(encoded)
+    text = input_pipeline.digest(encoded)
     if workers.told(text) != text:
         raise UserError("corpus.source: the text here is not the chief's; give all workers the same")
     if not workers.told(checkpoint.exists(folder)):
@@ -257,7 +257,7 @@ def _some_epochs(
         callbacks.judge(model, these, first - 1, pace)
         if pace.over() or pace.stale():
             return
-    epochs, ds = settings.training.epochs, material.dataset(settings, encoded, pace.progress.windows)
+    epochs, ds = settings.training.epochs, input_pipeline.dataset(settings, encoded, pace.progress.windows)
     model.fit(
         ds,
         epochs=epochs or 1_000_000,
@@ -303,7 +303,7 @@ def _callbacks(
     settings: recipe.Recipe, encoded: Encoded, folder: Path, pace: Pace, model: keras.Sequential, writes: Run
 ) -> tuple[Validate, Keep, console.Screen]:
     loss, call = _loss(settings, encoded, writes), text_generation.writer(writes, writes.weights)
-    per_character = {split: material.per_character(settings, encoded, split) for split in SPLITS}
+    per_character = {split: input_pipeline.per_character(settings, encoded, split) for split in SPLITS}
 
     def validation_loss() -> float:
         if workers.is_chief():
@@ -318,9 +318,9 @@ def _callbacks(
         return text
 
     return (
-        Validate(validation_loss, pace, material.heaviest(settings, encoded)),
+        Validate(validation_loss, pace, input_pipeline.heaviest(settings, encoded)),
         Keep(folder, pace, writes.model),
-        console.Screen(pace.done, material.batch_tokens(settings, encoded), per_character, sample),
+        console.Screen(pace.done, input_pipeline.batch_tokens(settings, encoded), per_character, sample),
     )
 
 
@@ -329,9 +329,9 @@ def _loss(settings: recipe.Recipe, encoded: Encoded, writes: Run) -> Callable[[C
 
     It tells what it is given how far it is, now and then.
     """
-    held_out, score = material.held_out(encoded), likelihood.scorer(writes.weights)
+    held_out, score = input_pipeline.held_out(encoded), likelihood.scorer(writes.weights)
     if not settings.carries:
-        tried = material.tried(settings, encoded)
+        tried = input_pipeline.tried(settings, encoded)
         return lambda advance: (
             likelihood.examples_nats(writes.weights, tried, score, advance) / example_batches.predicted(tried)
         )
@@ -376,17 +376,17 @@ def _conclude(settings: recipe.Recipe, encoded: Encoded, folder: Path, pace: Pac
     """Print the table and the hint, write the metrics and the curve."""
     progress = pace.progress
     best = min(progress.history, key=lambda row: row["val_loss"])
-    validation = material.counts(settings, encoded, "validation")
-    whole = len(material.held_out(encoded)) == len(encoded.validation)
+    validation = input_pipeline.counts(settings, encoded, "validation")
+    whole = len(input_pipeline.held_out(encoded)) == len(encoded.validation)
     nats = best["val_loss"] * validation["tokens"]  # per token as measured, for the whole text's counts
     loss = likelihood.measures(nats, validation)
     metrics = {
         "validation": loss,
-        "validation_tokens_scored": material.scored(settings, encoded),
+        "validation_tokens_scored": input_pipeline.scored(settings, encoded),
         "train_nats_per_token": best["loss"],
         "epochs": progress.windows / pace.windows,
         "minutes": progress.seconds / 60,
-        "tokens_per_second": progress.windows * material.batch_tokens(settings, encoded) / progress.seconds,
+        "tokens_per_second": progress.windows * input_pipeline.batch_tokens(settings, encoded) / progress.seconds,
         "cores": cpu.available(),
     }
     rows: list[tuple[str, Any]] = [(name.replace("_", " "), f"{value:,.4f}") for name, value in loss.items()]

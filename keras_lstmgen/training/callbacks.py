@@ -12,8 +12,6 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_lstmgen import checkpoint
-from keras_lstmgen.checkpoint import CARRYING, Progress
 from keras_lstmgen.config import recipe
 from keras_lstmgen.distribution import workers
 from keras_lstmgen.files import atomic
@@ -21,6 +19,8 @@ from keras_lstmgen.layers.ensemble import layers_of
 from keras_lstmgen.layers.regularization import ActivationRegularization
 from keras_lstmgen.models.run_directory import MODEL, WHOLE
 from keras_lstmgen.system import signals
+from keras_lstmgen.training import checkpoint
+from keras_lstmgen.training.checkpoint import CARRYING, Progress
 from keras_lstmgen.utils.errors import Terminated, UserError
 
 EVERY = 60.0  # seconds between two checkpoints within an epoch, at least
