@@ -143,7 +143,7 @@ def _windows(streams: Any, ids: Any) -> Iterator[Any]:
 
 def trained(corpus: str, runs: str) -> Side:
     """A side: the command, with a small model; all that it does before, around and after its updates."""
-    from keras_lstmgen import cli
+    from keras_lstmgen.cli import command_line
 
     options = {
         "name": RUN, "runs": runs, "training.minutes": 0.05, "training.epochs": 0, "training.batch_size": 4,
@@ -152,7 +152,7 @@ def trained(corpus: str, runs: str) -> Side:
 
     def side(_: Any) -> dict[str, float]:
         began = time.perf_counter()
-        code = cli.main(
+        code = command_line.main(
             ["train", corpus, *(word for name, value in options.items() for word in (f"--{name}", f"{value}"))]
         )
         if code:

@@ -40,7 +40,7 @@ from benchmarks.measure import Table, console, publish
 from export import client, contract
 from export import tokenizer as kit
 from export.tflite import generate as tflite
-from keras_lstmgen import cli
+from keras_lstmgen.cli import command_line
 from keras_lstmgen.config import recipe
 from keras_lstmgen.system.native_stderr import quiet
 
@@ -158,7 +158,7 @@ def undisturbed(folder: Path) -> Place:
 
 def typed(*words: str | Path) -> Callable[[], int]:
     """A command, as a piece of work for a child."""
-    return lambda: cli.main([str(word) for word in words])
+    return lambda: command_line.main([str(word) for word in words])
 
 
 def child(work: Callable[[], int], number: int = 0, after: float = 0.0) -> Ended:

@@ -2,7 +2,7 @@
 
 import sys
 
-from keras_lstmgen.cli import main
+from keras_lstmgen.cli.command_line import main
 
 if __name__ == "__main__":
     sys.exit(main(["train", *sys.argv[1:]]))

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from keras_lstmgen import cli
+from keras_lstmgen.cli import command_line
 from keras_lstmgen.data import sources
 from keras_lstmgen.models import run_directory
 from keras_lstmgen.training import callbacks
@@ -31,7 +31,7 @@ TINY = shlex.split(
 def refused(capsys: pytest.CaptureFixture[str], *words: str | Path) -> str:
     """The one line that a command is refused with."""
     capsys.readouterr()
-    status = cli.main([str(word) for word in words])
+    status = command_line.main([str(word) for word in words])
     err = capsys.readouterr().err
     assert status == 2, err
     assert re.fullmatch(r"keras-lstmgen: [^\n]+\n", err), err
@@ -286,7 +286,7 @@ def test_a_run_cannot_change_its_model_on_the_way(copied: Path, capsys: pytest.C
 
 @pytest.mark.parametrize("prompt", ["", "床前明月光 😀", "\n", "\0", "▁"])
 def test_any_prompt_works(trained: Path, prompt: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["generate", str(trained), "--prompt", prompt, "--max-new-tokens", "20"]) == 0
+    assert command_line.main(["generate", str(trained), "--prompt", prompt, "--max-new-tokens", "20"]) == 0
     out = capsys.readouterr().out
     assert len(out) > 15
     assert "\N{REPLACEMENT CHARACTER}" not in out
@@ -368,7 +368,7 @@ def test_a_full_disk_while_a_checkpoint_is_saved_leaves_the_one_before_to_go_on_
     assert after[run_directory.CHECKPOINT] == before[run_directory.CHECKPOINT]
     assert after["history.json"] == before["history.json"]
     assert [name for name in after if ".writing-" in name] == []
-    assert cli.main([str(word) for word in typed]) == 0
+    assert command_line.main([str(word) for word in typed]) == 0
     assert len(json.loads((copied / "history.json").read_text())) == 3
 
 
@@ -390,7 +390,9 @@ def test_a_disk_that_is_full_to_the_last_byte(text: Path, tmp_path: Path, capsys
     try:
         said = refused(capsys, "train", text, "--runs", disk, *TINY)
         assert re.search(r"could not be written \(.+\)|No space left", said)
-        assert cli.main(["generate", str(disk / "prose"), "--max-new-tokens", "5"]) == 0  # its weights were saved
+        assert (
+            command_line.main(["generate", str(disk / "prose"), "--max-new-tokens", "5"]) == 0
+        )  # its weights were saved
     finally:
         subprocess.run(["umount", "--lazy", disk], check=True)
 

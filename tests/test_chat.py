@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from keras_lstmgen import cli
+from keras_lstmgen.cli import command_line
 from keras_lstmgen.config import recipe
 from keras_lstmgen.generation import chat_session, text_generation
 from keras_lstmgen.generation.chat_session import Speaker, Talk, answer
@@ -202,7 +202,7 @@ def chat(
     """Standard output and error of a chat whose input is piped."""
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode()), encoding="utf-8"))
     capsys.readouterr()
-    assert cli.main(["chat", str(folder), "--max-new-tokens", "15", *words]) == 0
+    assert command_line.main(["chat", str(folder), "--max-new-tokens", "15", *words]) == 0
     return tuple(capsys.readouterr())  # type: ignore[return-value]
 
 
@@ -244,7 +244,7 @@ def test_chinese_is_read_and_written_in_utf_8_whatever_the_terminal_says_of_itse
     written = io.BytesIO()
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("床前明月\n".encode()), encoding="ascii"))
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
-    assert cli.main(["chat", str(poem), "--max-new-tokens", "15"]) == 0
+    assert command_line.main(["chat", str(poem), "--max-new-tokens", "15"]) == 0
     (sample,) = text_generation.generate(run_directory.load(poem), "床前明月", 15)
     assert written.getvalue().decode() == f"{sample.text}\n"
 
@@ -293,7 +293,7 @@ def test_what_cannot_be_used_is_one_line(
     said: str,
 ) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data), encoding="utf-8"))
-    assert cli.main(["chat", str(trained), *words]) == 2
+    assert command_line.main(["chat", str(trained), *words]) == 2
     assert capsys.readouterr().err.splitlines()[-1].startswith(f"keras-lstmgen: {said}")
 
 
@@ -455,5 +455,5 @@ def test_a_prompt_from_windows_is_read_as_the_corpus_was_wherever_it_comes_from(
     monkeypatch.setattr(inspect_run, "inspect", lambda _run, asked, _folder: read.append(asked.prompt))
     verb, *others = words
     others = [str(tmp_path / "prompt.txt") if word == "FILE" else word for word in others]
-    assert cli.main([verb, str(dialogues), *others]) == 0
+    assert command_line.main([verb, str(dialogues), *others]) == 0
     assert [prompt.removesuffix("\n") for prompt in read] == ["where is it"]

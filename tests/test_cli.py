@@ -17,7 +17,8 @@ from typing import Any
 
 import pytest
 
-from keras_lstmgen import cli, commands, exporters
+from keras_lstmgen import exporters
+from keras_lstmgen.cli import command_line, commands
 from keras_lstmgen.config import recipe
 from keras_lstmgen.data import sources
 from keras_lstmgen.files import atomic
@@ -37,7 +38,7 @@ TINY = shlex.split(
 def typed(capsys: pytest.CaptureFixture[str], *words: str | Path) -> tuple[str, str]:
     """Standard output and error of a command that succeeds."""
     capsys.readouterr()
-    status = cli.main([str(word) for word in words])
+    status = command_line.main([str(word) for word in words])
     out, err = capsys.readouterr()
     assert status == 0, err
     return out, err
@@ -52,7 +53,7 @@ def printed_next(text: str) -> list[str]:
 
 def help_of(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     with pytest.raises(SystemExit) as ended:
-        cli.main([*words, "--help"])
+        command_line.main([*words, "--help"])
     assert ended.value.code == 0
     return " ".join(capsys.readouterr().out.split())
 
@@ -92,7 +93,7 @@ def test_help_comes_by_both_names_without_waiting_for_tensorflow(verb: str, caps
 
 def test_the_console_script_is_the_same_function_and_names_all_verbs(capsys: pytest.CaptureFixture[str]) -> None:
     (script,) = importlib.metadata.entry_points(group="console_scripts", name="keras-lstmgen")
-    assert script.load() is cli.main
+    assert script.load() is command_line.main
     text = help_of(capsys)
     assert all(f" {verb} " in text for verb in VERBS)
 
@@ -151,7 +152,7 @@ def test_every_value_of_a_recipe_is_an_option(asked: list[Any]) -> None:
     }
     for names in (words.keys() - set(groups), *groups.values()):
         typed = [word for name in names for word in (f"--{name}", *words[name].split())]
-        assert cli.main(["train", *typed]) == 0
+        assert command_line.main(["train", *typed]) == 0
     settings, *others = (settings for settings, _, _ in asked)
     for name, other in zip(groups, others, strict=True):
         section, key = name.split(".")
@@ -169,7 +170,7 @@ def test_what_is_trained_and_what_it_is_called(asked: list[Any], tmp_path: Path)
     (tmp_path / "mine.toml").write_text('[corpus]\nsource = "x.txt"\n[model]\nunits = 33\nlayers = 2\n')
     lines = ("", "'my book.txt' b.txt", "mine.toml --model.units 44", "texts/*.txt --name n", "-")
     for line in lines:
-        assert cli.main(["train", "--runs", "r", *shlex.split(line)]) == 0
+        assert command_line.main(["train", "--runs", "r", *shlex.split(line)]) == 0
     assert {runs for _, runs, _ in asked} == {Path("r")}
     assert [name for *_, name in asked] == ["quickstart", "my-book", "mine", "n", "text"]
     recipes = [settings for settings, *_ in asked]
@@ -381,7 +382,7 @@ def test_log_probabilities_are_a_line_of_json_a_token(
 def test_what_cannot_be_asked_of_a_text_is_one_line(
     trained: Path, capsys: pytest.CaptureFixture[str], words: list[str], said: str
 ) -> None:
-    assert cli.main(["generate", str(trained), *words]) == 2
+    assert command_line.main(["generate", str(trained), *words]) == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert err.startswith(f"keras-lstmgen: {said}")
@@ -458,12 +459,12 @@ def test_a_folder_of_the_same_name_does_not_hide_a_run_and_each_verb_says_which_
     monkeypatch.chdir(tmp_path)
     for folder in ("letters", "saved_models/letters"):
         Path(folder).mkdir(parents=True)
-    assert cli.main(shlex.split(line.replace("LETTERS", "letters"))) == 2
+    assert command_line.main(shlex.split(line.replace("LETTERS", "letters"))) == 2
     note, refusal = capsys.readouterr().err.splitlines()
     used = "letters: using the run saved_models/letters; for the folder in the working directory, type "
     assert note.startswith(used)
     assert refusal.startswith("keras-lstmgen: saved_models/letters")
-    assert cli.main(shlex.split(line.replace("LETTERS", note.removeprefix(used)))) == 2
+    assert command_line.main(shlex.split(line.replace("LETTERS", note.removeprefix(used)))) == 2
     assert re.match(r"keras-lstmgen: letters[/:][^\n]*\n\Z", capsys.readouterr().err)
 
 
@@ -471,13 +472,13 @@ def test_a_folder_of_the_same_name_does_not_hide_a_run_and_each_verb_says_which_
 def test_a_file_called_like_a_source_with_a_meaning_of_its_own_is_told_apart_from_it(
     asked: list[Any], name: str, what: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(["train", name]) == 0
+    assert command_line.main(["train", name]) == 0
     assert "using" not in capsys.readouterr().err
     Path(name).write_text("a text")
-    assert cli.main(["train", name]) == 0
+    assert command_line.main(["train", name]) == 0
     hint = f"{name}: using {what}; for the file in the working directory, type ./{name}\n"
     assert capsys.readouterr().err == hint
-    assert cli.main(["train", f"./{name}"]) == 0
+    assert command_line.main(["train", f"./{name}"]) == 0
     assert capsys.readouterr().err == ""
     assert [settings.corpus.source for settings, *_ in asked] == [(name,), (name,), (f"./{name}",)]
     (file,) = sources.resolve(asked[-1][0].corpus)
@@ -489,12 +490,12 @@ def test_a_folder_called_like_a_recipe_is_a_folder_of_texts(
 ) -> None:
     Path("texts.toml").mkdir()
     Path("texts.toml", "a.txt").write_text("A text.\n")
-    assert cli.main(["train", "texts.toml"]) == 0
+    assert command_line.main(["train", "texts.toml"]) == 0
     assert asked[0][0].corpus.source == ("texts.toml",)
     Path("notes.toml").write_text("A text, no recipe.")
-    assert cli.main(["train", "notes.toml"]) == 2
+    assert command_line.main(["train", "notes.toml"]) == 2
     assert "or give a text that is called so by --corpus.source" in capsys.readouterr().err
-    assert cli.main(["train", "--corpus.source", "notes.toml"]) == 0
+    assert command_line.main(["train", "--corpus.source", "notes.toml"]) == 0
     assert asked[1][0].corpus.source == ("notes.toml",)
 
 
@@ -524,7 +525,7 @@ def test_what_evaluate_measured_is_printed_where_it_cannot_be_kept(
     copied: Path, refusing: dict[str, int], capsys: pytest.CaptureFixture[str], form: list[str]
 ) -> None:
     refusing["evaluation.json"] = errno.EACCES
-    assert cli.main(["evaluate", str(copied), "--samples", "0", *form]) == 2
+    assert command_line.main(["evaluate", str(copied), "--samples", "0", *form]) == 2
     out, err = capsys.readouterr()
     assert "nats" in out
     assert err.endswith("evaluation.json: could not be written (Permission denied); what was there before is kept\n")
@@ -534,7 +535,7 @@ def test_tables_of_inspect_are_printed_where_its_pictures_cannot_be_kept(
     copied: Path, refusing: dict[str, int], capsys: pytest.CaptureFixture[str]
 ) -> None:
     refusing["forget.png"] = errno.ENOSPC
-    assert cli.main(["inspect", str(copied), "--prompt", "The class"]) == 2
+    assert command_line.main(["inspect", str(copied), "--prompt", "The class"]) == 2
     out, err = capsys.readouterr()
     assert "likeliest next tokens" in out
     assert "that follow something readable" in out
@@ -546,7 +547,10 @@ def test_a_text_that_cannot_be_kept_is_printed(
 ) -> None:
     """The system refuses what bears this name: no real device is named, which a fault could replace."""
     refusing["kept.txt"] = errno.ENOSPC
-    assert cli.main(["generate", str(copied), "--max-new-tokens", "9", "--output", str(tmp_path / "kept.txt")]) == 2
+    assert (
+        command_line.main(["generate", str(copied), "--max-new-tokens", "9", "--output", str(tmp_path / "kept.txt")])
+        == 2
+    )
     out, err = capsys.readouterr()
     assert out == text_generation.generate(run_directory.load(copied), "", 9, Options(), seeds=[0])[0].text + "\n"
     assert "kept.txt: could not be written (No space left on device)" in err
@@ -559,7 +563,7 @@ def test_what_takes_long_begins_only_where_its_results_can_be_written(
     monkeypatch.setattr(inspect_run, "inspect", None)
     refusing[atomic.WRITING] = errno.EROFS
     for words in (["export", str(copied)], ["inspect", str(copied), "--prompt", "a"]):
-        assert cli.main(words) == 2
+        assert command_line.main(words) == 2
         assert "could not be written (Read-only file system)" in capsys.readouterr().err
 
 
@@ -589,8 +593,8 @@ def test_a_run_is_named_after_its_text(name: str, said: str, tmp_path: Path, mon
 def test_how_a_value_with_a_minus_sign_is_given_is_said_and_works(
     words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(["generate", *words]) == 2
+    assert command_line.main(["generate", *words]) == 2
     hint = re.search(r"a value that begins with a minus sign is given as (.*); see", capsys.readouterr().err)
     assert hint
-    arguments = vars(cli.parser().parse_args(["generate", *shlex.split(hint[1])]))
+    arguments = vars(command_line.parser().parse_args(["generate", *shlex.split(hint[1])]))
     assert words[1] in (str(value) for value in [arguments["prompt"], *arguments["stop"], "-1e-3"])

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from keras_lstmgen import cli
+from keras_lstmgen.cli import command_line
 from keras_lstmgen.config import effects, recipe
 from keras_lstmgen.generation.sampling import Options
 from keras_lstmgen.models import run_directory
@@ -58,7 +58,7 @@ def trains(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[recipe.Recip
 def refused(capsys: pytest.CaptureFixture[str], *words: str | Path) -> str:
     """Return the one line that a command is refused with."""
     capsys.readouterr()
-    assert cli.main([str(word) for word in words]) == 2
+    assert command_line.main([str(word) for word in words]) == 2
     [line] = capsys.readouterr().err.splitlines()
     return line.removeprefix("keras-lstmgen: ")
 
@@ -78,7 +78,7 @@ def test_an_option_without_an_effect_is_refused_and_one_with_an_effect_is_not(
     said = refused(capsys, "train", *without)
     assert said == f"--{name} has no effect here: it needs {effects.NEEDS[name].what}"
     assert trains == []
-    assert cli.main(["train", *with_effect]) == 0
+    assert command_line.main(["train", *with_effect]) == 0
     assert len(trains) == 1
 
 
@@ -157,7 +157,7 @@ def test_what_a_prepared_corpus_is_decides_what_has_an_effect(
     tables = recipe.to_tables(recipe.Recipe(corpus=recipe.Corpus(source=("a.tsv",), documents="pairs")))
     made = about | {"corpus": tables["corpus"], "tokenizer": tables["tokenizer"]}
     (folder / "prepared.json").write_text(json.dumps(made))
-    assert cli.main(["train", "ids", "--training.source_loss", "0.5"]) == 0
+    assert command_line.main(["train", "ids", "--training.source_loss", "0.5"]) == 0
     assert len(trains) == 1
     assert "--training.random_offsets has no effect" in refused(
         capsys, "train", "ids", "--training.random_offsets", "false"

@@ -11,7 +11,7 @@ from pathlib import Path
 import keras
 import pytest
 
-from keras_lstmgen import cli
+from keras_lstmgen.cli import command_line
 from keras_lstmgen.layers import lstm
 from keras_lstmgen.system import environment
 
@@ -48,8 +48,8 @@ def test_a_setting_that_cannot_be_is_one_line_before_tensorflow_is_imported(
     words = ["-X", "importtime", "-c", "import sys; from keras_lstmgen.cli import main; sys.exit(main())", "info"]
     done = run_at(tmp_path, *words, **{name: value})
     imported = re.findall(r"^import time:.*\| +([\w.]+)$", done.stderr, re.M)
-    assert "keras_lstmgen.cli" in imported
-    assert not {"keras", "tensorflow", "keras_lstmgen.commands"} & set(imported)
+    assert "keras_lstmgen.cli.command_line" in imported
+    assert not {"keras", "tensorflow", "keras_lstmgen.cli.commands"} & set(imported)
     said = re.sub(r"^import time:.*\n", "", done.stderr, flags=re.M)
     assert done.returncode == 2
     assert re.fullmatch(f"keras-lstmgen: {line}\n", said)
@@ -84,5 +84,5 @@ def test_the_choice_is_checked_each_time_a_command_is_run(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     monkeypatch.setenv(environment.BACKEND, "jax")
-    assert cli.main(["info", "--runs", str(tmp_path)]) == 2
+    assert command_line.main(["info", "--runs", str(tmp_path)]) == 2
     assert capsys.readouterr().err.startswith("keras-lstmgen: KERAS_BACKEND=jax: ")

@@ -24,7 +24,7 @@ from ai_edge_litert.interpreter import Interpreter
 from ai_edge_litert.tools import flatbuffer_utils
 from tensorflow.core.protobuf import saved_model_pb2
 
-from keras_lstmgen import cli
+from keras_lstmgen.cli import command_line
 from keras_lstmgen.config import recipe
 from keras_lstmgen.exporters import contract, export_run, onnx, saved_model, tflite, verify
 from keras_lstmgen.exporters.contract import Call
@@ -592,7 +592,7 @@ def test_the_command_hides_gpus_before_it_loads_a_run(copied: Path, monkeypatch:
     done: list[str] = []
     monkeypatch.setattr(tf.config, "set_visible_devices", lambda *what: done.append(f"hide {what}"))
     monkeypatch.setattr(export_run, "export", lambda folder, _: done.append(f"export {folder.name}"))
-    assert cli.main(["export", str(copied)]) == 0
+    assert command_line.main(["export", str(copied)]) == 0
     assert done == ["hide ([], 'GPU')", "export moved"]
 
 

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from keras_lstmgen import cli
+from keras_lstmgen.cli import command_line
 from keras_lstmgen.config import recipe
 from keras_lstmgen.data import sources, token_cache
 from keras_lstmgen.files import atomic
@@ -55,7 +55,7 @@ def typed(*words: str | Path) -> list[str]:
 def refused(capsys: pytest.CaptureFixture[str], words: list[str]) -> str:
     """The one line that a command is refused with."""
     capsys.readouterr()
-    assert cli.main(words) == 2
+    assert command_line.main(words) == 2
     err = capsys.readouterr().err
     assert re.fullmatch(r"keras-lstmgen: [^\n]+\n", err), err
     return err.removeprefix("keras-lstmgen: ").rstrip("\n")
@@ -77,7 +77,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[float, ...]]:
     """The curve of the training that nothing disturbs."""
     folder = tmp_path_factory.mktemp("whole")
     (folder / "prose.txt").write_text("".join(pydoc_data.topics.topics.values())[:1500], encoding="utf-8")
-    assert cli.main(typed(folder / "prose.txt", "--runs", folder)) == 0
+    assert command_line.main(typed(folder / "prose.txt", "--runs", folder)) == 0
     return curve(folder / "prose")
 
 
@@ -101,7 +101,7 @@ def test_a_disk_that_is_full_or_read_only_at_whatever_write_of_a_training(
     begun = (runs / "prose").exists()
     assert begun == (WRITTEN.index(name) > WRITTEN.index("model.keras"))  # before that there is nothing to go on from
     again = ["train", "--resume", "prose", "--runs", str(runs)] if begun else typed(text, "--runs", runs)
-    assert cli.main(again) == 0
+    assert command_line.main(again) == 0
     assert curve(runs / "prose") == whole
 
 
@@ -121,7 +121,7 @@ def test_logs_that_cannot_be_written_are_one_line_too(
         said = refused(capsys, typed(text, "--runs", tmp_path))
     assert said.startswith(f"{tmp_path}/prose/logs: could not be written (")
     assert not (tmp_path / "prose").exists()
-    assert cli.main(typed(text, "--runs", tmp_path)) == 0
+    assert command_line.main(typed(text, "--runs", tmp_path)) == 0
     assert curve(tmp_path / "prose") == whole
 
 
@@ -146,7 +146,7 @@ def test_a_disk_that_fills_up_in_the_midst_of_a_training_keeps_both_checkpoints(
         run_directory.PREVIOUS,
     }
     monkeypatch.undo()
-    assert cli.main(["train", "--resume", "prose", "--runs", str(tmp_path)]) == 0
+    assert command_line.main(["train", "--resume", "prose", "--runs", str(tmp_path)]) == 0
     assert curve(tmp_path / "prose") == whole
 
 
@@ -176,7 +176,7 @@ def test_real_disks_that_are_too_small_by_less_and_less(
     for size in (12, 60, 200, 320, 1000):
         disk = small_disk(size)
         if size == 1000:
-            assert cli.main(typed(text, "--runs", disk)) == 0
+            assert command_line.main(typed(text, "--runs", disk)) == 0
             assert curve(disk / "prose") == whole
         else:
             assert re.search(
@@ -217,7 +217,7 @@ def test_a_corpus_that_changes_or_goes_while_it_is_trained_on_does_not_matter(
             text.unlink()
 
     monkeypatch.setattr(callbacks.Pace, "on_train_batch_end", wrapped)
-    assert cli.main(typed(text, "--runs", tmp_path)) == 0
+    assert command_line.main(typed(text, "--runs", tmp_path)) == 0
     assert curve(tmp_path / "prose") == whole
 
 
@@ -339,7 +339,7 @@ def test_sigterm_ends_a_training_within_ten_seconds_with_status_143_and_it_can_b
     said = f"keras-lstmgen: stopped by SIGTERM, and saved; to go on: keras-lstmgen train --resume {folder}\n"
     assert (started.returncode, err) == (143, said)
     epochs = len(curve(folder)) + 1
-    assert cli.main(["train", "--resume", str(folder), "--training.epochs", str(epochs)]) == 0
+    assert command_line.main(["train", "--resume", str(folder), "--training.epochs", str(epochs)]) == 0
     assert curve(folder)[-1][0] == epochs * 26
 
 
@@ -347,7 +347,7 @@ def test_sigterm_before_the_training_leaves_nothing_half_written(
     text: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(token_cache, "encode_split", lambda *_: signal.raise_signal(signal.SIGTERM))
-    assert cli.main(typed(text, "--runs", tmp_path / "runs")) == 143
+    assert command_line.main(typed(text, "--runs", tmp_path / "runs")) == 143
     assert capsys.readouterr().err == "keras-lstmgen: stopped by SIGTERM; nothing that was there before is lost\n"
     assert {path.suffix for path in (tmp_path / "runs/.encoded").iterdir()} == {".lock"}
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
@@ -366,7 +366,7 @@ def test_a_signal_that_python_passes_over_comes_again(
         time.sleep(10)
 
     monkeypatch.setattr(token_cache, "encode_split", passed_over_at_first)
-    assert cli.main(typed(text, "--runs", tmp_path / "runs")) == 143
+    assert command_line.main(typed(text, "--runs", tmp_path / "runs")) == 143
     assert capsys.readouterr().err == "keras-lstmgen: stopped by SIGTERM; nothing that was there before is lost\n"
 
 
@@ -394,7 +394,7 @@ def test_a_signal_while_a_vocabulary_is_learned_is_heeded_at_once(
 
     monkeypatch.setattr(subprocess, "Popen", start_and_ask)
     kind = ["--tokenizer.type", "unigram", "--tokenizer.vocab_size", "8000"]
-    assert cli.main(typed(tmp_path / "words.txt", "--runs", tmp_path / "runs", *kind)) == status
+    assert command_line.main(typed(tmp_path / "words.txt", "--runs", tmp_path / "runs", *kind)) == status
     assert time.monotonic() - asked[0] < 10
     assert len(capsys.readouterr().err.splitlines()) == (status == 143)
     assert {path.suffix for path in (tmp_path / "runs/.encoded").iterdir()} == {".lock"}

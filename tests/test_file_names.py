@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keras_lstmgen import cli
+from keras_lstmgen.cli import command_line
 from keras_lstmgen.config import recipe
 from keras_lstmgen.data import sources
 from keras_lstmgen.files import filenames
@@ -50,7 +50,7 @@ def test_a_corpus_a_run_and_a_folder_whose_names_are_not_utf_8(
     Path(f"{NO_UTF_8}.txt").write_text(TEXT)
     Path("elsewhere").mkdir()
     runs = str(tmp_path / NO_UTF_8)
-    assert cli.main(["train", f"{NO_UTF_8}.txt", "--runs", runs, "--name", NO_UTF_8, *TINY]) == 0
+    assert command_line.main(["train", f"{NO_UTF_8}.txt", "--runs", runs, "--name", NO_UTF_8, *TINY]) == 0
     folder = Path(runs, NO_UTF_8)
     assert recipe.load(folder / run_directory.RECIPE).corpus.source == (f"file://{tmp_path}/caf%E9.txt",)
     monkeypatch.chdir("elsewhere")
@@ -63,7 +63,7 @@ def test_a_corpus_a_run_and_a_folder_whose_names_are_not_utf_8(
         ["info", *short],
         ["export", *short, "--format", "tflite", "--texts", "2", "--tokens", "3"],
     ):
-        assert cli.main(words) == 0, capsys.readouterr().err
+        assert command_line.main(words) == 0, capsys.readouterr().err
     out, err = capsys.readouterr()
     assert "caf\\xe9" in out
     assert "caf\\351" in err  # as the next command is typed
@@ -90,7 +90,7 @@ def test_names_and_prompts_are_utf_8_in_a_locale_that_is_not(
     assert "läufe/zwölf" in there("train", "Übel.txt", "--runs", "läufe", "--name", "zwölf", *TINY)
     assert recipe.load(Path("läufe/zwölf", run_directory.RECIPE)).corpus.source == (str(tmp_path / "Übel.txt"),)
     text = there(*generate)
-    assert cli.main(generate) == 0
+    assert command_line.main(generate) == 0
     assert capsys.readouterr().out == text
     Path("elsewhere").mkdir()
     monkeypatch.chdir("elsewhere")
@@ -101,6 +101,6 @@ def test_names_and_prompts_are_utf_8_in_a_locale_that_is_not(
 def test_a_text_on_the_command_line_that_is_not_utf_8_is_one_line(
     option: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(["generate", option, os.fsdecode(b"Th\xe9")]) == 2
+    assert command_line.main(["generate", option, os.fsdecode(b"Th\xe9")]) == 2
     said = f"keras-lstmgen: argument {option}: 'Th\\xe9' is not UTF-8 at byte 2; convert it; see "
     assert capsys.readouterr().err.startswith(said)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from keras_lstmgen import cli
+from keras_lstmgen.cli import command_line
 from keras_lstmgen.config import recipe
 from keras_lstmgen.config.recipe import Corpus
 from keras_lstmgen.data import sources
@@ -176,10 +176,10 @@ def test_the_working_directory_can_be_trained_on_resumed_and_trained_on_again(
     """The run, and what it writes, is no part of its own corpus. (``trained`` is a whole run with artifacts.)"""
     del books
     typed = ("train", ".", "--name", "mine", *TINY, "--training.epochs")
-    assert cli.main([*typed, "1"]) == 0
+    assert command_line.main([*typed, "1"]) == 0
     assert capsys.readouterr().err == ""
     shutil.copytree(trained, "saved_models/other")
-    assert cli.main(["train", "--resume", "mine", "--training.epochs", "2"]) == 0
+    assert command_line.main(["train", "--resume", "mine", "--training.epochs", "2"]) == 0
     err = capsys.readouterr().err
     place = f"{Path.cwd()}/saved_models"
     assert err == f"Left out: hidden ({place}/.encoded/), run ({place}/mine/, {place}/other/)\n"

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from keras_lstmgen import cli
+from keras_lstmgen.cli import command_line
 from keras_lstmgen.data import sources
 from keras_lstmgen.data.sources import Source
 from keras_lstmgen.files import formats
@@ -154,7 +154,7 @@ def test_every_command_that_reads_texts_names_the_format(
     path = tmp_path / "prose.txt"
     path.write_bytes(PROSE.encode("utf-16"))
     typed = [str(trained) if word == "RUN" else word for word in words]
-    assert cli.main([*typed, str(path), "--runs", str(tmp_path / "runs")]) == 2
+    assert command_line.main([*typed, str(path), "--runs", str(tmp_path / "runs")]) == 2
     said = capsys.readouterr().err
     assert f"{path}: is text in UTF-16, not text in UTF-8; convert it: iconv -f UTF-16" in said
     assert said.count("\n") == 1

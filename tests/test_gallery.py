@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the benchmarks are no package that is installed
 from benchmarks import gallery
-from keras_lstmgen import cli
+from keras_lstmgen.cli import command_line
 from keras_lstmgen.config import recipe
 from keras_lstmgen.models import run_directory
 from keras_lstmgen.training import trainer
@@ -40,7 +40,7 @@ def blocks(page: Path) -> list[tuple[str, str]]:
 def written(capsys: pytest.CaptureFixture[str], runs: Path, command: str) -> str:
     """What a command of the page writes."""
     capsys.readouterr()
-    assert cli.main([*shlex.split(command)[1:], "--runs", str(runs)]) == 0
+    assert command_line.main([*shlex.split(command)[1:], "--runs", str(runs)]) == 0
     return capsys.readouterr().out
 
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from keras_lstmgen import cli
+from keras_lstmgen.cli import command_line
 from keras_lstmgen.config import recipe
 from keras_lstmgen.generation import decoding_loop, sampling, text_generation
 from keras_lstmgen.generation.sampling import Options
@@ -212,9 +212,9 @@ def test_only_a_search_or_log_probabilities_copy_the_weights_a_second_time(monke
 
     monkeypatch.setattr(decoding_loop, "in_parts", counted)
     drawn = ["generate", str(GOLDEN), "--prompt", "The ", "--max-new-tokens", "3"]
-    assert cli.main(drawn) == 0
+    assert command_line.main(drawn) == 0
     assert made == []
     for more in (["--beams", "2"], ["--logprobs", "1"]):
-        assert cli.main([*drawn, *more]) == 0
+        assert command_line.main([*drawn, *more]) == 0
         assert len(made) == 1
         made.clear()

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from keras_lstmgen import cli
+from keras_lstmgen.cli import command_line
 from keras_lstmgen.config import recipe
 from keras_lstmgen.data import prepared_corpus, sources, token_cache
 from keras_lstmgen.exporters import export_run
@@ -23,7 +23,7 @@ from keras_lstmgen.training import trainer
 from keras_lstmgen.utils.errors import UserError, typed
 
 ROOT = Path(__file__).parents[1]
-(VERBS,) = (action for action in cli.parser()._actions if action.dest == "verb")
+(VERBS,) = (action for action in command_line.parser()._actions if action.dest == "verb")
 OPTIONS = {option for verb in dict(VERBS.choices or {}).values() for option in verb._option_string_actions}
 ALONE = re.compile(r"--[\w.-]+([= ]\{\}|=.*)?")  # an option that is no message
 TINY = shlex.split("--training.batch_size 3 --training.window 5 --training.epochs 1")
@@ -99,7 +99,7 @@ def say(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
 
     def say(line: str, status: int = 2) -> str:
         capsys.readouterr()
-        ended = cli.main(shlex.split(line))
+        ended = command_line.main(shlex.split(line))
         said = "".join(capsys.readouterr())
         assert ended == status, said
         return said
@@ -147,7 +147,7 @@ def prepared_folder() -> str:
 def _help(say: Say, _copied: Path) -> None:
     said = say("generate --n x")
     with pytest.raises(SystemExit) as ended:
-        cli.main(shlex.split(re.sub(r".*see 'keras-lstmgen (.*)'\n", r"\1", said)))
+        command_line.main(shlex.split(re.sub(r".*see 'keras-lstmgen (.*)'\n", r"\1", said)))
     assert ended.value.code == 0
 
 

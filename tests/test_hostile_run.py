@@ -24,7 +24,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from keras_lstmgen import cli
+from keras_lstmgen.cli import command_line
 from keras_lstmgen.config import recipe
 from keras_lstmgen.data import prepared_corpus, stream_windows, token_cache
 from keras_lstmgen.files import folders
@@ -96,7 +96,7 @@ def put(path: Path, parts: dict[str, bytes], **options: Any) -> None:
 def refused(capsys: pytest.CaptureFixture[str], *words: str | Path) -> str:
     """The one line that a command is refused with."""
     capsys.readouterr()
-    assert cli.main([str(word) for word in words]) == 2
+    assert command_line.main([str(word) for word in words]) == 2
     err = capsys.readouterr().err
     assert re.fullmatch(r"keras-lstmgen: [^\n]+\n", err), err
     assert err[:-1].isprintable()
@@ -138,7 +138,7 @@ def test_info_tells_of_any_run_or_refuses(made: Made, exported: bytes, metrics: 
     (folder / run_directory.METADATA).write_text(json.dumps(made.metadata | {"metrics": measured}))
     (folder / "export.json").write_bytes(exported)
     (folder / "metrics.json").write_text(json.dumps(metrics))
-    assert cli.main(["info", str(folder)]) in (0, 2)
+    assert command_line.main(["info", str(folder)]) in (0, 2)
     assert len(console._in_a_line(folder)) == 4
 
 
@@ -589,7 +589,7 @@ def test_a_run_in_which_a_link_leads_out_does_not_hide_the_others(
     (copied / "metrics.json").unlink()
     (copied / "metrics.json").symlink_to("/dev/zero")
     os.utime(copied.parent / "other/recipe.toml", (2e9, 2e9))
-    assert cli.main(["info", "--runs", str(copied.parent)]) == 0
+    assert command_line.main(["info", "--runs", str(copied.parent)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[1] for line in lines if line.strip().startswith("tiny ")] == ["damaged"]
     assert any(line.strip().startswith("other ") and "damaged" not in line for line in lines)
@@ -601,5 +601,5 @@ def test_links_within_a_run_and_a_run_behind_a_link_are_as_good_as_files(
     (copied / run_directory.MODEL).rename(copied / "best.keras")
     (copied / run_directory.MODEL).symlink_to("best.keras")
     (tmp_path / "here").symlink_to(copied)
-    assert cli.main(["generate", str(tmp_path / "here"), "--max-new-tokens", "5"]) == 0
+    assert command_line.main(["generate", str(tmp_path / "here"), "--max-new-tokens", "5"]) == 0
     assert capsys.readouterr().out

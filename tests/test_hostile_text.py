@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from sentencepiece import sentencepiece_model_pb2 as proto
 
 from export import tokenizer as kit
-from keras_lstmgen import cli
+from keras_lstmgen.cli import command_line
 from keras_lstmgen.config import recipe
 from keras_lstmgen.data import readers, sources, splits, token_cache
 from keras_lstmgen.tokenizers import tokenizer
@@ -152,7 +152,7 @@ def test_any_corpus_that_is_read_is_encoded_and_comes_back_as_it_was(
 
 @pytest.mark.parametrize("name", ["a\0b", "~nobody-has-this-name/x", "[", "http://a\0b/c", "https://[", "", "x" * 300])
 def test_any_name_of_a_source_is_found_or_refused(name: str, tmp_path: Path, capsys: Any) -> None:
-    assert cli.main(["train", name, "--runs", str(tmp_path), "--corpus.sha256", "0" * 64]) == 2
+    assert command_line.main(["train", name, "--runs", str(tmp_path), "--corpus.sha256", "0" * 64]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from keras_lstmgen import cli
+from keras_lstmgen.cli import command_line
 from keras_lstmgen.config import recipe
 from keras_lstmgen.layers import lstm, native_ops
 from keras_lstmgen.models import run_directory
@@ -36,7 +36,7 @@ def row(printed: str, beginning: str) -> list[str]:
 def test_the_list_has_a_line_a_run_with_what_it_reached_and_its_artifacts(
     shelf: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(["info", "--runs", str(shelf)]) == 0
+    assert command_line.main(["info", "--runs", str(shelf)]) == 0
     printed = capsys.readouterr().out
     metrics = json.loads((shelf / "novel/metrics.json").read_text(encoding="utf-8"))
     reached = f"{metrics['validation']['nats_per_token']:.3f}"
@@ -48,7 +48,7 @@ def test_the_list_has_a_line_a_run_with_what_it_reached_and_its_artifacts(
 
 
 def test_the_list_of_no_runs_says_how_to_train_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["info", "--runs", str(tmp_path)]) == 2
+    assert command_line.main(["info", "--runs", str(tmp_path)]) == 2
     assert capsys.readouterr().err == (
         f"keras-lstmgen: {tmp_path}: holds no run; train one with 'keras-lstmgen train'\n"
     )
@@ -57,7 +57,7 @@ def test_the_list_of_no_runs_says_how_to_train_one(tmp_path: Path, capsys: pytes
 def test_a_run_is_described_by_its_recipe_model_measures_and_artifacts(
     shelf: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(["info", "novel", "--runs", str(shelf)]) == 0
+    assert command_line.main(["info", "novel", "--runs", str(shelf)]) == 0
     printed = capsys.readouterr().out
     metadata = run_directory.load_metadata(shelf / "novel")
     for name, table in metadata.recipe.items():
@@ -75,7 +75,7 @@ def test_a_run_is_described_by_its_recipe_model_measures_and_artifacts(
 def test_an_unfinished_run_is_described_without_measures_and_artifacts(
     shelf: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert cli.main(["info", str(shelf / "begun")]) == 0
+    assert command_line.main(["info", str(shelf / "begun")]) == 0
     printed = capsys.readouterr().out
     assert row(printed, "model.units") == ["model.units", "12"]
     assert "nats per token" not in printed
@@ -84,7 +84,7 @@ def test_an_unfinished_run_is_described_without_measures_and_artifacts(
 
 def test_an_artifact_that_is_gone_is_not_shown(shelf: Path, capsys: pytest.CaptureFixture[str]) -> None:
     shutil.rmtree(shelf / "novel/onnx")
-    cli.main(["info", "novel", "--runs", str(shelf)])
+    command_line.main(["info", "novel", "--runs", str(shelf)])
     printed = capsys.readouterr().out
     assert "onnx " not in printed.split("artifacts")[-1]
     assert row(printed, "tflite")[-1] == "24"
@@ -95,7 +95,7 @@ def test_a_name_with_brackets_is_shown_as_it_is(
 ) -> None:
     """Brackets are markup to what prints the tables."""
     shutil.copytree(trained, tmp_path / "a[red]b")
-    cli.main(["info", "a[red]b", "--runs", str(tmp_path)])
+    command_line.main(["info", "a[red]b", "--runs", str(tmp_path)])
     assert capsys.readouterr().out.count("a[red]b") == 4
 
 
@@ -104,7 +104,7 @@ def test_what_cannot_be_described_is_one_line_and_exit_status_2(
     shelf: Path, capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
     (shelf / "torn/keras_lstmgen.json").write_text("{")
-    assert cli.main(["info", name, "--runs", str(shelf)]) == 2
+    assert command_line.main(["info", name, "--runs", str(shelf)]) == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert len(err.splitlines()) == 1
@@ -124,7 +124,7 @@ def test_missing_native_code_is_told_in_a_line_where_a_training_begins_and_by_in
     for library in (native_ops.library, lambda: None):
         monkeypatch.setattr(native_ops, "library", library)
         for command in commands:
-            assert cli.main(command) == 0
+            assert command_line.main(command) == 0
         trainer.resume(copied, recipe.load(copied / run_directory.RECIPE))
         printed[library()] = [line for line in capsys.readouterr().out.splitlines() if line.startswith(MISSING)]
     assert [len(lines) for lines in printed.values()] == [0, 3]

@@ -14,7 +14,7 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keras_lstmgen import cli
+from keras_lstmgen.cli import command_line
 from keras_lstmgen.config import recipe
 from keras_lstmgen.data import splits
 from keras_lstmgen.generation import text_generation
@@ -183,7 +183,7 @@ def test_a_character_is_the_bluer_the_lower_its_cell_and_the_redder_the_higher()
 def inspected(capsys: pytest.CaptureFixture[str], *words: str | Path) -> str:
     """Standard output of ``inspect`` with these words, which succeeds."""
     capsys.readouterr()
-    status = cli.main(["inspect", *map(str, words)])
+    status = command_line.main(["inspect", *map(str, words)])
     out, err = capsys.readouterr()
     assert (status, err) == (0, "")
     return out
@@ -346,7 +346,9 @@ def test_with_attention_where_it_looks_is_drawn_too(
     text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = "--model.units 7 --model.embedding_size 4 --model.attention 5 --training.batch_size 3 --training.window 11"
-    assert cli.main(["train", str(text), "--runs", str(tmp_path), "--training.epochs", "1", *words.split()]) == 0
+    assert (
+        command_line.main(["train", str(text), "--runs", str(tmp_path), "--training.epochs", "1", *words.split()]) == 0
+    )
     inspected(capsys, tmp_path / text.stem, "--prompt", "The state of", "--max-new-tokens", "3")
     names = sorted(path.name for path in (tmp_path / text.stem / "inspect").iterdir())
     assert names == sorted([*NAMES, "looks.png"])
@@ -372,7 +374,7 @@ def test_texts_of_a_run_on_kinds_are_given_for_each(
 ) -> None:
     fruit, tool = str(kinds.parents[1] / "fruit"), str(kinds.parents[1] / "tool")
     words = ["inspect", str(kinds), "--prompt", "hard", "--output", str(tmp_path)]
-    assert cli.main([*words, "--text", fruit]) == 2
+    assert command_line.main([*words, "--text", fruit]) == 2
     said = f"{fruit}: give a text for each kind in this order, sweet, hard (corpus.labels)"
     assert capsys.readouterr().err == f"keras-lstmgen: {said}\n"
     assert f"on {fruit}, {tool}: " in inspected(capsys, *words[1:], "--text", fruit, tool)
@@ -431,7 +433,7 @@ def test_what_cannot_be_shown_is_one_line_and_writes_nothing(
     copied: Path, capsys: pytest.CaptureFixture[str], words: list[str], said: str
 ) -> None:
     capsys.readouterr()
-    assert cli.main(["inspect", str(copied), *words]) == 2
+    assert command_line.main(["inspect", str(copied), *words]) == 2
     out, err = capsys.readouterr()
     assert out == ""
     assert said in err
@@ -444,13 +446,13 @@ def test_no_run_a_run_without_weights_and_an_output_that_is_a_file_are_one_line_
 ) -> None:
     (tmp_path / "file").write_text("mine")
     words = ["inspect", str(copied), "--prompt", "a"]
-    assert cli.main([*words, "--output", str(tmp_path / "file")]) == 2
+    assert command_line.main([*words, "--output", str(tmp_path / "file")]) == 2
     assert f"--output {tmp_path}/file: is a file; name a folder" in capsys.readouterr().err
     assert (tmp_path / "file").read_text() == "mine"
-    assert cli.main(["inspect", "smal", "--prompt", "a", "--runs", str(tmp_path)]) == 2
+    assert command_line.main(["inspect", "smal", "--prompt", "a", "--runs", str(tmp_path)]) == 2
     assert "smal: there is no such run" in capsys.readouterr().err
     (copied / run_directory.MODEL).unlink()
-    assert cli.main(words) == 2
+    assert command_line.main(words) == 2
     assert "is no finished run (model.keras is missing)" in capsys.readouterr().err
 
 

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rouge_score import rouge_scorer
 
-from keras_lstmgen import cli
+from keras_lstmgen.cli import command_line
 from keras_lstmgen.config import recipe
 from keras_lstmgen.data import example_batches, splits, token_cache
 from keras_lstmgen.evaluation import (
@@ -396,7 +396,7 @@ def test_samples_of_pairs_are_answers_to_held_out_sources(colours: Path) -> None
 
 def test_all_measures_of_answers_are_reported_and_shown(colours: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--evaluate.measures", "bleu", "rouge", "exact_match", "recall", "distinct_2", "--evaluate.beams", "3"]
-    assert cli.main(["evaluate", str(colours), "--samples", "0", "--sample-tokens", "6", *words]) == 0
+    assert command_line.main(["evaluate", str(colours), "--samples", "0", "--sample-tokens", "6", *words]) == 0
     out = capsys.readouterr().out
     found = json.loads((colours / "evaluation.json").read_text(encoding="utf-8"))["measures"]
     assert list(found) == ["bleu", "rouge", "exact_match", "recall", "distinct_2"]
@@ -452,7 +452,7 @@ def test_samples_are_judged_by_kind_beside_held_out_documents(headlines: Path) -
 @pytest.mark.usefixtures("few")
 def test_poems_are_held_against_their_form(poems: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--samples", "0", "--sample-tokens", "40", "--evaluate.measures", "verses"]
-    assert cli.main(["evaluate", str(poems), *words]) == 0
+    assert command_line.main(["evaluate", str(poems), *words]) == 0
     assert "four equal verses" in capsys.readouterr().out
     found = json.loads((poems / "evaluation.json").read_text(encoding="utf-8"))["measures"]["verses"]
     prompt = "".join(recipe.load(poems / run_directory.RECIPE).corpus.labels)
@@ -496,13 +496,13 @@ def test_a_missing_library_is_one_line_before_anything_is_measured(
     monkeypatch.setitem(sys.modules, package, None)
     for name in [name for name in sys.modules if name.startswith(f"{package}.")]:
         monkeypatch.delitem(sys.modules, name)
-    assert cli.main(["evaluate", str(colours), "--evaluate.measures", "distinct_2", measure]) == 2
+    assert command_line.main(["evaluate", str(colours), "--evaluate.measures", "distinct_2", measure]) == 2
     said = f"evaluate.measures: '{measure}' needs the package {package}; pip install 'keras_lstmgen[measures]'"
     assert capsys.readouterr().err == f"keras-lstmgen: {said}\n"
 
 
 def test_texts_of_kinds_are_given_for_each(headlines: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["evaluate", str(headlines), "one.txt"]) == 2
+    assert command_line.main(["evaluate", str(headlines), "one.txt"]) == 2
     said = "one.txt: give a text for each kind in this order, sweet, hard (corpus.labels)"
     assert capsys.readouterr().err == f"keras-lstmgen: {said}\n"
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from keras_lstmgen import cli
+from keras_lstmgen.cli import command_line
 from keras_lstmgen.config import recipe
 from keras_lstmgen.data import prepared_corpus, token_cache
 from keras_lstmgen.generation import beam_search, decoding_loop, text_generation
@@ -28,7 +28,7 @@ GOLDEN = Path(__file__).parent / "golden" / "run"
 def refused(capsys: pytest.CaptureFixture[str], *words: str | Path) -> str:
     """Return the one line that a command is refused with."""
     capsys.readouterr()
-    assert cli.main([str(word) for word in words]) == 2
+    assert command_line.main([str(word) for word in words]) == 2
     err = capsys.readouterr().err
     assert re.fullmatch(r"keras-lstmgen: [^\n]+\n", err), err
     return err

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from keras_lstmgen import cli
+from keras_lstmgen.cli import command_line
 from keras_lstmgen.config import recipe
 from keras_lstmgen.distribution import launcher, workers
 from keras_lstmgen.generation import chat_session, logits_processors
@@ -33,7 +33,7 @@ MORE = {"inspect": ["--prompt=a"], "prepare": ["--output=nowhere"], "export": [s
 
 def options(verb: str) -> list[str]:
     """The options of a verb that take a number."""
-    verbs = cli.parser()._subparsers._group_actions[0].choices  # type: ignore[union-attr]
+    verbs = command_line.parser()._subparsers._group_actions[0].choices  # type: ignore[union-attr]
     actions: list[argparse.Action] = verbs[verb]._actions  # type: ignore[index]
     return [action.option_strings[0] for action in actions if action.option_strings and action.metavar in ("N", "X")]
 
@@ -44,7 +44,7 @@ def test_every_option_with_a_number_refuses_what_is_none(verb: str, capsys: pyte
     assert found
     for place, name in enumerate(found):
         for bad in BAD[place % 4 :: 4]:  # each value meets every fourth option: a command line takes 20 ms
-            status = cli.main([verb, *MORE.get(verb, []), f"{name}={bad}"])
+            status = command_line.main([verb, *MORE.get(verb, []), f"{name}={bad}"])
             err = capsys.readouterr().err
             assert (status, err.count("\n"), len(err) < 300) == (2, 1, True), (name, bad[:9], err[:300])
             assert name.lstrip("-").rpartition(".")[2].replace("-", "_") in err.replace("-", "_"), (name, bad[:9], err)
@@ -52,7 +52,7 @@ def test_every_option_with_a_number_refuses_what_is_none(verb: str, capsys: pyte
 
 @pytest.mark.parametrize("name", ["n", "max-new-tokens", "beams", "logprobs", "seed", "top-k"])
 def test_a_number_that_no_machine_can_honour_is_refused(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["generate", f"--{name}={2**64}"]) == 2
+    assert command_line.main(["generate", f"--{name}={2**64}"]) == 2
     assert re.fullmatch(rf"keras-lstmgen: .*{name.replace('-', '[-_]')}: .*\n", capsys.readouterr().err)
 
 

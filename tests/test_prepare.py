@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keras_lstmgen.cli import main
+from keras_lstmgen.cli.command_line import main
 from keras_lstmgen.config import recipe
 from keras_lstmgen.config.recipe import Recipe
 from keras_lstmgen.data import prepared_corpus, sources, splits, token_cache

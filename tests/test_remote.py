@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import pytest
 
-from keras_lstmgen.cli import main
+from keras_lstmgen.cli.command_line import main
 from keras_lstmgen.config import recipe
 from keras_lstmgen.config.recipe import Corpus
 from keras_lstmgen.data import prepared_corpus, sources, splits, token_cache

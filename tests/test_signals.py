@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import keras_lstmgen
-from keras_lstmgen import cli
+from keras_lstmgen.cli import command_line
 from keras_lstmgen.config import recipe
 from keras_lstmgen.generation import chat_session
 from keras_lstmgen.models import run_directory
@@ -79,7 +79,7 @@ def test_a_training_runs_in_any_thread(short: recipe.Recipe, tmp_path: Path) -> 
 
 def test_a_command_runs_in_any_thread(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["generate", str(trained), "--max-new-tokens", "7"]
-    assert in_thread(lambda: cli.main(words)) == 0
+    assert in_thread(lambda: command_line.main(words)) == 0
     assert "7 tokens" in capsys.readouterr().err
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from keras_lstmgen import cli
+from keras_lstmgen.cli import command_line
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the kit is no package: it travels as a folder
 from export import client
@@ -62,7 +62,7 @@ def test_a_verb_does_its_work_whatever_its_standard_streams_are(
     words, left, _ = VERBS[verb]
     said = tmp_path / "said"
     with faulty_streams.spoiled(streams, fault, said):
-        status = cli.main([verb, *words])
+        status = command_line.main([verb, *words])
     lost = fault == "full" and "stdout" in streams
     told = said.read_text(encoding="utf-8")
     assert status == (2 if lost else 0), told
@@ -84,7 +84,7 @@ def test_a_training_goes_on_to_its_end_after_its_reader_has_left(golden: Path, t
         os.dup2(writer, 1)
         os.close(writer)
         head.start()
-        status = cli.main(["train", *VERBS["train"][0]])
+        status = command_line.main(["train", *VERBS["train"][0]])
     head.join()
     assert (status, (tmp_path / "said").read_text(encoding="utf-8")) == (0, "")
     assert len(json.loads((golden / "../new/history.json").read_text(encoding="utf-8"))) == 2

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from keras_lstmgen import cli
+from keras_lstmgen.cli import command_line
 from keras_lstmgen.distribution import launcher, workers
 from keras_lstmgen.models import run_directory
 from keras_lstmgen.system import cpu, signals
@@ -415,7 +415,7 @@ def test_workers_that_are_named_already_are_not_started_again(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("TF_CONFIG", "{}")
-    assert cli.main(["train", "--workers", "2"]) == 2
+    assert command_line.main(["train", "--workers", "2"]) == 2
     said = "--workers 2: TF_CONFIG is set, and names the workers already; leave one of the two out"
     assert capsys.readouterr().err == f"keras-lstmgen: {said}\n"
 
@@ -424,7 +424,7 @@ def test_gpus_that_would_be_idle_are_told_of(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5,6,7")
-    assert cli.main(["train", "no.txt"]) == 2
+    assert command_line.main(["train", "no.txt"]) == 2
     said = "1 of 4 GPUs: --workers 4 takes all, if training.batch_size is a multiple of 4\n"
     assert capsys.readouterr().out == said
     with pytest.raises(UserError, match="--workers 5: each wants a GPU of its own"):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from keras_lstmgen import options
+from keras_lstmgen.cli import options
 from keras_lstmgen.tokenizers import sentencepiece_trainer
 from tests.conftest import SMALL
 from tests.planted import executed, installed, plant

@@ -23,7 +23,7 @@ from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from keras_lstmgen import cli, commands
+from keras_lstmgen.cli import command_line, commands
 from keras_lstmgen.distribution import workers
 from keras_lstmgen.evaluation import likelihood
 from keras_lstmgen.training import callbacks
@@ -77,7 +77,7 @@ def work(number: int, words: list[str], names: list[str], job: dict[str, Any], s
         signal_while_measuring(job["measuring"][0] == number, job["measuring"][1])
     code = 1
     try:
-        code = cli.main(words)
+        code = command_line.main(words)
     except BaseException:
         traceback.print_exc()
     finally:

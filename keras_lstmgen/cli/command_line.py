@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from keras_lstmgen import __version__, options
+from keras_lstmgen import __version__
+from keras_lstmgen.cli import options
 from keras_lstmgen.config import recipe
 from keras_lstmgen.distribution import launcher
 from keras_lstmgen.system import cpu, environment, malloc, signals, standard_streams
@@ -66,7 +67,7 @@ def _verb(arguments: argparse.Namespace, words: Sequence[str]) -> int:
     cpu.configure()
     malloc.configure()
     with environment.without_matplotlib():
-        from keras_lstmgen import commands  # TensorFlow comes with it, and --help does not wait for that
+        from keras_lstmgen.cli import commands  # TensorFlow comes with it, and --help does not wait for that
 
     getattr(commands, arguments.verb)(arguments)
     return 0
