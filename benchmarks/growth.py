@@ -37,7 +37,7 @@ SHAPES = {
     "T": [Shape(1, 256, 32, T) for T in (16, 64, 256)],
 }
 # What the installed command does.
-COMMAND = [sys.executable, "-c", "import sys; from keras_lstmgen.cli import main; sys.exit(main())"]
+COMMAND = [sys.executable, "-c", "import sys; from keras_lstmgen.cli.command_line import main; sys.exit(main())"]
 RUN, TEXT = "small", "text.txt"
 # To the first character, and to the loss of a text of 0.1 MB.
 OPENS = (("info", ""), ("generate", "--max-new-tokens 1"), ("evaluate", f"{TEXT} --samples 0"))

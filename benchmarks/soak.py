@@ -46,7 +46,7 @@ from keras_lstmgen.system.native_stderr import quiet
 
 with quiet():
     from keras_lstmgen.exporters import export_run
-    from keras_lstmgen.models import run_directory  # noqa: F401 (commands bring TensorFlow, all of it)
+    from keras_lstmgen.models import run_directory
     from keras_lstmgen.training import callbacks
 
 SETTINGS = {

@@ -40,7 +40,7 @@ class Artifact(NamedTuple):
 
     format: str
     call: Call
-    run_directory: run_directory.Run
+    run: run_directory.Run
     metadata: kit.Metadata
 
     def zeros(self, B: int) -> Any:

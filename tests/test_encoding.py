@@ -231,8 +231,8 @@ def test_memory_is_bounded_however_long_the_text(tmp_path: Path, kind: str, docu
     code = (
         "import re, sys\n"
         "from pathlib import Path\n"
-        "from keras_lstmgen.encoding import encode\n"
-        "from keras_lstmgen.recipe import Recipe, override\n"
+        "from keras_lstmgen.data.token_cache import encode\n"
+        "from keras_lstmgen.config.recipe import Recipe, override\n"
         "folder, kind, documents = sys.argv[1:]\n"
         "for name in ('small', 'large'):\n"
         "    values = {'corpus.source': f'{folder}/{name}', 'corpus.documents': documents}\n"

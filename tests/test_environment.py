@@ -45,7 +45,8 @@ def run_at(home: Path, *words: str, **variables: str) -> "subprocess.CompletedPr
 def test_a_setting_that_cannot_be_is_one_line_before_tensorflow_is_imported(
     tmp_path: Path, name: str, value: str, line: str
 ) -> None:
-    words = ["-X", "importtime", "-c", "import sys; from keras_lstmgen.cli import main; sys.exit(main())", "info"]
+    program = "import sys; from keras_lstmgen.cli.command_line import main; sys.exit(main())"
+    words = ["-X", "importtime", "-c", program, "info"]
     done = run_at(tmp_path, *words, **{name: value})
     imported = re.findall(r"^import time:.*\| +([\w.]+)$", done.stderr, re.M)
     assert "keras_lstmgen.cli.command_line" in imported

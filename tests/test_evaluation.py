@@ -9,10 +9,9 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 
-from keras_lstmgen import memorization
 from keras_lstmgen.config import recipe
 from keras_lstmgen.data import token_cache
-from keras_lstmgen.evaluation import likelihood
+from keras_lstmgen.evaluation import likelihood, memorization
 from keras_lstmgen.models import builder
 
 V, H, N = 9, 6, 1500

@@ -134,11 +134,11 @@ def test_another_name_of_a_precision_is_refused_and_bfloat16_where_it_is_not(mon
 
 def count_of_kernel(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """A list that grows whenever the kernel is called or traced."""
-    calls, lstm = list[int](), native_ops.lstm
+    calls, kernel = list[int](), native_ops.lstm
 
     def counted(*given: Any, **options: Any) -> Any:
         calls.append(len(calls))
-        return lstm(*given, **options)
+        return kernel(*given, **options)
 
     monkeypatch.setattr(native_ops, "lstm", counted)
     return calls
@@ -406,13 +406,13 @@ SHORT_OF_MEMORY = """
 import resource
 from pathlib import Path
 import numpy as np
-from keras_lstmgen import kernel
+from keras_lstmgen.layers import native_ops
 
 B, T, E, H = 2, 3, 5, 1024  # packed, the weights take 16 MB
 shapes = ((B, T, E), (B, H), (B, H), (E, 4 * H), (H, 4 * H), (4 * H,))
 inputs = [np.ones(shape, np.float32) for shape in shapes]
 x, h, c, W, U, b = inputs
-expected, _, _, *kept = kernel._forward(False, *inputs)
+expected, _, _, *kept = native_ops._forward(False, *inputs)
 out = [np.empty_like(value) for value in (expected, h, c)]
 gradients = [np.empty_like(value) for value in inputs]
 calls = [("lstm_forward", inputs, out), ("lstm_backward", [W, U, expected, h, c], gradients)]
@@ -421,11 +421,11 @@ before = resource.getrlimit(resource.RLIMIT_AS)
 resource.setrlimit(resource.RLIMIT_AS, (used + (4 << 20), before[1]))
 for name, given, found in calls:
     try:
-        kernel._run(name, False, (B, T, E, H), given, found, kept)
+        native_ops._run(name, False, (B, T, E, H), given, found, kept)
     except MemoryError as error:
         print(error)
 resource.setrlimit(resource.RLIMIT_AS, before)
-kernel._run(*calls[0][:1], False, (B, T, E, H), inputs, out, kept)
+native_ops._run(*calls[0][:1], False, (B, T, E, H), inputs, out, kept)
 np.testing.assert_array_equal(out[0], expected)
 """
 

@@ -252,8 +252,8 @@ def test_two_runs_at_once_on_one_cache_encode_once_and_both_end_right(
 
 def test_what_a_killed_process_left_half_written_is_removed_and_what_a_living_one_writes_is_not(tmp_path: Path) -> None:
     code = (
-        "import os, signal, sys; from pathlib import Path; from keras_lstmgen import files\n"
-        "with files.replacing(Path(sys.argv[1]) / 'a.txt') as path:\n"
+        "import os, signal, sys; from pathlib import Path; from keras_lstmgen.files import atomic\n"
+        "with atomic.replacing(Path(sys.argv[1]) / 'a.txt') as path:\n"
         "    path.write_text('half'); os.kill(os.getpid(), signal.SIGKILL)"
     )
     assert subprocess.run([sys.executable, "-c", code, tmp_path], check=False).returncode == -signal.SIGKILL
@@ -274,9 +274,10 @@ def test_a_corpus_is_encoded_in_less_memory_than_it_has_bytes(tmp_path: Path) ->
     line = " ".join(f"{'x' * 190}{number}" for number in range(10)) + "\n"
     (tmp_path / "text.txt").write_text(line * (84 * 2**20 // len(line)))
     code = (
-        "import sys; from pathlib import Path; from keras_lstmgen import encoding, recipe\n"
+        "import sys; from pathlib import Path\n"
+        "from keras_lstmgen.config import recipe; from keras_lstmgen.data import token_cache\n"
         "values = {'corpus.source': [sys.argv[1]], 'tokenizer.type': 'word'}\n"
-        "found = encoding.encode(recipe.override(recipe.Recipe(), values), Path(sys.argv[2]))\n"
+        "found = token_cache.encode(recipe.override(recipe.Recipe(), values), Path(sys.argv[2]))\n"
         "print(sum(counts['bytes'] for counts in found.counts.values()))\n"
         "try: Path(sys.argv[1]).read_bytes()\n"
         "except MemoryError: print('and not at once')"
@@ -324,7 +325,8 @@ def test_sigterm_ends_a_training_within_ten_seconds_with_status_143_and_it_can_b
 ) -> None:
     words = typed(text, "--runs", tmp_path, "--training.patience", "0")
     words[words.index("--training.epochs") + 1] = "100000"
-    command = [sys.executable, "-u", "-c", "import sys; from keras_lstmgen.cli import main; sys.exit(main())", *words]
+    program = "import sys; from keras_lstmgen.cli.command_line import main; sys.exit(main())"
+    command = [sys.executable, "-u", "-c", program, *words]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as started:
         assert started.stdout
         assert started.stderr

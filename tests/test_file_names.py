@@ -77,7 +77,7 @@ def test_names_and_prompts_are_utf_8_in_a_locale_that_is_not(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("Übel.txt").write_text(TEXT)
-    program = "import sys; from keras_lstmgen.cli import main; sys.exit(main())"
+    program = "import sys; from keras_lstmgen.cli.command_line import main; sys.exit(main())"
 
     def there(*words: str) -> str:
         done = subprocess.run(

@@ -320,8 +320,8 @@ def test_a_text_goes_into_a_device_which_stays(tmp_path: Path) -> None:
 
 def test_a_text_goes_to_standard_output_behind_what_stands_there(tmp_path: Path) -> None:
     (link := tmp_path / "stdout").symlink_to("/proc/self/fd/1")  # as /dev/stdout is, which a fault would replace
-    program = "import sys, pathlib; from keras_lstmgen import files; p = pathlib.Path(sys.argv[1]); "
-    program += "files.check_output(p); files.write_output(p, 'new')"
+    program = "import sys, pathlib; from keras_lstmgen.files import atomic; p = pathlib.Path(sys.argv[1]); "
+    program += "atomic.check_output(p); atomic.write_output(p, 'new')"
     command = [sys.executable, "-c", program, str(link)]
     assert subprocess.run(command, capture_output=True, check=True).stdout == b"new"
     (tmp_path / "log").write_text("old ")

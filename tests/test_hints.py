@@ -18,7 +18,7 @@ from keras_lstmgen.data import prepared_corpus, sources, token_cache
 from keras_lstmgen.exporters import export_run
 from keras_lstmgen.files import folders
 from keras_lstmgen.models import run_directory
-from keras_lstmgen.preparation import parts
+from keras_lstmgen.preparation import partition
 from keras_lstmgen.training import trainer
 from keras_lstmgen.utils.errors import UserError, typed
 
@@ -186,7 +186,7 @@ def _prepared(say: Say, copied: Path) -> None:
     said = say(f"evaluate {copied} {folder}")
     say(f"{command(said)} {shlex.join(TINY)}", 0)
     with pytest.raises(UserError) as refused:
-        parts.plan(recipe.Corpus(source=(folder,)))
+        partition.plan(recipe.Corpus(source=(folder,)))
     say(f"{command(str(refused.value))} {shlex.join(TINY)}", 0)
 
 

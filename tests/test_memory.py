@@ -10,9 +10,9 @@ from keras_lstmgen.system import malloc
 
 STEPS = """
 import resource, sys
-from keras_lstmgen import memory
+from keras_lstmgen.system import malloc
 if sys.argv[1] == "kept":
-    memory.configure()
+    malloc.configure()
 for step in range(20):
     b"x" * (48_000_000 + step)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from keras_lstmgen.config import recipe
 from keras_lstmgen.data import splits, token_cache
-from keras_lstmgen.preparation import parts
+from keras_lstmgen.preparation import partition
 from keras_lstmgen.utils.errors import UserError
 
 TEXTS = st.text(
@@ -27,12 +27,12 @@ def pieces(settings: recipe.Corpus, split: splits.Split) -> list[str]:
         return []
 
 
-def parts(settings: recipe.Corpus) -> list[parts.Part]:
+def parts(settings: recipe.Corpus) -> list[partition.Part]:
     """What workers are given, without a runner."""
-    plan = parts.plan(settings)
+    plan = partition.plan(settings)
     if settings.documents == "stream":
-        counted = dict(parts.surveyed(part, settings) for part in plan)
-        return list(parts.lay_out(None, counted, plan, settings))
+        counted = dict(partition.surveyed(part, settings) for part in plan)
+        return list(partition.lay_out(None, counted, plan, settings))
     return plan
 
 
@@ -49,7 +49,7 @@ def test_parts_share_the_text_out_as_the_split_does(
 ) -> None:
     """Each side of the split is its parts, one after another; of a stream each but the first begins a line."""
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(parts, "PART", size)
+        patch.setattr(partition, "PART", size)
         for number, text in enumerate(texts):
             Path(folder, f"{number}.txt").write_text(text, encoding="utf-8", newline="")
         sources = tuple(str(Path(folder, f"{number}.txt")) for number in range(len(texts)))
@@ -57,7 +57,7 @@ def test_parts_share_the_text_out_as_the_split_does(
             sources, documents=documents, validation_fraction=fraction, split_seed=seed, normalize=normalize
         )
         for split in token_cache.SPLITS:
-            shared = [list(parts.texts(part, asked, split)) for part in parts(asked)]
+            shared = [list(partition.texts(part, asked, split)) for part in parts(asked)]
             whole = pieces(asked, split)
             if documents == "stream":
                 assert "".join(map("".join, shared)) == "".join(whole)

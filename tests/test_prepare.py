@@ -29,7 +29,7 @@ from tests.conftest import SMALL
 from tests.planted import executed, installed, plant
 
 pytest.importorskip("apache_beam", reason="the extra 'beam' is not installed")
-from keras_lstmgen.preparation import parts, pipeline
+from keras_lstmgen.preparation import partition, pipeline
 
 PROSE = "".join(topics.values())[:9_000].split("\n")
 ODD = ["naïve 床", "nai\u0308ve \ufb01"]
@@ -42,7 +42,7 @@ THREE_PROCESSES = ("--direct_num_workers=3", "--direct_running_mode=multi_proces
 
 @pytest.fixture(autouse=True)
 def _small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(parts, "PART", 1_000)
+    monkeypatch.setattr(partition, "PART", 1_000)
 
 
 @pytest.fixture

@@ -44,7 +44,7 @@ PACKAGE = """
 import sys
 from pathlib import Path
 
-from keras_lstmgen import environment
+from keras_lstmgen.system import environment
 
 environment.configure()
 with environment.without_matplotlib():

@@ -19,7 +19,7 @@ cd / && exec "$@"
 NO_FOLDER = """
 import sys, tempfile
 tempfile._candidate_tempdir_list = lambda: []
-from keras_lstmgen.cli import main
+from keras_lstmgen.cli.command_line import main
 sys.exit(main())
 """
 

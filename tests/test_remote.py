@@ -20,7 +20,7 @@ from keras_lstmgen.utils.errors import UserError
 pytest.importorskip("apache_beam", reason="the extra 'beam' is not installed")
 from apache_beam.io.filesystem import FileMetadata, FileSystem
 
-from keras_lstmgen.preparation import parts, pipeline
+from keras_lstmgen.preparation import partition, pipeline
 
 TEXT = "".join(f"line {number} of a text\n" for number in range(500))
 
@@ -106,7 +106,7 @@ def files(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
     half = len(TEXT) // 2
     kept = {"shelf://texts/a.txt.gz": gzip.compress(TEXT[:half].encode()), "shelf://texts/b.txt": TEXT[half:].encode()}
     monkeypatch.setattr(Shelf, "files", kept)
-    monkeypatch.setattr(parts, "PART", 1_000)
+    monkeypatch.setattr(partition, "PART", 1_000)
     return kept
 
 

@@ -278,7 +278,7 @@ class TestDownload:
 
 def test_standard_input_is_read_once_and_kept_for_every_pass(home: Path) -> None:
     code = (
-        "from keras_lstmgen import recipe, sources\n"
+        "from keras_lstmgen.config import recipe; from keras_lstmgen.data import sources\n"
         "for _ in range(2):\n"
         "    [source] = sources.resolve(recipe.Corpus(source=('-',)))\n"
         "    print(len(''.join(sources.read_text(source))), source.path.name)\n"

@@ -98,7 +98,8 @@ def test_a_training_goes_on_to_its_end_after_its_reader_has_left(golden: Path, t
 def test_a_process_ends_well_whatever_it_was_started_with(
     words: list[str], streams: tuple[str, ...], fault: str, tmp_path: Path
 ) -> None:
-    command = [sys.executable, "-c", "import sys; from keras_lstmgen.cli import main; sys.exit(main())", *words]
+    program = "import sys; from keras_lstmgen.cli.command_line import main; sys.exit(main())"
+    command = [sys.executable, "-c", program, *words]
     status = faulty_streams.ended(command, streams, fault, tmp_path / "said")
     lost = fault == "full" and "stdout" in streams
     assert status == (2 if lost or words[-1] == "--nothing" else 0)

@@ -10,10 +10,9 @@ from typing import Any, SupportsIndex
 import numpy as np
 import pytest
 
-from keras_lstmgen import memorization
 from keras_lstmgen.config import recipe
 from keras_lstmgen.data import readers, sources, splits
-from keras_lstmgen.evaluation import metrics, naive_bayes, reports, task_metrics
+from keras_lstmgen.evaluation import memorization, metrics, naive_bayes, reports, task_metrics
 from keras_lstmgen.generation import batch_generation, beam_search, decoding_loop, text_generation
 from keras_lstmgen.generation.logits_processors import Constraints, HostOptions
 from keras_lstmgen.models import run_directory

@@ -9,11 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from keras_lstmgen import memorization
 from keras_lstmgen.config import recipe
 from keras_lstmgen.data import example_batches, prepared_corpus, sources, splits
 from keras_lstmgen.data.token_cache import encode_split
-from keras_lstmgen.evaluation import likelihood, metrics, task_metrics
+from keras_lstmgen.evaluation import likelihood, memorization, metrics, task_metrics
 from keras_lstmgen.files import filenames
 from keras_lstmgen.generation import text_generation
 from keras_lstmgen.models.run_directory import Run

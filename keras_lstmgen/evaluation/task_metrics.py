@@ -7,10 +7,9 @@ from functools import cached_property
 from itertools import chain
 from typing import Any
 
-from keras_lstmgen import memorization
 from keras_lstmgen.config import recipe
 from keras_lstmgen.data import splits
-from keras_lstmgen.evaluation import metrics, naive_bayes, ngram_model, quatrains, tfidf_retrieval
+from keras_lstmgen.evaluation import memorization, metrics, naive_bayes, ngram_model, quatrains, tfidf_retrieval
 from keras_lstmgen.generation import batch_generation, beam_search
 from keras_lstmgen.models.run_directory import Run
 

@@ -36,7 +36,7 @@ KEPT = 3  # arrays that the forward pass leaves for the backward pass: gates, ce
 @functools.cache
 def library() -> ctypes.CDLL | None:
     """The compiled code, or None where it was installed without a C compiler."""
-    folder = Path(__file__).parent / "native"
+    folder = Path(__file__).parents[1] / "native"
     for suffix in importlib.machinery.EXTENSION_SUFFIXES:
         if (path := folder / f"lstm{suffix}").is_file():
             return ctypes.CDLL(str(path))

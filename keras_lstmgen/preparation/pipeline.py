@@ -35,8 +35,8 @@ from keras_lstmgen.config import recipe
 from keras_lstmgen.data import prepared_corpus, sources, splits, token_cache
 from keras_lstmgen.files import atomic, remote
 from keras_lstmgen.files.folders import MANIFEST
-from keras_lstmgen.preparation import parts
-from keras_lstmgen.preparation.parts import Part
+from keras_lstmgen.preparation import partition
+from keras_lstmgen.preparation.partition import Part
 from keras_lstmgen.system import cpu
 from keras_lstmgen.system.native_stderr import quiet
 from keras_lstmgen.tokenizers import tokenizer
@@ -62,7 +62,7 @@ def prepare(
     """
     tokenizer.check(settings.tokenizer)
     settings = replace(settings, corpus=sources.spooled(settings.corpus))
-    parts = parts.plan(settings.corpus)
+    parts = partition.plan(settings.corpus)
     chosen = _options(options, len(parts))
     with _made(str(output)) as folder:
         with _watched(folder, len(parts), report):
@@ -185,9 +185,9 @@ def _build(pipeline: Any, settings: recipe.Recipe, plan: list[Part], folder: str
     """The whole of it: parts, vocabulary, shards, and a line of JSON on each shard."""
     parts = pipeline | "parts" >> beam.Create(plan) | "deal" >> beam.Reshuffle()
     if settings.corpus.documents == "stream":
-        counted = parts | "characters" >> beam.Map(parts.surveyed, settings.corpus)
+        counted = parts | "characters" >> beam.Map(partition.surveyed, settings.corpus)
         once = pipeline | "once" >> beam.Create([None])
-        laid = once | "lay out" >> beam.FlatMap(parts.lay_out, pvalue.AsDict(counted), plan, settings.corpus)
+        laid = once | "lay out" >> beam.FlatMap(partition.lay_out, pvalue.AsDict(counted), plan, settings.corpus)
         parts = laid | "deal again" >> beam.Reshuffle()
     if settings.corpus.unique:
         parts = _each_once(parts, settings.corpus)
@@ -232,7 +232,7 @@ def _count(parts: Any, settings: recipe.Recipe) -> Any:
 
 
 def _symbols(part: Part, settings: recipe.Recipe) -> Iterable[tuple[str, int]]:
-    texts = functools.partial(parts.texts, part, settings.corpus, "train")
+    texts = functools.partial(partition.texts, part, settings.corpus, "train")
     return tokenizer.symbols(settings.tokenizer.type, texts).items()
 
 
@@ -251,7 +251,7 @@ def _learn(parts: Any, settings: recipe.Recipe) -> Any:
 
 
 def _lines(part: Part, settings: recipe.Recipe) -> Iterator[str]:
-    return chain.from_iterable(map(tokenizer.short_lines, parts.texts(part, settings.corpus, "train")))
+    return chain.from_iterable(map(tokenizer.short_lines, partition.texts(part, settings.corpus, "train")))
 
 
 def _line_count(part: Part, settings: recipe.Recipe) -> tuple[int, int]:
@@ -288,7 +288,7 @@ def _encode(part: Part, model: bytes, settings: recipe.Recipe, folder: str) -> I
             continue
         with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=None if remote.is_address(folder) else folder) as place:
             path = Path(place, f"{split}-{part.number:05}.ids")
-            texts, dtype = parts.texts(part, settings.corpus, split), token_cache.dtype_of(words)
+            texts, dtype = partition.texts(part, settings.corpus, split), token_cache.dtype_of(words)
             counts, seen = token_cache.write_ids(texts, settings.corpus, words, path, dtype)
             if not (tokens := path.stat().st_size // np.dtype(dtype).itemsize):
                 continue
