@@ -182,7 +182,7 @@ def make(
     run_directory.save_metadata(Path(folder), about)
     (Path(folder) / run_directory.TOKENIZER).write_bytes(encoded.tokenizer.model)
     built.save(Path(folder) / run_directory.MODEL)
-    made = run_directory.Run(about, encoded.tokenizer, built)
+    made = run_directory.Run(about, settings, encoded.tokenizer, built)
     stored = named_weights(made)
     np.savez(Path(folder) / "weights.npz", allow_pickle=False, **stored)
     facts = {

@@ -4,6 +4,7 @@ import json
 import math
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -509,7 +510,8 @@ def test_texts_of_kinds_are_given_for_each(headlines: Path, capsys: pytest.Captu
 
 def test_measures_that_read_the_training_text_say_so_where_it_is_gone(colours: Path) -> None:
     model = run_directory.load(colours)
-    model.metadata.recipe["corpus"]["source"] = ["gone.txt"]
+    gone = replace(model.recipe, corpus=replace(model.recipe.corpus, source=("gone.txt",)))
+    model = model._replace(recipe=gone)
     asked = recipe.Evaluate(measures=("rouge", "recall"))
     with pytest.raises(UserError, match=r"gone\.txt: .*; .* and give --evaluate\.measures without recall$"):
         reports.evaluate(model, [], 0, 5, asked)

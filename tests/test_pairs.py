@@ -1,6 +1,7 @@
 """Pairs: a source, a target, the loss on the target alone, and never a window across two examples."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -357,7 +358,8 @@ def test_rounded_weights_are_tried_on_pairs_each_read_by_itself(colours: Path) -
 
 def test_where_the_corpus_is_gone_they_are_tried_on_what_keras_wrote_each_behind_its_prompt(colours: Path) -> None:
     loaded = run_directory.load(colours)
-    loaded.metadata.recipe["corpus"]["source"] = ["gone.jsonl"]
+    gone = replace(loaded.recipe, corpus=replace(loaded.recipe.corpus, source=("gone.jsonl",)))
+    loaded = loaded._replace(recipe=gone)
     tried = verify.trial(loaded, texts=5, tokens=3)
     text, name = verify._held_out(loaded, tried)
     assert isinstance(text, example_batches.Pairs)

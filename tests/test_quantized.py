@@ -52,7 +52,7 @@ def entry(folder: Path) -> dict[str, Any]:
 def nats(folder: Path, call: Call) -> float:
     """The loss on the last 1,500 characters of the corpus, which were held out, by ``score``."""
     model = run_directory.load(folder)
-    text = Path(model.metadata.recipe["corpus"]["source"][0]).read_text(encoding="utf-8")[-1501:]
+    text = Path(model.recipe.corpus.source[0]).read_text(encoding="utf-8")[-1501:]
     ids = np.array([model.tokenizer.encode(text)], np.int32)
     state = np.zeros((1, model.metadata.state_size), np.float32)
     return -float(call("score", ids=ids, state=state)["logprobs"].mean())

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -106,7 +107,8 @@ def test_a_text_without_anything_to_predict_is_refused(trained: Path, tmp_path: 
 def test_where_the_training_text_is_gone_a_given_text_can_still_be_measured(trained: Path, tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_text("The text.")
     model = run_directory.load(trained)
-    model.metadata.recipe["corpus"]["source"] = ["gone.txt"]
+    gone = replace(model.recipe, corpus=replace(model.recipe.corpus, source=("gone.txt",)))
+    model = model._replace(recipe=gone)
     with pytest.raises(UserError, match=r"^gone\.txt: .*; without it: give --samples 0$"):
         reports.evaluate(model, [str(tmp_path / "a.txt")], 1, 5)
     assert reports.evaluate(model, [str(tmp_path / "a.txt")], 0, 5)["counts"]["characters"] == 9

@@ -174,7 +174,7 @@ def generate(arguments: argparse.Namespace) -> None:
     model = run_directory.load(folder)
     step = decoding_loop.stepper(model.weights)
     write = _writer(model, step, options, host, asked, arguments)
-    read = recipe.parse(model.metadata.recipe).corpus
+    read = model.recipe.corpus
     arguments.stop = [splits.normalized(word, read) for word in arguments.stop]
     given = _asked() if arguments.interactive else [_prompt(arguments)]
     prompts = (splits.prompt(prompt, read) for prompt in given)
@@ -361,7 +361,7 @@ def evaluate(arguments: argparse.Namespace) -> None:
     _within("--sample-tokens", arguments.sample_tokens, 1)
     folder = _found(arguments.run, arguments.runs)
     model = run_directory.load(folder)
-    settings = recipe.override(recipe.parse(model.metadata.recipe), _knobs(arguments), "--")
+    settings = recipe.override(model.recipe, _knobs(arguments), "--")
     effects.check(settings, _knobs(arguments), "--")
     effects.check_samples(arguments, settings.evaluate)
     _tell_of_reserved(arguments.text)
@@ -387,7 +387,7 @@ def inspect(arguments: argparse.Namespace) -> None:
     asked = {name: getattr(arguments, name) for name in inspect_run.Asked.__dataclass_fields__ if name != "options"}
     folder = _found(arguments.run, arguments.runs)
     model = run_directory.load(folder)
-    asked["prompt"] = splits.prompt(arguments.prompt, recipe.parse(model.metadata.recipe).corpus)
+    asked["prompt"] = splits.prompt(arguments.prompt, model.recipe.corpus)
     console.left_out(sources.left_out(arguments.text))
     inspect_run.inspect(model, inspect_run.Asked(**asked, options=options), _folder(arguments, folder))
     console.next_command("keras-lstmgen", "evaluate", folder)

@@ -20,7 +20,10 @@ MOST = 256  # workers of one machine
 GRACE = 60.0  # seconds in which the others notice that one has ended, and end too
 # The first argument is the folder that holds this package. It stands last in the path, and only until the package is
 # imported, so that a worker imports nothing else from there: it may be the working directory.
-WORKER = "import sys; sys.path.append(sys.argv.pop(1)); from keras_lstmgen.cli.command_line import main; sys.path.pop(); sys.exit(main())"
+WORKER = (
+    "import sys; sys.path.append(sys.argv.pop(1)); from keras_lstmgen.cli.command_line import main; "
+    "sys.path.pop(); sys.exit(main())"
+)
 
 
 def launch(words: Sequence[str], count: int) -> int:

@@ -29,7 +29,7 @@ def evaluate(
 
     ``asked`` are the measures beside the loss; None: those of the run's recipe.
     """
-    settings = recipe.parse(model.metadata.recipe)
+    settings = model.recipe
     asked = asked or settings.evaluate
     training = prepared_corpus.text(settings.corpus)
     _check(training, texts, samples, asked)

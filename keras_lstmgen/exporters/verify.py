@@ -180,7 +180,7 @@ def _reasons_quantized(loss: float, largest: float, repeated: int, texts: int) -
 
 def _held_out(run: Run, tried: Trial) -> tuple[Text, str]:
     """The text that the run validates on, and its name; where that is not at hand, what Keras has written itself."""
-    settings = recipe.parse(run.metadata.recipe)
+    settings = run.recipe
     try:
         if "-" in settings.corpus.source:
             raise UserError("what came by standard input has gone")

@@ -173,7 +173,7 @@ def converse(speaker: Speaker, seed: int) -> None:
     with suppress(ImportError):  # there is none on Windows, whose terminal edits lines by itself
         importlib.import_module("readline")
     session, breaks = Session(speaker, seed), 0
-    read = recipe.parse(speaker.run.metadata.recipe).corpus
+    read = speaker.run.recipe.corpus
     _note("Type a line. /help lists what else can be typed.")
     while breaks < LEAVE:
         try:

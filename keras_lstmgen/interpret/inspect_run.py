@@ -150,14 +150,14 @@ def _probed(model: Run, asked: Asked, layer: int) -> Probed:
 def _read_as_trained(model: Run, ids: list[int]) -> list[NDArray[np.int32]]:
     """The ids in one piece, if the run carries its state over them; else each example, which it begins anew with."""
     whole = np.array(ids, np.int32)
-    if recipe.parse(model.metadata.recipe).carries:
+    if model.recipe.carries:
         return [whole]
     return [part for part in np.split(whole, np.flatnonzero(whole == model.metadata.start_id)) if len(part)]
 
 
 def _text(model: Run, asked: Asked) -> tuple[str, list[int]]:
     """The text that is asked for; else the run's held-out text; else, where that is gone, text of the model's own."""
-    settings = recipe.parse(model.metadata.recipe).corpus
+    settings = model.recipe.corpus
     if asked.text:
         return ", ".join(asked.text), _ids_of_corpus(model, splits.measured_on(settings, asked.text))
     try:

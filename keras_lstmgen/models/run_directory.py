@@ -42,9 +42,17 @@ class Metadata:
 
 
 class Run(NamedTuple):
-    """A model that can write: what it is, its words, itself."""
+    """A trained model with everything that generation, evaluation and export need.
+
+    Attributes:
+        metadata: the metadata that every exported artifact contains too.
+        recipe: the recipe of the training, with all sizes resolved.
+        tokenizer: the vocabulary.
+        model: the inference model.
+    """
 
     metadata: Metadata
+    recipe: recipe.Recipe
     tokenizer: Tokenizer
     model: keras.Sequential
 
@@ -143,7 +151,7 @@ def load(folder: Path) -> Run:
     words = tokenizer.load(folder / TOKENIZER)
     settings = recipe.parse(metadata.recipe)
     _agree(folder, metadata, words, settings.model)
-    return Run(metadata, words, load_model(folder / MODEL, settings, metadata.vocab_size))
+    return Run(metadata, settings, words, load_model(folder / MODEL, settings, metadata.vocab_size))
 
 
 def load_metadata(folder: Path) -> Metadata:

@@ -167,7 +167,7 @@ def _fit(settings: recipe.Recipe, encoded: Encoded, folder: Path) -> Path:
         counts = stream_windows.counts(encoded.train, encoded.tokenizer.vocab_size)
         model = compiled(settings, counts)
         twin = build(settings.model, encoded.tokenizer.vocab_size)
-        writes = Run(_metadata(settings, encoded, twin), encoded.tokenizer, twin)
+        writes = Run(_metadata(settings, encoded, twin), settings, encoded.tokenizer, twin)
         progress = _progress(encoded, folder, model, counts, writes)
         atomic.write_text(folder / run_directory.RECIPE, recipe.to_toml(settings))  # which may have other limits now
         _announce(settings, encoded, model, folder)
