@@ -1,4 +1,4 @@
-"""What people look at: tables, progress bars, hints and plots.
+"""What the library reports: messages and progress for the program that uses it, and plots.
 
-Modules here format values; they compute none.
+Tables and the terminal belong to ``cli``. Modules here compute no results.
 """
