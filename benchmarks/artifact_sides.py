@@ -207,9 +207,9 @@ def named_weights(made: Any) -> dict[str, Any]:
 
 def numbers_read(held: Any) -> int:
     """How many weights a step of an artifact multiplies with."""
-    from keras_lstmgen.exporters import contract
+    from keras_lstmgen.exporters import graphs
 
-    folded = contract.folded(held)
+    folded = graphs.folded(held)
     matrices = [matrix for cell in folded.cells for matrix in (cell.kernel, cell.recurrent) if matrix is not None]
     return sum(int(np.prod(matrix.shape)) for matrix in [*matrices, folded.output])
 

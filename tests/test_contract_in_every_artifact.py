@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from keras_lstmgen.exporters import onnx, saved_model, tflite
-from keras_lstmgen.exporters.contract import Call
+from keras_lstmgen.exporters.graphs import Call
 from keras_lstmgen.generation import sampling, text_generation
 from keras_lstmgen.models import run_directory
 

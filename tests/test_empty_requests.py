@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_lstmgen.exporters import saved_model, strings
-from keras_lstmgen.exporters.contract import Call
+from keras_lstmgen.exporters import saved_model, string_signatures
+from keras_lstmgen.exporters.graphs import Call
 from keras_lstmgen.generation import sampling, text_generation
 from keras_lstmgen.models import run_directory
 
@@ -77,7 +77,8 @@ def test_a_request_of_no_rows_has_an_answer_of_no_rows(model: run_directory.Run,
 
 
 def test_the_defaults_of_one_row_serve_no_rows(model: run_directory.Run, call: Call) -> None:
-    defaults = {name: np.array([value], kind.as_numpy_dtype) for name, (kind, value) in strings.DEFAULTS.items()}
+    signature = string_signatures.DEFAULTS.items()
+    defaults = {name: np.array([value], kind.as_numpy_dtype) for name, (kind, value) in signature}
     answer = call("serving_default", prompt=np.array([], object), **defaults)
     assert {name: len(value) for name, value in answer.items()} == dict.fromkeys(answer, 0)
     assert len(answer) == len(of_no_rows(model.metadata.vocab_size, 0)["serving_default"])
@@ -86,7 +87,7 @@ def test_the_defaults_of_one_row_serve_no_rows(model: run_directory.Run, call: C
 def test_an_empty_string_begins_a_text_has_nothing_to_score_and_no_tokens(model: run_directory.Run, call: Call) -> None:
     S = model.metadata.state_size
     [sample] = text_generation.generate(model, "", 9)
-    for signature, limit in (("serving_default", 9), ("complete", strings.MAX_NEW_TOKENS)):
+    for signature, limit in (("serving_default", 9), ("complete", string_signatures.MAX_NEW_TOKENS)):
         answer = call(signature, **inputs(signature, S, 2))
         assert answer["text"][0] == answer["text"][1]
         assert answer["text"][0].decode().startswith(sample.text.rstrip("\N{REPLACEMENT CHARACTER}"))

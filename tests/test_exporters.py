@@ -26,8 +26,8 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from keras_lstmgen.cli import command_line
 from keras_lstmgen.config import recipe
-from keras_lstmgen.exporters import contract, export_run, onnx, saved_model, tflite, verify
-from keras_lstmgen.exporters.contract import Call
+from keras_lstmgen.exporters import export_run, graphs, onnx, saved_model, tflite, verify
+from keras_lstmgen.exporters.graphs import Call
 from keras_lstmgen.files import atomic
 from keras_lstmgen.layers import lstm
 from keras_lstmgen.models import builder, run_directory
@@ -84,7 +84,7 @@ def in_saved_model(folder: Path) -> dict[str, tuple[Tensors, Tensors]]:
         }
 
     signatures = meta_graph(folder).signature_def  # in strings it has others, which tests/test_serving.py knows
-    return {name: (tensors(signatures[name].inputs), tensors(signatures[name].outputs)) for name in contract.GRAPHS}
+    return {name: (tensors(signatures[name].inputs), tensors(signatures[name].outputs)) for name in graphs.GRAPHS}
 
 
 def in_tflite(folder: Path) -> dict[str, tuple[Tensors, Tensors]]:
@@ -109,7 +109,7 @@ def in_onnx(folder: Path) -> dict[str, tuple[Tensors, Tensors]]:
     def shape(tensor: Any) -> tuple[int | None, ...]:
         return tuple(d.dim_value if d.HasField("dim_value") else None for d in tensor.shape.dim)
 
-    models = {name: onnx_library.load(onnx_file(folder, name)) for name in contract.GRAPHS}
+    models = {name: onnx_library.load(onnx_file(folder, name)) for name in graphs.GRAPHS}
     assert len(list((folder / "onnx").iterdir())) == len(models)
     return {name: (tensors(m.graph.input), tensors(m.graph.output)) for name, m in models.items()}
 
@@ -129,7 +129,7 @@ def carried(folder: Path) -> dict[str, tuple[bytes, bytes]]:
     content = flatbuffer_utils.read_model(str(folder / "tflite/model.tflite"))
     buffers = {entry.name.decode(): bytes(content.buffers[entry.buffer].data) for entry in content.metadata}
     found["tflite"] = buffers["keras_lstmgen"], buffers["tokenizer"]
-    for graph in contract.GRAPHS:
+    for graph in graphs.GRAPHS:
         props = {prop.key: prop.value for prop in onnx_library.load(onnx_file(folder, graph)).metadata_props}
         found[graph] = props["keras_lstmgen"].encode(), base64.b64decode(props["tokenizer"], validate=True)
     return found
@@ -207,7 +207,7 @@ def bodies(graph: Any) -> list[Any]:
     return [graph, *(body for one in inner for body in bodies(one))]
 
 
-@pytest.mark.parametrize("graph", contract.GRAPHS)
+@pytest.mark.parametrize("graph", graphs.GRAPHS)
 def test_onnx_files_hold_the_standard_domain_alone_in_loop_bodies_too(exported: Path, graph: str) -> None:
     model = onnx_library.load(onnx_file(exported, graph))
     assert [(imported.domain, imported.version) for imported in model.opset_import] == [("", 18)]
@@ -228,7 +228,7 @@ def test_the_loops_of_onnx_files_reach_for_their_weights_and_carry_what_changes(
 
 def test_one_product_of_both_kernels_gives_what_two_give(trained: Path) -> None:
     made, B = run_directory.load(trained), 3
-    joined = contract.joined(made.weights)
+    joined = graphs.joined(made.weights)
     assert [cell.recurrent for cell in joined.cells] == [None, None]
     assert builder.state_size(joined) == made.metadata.state_size
     dice = np.random.default_rng(0)

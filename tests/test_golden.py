@@ -18,7 +18,7 @@ from ai_edge_litert.tools import flatbuffer_utils
 
 from keras_lstmgen.exporters import onnx as onnx_exporter
 from keras_lstmgen.exporters import saved_model, tflite, web
-from keras_lstmgen.exporters.contract import Call
+from keras_lstmgen.exporters.graphs import Call
 from keras_lstmgen.generation import sampling, text_generation
 from keras_lstmgen.models import run_directory
 

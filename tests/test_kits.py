@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from keras_lstmgen.cli import command_line
-from keras_lstmgen.exporters import strings
+from keras_lstmgen.exporters import string_signatures
 from keras_lstmgen.generation import beam_search, decoding_loop, sampling, text_generation
 from keras_lstmgen.generation.sampling import Options
 from keras_lstmgen.models import run_directory
@@ -200,7 +200,7 @@ def places(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[set[str]]]:
         "`generate`": [set(vars(command_line.parser().parse_args(["generate"])))],
         "`chat`": [set(vars(command_line.parser().parse_args(["chat"])))],
         "SavedModel in strings, REST, gRPC": [
-            set(strings.DEFAULTS),
+            set(string_signatures.DEFAULTS),
             set(vars(client.parser_of_texts("").parse_args([]))),
         ],
         "graph `generate`": [set(sampling.Rows._fields)],

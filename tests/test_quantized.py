@@ -14,8 +14,8 @@ from ai_edge_litert.interpreter import Interpreter
 from ai_edge_litert.tools import flatbuffer_utils
 
 from keras_lstmgen.config import recipe
-from keras_lstmgen.exporters import contract, export_run, tflite, tflite_float16, tflite_int8, verify
-from keras_lstmgen.exporters.contract import Call
+from keras_lstmgen.exporters import export_run, graphs, tflite, tflite_float16, tflite_int8, verify
+from keras_lstmgen.exporters.graphs import Call
 from keras_lstmgen.generation import sampling
 from keras_lstmgen.models import run_directory
 from keras_lstmgen.training import trainer
@@ -92,7 +92,7 @@ def buffers(folder: Path, kind: int) -> dict[int, int]:
 
 
 def test_every_matrix_is_held_once_in_eight_bits_for_all_signatures(quantized: Path) -> None:
-    weights = contract.folded(run_directory.load(quantized).weights)
+    weights = graphs.folded(run_directory.load(quantized).weights)
     matrices = [weights.embedding, weights.output, *(cell.recurrent for cell in weights.cells)]
     matrices += [cell.kernel for cell in weights.cells if cell.kernel is not None]
     assert sum(buffers(quantized, schema.TensorType.INT8).values()) == sum(np.prod(matrix.shape) for matrix in matrices)

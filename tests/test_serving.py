@@ -16,7 +16,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
 from keras_lstmgen.config import recipe
-from keras_lstmgen.exporters import contract, saved_model, strings, warmup
+from keras_lstmgen.exporters import graphs, saved_model, string_signatures, warmup
 from keras_lstmgen.generation import sampling, text_generation
 from keras_lstmgen.models import run_directory
 from keras_lstmgen.tokenizers import tokenizer
@@ -29,7 +29,7 @@ from tests import model_server, rest_json
 from tests.serving import BATCHING, StandIn
 
 SIGNATURES = {
-    "serving_default": ({"prompt", *strings.DEFAULTS}, {"text", "token_count", "finish_reason", "logprob"}),
+    "serving_default": ({"prompt", *string_signatures.DEFAULTS}, {"text", "token_count", "finish_reason", "logprob"}),
     "complete": ({"prompt"}, {"text", "token_count", "finish_reason", "logprob"}),
     "score_text": ({"text"}, {"logprob", "token_count", "perplexity"}),
     "tokenize": ({"text"}, {"ids", "token_count"}),
@@ -113,7 +113,7 @@ def check(served: Served, rows: list[dict[str, Any]], answers: dict[str, Any]) -
 
 def columns(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
     """Rows as columns, with the neutral value of what a row does not say."""
-    neutral = {name: value for name, (_, value) in strings.DEFAULTS.items()}
+    neutral = {name: value for name, (_, value) in string_signatures.DEFAULTS.items()}
     return {name: [(neutral | row)[name] for row in rows] for name in ("prompt", *neutral)}
 
 
@@ -131,7 +131,7 @@ def test_the_signatures_in_strings_have_these_inputs_and_outputs(served: Served)
     assert {*SIGNATURES, "step", "generate", "score"} <= set(served.server.signatures)
     signatures = meta_graph(served.folder).signature_def
     assert {n: (set(signatures[n].inputs), set(signatures[n].outputs)) for n in SIGNATURES} == SIGNATURES
-    assert set(signatures["serving_default"].defaults) == set(strings.DEFAULTS)
+    assert set(signatures["serving_default"].defaults) == set(string_signatures.DEFAULTS)
 
 
 def test_every_operator_is_tensorflow_s_or_tensorflow_text_s(served: Served) -> None:
@@ -280,7 +280,7 @@ def test_by_grpc_a_tensor_of_another_type_is_refused(served: Served, name: str, 
 def test_the_client_of_grpc_knows_the_type_of_every_input(served: Served) -> None:
     found = {
         name: info.dtype
-        for signature in {*SIGNATURES, *contract.GRAPHS}
+        for signature in {*SIGNATURES, *graphs.GRAPHS}
         for name, info in meta_graph(served.folder).signature_def[signature].inputs.items()
     }
     assert found == {name: kind.as_datatype_enum for name, kind in grpc_client.KINDS.items()}
@@ -367,7 +367,7 @@ def test_the_warm_up_requests_can_be_answered(served: Served) -> None:
         assert "grpc" in served.server.batch({"grpc": message})[0]
         asked.add(request.model_spec.signature_name)
         prompts.update(request.inputs["prompt"].string_val)
-    assert asked == {*SIGNATURES, *contract.GRAPHS}
+    assert asked == {*SIGNATURES, *graphs.GRAPHS}
     assert prompts == {prompt.encode() for prompt in warmup.PROMPTS}
     assert len({len(served.model.tokenizer.encode(prompt)) for prompt in warmup.PROMPTS}) == len(prompts)
 
@@ -392,7 +392,7 @@ def dialect(request: pytest.FixtureRequest, trained: Path) -> Dialect:
     settings = recipe.Tokenizer(type=request.param, vocab_size=0 if request.param in ("char", "word") else 30)
     host = tokenizer.Tokenizer(tokenizer.train(settings, lambda: iter([text])))
     model = run_directory.load(trained)._replace(tokenizer=host)
-    return Dialect(host, strings.Strings(model, None))  # type: ignore[arg-type]
+    return Dialect(host, string_signatures.Strings(model, None))  # type: ignore[arg-type]
 
 
 @hypothesis.given(
@@ -423,4 +423,4 @@ def test_the_tokenizer_in_the_graph_spells_as_the_host_s(dialect: Dialect, data:
 
 @hypothesis.given(st.lists(st.integers(-(2**63), 2**63 - 1), min_size=1, max_size=3), st.integers(1, 50))
 def test_the_noise_in_the_graph_is_that_of_the_page(seeds: list[int], N: int) -> None:
-    np.testing.assert_array_equal(strings.noise_of(tf.constant(seeds, tf.int64), N), sampling.noise(seeds, N))
+    np.testing.assert_array_equal(string_signatures.noise_of(tf.constant(seeds, tf.int64), N), sampling.noise(seeds, N))

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from keras_lstmgen.exporters import saved_model
-from keras_lstmgen.exporters.contract import Call
+from keras_lstmgen.exporters.graphs import Call
 from keras_lstmgen.generation import sampling
 from keras_lstmgen.models import run_directory
 

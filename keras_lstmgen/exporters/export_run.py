@@ -12,7 +12,7 @@ from typing import Any
 import tensorflow as tf
 
 from keras_lstmgen.config import recipe
-from keras_lstmgen.exporters import contract, verify
+from keras_lstmgen.exporters import graphs, verify
 from keras_lstmgen.exporters.verify import Proof, Trial
 from keras_lstmgen.files import atomic
 from keras_lstmgen.models import run_directory
@@ -74,7 +74,7 @@ def _export_all(
 ) -> tuple[dict[str, Proof], list[str]]:
     """Export one format after another; return the proofs of those that were tried, and what went wrong."""
     model, record = run_directory.load(folder), _read_record(folder / RECORD)
-    contract.check_weights(model)
+    graphs.check_weights(model)
     atomic.check_writable(folder)
     with console.out.status(f"Keras writes {settings.texts} texts of {settings.tokens} tokens"):
         tried = verify.trial(model, settings.texts, settings.tokens)

@@ -11,8 +11,7 @@ import onnx
 import onnxruntime
 import tf2onnx
 
-from keras_lstmgen.exporters import contract
-from keras_lstmgen.exporters.contract import Call, Graphs
+from keras_lstmgen.exporters.graphs import Call, Graphs, metadata_json
 from keras_lstmgen.files import atomic
 from keras_lstmgen.models.run_directory import Run
 from keras_lstmgen.utils.errors import UserError
@@ -25,7 +24,7 @@ OPSET = 18
 def write(model: Run, folder: Path) -> Path:
     """Write the three files into a run's folder; metadata and tokenizer are their ``metadata_props``."""
     carried = {
-        "keras_lstmgen": contract.metadata_json(model),
+        "keras_lstmgen": metadata_json(model),
         "tokenizer": base64.b64encode(model.tokenizer.model).decode("ascii"),
     }
     graphs = Graphs(model)

@@ -7,9 +7,9 @@ import tensorflow as tf
 import tensorflow_text  # noqa: F401 (a loader needs its operators)
 from tensorflow.core.protobuf import saved_model_pb2
 
-from keras_lstmgen.exporters import contract, warmup
-from keras_lstmgen.exporters.contract import Call, Graphs
-from keras_lstmgen.exporters.strings import Strings
+from keras_lstmgen.exporters import warmup
+from keras_lstmgen.exporters.graphs import Call, Graphs, metadata_json
+from keras_lstmgen.exporters.string_signatures import Strings
 from keras_lstmgen.files import atomic
 from keras_lstmgen.models import run_directory
 from keras_lstmgen.models.run_directory import Run
@@ -27,7 +27,7 @@ def write(model: Run, folder: Path) -> Path:
         graphs.strings = Strings(model, graphs)
         assets = path.parent / "assets"
         assets.mkdir()
-        atomic.write_text(assets / run_directory.METADATA, contract.metadata_json(model))
+        atomic.write_text(assets / run_directory.METADATA, metadata_json(model))
         atomic.write_bytes(assets / run_directory.TOKENIZER, model.tokenizer.model)
         graphs.assets = [
             tf.saved_model.Asset(str(assets / name)) for name in (run_directory.METADATA, run_directory.TOKENIZER)

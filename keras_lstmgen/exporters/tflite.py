@@ -14,8 +14,7 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 from ai_edge_litert.tools import flatbuffer_utils
 
-from keras_lstmgen.exporters import contract
-from keras_lstmgen.exporters.contract import Call, Graphs
+from keras_lstmgen.exporters.graphs import GRAPHS, Call, Graphs, metadata_json
 from keras_lstmgen.files import atomic
 from keras_lstmgen.models.run_directory import Run
 from keras_lstmgen.utils.errors import UserError
@@ -32,7 +31,7 @@ def write_file(model: Run, path: Path, optimizations: list[Any], types: Sequence
     """Write one file with TensorFlow Lite's ``optimizations``, which may bring weights to one of ``types``."""
     content = flatbuffer_utils.convert_bytearray_to_object(bytearray(_converted(model, optimizations, types)))
     _check(content)
-    _attach(content, "keras_lstmgen", contract.metadata_json(model).encode())
+    _attach(content, "keras_lstmgen", metadata_json(model).encode())
     _attach(content, "tokenizer", model.tokenizer.model)
     atomic.write_bytes(path, bytes(flatbuffer_utils.convert_object_to_bytearray(content)))
     return path
@@ -43,7 +42,7 @@ def _converted(model: Run, optimizations: list[Any], types: Sequence[Any]) -> by
     with tempfile.TemporaryDirectory() as place, atomic.plainly_named(Path(place)) as folder:
         graphs = Graphs(model)
         tf.saved_model.save(graphs, str(folder), signatures=graphs.signatures())
-        converter = tf.lite.TFLiteConverter.from_saved_model(str(folder), signature_keys=list(contract.GRAPHS))
+        converter = tf.lite.TFLiteConverter.from_saved_model(str(folder), signature_keys=list(GRAPHS))
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
         converter.target_spec.supported_types = types
         converter.optimizations = optimizations
@@ -74,7 +73,7 @@ def open_artifact(folder: Path, threads: int = 1) -> Call:
 def open_file(path: Path, threads: int) -> Call:
     """Open one file; a signature runner gives its inputs the shapes that it is called with."""
     interpreter = Interpreter(model_path=str(path), num_threads=threads)
-    runners = {name: interpreter.get_signature_runner(name) for name in contract.GRAPHS}
+    runners = {name: interpreter.get_signature_runner(name) for name in GRAPHS}
 
     def call(graph: str, **inputs: Any) -> Any:
         return {name: np.copy(value) for name, value in runners[graph](**inputs).items()}

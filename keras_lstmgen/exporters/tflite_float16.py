@@ -8,7 +8,7 @@ from pathlib import Path
 import tensorflow as tf
 
 from keras_lstmgen.exporters import tflite
-from keras_lstmgen.exporters.contract import Call
+from keras_lstmgen.exporters.graphs import Call
 from keras_lstmgen.models.run_directory import Run
 
 PLACE = Path("tflite/model_float16.tflite")

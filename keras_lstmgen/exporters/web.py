@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from keras_lstmgen.data.sources import cache_folder
-from keras_lstmgen.exporters import contract, onnx
-from keras_lstmgen.exporters.contract import Call, Graphs
+from keras_lstmgen.exporters import onnx
+from keras_lstmgen.exporters.graphs import Call, Graphs, metadata_json
 from keras_lstmgen.files import atomic
 from keras_lstmgen.models import run_directory
 from keras_lstmgen.models.run_directory import Run
@@ -59,7 +59,7 @@ def write(model: Run, folder: Path) -> Path:
             atomic.write_bytes(path / name, data)
         atomic.write_bytes(path / onnx.FILES["step"], onnx.model_of(Graphs(model).step, "step").SerializeToString())
         atomic.write_bytes(path / run_directory.TOKENIZER, model.tokenizer.model)
-        atomic.write_text(path / run_directory.METADATA, contract.metadata_json(model))
+        atomic.write_text(path / run_directory.METADATA, metadata_json(model))
         atomic.write_text(path / "package.json", '{"type": "module"}\n')  # so that Node reads .js as browsers do
     return folder / PLACE
 

@@ -1,8 +1,8 @@
-/* The LSTM over a window of a batch on a CPU, forward and backward: called from kernel.py by ctypes.
+/* The LSTM over a window of a batch on a CPU, forward and backward: called from native_ops.py by ctypes.
 
    float32 in and out. The products' operands are float32 or, where the processor multiplies pairs of bfloat16,
-   bfloat16; sums, gates and states are float32. Threads start once for a pass. What each of them does stands in apart.h
-   and, for processors with matrix registers, in together.h.
+   bfloat16; sums, gates and states are float32. Threads start once for a pass. What each of them does stands in per_thread_batch.h
+   and, for processors with matrix registers, in shared_weights.h.
 
        i, f, g, o = split(x W + h U + b)
        c' = sigmoid(f) c + sigmoid(i) tanh(g)          h' = sigmoid(o) tanh(c')
@@ -17,13 +17,13 @@
 #include <unistd.h>
 #endif
 
-#include "team.h"
+#include "thread_team.h"
 
 /* One float32, or a pair of bfloat16, and one of them. Both are read as vectors of floats too: hence may_alias. */
 typedef uint32_t __attribute__((may_alias)) word;
 typedef uint16_t __attribute__((may_alias)) half;
 
-enum { NO_MEMORY = -1, NO_INSTRUCTIONS = -2 }; /* what went wrong, as kernel.py knows it */
+enum { NO_MEMORY = -1, NO_INSTRUCTIONS = -2 }; /* what went wrong, as native_ops.py knows it */
 enum { GROUP = 4 };          /* so many blocks of panels fit the second cache */
 enum { RESIDENT = 1 << 20 }; /* bytes of weights that stay in the second cache */
 
@@ -132,7 +132,7 @@ static inline float *gradient_row(const struct lstm *l, long m, long columns_of_
 #define STEP 1
 #define BLOCK 512
 #define MULTIPLY MULTIPLY_FLOATS
-#include "tiles.h"
+#include "lstm_template.h"
 
 #if defined(__x86_64__)
 #pragma GCC push_options
@@ -145,7 +145,7 @@ static inline float *gradient_row(const struct lstm *l, long m, long columns_of_
 #define STEP 1
 #define BLOCK 512
 #define MULTIPLY MULTIPLY_FLOATS
-#include "tiles.h"
+#include "lstm_template.h"
 #pragma GCC pop_options
 
 #pragma GCC push_options
@@ -158,7 +158,7 @@ static inline float *gradient_row(const struct lstm *l, long m, long columns_of_
 #define STEP 1
 #define BLOCK 512
 #define MULTIPLY MULTIPLY_FLOATS
-#include "tiles.h"
+#include "lstm_template.h"
 #pragma GCC pop_options
 
 #pragma GCC push_options
@@ -171,7 +171,7 @@ static inline float *gradient_row(const struct lstm *l, long m, long columns_of_
 #define STEP 1
 #define BLOCK 512
 #define MULTIPLY(sum, factor, weights) ((vector)_mm512_dpbf16_ps((__m512)(sum), (__m512bh)(factor), (__m512bh)(weights)))
-#include "tiles.h"
+#include "lstm_template.h"
 #pragma GCC pop_options
 
 #ifdef HAS_AMX
@@ -184,7 +184,7 @@ static inline float *gradient_row(const struct lstm *l, long m, long columns_of_
 #define PAIR 2
 #define STEP 16
 #define BLOCK 1024
-#include "tiles.h"
+#include "lstm_template.h"
 #pragma GCC pop_options
 #endif
 
@@ -206,7 +206,7 @@ static inline __m256 multiply_pairs(__m256 sum, __m256 factor, __m256 weights)
 #define STEP 1
 #define BLOCK 512
 #define MULTIPLY(sum, factor, weights) ((vector)multiply_pairs((__m256)(sum), (__m256)(factor), (__m256)(weights)))
-#include "tiles.h"
+#include "lstm_template.h"
 
 #define EMULATED
 #define NAME(f) f##_emulated_amx
@@ -216,7 +216,7 @@ static inline __m256 multiply_pairs(__m256 sum, __m256 factor, __m256 weights)
 #define PAIR 2
 #define STEP 16
 #define BLOCK 1024
-#include "tiles.h"
+#include "lstm_template.h"
 #undef EMULATED
 #pragma GCC pop_options
 #endif
@@ -322,7 +322,7 @@ static void add_up_bias(struct lstm *l, const struct kind *kind, int threads)
     }
 }
 
-/* ---- what kernel.py calls ---------------------------------------------------------------------------------------- */
+/* ---- what native_ops.py calls ---------------------------------------------------------------------------------------- */
 
 /* Whether this processor multiplies bfloat16: 0, or 1, or 2 where that is faster than float32. */
 int lstm_has_bfloat16(void)

@@ -1,5 +1,5 @@
 /* The negative log-likelihood of labels, and its gradient, from the products that logits are made of: called from
-   kernel.py by ctypes.
+   native_ops.py by ctypes.
 
        logits = products + bias
        nats = log sum exp(logits) - logits[label]       gradient = by (softmax(logits) - [the label])
@@ -12,7 +12,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#include "team.h"
+#include "thread_team.h"
 
 /* glibc chooses the clone while it loads the code, which is before ThreadSanitizer is ready to run. */
 #if defined(__x86_64__) && defined(__GLIBC__) && !defined(__SANITIZE_THREAD__)
@@ -23,7 +23,7 @@
 
 #define NAME(f) f##_row
 #define LANES 16
-#include "vectors.h"
+#include "simd_math.h"
 
 struct task {
     long rows, V;

@@ -11,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "team.h"
+#include "thread_team.h"
 
 _Static_assert(_Alignof(struct barrier) == 64, "a barrier begins a cache line");
 
@@ -144,7 +144,7 @@ static void test_windows(void)
             printf("%s\n", name);
             for (int n = 0; n < COUNT(windows); n++)
                 compare_windows(name, bfloat16, windows[n], few, COUNT(few));
-            if (!strcmp(name, "plain") || !strcmp(name, "emulated amx")) /* apart.h and together.h */
+            if (!strcmp(name, "plain") || !strcmp(name, "emulated amx")) /* per_thread_batch.h and shared_weights.h */
                 compare_windows(name, bfloat16, wide_window, many, COUNT(many));
             for (int n = 0; n < COUNT(extreme); n++) {
                 window(bfloat16, 2, windows[1], extreme[n], results);

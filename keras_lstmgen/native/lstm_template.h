@@ -18,7 +18,7 @@
    [T][B].
 */
 
-#include "vectors.h"
+#include "simd_math.h"
 #define PANEL (4 * LANES)
 
 /* A vector at `at` of `count` floats; what lies behind them is 0, and is not written. */
@@ -83,7 +83,7 @@ static inline long NAME(place)(long K, long k, long n)
 /* ---- the tile --------------------------------------------------------------------------------------------------- */
 
 #if STEP > 1
-#include "matrix.h"
+#include "amx_tile.h"
 #else
 /* The WIDE columns of sums[rows][4] that are a part's = words of `rows` rows, `stride` apart, times that part. */
 static inline __attribute__((always_inline)) void
@@ -415,9 +415,9 @@ static void NAME(weights_share)(struct lstm *l, const struct member *me)
 }
 
 #if STEP > 1
-#include "together.h"
+#include "shared_weights.h"
 #else
-#include "apart.h"
+#include "per_thread_batch.h"
 #endif
 
 static const struct kind NAME(kind) = {LANES, PAIR, STEP, NAME(room), NAME(forward), NAME(backward)};

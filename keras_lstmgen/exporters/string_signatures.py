@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 import tensorflow_text
 
-from keras_lstmgen.exporters.contract import Graphs, assertions
+from keras_lstmgen.exporters.graphs import Graphs, assertions
 from keras_lstmgen.generation import decoding_loop, sampling
 from keras_lstmgen.models import builder
 from keras_lstmgen.models.run_directory import NONE, Run

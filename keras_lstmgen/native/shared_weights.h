@@ -1,6 +1,6 @@
 /* A window where threads share the weights: each keeps those of some units in its second cache through all time steps.
 
-   Included by tiles.h for kinds of processors that multiply faster than they read weights from farther away. The texts
+   Included by lstm_template.h for kinds of processors that multiply faster than they read weights from farther away. The texts
    may be shared out among groups of threads besides, where there are enough of both. Within a group the threads meet
    after each step, since the next one needs the h, or backward the dz, of all units. What no step waits for is one
    product over the whole window: x W before the steps, dz W^T after them.

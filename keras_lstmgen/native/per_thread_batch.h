@@ -1,6 +1,6 @@
 /* A window where each thread has texts of its own, all their units and all time steps, and no one to wait for between.
 
-   Included by tiles.h for kinds of processors whose products take longer than reading the weights: a step multiplies
+   Included by lstm_template.h for kinds of processors whose products take longer than reading the weights: a step multiplies
    [x, h] with [W; U] at once.
 */
 

@@ -1,4 +1,4 @@
-/* The tile of a processor with matrix registers, and what turns words for it: included by tiles.h, LANES and STEP 16.
+/* The tile of a processor with matrix registers, and what turns words for it: included by lstm_template.h, LANES and STEP 16.
 
    A register holds 16 rows of 64 bytes. Words of 16 rows of operands, and 16 words of as many columns of weights, add up
    to 16 rows of 16 floats: 8,192 multiplications, in about the time in which one register is read. So a tile is 32 rows

@@ -1,4 +1,4 @@
-/* Vectors of LANES floats, and what is computed lane by lane: included by tiles.h for each kind of processor, and by
+/* Vectors of LANES floats, and what is computed lane by lane: included by lstm_template.h for each kind of processor, and by
    softmax.c, with NAME(f) and LANES as theirs. All of it is inlined, so that it is compiled for the processor of the
    function that it ends in.
 */
