@@ -42,9 +42,9 @@ from export import tokenizer as kit
 from export.tflite import generate as tflite
 from keras_lstmgen.cli import command_line
 from keras_lstmgen.config import recipe
-from keras_lstmgen.system.native_stderr import quiet
+from keras_lstmgen.system.native_stderr import captured_stderr
 
-with quiet():
+with captured_stderr():
     from keras_lstmgen.exporters import export_run
     from keras_lstmgen.models import run_directory
     from keras_lstmgen.training import callbacks

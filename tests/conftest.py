@@ -64,7 +64,7 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Once:
     def made(name: str, make: Callable[[Path], object]) -> Path:
         folder, whole = shared / "once" / name, shared / "once" / f"{name}.whole"
         folder.mkdir(parents=True, exist_ok=True)
-        with atomic.alone(folder, lambda: None):
+        with atomic.exclusive_lock(folder, lambda: None):
             if not whole.exists():
                 make(folder)
                 whole.touch()

@@ -315,7 +315,7 @@ def test_the_first_ctrl_c_breaks_off_the_answer_and_the_talk_goes_on(
     who, _ = speaker(trained, tokens=4 * text_generation.CHUNK)
     monkeypatch.setattr(chat_session, "line_typed", lambda _: next(lines))
     monkeypatch.setattr(chat_session, "_write", interrupt)
-    with signals.heard():
+    with signals.raise_terminated():
         chat_session.converse(who, 0)
     whole = text_generation.generate(who.run, "The ", text_generation.CHUNK, OPTIONS)[0].text
     after = text_generation.generate(who.run, f"The {whole}x", 4 * text_generation.CHUNK, OPTIONS, seeds=[1])[0].text

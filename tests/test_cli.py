@@ -100,7 +100,7 @@ def test_the_console_script_is_the_same_function_and_names_all_verbs(capsys: pyt
 
 def test_the_help_of_train_has_every_value_of_a_recipe_with_its_default(capsys: pytest.CaptureFixture[str]) -> None:
     text = help_of(capsys, "train")
-    for name, (_, default, about) in recipe.knobs().items():
+    for name, (_, default, about) in recipe.recipe_fields().items():
         words = " ".join(default) if isinstance(default, tuple) else "auto" if default == -1 else str(default)
         said = words.lower() if isinstance(default, bool) else words
         choices = f"; one of {', '.join(about['choices'])}" if about["choices"] else ""
@@ -137,7 +137,7 @@ def test_every_value_of_a_recipe_is_an_option(asked: list[Any]) -> None:
         "export.texts": "12", "export.tokens": "13", "evaluate.measures": "bleu kind", "evaluate.beams": "4",
         "evaluate.length_penalty": "0.6",
     }  # fmt: skip
-    assert words.keys() == recipe.knobs().keys()
+    assert words.keys() == recipe.recipe_fields().keys()
     # Three options exclude several members, and one of them needs pairs. The others have no effect beside the rest.
     documents = ["corpus.source", "corpus.documents", "corpus.field"]
     pairs = ["model.attention", "corpus.labels", *documents]
@@ -159,7 +159,7 @@ def test_every_value_of_a_recipe_is_an_option(asked: list[Any]) -> None:
         part = replace(getattr(settings, section), **{key: getattr(getattr(other, section), key)})
         settings = replace(settings, **{section: part})
     kinds: dict[Any, Any] = {bool: lambda word: word == "true", int: int, float: float, str: str}
-    for name, (kind, default, _) in recipe.knobs().items():
+    for name, (kind, default, _) in recipe.recipe_fields().items():
         section, key = name.split(".")
         value = getattr(getattr(settings, section), key)
         assert value == (kinds[kind](words[name]) if kind in kinds else tuple(words[name].split())), name

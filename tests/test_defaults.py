@@ -14,7 +14,7 @@ sizes = st.integers(1, 10**10)
 
 def resolved(values: dict[str, object], tokens: int, V: int = 300) -> recipe.Recipe:
     settings = recipe.override(recipe.Recipe(), values)
-    return recipe.override(settings, auto_sizes.chosen(settings, tokens, V))
+    return recipe.override(settings, auto_sizes.choose(settings, tokens, V))
 
 
 @given(sizes, st.integers(2, 10**6), st.sampled_from(KINDS), st.booleans(), st.floats(0, 100))
@@ -35,7 +35,7 @@ def test_what_is_given_is_never_chosen(tokens: int, V: int) -> None:
         "training.epochs": 4,
     }  # fmt: skip
     settings = recipe.override(recipe.Recipe(), given)
-    assert auto_sizes.chosen(settings, tokens, V) == {}
+    assert auto_sizes.choose(settings, tokens, V) == {}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -93,7 +93,7 @@ def test_a_short_text_still_fills_its_windows() -> None:
 
 def test_what_was_chosen_is_said_in_the_words_of_the_command_line() -> None:
     settings = recipe.override(recipe.Recipe(), {"model.layers": 2, "model.units": 300})
-    said = auto_sizes.told(auto_sizes.chosen(settings, 1_003_854, 321), 1_003_854)
+    said = auto_sizes.summary(auto_sizes.choose(settings, 1_003_854, 321), 1_003_854)
     assert said.startswith("Chosen for a text of 1,003,854 tokens, where you did not: --")
     assert "--training.batch_size 32" in said
     assert "units" not in said

@@ -97,9 +97,9 @@ def test_the_measured_loss_is_that_of_each_by_itself() -> None:
 @pytest.mark.parametrize(("longest", "state"), [(T, "fresh"), (T + 1, "carried")])
 def test_whether_they_are_is_chosen_by_the_longest(longest: int, state: str) -> None:
     settings = recipe.override(recipe.Recipe(), {"corpus.documents": "lines", "training.window": T})
-    assert auto_sizes.chosen(settings, 10_000, V, longest)["training.state"] == state
+    assert auto_sizes.choose(settings, 10_000, V, longest)["training.state"] == state
     given = recipe.override(settings, {"training.state": "carried"})
-    assert "training.state" not in auto_sizes.chosen(given, 10_000, V, longest)
+    assert "training.state" not in auto_sizes.choose(given, 10_000, V, longest)
 
 
 def test_what_was_trained_so_is_measured_so(lines: recipe.Recipe, tmp_path: Path) -> None:

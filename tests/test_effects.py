@@ -65,9 +65,9 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str | Path) -> str:
 
 def test_every_rule_is_tried() -> None:
     assert CASES.keys() == effects.NEEDS.keys()
-    assert {name: getattr(Options(), name) for name in effects.DRAWING if name != "seed"} | {
+    assert {name: getattr(Options(), name) for name in effects.SAMPLING if name != "seed"} | {
         "seed": 0
-    } == effects.DRAWING
+    } == effects.SAMPLING
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -112,7 +112,7 @@ def test_a_recipe_is_refused_by_its_name_and_a_saved_run_never(
 
 @pytest.mark.parametrize("path", PIPELINES, ids=lambda path: path.stem)
 def test_every_value_of_the_recipes_has_an_effect(path: Path) -> None:
-    effects.check(recipe.load(path), recipe.knobs(), "")
+    effects.check(recipe.load(path), recipe.recipe_fields(), "")
 
 
 @pytest.mark.parametrize(
@@ -168,5 +168,5 @@ def test_what_a_prepared_corpus_is_decides_what_has_an_effect(
 def test_a_rule_says_what_it_needs() -> None:
     settings = recipe.override(recipe.Recipe(), {"training.source_loss": 0.5})
     with pytest.raises(UserError, match=r"^r: training\.source_loss has no effect here: it needs pairs"):
-        effects.check(settings, recipe.knobs(), "r: ")
+        effects.check(settings, recipe.recipe_fields(), "r: ")
     effects.check(settings, ["training.window"], "--")

@@ -16,7 +16,7 @@ from keras_lstmgen.config import recipe
 from keras_lstmgen.data import sources
 from keras_lstmgen.files import filenames
 from keras_lstmgen.models import run_directory
-from keras_lstmgen.utils.errors import readable, typed
+from keras_lstmgen.utils.errors import readable, shell_quoted
 
 TINY = shlex.split(
     "--model.units 7 --model.embedding_size 4 --training.batch_size 3 --training.window 5 --training.epochs 1"
@@ -37,7 +37,7 @@ def test_a_stored_name_is_unicode_and_gives_back_the_bytes_of_the_name(name: byt
 
 @given(st.binary(min_size=1).filter(lambda name: b"\0" not in name))
 def test_a_printed_path_is_typed_as_it_is_printed(name: bytes) -> None:
-    word = typed(Path(os.fsdecode(name)))
+    word = shell_quoted(Path(os.fsdecode(name)))
     assert word.isprintable()
     printed = subprocess.run(["bash", "-c", f"printf %s {word}"], capture_output=True, check=True).stdout
     assert Path(os.fsdecode(printed)) == Path(os.fsdecode(name))

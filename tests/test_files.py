@@ -277,9 +277,9 @@ def test_a_link_stays_one_and_a_new_file_keeps_mode_and_owner(file: Path, tmp_pa
 
 def test_an_artifact_put_in_the_place_of_another_keeps_its_mode(file: Path, tmp_path: Path) -> None:
     file.chmod(0o640)
-    with atomic.aside(tmp_path) as place:
+    with atomic.temporary_folder(tmp_path) as place:
         (place / "new").write_text("new")
-        atomic.put(place / "new", file)
+        atomic.move_into_place(place / "new", file)
     assert (file.read_text(), file.stat().st_mode & 0o777) == ("new", 0o640)
 
 

@@ -92,8 +92,10 @@ def test_all_that_a_folder_has_beside_texts_is_named_with_the_reason(books: Path
 
 def test_a_summary_is_short_however_much_is_left_out() -> None:
     many = [LeftOut("empty", f"{number:02}.txt") for number in range(50)]
-    assert folders.told([LeftOut("run", "r/"), *many, *many]) == "empty (00.txt, 01.txt, 02.txt and 47 more), run (r/)"
-    assert folders.told([]) == ""
+    assert (
+        folders.summary([LeftOut("run", "r/"), *many, *many]) == "empty (00.txt, 01.txt, 02.txt and 47 more), run (r/)"
+    )
+    assert folders.summary([]) == ""
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from keras_lstmgen.files import folders
 from keras_lstmgen.models import run_directory
 from keras_lstmgen.preparation import partition
 from keras_lstmgen.training import trainer
-from keras_lstmgen.utils.errors import UserError, typed
+from keras_lstmgen.utils.errors import UserError, shell_quoted
 
 ROOT = Path(__file__).parents[1]
 (VERBS,) = (action for action in command_line.parser()._actions if action.dest == "verb")
@@ -284,11 +284,11 @@ def test_the_next_command_of_each_verb_works_as_it_is_printed(
     say: Say, copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(export_run, "export", lambda _folder, _settings: None)
-    line, verbs = f"info {typed(copied)}", []
+    line, verbs = f"info {shell_quoted(copied)}", []
     for _ in range(4):
         verbs.append(line.split()[0])
         line = command(say(line, 0))
-    assert (verbs, line) == (["info", "generate", "evaluate", "export"], f"info {typed(copied)}")
+    assert (verbs, line) == (["info", "generate", "evaluate", "export"], f"info {shell_quoted(copied)}")
 
 
 def test_a_run_names_its_texts_so_that_they_are_found_from_any_working_directory(
@@ -313,4 +313,4 @@ def test_a_run_names_its_texts_so_that_they_are_found_from_any_working_directory
     assert [(corpus.source, corpus.validation) for corpus in asked] == [((name,), (name,)) for name in expected]
     assert [str(source.path) for corpus in asked for source in sources.resolve(corpus)] == [files] * 4
     for name in ("pydoc", "-", "https://a.example/b.txt", "gs://a/b.txt", "gone.txt"):
-        assert sources.absolute(recipe.Corpus(source=(name,))).source == (name,)
+        assert sources.with_absolute_paths(recipe.Corpus(source=(name,))).source == (name,)

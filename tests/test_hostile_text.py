@@ -58,7 +58,7 @@ def test_any_bytes_are_a_recipe_or_refused(folder: Path, data: bytes) -> None:
         is_sound(settings)
 
 
-NAMED = st.dictionaries(st.sampled_from(list(recipe.knobs())), VALUES, max_size=6)
+NAMED = st.dictionaries(st.sampled_from(list(recipe.recipe_fields())), VALUES, max_size=6)
 
 
 @given(NAMED)

@@ -83,14 +83,14 @@ def test_a_bias_with_such_an_id_or_value_is_refused(word: str) -> None:
 @pytest.mark.parametrize("seed", [2**64, -(2**63) - 1, LONG, "nan", "٣", "1e5"])
 def test_a_seed_of_more_than_64_bits_is_refused_and_does_not_wrap(seed: Any) -> None:
     with pytest.raises(ValueError, match=r"64 bits|20 digits|not a whole number"):
-        numerals.seed(str(seed))
+        numerals.parse_seed(str(seed))
     with pytest.raises(argparse.ArgumentTypeError, match=r"64 bits|20 digits"):
         client.seed(str(seed))
 
 
 @pytest.mark.parametrize("seed", [0, -1, 2**64 - 1, -(2**63)])
 def test_every_seed_of_64_bits_is_read(seed: int) -> None:
-    assert (numerals.seed(str(seed)), client.seed(str(seed))) == (seed, seed)
+    assert (numerals.parse_seed(str(seed)), client.seed(str(seed))) == (seed, seed)
 
 
 def test_a_chat_keeps_its_seed_where_a_new_one_is_none() -> None:
@@ -151,7 +151,7 @@ def test_a_variable_that_names_the_workers_is_refused_in_a_line(
 def test_an_empty_variable_counts_as_one_that_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TF_CONFIG", "")
     assert workers._named() == ([""], 0)
-    monkeypatch.setattr(launcher, "tell_of_gpus", lambda _: 1 / 0)  # which comes next
+    monkeypatch.setattr(launcher, "report_idle_gpus", lambda _: 1 / 0)  # which comes next
     with pytest.raises(ZeroDivisionError):
         launcher.launch([], 2)
 

@@ -25,7 +25,7 @@ def test_a_recipe_of_the_repository_is_valid_and_gives_its_reasons(path: Path) -
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_the_corpus_of_a_recipe_has_documents_of_its_kind_to_train_and_to_validate_on(path: Path) -> None:
     settings = recipe.load(path).corpus
-    if not sources.at_hand(settings):
+    if not sources.is_available(settings):
         pytest.skip("its corpus is not here (KERAS_LSTMGEN_DATA)")
     for split in ("train", "validation"):
         documents = list(islice(splits.pieces(settings, split), 3))
@@ -38,5 +38,5 @@ def test_the_corpus_of_a_recipe_has_documents_of_its_kind_to_train_and_to_valida
 def test_the_quickstart_is_what_train_does_without_arguments(tmp_path: Path) -> None:
     bare = recipe.Recipe()
     encoded = encode(bare, tmp_path)
-    values = auto_sizes.chosen(bare, len(encoded.train), encoded.tokenizer.vocab_size)
+    values = auto_sizes.choose(bare, len(encoded.train), encoded.tokenizer.vocab_size)
     assert recipe.load(PIPELINES / "quickstart.toml") == recipe.override(bare, values)

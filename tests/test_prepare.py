@@ -182,7 +182,7 @@ def test_pairs_are_dealt_out_and_counted_as_training_does(tmp_path: Path) -> Non
         assert np.array_equal(weights, others)
     report = reports.evaluate(run_directory.load(other), [], 1, 30)
     assert report["samples"]["sources"]
-    assert not sources.at_hand(recipe.Corpus((str(tmp_path / "prepared"),)))
+    assert not sources.is_available(recipe.Corpus((str(tmp_path / "prepared"),)))
 
 
 def test_labels_are_refused(tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def without_state(values: dict[str, Any], state: str) -> dict[str, Any]:
 def test_what_is_written_is_what_is_read(data: st.DataObject) -> None:
     values = {
         name: data.draw(values_of(kind, limits))
-        for name, (kind, _, limits) in recipe.knobs().items()
+        for name, (kind, _, limits) in recipe.recipe_fields().items()
         if name != "corpus.sha256" and data.draw(st.booleans())
     }
     values["training.epochs"], values["corpus.field"] = 1, "text"
@@ -115,5 +115,5 @@ def test_auto_may_be_said_and_is_written_as_it_is_said() -> None:
 
 
 def test_every_value_says_what_it_is() -> None:
-    for name, (_, _, about) in recipe.knobs().items():
+    for name, (_, _, about) in recipe.recipe_fields().items():
         assert len(about["about"]) > 10, name

@@ -211,7 +211,7 @@ def test_with_all_of_them_a_run_broken_off_goes_on_as_if_nothing_had_happened(
         if pace.progress.windows == 70:
             signal.raise_signal(signal.SIGINT)
 
-    with monkeypatch.context() as patch, signals.heard():
+    with monkeypatch.context() as patch, signals.raise_terminated():
         patch.setattr(callbacks.Pace, "on_train_batch_end", wrapped)
         folder = trainer.train(settings, tmp_path, "broken")
     assert [row["windows"] for row in history(folder)] == [52, 70]

@@ -125,7 +125,7 @@ def test_text_is_read_at_an_address(files: dict[str, bytes]) -> None:
     sources.resolve(Corpus(("shelf://texts/b.txt",), (checksum,)))
     with pytest.raises(UserError, match="its sha256 is"):
         sources.resolve(Corpus(("shelf://texts/b.txt",), ("0" * 64,)))
-    assert not sources.at_hand(Corpus(("shelf://texts/b.txt",)))
+    assert not sources.is_available(Corpus(("shelf://texts/b.txt",)))
 
 
 def test_shards_at_an_address_are_those_of_a_folder(files: dict[str, bytes], tmp_path: Path) -> None:

@@ -154,7 +154,7 @@ def test_sigterm_saves_within_an_epoch_without_a_validation_and_what_follows_is_
     with monkeypatch.context() as patch:
         at_window(patch, window, ask_to_end)
         said = r"^stopped by SIGTERM, and saved; to go on: .* --resume /"
-        with pytest.raises(Terminated, match=said), signals.heard():
+        with pytest.raises(Terminated, match=said), signals.raise_terminated():
             trainer.train(plain, tmp_path, "run")
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     assert len(curve(tmp_path / "run")) == window // 26 if window > 26 else not (tmp_path / "run/history.json").exists()
@@ -173,7 +173,7 @@ def test_sigterm_does_not_wait_for_the_validation_which_is_made_up_for(
 
     with monkeypatch.context() as patch:
         patch.setattr(likelihood, "total_nats", wrapped)
-        with pytest.raises(Terminated, match="stopped by SIGTERM, and saved"), signals.heard():
+        with pytest.raises(Terminated, match="stopped by SIGTERM, and saved"), signals.raise_terminated():
             trainer.train(plain, tmp_path, "run")
     assert not (tmp_path / "run" / run_directory.MODEL).exists()
     trainer.resume(tmp_path / "run", plain)

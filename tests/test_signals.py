@@ -91,7 +91,7 @@ def test_a_program_keeps_its_own_handlers_while_it_trains(
 
 
 def test_the_command_line_has_handlers_while_it_trains(short: recipe.Recipe, tmp_path: Path, seen: list[Any]) -> None:
-    with signals.heard():
+    with signals.raise_terminated():
         trainer.train(short, tmp_path, "typed")
     assert not {signal.default_int_handler, signal.SIG_DFL} & set(seen)
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == [
@@ -102,13 +102,13 @@ def test_the_command_line_has_handlers_while_it_trains(short: recipe.Recipe, tmp
 
 def test_a_conversation_and_the_meeting_of_workers_need_no_main_thread() -> None:
     def work() -> tuple[int, str]:
-        with chat_session._counted_breaks() as breaks, signals.given_back(signal.SIGINT, signal.SIGTERM):
+        with chat_session._counted_breaks() as breaks, signals.restored(signal.SIGINT, signal.SIGTERM):
             return breaks(), "through"
 
     assert in_thread(work) == (0, "through")
 
 
 def test_handlers_that_a_library_installs_are_undone() -> None:
-    with signals.given_back(signal.SIGTERM):
+    with signals.restored(signal.SIGTERM):
         signal.signal(signal.SIGTERM, lambda *_: None)
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL

@@ -305,7 +305,7 @@ def test_a_named_pipe_is_read_once_and_kept_for_every_pass(pipe: str) -> None:
     assert kept.source[0] == "a.txt"
     assert kept.source[1:] == kept.validation
     assert Path(kept.source[1]).read_text() == "über\n"
-    assert not sources.at_hand(Corpus(source=(pipe,)))
+    assert not sources.is_available(Corpus(source=(pipe,)))
 
 
 @pytest.mark.parametrize(

@@ -147,7 +147,7 @@ def test_ctrl_c_within_an_epoch_saves_and_what_follows_is_as_if_nothing_had_happ
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    with monkeypatch.context() as patch, signals.heard():
+    with monkeypatch.context() as patch, signals.raise_terminated():
         at_window(patch, 70, lambda: signal.raise_signal(signal.SIGINT))
         folder = trainer.train(small, runs, "interrupted")
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -248,7 +248,7 @@ def test_a_second_ctrl_c_breaks_off_at_once_and_no_empty_run_is_left(
         signal.raise_signal(signal.SIGINT)
 
     at_window(monkeypatch, 5, twice)
-    with pytest.raises(KeyboardInterrupt), signals.heard():
+    with pytest.raises(KeyboardInterrupt), signals.raise_terminated():
         trainer.train(small, runs, "twice")
     assert not (runs / "twice").exists()
 

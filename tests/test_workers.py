@@ -271,7 +271,7 @@ def test_the_chief_of_workers_on_one_machine_listens_to_that_machine_alone(host:
 )  # fmt: skip
 def test_a_cluster_that_cannot_be_used_is_one_line(monkeypatch: pytest.MonkeyPatch, said: str) -> None:
     monkeypatch.setenv("TF_CONFIG", said)
-    with pytest.raises(UserError, match="TF_CONFIG: does not name the workers"), workers.together():
+    with pytest.raises(UserError, match="TF_CONFIG: does not name the workers"), workers.connected():
         pass
 
 
@@ -285,10 +285,10 @@ def test_the_chief_comes_before_the_workers(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_cluster_of_one_is_a_process_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     about = {"cluster": {"worker": ["127.0.0.1:1"]}, "task": {"type": "worker", "index": 0}}
     monkeypatch.setenv("TF_CONFIG", json.dumps(about))
-    with workers.together():
+    with workers.connected():
         assert workers.size() == 1
-        assert workers.rows(B) == slice(0, B)
-        assert workers.told("x") == "x"
+        assert workers.batch_rows(B) == slice(0, B)
+        assert workers.broadcast_json("x") == "x"
 
 
 # The examples of docs/scale.md
@@ -404,7 +404,7 @@ def test_what_happens_while_they_are_started_leaves_none(monkeypatch: pytest.Mon
         return begun[-1]
 
     monkeypatch.setattr(subprocess, "Popen", start)
-    with pytest.raises((Terminated, OSError), match=what), signals.heard():
+    with pytest.raises((Terminated, OSError), match=what), signals.raise_terminated():
         launcher.launch(["train"], 3)
     assert len(begun) == 1 + (what == "SIGTERM")
     assert all(worker.returncode is not None for worker in begun)

@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _status(argv: Sequence[str] | None, output: standard_streams.Output) -> int:
     try:
-        with signals.heard():
+        with signals.raise_terminated():
             return _command(argv, output)
     except UserError as error:
         return _failed(str(error))

@@ -18,10 +18,10 @@ from rich.markup import escape
 from keras_lstmgen.config import effects, recipe
 from keras_lstmgen.distribution import launcher
 from keras_lstmgen.files import atomic, filenames, remote
-from keras_lstmgen.system.native_stderr import quiet
-from keras_lstmgen.utils.errors import UserError, at_least, typed
+from keras_lstmgen.system.native_stderr import captured_stderr
+from keras_lstmgen.utils.errors import UserError, check_at_least, shell_quoted
 
-with quiet():
+with captured_stderr():
     from keras_lstmgen.data import prepared_corpus, sources, splits
     from keras_lstmgen.distribution import workers
     from keras_lstmgen.evaluation import reports
@@ -40,10 +40,10 @@ LONGEST_NAME = 60  # characters of a name that a run gets by itself
 
 def train(arguments: argparse.Namespace) -> None:
     """Train a new run, or go on with one; as one of several workers, if it is one."""
-    _within("--workers", arguments.workers, 1, launcher.MOST)
+    _within("--workers", arguments.workers, 1, launcher.MAX_WORKERS)
     if not os.environ.get("TF_CONFIG"):
-        launcher.tell_of_gpus(1)
-    with workers.together():
+        launcher.report_idle_gpus(1)
+    with workers.connected():
         if workers.is_chief():
             folder = _trained(arguments)
         else:
@@ -75,7 +75,7 @@ def _tell_left_out(corpus: recipe.Corpus) -> None:
 def prepare(arguments: argparse.Namespace) -> None:
     """Turn a corpus into a folder of ids."""
     settings, _ = _what_to_train(arguments.source, _knobs(arguments))
-    with quiet():
+    with captured_stderr():
         preparing = _with_beam()
     _tell_left_out(settings.corpus)
     began = time.perf_counter()
@@ -129,7 +129,7 @@ def _check_effects(settings: recipe.Recipe, given: Iterable[str], where: str) ->
     """Refuse values without an effect: those given as options, then those of the recipe, whose place is ``where``."""
     whole = prepared_corpus.adopted(settings)
     effects.check(whole, given, "--")
-    effects.check(whole, recipe.knobs(), where)
+    effects.check(whole, recipe.recipe_fields(), where)
 
 
 def _named_after(source: str) -> str:
@@ -160,14 +160,14 @@ def _tell_of_reserved(texts: Sequence[str]) -> None:
 
 def _tell_apart(name: str, used: str, other: str) -> None:
     """Print to standard error which of two things a word selects, and how to select the other one."""
-    hint = f"for the {other} in the working directory, type {typed(Path(name))}"
+    hint = f"for the {other} in the working directory, type {shell_quoted(Path(name))}"
     console.notes.print(f"{name}: using {used}; {hint}", markup=False)
 
 
 def generate(arguments: argparse.Namespace) -> None:
     """Write, to the screen as it comes or to a file."""
     options, host, asked = _choices(arguments)
-    effects.check_drawing(arguments)
+    effects.check_sampling(arguments)
     if arguments.output:
         _check_output(arguments.output)
     folder = _found(arguments.run, arguments.runs)
@@ -264,7 +264,7 @@ def _keep_text(path: Path, text: str) -> None:
 
 def _within(name: str, value: int, low: int, high: int = 2**31 - 1) -> None:
     """Raise UserError for a number out of range; the default maximum is that of an int32 graph input."""
-    at_least(name, value, low)
+    check_at_least(name, value, low)
     if value > high:
         raise UserError(f"{name}: {value} is out of range; give {high} or less")
 
@@ -345,7 +345,7 @@ def _tell(samples: list[text_generation.Sample], seconds: float) -> None:
 def chat(arguments: argparse.Namespace) -> None:
     """Answer what is typed, turn by turn, until the end of input."""
     options = _drawn(arguments)
-    effects.check_drawing(arguments)
+    effects.check_sampling(arguments)
     _within("--max-new-tokens", arguments.max_new_tokens, 1)
     folder = _found(arguments.run, arguments.runs)
     model = run_directory.load(folder)
@@ -383,7 +383,7 @@ def inspect(arguments: argparse.Namespace) -> None:
     _within("--max-new-tokens", arguments.max_new_tokens, 0)
     _tell_of_reserved(arguments.text)
     options = _drawn(arguments)
-    effects.check_drawing(arguments)
+    effects.check_sampling(arguments)
     asked = {name: getattr(arguments, name) for name in inspect_run.Asked.__dataclass_fields__ if name != "options"}
     folder = _found(arguments.run, arguments.runs)
     model = run_directory.load(folder)

@@ -30,7 +30,7 @@ def _train(part: argparse.ArgumentParser) -> None:
         "--resume", metavar="RUN", help="go on with a run (its name, or with a slash its path) from its last checkpoint"
     )
     _number(part, "--workers", 1, "share the rows of each batch out to N processes of this machine (docs/scale.md)")
-    for name in recipe.knobs():
+    for name in recipe.recipe_fields():
         _knob(part, name)
 
 
@@ -43,14 +43,14 @@ def _prepare(part: argparse.ArgumentParser) -> None:
     part.add_argument(
         "--output", required=True, metavar="FOLDER", help="folder to make, or an address: gs://bucket/name"
     )
-    for name in recipe.knobs():
+    for name in recipe.recipe_fields():
         if name.startswith(("corpus.", "tokenizer.")):
             _knob(part, name)
 
 
 def _knob(part: argparse.ArgumentParser, name: str) -> None:
     """A value of a recipe as an option, by its dotted name."""
-    kind, default, about = recipe.knobs()[name]
+    kind, default, about = recipe.recipe_fields()[name]
     choices = f"; one of {', '.join(about['choices'])}" if about["choices"] else ""
     typed = (
         _number_or_auto(kind) if default == recipe.AUTO else filenames.of_argument if name in PATHS else _typed(kind)
@@ -103,7 +103,7 @@ def _checked(read: Callable[[str], Any]) -> Callable[[str], Any]:
     return typed
 
 
-_whole, _real, _seed = _checked(numerals.whole), _checked(numerals.real), _checked(numerals.seed)
+_whole, _real, _seed = _checked(numerals.parse_int), _checked(numerals.parse_float), _checked(numerals.parse_seed)
 
 
 def _truth(word: str) -> bool:

@@ -39,10 +39,10 @@ WINDOWS = 20  # minimum number of windows per epoch
 # "Ablation". The strength of the activation regularization is that of AWD-LSTM.
 SMALL_TEXT = 700_000  # tokens
 INPUT_DROPOUT, EMBEDDING_DROPOUT, ACTIVATION_REGULARIZATION = 0.1, 0.1, 2.0
-LEFT_OUT = 0.01  # share of documents that may be longer than a window if documents are read separately
+LONG_DOCUMENT_SHARE = 0.01  # share of documents that may be longer than a window if documents are read separately
 
 
-def chosen(settings: Recipe, tokens: int, V: int, longest: int = 0) -> dict[str, int | float | str]:
+def choose(settings: Recipe, tokens: int, V: int, longest: int = 0) -> dict[str, int | float | str]:
     """Select a value for each field of the recipe that is AUTO.
 
     Args:
@@ -100,7 +100,7 @@ def _state(training: recipe.Training, longest: int) -> str:
     return recipe.FRESH if longest <= training.window and not training.sampled_softmax else recipe.CARRIED
 
 
-def told(values: dict[str, int | float | str], tokens: int) -> str:
+def summary(values: dict[str, int | float | str], tokens: int) -> str:
     """Format the selected values as command line options."""
     shown = {name: value if isinstance(value, str) else f"{value:g}" for name, value in values.items()}
     options = " ".join(f"--{name} {value}" for name, value in shown.items())

@@ -15,7 +15,7 @@ TABLES = ("jsonl", "csv", "tsv")  # documents that have fields
 SEARCHED = ("bleu", "rouge", "exact_match", "distinct_2")  # measures of answers that a beam search finds too
 SAMPLE_TOKENS = 500  # default of --sample-tokens
 # The options by which tokens are drawn, with their defaults; those that do nothing where the likeliest is always taken.
-DRAWING = {"repetition_penalty": 1.0, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "seed": 0}
+SAMPLING = {"repetition_penalty": 1.0, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "seed": 0}
 NOT_GREEDY = ("top_k", "top_p", "min_p", "seed")
 
 
@@ -62,10 +62,10 @@ def check(settings: Recipe, given: Iterable[str], where: str) -> None:
             raise UserError(f"{where}{name} has no effect here: it needs {need.what}")
 
 
-def check_drawing(arguments: argparse.Namespace) -> None:
+def check_sampling(arguments: argparse.Namespace) -> None:
     """Raise UserError for an option of how tokens are drawn, where none is drawn or the likeliest is always taken."""
     if not arguments.max_new_tokens:
-        _refuse(arguments, DRAWING, "--max-new-tokens")
+        _refuse(arguments, SAMPLING, "--max-new-tokens")
     if getattr(arguments, "beams", 0):
         _refuse(arguments, ["seed"], "sampling; leave it or --beams out")
     if arguments.temperature == 0:
@@ -74,7 +74,7 @@ def check_drawing(arguments: argparse.Namespace) -> None:
 
 def _refuse(arguments: argparse.Namespace, names: Iterable[str], what: str) -> None:
     for name in names:
-        if getattr(arguments, name) != DRAWING[name]:
+        if getattr(arguments, name) != SAMPLING[name]:
             raise UserError(f"--{name.replace('_', '-')} has no effect here: it needs {what}")
 
 

@@ -24,7 +24,7 @@ NONE = "none"  # of corpus.normalize
 LARGEST = 2**53  # of a number whose knob has no bound of its own: whole numbers up to it are exact everywhere
 
 
-def knob(
+def recipe_field(
     default: Any,
     about: str,
     *,
@@ -43,30 +43,30 @@ def knob(
 class Corpus:
     """Where the text is, what counts as one document, and what is held out."""
 
-    source: tuple[str, ...] = knob(
+    source: tuple[str, ...] = recipe_field(
         ("pydoc",),
         "'pydoc', files, globs, folders, '-' (standard input), http(s) URLs, with Apache Beam addresses such as "
         "gs://bucket/*.txt; gzip is unpacked",
     )
-    sha256: tuple[str, ...] = knob((), "checksums of the sources in their order; a URL needs one")
-    documents: str = knob(
+    sha256: tuple[str, ...] = recipe_field((), "checksums of the sources in their order; a URL needs one")
+    documents: str = recipe_field(
         "stream",
         "what one document is",
         choices=("stream", "lines", "blocks", "files", "jsonl", "csv", "tsv", "pairs"),
     )
-    field: tuple[str, ...] = knob(
+    field: tuple[str, ...] = recipe_field(
         (), "fields of a JSONL object, or names or numbers (from 1) of CSV/TSV columns; of several the last is a target"
     )
-    labels: tuple[str, ...] = knob((), "a word for each source: what its documents are the targets of")
-    unique: bool = knob(False, "of equal documents the first alone counts, on each side of the split")
-    normalize: str = knob(
+    labels: tuple[str, ...] = recipe_field((), "a word for each source: what its documents are the targets of")
+    unique: bool = recipe_field(False, "of equal documents the first alone counts, on each side of the split")
+    normalize: str = recipe_field(
         NONE,
         "Unicode form that the text and prompts typed here are brought to; an artifact takes a prompt as it is",
         choices=(NONE, "nfc", "nfkc"),
     )
-    validation: tuple[str, ...] = knob((), "files to validate on, instead of a part of the source")
-    validation_fraction: float = knob(0.1, "part of the source held out for validation", low=0.0, high=0.9)
-    split_seed: int = knob(0, "seed of the hash that sends a document to training or validation", low=0)
+    validation: tuple[str, ...] = recipe_field((), "files to validate on, instead of a part of the source")
+    validation_fraction: float = recipe_field(0.1, "part of the source held out for validation", low=0.0, high=0.9)
+    split_seed: int = recipe_field(0, "seed of the hash that sends a document to training or validation", low=0)
 
     @property
     def is_pairs(self) -> bool:
@@ -78,8 +78,8 @@ class Corpus:
 class Tokenizer:
     """How text becomes ids."""
 
-    type: str = knob("char", "unit of text", choices=("char", "word", "bpe", "unigram"))
-    vocab_size: int = knob(
+    type: str = recipe_field("char", "unit of text", choices=("char", "word", "bpe", "unigram"))
+    vocab_size: int = recipe_field(
         0,
         "entries in the vocabulary, byte pieces left out; 0: char all, word 20000, bpe and unigram 1000",
         low=0,
@@ -91,116 +91,128 @@ class Tokenizer:
 class Model:
     """The Sequential: Embedding, dropout, LSTM layers, output."""
 
-    embedding_size: int = knob(AUTO, "E, numbers a token is embedded in", low=1, high=65_536)
-    units: int = knob(AUTO, "H, units of each LSTM layer", low=1, high=65_536)
-    layers: int = knob(AUTO, "L, LSTM layers", low=1, high=64)
-    dropout: float = knob(AUTO, "share of features dropped, one mask for all steps of a window", low=0.0, high=0.95)
-    input_dropout: float = knob(AUTO, "the same before the first LSTM; auto: as dropout, or less", low=0.0, high=0.95)
-    embedding_dropout: float = knob(
+    embedding_size: int = recipe_field(AUTO, "E, numbers a token is embedded in", low=1, high=65_536)
+    units: int = recipe_field(AUTO, "H, units of each LSTM layer", low=1, high=65_536)
+    layers: int = recipe_field(AUTO, "L, LSTM layers", low=1, high=64)
+    dropout: float = recipe_field(
+        AUTO, "share of features dropped, one mask for all steps of a window", low=0.0, high=0.95
+    )
+    input_dropout: float = recipe_field(
+        AUTO, "the same before the first LSTM; auto: as dropout, or less", low=0.0, high=0.95
+    )
+    embedding_dropout: float = recipe_field(
         AUTO, "share of ids whose embedding is dropped for a window; auto: none, or some for a small text in subwords",
         low=0.0, high=0.95,
     )  # fmt: skip
-    weight_drop: float = knob(
+    weight_drop: float = recipe_field(
         0.0, "share of each LSTM's recurrent weights dropped, one mask a window", low=0.0, high=0.95
     )
-    activation_regularization: float = knob(
+    activation_regularization: float = recipe_field(
         AUTO, "added to the loss: so many times the mean squared output, half of it of its change a step; auto: some "
         "for a small text in subwords, else none",
         low=0.0,
     )  # fmt: skip
-    attention: int = knob(
+    attention: int = recipe_field(
         0,
         "M, latest states of its own text that each step attends to, after the last LSTM; 0: none",
         low=0,
         high=65_536,
     )
-    copy: bool = knob(False, "write what the attention looks at again, token for token; where nothing is carried over")
-    members: int = knob(
+    copy: bool = recipe_field(
+        False, "write what the attention looks at again, token for token; where nothing is carried over"
+    )
+    members: int = recipe_field(
         1, "K, models trained side by side, whose probabilities are averaged: K times the work", low=1, high=64
     )
-    tied: bool = knob(False, "output layer shares the embedding's weights (needs embedding_size = units)")
+    tied: bool = recipe_field(False, "output layer shares the embedding's weights (needs embedding_size = units)")
 
 
 @dataclass(frozen=True)
 class Training:
     """How the weights are found. It ends at whichever limit comes first."""
 
-    batch_size: int = knob(AUTO, "B, streams read side by side", low=1, high=65_536)
-    window: int = knob(
+    batch_size: int = recipe_field(AUTO, "B, streams read side by side", low=1, high=65_536)
+    window: int = recipe_field(
         64, "T, time steps the gradient flows back; of a pair the most tokens: longer sources lose their end, "
         "those of several turns what comes first",
         low=1, high=65_536,
     )  # fmt: skip
-    state: str = knob(
+    state: str = recipe_field(
         "auto",
         "what a document finds: the state that the one before it has left, or none; auto: none where nearly all fit "
         "into a window",
         choices=(AUTO_WORD, CARRIED, FRESH),
     )
-    random_offsets: bool = knob(
+    random_offsets: bool = recipe_field(
         True, "where state is carried each epoch begins somewhere else; false: at the first token"
     )
-    source_loss: float = knob(0.0, "weight of a pair's source in the loss, where its target has 1", low=0.0, high=1.0)
-    epochs: int = knob(
+    source_loss: float = recipe_field(
+        0.0, "weight of a pair's source in the loss, where its target has 1", low=0.0, high=1.0
+    )
+    epochs: int = recipe_field(
         AUTO,
         "passes over the text; 0: no limit (then minutes is one), and so is auto where minutes is given",
         low=0,
         high=1_000_000,
     )
-    minutes: float = knob(0.0, "minutes of training; 0: no limit (the rate then decays over the epochs alone)", low=0.0)
-    sampled_softmax: int = knob(
+    minutes: float = recipe_field(
+        0.0, "minutes of training; 0: no limit (the rate then decays over the epochs alone)", low=0.0
+    )
+    sampled_softmax: int = recipe_field(
         0,
         "ids drawn, beside the targets, to estimate the loss of an update from; 0: exact, from the whole vocabulary",
         low=0,
         high=1_000_000,
     )
-    optimizer: str = knob("adamw", "update rule", choices=("adamw", "adam"))
-    learning_rate: float = knob(4e-3, "highest rate, after the warm-up", low=0.0, high=10.0)
-    warmup: float = knob(0.03, "part of the training in which the rate rises from 0", low=0.0, high=1.0)
-    weight_decay: float = knob(0.01, "AdamW's decoupled weight decay", low=0.0, high=10.0)
-    clip_norm: float = knob(1.0, "largest global norm of the gradient; 0: no clipping", low=0.0)
-    average: int = knob(
+    optimizer: str = recipe_field("adamw", "update rule", choices=("adamw", "adam"))
+    learning_rate: float = recipe_field(4e-3, "highest rate, after the warm-up", low=0.0, high=10.0)
+    warmup: float = recipe_field(0.03, "part of the training in which the rate rises from 0", low=0.0, high=1.0)
+    weight_decay: float = recipe_field(0.01, "AdamW's decoupled weight decay", low=0.0, high=10.0)
+    clip_norm: float = recipe_field(1.0, "largest global norm of the gradient; 0: no clipping", low=0.0)
+    average: int = recipe_field(
         0,
         "updates over which weights are averaged for validation and for what is saved; 0: as they are",
         low=0,
         high=1_000_000,
     )
-    patience: int = knob(3, "epochs without a better validation loss before it stops; 0: never stops early", low=0)
-    precision: str = knob(
+    patience: int = recipe_field(
+        3, "epochs without a better validation loss before it stops; 0: never stops early", low=0
+    )
+    precision: str = recipe_field(
         "auto",
         "operands of the LSTM's products; auto: bfloat16 where the processor gains by it; on a GPU float32",
         choices=("auto", "float32", "bfloat16"),
     )
-    seed: int = knob(0, "seed of weights, dropout and offsets", low=0, high=2**31 - 1)
+    seed: int = recipe_field(0, "seed of weights, dropout and offsets", low=0, high=2**31 - 1)
 
 
 @dataclass(frozen=True)
 class Export:
     """Which artifacts are written, and how hard each is tried against Keras."""
 
-    formats: tuple[str, ...] = knob(
+    formats: tuple[str, ...] = recipe_field(
         ("saved_model", "tflite", "onnx"),
         "artifacts to write",
         choices=("saved_model", "tflite", "tflite_float16", "tflite_int8", "onnx", "web"),
     )
-    texts: int = knob(100, "texts that each artifact must write as Keras does", low=1, high=1_000_000)
-    tokens: int = knob(200, "tokens in each of those texts", low=1, high=1_000_000)
+    texts: int = recipe_field(100, "texts that each artifact must write as Keras does", low=1, high=1_000_000)
+    tokens: int = recipe_field(200, "tokens in each of those texts", low=1, high=1_000_000)
 
 
 @dataclass(frozen=True)
 class Evaluate:
     """What ``evaluate`` measures beside the loss."""
 
-    measures: tuple[str, ...] = knob(
+    measures: tuple[str, ...] = recipe_field(
         (),
         "what is measured of answers (of pairs), of samples of a kind (of labels) or of poems (of documents); ngram: "
         "what counting characters reaches (of a stream)",
         choices=("bleu", "rouge", "exact_match", "recall", "distinct_2", "kind", "verses", "ngram"),
     )
-    beams: int = knob(
+    beams: int = recipe_field(
         0, "width of a beam search whose answers are measured beside the greedy ones; 0: none", low=0, high=1_000
     )
-    length_penalty: float = knob(
+    length_penalty: float = recipe_field(
         0.0, "of that search, above 0: longer answers score better; 0: an answer scores what its tokens do",
         low=0.0, high=10.0,
     )  # fmt: skip
@@ -229,13 +241,13 @@ SECTIONS: dict[str, type[Any]] = {
 }  # fmt: skip
 
 
-def knobs() -> dict[str, tuple[Any, Any, Mapping[str, Any]]]:
+def recipe_fields() -> dict[str, tuple[Any, Any, Mapping[str, Any]]]:
     """Every value by its dotted name: ``{"model.units": (int, 256, {"about": ...}), ...}``."""
     hints = {section: get_type_hints(kind) for section, kind in SECTIONS.items()}
     return {
-        f"{section}.{knob.name}": (hints[section][knob.name], knob.default, knob.metadata)
+        f"{section}.{field.name}": (hints[section][field.name], field.default, field.metadata)
         for section, kind in SECTIONS.items()
-        for knob in fields(kind)
+        for field in fields(kind)
     }
 
 
@@ -264,7 +276,7 @@ def parse(tables: Mapping[str, Any], where: str = "") -> Recipe:
 
 def override(recipe: Recipe, values: Mapping[str, Any], where: str = "") -> Recipe:
     """Replace values by dotted name, ``{"model.units": 512}``, checking name, type and range, then the whole."""
-    known = knobs()
+    known = recipe_fields()
     for name, value in values.items():
         if name not in known:
             raise UserError(f"{where}unknown key '{name}'; the nearest is '{nearest(name, list(known))}'")

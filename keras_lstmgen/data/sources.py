@@ -30,7 +30,7 @@ from keras_lstmgen.config import recipe
 from keras_lstmgen.files import filenames, folders, formats, remote
 from keras_lstmgen.files.atomic import replacing
 from keras_lstmgen.files.folders import MANIFEST, LeftOut
-from keras_lstmgen.utils.errors import UserError, typed
+from keras_lstmgen.utils.errors import UserError, shell_quoted
 
 PIECE = 1 << 16  # bytes read at a time
 STANDARD_INPUT = ("-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0")
@@ -95,7 +95,7 @@ def is_read_once(name: str) -> bool:
     return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
-def absolute(corpus: recipe.Corpus) -> recipe.Corpus:
+def with_absolute_paths(corpus: recipe.Corpus) -> recipe.Corpus:
     """Name the local files of a corpus by their absolute paths, which hold in any working directory.
 
     What is not here, but perhaps in the folder of ``KERAS_LSTMGEN_DATA``, keeps its name.
@@ -120,16 +120,16 @@ def _is_local(entry: str) -> bool:
     return entry not in ("pydoc", "-") and (entry.startswith(filenames.SCHEME) or "://" not in entry)
 
 
-def at_hand(corpus: recipe.Corpus) -> bool:
+def is_available(corpus: recipe.Corpus) -> bool:
     """Whether all texts of ``corpus.source`` can be read here and now: nothing downloaded, no standard input.
 
     A folder of shards is no text.
     """
     checksums = corpus.sha256 or ("",) * len(corpus.source)
-    return all(_at_hand(*entry) for entry in zip(corpus.source, checksums, strict=True))
+    return all(_is_available(*entry) for entry in zip(corpus.source, checksums, strict=True))
 
 
-def _at_hand(entry: str, checksum: str) -> bool:
+def _is_available(entry: str, checksum: str) -> bool:
     if entry.startswith(("http://", "https://")):
         return _kept(entry, checksum.lower()) is not None
     try:
@@ -369,17 +369,17 @@ def _texts_below(folder: Path) -> Found:
     """Return the texts of a folder. UserError for one that holds none, or something else than texts."""
     if (what := folders.why_no_texts(folder)) == "prepared corpus":
         raise UserError(
-            f"{folder}: is a prepared corpus, not text; train on it alone: keras-lstmgen train {typed(folder)}"
+            f"{folder}: is a prepared corpus, not text; train on it alone: keras-lstmgen train {shell_quoted(folder)}"
         )
     if what:
-        resume = f"; to continue its training: keras-lstmgen train --resume {typed(folder)}"
+        resume = f"; to continue its training: keras-lstmgen train --resume {shell_quoted(folder)}"
         raise UserError(f"{folder}: is a {what}, not a folder of texts{resume if what == 'run' else ''}")
     files, left_out = folders.files_below(folder)
     reasons = {path: _why_no_text(path, folder) for path in files}
     texts = [path for path in files if not reasons[path]]
     left_out += [LeftOut(why, str(path)) for path, why in reasons.items() if why]
     if not texts:
-        raise UserError(f"{folder}: a folder without a text file; left out: {folders.told(left_out) or 'nothing'}")
+        raise UserError(f"{folder}: a folder without a text file; left out: {folders.summary(left_out) or 'nothing'}")
     return Found(texts, left_out)
 
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from keras_lstmgen.config.recipe import Corpus, Recipe
 from keras_lstmgen.data.splits import Split, fingerprint, pieces
-from keras_lstmgen.files.atomic import alone, read_json, replacing, write_json
+from keras_lstmgen.files.atomic import exclusive_lock, read_json, replacing, write_json
 from keras_lstmgen.tokenizers.tokenizer import Tokenizer, check_writable, train
 from keras_lstmgen.utils.errors import UserError
 
@@ -85,7 +85,7 @@ def _turn(folder: Path, report: Callable[[str], None]) -> Iterator[None]:
         lock.touch()
     except OSError as error:
         raise UserError(f"{folder}: could not be written ({error.strerror})") from error
-    with alone(lock, lambda: report("Waiting for another run that encodes this text")):
+    with exclusive_lock(lock, lambda: report("Waiting for another run that encodes this text")):
         yield
 
 

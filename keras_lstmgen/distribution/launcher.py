@@ -16,7 +16,7 @@ from typing import IO, Any
 from keras_lstmgen.system import cpu, signals
 from keras_lstmgen.utils.errors import Terminated, UserError
 
-MOST = 256  # workers of one machine
+MAX_WORKERS = 256  # workers of one machine
 GRACE = 60.0  # seconds in which the others notice that one has ended, and end too
 # The first argument is the folder that holds this package. It stands last in the path, and only until the package is
 # imported, so that a worker imports nothing else from there: it may be the working directory.
@@ -32,11 +32,11 @@ def launch(words: Sequence[str], count: int) -> int:
     Each gets its share of the cores, and a GPU where there are as many. Of one that fails its own line is told, not
     what the others say of its end.
     """
-    if count > MOST:
-        raise UserError(f"--workers: {count} is out of range; give {MOST} or less")
+    if count > MAX_WORKERS:
+        raise UserError(f"--workers: {count} is out of range; give {MAX_WORKERS} or less")
     if os.environ.get("TF_CONFIG"):
         raise UserError(f"--workers {count}: TF_CONFIG is set, and names the workers already; leave one of the two out")
-    tell_of_gpus(count)
+    report_idle_gpus(count)
     with ExitStack() as stack:
         says = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(count)]
         workers: list[subprocess.Popen[bytes]] = []
@@ -90,7 +90,7 @@ def _free_ports(count: int) -> list[int]:
         return [int(one.getsockname()[1]) for one in sockets]
 
 
-def tell_of_gpus(count: int) -> None:
+def report_idle_gpus(count: int) -> None:
     """Say what would take the GPUs that so many workers leave idle: each takes one."""
     if (gpus := len(_gpus())) > count:
         print(f"{count} of {gpus} GPUs: --workers {gpus} takes all, if training.batch_size is a multiple of {gpus}")
@@ -123,7 +123,7 @@ def _forwarding(workers: Sequence["subprocess.Popen[bytes]"]) -> Iterator[list[i
         for worker in workers:
             worker.send_signal(number)
 
-    with signals.handled({signal.SIGINT: forward, signal.SIGTERM: forward}):
+    with signals.installed({signal.SIGINT: forward, signal.SIGTERM: forward}):
         try:
             yield asked
         finally:

@@ -24,7 +24,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from keras_lstmgen.system import signals
-from keras_lstmgen.system.native_stderr import quiet
+from keras_lstmgen.system.native_stderr import captured_stderr
 from keras_lstmgen.utils import numerals
 from keras_lstmgen.utils.errors import UserError, first_line
 
@@ -41,7 +41,7 @@ _rank = 0
 
 
 @contextmanager
-def together() -> Iterator[None]:
+def connected() -> Iterator[None]:
     """Meet the other workers that ``TF_CONFIG`` names, if it does, before any operator runs; part when all are done.
 
     Raises UserError where the variable cannot be used, where a worker does not come within ``WAIT`` seconds, and where
@@ -55,9 +55,9 @@ def together() -> Iterator[None]:
         _await(names, rank)
         _meet(rank)
         yield
-        total(np.zeros(1))  # nobody leaves before all are done
+        all_reduce_sum(np.zeros(1))  # nobody leaves before all are done
         with suppress(*GONE):  # nor before all know it: another may have yet to fetch its part of that sum
-            total(np.zeros(1))
+            all_reduce_sum(np.zeros(1))
     except GONE as error:
         raise UserError(
             f"worker {rank} of {len(names)}: another worker has ended; see what it said, and begin all again, "
@@ -151,9 +151,9 @@ def _address(name: str) -> tuple[str, int]:
 def _meet(rank: int) -> None:
     global _strategy, _rank
     try:
-        with quiet(), signals.given_back(signal.SIGINT, signal.SIGTERM):  # TensorFlow takes SIGTERM for itself
+        with captured_stderr(), signals.restored(signal.SIGINT, signal.SIGTERM):  # TensorFlow takes SIGTERM for itself
             _strategy, _rank = tf.distribute.MultiWorkerMirroredStrategy(), rank
-            total(np.zeros(1))
+            all_reduce_sum(np.zeros(1))
     except RuntimeError as error:
         raise UserError(f"{VARIABLE}: the workers could not meet ({first_line(error)})") from error
 
@@ -168,13 +168,13 @@ def is_chief() -> bool:
     return _rank == 0
 
 
-def rows(B: int) -> slice:
+def batch_rows(B: int) -> slice:
     """Which rows of a batch of ``B`` are this worker's: ``slice(4, 8)`` of 12 for the second of three."""
     share = B // size()
     return slice(share * _rank, share * (_rank + 1))
 
 
-def mean(tensors: Sequence[Any]) -> list[Any]:
+def all_reduce_mean(tensors: Sequence[Any]) -> list[Any]:
     """Within a graph: the mean over all workers of each of these tensors, float32. They travel together, as one."""
     if not _strategy:
         return list(tensors)
@@ -197,32 +197,32 @@ def _summed_now(tensor: Any) -> Any:
     return _summed(tensor)
 
 
-def total(array: NDArray[Any]) -> NDArray[np.float64]:
+def all_reduce_sum(array: NDArray[Any]) -> NDArray[np.float64]:
     """The sum over all workers of arrays of one shape."""
     numbers = np.asarray(array, np.float64)
     return np.asarray(_summed_now(tf.constant(numbers))) if _strategy else numbers
 
 
-def of_chief(array: NDArray[Any]) -> NDArray[Any]:
+def broadcast(array: NDArray[Any]) -> NDArray[Any]:
     """The chief's numbers; the others give an array of its shape and dtype, whatever is in it."""
     if not _strategy:
         return array
-    return total(array if is_chief() else np.zeros_like(array)).astype(array.dtype)
+    return all_reduce_sum(array if is_chief() else np.zeros_like(array)).astype(array.dtype)
 
 
-def gathered(array: NDArray[Any]) -> NDArray[Any]:
+def all_gather(array: NDArray[Any]) -> NDArray[Any]:
     """The rows of all workers, in their order."""
     if not _strategy:
         return array
     whole = np.zeros((len(array) * size(), *array.shape[1:]), array.dtype)
-    whole[rows(len(whole))] = array
-    return total(whole).astype(array.dtype)
+    whole[batch_rows(len(whole))] = array
+    return all_reduce_sum(whole).astype(array.dtype)
 
 
-def told(value: Any) -> Any:
+def broadcast_json(value: Any) -> Any:
     """What the chief tells, as JSON; what the others give does not matter."""
     if not _strategy:
         return value
     data = np.frombuffer(json.dumps(value).encode(), np.uint8) if is_chief() else np.zeros(0, np.uint8)
-    length = int(of_chief(np.array([len(data)]))[0])
-    return json.loads(of_chief(data if is_chief() else np.zeros(length, np.uint8)).tobytes())
+    length = int(broadcast(np.array([len(data)]))[0])
+    return json.loads(broadcast(data if is_chief() else np.zeros(length, np.uint8)).tobytes())

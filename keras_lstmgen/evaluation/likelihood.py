@@ -14,7 +14,7 @@ from keras_lstmgen.layers.attention import attend
 from keras_lstmgen.layers.pointer_generator import in_windows, read_by
 from keras_lstmgen.models.builder import Weights, join_state, score, split_state, state_size, together
 from keras_lstmgen.tokenizers.tokenizer import END, Tokenizer
-from keras_lstmgen.utils.errors import at_least
+from keras_lstmgen.utils.errors import check_at_least
 
 WINDOW = 256  # tokens of a row scored in one call, at most
 CELLS = 1 << 25  # logits of one call, at most: bounds the memory with a large vocabulary
@@ -67,7 +67,7 @@ def total_nats(
     side, each after a warm-up on the tokens before it: faster, and equal but for what the state keeps longer than that.
     ``advance`` is told of the tokens scored.
     """
-    at_least("parts", parts, 1)
+    check_at_least("parts", parts, 1)
     call = call or scorer(weights)
     N = len(ids) - 1
     length = -(-N // parts)  # targets of a part; the last may have fewer
@@ -159,7 +159,7 @@ def fresh_nats(
     each of them once. A text shorter than a window is one.
     """
     for name, value, low in (("ids: their number", len(ids), 2), ("length", length, 1), ("windows", windows, 1)):
-        at_least(name, value, low)
+        check_at_least(name, value, low)
     call = call or scorer(weights)
     length = min(length, len(ids) - 1)
     possible = len(ids) - length

@@ -18,8 +18,8 @@ from keras_lstmgen.files import atomic
 from keras_lstmgen.models import run_directory
 from keras_lstmgen.models.run_directory import Run
 from keras_lstmgen.reporting import console
-from keras_lstmgen.system.native_stderr import quiet
-from keras_lstmgen.utils.errors import UserError, first_line, not_empty
+from keras_lstmgen.system.native_stderr import captured_stderr
+from keras_lstmgen.utils.errors import UserError, check_not_empty, first_line
 
 RECORD = "export.json"
 KEPT = "it is discarded, and what was there before is kept"
@@ -92,7 +92,7 @@ def _export_all(
 def _check(settings: recipe.Export) -> None:
     """Refuse values out of range; a recipe from a file or the command line has been checked before."""
     recipe.override(recipe.Recipe(), {f"export.{name}": value for name, value in asdict(settings).items()})
-    not_empty("--format", settings.formats)
+    check_not_empty("--format", settings.formats)
 
 
 def _module(name: str) -> ModuleType:
@@ -107,7 +107,7 @@ def _module(name: str) -> ModuleType:
 
 def _export_one(name: str, module: ModuleType, model: Run, folder: Path, tried: Trial, record: dict[str, Any]) -> Proof:
     """Write one format to a temporary folder, prove it, and only then move it to its place and record the proof."""
-    with atomic.aside(folder) as aside, atomic.plainly_named(aside) as place:
+    with atomic.temporary_folder(folder) as aside, atomic.plain_path(aside) as place:
         with console.out.status(f"{NAMES[name]}: converting") as status:
             _write(name, module, model, place)
             status.update(f"{NAMES[name]}: writing the same texts")
@@ -124,7 +124,7 @@ def _replace(name: str, module: ModuleType, folder: Path, record: dict[str, Any]
     before = record["artifacts"].get(name)
     _keep(folder, record, name, None)
     try:
-        atomic.put(place / module.PLACE, folder / module.PLACE)
+        atomic.move_into_place(place / module.PLACE, folder / module.PLACE)
     except UserError:
         _keep(folder, record, name, before)
         raise
@@ -133,7 +133,7 @@ def _replace(name: str, module: ModuleType, folder: Path, record: dict[str, Any]
 def _write(name: str, module: ModuleType, model: Run, folder: Path) -> None:
     """Write one format, whole or not at all."""
     try:
-        with quiet(), contextlib.redirect_stdout(io.StringIO()):  # the converters talk
+        with captured_stderr(), contextlib.redirect_stdout(io.StringIO()):  # the converters talk
             module.write(model, folder)
     except UserError:
         raise
@@ -153,7 +153,7 @@ def _prove(name: str, module: ModuleType, model: Run, folder: Path, tried: Trial
 
 def _verified(name: str, module: ModuleType, model: Run, folder: Path, tried: Trial) -> Proof:
     """Open an artifact and try it by what its format promises."""
-    with quiet():
+    with captured_stderr():
         call = module.open_artifact(folder)
         if _largest_loss(module) is None:
             proof = verify.verify(model, tried, call)

@@ -60,7 +60,7 @@ def open_artifact(folder: Path, threads: int = 1) -> Call:
         intra_op_parallelism_threads=threads, inter_op_parallelism_threads=-1, device_count={"GPU": 0}
     )
     session = tf.compat.v1.Session(graph=tf.Graph(), config=config)
-    with session.graph.as_default(), atomic.plainly_named(folder) as plain:
+    with session.graph.as_default(), atomic.plain_path(folder) as plain:
         signatures = tf.compat.v1.saved_model.loader.load(session, ["serve"], str(plain / PLACE)).signature_def
 
     def call(graph: str, **inputs: Any) -> Any:

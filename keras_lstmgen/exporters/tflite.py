@@ -39,7 +39,7 @@ def write_file(model: Run, path: Path, optimizations: list[Any], types: Sequence
 
 def _converted(model: Run, optimizations: list[Any], types: Sequence[Any]) -> bytes:
     """Convert by way of a SavedModel, the way that shares the weights between signatures."""
-    with tempfile.TemporaryDirectory() as place, atomic.plainly_named(Path(place)) as folder:
+    with tempfile.TemporaryDirectory() as place, atomic.plain_path(Path(place)) as folder:
         graphs = Graphs(model)
         tf.saved_model.save(graphs, str(folder), signatures=graphs.signatures())
         converter = tf.lite.TFLiteConverter.from_saved_model(str(folder), signature_keys=list(GRAPHS))

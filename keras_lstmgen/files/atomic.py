@@ -49,7 +49,7 @@ def replacing(path: Path, before: Path | None = None) -> Iterator[Path]:
 
 
 @contextmanager
-def aside(folder: Path) -> Iterator[Path]:
+def temporary_folder(folder: Path) -> Iterator[Path]:
     """Yield an empty folder in ``folder``, for what is not to be seen yet; in the end it goes with its content."""
     try:
         _sweep(folder)
@@ -64,7 +64,7 @@ def aside(folder: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def plainly_named(folder: Path) -> Iterator[Path]:
+def plain_path(folder: Path) -> Iterator[Path]:
     """Yield a path to ``folder`` that TensorFlow takes as it is.
 
     TensorFlow reads the path of a checkpoint as a pattern, in which ``[ ] * ? \\`` match other names. A folder whose
@@ -90,8 +90,8 @@ def _plain_place() -> str | None:
     return next((place for place in places if PLAIN.fullmatch(place) and os.access(place, os.W_OK)), None)
 
 
-def put(new: Path, path: Path) -> None:
-    """Let a file or folder out of ``aside`` take the place of ``path``; what stood there goes when the block ends."""
+def move_into_place(new: Path, path: Path) -> None:
+    """Let a file or folder out of ``temporary_folder`` take the place of ``path``; what stood there goes when the block ends."""
     try:
         path = Path(os.path.realpath(path)) if path.is_symlink() else path
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -103,7 +103,7 @@ def put(new: Path, path: Path) -> None:
 
 def check_writable(folder: Path) -> None:
     """Raise UserError, before any work is done, if nothing can be written into a folder."""
-    with aside(folder):
+    with temporary_folder(folder):
         pass
 
 
@@ -186,7 +186,7 @@ def _sweep(parent: Path) -> None:
 
 
 @contextmanager
-def alone(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
+def exclusive_lock(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
     """Let one process at a time into the block, by a lock on a file or folder; ``waiting`` is called before a wait.
 
     The lock of a process that is killed goes with it. On a file system that knows no locks, all come in.

@@ -76,7 +76,7 @@ def run_above(path: Path, below: Path) -> str:
     return next((f"{folder}/" for folder in inside if why_no_texts(folder)), "")
 
 
-def told(left_out: Iterable[LeftOut]) -> str:
+def summary(left_out: Iterable[LeftOut]) -> str:
     """Return a summary of what is left out: "hidden (a/.b), binary (c.png, d.png, e.png and 7 more)"."""
     groups = groupby(sorted(set(left_out)), key=lambda one: one.why)
     return ", ".join(f"{why} ({_listed([one.path for one in group])})" for why, group in groups)

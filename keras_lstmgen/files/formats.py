@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from keras_lstmgen.utils.errors import typed
+from keras_lstmgen.utils.errors import shell_quoted
 
 HEAD = 1 << 12  # bytes that are enough to recognize any format
 GZIP = b"\x1f\x8b"  # the only format that is unpacked while reading
@@ -84,7 +84,7 @@ def filled(command: str, path: Path | str | None, is_packed: bool) -> str:
     """Return the command of a format for a file; one that is packed by gzip is unpacked first."""
     file = Path(path or "TEXT")
     unpacked = file.with_suffix("") if file.suffix.lower() == ".gz" else file.with_name(f"{file.name}.unpacked")
-    words = f"gunzip -c {typed(file)} > {typed(unpacked)} && " if is_packed else ""
+    words = f"gunzip -c {shell_quoted(file)} > {shell_quoted(unpacked)} && " if is_packed else ""
     file = unpacked if is_packed else file
     text = file.with_name(f"{file.stem}.utf8.txt")
-    return f"{words}{command.format(file=typed(file), text=typed(text))}"
+    return f"{words}{command.format(file=shell_quoted(file), text=shell_quoted(text))}"

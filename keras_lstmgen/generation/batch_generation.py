@@ -11,7 +11,7 @@ from keras_lstmgen.generation import beam_search, decoding_loop, sampling, text_
 from keras_lstmgen.generation.logits_processors import HostOptions
 from keras_lstmgen.models.run_directory import Run
 from keras_lstmgen.reporting import console
-from keras_lstmgen.utils.errors import at_least
+from keras_lstmgen.utils.errors import check_at_least
 
 ROWS = 64  # most sources answered in one batch
 GREEDY = sampling.Options(temperature=0)
@@ -22,7 +22,7 @@ def answers(run: Run, sources: Sequence[str], limit: int) -> list[str]:
 
     Sources of similar lengths share a batch.
     """
-    at_least("limit", limit, 1)
+    check_at_least("limit", limit, 1)
     prompts = [run.prompt_ids(source + "\n") for source in sources]
     order = sorted(range(len(prompts)), key=lambda number: len(prompts[number]))
     found, call = [""] * len(prompts), _writer(run)
@@ -86,7 +86,7 @@ def drawn(run: Run, sources: Sequence[str], number: int, limit: int) -> dict[str
         number: of texts for each source.
         limit: most tokens of a text.
     """
-    at_least("number", number, 0)
+    check_at_least("number", number, 0)
     call = text_generation.writer(run)
     return {source: _drawn(run, call, source, number, limit) for source in sources}
 

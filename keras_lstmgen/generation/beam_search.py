@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 from keras_lstmgen.generation import logits_processors
 from keras_lstmgen.generation.decoding_loop import Step
 from keras_lstmgen.generation.logits_processors import Constraints, Draft, Outlook
-from keras_lstmgen.utils.errors import UserError, at_least, not_empty
+from keras_lstmgen.utils.errors import UserError, check_at_least, check_not_empty
 
 MOST = 65_536  # beams
 Floats = NDArray[np.float64]
@@ -66,10 +66,10 @@ class Search:
 
     def __post_init__(self) -> None:
         """Refuse what is out of range; NaN is."""
-        at_least("--beams", self.beams, 1)
+        check_at_least("--beams", self.beams, 1)
         if self.beams > MOST:
             raise UserError(f"--beams: {self.beams} is out of range; give {MOST} or less")
-        at_least("--max-new-tokens", self.max_new_tokens, 1)
+        check_at_least("--max-new-tokens", self.max_new_tokens, 1)
         if not 0 <= self.length_penalty <= 10:
             raise UserError(
                 f"--length-penalty: {self.length_penalty} is out of range; give a number from 0 (off) to 10"
@@ -124,7 +124,7 @@ def searching(
     asked: Search, limits: Constraints, ids: Sequence[int], S: int, over: Over = lambda _: False
 ) -> Searching:
     """The search that ``search`` is about: yields what it wants to be read, is sent the logits and states behind it."""
-    not_empty("ids", ids)
+    check_not_empty("ids", ids)
     first = logits_processors.begin(limits, ids)
     empty = Hypothesis(first, logits_processors.outlook(limits, first))
     if empty.outlook.over:

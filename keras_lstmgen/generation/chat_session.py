@@ -31,7 +31,7 @@ from keras_lstmgen.reporting import console
 from keras_lstmgen.system import signals
 from keras_lstmgen.tokenizers.tokenizer import BYTE_BY_BYTE, Tokenizer
 from keras_lstmgen.utils import numerals
-from keras_lstmgen.utils.errors import UserError, at_least
+from keras_lstmgen.utils.errors import UserError, check_at_least
 
 SIGN = "> "
 LEAVE = 2  # so many times Ctrl-C with no line between them
@@ -71,8 +71,8 @@ class Speaker:
 
     def __post_init__(self) -> None:
         """Refuse what is out of range."""
-        at_least("--max-new-tokens", self.max_new_tokens, 1)
-        at_least("--memory", self.memory, 0)
+        check_at_least("--max-new-tokens", self.max_new_tokens, 1)
+        check_at_least("--memory", self.memory, 0)
 
     @property
     def is_paired(self) -> bool:
@@ -99,7 +99,7 @@ def turns_kept(metadata: Metadata, asked: int | None) -> int:
         return 0
     if asked is None:
         return max(_turns(recipe.parse(metadata.recipe).corpus) - 2, 0)
-    at_least("--memory", asked, 0)
+    check_at_least("--memory", asked, 0)
     return asked
 
 
@@ -111,7 +111,7 @@ def _turns(settings: recipe.Corpus) -> int:
         return 2
     with suppress(UserError):  # a corpus that has changed since is as good as none
         text = prepared_corpus.text(settings)
-        if sources.at_hand(text):
+        if sources.is_available(text):
             counts = (pair.count("\n") + 1 for pair in islice(splits.pieces(text, "train"), EXAMPLES))
             return max(counts, default=2)
     return 2
@@ -224,7 +224,7 @@ def _obey(session: Session, line: str) -> int:
 
 def _take_seed(session: Session, number: str) -> None:
     try:
-        session.seed = numerals.seed(number)
+        session.seed = numerals.parse_seed(number)
     except ValueError as error:
         _note(f"/seed: {error}")
 
@@ -259,7 +259,7 @@ def _counted_breaks() -> Iterator[Callable[[], int]]:
         nonlocal count
         count += 1
 
-    with signals.handled({signal.SIGINT: add}):
+    with signals.installed({signal.SIGINT: add}):
         yield lambda: count
 
 

@@ -108,7 +108,7 @@ def _biased(word: str, tokenizer: Tokenizer) -> tuple[int, float]:
     """The token and the number of ``TOKEN=X`` or ``#ID=X``."""
     name, equals, number = word.rpartition("=")
     try:
-        value = numerals.real(number)
+        value = numerals.parse_float(number)
     except ValueError:
         value = np.nan
     shown = numerals.shortened(word)
@@ -122,7 +122,7 @@ def _biased(word: str, tokenizer: Tokenizer) -> tuple[int, float]:
 
 def _id(name: str) -> int:
     """The id of ``#ID``; one too long to be read is as good as any other that is too large."""
-    return int(name[1 : numerals.DIGITS + 1]) if len(name.lstrip("#0")) > numerals.DIGITS else int(name[1:])
+    return int(name[1 : numerals.MAX_DIGITS + 1]) if len(name.lstrip("#0")) > numerals.MAX_DIGITS else int(name[1:])
 
 
 def _unknown(name: str, token: int | None, tokenizer: Tokenizer) -> str:

@@ -16,7 +16,7 @@ from keras_lstmgen.generation.sampling import Options
 from keras_lstmgen.models.builder import Weights, in_parts
 from keras_lstmgen.models.run_directory import Run
 from keras_lstmgen.tokenizers.tokenizer import BYTE_BY_BYTE, Tokenizer
-from keras_lstmgen.utils.errors import at_least, not_empty
+from keras_lstmgen.utils.errors import check_at_least, check_not_empty
 
 UNFINISHED = "the match of --regex is unfinished"
 CHUNK = 16  # tokens written between two looks at the screen: few enough to flow, many enough to be fast
@@ -117,9 +117,9 @@ def go_on(
     ``broken_off`` is asked after each chunk. What is given back beside the samples has read all that was written but
     the last token of the longest; behind a stop string it has read more than the sample holds.
     """
-    not_empty("seeds", seeds)
-    at_least("max_new_tokens", max_new_tokens, 1)
-    not_empty("unread", unread)
+    check_not_empty("seeds", seeds)
+    check_at_least("max_new_tokens", max_new_tokens, 1)
+    check_not_empty("unread", unread)
     call = call or writer(run)
     ids = np.array([unread] * len(seeds), np.int32)
     texts = [
@@ -204,7 +204,7 @@ def logprobs(run: Run, step: Step, prompt: str, tokens: Sequence[int], K: int) -
     A dictionary a token: ``position``, ``id``, ``token`` (as the tokenizer spells it), ``logprob`` over all V ids,
     ``top_logprobs`` (K of ``id``, ``token``, ``logprob``, likeliest first, equals by id).
     """
-    at_least("K", K, 0)
+    check_at_least("K", K, 0)
     state: Any = np.zeros((1, run.metadata.state_size), np.float32)
     for token in run.prompt_ids(prompt):
         logits, state = step(np.array([token]), state)

@@ -21,7 +21,7 @@ from keras_lstmgen.models.builder import Weights, each_member
 from keras_lstmgen.models.run_directory import Run
 from keras_lstmgen.reporting import console, plots
 from keras_lstmgen.tokenizers.tokenizer import Tokenizer
-from keras_lstmgen.utils.errors import UserError, at_least
+from keras_lstmgen.utils.errors import UserError, check_at_least
 
 DRAWN = 160  # tokens in a picture, at most
 UNITS = 32  # units in a picture, at most
@@ -107,7 +107,7 @@ def _check(model: Run, asked: Asked) -> int:
     """The layer from 0; UserError for what is not there to be seen."""
     layers = _watched(model).cells
     layer = len(layers) if asked.layer is None else asked.layer
-    at_least("--max-new-tokens", asked.max_new_tokens, 0)
+    check_at_least("--max-new-tokens", asked.max_new_tokens, 0)
     if not asked.prompt:
         raise UserError("--prompt: is empty; give a text to watch the layer over")
     if not 1 <= layer <= len(layers):

@@ -94,14 +94,14 @@ def _member(
 
 def _rows(B: int | None) -> int | None:
     """How many rows of a batch are this worker's."""
-    return None if B is None else len(range(B)[workers.rows(B)])
+    return None if B is None else len(range(B)[workers.batch_rows(B)])
 
 
 def _dropout(rate: float, B: int | None, name: str) -> keras.layers.Layer:
     """One mask a window: of several workers each has its rows of the same. What writes drops nothing."""
     if B is None:
         return keras.layers.SpatialDropout1D(rate, name=name)
-    rows = workers.rows(B)
+    rows = workers.batch_rows(B)
     return SharedDropout(rate, rows=(rows.start, rows.stop, B), name=name)
 
 

@@ -15,7 +15,7 @@ from keras_lstmgen.layers.attention import memory_size
 from keras_lstmgen.models.builder import Weights, build, parameters, weights_of
 from keras_lstmgen.tokenizers import tokenizer
 from keras_lstmgen.tokenizers.tokenizer import Tokenizer
-from keras_lstmgen.utils.errors import UserError, first_line, typed
+from keras_lstmgen.utils.errors import UserError, first_line, shell_quoted
 
 FORMAT_VERSION = 1
 NONE = -1  # in place of an id
@@ -113,9 +113,9 @@ def _hint(name: str, parent: Path) -> str:
     for path in (Path(name), parent / name):
         around = [folder for folder in path.parents if (folder / RECIPE).is_file()]
         if path.is_file() and around:
-            return f"it is a file of a run; name the run: {typed(around[0])}"
+            return f"it is a file of a run; name the run: {shell_quoted(around[0])}"
     if name and not is_path(name) and Path(name).is_dir():
-        return f"for the folder in the working directory, type {typed(Path(name))}"
+        return f"for the folder in the working directory, type {shell_quoted(Path(name))}"
     known = sorted(folder.name for folder in _runs(parent))
     return f"the nearest is '{recipe.nearest(name, known)}'" if known else "train one with 'keras-lstmgen train'"
 
@@ -143,7 +143,7 @@ def load(folder: Path) -> Run:
     if not (folder / MODEL).is_file():
         raise UserError(
             f"{folder}: is no finished run ({MODEL} is missing); go on with: "
-            f"keras-lstmgen train --resume {typed(folder)}"
+            f"keras-lstmgen train --resume {shell_quoted(folder)}"
         )
     metadata = load_metadata(folder)
     if not (folder / TOKENIZER).is_file():

@@ -11,7 +11,7 @@ from keras_lstmgen.config import recipe
 from keras_lstmgen.data import prepared_corpus, sources, splits
 from keras_lstmgen.data.sources import Source
 from keras_lstmgen.data.splits import Split
-from keras_lstmgen.utils.errors import UserError, typed
+from keras_lstmgen.utils.errors import UserError, shell_quoted
 
 PART = 1 << 24  # bytes of a file, packed or not, that make a part
 # Behind which a part may begin.
@@ -37,7 +37,7 @@ class Part:
 def plan(settings: recipe.Corpus) -> list[Part]:
     """Cut the corpus into parts; the same for the same files."""
     if folder := prepared_corpus.folder_of(settings):
-        raise UserError(f"{folder}: is prepared; train on it: keras-lstmgen train {typed(folder)}")
+        raise UserError(f"{folder}: is prepared; train on it: keras-lstmgen train {shell_quoted(folder)}")
     if settings.labels:
         raise UserError(
             "corpus.labels: cannot be prepared; write the labels into the text, as corpus.documents = 'pairs' has them"

@@ -38,7 +38,7 @@ from keras_lstmgen.files.folders import MANIFEST
 from keras_lstmgen.preparation import partition
 from keras_lstmgen.preparation.partition import Part
 from keras_lstmgen.system import cpu
-from keras_lstmgen.system.native_stderr import quiet
+from keras_lstmgen.system.native_stderr import captured_stderr
 from keras_lstmgen.tokenizers import tokenizer
 from keras_lstmgen.tokenizers.tokenizer import Tokenizer
 from keras_lstmgen.utils.errors import UserError
@@ -67,7 +67,7 @@ def prepare(
     with _made(str(output)) as folder:
         with _watched(folder, len(parts), report):
             _run(settings, parts, folder, chosen)
-        about = _manifest(replace(settings, corpus=sources.absolute(settings.corpus)), folder)
+        about = _manifest(replace(settings, corpus=sources.with_absolute_paths(settings.corpus)), folder)
         _write(f"{folder}/{MANIFEST}", json.dumps(about, indent=2, ensure_ascii=False).encode())
     return about
 
@@ -157,7 +157,7 @@ def _run(settings: recipe.Recipe, parts: list[Part], folder: str, options: Pipel
     """
     is_local = options.view_as(StandardOptions).runner == LOCAL
     try:
-        with quiet(tell=False) if is_local else contextlib.nullcontext(), _safe_path():
+        with captured_stderr(tell=False) if is_local else contextlib.nullcontext(), _safe_path():
             pipeline = beam.Pipeline(options=options)
             _build(pipeline, settings, parts, folder)
             pipeline.run().wait_until_finish()

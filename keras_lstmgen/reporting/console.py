@@ -19,7 +19,7 @@ from rich.table import Table
 from keras_lstmgen.data.splits import Split
 from keras_lstmgen.files import atomic, folders
 from keras_lstmgen.layers import lstm
-from keras_lstmgen.utils.errors import UserError, readable, typed, visible
+from keras_lstmgen.utils.errors import UserError, readable, shell_quoted, visible
 
 
 class _Terminal(Console):
@@ -66,12 +66,12 @@ def next_beside(*words: str | Path) -> None:
 
 
 def _next(words: Iterable[str | Path]) -> str:
-    return f"\n[bold]next:[/bold] {escape(' '.join(map(typed, words)))}"
+    return f"\n[bold]next:[/bold] {escape(' '.join(map(shell_quoted, words)))}"
 
 
 def left_out(what: Iterable[folders.LeftOut]) -> None:
     """Say in one line, beside the output, what folders have that is not read."""
-    if summary := folders.told(what):
+    if summary := folders.summary(what):
         notes.print(f"Left out: {visible(summary)}", markup=False)
 
 

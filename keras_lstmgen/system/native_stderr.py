@@ -11,7 +11,7 @@ from keras_lstmgen.system import standard_streams
 
 
 @contextmanager
-def quiet(tell: bool = True) -> Iterator[None]:
+def captured_stderr(tell: bool = True) -> Iterator[None]:
     """Hold back what is written to file descriptor 2 inside the block; show it only if the block fails.
 
     With ``tell`` = False not even then, where the exception says all there is to say.

@@ -13,11 +13,11 @@ from keras_lstmgen.utils.errors import Terminated
 NUMBERS: dict[Any, int] = {Terminated: signal.SIGTERM, KeyboardInterrupt: signal.SIGINT}
 AGAIN = 0.1  # seconds until a signal comes again
 Handler = Callable[[int, Any], Any]
-_is_listening = False  # whether ``heard`` is at work
+_is_listening = False  # whether ``raise_terminated`` is at work
 
 
 @contextmanager
-def heard() -> Iterator[None]:
+def raise_terminated() -> Iterator[None]:
     """Let SIGTERM raise Terminated in the block, so that what is half written is removed, as after an error.
 
     The command line runs every command in it. Python allows signal handlers in the main thread alone; in any other
@@ -52,7 +52,7 @@ def heard() -> Iterator[None]:
 
 
 @contextmanager
-def handled(handlers: Mapping[int, Handler]) -> Iterator[None]:
+def installed(handlers: Mapping[int, Handler]) -> Iterator[None]:
     """Install signal handlers for the block if it is part of a command of the command line.
 
     In a program that uses this package as a library the block changes nothing: its signals are its own.
@@ -68,7 +68,7 @@ def handled(handlers: Mapping[int, Handler]) -> Iterator[None]:
 
 
 @contextmanager
-def given_back(*numbers: int) -> Iterator[None]:
+def restored(*numbers: int) -> Iterator[None]:
     """Give the handlers of these signals back when the block ends, to undo what a library installs in it."""
     before = {number: signal.getsignal(number) for number in numbers}
     try:

@@ -147,7 +147,7 @@ class Pace(keras.callbacks.Callback):
 
     def _exchange(self, done: float = 0.0, loss: float = 0.0) -> tuple[float, float]:
         """Whether the chief has measured, and what; on the way all come to know what any of them was asked."""
-        done, loss, *asked = map(float, workers.total(np.array([done, loss, *self._asked])))
+        done, loss, *asked = map(float, workers.all_reduce_sum(np.array([done, loss, *self._asked])))
         self._exchanged = time.monotonic()
         self.interrupted, self.terminated = (count > 0 for count in asked)
         self.model.stop_training |= self.interrupted
@@ -190,7 +190,7 @@ def _mean_of_all(logs: dict[str, Any], others: Sequence[float] = ()) -> list[flo
     if workers.size() == 1:
         return list(others)
     names = sorted(logs)
-    sums = workers.total(np.array([*(logs[name] for name in names), *others]))
+    sums = workers.all_reduce_sum(np.array([*(logs[name] for name in names), *others]))
     logs.update(zip(names, (sums[: len(names)] / workers.size()).tolist(), strict=True))
     return list(map(float, sums[len(names) :]))
 
@@ -211,7 +211,7 @@ def signals_end(pace: Pace) -> Iterator[None]:
     def terminate(number: int, frame: Any) -> None:  # noqa: ARG001
         pace.terminate()
 
-    with signals.handled({signal.SIGINT: interrupt, signal.SIGTERM: terminate}):
+    with signals.installed({signal.SIGINT: interrupt, signal.SIGTERM: terminate}):
         yield
 
 
@@ -323,7 +323,7 @@ class Keep(keras.callbacks.Callback):
             for variable in (*self.model.variables, *self.model.optimizer.variables)
             if not np.isfinite(variable.numpy()).all()
         ]
-        if workers.total(np.array(len(lost))) > 0:
+        if workers.all_reduce_sum(np.array(len(lost))) > 0:
             raise DivergedError(f"{lost[0] if lost else 'the state of another worker'} is no number any more")
         self.saved(checkpoint.save(self.folder, self.model, self.pace.progress))
 

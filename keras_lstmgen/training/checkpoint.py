@@ -54,11 +54,11 @@ def save(folder: Path, model: keras.Sequential, progress: Progress) -> float:
     """
     began = time.perf_counter()
     sums = np.array([float(variable.numpy()) for variable in metrics(model)])
-    progress.measured = (workers.total(sums) / workers.size()).tolist()
-    states = [workers.gathered(state.numpy()) for state in of_rows(model)] + [one.numpy() for one in _others(model)]
+    progress.measured = (workers.all_reduce_sum(sums) / workers.size()).tolist()
+    states = [workers.all_gather(state.numpy()) for state in of_rows(model)] + [one.numpy() for one in _others(model)]
     if workers.is_chief():
         _write(folder, model, progress, states)
-    return float(workers.of_chief(np.array(time.perf_counter() - began)))
+    return float(workers.broadcast(np.array(time.perf_counter() - began)))
 
 
 def _write(folder: Path, model: keras.Sequential, progress: Progress, carry: list[Any]) -> None:
@@ -91,15 +91,15 @@ def share(model: keras.Sequential, progress: Progress, states: list[Any]) -> Pro
     """Give all workers what the chief has in ``model``, and their rows of ``states``; give the chief's progress."""
     for number, variable in enumerate(of_rows(model)):
         mine = np.zeros((variable.shape[0] * workers.size(), *variable.shape[1:]), np.float32)
-        whole = workers.of_chief(states[number] if states else mine)
-        variable.assign(whole[workers.rows(len(whole))])
+        whole = workers.broadcast(states[number] if states else mine)
+        variable.assign(whole[workers.batch_rows(len(whole))])
     if workers.size() == 1:
         return progress
     carry = {id(variable) for variable in of_rows(model)}
     for variable in (*model.variables, *model.optimizer.variables):
         if id(variable) not in carry:
-            variable.assign(workers.of_chief(variable.numpy()))
-    return Progress(**workers.told(asdict(progress)))
+            variable.assign(workers.broadcast(variable.numpy()))
+    return Progress(**workers.broadcast_json(asdict(progress)))
 
 
 def _read(folder: Path, model: keras.Sequential, text: str) -> tuple[Progress, list[Any], str]:

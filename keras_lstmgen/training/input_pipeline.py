@@ -40,8 +40,8 @@ def prepare(settings: recipe.Recipe, runs: Path) -> tuple[recipe.Recipe, Encoded
     check_writable(encoded.tokenizer, encoded.unsampled_ids)
     tokens = len(encoded.train)
     longest = _longest(settings, encoded)
-    if values := auto_sizes.chosen(settings, tokens, encoded.tokenizer.vocab_size, longest):
-        console.out.print(auto_sizes.told(values, tokens), markup=False)
+    if values := auto_sizes.choose(settings, tokens, encoded.tokenizer.vocab_size, longest):
+        console.out.print(auto_sizes.summary(values, tokens), markup=False)
         settings = recipe.override(settings, values)
     _tell_of_long(settings, longest)
     _check_size(settings, encoded.tokenizer.vocab_size)
@@ -63,7 +63,7 @@ def _longest(settings: recipe.Recipe, encoded: Encoded) -> int:
     """Ids that nearly all documents have at most; 0 where these are no documents."""
     if settings.corpus.documents == "stream" or settings.corpus.is_pairs:
         return 0
-    return example_batches.longest(example_batches.documents(encoded.train), auto_sizes.LEFT_OUT)
+    return example_batches.longest(example_batches.documents(encoded.train), auto_sizes.LONG_DOCUMENT_SHARE)
 
 
 def _tell_of_long(settings: recipe.Recipe, longest: int) -> None:
@@ -74,7 +74,7 @@ def _tell_of_long(settings: recipe.Recipe, longest: int) -> None:
         "each document finds the state that the one before it has left" if settings.carries else "others lose their end"
     )
     console.out.print(
-        f"{1 - auto_sizes.LEFT_OUT:.0%} of the documents have at most {longest:,} tokens, and a window has "
+        f"{1 - auto_sizes.LONG_DOCUMENT_SHARE:.0%} of the documents have at most {longest:,} tokens, and a window has "
         f"{settings.training.window:,}: {what}; --training.window {longest} reads each whole, and by itself"
     )
 
@@ -101,7 +101,7 @@ def examples(settings: recipe.Recipe, ids: NDArray[np.integer]) -> example_batch
 def dataset(settings: recipe.Recipe, encoded: Encoded, first: int) -> tf.data.Dataset:
     """The batches from the ``first`` on."""
     part = settings.training
-    sizes, rows = (part.batch_size, part.window, part.epochs, part.seed), workers.rows(part.batch_size)
+    sizes, rows = (part.batch_size, part.window, part.epochs, part.seed), workers.batch_rows(part.batch_size)
     if not settings.carries:
         found, weight = examples(settings, encoded.train), part.source_loss
         return example_batches.dataset(found, *sizes, source_loss=weight, first_batch=first, rows=rows)

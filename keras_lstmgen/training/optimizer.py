@@ -37,7 +37,9 @@ class Adam(keras.optimizers.Adam):
 
         Sparse gradients of embeddings are converted to dense tensors first.
         """
-        super().apply(workers.mean([tf.convert_to_tensor(gradient) for gradient in grads]), trainable_variables)
+        super().apply(
+            workers.all_reduce_mean([tf.convert_to_tensor(gradient) for gradient in grads]), trainable_variables
+        )
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """Update one weight and its moments."""

@@ -32,7 +32,7 @@ from keras_lstmgen.training.callbacks import Keep, Pace, Validate
 from keras_lstmgen.training.checkpoint import Progress
 from keras_lstmgen.training.losses import Copied, EachMember, NegativeLogLikelihood, SampledSoftmax
 from keras_lstmgen.training.optimizer import Adam
-from keras_lstmgen.utils.errors import Terminated, UserError, typed
+from keras_lstmgen.utils.errors import Terminated, UserError, shell_quoted
 
 SAMPLE_TOKENS = 160
 LOGS = "logs"  # TensorBoard's
@@ -80,7 +80,7 @@ def resume(folder: Path, settings: recipe.Recipe) -> Path:
 def assist(runs: Path) -> None:
     """Be a worker that is not the chief: train what that trains, and write nothing but the cache of ids in ``runs``."""
     console.out.quiet = True
-    settings, encoded = input_pipeline.prepare(recipe.parse(workers.told(None)), runs)
+    settings, encoded = input_pipeline.prepare(recipe.parse(workers.broadcast_json(None)), runs)
     settings = _located(settings)
     with tempfile.TemporaryDirectory() as folder:  # in place of the run's
         _fit(settings, encoded, Path(folder))
@@ -94,13 +94,13 @@ def _prepare(settings: recipe.Recipe, runs: Path) -> tuple[recipe.Recipe, Encode
             f"training.batch_size: {settings.training.batch_size} rows cannot be shared out evenly among "
             f"{workers.size()} workers; give a multiple of {workers.size()}"
         )
-    workers.told(recipe.to_tables(settings))
+    workers.broadcast_json(recipe.to_tables(settings))
     return _located(settings), encoded
 
 
 def _located(settings: recipe.Recipe) -> recipe.Recipe:
     """Return the recipe that a run stores: its text is found from any working directory."""
-    return replace(settings, corpus=sources.absolute(settings.corpus))
+    return replace(settings, corpus=sources.with_absolute_paths(settings.corpus))
 
 
 def _check_text(corpus: recipe.Corpus) -> None:
@@ -163,7 +163,7 @@ def _loss_of(settings: recipe.Recipe, model: keras.Sequential, counts: np.ndarra
 
 def _fit(settings: recipe.Recipe, encoded: Encoded, folder: Path) -> Path:
     """Train from the beginning or from the checkpoint up to the limit, and conclude."""
-    with atomic.alone(folder, lambda: _already_trained(folder)):
+    with atomic.exclusive_lock(folder, lambda: _already_trained(folder)):
         counts = stream_windows.counts(encoded.train, encoded.tokenizer.vocab_size)
         model = compiled(settings, counts)
         twin = build(settings.model, encoded.tokenizer.vocab_size)
@@ -181,7 +181,7 @@ def _fit(settings: recipe.Recipe, encoded: Encoded, folder: Path) -> Path:
         if progress.history and workers.is_chief():
             _conclude(settings, encoded, folder, pace, writes)
         if pace.interrupted:
-            told = f"Stopped by Ctrl-C, and saved. To go on: keras-lstmgen train --resume {typed(folder)}"
+            told = f"Stopped by Ctrl-C, and saved. To go on: keras-lstmgen train --resume {shell_quoted(folder)}"
             console.out.print(told, markup=False)
     return folder
 
@@ -195,9 +195,9 @@ def _progress(
 ) -> Progress:
     """Of the last checkpoint, put into ``model``; of a new run, which gets a first checkpoint."""
     text = input_pipeline.digest(encoded)
-    if workers.told(text) != text:
+    if workers.broadcast_json(text) != text:
         raise UserError("corpus.source: the text here is not the chief's; give all workers the same")
-    if not workers.told(checkpoint.exists(folder)):
+    if not workers.broadcast_json(checkpoint.exists(folder)):
         tokenizer.save(encoded.tokenizer, folder / run_directory.TOKENIZER)
         run_directory.save_metadata(folder, writes.metadata)  # without metrics until there are some
         start_at(model, counts)
@@ -217,14 +217,16 @@ def _epochs(
     settings: recipe.Recipe, encoded: Encoded, folder: Path, pace: Pace, model: keras.Sequential, writes: Run
 ) -> None:
     """All that is left of the training; where it loses its loss, once more from the last checkpoint."""
-    with atomic.plainly_named(folder) as place, callbacks.diary(folder / LOGS, place / LOGS):
+    with atomic.plain_path(folder) as place, callbacks.diary(folder / LOGS, place / LOGS):
         validate, keep, screen = _callbacks(settings, encoded, folder, pace, model, writes)
         board = keras.callbacks.TensorBoard(place / LOGS, write_graph=False)
         these = [pace, validate, keep, *([board, screen] if workers.is_chief() else [])]
         with callbacks.signals_end(pace), screen.bar:
             _until_over(settings, encoded, folder, pace, model, these)
     if pace.terminated and pace.done() < 1:
-        raise Terminated(f"stopped by SIGTERM, and saved; to go on: keras-lstmgen train --resume {typed(folder)}")
+        raise Terminated(
+            f"stopped by SIGTERM, and saved; to go on: keras-lstmgen train --resume {shell_quoted(folder)}"
+        )
 
 
 def _until_over(
@@ -295,7 +297,7 @@ def _calmer(folder: Path, pace: Pace) -> str:
     """Say how to train so that the loss stays a number: from what was saved, if anything was, or anew."""
     rate = f"--training.learning_rate {pace.settings.learning_rate / 10:g}"
     if _is_saved(folder):
-        return f"go on from what was saved at a lower rate: keras-lstmgen train --resume {typed(folder)} {rate}"
+        return f"go on from what was saved at a lower rate: keras-lstmgen train --resume {shell_quoted(folder)} {rate}"
     return f"train again at a lower rate, {rate} for example, or with a lower --training.clip_norm"
 
 

@@ -11,13 +11,13 @@ class UserError(Exception):
     """One clear line: what is wrong, where (file, line, byte, key) and what to do. Exit status 2."""
 
 
-def at_least(name: str, value: float, low: int) -> None:
+def check_at_least(name: str, value: float, low: int) -> None:
     """Raise a UserError that names the argument or option, if the value is below ``low`` or NaN."""
     if not value >= low:
         raise UserError(f"{name}: {value} is out of range; give {low} or more")
 
 
-def not_empty(name: str, values: Sized) -> None:
+def check_not_empty(name: str, values: Sized) -> None:
     """Raise a UserError that names the argument, if it holds nothing."""
     if not len(values):
         raise UserError(f"{name}: is empty; give at least one")
@@ -44,10 +44,10 @@ def visible(text: str) -> str:
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in readable(text))
 
 
-def typed(word: str | Path) -> str:
+def shell_quoted(word: str | Path) -> str:
     """Quote a word of a command for the shell, so that the user can type what a message prints.
 
-    A path gets a slash: without one it would be the name of a run. ``typed(Path("my run"))`` is ``"'./my run'"``.
+    A path gets a slash: without one it would be the name of a run. ``shell_quoted(Path("my run"))`` is ``"'./my run'"``.
     What is not printable, a byte that is not UTF-8 say, is written as in ``$'caf\\351'``.
     """
     text = str(word)

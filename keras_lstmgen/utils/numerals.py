@@ -2,30 +2,30 @@
 
 import re
 
-DIGITS = 20  # of the largest number of 64 bits
+MAX_DIGITS = 20  # of the largest number of 64 bits
 SEEDS = range(-(2**63), 2**64)  # a negative one counts as its two's complement
 SHOWN = 40  # characters of a word in a message
 
 
-def whole(word: str) -> int:
-    """Read a whole number of at most 20 digits: ``whole("-5") == -5``. Raises ValueError, which says what is wrong."""
+def parse_int(word: str) -> int:
+    """Read a whole number of at most 20 digits: ``parse_int("-5") == -5``. Raises ValueError, which says what is wrong."""
     if not re.fullmatch(r"[+-]?[0-9]+", word):
         raise ValueError(f"'{shortened(word)}' is not a whole number")
-    if len(word.lstrip("+-0")) > DIGITS:
-        raise ValueError(f"'{shortened(word)}' is out of range; a whole number has {DIGITS} digits at most")
+    if len(word.lstrip("+-0")) > MAX_DIGITS:
+        raise ValueError(f"'{shortened(word)}' is out of range; a whole number has {MAX_DIGITS} digits at most")
     return int(word)
 
 
-def real(word: str) -> float:
-    """Read a number: ``real("1e-3") == 0.001``. ``nan`` and ``inf`` are read too: ranges refuse them."""
+def parse_float(word: str) -> float:
+    """Read a number: ``parse_float("1e-3") == 0.001``. ``nan`` and ``inf`` are read too: ranges refuse them."""
     if not re.fullmatch(r"[+-]?(([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|inf|nan)", word, re.IGNORECASE):
         raise ValueError(f"'{shortened(word)}' is not a number")
     return float(word)
 
 
-def seed(word: str) -> int:
+def parse_seed(word: str) -> int:
     """Read a seed of 64 bits. Raises ValueError for a number that would count as another one."""
-    number = whole(word)
+    number = parse_int(word)
     if number not in SEEDS:
         raise ValueError(f"{number} is out of range; give a number of 64 bits, from {SEEDS[0]} to {SEEDS[-1]}")
     return number
