@@ -24,12 +24,11 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from keras_lstmgen.cli import command_line
+from keras_lstmgen.cli import command_line, console
 from keras_lstmgen.config import recipe
 from keras_lstmgen.data import prepared_corpus, stream_windows, token_cache
 from keras_lstmgen.files import folders
 from keras_lstmgen.models import builder, run_directory
-from keras_lstmgen.reporting import console
 from keras_lstmgen.tokenizers import tokenizer
 from keras_lstmgen.training import checkpoint, input_pipeline, trainer
 from keras_lstmgen.utils.errors import UserError

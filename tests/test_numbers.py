@@ -10,11 +10,10 @@ from typing import Any
 
 import pytest
 
-from keras_lstmgen.cli import command_line
+from keras_lstmgen.cli import command_line, console
 from keras_lstmgen.config import recipe
 from keras_lstmgen.distribution import launcher, workers
 from keras_lstmgen.generation import chat_session, logits_processors
-from keras_lstmgen.reporting import console
 from keras_lstmgen.system import cpu
 from keras_lstmgen.tokenizers import tokenizer
 from keras_lstmgen.utils import numerals

@@ -10,8 +10,8 @@ import keras
 import pytest
 from rich.console import Console
 
+from keras_lstmgen.cli import console
 from keras_lstmgen.data.splits import Split
-from keras_lstmgen.reporting import console
 
 
 def row(loss: float, val_loss: float) -> dict[str, float]:

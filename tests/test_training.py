@@ -22,6 +22,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
+from keras_lstmgen.cli import console
 from keras_lstmgen.config import recipe
 from keras_lstmgen.data import stream_windows, token_cache
 from keras_lstmgen.evaluation import likelihood, reports
@@ -29,7 +30,6 @@ from keras_lstmgen.generation import text_generation
 from keras_lstmgen.generation.sampling import Options
 from keras_lstmgen.models import run_directory
 from keras_lstmgen.models.builder import build
-from keras_lstmgen.reporting import console
 from keras_lstmgen.system import signals
 from keras_lstmgen.training import callbacks, checkpoint, trainer
 from keras_lstmgen.training.optimizer import Adam

@@ -12,6 +12,7 @@ from keras_lstmgen import __version__
 from keras_lstmgen.cli import options
 from keras_lstmgen.config import recipe
 from keras_lstmgen.distribution import launcher
+from keras_lstmgen.reporting import reporter
 from keras_lstmgen.system import cpu, environment, malloc, signals, standard_streams
 from keras_lstmgen.utils.errors import ReaderLeft, Terminated, UserError, visible
 
@@ -67,9 +68,11 @@ def _verb(arguments: argparse.Namespace, words: Sequence[str]) -> int:
     cpu.configure()
     malloc.configure()
     with environment.without_matplotlib():
-        from keras_lstmgen.cli import commands  # TensorFlow comes with it, and --help does not wait for that
+        from keras_lstmgen.cli import commands  # imports TensorFlow, which --help does not wait for
+        from keras_lstmgen.cli.console_reporter import ConsoleReporter
 
-    getattr(commands, arguments.verb)(arguments)
+    with reporter.use(ConsoleReporter()):
+        getattr(commands, arguments.verb)(arguments)
     return 0
 
 

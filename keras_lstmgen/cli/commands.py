@@ -22,6 +22,7 @@ from keras_lstmgen.system.native_stderr import captured_stderr
 from keras_lstmgen.utils.errors import UserError, check_at_least, shell_quoted
 
 with captured_stderr():
+    from keras_lstmgen.cli import console
     from keras_lstmgen.data import prepared_corpus, sources, splits
     from keras_lstmgen.distribution import workers
     from keras_lstmgen.evaluation import reports
@@ -31,7 +32,6 @@ with captured_stderr():
     from keras_lstmgen.generation.sampling import Options
     from keras_lstmgen.interpret import inspect_run
     from keras_lstmgen.models import run_directory
-    from keras_lstmgen.reporting import console
     from keras_lstmgen.training import trainer
 
 MOST_TEXTS = 65_536  # of one batch

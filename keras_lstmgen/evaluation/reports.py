@@ -2,13 +2,13 @@
 
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from keras_lstmgen.cli import console
 from keras_lstmgen.config import recipe
 from keras_lstmgen.data import example_batches, prepared_corpus, sources, splits
 from keras_lstmgen.data.token_cache import encode_split
@@ -16,7 +16,7 @@ from keras_lstmgen.evaluation import likelihood, memorization, metrics, task_met
 from keras_lstmgen.files import filenames
 from keras_lstmgen.generation import text_generation
 from keras_lstmgen.models.run_directory import Run
-from keras_lstmgen.reporting import console
+from keras_lstmgen.reporting import reporter
 from keras_lstmgen.utils.errors import UserError
 
 OF_TRAINING = {"bleu", "exact_match", "recall", "kind", "verses", "ngram"}  # measures that read the training text
@@ -86,7 +86,7 @@ def _of_stream(model: Run, counts: dict[str, int], ids: np.ndarray[Any, Any]) ->
     counts = likelihood.predicted(counts, int(ids[0]), model.tokenizer)
     call = likelihood.scorer(model.weights)
     loss = likelihood.measures(_nats(model, ids, call), counts)
-    with console.out.status("windows read from an empty state"):
+    with reporter.status("windows read from an empty state"):
         loss["nats_per_token_fresh_windows"] = likelihood.fresh_nats(model.weights, ids, call=call)
     return loss
 
@@ -112,15 +112,8 @@ def _of_pairs(model: Run, counts: dict[str, int], ids: np.ndarray[Any, Any]) -> 
 
 
 def _nats_of_examples(model: Run, held_out: example_batches.Pairs, call: Callable[..., Any], name: str) -> float:
-    with _progress(name, example_batches.count(held_out)) as advance:
+    with reporter.progress(name, example_batches.count(held_out)) as advance:
         return likelihood.examples_nats(model.weights, held_out, call, advance)
-
-
-@contextmanager
-def _progress(name: str, total: int) -> Iterator[Callable[[int], None]]:
-    with console.progress_bar() as bar:
-        task = bar.add_task(name, total=total, figures="")
-        yield lambda done: bar.advance(task, done)
 
 
 def _name(settings: recipe.Corpus) -> str:
@@ -128,7 +121,7 @@ def _name(settings: recipe.Corpus) -> str:
 
 
 def _nats(model: Run, ids: np.ndarray[Any, Any], call: Callable[..., Any]) -> float:
-    with _progress("held-out text", len(ids) - 1) as advance:
+    with reporter.progress("held-out text", len(ids) - 1) as advance:
         return likelihood.total_nats(model.weights, ids, call=call, advance=advance)
 
 

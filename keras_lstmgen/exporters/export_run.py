@@ -11,13 +11,14 @@ from typing import Any
 
 import tensorflow as tf
 
+from keras_lstmgen.cli import console
 from keras_lstmgen.config import recipe
 from keras_lstmgen.exporters import graphs, verify
 from keras_lstmgen.exporters.verify import Proof, Trial
 from keras_lstmgen.files import atomic
 from keras_lstmgen.models import run_directory
 from keras_lstmgen.models.run_directory import Run
-from keras_lstmgen.reporting import console
+from keras_lstmgen.reporting import reporter
 from keras_lstmgen.system.native_stderr import captured_stderr
 from keras_lstmgen.utils.errors import UserError, check_not_empty, first_line
 
@@ -76,7 +77,7 @@ def _export_all(
     model, record = run_directory.load(folder), _read_record(folder / RECORD)
     graphs.check_weights(model)
     atomic.check_writable(folder)
-    with console.out.status(f"Keras writes {settings.texts} texts of {settings.tokens} tokens"):
+    with reporter.status(f"Keras writes {settings.texts} texts of {settings.tokens} tokens"):
         tried = verify.trial(model, settings.texts, settings.tokens)
     proofs: dict[str, Proof] = {}
     failures: list[str] = []
@@ -108,9 +109,9 @@ def _module(name: str) -> ModuleType:
 def _export_one(name: str, module: ModuleType, model: Run, folder: Path, tried: Trial, record: dict[str, Any]) -> Proof:
     """Write one format to a temporary folder, prove it, and only then move it to its place and record the proof."""
     with atomic.temporary_folder(folder) as aside, atomic.plain_path(aside) as place:
-        with console.out.status(f"{NAMES[name]}: converting") as status:
+        with reporter.status(f"{NAMES[name]}: converting") as show:
             _write(name, module, model, place)
-            status.update(f"{NAMES[name]}: writing the same texts")
+            show(f"{NAMES[name]}: writing the same texts")
             proof = _prove(name, module, model, place, tried)
         if not proof.reasons:
             _replace(name, module, folder, record, place)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from keras_lstmgen.generation import beam_search, decoding_loop, sampling, text_generation
 from keras_lstmgen.generation.logits_processors import HostOptions
 from keras_lstmgen.models.run_directory import Run
-from keras_lstmgen.reporting import console
+from keras_lstmgen.reporting import reporter
 from keras_lstmgen.utils.errors import check_at_least
 
 ROWS = 64  # most sources answered in one batch
@@ -26,14 +26,13 @@ def answers(run: Run, sources: Sequence[str], limit: int) -> list[str]:
     prompts = [run.prompt_ids(source + "\n") for source in sources]
     order = sorted(range(len(prompts)), key=lambda number: len(prompts[number]))
     found, call = [""] * len(prompts), _writer(run)
-    with console.progress_bar() as bar:
-        task = bar.add_task("answers", total=len(prompts), figures="")
+    with reporter.progress("answers", len(prompts)) as advance:
         for start in range(0, len(order), ROWS):
             numbers = order[start : start + ROWS]
             texts = _batch(run, call, [prompts[number] for number in numbers], limit)
             for number, text in zip(numbers, texts, strict=True):
                 found[number] = text
-            bar.advance(task, len(numbers))
+            advance(len(numbers))
     return found
 
 
@@ -67,13 +66,12 @@ def searched(run: Run, sources: Sequence[str], asked: beam_search.Search) -> lis
     """The best answer to each source that a beam search finds; so many searches go side by side."""
     step, limits = decoding_loop.stepper(run.weights), text_generation.constrained(run, HostOptions())
     S, found = run.metadata.state_size, list[str]()
-    with console.progress_bar() as bar:
-        task = bar.add_task(f"answers, {asked.beams} beams", total=len(sources), figures="")
+    with reporter.progress(f"answers, {asked.beams} beams", len(sources)) as advance:
         for start in range(0, len(sources), ROWS):
             prompts = [run.prompt_ids(source + "\n") for source in sources[start : start + ROWS]]
             for texts in beam_search.together(step, [beam_search.searching(asked, limits, ids, S) for ids in prompts]):
                 found.append(text_generation.of_search(texts[0], text_generation.Tail(run.tokenizer, ())).text)
-            bar.advance(task, len(prompts))
+            advance(len(prompts))
     return found
 
 
@@ -93,10 +91,9 @@ def drawn(run: Run, sources: Sequence[str], number: int, limit: int) -> dict[str
 
 def _drawn(run: Run, call: text_generation.Writer, source: str, number: int, limit: int) -> list[str]:
     found, prompt = list[str](), source + "\n" if source else ""
-    with console.progress_bar() as bar:
-        task = bar.add_task(f"samples: {source}" if source else "samples", total=number, figures="")
+    with reporter.progress(f"samples: {source}" if source else "samples", number) as advance:
         for start in range(0, number, ROWS):
             seeds = range(start, min(start + ROWS, number))
             found += [sample.text for sample in text_generation.generate(run, prompt, limit, seeds=seeds, call=call)]
-            bar.advance(task, len(seeds))
+            advance(len(seeds))
     return found

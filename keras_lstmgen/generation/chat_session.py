@@ -19,6 +19,7 @@ import numpy as np
 from rich.markup import escape
 from rich.text import Text as Styled
 
+from keras_lstmgen.cli import console
 from keras_lstmgen.config import recipe
 from keras_lstmgen.data import prepared_corpus, sources, splits
 from keras_lstmgen.data.readers import pair
@@ -27,7 +28,6 @@ from keras_lstmgen.generation.decoding_loop import Text
 from keras_lstmgen.generation.sampling import Options
 from keras_lstmgen.generation.text_generation import Sample, Writer
 from keras_lstmgen.models.run_directory import NONE, Metadata, Run
-from keras_lstmgen.reporting import console
 from keras_lstmgen.system import signals
 from keras_lstmgen.tokenizers.tokenizer import BYTE_BY_BYTE, Tokenizer
 from keras_lstmgen.utils import numerals

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from keras_lstmgen.cli import console
 from keras_lstmgen.config import recipe
 from keras_lstmgen.data import prepared_corpus, splits
 from keras_lstmgen.data.token_cache import ids_of
@@ -19,7 +20,7 @@ from keras_lstmgen.generation.sampling import Options
 from keras_lstmgen.interpret import activations, html_page, probes
 from keras_lstmgen.models.builder import Weights, each_member
 from keras_lstmgen.models.run_directory import Run
-from keras_lstmgen.reporting import console, plots
+from keras_lstmgen.reporting import plots, reporter
 from keras_lstmgen.tokenizers.tokenizer import Tokenizer
 from keras_lstmgen.utils.errors import UserError, check_at_least
 
@@ -78,7 +79,7 @@ def inspect(model: Run, asked: Asked, output: Path) -> None:
     """Look, print the tables, write pictures and page into the folder ``output``."""
     layer = _check(model, asked)
     named_layer = f"layer {layer + 1}{_of_the_first(model)}"
-    with console.out.status("watching the layer"):
+    with reporter.status("watching the layer"):
         shown = _shown(model, asked, layer)
         probed = _probed(model, asked, layer)
     best = max(probed.findings, key=lambda finding: finding.margin, default=None)
@@ -163,7 +164,7 @@ def _text(model: Run, asked: Asked) -> tuple[str, list[int]]:
     try:
         return f"the run's {splits.validates_on(settings)}", _ids_of_corpus(model, prepared_corpus.text(settings))
     except UserError as error:
-        console.out.print(f"{error}; the model writes a text instead", markup=False)
+        reporter.message(f"{error}; the model writes a text instead")
         samples = text_generation.generate(model, asked.prompt, PROBED // OWN_TEXTS, seeds=range(OWN_TEXTS))
         prompt = model.prompt_ids(asked.prompt)
         written = (token for sample in samples for token in (*prompt, *sample.tokens))

@@ -20,10 +20,10 @@ from keras_lstmgen.distribution import workers
 from keras_lstmgen.evaluation import likelihood
 from keras_lstmgen.layers import lstm, native_ops
 from keras_lstmgen.models.builder import parameters
-from keras_lstmgen.reporting import console
+from keras_lstmgen.reporting import reporter
 from keras_lstmgen.system import malloc
 from keras_lstmgen.tokenizers.tokenizer import check_writable
-from keras_lstmgen.utils.errors import UserError, readable
+from keras_lstmgen.utils.errors import UserError
 
 # Most tokens of the held-out text that each epoch is measured on, and numbers in their logits: it is to stay short.
 VALIDATION_TOKENS, VALIDATION_LOGITS = 2**19, 2**31
@@ -33,15 +33,13 @@ def prepare(settings: recipe.Recipe, runs: Path) -> tuple[recipe.Recipe, Encoded
     """Encode the corpus into ``runs/.encoded``, choose what is left to its size, check that it fills a window."""
     check_precision(settings.training.precision)
     settings = prepared_corpus.adopted(settings)
-    with console.out.status("reading the corpus") as status:
-        encoded = prepared_corpus.opened(settings.corpus) or encode(
-            settings, runs / ".encoded", lambda line: status.update(readable(line))
-        )
+    with reporter.status("reading the corpus") as show:
+        encoded = prepared_corpus.opened(settings.corpus) or encode(settings, runs / ".encoded", show)
     check_writable(encoded.tokenizer, encoded.unsampled_ids)
     tokens = len(encoded.train)
     longest = _longest(settings, encoded)
     if values := auto_sizes.choose(settings, tokens, encoded.tokenizer.vocab_size, longest):
-        console.out.print(auto_sizes.summary(values, tokens), markup=False)
+        reporter.message(auto_sizes.summary(values, tokens))
         settings = recipe.override(settings, values)
     _tell_of_long(settings, longest)
     _check_size(settings, encoded.tokenizer.vocab_size)
@@ -73,7 +71,7 @@ def _tell_of_long(settings: recipe.Recipe, longest: int) -> None:
     what = (
         "each document finds the state that the one before it has left" if settings.carries else "others lose their end"
     )
-    console.out.print(
+    reporter.message(
         f"{1 - auto_sizes.LONG_DOCUMENT_SHARE:.0%} of the documents have at most {longest:,} tokens, and a window has "
         f"{settings.training.window:,}: {what}; --training.window {longest} reads each whole, and by itself"
     )

@@ -12,6 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_lstmgen.cli import console
 from keras_lstmgen.config import recipe
 from keras_lstmgen.data import example_batches, prepared_corpus, sources, stream_windows
 from keras_lstmgen.data.splits import validates_on
@@ -21,10 +22,11 @@ from keras_lstmgen.evaluation import likelihood
 from keras_lstmgen.files import atomic
 from keras_lstmgen.generation import text_generation
 from keras_lstmgen.generation.sampling import Options
+from keras_lstmgen.layers import lstm
 from keras_lstmgen.models import run_directory
 from keras_lstmgen.models.builder import build, start_at, state_size, weights_of
 from keras_lstmgen.models.run_directory import Metadata, Run
-from keras_lstmgen.reporting import console, plots
+from keras_lstmgen.reporting import plots, reporter
 from keras_lstmgen.system import cpu
 from keras_lstmgen.tokenizers import tokenizer
 from keras_lstmgen.training import callbacks, checkpoint, input_pipeline
@@ -79,11 +81,11 @@ def resume(folder: Path, settings: recipe.Recipe) -> Path:
 
 def assist(runs: Path) -> None:
     """Be a worker that is not the chief: train what that trains, and write nothing but the cache of ids in ``runs``."""
-    console.out.quiet = True
-    settings, encoded = input_pipeline.prepare(recipe.parse(workers.broadcast_json(None)), runs)
-    settings = _located(settings)
-    with tempfile.TemporaryDirectory() as folder:  # in place of the run's
-        _fit(settings, encoded, Path(folder))
+    with reporter.use(reporter.Reporter()):  # the chief alone reports
+        settings, encoded = input_pipeline.prepare(recipe.parse(workers.broadcast_json(None)), runs)
+        settings = _located(settings)
+        with tempfile.TemporaryDirectory() as folder:  # in place of the run's
+            _fit(settings, encoded, Path(folder))
 
 
 def _prepare(settings: recipe.Recipe, runs: Path) -> tuple[recipe.Recipe, Encoded]:
@@ -173,16 +175,16 @@ def _fit(settings: recipe.Recipe, encoded: Encoded, folder: Path) -> Path:
         _announce(settings, encoded, model, folder)
         pace = Pace(settings.training, progress, input_pipeline.windows(settings, encoded))
         if pace.stale():
-            console.out.print(f"{progress.stale} epochs brought nothing better: raise training.patience to go on.")
+            reporter.message(f"{progress.stale} epochs brought nothing better: raise training.patience to go on.")
         elif pace.done() >= 1 and pace.judged():
-            console.out.print("It has reached its limit: raise training.epochs or training.minutes to go on.")
+            reporter.message("It has reached its limit: raise training.epochs or training.minutes to go on.")
         else:
             _epochs(settings, encoded, folder, pace, model, writes)
         if progress.history and workers.is_chief():
             _conclude(settings, encoded, folder, pace, writes)
         if pace.interrupted:
             told = f"Stopped by Ctrl-C, and saved. To go on: keras-lstmgen train --resume {shell_quoted(folder)}"
-            console.out.print(told, markup=False)
+            reporter.message(told)
     return folder
 
 
@@ -206,7 +208,7 @@ def _progress(
         return progress
     progress, complaint = checkpoint.load(folder, model, text)
     if complaint:
-        console.out.print(complaint, markup=False)
+        reporter.message(complaint)
     if (folder / run_directory.WHOLE).is_file():
         os.replace(folder / run_directory.WHOLE, folder / run_directory.MODEL)
     atomic.write_json(folder / "history.json", progress.history)
@@ -286,10 +288,9 @@ def _go_back(folder: Path, pace: Pace, model: keras.Sequential, what: str) -> No
     counts = {"setbacks": progress.setbacks + 1, "lately": progress.lately + 1}
     vars(progress).update(vars(before) | counts | {"seconds": progress.seconds})
     epochs = progress.windows / pace.windows
-    console.out.print(
+    reporter.message(
         f"{where}: going back to the checkpoint after {epochs:.2f} epochs, and on at half the rate "
-        f"({progress.lately} of {SETBACKS} times)",
-        markup=False,
+        f"({progress.lately} of {SETBACKS} times)"
     )
 
 
@@ -366,12 +367,13 @@ def _announce(settings: recipe.Recipe, encoded: Encoded, model: keras.Sequential
     counts = encoded.counts["train"]
     vocabulary = f"{settings.tokenizer.type} vocabulary of {encoded.tokenizer.vocab_size:,}"
     tokens = f"{counts['tokens']:,} tokens to train on, {len(encoded.validation):,} held out"
-    console.out.print(f"{folder}: {model.count_params():,} parameters, {vocabulary}, {tokens}", markup=False)
-    console.slow_training()
+    reporter.message(f"{folder}: {model.count_params():,} parameters, {vocabulary}, {tokens}")
+    if told := lstm.without_kernel():
+        reporter.message(told)
     for split, values in encoded.counts.items():
         if values["unknown"]:
             share = values["unknown"] / values["tokens"]
-            console.out.print(f"{split}: {share:.2%} of the tokens are <unk>, words that the vocabulary has not")
+            reporter.message(f"{split}: {share:.2%} of the tokens are <unk>, words that the vocabulary has not")
 
 
 def _conclude(settings: recipe.Recipe, encoded: Encoded, folder: Path, pace: Pace, writes: Run) -> None:
@@ -397,7 +399,7 @@ def _conclude(settings: recipe.Recipe, encoded: Encoded, folder: Path, pace: Pac
     part = "" if whole else f"the first {metrics['validation_tokens_scored']:,} tokens of "
     console.table(f"{folder}: best epoch, {part}{validates_on(settings.corpus)}", ("measure", "value"), rows)
     characters = encoded.counts["train"]["characters"]
-    console.out.print(console.advice(writes.model.count_params(), characters, progress.history))
+    reporter.message(console.advice(writes.model.count_params(), characters, progress.history))
     run_directory.save_metadata(folder, replace(writes.metadata, metrics=metrics))
     atomic.write_json(folder / "metrics.json", metrics)
     plots.curve(folder / "curve.png", progress.history)
