@@ -14,10 +14,12 @@ import pytest
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from keras_lstmgen.config import recipe  # (after the variable that TensorFlow reads)
+from keras_lstmgen.cli.console_reporter import ConsoleReporter  # (after the variable that TensorFlow reads)
+from keras_lstmgen.config import recipe
 from keras_lstmgen.exporters import export_run
 from keras_lstmgen.files import atomic
 from keras_lstmgen.layers import native_ops
+from keras_lstmgen.reporting import reporter
 from keras_lstmgen.training import trainer
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the tests are no package that is installed
@@ -50,6 +52,13 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def settings(text: Path) -> recipe.Recipe:
     """A recipe that trains in seconds."""
     return recipe.override(recipe.Recipe(), {"corpus.source": [str(text)], **SMALL})
+
+
+@pytest.fixture
+def on_console() -> Iterator[None]:
+    """Show the library's reports, as the command line does."""
+    with reporter.use(ConsoleReporter()):
+        yield
 
 
 Once = Callable[[str, Callable[[Path], object]], Path]

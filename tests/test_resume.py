@@ -210,6 +210,7 @@ def one_bit(path: Path) -> None:
     path.write_bytes(data)
 
 
+@pytest.mark.usefixtures("on_console")
 @pytest.mark.parametrize("damage", [cut, one_bit, Path.unlink])
 def test_a_damaged_checkpoint_is_told_and_the_one_before_it_taken(
     plain: recipe.Recipe,
@@ -282,6 +283,7 @@ def test_two_trainings_of_one_run_at_once_are_refused(plain: recipe.Recipe, stra
     trainer.resume(straight, plain)
 
 
+@pytest.mark.usefixtures("on_console")
 def test_a_run_that_patience_ended_stays_as_it_is_until_patience_is_raised(
     plain: recipe.Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -325,6 +327,7 @@ def poison(pace: callbacks.Pace) -> None:
     weight.assign(weight * float("nan"))
 
 
+@pytest.mark.usefixtures("on_console")
 @pytest.mark.parametrize("window", [5, 26, 40])
 def test_where_the_loss_is_no_number_any_more_it_goes_back_and_on_at_half_the_rate(
     plain: recipe.Recipe,
@@ -348,6 +351,7 @@ def test_where_the_loss_is_no_number_any_more_it_goes_back_and_on_at_half_the_ra
     assert rates[0] == pytest.approx(rates[1] / 2)
 
 
+@pytest.mark.usefixtures("on_console")
 def test_a_rate_that_is_far_too_high_makes_it_go_back_three_times_and_then_give_up(
     plain: recipe.Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -360,6 +364,7 @@ def test_a_rate_that_is_far_too_high_makes_it_go_back_three_times_and_then_give_
     assert not (tmp_path / "wild").exists()
 
 
+@pytest.mark.usefixtures("on_console")
 def test_times_of_going_back_are_counted_anew_after_a_whole_epoch(
     plain: recipe.Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

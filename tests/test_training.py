@@ -140,6 +140,7 @@ def test_another_seed_gives_other_losses(small: recipe.Recipe, runs: Path, strai
 # Broken off and gone on with
 
 
+@pytest.mark.usefixtures("on_console")
 def test_ctrl_c_within_an_epoch_saves_and_what_follows_is_as_if_nothing_had_happened(
     small: recipe.Recipe,
     runs: Path,
@@ -218,6 +219,7 @@ def test_a_finished_run_goes_on_with_more_epochs_as_if_it_had_been_meant_so_but_
     assert_same_numbers(folder / run_directory.CHECKPOINT, whole / run_directory.CHECKPOINT)
 
 
+@pytest.mark.usefixtures("on_console")
 def test_a_finished_run_gone_on_with_at_the_same_limit_stays_as_it_is(
     small: recipe.Recipe, straight: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
