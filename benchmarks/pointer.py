@@ -18,7 +18,7 @@ from benchmarks import measure
 from benchmarks.measure import Table, publish
 from benchmarks.workers import ROOT
 from keras_lstmgen.config import recipe
-from keras_lstmgen.evaluation import reports
+from keras_lstmgen.evaluation.report import evaluate
 from keras_lstmgen.files import atomic
 from keras_lstmgen.models import run_directory as runs
 from keras_lstmgen.training import trainer
@@ -57,7 +57,7 @@ def changed(base: recipe.Recipe, epochs: int, changes: Sequence[str]) -> recipe.
 def side(settings: recipe.Recipe, copies: bool, place: Path, tokens: int) -> dict[str, Any]:
     """Train one side and measure its best epoch: loss, answers, what each epoch reached, minutes."""
     folder = trainer.train(recipe.override(settings, {"model.copy": copies}), place, f"copy_{copies}")
-    report = reports.evaluate(runs.load(folder), [], 0, tokens, recipe.Evaluate(("rouge",)))
+    report = evaluate(runs.load(folder), [], 0, tokens, recipe.Evaluate(("rouge",)))
     history = atomic.read_json(folder / "history.json")
     reached = {"minutes": history[-1]["seconds"] / 60, "epochs_nats": [row["val_loss"] for row in history]}
     return {"loss": report["loss"], "rouge": report["measures"]["rouge"], **reached}

@@ -60,10 +60,12 @@ CALLS: dict[str, Callable[[run_directory.Run], Any]] = {
     "number: -1 is out of range": lambda model: batch_generation.drawn(model, [""], -1, 3),
     "--memory: -1 is out of range": lambda model: speaker(model, memory=-1),
     "--max-new-tokens: -1 is out of range": lambda model: speaker(model, max_new_tokens=-1),
-    "parts: 0 is out of range": lambda model: likelihood.total_nats(model.weights, IDS, 0),
-    "ids: their number: 0 is out of range; give 2": lambda model: likelihood.fresh_nats(model.weights, NO_IDS),
-    "length: 0 is out of range": lambda model: likelihood.fresh_nats(model.weights, IDS, 0),
-    "windows: 0 is out of range": lambda model: likelihood.fresh_nats(model.weights, IDS, 2, 0),
+    "parts: 0 is out of range": lambda model: likelihood.stream_nll(model.weights, IDS, 0),
+    "ids: their number: 0 is out of range; give 2": lambda model: likelihood.windows_cross_entropy(
+        model.weights, NO_IDS
+    ),
+    "length: 0 is out of range": lambda model: likelihood.windows_cross_entropy(model.weights, IDS, 0),
+    "windows: 0 is out of range": lambda model: likelihood.windows_cross_entropy(model.weights, IDS, 2, 0),
     "--format: is empty": lambda _: exported(formats=()),
     "export.formats: 'verify' is not one of": lambda _: exported(formats=("verify",)),
     "export.texts: 0 is out of range": lambda _: exported(texts=0),

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_lstmgen.evaluation.likelihood import total_nats
+from keras_lstmgen.evaluation.likelihood import stream_nll
 from keras_lstmgen.generation import sampling, text_generation
 from keras_lstmgen.models import run_directory
 from keras_lstmgen.system import cpu
@@ -151,7 +151,7 @@ def test_the_strip_tells_how_surprised_the_model_was_at_each_character(browser: 
     ids = np.array(model.tokenizer.encode(text), np.int32)
     assert len(told) == len(text) == len(ids)
     assert told[0] == "“T”: where the model began"
-    sums = [0.0, *(total_nats(model.weights, ids[: n + 1], 1) for n in range(1, len(ids)))]
+    sums = [0.0, *(stream_nll(model.weights, ids[: n + 1], 1) for n in range(1, len(ids)))]
     for character, line, nats in zip(text[1:], told[1:], np.diff(sums), strict=True):
         name = {" ": "A space", "\n": "A new line"}.get(character, f"“{character}”")
         said = re.fullmatch(rf"{re.escape(name)}, expected with ([\d.,]+) %: ([\d.]+) nats of surprise", line)

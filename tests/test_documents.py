@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from keras_lstmgen.config import auto_sizes, recipe
 from keras_lstmgen.data import example_batches
-from keras_lstmgen.evaluation import likelihood, reports
+from keras_lstmgen.evaluation import likelihood
+from keras_lstmgen.evaluation.report import evaluate
 from keras_lstmgen.models import builder, run_directory
 from keras_lstmgen.tokenizers.tokenizer import END, NEWLINE, START
 from keras_lstmgen.training import checkpoint, trainer
@@ -90,7 +91,7 @@ def test_the_measured_loss_is_that_of_each_by_itself() -> None:
                 keras.losses.sparse_categorical_crossentropy(ids[:, 1:], built(ids[:, :-1]), from_logits=True)
             )
         )
-    together = likelihood.examples_nats(weights, example_batches.documents(laid(made)), likelihood.scorer(weights))
+    together = likelihood.examples_nll(weights, example_batches.documents(laid(made)), likelihood.scorer(weights))
     np.testing.assert_allclose(together, alone, rtol=1e-5)
 
 
@@ -106,7 +107,7 @@ def test_what_was_trained_so_is_measured_so(lines: recipe.Recipe, tmp_path: Path
     folder, said = trained(lines, tmp_path)
     assert "--training.state fresh" in said
     made = run_directory.load(folder)
-    report = reports.evaluate(made, [], samples=0, sample_tokens=1)
+    report = evaluate(made, [], samples=0, sample_tokens=1)
     metrics = made.metadata.metrics
     assert metrics is not None
     for name, value in metrics["validation"].items():
@@ -127,7 +128,7 @@ def test_the_order_of_the_held_out_documents_does_not_matter(lines: recipe.Recip
     losses = []
     for name, held_out in (("one", ["moon", "a star 3", "the night"]), ("two", ["the night", "moon", "a star 3"])):
         (tmp_path / name).write_text("\n".join(held_out), encoding="utf-8")
-        report = reports.evaluate(made, [str(tmp_path / name)], samples=0, sample_tokens=1)
+        report = evaluate(made, [str(tmp_path / name)], samples=0, sample_tokens=1)
         losses.append(report["loss"]["nats_per_token"])
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
 

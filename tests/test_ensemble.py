@@ -89,8 +89,8 @@ def several(settings: recipe.Recipe, tmp_path_factory: pytest.TempPathFactory) -
 def test_it_is_better_than_each_of_its_members_on_held_out_text(several: Path) -> None:
     loaded = run_directory.load(several)
     ids = np.array(loaded.tokenizer.encode("The value of the expression is the list of its items. " * 20), np.int32)
-    whole = likelihood.total_nats(loaded.weights, ids)
-    each = [likelihood.total_nats(member, ids) for member in builder.each_member(loaded.weights)]
+    whole = likelihood.stream_nll(loaded.weights, ids)
+    each = [likelihood.stream_nll(member, ids) for member in builder.each_member(loaded.weights)]
     assert whole < np.mean(each)  # the mean of probabilities is never worse than their mean logarithm (Jensen)
 
 

@@ -28,18 +28,18 @@ def whole() -> float:
 
 
 def test_the_loss_is_that_of_the_whole_text_with_the_state_carried(whole: float) -> None:
-    assert likelihood.total_nats(WEIGHTS, IDS) == pytest.approx(whole, rel=1e-6)
+    assert likelihood.stream_nll(WEIGHTS, IDS) == pytest.approx(whole, rel=1e-6)
 
 
 @pytest.mark.parametrize("parts", [2, 5, 7])
 def test_in_parts_side_by_side_after_a_warm_up_it_is_the_same(whole: float, parts: int) -> None:
-    assert likelihood.total_nats(WEIGHTS, IDS, parts) == pytest.approx(whole, rel=1e-4)
+    assert likelihood.stream_nll(WEIGHTS, IDS, parts) == pytest.approx(whole, rel=1e-4)
 
 
 @pytest.mark.parametrize("parts", [1, 3, 7])
 def test_every_token_is_scored_once(parts: int) -> None:
     scored: list[int] = []
-    likelihood.total_nats(WEIGHTS, IDS, parts, advance=scored.append)
+    likelihood.stream_nll(WEIGHTS, IDS, parts, on_progress=scored.append)
     assert sum(scored) == N - 1
 
 
@@ -47,7 +47,7 @@ def test_every_token_is_scored_once(parts: int) -> None:
 def test_texts_of_every_length_are_scored_to_the_end(length: int) -> None:
     logprobs = tf.nn.log_softmax(BUILT(IDS[np.newaxis, : length - 1], training=False)[0]).numpy()
     expected = -logprobs[np.arange(length - 1), IDS[1:length]].sum(dtype=np.float64)
-    assert likelihood.total_nats(WEIGHTS, IDS[:length]) == pytest.approx(expected, rel=1e-5)
+    assert likelihood.stream_nll(WEIGHTS, IDS[:length]) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("tied", [False, True])
@@ -69,8 +69,8 @@ def test_a_large_vocabulary_is_scored_in_shorter_windows(whole: float, monkeypat
         shapes.append(ids.shape)
         return score(ids, state)
 
-    monkeypatch.setattr(likelihood, "CELLS", 5 * V * 40)
-    assert likelihood.total_nats(WEIGHTS, IDS, parts=5, call=call) == pytest.approx(whole, rel=1e-4)
+    monkeypatch.setattr(likelihood, "MAX_LOGITS", 5 * V * 40)
+    assert likelihood.stream_nll(WEIGHTS, IDS, parts=5, score=call) == pytest.approx(whole, rel=1e-4)
     assert {B for B, _ in shapes} == {5}
     assert max(P for _, P in shapes) == 32 + 1
 
@@ -86,18 +86,20 @@ def test_the_loss_of_fresh_windows_is_the_mean_over_windows_read_from_an_empty_s
         return -float(np.mean([row.numpy()[rows, IDS[at + 1 :][rows]] for at, row in pairs]))
 
     few = IDS[: windows + length]
-    assert likelihood.fresh_nats(WEIGHTS, few, length, windows) == pytest.approx(mean(range(windows)), rel=1e-5)
+    assert likelihood.windows_cross_entropy(WEIGHTS, few, length, windows) == pytest.approx(
+        mean(range(windows)), rel=1e-5
+    )
     drawn = np.random.default_rng(0).integers(N - length, size=windows)
     assert drawn.max() + length < N
-    assert likelihood.fresh_nats(WEIGHTS, IDS, length, windows) == pytest.approx(mean(drawn), rel=1e-5)
+    assert likelihood.windows_cross_entropy(WEIGHTS, IDS, length, windows) == pytest.approx(mean(drawn), rel=1e-5)
 
 
 def test_a_text_shorter_than_a_window_is_one_window(whole: float) -> None:
-    assert likelihood.fresh_nats(WEIGHTS, IDS, length=5000) == pytest.approx(whole / (N - 1), rel=1e-5)
+    assert likelihood.windows_cross_entropy(WEIGHTS, IDS, length=5000) == pytest.approx(whole / (N - 1), rel=1e-5)
 
 
 def test_units_follow_from_the_nats_and_the_counts() -> None:
-    loss = likelihood.measures(12.0, {"tokens": 8, "characters": 20, "bytes": 24, "words": 4})
+    loss = likelihood.loss_in_units(12.0, {"tokens": 8, "characters": 20, "bytes": 24, "words": 4})
     assert loss == {
         "nats_per_token": 1.5,
         "bits_per_character": pytest.approx(12 / math.log(2) / 20),
@@ -108,7 +110,9 @@ def test_units_follow_from_the_nats_and_the_counts() -> None:
 
 
 def test_a_hopeless_loss_is_a_number_that_json_can_hold() -> None:
-    assert math.isfinite(likelihood.measures(1e6, {"tokens": 1, "characters": 1, "bytes": 1, "words": 1})["perplexity"])
+    assert math.isfinite(
+        likelihood.loss_in_units(1e6, {"tokens": 1, "characters": 1, "bytes": 1, "words": 1})["perplexity"]
+    )
 
 
 pieces_of = st.lists(st.text("ab\n", max_size=9), max_size=6)

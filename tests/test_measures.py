@@ -24,10 +24,10 @@ from keras_lstmgen.evaluation import (
     naive_bayes,
     ngram_model,
     quatrains,
-    reports,
     task_metrics,
     tfidf_retrieval,
 )
+from keras_lstmgen.evaluation.report import evaluate
 from keras_lstmgen.generation import (
     batch_generation,
     beam_search,
@@ -191,7 +191,7 @@ def test_counts_do_not_depend_on_where_a_text_is_cut_and_probabilities_sum_to_on
 
 def test_a_run_on_one_text_is_held_against_them(trained: Path, text: Path) -> None:
     model = run_directory.load(trained)
-    found = reports.evaluate(model, [], 0, 1, recipe.Evaluate(measures=("ngram",)))["measures"]["ngram"]
+    found = evaluate(model, [], 0, 1, recipe.Evaluate(measures=("ngram",)))["measures"]["ngram"]
     whole = text.read_text(encoding="utf-8")
     wanted = ngram_model.nats(ngram_model.counted([whole[:10_800]]), [whole[10_800:]])
     assert list(found) == [f"up to {n} characters" for n in range(1, ngram_model.LONGEST + 1)]
@@ -346,14 +346,14 @@ def test_prompts_stand_at_the_right_end() -> None:
 
 def test_the_loss_behind_another_source_tells_what_the_right_one_gives(colours: Path, tmp_path: Path) -> None:
     model = run_directory.load(colours)
-    report = reports.evaluate(model, [], 0, 5)
+    report = evaluate(model, [], 0, 5)
     loss, counts = report["loss"], report["counts"]
     settings = recipe.load(colours / run_directory.RECIPE).corpus
     token_cache.encode_split(settings, "validation", model.tokenizer, tmp_path / "ids", "<i4")
     found = example_batches.find(np.fromfile(tmp_path / "ids", "<i4"))
     call = likelihood.scorer(model.weights)
     right, other = (
-        likelihood.examples_nats(model.weights, part, call) for part in (found, example_batches.shuffled(found))
+        likelihood.examples_nll(model.weights, part, call) for part in (found, example_batches.shuffled(found))
     )
     assert counts["documents"] == example_batches.count(found)
     assert counts["tokens"] == example_batches.predicted(found)
@@ -376,14 +376,14 @@ def test_a_source_is_exchanged_for_one_that_differs() -> None:
 
 def test_another_file_of_pairs_is_measured_instead(colours: Path, tmp_path: Path) -> None:
     (tmp_path / "other.tsv").write_text("red blue green\tblue\nblue red blue\tred\n", encoding="utf-8")
-    report = reports.evaluate(run_directory.load(colours), [str(tmp_path / "other.tsv")], 3, 5)
+    report = evaluate(run_directory.load(colours), [str(tmp_path / "other.tsv")], 3, 5)
     assert report["counts"]["documents"] == 2
     assert report["samples"]["sources"] == ["red blue green", "blue red blue", "red blue green"]
 
 
 def test_samples_of_pairs_are_answers_to_held_out_sources(colours: Path) -> None:
     model = run_directory.load(colours)
-    found = reports.evaluate(model, [], 3, 5)["samples"]
+    found = evaluate(model, [], 3, 5)["samples"]
     settings = recipe.load(colours / run_directory.RECIPE).corpus
     sources = list(dict.fromkeys(text.split("\n")[0] for text in splits.pieces(settings, "validation")))
     assert found["sources"] == sources[:3]
@@ -436,7 +436,7 @@ def test_all_measures_of_answers_are_reported_and_shown(colours: Path, capsys: p
 @pytest.mark.usefixtures("few")
 def test_samples_are_judged_by_kind_beside_held_out_documents(headlines: Path) -> None:
     model = run_directory.load(headlines)
-    report = reports.evaluate(model, [], 3, 12)
+    report = evaluate(model, [], 3, 12)
     assert report["samples"]["sources"] == ["sweet", "hard", "sweet"]
     found = report["measures"]["kind"]
     assert list(found) == ["sweet, generated", "sweet, held out", "hard, generated", "hard, held out"]
@@ -514,4 +514,4 @@ def test_measures_that_read_the_training_text_say_so_where_it_is_gone(colours: P
     model = model._replace(recipe=gone)
     asked = recipe.Evaluate(measures=("rouge", "recall"))
     with pytest.raises(UserError, match=r"gone\.txt: .*; .* and give --evaluate\.measures without recall$"):
-        reports.evaluate(model, [], 0, 5, asked)
+        evaluate(model, [], 0, 5, asked)

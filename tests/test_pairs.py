@@ -134,7 +134,7 @@ def test_the_measured_loss_is_that_of_each_example_by_itself() -> None:
         ids = np.array([[START, *source, NEWLINE, *target, END]])
         nats = keras.losses.sparse_categorical_crossentropy(ids[:, 1:], built(ids[:, :-1]), from_logits=True)
         alone += float(tf.reduce_sum(nats[:, len(source) + 1 :]))
-    together = likelihood.examples_nats(weights, example_batches.find(laid(made)), likelihood.scorer(weights))
+    together = likelihood.examples_nll(weights, example_batches.find(laid(made)), likelihood.scorer(weights))
     np.testing.assert_allclose(together, alone, rtol=1e-5)
 
 
@@ -160,8 +160,8 @@ def test_a_long_example_is_measured_in_windows_of_bounded_size(
         logprobs, _ = score(ids[np.newaxis], tf.zeros((1, builder.state_size(weights))))
         alone -= float(tf.reduce_sum(logprobs[0, before - 1 :]))
     monkeypatch.setattr(likelihood, "WINDOW", 16)
-    monkeypatch.setattr(likelihood, "CELLS", 4 * 16 * V)
-    np.testing.assert_allclose(likelihood.examples_nats(weights, found, call), alone, rtol=1e-5)
+    monkeypatch.setattr(likelihood, "MAX_LOGITS", 4 * 16 * V)
+    np.testing.assert_allclose(likelihood.examples_nll(weights, found, call), alone, rtol=1e-5)
     assert all(P - 1 <= 16 and B * (P - 1) * V <= 4 * 16 * V for B, P in shapes)
     assert max(P - 1 for _, P in shapes) == 16
     assert max(B for B, _ in shapes) == 4
@@ -371,6 +371,6 @@ def test_where_the_corpus_is_gone_they_are_tried_on_what_keras_wrote_each_behind
 
 def test_it_learns_to_answer_from_its_source_and_says_so_in_every_unit(colours: Path) -> None:
     loaded = run_directory.load(colours)
-    told = likelihood.measures(0.0, {"tokens": 1, "characters": 1, "bytes": 1, "words": 1})
+    told = likelihood.loss_in_units(0.0, {"tokens": 1, "characters": 1, "bytes": 1, "words": 1})
     assert set(told) == set(loaded.metadata.metrics["validation"])
     assert loaded.metadata.metrics["validation"]["nats_per_token"] < 0.1  # by chance it would be about 0.8

@@ -20,7 +20,7 @@ from keras_lstmgen.config import recipe
 from keras_lstmgen.config.recipe import Recipe
 from keras_lstmgen.data import prepared_corpus, sources, splits, token_cache
 from keras_lstmgen.data.token_cache import Encoded, encode
-from keras_lstmgen.evaluation import likelihood, reports
+from keras_lstmgen.evaluation import likelihood
 from keras_lstmgen.models import run_directory
 from keras_lstmgen.tokenizers import tokenizer
 from keras_lstmgen.training import trainer
@@ -29,6 +29,7 @@ from tests.conftest import SMALL
 from tests.planted import executed, installed, plant
 
 pytest.importorskip("apache_beam", reason="the extra 'beam' is not installed")
+from keras_lstmgen.evaluation.report import evaluate
 from keras_lstmgen.preparation import partition, pipeline
 
 PROSE = "".join(topics.values())[:9_000].split("\n")
@@ -180,7 +181,7 @@ def test_pairs_are_dealt_out_and_counted_as_training_does(tmp_path: Path) -> Non
         run_directory.load(own).model.get_weights(), run_directory.load(other).model.get_weights(), strict=True
     ):
         assert np.array_equal(weights, others)
-    report = reports.evaluate(run_directory.load(other), [], 1, 30)
+    report = evaluate(run_directory.load(other), [], 1, 30)
     assert report["samples"]["sources"]
     assert not sources.is_available(recipe.Corpus((str(tmp_path / "prepared"),)))
 
@@ -206,9 +207,9 @@ def test_training_on_a_prepared_folder_gives_the_model_of_the_text(
     for weights, others in zip(one.model.get_weights(), other.model.get_weights(), strict=True):
         assert np.array_equal(weights, others)
     ids = [int(token) for token in opened(tmp_path / "prepared").validation[:40]]
-    assert likelihood.total_nats(one.weights, np.array(ids)) == likelihood.total_nats(other.weights, np.array(ids))
+    assert likelihood.stream_nll(one.weights, np.array(ids)) == likelihood.stream_nll(other.weights, np.array(ids))
     assert replace(one.metadata, recipe={}, metrics={}) == replace(other.metadata, recipe={}, metrics={})
-    assert reports.evaluate(one, [], 1, 30)["counts"] == reports.evaluate(other, [], 1, 30)["counts"]
+    assert evaluate(one, [], 1, 30)["counts"] == evaluate(other, [], 1, 30)["counts"]
     assert not (tmp_path / "runs/.encoded" / "prepared").exists()
     resumed = ["train", "--resume", str(tmp_path / "runs/prepared"), "--training.epochs", "3"]
     assert main([*resumed, "--runs", str(tmp_path / "runs")]) == 0

@@ -171,7 +171,7 @@ def test_averaging_changes_what_is_measured_and_kept_and_not_how_it_trains(
     for one, other in zip(after, trained_model(plain, short).get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
     kept, held_out = run_directory.load(averaged), encode(short, tmp_path / ".encoded").validation
-    nats = likelihood.total_nats(kept.weights, held_out) / (len(held_out) - 1)
+    nats = likelihood.stream_nll(kept.weights, held_out) / (len(held_out) - 1)
     assert nats == pytest.approx(min(row["val_loss"] for row in history(averaged)), abs=1e-5)
 
 

@@ -165,14 +165,14 @@ def test_sigterm_saves_within_an_epoch_without_a_validation_and_what_follows_is_
 def test_sigterm_does_not_wait_for_the_validation_which_is_made_up_for(
     plain: recipe.Recipe, straight: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    measure = likelihood.total_nats
+    measure = likelihood.stream_nll
 
     def wrapped(*given: Any) -> float:
         signal.raise_signal(signal.SIGTERM)
         return measure(*given)
 
     with monkeypatch.context() as patch:
-        patch.setattr(likelihood, "total_nats", wrapped)
+        patch.setattr(likelihood, "stream_nll", wrapped)
         with pytest.raises(Terminated, match="stopped by SIGTERM, and saved"), signals.raise_terminated():
             trainer.train(plain, tmp_path, "run")
     assert not (tmp_path / "run" / run_directory.MODEL).exists()

@@ -25,7 +25,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from keras_lstmgen.cli import console
 from keras_lstmgen.config import recipe
 from keras_lstmgen.data import stream_windows, token_cache
-from keras_lstmgen.evaluation import likelihood, reports
+from keras_lstmgen.evaluation import likelihood
+from keras_lstmgen.evaluation.report import evaluate
 from keras_lstmgen.generation import text_generation
 from keras_lstmgen.generation.sampling import Options
 from keras_lstmgen.models import run_directory
@@ -293,7 +294,7 @@ def test_it_stops_when_so_many_epochs_brought_nothing_better(stopped_early: Path
 def test_the_weights_kept_are_the_best_and_not_the_last(stopped_early: Path) -> None:
     model = run_directory.load(stopped_early)
     held_out = encoded(recipe.load(stopped_early / run_directory.RECIPE), stopped_early.parent).validation
-    nats = likelihood.total_nats(model.weights, held_out) / (len(held_out) - 1)
+    nats = likelihood.stream_nll(model.weights, held_out) / (len(held_out) - 1)
     validation = [row[2] for row in losses(stopped_early)]
     assert nats == pytest.approx(min(validation), abs=1e-5)
     assert nats < validation[-1] - 0.1
@@ -486,7 +487,7 @@ def test_the_metrics_say_what_was_reached(small: recipe.Recipe, runs: Path, stra
     metrics = json.loads((straight / "metrics.json").read_text())
     assert run_directory.load_metadata(straight).metrics == metrics
     held_out = encoded(small, runs).validation
-    nats = likelihood.total_nats(run_directory.load(straight).weights, held_out) / (len(held_out) - 1)
+    nats = likelihood.stream_nll(run_directory.load(straight).weights, held_out) / (len(held_out) - 1)
     assert metrics["validation"]["nats_per_token"] == pytest.approx(nats, abs=1e-6)
     assert metrics["validation"]["perplexity"] == pytest.approx(math.exp(nats), rel=1e-5)
     assert metrics["validation_tokens_scored"] == len(held_out) - 1
@@ -525,7 +526,7 @@ def test_the_epoch_line_the_table_and_evaluate_agree_on_the_bits_of_a_character(
     ratios = [encoded(settings, runs).counts[split] for split in ("train", "validation")]
     train, validation = (counts["tokens"] / counts["characters"] for counts in ratios)
     assert abs(train - validation) > 0.01
-    bits = reports.evaluate(run_directory.load(folder), [], samples=0, sample_tokens=1)["loss"]["bits_per_character"]
+    bits = evaluate(run_directory.load(folder), [], samples=0, sample_tokens=1)["loss"]["bits_per_character"]
     assert re.findall(r"^epoch .* ([0-9.]+) bits/character", out, re.M) == [f"{bits:.2f}"]
     assert re.findall(r"^ *bits per character +([0-9.]+)", out, re.M) == [f"{bits:.4f}"]
     assert run_directory.load_metadata(folder).metrics["validation"]["bits_per_character"] == pytest.approx(

@@ -12,7 +12,7 @@ import pytest
 
 from keras_lstmgen.config import recipe
 from keras_lstmgen.data import readers, sources, splits
-from keras_lstmgen.evaluation import memorization, metrics, naive_bayes, reports, task_metrics
+from keras_lstmgen.evaluation import memorization, metrics, naive_bayes, report, task_metrics
 from keras_lstmgen.generation import batch_generation, beam_search, decoding_loop, text_generation
 from keras_lstmgen.generation.logits_processors import Constraints, HostOptions
 from keras_lstmgen.models import run_directory
@@ -237,7 +237,7 @@ def test_the_training_text_is_read_once_for_all_samples_and_kinds(
 
     monkeypatch.setattr(splits, "pieces", pieces)
     written = [text_generation.Sample(text=text, finish_reason="stop") for text in ("the text", "a", "b")]
-    assert reports._copied(written, settings)["longest_copy"] == "the text"
+    assert report._copies_report(written, settings)["longest_copy"] == "the text"
     assert len(read) == 2  # for copies, and for lines
     read.clear()
     task = task_metrics.Task(model, settings, settings, recipe.Evaluate(), 1)

@@ -22,10 +22,10 @@ from keras_lstmgen.system.native_stderr import captured_stderr
 from keras_lstmgen.utils.errors import UserError, check_at_least, shell_quoted
 
 with captured_stderr():
-    from keras_lstmgen.cli import console
+    from keras_lstmgen.cli import console, evaluation_report
     from keras_lstmgen.data import prepared_corpus, sources, splits
     from keras_lstmgen.distribution import workers
-    from keras_lstmgen.evaluation import reports
+    from keras_lstmgen.evaluation.report import evaluate as evaluate_run
     from keras_lstmgen.exporters import export_run
     from keras_lstmgen.generation import beam_search, chat_session, decoding_loop, text_generation
     from keras_lstmgen.generation.logits_processors import HostOptions
@@ -366,11 +366,11 @@ def evaluate(arguments: argparse.Namespace) -> None:
     effects.check_samples(arguments, settings.evaluate)
     _tell_of_reserved(arguments.text)
     console.left_out(sources.left_out(arguments.text))
-    report = reports.evaluate(model, arguments.text, arguments.samples, arguments.sample_tokens, settings.evaluate)
+    report = evaluate_run(model, arguments.text, arguments.samples, arguments.sample_tokens, settings.evaluate)
     if arguments.json:
         print(json.dumps(report, indent=2, ensure_ascii=False), flush=True)
     else:
-        reports.show_tables(folder, report)
+        evaluation_report.show(folder, report)
     atomic.write_json(folder / "evaluation.json", report)  # last: what is measured is printed also where this fails
     if arguments.json:
         console.next_beside("keras-lstmgen", "export", folder)

@@ -16,186 +16,251 @@ from keras_lstmgen.models.builder import Weights, join_state, score, split_state
 from keras_lstmgen.tokenizers.tokenizer import END, Tokenizer
 from keras_lstmgen.utils.errors import check_at_least
 
-WINDOW = 256  # tokens of a row scored in one call, at most
-CELLS = 1 << 25  # logits of one call, at most: bounds the memory with a large vocabulary
-ROWS = 64  # examples scored side by side, at most
-WARM_UP = WINDOW  # tokens read, not scored, before each part of a text that is scored in parts side by side
+WINDOW = 256  # maximum number of tokens of a row that one call scores; a power of two
+MAX_LOGITS = 1 << 25  # maximum number of logits of one call, which limits the memory for a large vocabulary
+ROWS = 64  # maximum number of examples that one call scores
+WARM_UP = WINDOW  # tokens that are read without being scored before each part of a text, if there are several parts
 FRESH_WINDOWS = 1000
+Scorer = Callable[..., Any]
+OnProgress = Callable[[int], None]
 
 
-def scorer(weights: Weights) -> Callable[..., Any]:
-    """Compile ``score`` for a model's weights; traced once, for any B and P.
+def ignore_progress(_: int) -> None:
+    """Accept a progress update and do nothing."""
 
-    Where the compiled kernel is, layer after layer reads the whole window, with the same result.
+
+def scorer(weights: Weights) -> Scorer:
+    """Compile the function that computes log-probabilities of tokens.
+
+    With the native LSTM kernel, each layer reads the whole window before the next layer does. The result is the same.
+
+    Args:
+        weights: weights of the model.
+
+    Returns:
+        A function that maps ids int32 [B, P] and states float32 [B, S] to log-probabilities float32 [B, P - 1] of
+        ``ids[:, 1:]`` and the next states [B, S]. It is traced once for all B and P.
     """
-    read = _read if native_ops.library() and not tf.config.list_logical_devices("GPU") else score
+    read = _score_by_layer if native_ops.library() and not tf.config.list_logical_devices("GPU") else score
     return tf.function(lambda ids, state: read(weights, ids, state), reduce_retracing=True, autograph=False)
 
 
-def _read(weights: Weights, ids: Any, state: Any) -> tuple[Any, Any]:
-    """What ``score`` gives."""
+def _score_by_layer(weights: Weights, ids: Any, state: Any) -> tuple[Any, Any]:
+    """Compute the result of ``builder.score`` with the native LSTM kernel."""
     logits, state = together(weights, lambda member, part: _logits(member, ids[:, :-1], part), state)
     return -tf.nn.sparse_softmax_cross_entropy_with_logits(ids[:, 1:], logits), state
 
 
 def _logits(weights: Weights, ids: Any, state: Any) -> tuple[Any, Any]:
-    """What a member gives for each of int32 [B, T]: logits [B, T, V], and its state."""
-    x, carried = tf.gather(weights.embedding, ids), []
+    """Compute the logits [B, T, V] and the next state [B, S] of one member for ids [B, T]."""
+    x, next_states = tf.gather(weights.embedding, ids), []
     parts, memory = split_state(weights, state)
     for cell, h, c in zip(weights.cells, parts[::2], parts[1::2], strict=True):
         x, h, c = native_ops.lstm(x, h, c, *cell)
-        carried += [h, c]
+        next_states += [h, c]
     if weights.heads:
-        before = memory
-        x, memory, looks = attend(weights.heads, x, before, ids if weights.gate else None)
+        previous_memory = memory
+        x, memory, attention_weights = attend(weights.heads, x, memory, ids if weights.gate else None)
     logits = tf.einsum("bth,vh->btv" if weights.tied else "bth,hv->btv", x, weights.output) + weights.output_bias
     if weights.gate:
-        logits = in_windows(weights.gate, x, logits, looks, read_by(before, ids))
-    return logits, join_state(carried, memory)
+        logits = in_windows(weights.gate, x, logits, attention_weights, read_by(previous_memory, ids))
+    return logits, join_state(next_states, memory)
 
 
-def total_nats(
+def stream_nll(
     weights: Weights,
-    ids: np.ndarray[Any, Any],
+    ids: NDArray[Any],
     parts: int = 1,
-    call: Callable[..., Any] | None = None,
-    advance: Callable[[int], None] = lambda _: None,
+    score: Scorer | None = None,
+    on_progress: OnProgress = ignore_progress,
 ) -> float:
-    """Negative log-likelihood of ``ids[1:]`` [N-1], each given all before it, in nats, summed in float64.
+    """Compute the negative log-likelihood of a text of N tokens.
 
-    With ``parts`` = 1 the state is carried over the whole text. With more, the text is read in that many parts side by
-    side, each after a warm-up on the tokens before it: faster, and equal but for what the state keeps longer than that.
-    ``advance`` is told of the tokens scored.
+    Each token except the first is scored, given all tokens before it. With ``parts`` above 1, the parts of the text are
+    scored in parallel. Each part starts from a zero state ``WARM_UP`` tokens early, so the result is approximate.
+
+    Args:
+        weights: weights of the model.
+        ids: int [N], the text.
+        parts: number of parts of the text that are scored in parallel.
+        score: the function that ``scorer`` returned; by default, compile a new one.
+        on_progress: called with the number of tokens scored since the last call.
+
+    Returns:
+        The negative log-likelihood in nats, summed over N - 1 tokens in float64.
+
+    Raises:
+        UserError: ``parts`` is below 1.
     """
     check_at_least("parts", parts, 1)
-    call = call or scorer(weights)
+    score = score or scorer(weights)
     N = len(ids) - 1
-    length = -(-N // parts)  # targets of a part; the last may have fewer
-    warm = WARM_UP if parts > 1 else 0
-    first = np.arange(parts)[:, np.newaxis] * length - warm
+    length = -(-N // parts)  # targets in a part; the last part may have fewer
+    warm_up = WARM_UP if parts > 1 else 0
+    first = np.arange(parts)[:, np.newaxis] * length - warm_up
     state = tf.zeros((parts, state_size(weights)))
     total = 0.0
-    window = scored_window(int(weights.output_bias.shape[0]), parts)  # a power of two: WARM_UP ends with a window
-    for start in range(0, warm + length, window):
-        at = first + np.arange(start, min(start + window, warm + length) + 1)[np.newaxis, :]
-        if start == warm:  # the first part has no text before it
+    window = window_size(int(weights.output_bias.shape[0]), parts)  # a power of two, so the warm-up ends with a window
+    for start in range(0, warm_up + length, window):
+        positions = first + np.arange(start, min(start + window, warm_up + length) + 1)[np.newaxis, :]
+        if start == warm_up:  # no text precedes the first part
             state *= (np.arange(parts) > 0)[:, np.newaxis]
-        logprobs, state = call(np.asarray(ids[np.clip(at, 0, N)], np.int32), state)
-        target = at[:, 1:]
-        mine = (target > first + warm) & (target <= N)
-        total -= float(np.sum(logprobs.numpy(), where=mine, dtype=np.float64))
-        advance(int(mine.sum()))
+        logprobs, state = score(np.asarray(ids[np.clip(positions, 0, N)], np.int32), state)
+        targets = positions[:, 1:]
+        is_scored = (targets > first + warm_up) & (targets <= N)
+        total -= float(np.sum(logprobs.numpy(), where=is_scored, dtype=np.float64))
+        on_progress(int(is_scored.sum()))
     return total
 
 
-def examples_nats(
-    weights: Weights, pairs: Pairs, call: Callable[..., Any], advance: Callable[[int], None] = lambda _: None
-) -> float:
-    """Return the negative log-likelihood of all targets, each given its source, in nats.
+def examples_nll(weights: Weights, pairs: Pairs, score: Scorer, on_progress: OnProgress = ignore_progress) -> float:
+    """Compute the negative log-likelihood of the targets of examples, each given its source.
 
-    Examples of similar lengths are read side by side, window after window with the state carried, so that memory does
-    not grow with their length.
+    Examples of similar lengths are scored in one batch. A long batch is scored in windows with the state carried over,
+    so memory does not grow with the length of an example.
 
     Args:
-        weights: of the model.
+        weights: weights of the model.
         pairs: the examples.
-        call: the compiled function that ``scorer`` returned.
-        advance: called with the number of examples scored.
+        score: the function that ``scorer`` returned.
+        on_progress: called with the number of examples scored since the last call.
+
+    Returns:
+        The negative log-likelihood in nats, summed over all targets in float64.
     """
     total, V = 0.0, int(weights.output_bias.shape[0])
     for numbers in _by_length(pairs, V):
         state: Any = tf.zeros((len(numbers), state_size(weights)))
         longest = int(np.diff(pairs.starts)[numbers].max())
-        window = scored_window(V, len(numbers))
+        window = window_size(V, len(numbers))
         for first in range(0, longest - 1, window):
             ids, is_target = _window(pairs, numbers, first, min(window, longest - 1 - first))
-            logprobs, state = call(ids, state)
+            logprobs, state = score(ids, state)
             total -= float(np.sum(logprobs.numpy(), where=is_target, dtype=np.float64))
-        advance(len(numbers))
+        on_progress(len(numbers))
     return total
 
 
-def scored_window(V: int, B: int) -> int:
-    """Return how many tokens of each of B rows to score in one call: a power of two, at most ``WINDOW``."""
-    most = CELLS // (B * V)
-    return min(WINDOW, 1 << max(most.bit_length() - 1, 0))
+def window_size(V: int, B: int) -> int:
+    """Return the number of tokens per row that one call scores: a power of two, at most ``WINDOW``.
+
+    Args:
+        V: vocabulary size.
+        B: number of rows.
+
+    >>> from keras_lstmgen.evaluation.likelihood import window_size
+    >>> window_size(V=100, B=1), window_size(V=50_000, B=64)
+    (256, 8)
+    """
+    limit = MAX_LOGITS // (B * V)
+    return min(WINDOW, 1 << max(limit.bit_length() - 1, 0))
 
 
 def _window(
     pairs: Pairs, numbers: NDArray[np.int64], first: int, T: int
 ) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
-    """Return int32 [B, T + 1] ids of examples from their id ``first`` on, and bool [B, T], which of them are targets.
+    """Extract a window of examples, starting at the position ``first`` of each example.
 
-    Behind the end of an example stand end symbols. The first id is read, not predicted.
+    The positions after the end of an example contain end symbols.
+
+    Returns:
+        The ids int32 [B, T + 1], and bool [B, T]: which of ``ids[:, 1:]`` are targets.
     """
     starts, ends = pairs.starts[numbers, np.newaxis], pairs.starts[numbers + 1, np.newaxis]
-    places = starts + np.arange(first, first + T + 1)
-    ids = np.where(places < ends, pairs.ids[np.minimum(places, ends - 1)], END)
-    is_target = (places > pairs.targets[numbers, np.newaxis]) & (places < ends)
+    positions = starts + np.arange(first, first + T + 1)
+    ids = np.where(positions < ends, pairs.ids[np.minimum(positions, ends - 1)], END)
+    is_target = (positions > pairs.targets[numbers, np.newaxis]) & (positions < ends)
     return ids.astype(np.int32), is_target[:, 1:]
 
 
 def _by_length(pairs: Pairs, V: int) -> Iterator[NDArray[np.int64]]:
-    """Yield all examples, the longest first, in batches of similar lengths whose logits are not too many."""
+    """Yield the numbers of all examples in batches of similar lengths, the longest first, within ``MAX_LOGITS``."""
     lengths = np.diff(pairs.starts)
     order = np.argsort(lengths, kind="stable")
     while len(order):
-        rows = max(1, min(ROWS, CELLS // (V * min(int(lengths[order[-1]]), WINDOW))))
-        order, part = order[:-rows], order[-rows:]
-        yield part
+        rows = max(1, min(ROWS, MAX_LOGITS // (V * min(int(lengths[order[-1]]), WINDOW))))
+        order, batch = order[:-rows], order[-rows:]
+        yield batch
 
 
-def fresh_nats(
-    weights: Weights,
-    ids: np.ndarray[Any, Any],
-    length: int = 256,
-    windows: int = FRESH_WINDOWS,
-    call: Callable[..., Any] | None = None,
+def windows_cross_entropy(
+    weights: Weights, ids: NDArray[Any], length: int = 256, windows: int = FRESH_WINDOWS, score: Scorer | None = None
 ) -> float:
-    """Mean nats per token over random windows of ``length`` targets, each read from an empty state.
+    """Compute the mean cross entropy of random windows of a text, each read from a zero state.
 
-    This is how transformers are measured that see no further than a window (nanoGPT's ``estimate_loss``): higher than
-    with the state carried. The windows are seeded, and may overlap; where the text has no more than ``windows``, it is
-    each of them once. A text shorter than a window is one.
+    Transformers with a limited context are evaluated in this way, for example by ``estimate_loss`` in nanoGPT. The
+    result is higher than with the state carried over the text. The windows are seeded and may overlap. If the text has
+    at most ``windows`` windows, each is scored once. A text that is shorter than a window is one window.
+
+    Args:
+        weights: weights of the model.
+        ids: int [N], the text, at least two tokens.
+        length: number of scored tokens in a window.
+        windows: number of windows.
+        score: the function that ``scorer`` returned; by default, compile a new one.
+
+    Returns:
+        The cross entropy in nats per token.
+
+    Raises:
+        UserError: an argument is too small.
     """
     for name, value, low in (("ids: their number", len(ids), 2), ("length", length, 1), ("windows", windows, 1)):
         check_at_least(name, value, low)
-    call = call or scorer(weights)
+    score = score or scorer(weights)
     length = min(length, len(ids) - 1)
-    possible = len(ids) - length
-    few = possible <= windows
-    starts = np.arange(possible) if few else np.random.default_rng(0).integers(possible, size=windows)
-    rows = max(1, min(64, CELLS // (length * int(weights.output_bias.shape[0]))))
+    starts = _window_starts(len(ids) - length, windows)
+    rows = max(1, min(64, MAX_LOGITS // (length * int(weights.output_bias.shape[0]))))
     total = 0.0
-    for some in np.split(starts, range(rows, len(starts), rows)):
-        at = some[:, np.newaxis] + np.arange(length + 1)
-        logprobs, _ = call(np.asarray(ids[at], np.int32), tf.zeros((len(some), state_size(weights))))
+    for batch in np.split(starts, range(rows, len(starts), rows)):
+        positions = batch[:, np.newaxis] + np.arange(length + 1)
+        logprobs, _ = score(np.asarray(ids[positions], np.int32), tf.zeros((len(batch), state_size(weights))))
         total -= float(np.sum(logprobs.numpy(), dtype=np.float64))
     return total / (len(starts) * length)
 
 
-def predicted(counts: dict[str, int], first: int, tokenizer: Tokenizer) -> dict[str, int]:
-    """Return the counts of a stream without its first token, which is read but not predicted."""
-    text = tokenizer.piece_bytes(first)
-    less = {"tokens": 1, "characters": len(text.decode("utf-8", "ignore")), "bytes": len(text)}
-    return counts | {name: counts[name] - number for name, number in less.items()}
+def _window_starts(positions: int, windows: int) -> NDArray[np.int64]:
+    """Choose the start positions of windows: all positions if they are few enough, else seeded random ones."""
+    if positions <= windows:
+        return np.arange(positions)
+    return np.random.default_rng(0).integers(positions, size=windows)
 
 
-def measures(nats: float, counts: dict[str, int]) -> dict[str, float]:
-    """A text's loss in every unit; ``counts`` has its tokens, characters, bytes and words.
+def without_first_token(counts: dict[str, int], first: int, tokenizer: Tokenizer) -> dict[str, int]:
+    """Subtract the first token of a stream from its counts, because it is read but not scored.
 
-    nats per token, bits per character and byte, perplexity per token and per word.
+    Args:
+        counts: number of tokens, characters and bytes of the stream; other counts are kept.
+        first: id of the first token.
+        tokenizer: tokenizer of the stream.
     """
-    bits = nats / math.log(2)
+    text = tokenizer.piece_bytes(first)
+    first_counts = {"tokens": 1, "characters": len(text.decode("utf-8", "ignore")), "bytes": len(text)}
+    return counts | {name: counts[name] - number for name, number in first_counts.items()}
+
+
+def loss_in_units(nll: float, counts: dict[str, int]) -> dict[str, float]:
+    """Convert the negative log-likelihood of a text to nats per token, bits per character and byte, and perplexities.
+
+    Args:
+        nll: negative log-likelihood of the text in nats.
+        counts: number of tokens, characters, bytes and words of the text.
+
+    >>> from keras_lstmgen.evaluation.likelihood import loss_in_units
+    >>> loss = loss_in_units(6.0, {"tokens": 4, "characters": 8, "bytes": 8, "words": 2})
+    >>> round(loss["nats_per_token"], 2), round(loss["perplexity"], 2), round(loss["bits_per_byte"], 2)
+    (1.5, 4.48, 1.08)
+    """
+    bits = nll / math.log(2)
     return {
-        "nats_per_token": nats / max(counts["tokens"], 1),
+        "nats_per_token": nll / max(counts["tokens"], 1),
         "bits_per_character": bits / max(counts["characters"], 1),
         "bits_per_byte": bits / max(counts["bytes"], 1),
-        "perplexity": _exp(nats / max(counts["tokens"], 1)),
-        "word_perplexity": _exp(nats / max(counts["words"], 1)),
+        "perplexity": _finite_exp(nll / max(counts["tokens"], 1)),
+        "word_perplexity": _finite_exp(nll / max(counts["words"], 1)),
     }
 
 
-def _exp(x: float) -> float:
-    """e^x, no infinity: what is beyond float64 is given as its largest number, as JSON has no infinity."""
+def _finite_exp(x: float) -> float:
+    """Return e^x, limited to about the largest float64, because JSON cannot represent infinity."""
     return math.exp(min(x, 709.0))

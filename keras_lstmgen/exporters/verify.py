@@ -221,10 +221,10 @@ def _loss_difference(run: Run, call: Call, text: Text) -> float:
 
     if isinstance(text, example_batches.Pairs):
         keras, artifact = (
-            likelihood.examples_nats(run.weights, text, scorer) for scorer in (likelihood.scorer(run.weights), score)
+            likelihood.examples_nll(run.weights, text, scorer) for scorer in (likelihood.scorer(run.weights), score)
         )
         return (artifact - keras) / example_batches.predicted(text)
-    keras, artifact = (likelihood.total_nats(run.weights, text, LOSS_PARTS, scorer) for scorer in (None, score))
+    keras, artifact = (likelihood.stream_nll(run.weights, text, LOSS_PARTS, scorer) for scorer in (None, score))
     return (artifact - keras) / (len(text) - 1)
 
 

@@ -158,7 +158,7 @@ def counts(settings: recipe.Recipe, encoded: Encoded, split: Split) -> dict[str,
     """
     amounts, ids = encoded.counts[split], getattr(encoded, split)
     if settings.carries:
-        return likelihood.predicted(amounts, int(ids[:1][0]), encoded.tokenizer)
+        return likelihood.without_first_token(amounts, int(ids[:1][0]), encoded.tokenizer)
     starts = 0 if settings.corpus.is_pairs else amounts["documents"]
     return amounts | {"tokens": amounts["tokens"] - starts}
 

@@ -336,11 +336,11 @@ def _loss(settings: recipe.Recipe, encoded: Encoded, writes: Run) -> Callable[[C
     if not settings.carries:
         tried = input_pipeline.tried(settings, encoded)
         return lambda advance: (
-            likelihood.examples_nats(writes.weights, tried, score, advance) / example_batches.predicted(tried)
+            likelihood.examples_nll(writes.weights, tried, score, advance) / example_batches.predicted(tried)
         )
     parts = max(1, min(64, len(held_out) // 2048))
     N = len(held_out) - 1
-    return lambda advance: likelihood.total_nats(writes.weights, held_out, parts, score, advance) / N
+    return lambda advance: likelihood.stream_nll(writes.weights, held_out, parts, score, advance) / N
 
 
 def hand_over(model: keras.Sequential, twin: keras.Sequential) -> None:
@@ -383,7 +383,7 @@ def _conclude(settings: recipe.Recipe, encoded: Encoded, folder: Path, pace: Pac
     validation = input_pipeline.counts(settings, encoded, "validation")
     whole = len(input_pipeline.held_out(encoded)) == len(encoded.validation)
     nats = best["val_loss"] * validation["tokens"]  # per token as measured, for the whole text's counts
-    loss = likelihood.measures(nats, validation)
+    loss = likelihood.loss_in_units(nats, validation)
     metrics = {
         "validation": loss,
         "validation_tokens_scored": input_pipeline.scored(settings, encoded),

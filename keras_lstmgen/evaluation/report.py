@@ -1,0 +1,182 @@
+"""Evaluate a run: loss on held-out text, passages copied from the training text, and the measures of its recipe."""
+
+import tempfile
+from collections.abc import Iterable, Sequence
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from keras_lstmgen.config import recipe
+from keras_lstmgen.data import example_batches, prepared_corpus, sources, splits
+from keras_lstmgen.data.token_cache import encode_split
+from keras_lstmgen.evaluation import likelihood, memorization, metrics, task_metrics
+from keras_lstmgen.files import filenames
+from keras_lstmgen.generation import text_generation
+from keras_lstmgen.models.run_directory import Run
+from keras_lstmgen.reporting import reporter
+from keras_lstmgen.utils.errors import UserError
+
+OF_TRAINING = {"bleu", "exact_match", "recall", "kind", "verses", "ngram"}  # measures that read the training text
+
+
+def evaluate(
+    run: Run, texts: list[str], samples: int, sample_tokens: int, options: recipe.Evaluate | None = None
+) -> dict[str, Any]:
+    """Evaluate a run on text, and on samples that it generates.
+
+    Args:
+        run: the run.
+        texts: files to compute the loss on; if empty, the held-out text of the run.
+        samples: number of samples that are compared with the training text.
+        sample_tokens: maximum number of tokens of a sample or an answer.
+        options: measures in addition to the loss; by default, those of the run's recipe.
+
+    Returns:
+        A report that JSON can represent, with the keys ``text`` (name of the evaluated text), ``counts``, ``loss``, and
+        if requested ``samples`` and ``measures``.
+
+    Raises:
+        UserError: a text, the training text or an optional package is missing.
+    """
+    options = options or run.recipe.evaluate
+    training = prepared_corpus.text(run.recipe.corpus)
+    _check(training, texts, samples, options)
+    held_out = splits.measured_on(training, texts)
+    name = ", ".join(map(filenames.stored, texts)) or f"{splits.validates_on(training)} of the run"
+    report = {"text": name, **_loss_report(run, held_out)}
+    if samples:
+        report["samples"] = _samples_report(run, training, held_out, samples, sample_tokens)
+    if options.measures:
+        task = task_metrics.Task(run, training, held_out, options, sample_tokens)
+        report["measures"] = task_metrics.measured(task)
+    return report
+
+
+def _check(training: recipe.Corpus, texts: Sequence[str], samples: int, options: recipe.Evaluate) -> None:
+    """Raise UserError for missing packages and texts before the evaluation begins."""
+    for name in options.measures:
+        metrics.library(name)
+    of_training = [name for name in options.measures if name in OF_TRAINING]
+    reads_source = bool(samples or of_training or not (texts or training.validation))
+    try:
+        if reads_source:
+            sources.resolve(training)
+        if training.validation and not texts:
+            splits.validation_sources(training)
+    except UserError as error:
+        raise UserError(f"{error}; without it: {_alternatives(texts, samples, of_training)}") from error
+
+
+def _alternatives(texts: Sequence[str], samples: int, of_training: Sequence[str]) -> str:
+    """Describe how to evaluate a run without the missing text."""
+    changes = [] if texts else ["name a text to measure on"]
+    changes += ["give --samples 0"] if samples else []
+    changes += [f"give --evaluate.measures without {', '.join(of_training)}"] if of_training else []
+    return " and ".join(changes)
+
+
+def _loss_report(run: Run, held_out: recipe.Corpus) -> dict[str, Any]:
+    """Encode the held-out text; return its counts and loss, computed in the same way as in training."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "text.ids"
+        counts, _ = encode_split(held_out, "validation", run.tokenizer, path, "<i4")
+        ids = np.memmap(path, "<i4", "r")
+        if len(ids) < 2:
+            names = ", ".join(held_out.validation or held_out.source)
+            raise UserError(f"{names}: has no token to predict; give a longer text")
+        examples_loss = _pairs_loss if held_out.is_pairs else _documents_loss
+        loss = (_stream_loss if run.recipe.carries else examples_loss)(run, counts, ids)
+        return {"counts": counts, "loss": loss}
+
+
+def _stream_loss(run: Run, counts: dict[str, int], ids: NDArray[Any]) -> dict[str, float]:
+    """Compute the loss with the state carried over the text; the first token is not scored."""
+    counts = likelihood.without_first_token(counts, int(ids[0]), run.tokenizer)
+    score = likelihood.scorer(run.weights)
+    with reporter.progress("held-out text", len(ids) - 1) as on_progress:
+        nll = likelihood.stream_nll(run.weights, ids, score=score, on_progress=on_progress)
+    loss = likelihood.loss_in_units(nll, counts)
+    with reporter.status("computing the loss of windows from a zero state"):
+        loss["nats_per_token_fresh_windows"] = likelihood.windows_cross_entropy(run.weights, ids, score=score)
+    return loss
+
+
+def _documents_loss(run: Run, counts: dict[str, int], ids: NDArray[Any]) -> dict[str, float]:
+    """Compute the loss of documents, each from a zero state; start symbols are not scored."""
+    documents = example_batches.documents(ids)
+    nll = _examples_nll(run, documents, likelihood.scorer(run.weights), "documents")
+    return likelihood.loss_in_units(nll, counts | {"tokens": example_batches.predicted(documents)})
+
+
+def _pairs_loss(run: Run, counts: dict[str, int], ids: NDArray[Any]) -> dict[str, float]:
+    """Compute the loss of targets given their sources, and given the sources of other pairs."""
+    pairs, score = example_batches.find(ids), likelihood.scorer(run.weights)
+    nll = _examples_nll(run, pairs, score, "targets")
+    shuffled_nll = _examples_nll(run, example_batches.shuffled(pairs), score, "targets")
+    loss = likelihood.loss_in_units(nll, counts)
+    loss["nats_per_token_behind_another_source"] = shuffled_nll / counts["tokens"]
+    loss["gain_of_the_right_source"] = (shuffled_nll - nll) / counts["tokens"]
+    return loss
+
+
+def _examples_nll(run: Run, examples: example_batches.Pairs, score: likelihood.Scorer, name: str) -> float:
+    with reporter.progress(name, example_batches.count(examples)) as on_progress:
+        return likelihood.examples_nll(run.weights, examples, score, on_progress)
+
+
+def _samples_report(
+    run: Run, training: recipe.Corpus, held_out: recipe.Corpus, samples: int, max_new_tokens: int
+) -> dict[str, Any]:
+    """Generate samples with default options and seeds 0, 1, …; compare them with the training text.
+
+    A run on pairs answers the first held-out sources; its answers are compared with the training targets.
+    """
+    if not training.is_pairs:
+        texts = text_generation.generate(run, "", max_new_tokens, seeds=range(samples))
+        return _copies_report(texts, training)
+    held_out_sources = dict.fromkeys(
+        source for source, _ in map(task_metrics.split, splits.pieces(held_out, "validation"))
+    )
+    prompts = list(islice(cycle(held_out_sources), samples))
+    return {"sources": prompts, **_copies_report(_answers(run, prompts, max_new_tokens), training)}
+
+
+def _answers(run: Run, prompts: list[str], max_new_tokens: int) -> list[text_generation.Sample]:
+    """Answer each source with its own seed."""
+    call = text_generation.writer(run)
+    return [
+        text_generation.generate(run, source + "\n", max_new_tokens, seeds=[seed], call=call)[0]
+        for seed, source in enumerate(prompts)
+    ]
+
+
+def _copies_report(samples: list[text_generation.Sample], training: recipe.Corpus) -> dict[str, Any]:
+    """Return the texts of samples, their longest passage and the number of their lines in the training text."""
+    texts = [sample.text for sample in samples]
+    longest = max(memorization.longest_copies(texts, _training_texts(training)), key=len)
+    lines = [line for sample in samples for line in memorization.whole_lines(_without_cut_line(sample))]
+    lines_seen = memorization.lines_seen(lines, _training_texts(training))
+    return {
+        "texts": texts,
+        "longest_copy": longest,
+        "longest_copy_characters": len(longest),
+        "lines": len(lines),
+        "lines_seen_in_training": sum(line in lines_seen for line in lines),
+    }
+
+
+def _without_cut_line(sample: text_generation.Sample) -> str:
+    """Remove the last line of a sample, unless the sample ended with an end symbol and the line is complete."""
+    return f"{sample.text}\n" if sample.finish_reason == "stop" else sample.text[: sample.text.rfind("\n") + 1]
+
+
+def _training_texts(training: recipe.Corpus) -> Iterable[str]:
+    """Yield the training text; of pairs, only the targets."""
+    texts = splits.pieces(training, "train")
+    if training.is_pairs:
+        texts = (target for _, target in map(task_metrics.split, texts))
+    separator = "" if training.documents == "stream" else "\n"
+    return (text + separator for text in texts)
