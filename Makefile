@@ -53,9 +53,10 @@ newest:  ## all tests with the newest packages that setup.cfg allows, in .venv-n
 	.venv-newest/bin/pip install --quiet --editable '.[$(EXTRAS)]'
 	.venv-newest/bin/python $(PYTEST)
 
-lint: $(VENV)/installed  ## ruff and mypy --strict
+lint: $(VENV)/installed  ## check style, imports and types: ruff, import-linter, mypy --strict
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-cache
 	$(BIN)/mypy
 
 BENCHMARKS := training generation serving quality growth
