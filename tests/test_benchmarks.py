@@ -22,7 +22,7 @@ from benchmarks import growth, keras_sides, measure, quality, shapes, training, 
 from benchmarks.measure import Table
 from benchmarks.shapes import Shape
 from benchmarks.workers import Worker, WorkerError
-from keras_lstmgen.cli import command_line
+from keras_lstmgen.cli.parser import build_parser
 from keras_lstmgen.config import recipe
 from keras_lstmgen.layers import native_ops
 from keras_lstmgen.utils.errors import UserError
@@ -361,9 +361,9 @@ def test_growth_waits_for_commands_that_there_are(tmp_path: Path) -> None:
     for name, words in growth.commands(tmp_path).items():
         if name.endswith("--help"):
             with pytest.raises(SystemExit, match="0"):
-                command_line.parser().parse_args(words)
+                build_parser().parse_args(words)
         else:
-            assert command_line.parser().parse_args(words).runs == tmp_path
+            assert build_parser().parse_args(words).runs == tmp_path
     seconds = growth.startup({"help": ["--help"]}, 2)
     assert all(0.01 < value < 10 for value in seconds["help"])
 

@@ -19,6 +19,7 @@ import pytest
 
 from keras_lstmgen import exporters
 from keras_lstmgen.cli import command_line, commands
+from keras_lstmgen.cli.parser import build_parser
 from keras_lstmgen.config import recipe
 from keras_lstmgen.data import sources
 from keras_lstmgen.files import atomic
@@ -596,5 +597,5 @@ def test_how_a_value_with_a_minus_sign_is_given_is_said_and_works(
     assert command_line.main(["generate", *words]) == 2
     hint = re.search(r"a value that begins with a minus sign is given as (.*); see", capsys.readouterr().err)
     assert hint
-    arguments = vars(command_line.parser().parse_args(["generate", *shlex.split(hint[1])]))
+    arguments = vars(build_parser().parse_args(["generate", *shlex.split(hint[1])]))
     assert words[1] in (str(value) for value in [arguments["prompt"], *arguments["stop"], "-1e-3"])

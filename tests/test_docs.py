@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from keras_lstmgen.cli import command_line
+from keras_lstmgen.cli.parser import build_parser
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -27,7 +27,7 @@ def commands(page: Path) -> list[str]:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_every_command_of_a_page_is_understood(page: Path) -> None:
     for command in commands(page):
-        command_line.parser().parse_args(shlex.split(command)[1:])
+        build_parser().parse_args(shlex.split(command)[1:])
 
 
 def test_the_readme_shows_every_verb() -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from keras_lstmgen.cli import command_line
+from keras_lstmgen.cli.parser import build_parser
 from keras_lstmgen.config import recipe
 from keras_lstmgen.data import prepared_corpus, sources, token_cache
 from keras_lstmgen.exporters import export_run
@@ -23,7 +24,7 @@ from keras_lstmgen.training import trainer
 from keras_lstmgen.utils.errors import UserError, shell_quoted
 
 ROOT = Path(__file__).parents[1]
-(VERBS,) = (action for action in command_line.parser()._actions if action.dest == "verb")
+(VERBS,) = (action for action in build_parser()._actions if action.dest == "verb")
 OPTIONS = {option for verb in dict(VERBS.choices or {}).values() for option in verb._option_string_actions}
 ALONE = re.compile(r"--[\w.-]+([= ]\{\}|=.*)?")  # an option that is no message
 TINY = shlex.split("--training.batch_size 3 --training.window 5 --training.epochs 1")

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from keras_lstmgen.cli import command_line
+from keras_lstmgen.cli.parser import build_parser
 from keras_lstmgen.exporters import string_signatures
 from keras_lstmgen.generation import beam_search, decoding_loop, sampling, text_generation
 from keras_lstmgen.generation.sampling import Options
@@ -197,8 +197,8 @@ def places(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[set[str]]]:
     )
     in_page = re.findall(r'\bid="(\w+)"', (ROOT / "export/browser/index.html").read_text(encoding="utf-8"))
     return {
-        "`generate`": [set(vars(command_line.parser().parse_args(["generate"])))],
-        "`chat`": [set(vars(command_line.parser().parse_args(["chat"])))],
+        "`generate`": [set(vars(build_parser().parse_args(["generate"])))],
+        "`chat`": [set(vars(build_parser().parse_args(["chat"])))],
         "SavedModel in strings, REST, gRPC": [
             set(string_signatures.DEFAULTS),
             set(vars(client.parser_of_texts("").parse_args([]))),

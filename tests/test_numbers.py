@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from keras_lstmgen.cli import command_line, console
+from keras_lstmgen.cli.parser import build_parser
 from keras_lstmgen.config import recipe
 from keras_lstmgen.distribution import launcher, workers
 from keras_lstmgen.generation import chat_session, logits_processors
@@ -32,7 +33,7 @@ MORE = {"inspect": ["--prompt=a"], "prepare": ["--output=nowhere"], "export": [s
 
 def options(verb: str) -> list[str]:
     """The options of a verb that take a number."""
-    verbs = command_line.parser()._subparsers._group_actions[0].choices  # type: ignore[union-attr]
+    verbs = build_parser()._subparsers._group_actions[0].choices  # type: ignore[union-attr]
     actions: list[argparse.Action] = verbs[verb]._actions  # type: ignore[index]
     return [action.option_strings[0] for action in actions if action.option_strings and action.metavar in ("N", "X")]
 
