@@ -20,8 +20,10 @@ TUTORIAL_LENGTH = 10  # of its texts: it takes its time
 
 def generated(folder: str, name: str, B: int) -> Callable[[float], float]:
     """Texts by ``generate``, the whole loop in the graph."""
-    module = importlib.import_module(f"keras_lstmgen.exporters.{name}")
-    calls = {threads: module.open_artifact(Path(folder), threads) for threads in texts.cores()}
+    from keras_lstmgen.exporters import registry
+
+    exporter = registry.exporter(name)
+    calls = {threads: exporter.open_artifact(Path(folder), threads=threads) for threads in texts.cores()}
     return texts.writes({threads: _generate(call, metadata(folder), B) for threads, call in calls.items()}, B)
 
 
@@ -73,8 +75,10 @@ def _generate(call: Any, about: kit.Metadata, B: int) -> texts.Write:
 
 def by_client(folder: str, name: str) -> Callable[[float], float]:
     """Texts by ``step`` and NumPy, one at a time, as the client in ``export/`` writes them."""
+    from keras_lstmgen.exporters import registry
+
     module = importlib.import_module(f"export.{CLIENTS[name]}.generate")
-    place = importlib.import_module(f"keras_lstmgen.exporters.{name}").PLACE
+    place = registry.exporter(name).path
     path = Path(folder) / place / FILES[name] if name == "onnx" else Path(folder) / place
     step, json_of_model, _ = module.load(path)
     about, numbers = kit.read_metadata(json_of_model), itertools.count()
@@ -216,6 +220,8 @@ def numbers_read(held: Any) -> int:
 
 def _exported(made: Any, folder: str, name: str) -> int:
     """Write one artifact; its size in bytes."""
-    module = importlib.import_module(f"keras_lstmgen.exporters.{name}")
-    module.write(made, Path(folder))
-    return int(module.size(Path(folder)))
+    from keras_lstmgen.exporters import registry
+
+    exporter = registry.exporter(name)
+    exporter.write(made, Path(folder))
+    return exporter.size(Path(folder))

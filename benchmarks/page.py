@@ -47,7 +47,8 @@ def texts(
     requests = [request(*asked, tokens) for asked in zip(prompts, cases, strict=True)]
     with tempfile.TemporaryDirectory() as folder:
         try:
-            name, written = _first(ways, web.write(run, Path(folder)), requests)
+            web.write(run, Path(folder))
+            name, written = _first(ways, Path(folder) / web.PATH, requests)
         except UserError as error:
             return f"web page, not run: {error}", []
     end = run.metadata.end_id

@@ -92,7 +92,7 @@ def _saved_model(folder: Path) -> tuple[Callable[[Feeds], Any], Callable[[Feeds]
     config = tf.compat.v1.ConfigProto(intra_op_parallelism_threads=1, inter_op_parallelism_threads=-1)
     session = tf.compat.v1.Session(graph=tf.Graph(), config=config)
     with session.graph.as_default():
-        found = tf.compat.v1.saved_model.loader.load(session, ["serve"], str(folder / saved_model.PLACE))
+        found = tf.compat.v1.saved_model.loader.load(session, ["serve"], str(folder / saved_model.PATH))
     signature = found.signature_def["generate"]
     fetches = {name: info.name for name, info in signature.outputs.items()}
 
@@ -123,7 +123,7 @@ def _onnx(folder: Path) -> tuple[Callable[[Feeds], Any], Callable[[Feeds], Itera
         options.intra_op_num_threads = 1
         options.enable_profiling, options.profile_file_prefix = bool(prefix), prefix
         return onnxruntime.InferenceSession(
-            folder / onnx.PLACE / onnx.FILES["generate"], options, providers=["CPUExecutionProvider"]
+            folder / onnx.PATH / onnx.FILES["generate"], options, providers=["CPUExecutionProvider"]
         )
 
     plain = opened()

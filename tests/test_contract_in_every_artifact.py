@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from keras_lstmgen.exporters import onnx, saved_model, tflite
-from keras_lstmgen.exporters.graphs import Call
+from keras_lstmgen.exporters import registry
+from keras_lstmgen.exporters.registry import Call
 from keras_lstmgen.generation import sampling, text_generation
 from keras_lstmgen.models import run_directory
 
@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the kit is no pa
 import export.contract as kit
 from export import tokenizer as kit_tokenizer
 
-FORMATS = {"saved_model": saved_model, "tflite": tflite, "onnx": onnx}
+FORMATS = {name: registry.exporter(name) for name in ("saved_model", "tflite", "onnx")}
 ROWS = 3  # that an artifact is asked for at once
 N = 21  # tokens of a text: more than Keras writes in one call, and no multiple of it
 PROMPTS = {"trained": ("", "The ", "a 月b", "x\n\n  y"), "trained_lines": ("", "the ", "床前明月", "moon字")}

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from keras_lstmgen.exporters import saved_model, string_signatures
-from keras_lstmgen.exporters.graphs import Call
+from keras_lstmgen.exporters.registry import Call
 from keras_lstmgen.generation import sampling, text_generation
 from keras_lstmgen.models import run_directory
 

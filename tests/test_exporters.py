@@ -1,6 +1,7 @@
 """Each artifact is what the contract says, and what does not write as Keras does is not kept."""
 
 import base64
+import dataclasses
 import errno
 import importlib.metadata
 import json
@@ -12,7 +13,6 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import ai_edge_litert.schema_py_generated as schema
@@ -26,8 +26,8 @@ from tensorflow.core.protobuf import saved_model_pb2
 
 from keras_lstmgen.cli import command_line
 from keras_lstmgen.config import recipe
-from keras_lstmgen.exporters import export_run, graphs, onnx, saved_model, tflite, verify
-from keras_lstmgen.exporters.graphs import Call
+from keras_lstmgen.exporters import export_run, graphs, onnx, registry, saved_model, tflite, verify
+from keras_lstmgen.exporters.registry import Call
 from keras_lstmgen.files import atomic
 from keras_lstmgen.layers import lstm
 from keras_lstmgen.models import builder, run_directory
@@ -37,7 +37,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder that 
 from export.tf_serving import generate as client
 from tests import npm
 
-FORMATS = {"saved_model": saved_model, "tflite": tflite, "onnx": onnx}
+FORMATS = {name: registry.exporter(name) for name in ("saved_model", "tflite", "onnx")}
 OPTIONS = {"repetition_penalty": "float32", "temperature": "float32", "top_k": "int32", "top_p": "float32"}
 OPTIONS |= {"min_p": "float32"}
 FEW = recipe.Export(texts=6, tokens=5)
@@ -171,10 +171,10 @@ def test_no_operator_of_a_tflite_file_needs_more_than_the_runtime(exported: Path
 
 def test_a_tflite_file_with_an_operator_of_tensorflow_is_refused(trained: Path) -> None:
     content = flatbuffer_utils.read_model(str(trained / "tflite/model.tflite"))
-    tflite._check(content)
+    tflite._check_operators(content)
     content.operatorCodes[0].builtinCode, content.operatorCodes[0].customCode = 32, b"FlexCumsum"
     with pytest.raises(UserError, match="FlexCumsum"):
-        tflite._check(content)
+        tflite._check_operators(content)
 
 
 def operators(graph: Any) -> set[str]:
@@ -291,11 +291,11 @@ def test_exporting_again_replaces_the_whole_artifact_and_leaves_the_others(copie
     (copied / "serving/1/stray").write_text("of an earlier export")
     before = record(copied)
     others = {path: path.stat().st_mtime_ns for path in (copied / "tflite").iterdir()}
-    proofs = export_run.export(copied, recipe.Export(formats=("saved_model",), texts=6, tokens=5))
+    results = export_run.export(copied, recipe.Export(formats=("saved_model",), texts=6, tokens=5))
     assert not (copied / "serving/1/stray").exists()
     assert [path.name for path in (copied / "serving").iterdir()] == ["1"]
     after = record(copied)
-    assert (proofs["saved_model"].tried, after["artifacts"]["saved_model"]["tried"]) == (6, 6)
+    assert (results["saved_model"].proof.tried, after["artifacts"]["saved_model"]["tried"]) == (6, 6)
     assert after["artifacts"]["saved_model"]["identical"] == 6
     for name in ("tflite", "onnx"):
         assert after["artifacts"][name] == before["artifacts"][name]
@@ -307,8 +307,8 @@ def test_a_large_vocabulary_s_artifacts_hold_their_matrices_in_parts_and_write_t
 ) -> None:
     folder = Path(shutil.copytree(exported, tmp_path / "large"))
     monkeypatch.setattr(builder, "LARGE", 2)
-    proofs = export_run.export(folder, recipe.Export(formats=("saved_model", "tflite", "onnx"), texts=12, tokens=20))
-    assert {name: proof.identical for name, proof in proofs.items()} == dict.fromkeys(proofs, 12)
+    results = export_run.export(folder, recipe.Export(formats=("saved_model", "tflite", "onnx"), texts=12, tokens=20))
+    assert {name: result.proof.identical for name, result in results.items()} == dict.fromkeys(results, 12)
     weights = run_directory.load(
         folder
     ).weights  # of two layers; that of characters looks up what its first product gives
@@ -380,12 +380,12 @@ def converters_that_copy(trained: Path, **changes: Callable[[Path], None]) -> Ca
 
         def write(model: run_directory.Run, folder: Path) -> None:
             del model
-            (folder / real.PLACE).parent.mkdir(parents=True, exist_ok=True)
-            copy = shutil.copytree if (trained / real.PLACE).is_dir() else shutil.copy
-            copy(trained / real.PLACE, folder / real.PLACE)
+            (folder / real.path).parent.mkdir(parents=True, exist_ok=True)
+            copy = shutil.copytree if (trained / real.path).is_dir() else shutil.copy
+            copy(trained / real.path, folder / real.path)
             changes.get(name, nothing)(folder)
 
-        return SimpleNamespace(write=write, PLACE=real.PLACE, size=real.size, open_artifact=real.open_artifact)
+        return dataclasses.replace(real, write=write)
 
     return module
 
@@ -407,16 +407,16 @@ def test_an_artifact_that_fails_its_proof_is_discarded_and_reported_and_the_one_
     trained: Path, copied: Path, monkeypatch: pytest.MonkeyPatch, name: str, change: Any, reason: str
 ) -> None:
     good = "tflite" if name == "onnx" else "onnx"
-    before, proved = contents(copied / FORMATS[name].PLACE.parts[0]), record(copied)["artifacts"][name]
-    monkeypatch.setattr(export_run, "_module", converters_that_copy(trained, **{name: change}))
+    before, proved = contents(copied / FORMATS[name].path.parts[0]), record(copied)["artifacts"][name]
+    monkeypatch.setattr(export_run, "_exporter", converters_that_copy(trained, **{name: change}))
     with pytest.raises(UserError, match=reason) as caught:
         export_run.export(copied, recipe.Export(formats=(name, good), texts=6, tokens=5))
     assert "\n" not in str(caught.value)
-    assert "it is discarded, and what was there before is kept" in str(caught.value)
-    assert contents(copied / FORMATS[name].PLACE.parts[0]) == before
+    assert "the new artifact is discarded; an earlier one is kept" in str(caught.value)
+    assert contents(copied / FORMATS[name].path.parts[0]) == before
     entries = record(copied)["artifacts"]
     assert entries[name] == proved
-    assert (entries[good]["path"], entries[good]["identical"]) == (str(FORMATS[good].PLACE), 6)
+    assert (entries[good]["path"], entries[good]["identical"]) == (str(FORMATS[good].path), 6)
 
 
 def test_a_format_that_cannot_be_written_leaves_what_was_there_and_the_others_go_on(
@@ -426,7 +426,7 @@ def test_a_format_that_cannot_be_written_leaves_what_was_there_and_the_others_go
         shutil.copytree(trained / "onnx", folder / "onnx", dirs_exist_ok=True)
         raise RuntimeError("an operator is\nnot known")
 
-    monkeypatch.setattr(export_run, "_module", converters_that_copy(trained, onnx=fails))
+    monkeypatch.setattr(export_run, "_exporter", converters_that_copy(trained, onnx=fails))
     before = record(copied)["artifacts"]
     with pytest.raises(UserError, match=r"^ONNX: cannot be converted \(an operator is\); nothing was written$"):
         export_run.export(copied, recipe.Export(formats=("onnx", "tflite"), texts=6, tokens=5))
@@ -439,7 +439,7 @@ def test_an_artifact_that_fails_its_proof_leaves_nothing_where_nothing_was(
     trained: Path, copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shutil.rmtree(copied / "onnx")
-    monkeypatch.setattr(export_run, "_module", converters_that_copy(trained, onnx=change_onnx("step")))
+    monkeypatch.setattr(export_run, "_exporter", converters_that_copy(trained, onnx=change_onnx("step")))
     with pytest.raises(UserError, match="ONNX: logits differ"):
         export_run.export(copied, recipe.Export(formats=("onnx",), texts=6, tokens=5))
     assert not (copied / "onnx").exists()
@@ -453,8 +453,8 @@ def test_an_artifact_that_cannot_take_its_place_leaves_the_one_before_and_its_re
     def refused(*_: Any) -> None:
         raise OSError(errno.EACCES, os.strerror(errno.EACCES))
 
-    monkeypatch.setattr(export_run, "_module", converters_that_copy(trained))
-    monkeypatch.setattr(atomic, "_put", _only_for(FORMATS[name].PLACE.name, refused))
+    monkeypatch.setattr(export_run, "_exporter", converters_that_copy(trained))
+    monkeypatch.setattr(atomic, "_put", _only_for(FORMATS[name].path.name, refused))
     before = contents(copied)
     with pytest.raises(UserError, match="Permission denied"):
         export_run.export(copied, recipe.Export(formats=(name,), texts=6, tokens=5))
@@ -478,9 +478,9 @@ def test_a_run_is_exported_and_proved_whatever_its_folder_is_called(trained: Pat
     folder = tmp_path / AWKWARD
     shutil.copytree(trained, folder, ignore=shutil.ignore_patterns("serving", "tflite", "onnx", "export.json"))
     settings = recipe.Export(formats=(name,), texts=6, tokens=5)
-    proof = npm.or_skip(lambda: export_run.export(folder, settings))[name]
+    proof = npm.or_skip(lambda: export_run.export(folder, settings))[name].proof
     assert (proof.identical, proof.reasons) == (6, ())
-    assert (folder / export_run._module(name).PLACE).exists()
+    assert (folder / registry.exporter(name).path).exists()
     assert not list(folder.glob(".*"))
 
 
@@ -500,7 +500,7 @@ def test_a_folder_for_temporary_files_may_have_any_name(
     (tmp_path / AWKWARD).mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / AWKWARD))
     FORMATS[name].write(run_directory.load(trained), tmp_path / "there")
-    assert (tmp_path / "there" / FORMATS[name].PLACE).exists()
+    assert (tmp_path / "there" / FORMATS[name].path).exists()
     assert not list((tmp_path / AWKWARD).iterdir())
 
 
@@ -510,7 +510,7 @@ def test_an_artifact_whose_proof_was_broken_off_is_not_kept_and_the_one_before_s
     def broken_off(*_: Any, **__: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(export_run, "_module", converters_that_copy(trained))
+    monkeypatch.setattr(export_run, "_exporter", converters_that_copy(trained))
     monkeypatch.setattr(verify, "verify", broken_off)
     with pytest.raises(KeyboardInterrupt):
         export_run.export(copied, recipe.Export(formats=("tflite",), texts=6, tokens=5))
@@ -541,8 +541,8 @@ def test_a_disk_that_is_full_or_read_only_in_an_export_leaves_all_as_it_was(
 ) -> None:  # fmt: skip
     """The artifact that was exported before too, and its proof."""
     if refused == "/export.json":
-        monkeypatch.setattr(export_run, "_module", converters_that_copy(trained))
-    (copied / FORMATS[name].PLACE.parts[0] / "mine.txt").write_text("mine")
+        monkeypatch.setattr(export_run, "_exporter", converters_that_copy(trained))
+    (copied / FORMATS[name].path.parts[0] / "mine.txt").write_text("mine")
     before = contents(copied)
     refusing[refused] = error
     with pytest.raises(UserError, match=os.strerror(error).replace(" ", ".")) as caught:
@@ -559,10 +559,10 @@ def test_a_disk_that_is_full_for_the_proof_leaves_the_artifact_before(
     def full(*_: Any, **__: Any) -> Any:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/tmp/text.ids")
 
-    monkeypatch.setattr(export_run, "_module", converters_that_copy(trained, tflite=change_tflite))
+    monkeypatch.setattr(export_run, "_exporter", converters_that_copy(trained, tflite=change_tflite))
     monkeypatch.setattr(verify, "verify", full)
     before = contents(copied)
-    with pytest.raises(UserError, match=r"^TFLite: could not be tried \(No space left on device\); what"):
+    with pytest.raises(UserError, match=r"^TFLite: the check failed \(No space left on device\); the"):
         export_run.export(copied, recipe.Export(formats=("tflite",), texts=6, tokens=5))
     assert contents(copied) == before
 
@@ -591,7 +591,12 @@ def test_a_real_disk_that_fills_up_in_an_export_leaves_all_as_it_was(trained: Pa
 def test_the_command_hides_gpus_before_it_loads_a_run(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[str] = []
     monkeypatch.setattr(tf.config, "set_visible_devices", lambda *what: done.append(f"hide {what}"))
-    monkeypatch.setattr(export_run, "export", lambda folder, _: done.append(f"export {folder.name}"))
+
+    def export(folder: Path, _: recipe.Export) -> dict[str, export_run.Exported]:
+        done.append(f"export {folder.name}")
+        return {}
+
+    monkeypatch.setattr(export_run, "export", export)
     assert command_line.main(["export", str(copied)]) == 0
     assert done == ["hide ([], 'GPU')", "export moved"]
 
@@ -615,8 +620,8 @@ def used_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_after_a_training_on_a_gpu_the_same_process_exports_for_a_cpu(copied: Path) -> None:
     assert lstm.has_gpu()
     export_run.hide_gpus()
-    proofs = export_run.export(copied, recipe.Export(formats=tuple(FORMATS), texts=6, tokens=5))
-    assert [proof.reasons for proof in proofs.values()] == [()] * 3
+    results = export_run.export(copied, recipe.Export(formats=tuple(FORMATS), texts=6, tokens=5))
+    assert [result.proof.reasons for result in results.values()] == [()] * 3
     graph = meta_graph(copied).graph_def
     assert not any("cudnn" in operator.lower() for operator in operators(graph))
     nodes = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
@@ -644,7 +649,7 @@ def test_a_package_that_is_not_installed_has_no_version_and_stops_nothing(
         return version(name)
 
     monkeypatch.setattr(importlib.metadata, "version", without_onnx)
-    monkeypatch.setattr(export_run, "_module", converters_that_copy(trained))
+    monkeypatch.setattr(export_run, "_exporter", converters_that_copy(trained))
     export_run.export(copied, recipe.Export(formats=("tflite",), texts=6, tokens=5))
     assert record(copied)["versions"].keys() == set(export_run.PACKAGES) - {"onnx", "tf2onnx", "onnxruntime"}
 

@@ -18,7 +18,7 @@ from ai_edge_litert.tools import flatbuffer_utils
 
 from keras_lstmgen.exporters import onnx as onnx_exporter
 from keras_lstmgen.exporters import saved_model, tflite, web
-from keras_lstmgen.exporters.graphs import Call
+from keras_lstmgen.exporters.registry import Call
 from keras_lstmgen.generation import sampling, text_generation
 from keras_lstmgen.models import run_directory
 
@@ -50,7 +50,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def served(exported: Path) -> Iterator[serving.Addresses]:
     """The stand-in for TF Serving with the golden model, behind its two ports."""
-    server = serving.StandIn(exported / saved_model.PLACE)
+    server = serving.StandIn(exported / saved_model.PATH)
     with serving.ports(server) as addresses:
         yield addresses
     server.close()
@@ -167,12 +167,12 @@ CLIENTS: dict[str, Callable[[pytest.FixtureRequest], Write]] = {
     "keras": keras,
     "saved_model": strings,
     "saved_model_step": lambda request: by_step(
-        *tf_serving_client.load(request.getfixturevalue("exported") / saved_model.PLACE)
+        *tf_serving_client.load(request.getfixturevalue("exported") / saved_model.PATH)
     ),
     "rest": lambda request: asked(request.getfixturevalue("served").rest, rest.ask),
     "grpc": lambda request: asked(request.getfixturevalue("served").grpc, grpc_client.ask),
     "tflite": lambda _: by_step(*tflite_client.load(TFLITE)),
-    "tflite_graph": lambda _: by_graph(tflite.open_artifact(RUN), *tflite_client.load(TFLITE)[1:]),
+    "tflite_graph": lambda _: by_graph(tflite.EXPORTERS["tflite"].open_artifact(RUN), *tflite_client.load(TFLITE)[1:]),
     "onnx": lambda _: by_step(*onnx_client.load(ONNX)),
     "onnx_graph": lambda request: by_graph(
         onnx_exporter.open_artifact(request.getfixturevalue("exported")), *onnx_client.load(ONNX)[1:]
@@ -212,7 +212,7 @@ def nodes(path: Path) -> tuple[Counter[str], dict[str, list[int]], dict[str, str
 
 def test_the_committed_artifacts_are_what_the_exporters_make_today(exported: Path) -> None:
     """If not: ``python -m tests.golden.make --artifacts``."""
-    made = exported / tflite.PLACE
+    made = exported / tflite.PRECISIONS["tflite"].path
     assert operators(TFLITE) == operators(made)
     assert tflite_client.metadata_buffers(TFLITE.read_bytes()) == tflite_client.metadata_buffers(made.read_bytes())
     assert nodes(ONNX) == nodes(exported / "onnx/model.onnx")
@@ -299,7 +299,7 @@ def test_the_commands_of_the_page_of_tf_serving_print_what_it_shows(exported: Pa
     assert len(commands) > 6
     for line, output in commands:
         places = {
-            **PYTHON, "$model": str(exported / saved_model.PLACE), "localhost:8501": served.rest,
+            **PYTHON, "$model": str(exported / saved_model.PATH), "localhost:8501": served.rest,
             "rest.py": f"rest.py --server {served.rest}", "grpc_client.py": f"grpc_client.py --server {served.grpc}",
         }  # fmt: skip
         found = printed(line, places)

@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks import page, parity
 from keras_lstmgen.exporters import onnx
-from keras_lstmgen.exporters.graphs import Call
+from keras_lstmgen.exporters.registry import Call
 from keras_lstmgen.generation import sampling
 from keras_lstmgen.models import run_directory
 from tests import npm

@@ -84,7 +84,7 @@ def trained_words(settings: recipe.Recipe, tmp_path_factory: pytest.TempPathFact
 def served(request: pytest.FixtureRequest) -> Iterator[Served]:
     """A stream of characters, documents in subwords, a stream of words."""
     folder = request.getfixturevalue(request.param)
-    server = StandIn(folder / saved_model.PLACE)
+    server = StandIn(folder / saved_model.PATH)
     model = run_directory.load(folder)
     yield Served(model, server, folder, text_generation.writer(model))
     server.close()
@@ -229,7 +229,7 @@ def test_score_and_detokenize_want_equal_lengths_too(served: Served) -> None:
 
 @ONE_RUN
 def test_without_batching_requests_of_any_lengths_may_come_together(served: Served) -> None:
-    server = StandIn(served.folder / saved_model.PLACE, batching=None)
+    server = StandIn(served.folder / saved_model.PATH, batching=None)
     answers = server.batch(*(by_grpc("generate", lengths(served, P, P + 1)) for P in (1, 2, 3)))
     assert [len(outputs(answer)["tokens"][0]) for answer in answers] == [2, 3, 4]
     (answer,) = server.batch(by_grpc("serving_default", {"prompt": ["the ", "a"]}))
@@ -361,7 +361,7 @@ def test_the_score_of_a_text_is_that_of_its_ids_behind_the_start_symbol(served: 
 def test_the_warm_up_requests_can_be_answered(served: Served) -> None:
     """By a server that batches; their texts are words, of many lengths."""
     asked, prompts = set(), set[bytes]()
-    for record in tf.data.TFRecordDataset(str(served.folder / saved_model.PLACE / warmup.PLACE)):
+    for record in tf.data.TFRecordDataset(str(served.folder / saved_model.PATH / warmup.PATH)):
         request = prediction_log_pb2.PredictionLog.FromString(record.numpy()).predict_log.request
         message = base64.b64encode(request.SerializeToString()).decode()
         assert "grpc" in served.server.batch({"grpc": message})[0]

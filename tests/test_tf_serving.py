@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from keras_lstmgen.exporters import saved_model
-from keras_lstmgen.exporters.graphs import Call
+from keras_lstmgen.exporters.registry import Call
 from keras_lstmgen.generation import sampling
 from keras_lstmgen.models import run_directory
 
@@ -41,9 +41,9 @@ def server(request: pytest.FixtureRequest, folder: Path) -> Iterator[serving.Add
     """Where one listens that has the golden model and batches."""
     with contextlib.ExitStack() as stack:
         if request.param == "real":
-            yield stack.enter_context(serving.real((folder / saved_model.PLACE).parent))
+            yield stack.enter_context(serving.real((folder / saved_model.PATH).parent))
         else:
-            process = stack.enter_context(contextlib.closing(serving.StandIn(folder / saved_model.PLACE)))
+            process = stack.enter_context(contextlib.closing(serving.StandIn(folder / saved_model.PATH)))
             yield stack.enter_context(serving.ports(process))
 
 

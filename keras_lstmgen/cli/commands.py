@@ -410,7 +410,11 @@ def export(arguments: argparse.Namespace) -> None:
     given = {f"export.{name}": value for name, value in asked.items() if value is not None}
     settings = recipe.override(settings, given, "--")
     export_run.hide_gpus()
-    export_run.export(folder, settings.export)
+    try:
+        console.exported(folder, export_run.export(folder, settings.export))
+    except export_run.ExportError as error:
+        console.exported(folder, error.results)
+        raise
     console.next_command("keras-lstmgen", "info", folder)
 
 

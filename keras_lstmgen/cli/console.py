@@ -166,6 +166,37 @@ def prepared(folder: str, about: dict[str, Any], seconds: float) -> None:
     table(f"{folder}: prepared in {seconds:.1f} s", ("counts", *sides), rows)
 
 
+def exported(folder: Path, results: dict[str, Any]) -> None:
+    """Print how each artifact compares with Keras.
+
+    Args:
+        folder: folder of the run.
+        results: an ``export_run.Exported`` for each format.
+    """
+    columns = ("format", "file", "size", "largest logit difference", "loss", "texts identical", "tokens/s")
+    table(f"{folder}: artifacts compared with Keras", columns, [_exported_row(result) for result in results.values()])
+    for result in results.values():
+        if result.max_loss_increase is not None:
+            out.print(
+                f"{result.title} does not generate the same texts as Keras. Its loss is within "
+                f"{result.max_loss_increase:g} nats per token of Keras's, and a seed always gives the same text."
+            )
+
+
+def _exported_row(result: Any) -> tuple[str, ...]:
+    """Return the row of one format."""
+    proof = result.proof
+    return (
+        result.title,
+        "discarded" if result.path is None else str(result.path),
+        "" if result.path is None else f"{result.size / 1e6:.2f} MB",
+        "not finite" if proof.difference is None else f"{proof.difference:.1e}",
+        "" if proof.loss_difference is None else f"{proof.loss_difference:+.4f} nats",
+        f"{proof.identical} of {proof.tried}",
+        f"{proof.tokens_per_second:,.0f}",
+    )
+
+
 def list_runs(parent: Path) -> None:
     """A line a run: what it reached and which artifacts it has."""
     rows = [_in_a_line(path.parent) for path in sorted(parent.glob("*/recipe.toml"))]

@@ -1,19 +1,17 @@
-"""Export: declare a contract, convert, replay in the foreign runtime, record. One file a format."""
+"""Export a run: write each format, compare it with Keras in its own runtime, and record the result."""
 
 import contextlib
-import importlib
 import importlib.metadata
 import io
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import tensorflow as tf
 
-from keras_lstmgen.cli import console
 from keras_lstmgen.config import recipe
-from keras_lstmgen.exporters import graphs, verify
+from keras_lstmgen.exporters import graphs, registry, verify
+from keras_lstmgen.exporters.registry import Exporter
 from keras_lstmgen.exporters.verify import Proof, Trial
 from keras_lstmgen.files import atomic
 from keras_lstmgen.models import run_directory
@@ -23,15 +21,8 @@ from keras_lstmgen.system.native_stderr import captured_stderr
 from keras_lstmgen.utils.errors import UserError, check_not_empty, first_line
 
 RECORD = "export.json"
-KEPT = "it is discarded, and what was there before is kept"
-NAMES = {
-    "saved_model": "SavedModel",
-    "tflite": "TFLite",
-    "tflite_float16": "TFLite float16",
-    "tflite_int8": "TFLite int8",
-    "onnx": "ONNX",
-    "web": "Web page",
-}
+DISCARDED = "the new artifact is discarded; an earlier one is kept"
+# Packages whose versions the record contains.
 PACKAGES = (
     "tensorflow",
     "keras",
@@ -44,174 +35,197 @@ PACKAGES = (
 )
 
 
-def export(folder: Path, settings: recipe.Export) -> dict[str, Proof]:
-    """Write and verify the artifacts of a run. The proofs stand in ``export.json``.
+@dataclass(frozen=True)
+class Exported:
+    """Result of the export of one format.
 
-    An artifact that cannot be written, cannot be tried, or fails its proof is discarded. The artifact of an earlier
-    export and its entry in ``export.json`` then stay as they were. The failures are one UserError, raised after the
-    last format.
+    Attributes:
+        title: name of the format.
+        path: artifact, relative to the folder of the run; None if the proof failed and the artifact was discarded.
+        size: size of the artifact in bytes; 0 if it was discarded.
+        proof: comparison with Keras.
+        max_loss_increase: for a format with rounded weights, the permitted increase of the loss in nats per token.
+    """
+
+    title: str
+    path: Path | None
+    size: int
+    proof: Proof
+    max_loss_increase: float | None
+
+
+class ExportError(UserError):
+    """The export of a format failed.
+
+    Attributes:
+        results: results of all formats that could be compared with Keras, by name.
+    """
+
+    def __init__(self, message: str, results: dict[str, Exported]) -> None:
+        """Create the error."""
+        super().__init__(message)
+        self.results = results
+
+
+def export(folder: Path, settings: recipe.Export) -> dict[str, Exported]:
+    """Write and verify the artifacts of a run, and record the results in ``export.json``.
+
+    An artifact is discarded if it cannot be written, cannot be opened, or fails its proof. The artifact of an earlier
+    export and its entry in ``export.json`` then stay unchanged, and the export continues with the next format.
+
+    Args:
+        folder: folder of the run.
+        settings: formats, and number and length of the generated texts.
+
+    Returns:
+        The result of each format, by name.
+
+    Raises:
+        ExportError: after the last format, if a format failed.
+        UserError: if the settings, the run or the record are not valid, before anything is written.
     """
     _check(settings)
-    modules = {name: _module(name) for name in settings.formats}
-    with tf.device("CPU:0"):  # what is traced beside a GPU may not run without one
-        proofs, failures = _export_all(modules, folder, settings)
-    _print(folder, modules, proofs)
+    exporters = {name: _exporter(name) for name in settings.formats}
+    with tf.device("CPU:0"):  # a graph that was traced for a GPU may need one
+        results, failures = _export_all(exporters, folder, settings)
     if failures:
-        raise UserError("; ".join(failures))
-    return proofs
+        raise ExportError("; ".join(failures), results)
+    return results
 
 
 def hide_gpus() -> None:
-    """Hide the GPUs from this process, so that an export takes none of their memory; for a process that only exports.
+    """Hide the GPUs from this process, so that an export uses none of their memory.
 
-    TensorFlow refuses where it has used a GPU already. An export does not depend on it.
+    TensorFlow refuses to hide a GPU that it has already used. The export works in this case too.
     """
     with contextlib.suppress(RuntimeError):
         tf.config.set_visible_devices([], "GPU")
 
 
-def _export_all(
-    modules: dict[str, ModuleType], folder: Path, settings: recipe.Export
-) -> tuple[dict[str, Proof], list[str]]:
-    """Export one format after another; return the proofs of those that were tried, and what went wrong."""
-    model, record = run_directory.load(folder), _read_record(folder / RECORD)
-    graphs.check_weights(model)
-    atomic.check_writable(folder)
-    with reporter.status(f"Keras writes {settings.texts} texts of {settings.tokens} tokens"):
-        tried = verify.trial(model, settings.texts, settings.tokens)
-    proofs: dict[str, Proof] = {}
-    failures: list[str] = []
-    for name, module in modules.items():
-        try:
-            proofs[name] = _export_one(name, module, model, folder, tried, record)
-            failures += [f"{NAMES[name]}: {reason}; {KEPT}" for reason in proofs[name].reasons]
-        except UserError as error:
-            failures.append(str(error))
-    return proofs, failures
-
-
 def _check(settings: recipe.Export) -> None:
-    """Refuse values out of range; a recipe from a file or the command line has been checked before."""
+    """Raise UserError for settings out of range; settings from a recipe or the command line are already checked."""
     recipe.override(recipe.Recipe(), {f"export.{name}": value for name, value in asdict(settings).items()})
     check_not_empty("--format", settings.formats)
 
 
-def _module(name: str) -> ModuleType:
-    """The module of a format; its converter and runtime are an extra."""
+def _exporter(name: str) -> Exporter:
+    """Return the exporter of a format; tests replace this function."""
+    return registry.exporter(name)
+
+
+def _export_all(
+    exporters: dict[str, Exporter], folder: Path, settings: recipe.Export
+) -> tuple[dict[str, Exported], list[str]]:
+    """Export one format after another; return the results and the messages of the failures."""
+    run, record = run_directory.load(folder), _read_record(folder / RECORD)
+    graphs.check_weights(run)
+    atomic.check_writable(folder)
+    with reporter.status(f"Keras generates {settings.texts} texts of {settings.tokens} tokens"):
+        trial = verify.trial(run, settings.texts, settings.tokens)
+    job = _Job(run, folder, trial, record)
+    results: dict[str, Exported] = {}
+    failures: list[str] = []
+    for name, exporter in exporters.items():
+        try:
+            results[name] = job.export(name, exporter)
+            failures += [f"{exporter.title}: {reason}; {DISCARDED}" for reason in results[name].proof.reasons]
+        except UserError as error:
+            failures.append(str(error))
+    return results, failures
+
+
+@dataclass(frozen=True)
+class _Job:
+    """The export of one run."""
+
+    run: Run
+    folder: Path
+    trial: Trial
+    record: dict[str, Any]  # content of ``export.json``
+
+    def export(self, name: str, exporter: Exporter) -> Exported:
+        """Write one format to a temporary folder; if its proof holds, move it to its place and record the proof."""
+        with atomic.temporary_folder(self.folder) as temporary, atomic.plain_path(temporary) as place:
+            with reporter.status(f"{exporter.title}: converting") as update:
+                _write(exporter, self.run, place)
+                update(f"{exporter.title}: generating the same texts")
+                proof = _prove(exporter, self.run, place, self.trial)
+            if proof.reasons:
+                return Exported(exporter.title, None, 0, proof, exporter.max_loss_increase)
+            self._replace(name, exporter, place)
+            size = exporter.size(self.folder)
+            self._save_record(name, {"path": str(exporter.path), "bytes": size, **asdict(proof)})
+        return Exported(exporter.title, exporter.path, size, proof, exporter.max_loss_increase)
+
+    def _replace(self, name: str, exporter: Exporter, place: Path) -> None:
+        """Move an artifact to its place.
+
+        The entry of the earlier artifact is removed from the record first. If the process is killed between the two
+        steps, no entry describes an artifact that it does not belong to.
+        """
+        earlier = self.record["artifacts"].get(name)
+        self._save_record(name, None)
+        try:
+            atomic.move_into_place(place / exporter.path, self.folder / exporter.path)
+        except UserError:
+            self._save_record(name, earlier)
+            raise
+
+    def _save_record(self, name: str, entry: dict[str, Any] | None) -> None:
+        """Write ``export.json`` with a new entry for a format, or without an entry for it."""
+        self.record["artifacts"].pop(name, None)
+        if entry:
+            self.record["artifacts"][name] = entry
+        self.record["versions"] = _versions()
+        atomic.write_json(self.folder / RECORD, self.record)
+
+
+def _write(exporter: Exporter, run: Run, folder: Path) -> None:
+    """Write one format; raise UserError if the conversion fails."""
     try:
-        return importlib.import_module(f"keras_lstmgen.exporters.{name}")
-    except ModuleNotFoundError as error:
-        raise UserError(
-            f"--format {name}: {error.name} is not installed; pip install 'keras_lstmgen[export]'"
-        ) from error
-
-
-def _export_one(name: str, module: ModuleType, model: Run, folder: Path, tried: Trial, record: dict[str, Any]) -> Proof:
-    """Write one format to a temporary folder, prove it, and only then move it to its place and record the proof."""
-    with atomic.temporary_folder(folder) as aside, atomic.plain_path(aside) as place:
-        with reporter.status(f"{NAMES[name]}: converting") as show:
-            _write(name, module, model, place)
-            show(f"{NAMES[name]}: writing the same texts")
-            proof = _prove(name, module, model, place, tried)
-        if not proof.reasons:
-            _replace(name, module, folder, record, place)
-            entry = {"path": str(module.PLACE), "bytes": module.size(folder), **asdict(proof)}
-            _keep(folder, record, name, entry)
-    return proof
-
-
-def _replace(name: str, module: ModuleType, folder: Path, record: dict[str, Any], place: Path) -> None:
-    """Move an artifact to its place. In between the record has no entry for it, so that no entry names another one."""
-    before = record["artifacts"].get(name)
-    _keep(folder, record, name, None)
-    try:
-        atomic.move_into_place(place / module.PLACE, folder / module.PLACE)
+        with captured_stderr(), contextlib.redirect_stdout(io.StringIO()):  # the converters print
+            exporter.write(run, folder)
     except UserError:
-        _keep(folder, record, name, before)
         raise
+    except Exception as error:  # each converter has its own exceptions
+        raise UserError(f"{exporter.title}: cannot be converted ({first_line(error)}); nothing was written") from error
 
 
-def _write(name: str, module: ModuleType, model: Run, folder: Path) -> None:
-    """Write one format, whole or not at all."""
+def _prove(exporter: Exporter, run: Run, folder: Path, trial: Trial) -> Proof:
+    """Compare an artifact with Keras; an artifact that cannot be run gets a proof with a reason."""
     try:
-        with captured_stderr(), contextlib.redirect_stdout(io.StringIO()):  # the converters talk
-            module.write(model, folder)
-    except UserError:
-        raise
-    except Exception as error:  # every converter has its own
-        raise UserError(f"{NAMES[name]}: cannot be converted ({first_line(error)}); nothing was written") from error
+        return _compare(exporter, run, folder, trial)
+    except Exception as error:  # each runtime has its own exceptions for models that it cannot run
+        if isinstance(error, OSError) and error.errno:  # not caused by the artifact; for example, the disk is full
+            raise UserError(f"{exporter.title}: the check failed ({error.strerror}); {DISCARDED}") from error
+        return Proof(None, 0, len(trial.cases), 0.0, (f"cannot be run ({first_line(error)})",))
 
 
-def _prove(name: str, module: ModuleType, model: Run, folder: Path, tried: Trial) -> Proof:
-    """Try an artifact."""
-    try:
-        return _verified(name, module, model, folder, tried)
-    except Exception as error:  # every runtime has its own for what it cannot run
-        if isinstance(error, OSError) and error.errno:  # the system's, not the artifact's: a disk that is full
-            raise UserError(f"{NAMES[name]}: could not be tried ({error.strerror}); what was there is kept") from error
-        return Proof(None, 0, len(tried.cases), 0.0, (f"cannot be run ({first_line(error)})",))
-
-
-def _verified(name: str, module: ModuleType, model: Run, folder: Path, tried: Trial) -> Proof:
-    """Open an artifact and try it by what its format promises."""
+def _compare(exporter: Exporter, run: Run, folder: Path, trial: Trial) -> Proof:
+    """Open an artifact and verify what its format promises."""
     with captured_stderr():
-        call = module.open_artifact(folder)
-        if _largest_loss(module) is None:
-            proof = verify.verify(model, tried, call)
-            more = verify.reasons_in_strings(model, tried, call) if name == "saved_model" else ()
-            return replace(proof, reasons=proof.reasons + more)
-        return verify.verify_quantized(model, tried, call, module.open_artifact(folder), _largest_loss(module))
-
-
-def _largest_loss(module: ModuleType) -> Any:
-    """What a format whose weights are rounded promises instead of the texts of Keras; None for the others."""
-    return getattr(module, "LARGEST_LOSS", None)
+        call = exporter.open_artifact(folder)
+        if exporter.max_loss_increase is not None:
+            second = exporter.open_artifact(folder)
+            return verify.verify_quantized(run, trial, call, second, exporter.max_loss_increase)
+        proof = verify.verify(run, trial, call)
+        if not exporter.string_signatures:
+            return proof
+        return replace(proof, reasons=proof.reasons + verify.reasons_in_strings(run, trial, call))
 
 
 def _read_record(path: Path) -> dict[str, Any]:
-    """What ``export.json`` says so far: formats exported before and not now keep their entry."""
+    """Read ``export.json``; formats that are not exported now keep their entries."""
     record = atomic.read_json(path) if path.is_file() else {"artifacts": {}}
     if not isinstance(record, dict) or not isinstance(record.get("artifacts"), dict):
         raise UserError(f"{path}: is damaged; delete it and export all formats again")
     return record
 
 
-def _keep(folder: Path, record: dict[str, Any], name: str, entry: dict[str, Any] | None) -> None:
-    """Write ``export.json`` with the new entry of a format, or without the old one."""
-    record["artifacts"].pop(name, None)
-    if entry:
-        record["artifacts"][name] = entry
-    record["versions"] = {package: version for package in PACKAGES if (version := _version(package))}
-    atomic.write_json(folder / RECORD, record)
-
-
-def _version(package: str) -> str | None:
-    """The version of a package; a converter that is not needed need not be installed."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def _print(folder: Path, modules: dict[str, ModuleType], proofs: dict[str, Proof]) -> None:
-    """The table of proofs."""
-    columns = ("format", "file", "size", "largest logit difference", "loss", "texts identical", "tokens/s")
-    rows = [
-        (
-            NAMES[name],
-            modules[name].PLACE if not proof.reasons else "discarded",
-            f"{modules[name].size(folder) / 1e6:.2f} MB" if not proof.reasons else "",
-            "no number" if proof.difference is None else f"{proof.difference:.1e}",
-            "" if proof.loss_difference is None else f"{proof.loss_difference:+.4f} nats",
-            f"{proof.identical} of {proof.tried}",
-            f"{proof.tokens_per_second:,.0f}",
-        )
-        for name, proof in proofs.items()
-    ]
-    console.table(f"{folder}: what each artifact writes, against Keras", columns, rows)
-    for name in proofs:
-        if (largest := _largest_loss(modules[name])) is not None:
-            console.out.print(
-                f"{NAMES[name]} does not promise the texts of the others: its promise is a loss within "
-                f"{largest:g} nats a token of Keras's, and the same text each time from the same seed."
-            )
+def _versions() -> dict[str, str]:
+    """Return the versions of the installed packages among ``PACKAGES``."""
+    versions = {}
+    for name in PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return versions

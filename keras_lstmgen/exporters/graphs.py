@@ -1,7 +1,6 @@
 """The three graphs and the metadata of every exported artifact, as specified in ``docs/contract.md``."""
 
 import json
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import PurePosixPath
 from typing import Any
@@ -16,9 +15,6 @@ from keras_lstmgen.models.run_directory import Run
 from keras_lstmgen.utils.errors import UserError
 
 GRAPHS = ("step", "generate", "score")
-
-# An opened artifact: maps the name of a graph and its inputs by name to its outputs by name.
-Call = Callable[..., dict[str, np.ndarray[Any, Any]]]
 
 
 class Graphs(tf.Module):

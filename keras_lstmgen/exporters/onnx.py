@@ -11,30 +11,30 @@ import onnx
 import onnxruntime
 import tf2onnx
 
-from keras_lstmgen.exporters.graphs import Call, Graphs, metadata_json
+from keras_lstmgen.exporters.graphs import Graphs, metadata_json
+from keras_lstmgen.exporters.registry import Call, Exporter
 from keras_lstmgen.files import atomic
 from keras_lstmgen.models.run_directory import Run
 from keras_lstmgen.utils.errors import UserError
 
-PLACE = Path("onnx")
+PATH = Path("onnx")
 FILES = {"step": "model.onnx", "generate": "generate.onnx", "score": "score.onnx"}
 OPSET = 18
 
 
-def write(model: Run, folder: Path) -> Path:
-    """Write the three files into a run's folder; metadata and tokenizer are their ``metadata_props``."""
-    carried = {
-        "keras_lstmgen": metadata_json(model),
-        "tokenizer": base64.b64encode(model.tokenizer.model).decode("ascii"),
+def write(run: Run, folder: Path) -> None:
+    """Write the three files below a folder; metadata and tokenizer are their ``metadata_props``."""
+    properties = {
+        "keras_lstmgen": metadata_json(run),
+        "tokenizer": base64.b64encode(run.tokenizer.model).decode("ascii"),
     }
-    graphs = Graphs(model)
-    with atomic.replacing(folder / PLACE) as path:
+    graphs = Graphs(run)
+    with atomic.replacing(folder / PATH) as path:
         path.mkdir()
         for name, graph in graphs.signatures().items():
             proto = model_of(graph, name)
-            onnx.helper.set_model_props(proto, carried)
+            onnx.helper.set_model_props(proto, properties)
             atomic.write_bytes(path / FILES[name], proto.SerializeToString())
-    return folder / PLACE
 
 
 def model_of(graph: Any, name: str) -> Any:
@@ -123,7 +123,7 @@ def open_artifact(folder: Path, threads: int = 1) -> Call:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     sessions = {
-        name: onnxruntime.InferenceSession(folder / PLACE / file, options, providers=["CPUExecutionProvider"])
+        name: onnxruntime.InferenceSession(folder / PATH / file, options, providers=["CPUExecutionProvider"])
         for name, file in FILES.items()
     }
 
@@ -134,6 +134,4 @@ def open_artifact(folder: Path, threads: int = 1) -> Call:
     return call
 
 
-def size(folder: Path) -> int:
-    """Bytes on disk."""
-    return sum((folder / PLACE / file).stat().st_size for file in FILES.values())
+EXPORTERS = {"onnx": Exporter("ONNX", PATH, write, open_artifact)}

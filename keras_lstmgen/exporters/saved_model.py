@@ -8,34 +8,34 @@ import tensorflow_text  # noqa: F401 (a loader needs its operators)
 from tensorflow.core.protobuf import saved_model_pb2
 
 from keras_lstmgen.exporters import warmup
-from keras_lstmgen.exporters.graphs import Call, Graphs, metadata_json
+from keras_lstmgen.exporters.graphs import Graphs, metadata_json
+from keras_lstmgen.exporters.registry import Call, Exporter
 from keras_lstmgen.exporters.string_signatures import Strings
 from keras_lstmgen.files import atomic
 from keras_lstmgen.models import run_directory
 from keras_lstmgen.models.run_directory import Run
 from keras_lstmgen.utils.errors import UserError
 
-PLACE = Path("serving/1")
+PATH = Path("serving/1")
 # Those of tensorflow-text that it may hold; servers are built with them.
 TEXT_OPERATORS = {f"Sentencepiece{name}Op" for name in ("", "Tokenize", "Detokenize", "StringToId")}
 
 
-def write(model: Run, folder: Path) -> Path:
+def write(run: Run, folder: Path) -> None:
     """Write the artifact into a run's folder; metadata and tokenizer are its assets."""
-    with atomic.replacing(folder / PLACE) as path:
-        graphs = Graphs(model, check_options=True)
-        graphs.strings = Strings(model, graphs)
+    with atomic.replacing(folder / PATH) as path:
+        graphs = Graphs(run, check_options=True)
+        graphs.strings = Strings(run, graphs)
         assets = path.parent / "assets"
         assets.mkdir()
-        atomic.write_text(assets / run_directory.METADATA, metadata_json(model))
-        atomic.write_bytes(assets / run_directory.TOKENIZER, model.tokenizer.model)
+        atomic.write_text(assets / run_directory.METADATA, metadata_json(run))
+        atomic.write_bytes(assets / run_directory.TOKENIZER, run.tokenizer.model)
         graphs.assets = [
             tf.saved_model.Asset(str(assets / name)) for name in (run_directory.METADATA, run_directory.TOKENIZER)
         ]
         tf.saved_model.save(graphs, str(path), signatures=graphs.signatures() | graphs.strings.signatures())
-        warmup.write(model, path / warmup.PLACE)
+        warmup.write(run, path / warmup.PATH)
         _check(path)
-    return folder / PLACE
 
 
 def _check(path: Path) -> None:
@@ -61,7 +61,7 @@ def open_artifact(folder: Path, threads: int = 1) -> Call:
     )
     session = tf.compat.v1.Session(graph=tf.Graph(), config=config)
     with session.graph.as_default(), atomic.plain_path(folder) as plain:
-        signatures = tf.compat.v1.saved_model.loader.load(session, ["serve"], str(plain / PLACE)).signature_def
+        signatures = tf.compat.v1.saved_model.loader.load(session, ["serve"], str(plain / PATH)).signature_def
 
     def call(graph: str, **inputs: Any) -> Any:
         signature = signatures[graph]
@@ -71,6 +71,4 @@ def open_artifact(folder: Path, threads: int = 1) -> Call:
     return call
 
 
-def size(folder: Path) -> int:
-    """Bytes on disk."""
-    return sum(path.stat().st_size for path in (folder / PLACE).rglob("*") if path.is_file())
+EXPORTERS = {"saved_model": Exporter("SavedModel", PATH, write, open_artifact, string_signatures=True)}

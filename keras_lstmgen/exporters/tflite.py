@@ -1,10 +1,12 @@
-"""TFLite (LiteRT): one file, three signatures, built-in operators only.
+"""TFLite (LiteRT): one file with three signatures and only built-in operators, in three precisions.
 
-As the file lies, its inputs have one row; a caller that resizes them gets as many as it asks for.
+The inputs in the file have one row. The interpreter resizes them for larger batches.
 """
 
+import functools
 import tempfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,50 +16,81 @@ from ai_edge_litert import schema_py_generated as schema
 from ai_edge_litert.interpreter import Interpreter
 from ai_edge_litert.tools import flatbuffer_utils
 
-from keras_lstmgen.exporters.graphs import GRAPHS, Call, Graphs, metadata_json
+from keras_lstmgen.exporters.graphs import GRAPHS, Graphs, metadata_json
+from keras_lstmgen.exporters.registry import Call, Exporter
 from keras_lstmgen.files import atomic
 from keras_lstmgen.models.run_directory import Run
 from keras_lstmgen.utils.errors import UserError
 
-PLACE = Path("tflite/model.tflite")
+
+@dataclass(frozen=True)
+class Precision:
+    """How the converter stores the weights.
+
+    Attributes:
+        title: name of the format in messages and tables.
+        file: name of the file.
+        optimizations: optimizations of the converter; none keeps float32 weights.
+        types: permitted types of the weights; with an optimization and no type, the converter uses int8.
+        max_loss_increase: largest permitted increase of the loss by rounding the weights, in nats per token.
+    """
+
+    title: str
+    file: str
+    optimizations: Sequence[Any] = ()
+    types: Sequence[Any] = ()
+    max_loss_increase: float | None = None
+
+    @property
+    def path(self) -> Path:
+        """The file, relative to the folder of the run."""
+        return Path("tflite") / self.file
 
 
-def write(model: Run, folder: Path) -> Path:
-    """Write the artifact into a run's folder; metadata and tokenizer are metadata buffers of the file."""
-    return write_file(model, folder / PLACE, [])
+PRECISIONS = {
+    "tflite": Precision("TFLite", "model.tflite"),
+    # Half the size. The weights are converted to float32 when the file is loaded, and the products are float32.
+    "tflite_float16": Precision(
+        "TFLite float16", "model_float16.tflite", [tf.lite.Optimize.DEFAULT], [tf.float16], max_loss_increase=0.001
+    ),
+    # A quarter of the size ("dynamic range" quantization): int8 weights with one scale per output of a product. The
+    # other operand is quantized row by row at run time. States, gates and sampling are float32.
+    "tflite_int8": Precision(
+        "TFLite int8", "model_int8.tflite", [tf.lite.Optimize.DEFAULT], max_loss_increase=0.02
+    ),
+}  # fmt: skip
 
 
-def write_file(model: Run, path: Path, optimizations: list[Any], types: Sequence[Any] = ()) -> Path:
-    """Write one file with TensorFlow Lite's ``optimizations``, which may bring weights to one of ``types``."""
-    content = flatbuffer_utils.convert_bytearray_to_object(bytearray(_converted(model, optimizations, types)))
-    _check(content)
-    _attach(content, "keras_lstmgen", metadata_json(model).encode())
-    _attach(content, "tokenizer", model.tokenizer.model)
-    atomic.write_bytes(path, bytes(flatbuffer_utils.convert_object_to_bytearray(content)))
-    return path
+def write(precision: Precision, run: Run, folder: Path) -> None:
+    """Write the artifact of one precision below a folder; metadata and tokenizer are metadata buffers of the file."""
+    content = flatbuffer_utils.convert_bytearray_to_object(bytearray(_converted(precision, run)))
+    _check_operators(content)
+    _attach(content, "keras_lstmgen", metadata_json(run).encode())
+    _attach(content, "tokenizer", run.tokenizer.model)
+    atomic.write_bytes(folder / precision.path, bytes(flatbuffer_utils.convert_object_to_bytearray(content)))
 
 
-def _converted(model: Run, optimizations: list[Any], types: Sequence[Any]) -> bytes:
-    """Convert by way of a SavedModel, the way that shares the weights between signatures."""
-    with tempfile.TemporaryDirectory() as place, atomic.plain_path(Path(place)) as folder:
-        graphs = Graphs(model)
+def _converted(precision: Precision, run: Run) -> bytes:
+    """Convert the graphs by way of a SavedModel, because then the signatures share one copy of the weights."""
+    with tempfile.TemporaryDirectory() as temporary, atomic.plain_path(Path(temporary)) as folder:
+        graphs = Graphs(run)
         tf.saved_model.save(graphs, str(folder), signatures=graphs.signatures())
         converter = tf.lite.TFLiteConverter.from_saved_model(str(folder), signature_keys=list(GRAPHS))
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
-        converter.target_spec.supported_types = types
-        converter.optimizations = optimizations
+        converter.target_spec.supported_types = list(precision.types)
+        converter.optimizations = list(precision.optimizations)
         return bytes(converter.convert())
 
 
-def _check(content: Any) -> None:
-    """Assert that no operator needs more than the runtime itself (Flex operators are custom ones)."""
+def _check_operators(content: Any) -> None:
+    """Raise UserError for custom operators, which include Flex operators: the runtime does not contain them."""
     custom = [code.customCode for code in content.operatorCodes if code.builtinCode == schema.BuiltinOperator.CUSTOM]
     if custom:
         raise UserError(f"TFLite: operators that are not built in: {custom}")
 
 
 def _attach(content: Any, name: str, data: bytes) -> None:
-    """Add a named metadata buffer."""
+    """Add a named metadata buffer to a model."""
     buffer, entry = schema.BufferT(), schema.MetadataT()
     buffer.data = np.frombuffer(data, np.uint8)
     entry.name, entry.buffer = name, len(content.buffers)
@@ -65,14 +98,15 @@ def _attach(content: Any, name: str, data: bytes) -> None:
     content.metadata = [*(content.metadata or []), entry]
 
 
-def open_artifact(folder: Path, threads: int = 1) -> Call:
-    """Open it in LiteRT's interpreter; ``threads`` work within an operator."""
-    return open_file(folder / PLACE, threads)
+def open_artifact(precision: Precision, folder: Path, threads: int = 1) -> Call:
+    """Open the file of one precision in LiteRT's interpreter.
 
-
-def open_file(path: Path, threads: int) -> Call:
-    """Open one file; a signature runner gives its inputs the shapes that it is called with."""
-    interpreter = Interpreter(model_path=str(path), num_threads=threads)
+    Args:
+        precision: the precision.
+        folder: folder of the run.
+        threads: number of threads inside an operator.
+    """
+    interpreter = Interpreter(model_path=str(folder / precision.path), num_threads=threads)
     runners = {name: interpreter.get_signature_runner(name) for name in GRAPHS}
 
     def call(graph: str, **inputs: Any) -> Any:
@@ -81,6 +115,15 @@ def open_file(path: Path, threads: int) -> Call:
     return call
 
 
-def size(folder: Path) -> int:
-    """Bytes on disk."""
-    return (folder / PLACE).stat().st_size
+def _exporter(precision: Precision) -> Exporter:
+    """Return the exporter of one precision."""
+    return Exporter(
+        precision.title,
+        precision.path,
+        functools.partial(write, precision),
+        functools.partial(open_artifact, precision),
+        precision.max_loss_increase,
+    )
+
+
+EXPORTERS = {name: _exporter(precision) for name, precision in PRECISIONS.items()}

@@ -16,7 +16,7 @@ from keras_lstmgen.config import recipe
 from keras_lstmgen.data import example_batches, prepared_corpus, splits
 from keras_lstmgen.data.token_cache import encode_split
 from keras_lstmgen.evaluation import likelihood
-from keras_lstmgen.exporters.graphs import Call
+from keras_lstmgen.exporters.registry import Call
 from keras_lstmgen.generation import decoding_loop, sampling, text_generation
 from keras_lstmgen.generation.sampling import Options
 from keras_lstmgen.models.builder import LARGE

@@ -11,7 +11,7 @@ from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 from keras_lstmgen.generation import sampling
 from keras_lstmgen.models.run_directory import Run
 
-PLACE = Path("assets.extra/tf_serving_warmup_requests")
+PATH = Path("assets.extra/tf_serving_warmup_requests")
 NAME = "lstm"  # name of the model in export/tf_serving/models.config
 ROWS = (1, 16)  # batch sizes
 # Typical prompts: words, nothing, a sentence and another script. Every vocabulary can encode them.

@@ -20,13 +20,14 @@ import numpy as np
 
 from keras_lstmgen.data.sources import cache_folder
 from keras_lstmgen.exporters import onnx
-from keras_lstmgen.exporters.graphs import Call, Graphs, metadata_json
+from keras_lstmgen.exporters.graphs import Graphs, metadata_json
+from keras_lstmgen.exporters.registry import Call, Exporter
 from keras_lstmgen.files import atomic
 from keras_lstmgen.models import run_directory
 from keras_lstmgen.models.run_directory import Run
 from keras_lstmgen.utils.errors import UserError
 
-PLACE = Path("web")
+PATH = Path("web")
 PAGE = (
     "index.html", "style.css", "loading.js", "page.js", "strip.js", "worker.js", "model.js", "contract.js",
     "tokenizer.js",
@@ -46,22 +47,21 @@ def kit() -> Path:
     return inside if inside.is_dir() else Path(__file__).parents[2] / "export" / "browser"
 
 
-def write(model: Run, folder: Path) -> Path:
+def write(run: Run, folder: Path) -> None:
     """Write the page and all that it loads into a run's folder."""
     _program("node")  # by which it is proved
     runtime = _unpacked(_archive())
-    with atomic.replacing(folder / PLACE) as path:
+    with atomic.replacing(folder / PATH) as path:
         path.mkdir()
         for name in PAGE:
             shutil.copyfile(kit() / name, path / name)
         (path / "onnxruntime").mkdir()
         for name, data in runtime.items():
             atomic.write_bytes(path / name, data)
-        atomic.write_bytes(path / onnx.FILES["step"], onnx.model_of(Graphs(model).step, "step").SerializeToString())
-        atomic.write_bytes(path / run_directory.TOKENIZER, model.tokenizer.model)
-        atomic.write_text(path / run_directory.METADATA, metadata_json(model))
+        atomic.write_bytes(path / onnx.FILES["step"], onnx.model_of(Graphs(run).step, "step").SerializeToString())
+        atomic.write_bytes(path / run_directory.TOKENIZER, run.tokenizer.model)
+        atomic.write_text(path / run_directory.METADATA, metadata_json(run))
         atomic.write_text(path / "package.json", '{"type": "module"}\n')  # so that Node reads .js as browsers do
-    return folder / PLACE
 
 
 def _program(name: str) -> str:
@@ -129,7 +129,7 @@ def open_artifact(folder: Path, threads: int = 1) -> Call:  # noqa: ARG001  # a 
     """
     # Node refuses modules below a folder with a backslash in its name, so that a link to such a folder has to stay one.
     options = ("--preserve-symlinks", str(kit() / "run.mjs"))
-    command = [_program("node"), *options, str(folder / PLACE), "--graphs"]
+    command = [_program("node"), *options, str(folder / PATH), "--graphs"]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8")
 
     def call(graph: str, **inputs: Any) -> Any:
@@ -164,6 +164,4 @@ def _close(process: "subprocess.Popen[str]") -> None:
     process.communicate()
 
 
-def size(folder: Path) -> int:
-    """Bytes on disk."""
-    return sum(path.stat().st_size for path in (folder / PLACE).rglob("*") if path.is_file())
+EXPORTERS = {"web": Exporter("Web page", PATH, write, open_artifact)}
