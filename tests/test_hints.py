@@ -284,13 +284,8 @@ def test_a_hint_works_as_it_is_printed(follow: Callable[[Say, Path], None], say:
 def test_the_next_command_of_each_verb_works_as_it_is_printed(
     say: Say, copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-<<<<<<< HEAD
-    monkeypatch.setattr(export_run, "export", lambda _folder, _settings: None)
-    line, verbs = f"info {shell_quoted(copied)}", []
-=======
     monkeypatch.setattr(export_run, "export", lambda _folder, _settings: {})
-    line, verbs = f"info {typed(copied)}", []
->>>>>>> b50fced (One TFLite exporter for three precisions; a registry of exporters; exports return results that the command line prints)
+    line, verbs = f"info {shell_quoted(copied)}", []
     for _ in range(4):
         verbs.append(line.split()[0])
         line = command(say(line, 0))

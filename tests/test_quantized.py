@@ -13,12 +13,12 @@ import pytest
 from ai_edge_litert.interpreter import Interpreter
 from ai_edge_litert.tools import flatbuffer_utils
 
+from keras_lstmgen.cli import console
 from keras_lstmgen.config import recipe
 from keras_lstmgen.exporters import export_run, graphs, tflite, verify
 from keras_lstmgen.exporters.registry import Call
 from keras_lstmgen.generation import sampling
 from keras_lstmgen.models import run_directory
-from keras_lstmgen.reporting import console
 from keras_lstmgen.training import trainer
 from keras_lstmgen.utils.errors import UserError
 
