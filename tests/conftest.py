@@ -114,10 +114,10 @@ def _lines(folder: Path) -> None:
 @pytest.fixture(params=[("avx512_bf16", "emulated"), ("amx", "emulated amx")], ids=["vectors", "matrix registers"])
 def bfloat16(request: pytest.FixtureRequest) -> Iterator[None]:
     """The kernel in bfloat16, in each way that it has: of the processor, or emulated where that has it not."""
-    if not any(native_ops.choose(kind) for kind in request.param):
+    if not any(native_ops.select_kernel(kind) for kind in request.param):
         pytest.skip("this processor neither multiplies bfloat16 nor can emulate it")
     yield
-    native_ops.choose("best")
+    native_ops.select_kernel("best")
 
 
 @pytest.fixture

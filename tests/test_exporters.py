@@ -29,7 +29,7 @@ from keras_lstmgen.config import recipe
 from keras_lstmgen.exporters import export_run, graphs, onnx, registry, saved_model, tflite, verify
 from keras_lstmgen.exporters.registry import Call
 from keras_lstmgen.files import atomic
-from keras_lstmgen.layers import lstm
+from keras_lstmgen.layers import compute_dtype
 from keras_lstmgen.models import builder, run_directory
 from keras_lstmgen.utils.errors import UserError
 
@@ -618,7 +618,7 @@ def used_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("used_gpu")
 def test_after_a_training_on_a_gpu_the_same_process_exports_for_a_cpu(copied: Path) -> None:
-    assert lstm.has_gpu()
+    assert compute_dtype.has_gpu()
     export_run.hide_gpus()
     results = export_run.export(copied, recipe.Export(formats=tuple(FORMATS), texts=6, tokens=5))
     assert [result.proof.reasons for result in results.values()] == [()] * 3

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_lstmgen.layers import lstm, native_ops
+from keras_lstmgen.layers import lstm, native_ops, output
 from keras_lstmgen.system import cpu
 
 E, H = 5, 7
@@ -123,8 +123,8 @@ def test_the_last_output_alone_and_its_gradients_are_those_of_keras() -> None:
 
 
 def test_another_name_of_a_precision_is_refused_and_bfloat16_where_it_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    for kind in (lstm.LSTM, lstm.Output):
-        with pytest.raises(ValueError, match=r"precision: 'bf16' is none of float32, bfloat16, auto"):
+    for kind in (lstm.LSTM, output.Output):
+        with pytest.raises(ValueError, match=r"precision: 'bf16' is not one of float32, bfloat16, auto"):
             kind(H, precision="bf16")
     monkeypatch.setattr(native_ops, "has_bfloat16", lambda: False)
     layer = pair(2, 3, precision="bfloat16")[0]  # which loads, to be used elsewhere
@@ -202,7 +202,7 @@ def test_any_number_of_threads_gives_the_same(cores: int, monkeypatch: pytest.Mo
     mine, theirs = pair(B, T)
     expected = results(theirs, x, [])
     monkeypatch.setattr(cpu, "available", lambda: cores)
-    monkeypatch.setattr(native_ops, "TEXTS_A_THREAD", 1)
+    monkeypatch.setattr(native_ops, "ROWS_PER_THREAD", 1)
     for wanted, found in zip(expected, results(mine, x, []), strict=True):
         np.testing.assert_allclose(found, wanted, atol=1e-5)
 
@@ -210,7 +210,7 @@ def test_any_number_of_threads_gives_the_same(cores: int, monkeypatch: pytest.Mo
 @pytest.mark.parametrize("kind", ["plain", "avx2", "avx512"])
 @pytest.mark.parametrize(("B", "T", "E", "H"), [(1, 1, 3, 2), (5, 4, 33, 17), (13, 3, 65, 150)])
 def test_every_kind_of_processor_computes_the_same(kind: str, B: int, T: int, E: int, H: int) -> None:
-    if not native_ops.choose(kind):
+    if not native_ops.select_kernel(kind):
         pytest.skip(f"this processor has no {kind}")
     try:
         x = tf.random.stateless_normal((B, T, E), (1, 2))
@@ -218,7 +218,7 @@ def test_every_kind_of_processor_computes_the_same(kind: str, B: int, T: int, E:
         for wanted, found in zip(*(results(layer, x, []) for layer in both), strict=True):
             np.testing.assert_allclose(found, wanted, atol=1e-5)
     finally:
-        native_ops.choose("best")
+        native_ops.select_kernel("best")
 
 
 @pytest.mark.parametrize("kind", ["avx512_bf16", "amx", "emulated amx"])
@@ -227,12 +227,12 @@ def test_every_kind_that_multiplies_bfloat16_computes_the_same(kind: str, B: int
     """The same roundings of operands: only the order of sums differs, and now and then by it how an h is rounded."""
     found = []
     for each in ("emulated", kind):
-        if not native_ops.choose(each):
+        if not native_ops.select_kernel(each):
             pytest.skip(f"this processor has no {each}")
         x = tf.random.stateless_normal((B, T, E), (1, 2))
         state = [tf.random.stateless_normal((B, H), (3, seed)) for seed in range(2)]
         found.append(results(pair(B, T, E, H, precision="bfloat16")[0], x, state))
-        native_ops.choose("best")
+        native_ops.select_kernel("best")
     for wanted, value in zip(*found, strict=True):
         assert np.linalg.norm(value - wanted) <= ROUNDING / 2 * np.linalg.norm(wanted)
 
@@ -244,7 +244,7 @@ def test_in_bfloat16_any_number_of_threads_gives_the_same(B: int, monkeypatch: p
     T, E, H = 4, 21, 150
     x = tf.random.stateless_normal((B, T, E), (1, 2))
     mine = pair(B, T, E, H, precision="bfloat16")[0]
-    monkeypatch.setattr(native_ops, "TEXTS_A_THREAD", 1)
+    monkeypatch.setattr(native_ops, "ROWS_PER_THREAD", 1)
     found = []
     for cores in (1, 2, 3, 7):
         monkeypatch.setattr(cpu, "available", lambda cores=cores: cores)
@@ -315,7 +315,7 @@ def test_gradients_in_bfloat16_stay_near() -> None:
 @pytest.mark.usefixtures("bfloat16")
 def test_auto_is_bfloat16_here_and_a_gradient_of_a_window_stays_near() -> None:
     """The estimate of above for T steps: each adds an error of 2u of the norm, none makes up for another."""
-    if not native_ops.gains_by_bfloat16():
+    if not native_ops.is_bfloat16_faster():
         pytest.skip("this processor multiplies floats faster")
     B, T = 6, 9
     x = tf.random.stateless_normal((B, T, E), (1, 2))
@@ -383,12 +383,12 @@ def test_an_output_gives_dense_s_logits_and_gradients(precision: str, tied: bool
     B, T, V = 3, 4, 11
     embedding = keras.layers.Embedding(V, E)
     embedding.build((B, T))
-    output = lstm.TiedOutput(embedding, precision=precision) if tied else lstm.Output(V, precision=precision)
-    output.build((B, T, E))
-    kernel_of = embedding.embeddings if tied else output.kernel
+    layer = output.TiedOutput(embedding, precision=precision) if tied else output.Output(V, precision=precision)
+    layer.build((B, T, E))
+    kernel_of = embedding.embeddings if tied else layer.kernel
     x = tf.random.stateless_normal((B, T, E), (1, 2))
     weights = kernel_of.numpy().T if tied else kernel_of.numpy()
-    logits = output(x)
+    logits = layer(x)
     bound = 0 if precision == "float32" else 4 * ROUNDING  # of both operands and of the sum
     np.testing.assert_allclose(logits, x.numpy() @ weights, atol=1e-5 + bound * np.max(np.abs(x) @ np.abs(weights)))
     assert logits.dtype == "float32"
@@ -435,7 +435,8 @@ def test_without_memory_for_its_weights_the_code_says_so_and_works_again_later()
     command, settings = [sys.executable, "-c", SHORT_OF_MEMORY], {**os.environ, "MALLOC_ARENA_MAX": "1"}
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=settings)
     assert done.stdout.splitlines() == [
-        f"lstm_{way}: no memory for a window this large" for way in ("forward", "backward")
+        f"lstm_{way}: not enough memory for the window; use a smaller batch or window"
+        for way in ("forward", "backward")
     ]
 
 
@@ -460,7 +461,7 @@ def test_threads_that_cannot_be_had_are_done_without(kind: str, request: pytest.
     dice, bfloat16 = np.random.default_rng(1), kind != "best"
     shapes = ((B, T, E), (B, H), (B, H), (E, 4 * H), (H, 4 * H), (4 * H,))
     inputs = [dice.normal(size=shape).astype(np.float32) for shape in shapes]
-    if not native_ops.choose(kind):
+    if not native_ops.select_kernel(kind):
         pytest.skip(f"this processor has no {kind}")
     try:
         expected, *_ = native_ops._forward(bfloat16, *inputs)
@@ -469,7 +470,7 @@ def test_threads_that_cannot_be_had_are_done_without(kind: str, request: pytest.
             threading.Thread(target=print).start()
         np.testing.assert_array_equal(native_ops._forward(bfloat16, *inputs)[0], expected)
     finally:
-        native_ops.choose("best")
+        native_ops.select_kernel("best")
 
 
 def test_instructions_that_are_missing_are_not_told_as_a_lack_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:

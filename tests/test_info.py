@@ -9,7 +9,7 @@ import pytest
 
 from keras_lstmgen.cli import command_line
 from keras_lstmgen.config import recipe
-from keras_lstmgen.layers import lstm, native_ops
+from keras_lstmgen.layers import compute_dtype, lstm, native_ops
 from keras_lstmgen.models import run_directory
 from keras_lstmgen.training import trainer
 
@@ -132,6 +132,6 @@ def test_missing_native_code_is_told_in_a_line_where_a_training_begins_and_by_in
 
 def test_missing_native_code_is_no_news_where_a_gpu_trains(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(native_ops, "library", lambda: None)
-    assert lstm.without_kernel().startswith(MISSING)
-    monkeypatch.setattr(lstm, "has_gpu", lambda: True)
-    assert lstm.without_kernel() == ""
+    assert lstm.missing_kernel_warning().startswith(MISSING)
+    monkeypatch.setattr(compute_dtype, "has_gpu", lambda: True)
+    assert lstm.missing_kernel_warning() == ""

@@ -62,7 +62,7 @@ def lstm_results(monkeypatch: pytest.MonkeyPatch, count: int) -> list[Any]:
     shapes = ((B, T, E), (B, H), (B, H), (E, 4 * H), (H, 4 * H), (4 * H,))
     inputs = [dice.normal(size=shape).astype(np.float32) for shape in shapes]
     monkeypatch.setattr(cpu, "available", lambda: count)
-    monkeypatch.setattr(native_ops, "TEXTS_A_THREAD", 1)
+    monkeypatch.setattr(native_ops, "ROWS_PER_THREAD", 1)
     y, h, c, *kept = native_ops._forward(False, *inputs)
     x, W, U = inputs[0], *inputs[3:5]
     return [y, h, c, *native_ops._backward(False, x, W, U, y, h, c, *kept)]
@@ -75,9 +75,9 @@ def softmax_results(monkeypatch: pytest.MonkeyPatch, count: int) -> list[Any]:
     products, bias, by = (dice.normal(size=size).astype(np.float32) for size in ((N, V), V, N))
     labels = dice.integers(V, size=N, dtype=np.int32)
     monkeypatch.setattr(cpu, "available", lambda: count)
-    monkeypatch.setattr(native_ops, "LITTLE", 1)
-    nats, sums = native_ops._nats(products, bias, labels)
-    return [nats, sums, *native_ops._nats_back(products, bias, labels, sums, by)]
+    monkeypatch.setattr(native_ops, "LOGITS_PER_THREAD", 1)
+    nats, sums = native_ops._softmax_forward(products, bias, labels)
+    return [nats, sums, *native_ops._softmax_backward(products, bias, labels, sums, by)]
 
 
 @pytest.mark.parametrize("results", [lstm_results, softmax_results])

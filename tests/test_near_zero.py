@@ -19,10 +19,10 @@ KINDS = ["plain", "avx2", "avx512"]
 @pytest.fixture(params=KINDS)
 def kind(request: pytest.FixtureRequest) -> Iterator[str]:
     """Each kind of kernel that computes in float32 and can run here."""
-    if not native_ops.choose(request.param):
+    if not native_ops.select_kernel(request.param):
         pytest.skip(f"this processor has no {request.param}")
     yield request.param
-    native_ops.choose("best")
+    native_ops.select_kernel("best")
 
 
 def ran(z: Array, c0: Array, dh: Array, dc: Array) -> dict[str, Array]:

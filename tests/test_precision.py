@@ -8,7 +8,7 @@ import pytest
 
 from keras_lstmgen.config import recipe
 from keras_lstmgen.files import atomic
-from keras_lstmgen.layers import lstm, native_ops
+from keras_lstmgen.layers import compute_dtype, lstm, native_ops
 from keras_lstmgen.training import input_pipeline, trainer
 from keras_lstmgen.utils.errors import UserError
 
@@ -45,7 +45,7 @@ def test_on_a_gpu_bfloat16_is_a_policy_of_the_lstm_layers_and_the_loss_stays_flo
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """No GPU is asked for: Keras's loop computes here what cuDNN would. It steps as float32 does, within rounding."""
-    monkeypatch.setattr(lstm, "has_gpu", lambda: True)
+    monkeypatch.setattr(compute_dtype, "has_gpu", lambda: True)
     monkeypatch.setattr(native_ops, "has_bfloat16", lambda: False)
     B, T, V = 3, 5, 11
     values = {
@@ -72,5 +72,5 @@ def test_with_a_gpu_a_processor_without_bfloat16_is_no_reason_to_refuse_it(
     settings: recipe.Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(native_ops, "has_bfloat16", lambda: False)
-    monkeypatch.setattr(lstm, "has_gpu", lambda: True)
+    monkeypatch.setattr(compute_dtype, "has_gpu", lambda: True)
     input_pipeline.prepare(recipe.override(settings, {"training.precision": "bfloat16"}), tmp_path)

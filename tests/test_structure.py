@@ -9,9 +9,10 @@ import pytest
 import tensorflow as tf
 
 from keras_lstmgen.config import recipe
-from keras_lstmgen.layers import lstm as layers
+from keras_lstmgen.layers import output
 from keras_lstmgen.layers.attention import Attention
 from keras_lstmgen.layers.ensemble import Ensemble
+from keras_lstmgen.layers.lstm import LSTM
 from keras_lstmgen.layers.pointer_generator import Pointer
 from keras_lstmgen.models import builder
 from keras_lstmgen.utils.errors import UserError
@@ -68,7 +69,7 @@ ARGUMENTS: dict[str, Callable[[], keras.Sequential]] = {
     "'lstm' (LSTM) has go_backwards=True": lambda: stack(lstm(go_backwards=True)),
     "'lstm' (LSTM) has float64 weights": lambda: stack(lstm(dtype="float64")),
     "'ours' (LSTM) has activation='relu'": lambda: stack(
-        layers.LSTM(H, return_sequences=True, activation="relu", name="ours")
+        LSTM(H, return_sequences=True, activation="relu", name="ours")
     ),
     "'first' (Embedding) has mask_zero=True": lambda: stack(
         lstm(), first=keras.layers.Embedding(V, E, mask_zero=True, name="first")
@@ -83,7 +84,7 @@ ARGUMENTS: dict[str, Callable[[], keras.Sequential]] = {
         lstm(), last=keras.layers.Dense(V, use_bias=False, name="last")
     ),
     "'last' (Output) has activation='relu'": lambda: stack(
-        lstm(), last=layers.Output(V, activation="relu", name="last")
+        lstm(), last=output.Output(V, activation="relu", name="last")
     ),
     "'last' (Dense) has lora_rank=2": lambda: stack(lstm(), last=keras.layers.Dense(V, lora_rank=2, name="last")),
     "'last' (Softmax) is not supported": lambda: stack(lstm(), last=keras.layers.Softmax(name="last")),
@@ -94,7 +95,7 @@ ARGUMENTS: dict[str, Callable[[], keras.Sequential]] = {
         lstm(), first=type("EmbeddingBag", (keras.layers.Embedding,), {})(V, E, name="first")
     ),
     "'last' (TiedOutput) is not supported": lambda: stack(
-        lstm(), last=layers.TiedOutput(built_embedding(), name="last")
+        lstm(), last=output.TiedOutput(built_embedding(), name="last")
     ),
 }  # fmt: skip
 

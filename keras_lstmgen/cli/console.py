@@ -218,7 +218,7 @@ def _in_a_line(folder: Path) -> tuple[str, str, str, str]:
 
 def slow_training() -> None:
     """Say so where training is slow for lack of the compiled code."""
-    if told := lstm.without_kernel():
+    if told := lstm.missing_kernel_warning():
         out.print(told, markup=False)
 
 

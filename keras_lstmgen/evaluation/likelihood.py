@@ -56,7 +56,7 @@ def _logits(weights: Weights, ids: Any, state: Any) -> tuple[Any, Any]:
     x, next_states = tf.gather(weights.embedding, ids), []
     parts, memory = split_state(weights, state)
     for cell, h, c in zip(weights.cells, parts[::2], parts[1::2], strict=True):
-        x, h, c = native_ops.lstm(x, h, c, *cell)
+        x, (h, c) = native_ops.lstm(x, (h, c), cell)
         next_states += [h, c]
     if weights.heads:
         previous_memory = memory

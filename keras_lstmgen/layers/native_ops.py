@@ -1,16 +1,17 @@
-"""The LSTM over a window on a CPU, in compiled code: the numbers of Keras's loop in a small part of its time.
+"""TensorFlow operators for the native code: the LSTM over a window, and the cross entropy of the loss.
 
-``native/lstm.c`` does the work; here it is made an operator with a gradient. What makes it fast:
+``native/lstm.c`` computes the same numbers as the loop of Keras. It is faster for these reasons:
 
-- The operands of [x, h] [W; U] and of its gradients are packed once a window, in the order in which they are read, so
-  that a time step is products at the processor's full rate and nothing else: no small operators, no waiting.
-- The four gates of some units are computed while their sums are still in registers.
-- Each thread takes rows of the batch of its own through all steps, and meets the others only at the window's end.
-- Operands may be bfloat16, where the processor multiplies them; sums, gates and states are float32 always. With matrix
-  registers (AMX) products take less time than reading the weights: there each thread keeps those of units of its own in
-  its cache, and threads meet after each step.
+- The operands of the products ``[x, h] [W; U]`` and of their gradients are packed once per window, in the order in
+  which they are read. A time step consists of products at the full rate of the processor, without small operators.
+- The four gates of a unit are computed while their sums are in registers.
+- Each thread computes all time steps of its own rows of the batch. The threads wait for each other only at the end of
+  the window.
+- On processors with bfloat16 products, the operands can be bfloat16. Sums, gates and states are always float32. With
+  AMX registers, the products take less time than reading the weights. There, each thread keeps the weights of its own
+  units in its cache, and the threads wait for each other after each step.
 
-The softmax of the loss is here too (``native/softmax.c``): with a large vocabulary it takes longer than the LSTM.
+``native/softmax.c`` computes the cross entropy. With a large vocabulary, it takes longer than the LSTM.
 """
 
 import ctypes
@@ -26,16 +27,16 @@ from numpy.typing import NDArray
 
 from keras_lstmgen.system import cpu
 
-ALIGNMENT = 64  # bytes; what begins there TensorFlow takes over without a copy
-TEXTS_A_THREAD = 4  # of a step; with fewer a thread waits for weights rather than computes
-NO_INSTRUCTIONS = -2  # of the compiled code: not on this processor; all else but 0 is that there was no memory
-LITTLE = 1 << 14  # logits, whose softmax takes a few microseconds
-KEPT = 3  # arrays that the forward pass leaves for the backward pass: gates, cell states, operands
+ALIGNMENT = 64  # bytes; TensorFlow uses arrays with this alignment without a copy
+ROWS_PER_THREAD = 4  # minimum number of batch rows; with fewer rows, a thread mainly waits for weights
+NO_INSTRUCTIONS = -2  # error code: the processor lacks the instructions; other codes except 0 mean out of memory
+LOGITS_PER_THREAD = 1 << 14  # minimum number of logits; starting a thread takes longer than fewer
+SAVED = 3  # number of arrays that the backward pass needs: gates, cell states, operands
 
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
-    """The compiled code, or None where it was installed without a C compiler."""
+    """Return the native code, or None if the package was installed without a C compiler."""
     folder = Path(__file__).parents[1] / "native"
     for suffix in importlib.machinery.EXTENSION_SUFFIXES:
         if (path := folder / f"lstm{suffix}").is_file():
@@ -43,198 +44,223 @@ def library() -> ctypes.CDLL | None:
     return None
 
 
-def _found() -> ctypes.CDLL:
-    """The compiled code, where it is known to be there."""
+def _loaded_library() -> ctypes.CDLL:
+    """Return the native code, which must be installed."""
     code = library()
     assert code is not None
     return code
 
 
 def has_bfloat16() -> bool:
-    """Whether this processor multiplies pairs of bfloat16."""
-    return library() is not None and bool(_found().lstm_has_bfloat16())
+    """Return whether this processor has bfloat16 products."""
+    return library() is not None and bool(_loaded_library().lstm_has_bfloat16())
 
 
-def gains_by_bfloat16() -> bool:
-    """Whether it does so faster than it multiplies floats."""
-    return has_bfloat16() and _found().lstm_has_bfloat16() > 1
+def is_bfloat16_faster() -> bool:
+    """Return whether this processor multiplies bfloat16 faster than float32."""
+    return has_bfloat16() and _loaded_library().lstm_has_bfloat16() > 1
 
 
-def choose(kind: str) -> bool:
-    """Compute from now on as another processor would, or as this one again: "best". False, and no change, if it cannot.
-
-    In float32 "plain", "avx2" or "avx512", in bfloat16 "avx512_bf16" or "amx". "emulated" and "emulated amx" are these
-    two for processors that do not multiply it: as wrong, but no faster than float32. For tests.
-    """
-    return library() is not None and _found().lstm_choose(kind.encode()) == 0
-
-
-def lstm(x: Any, h0: Any, c0: Any, W: Any, U: Any, b: Any, bfloat16: bool = False) -> tuple[Any, Any, Any]:
-    """Run a layer over a window.
+def select_kernel(name: str) -> bool:
+    """Select the kernel of another processor, for tests.
 
     Args:
-        x: float32 [B, T, E].
-        h0: float32 [B, H].
-        c0: float32 [B, H].
-        W: float32 [E, 4H], the kernel; gates in Keras's order i, f, g, o.
-        U: float32 [H, 4H], the recurrent kernel.
-        b: float32 [4H].
-        bfloat16: round the operands of all products to bfloat16; ValueError where the processor does not multiply it.
+        name: for float32 "plain", "avx2" or "avx512"; for bfloat16 "avx512_bf16", "amx", "emulated" or "emulated amx";
+            "best" for the fastest kernel of this processor. The emulated kernels round like the two bfloat16 kernels on
+            processors without bfloat16 products. They are not faster than float32.
 
     Returns:
-        The outputs float32 [B, T, H], and the last h and c, [B, H] each.
+        False if this processor cannot run the kernel; the selection then stays unchanged.
+    """
+    return library() is not None and _loaded_library().lstm_choose(name.encode()) == 0
+
+
+def lstm(
+    x: Any, state: tuple[Any, Any], weights: tuple[Any, Any, Any], *, bfloat16: bool = False
+) -> tuple[Any, tuple[Any, Any]]:
+    """Run an LSTM layer over a window.
+
+    Source: Hochreiter and Schmidhuber, "Long Short-Term Memory", 1997, with the forget gate of Gers, Schmidhuber and
+    Cummins, "Learning to Forget: Continual Prediction with LSTM", 2000.
+
+    Args:
+        x: float32 [B, T, E], inputs.
+        state: h and c before the window, each float32 [B, H].
+        weights: kernel W float32 [E, 4H], recurrent kernel U float32 [H, 4H] and bias b float32 [4H], with the gates in
+            the order of Keras: input gate, forget gate, candidate, output gate.
+        bfloat16: whether to round the operands of all products to bfloat16.
+
+    Returns:
+        The outputs float32 [B, T, H], and the last h and c, each float32 [B, H].
+
+    Raises:
+        ValueError: if ``bfloat16`` is set and the processor has no bfloat16 products.
     """
     if bfloat16 and not has_bfloat16():
         raise ValueError("precision 'bfloat16': this processor does not multiply bfloat16; give 'auto' or 'float32'")
+    (h0, c0), (W, U, b) = state, weights
 
     @tf.custom_gradient
     def window(*inputs: Any) -> Any:
-        kinds = [tf.float32] * 3 + [tf.uint8] * KEPT
+        dtypes = [tf.float32] * 3 + [tf.uint8] * SAVED
         forward = functools.partial(_forward, bfloat16)
-        results = tf.numpy_function(forward, inputs, kinds, stateful=False, name="lstm_forward")
-        outputs = _shaped(results[:3], ([*x.shape[:2], U.shape[0]], h0.shape, c0.shape))
+        results = tf.numpy_function(forward, inputs, dtypes, stateful=False, name="lstm_forward")
+        outputs = _with_shapes(results[:3], ([*x.shape[:2], U.shape[0]], h0.shape, c0.shape))
 
         @tf.custom_gradient
         def backward(*arguments: Any) -> Any:
             compute = functools.partial(_backward, bfloat16)
-            kinds = [tf.float32] * len(inputs)
-            found = tf.numpy_function(compute, arguments, kinds, stateful=False, name="lstm_backward")
-            return _shaped(found, [value.shape for value in inputs]), _refuse
+            dtypes = [tf.float32] * len(inputs)
+            gradients = tf.numpy_function(compute, arguments, dtypes, stateful=False, name="lstm_backward")
+            return _with_shapes(gradients, [value.shape for value in inputs]), _refuse_second_derivative
 
-        def gradient(*gradients: Any) -> Any:
-            return backward(x, W, U, *gradients, *results[3:])
+        def gradient(*upstream: Any) -> Any:
+            return backward(x, W, U, *upstream, *results[3:])
 
         return tuple(outputs), gradient
 
     outputs, h, c = window(x, h0, c0, W, U, b)
-    return outputs, h, c
+    return outputs, (h, c)
 
 
-def nats(labels: Any, products: Any, bias: Any) -> Any:
-    """The negative log-likelihood of labels by the logits ``products + bias``, which are never in memory.
+def cross_entropy(labels: Any, products: Any, bias: Any) -> Any:
+    """Compute the cross entropy of labels, without storing the logits ``products + bias``.
 
     Args:
-        labels: int32 [N].
-        products: float32 or bfloat16 [N, V]; its gradient is of the same type.
+        labels: int32 [N], from 0 to V - 1; other values raise ValueError when the graph runs.
+        products: float32 or bfloat16 [N, V]; the gradient has the same type.
         bias: float32 [V].
 
     Returns:
-        Float32 [N]. At run time ValueError for a label that is not from 0 to V - 1.
+        float32 [N], in nats.
     """
-    kind = tf.uint16 if products.dtype == tf.bfloat16 else tf.float32  # as NumPy knows it
+    dtype = tf.uint16 if products.dtype == tf.bfloat16 else tf.float32  # NumPy has no bfloat16
 
     @tf.custom_gradient
     def rows(products: Any, bias: Any) -> Any:
-        given, kinds = [tf.bitcast(products, kind), bias, labels], [tf.float32] * 2
-        found, sums = tf.numpy_function(_nats, given, kinds, stateful=False, name="softmax_forward")
+        inputs, dtypes = [tf.bitcast(products, dtype), bias, labels], [tf.float32] * 2
+        losses, log_sums = tf.numpy_function(_softmax_forward, inputs, dtypes, stateful=False, name="softmax_forward")
 
         @tf.custom_gradient
-        def backward(by: Any) -> Any:
-            kinds = [kind, tf.float32]
-            back = tf.numpy_function(_nats_back, [*given, sums, by], kinds, stateful=False, name="softmax_backward")
-            of_words, of_bias = _shaped(back, (products.shape, bias.shape))
-            return (tf.bitcast(of_words, products.dtype), of_bias), _refuse
+        def backward(upstream: Any) -> Any:
+            arguments, dtypes = [*inputs, log_sums, upstream], [dtype, tf.float32]
+            found = tf.numpy_function(_softmax_backward, arguments, dtypes, stateful=False, name="softmax_backward")
+            by_products, by_bias = _with_shapes(found, (products.shape, bias.shape))
+            return (tf.bitcast(by_products, products.dtype), by_bias), _refuse_second_derivative
 
-        return tf.ensure_shape(found, labels.shape), backward
+        return tf.ensure_shape(losses, labels.shape), backward
 
     return rows(products, tf.convert_to_tensor(bias))
 
 
-def _nats(*inputs: NDArray[Any]) -> list[NDArray[np.float32]]:
-    """The negative log-likelihoods [N], and the logarithms of the sums that the gradient needs, [N]."""
+def _softmax_forward(*inputs: NDArray[Any]) -> list[NDArray[np.float32]]:
+    """Compute the cross entropies [N] and the logarithms of the softmax's denominators [N]."""
     (N, V), labels = inputs[0].shape, inputs[-1]
     if N and not 0 <= labels.min() <= labels.max() < V:
         raise ValueError(f"loss: labels from {labels.min()} to {labels.max()}; give them from 0 to {V - 1}")
-    found = [np.empty(N, np.float32) for _ in range(2)]
-    _softmax("softmax_forward", _threads_for(inputs[0]), inputs, found)
-    return found
+    outputs = [np.empty(N, np.float32) for _ in range(2)]
+    _call_softmax("softmax_forward", _softmax_threads(inputs[0]), inputs, outputs)
+    return outputs
 
 
-def _nats_back(*inputs: NDArray[Any]) -> list[NDArray[Any]]:
-    """The gradients by the products [N, V] and by the bias [V]."""
-    products, count = inputs[0], _threads_for(inputs[0])
+def _softmax_backward(*inputs: NDArray[Any]) -> list[NDArray[Any]]:
+    """Compute the gradients with respect to the products [N, V] and the bias [V]."""
+    products, threads = inputs[0], _softmax_threads(inputs[0])
     gradient = _aligned(products.nbytes).view(products.dtype).reshape(products.shape)
-    by_bias = np.empty((count, products.shape[1]), np.float32)
-    _softmax("softmax_backward", count, inputs, [gradient, by_bias])
+    by_bias = np.empty((threads, products.shape[1]), np.float32)
+    _call_softmax("softmax_backward", threads, inputs, [gradient, by_bias])
     return [gradient, by_bias[0]]
 
 
-def _softmax(name: str, count: int, *groups: Sequence[NDArray[Any]]) -> None:
-    """Call it with so many threads."""
+def _call_softmax(name: str, threads: int, *groups: Sequence[NDArray[Any]]) -> None:
+    """Call a function of ``softmax.c`` with a number of threads."""
     products = groups[0][0]
-    code: Callable[..., None] = getattr(_found(), name)
-    code(count, int(products.dtype == np.uint16), (ctypes.c_long * 2)(*products.shape), *map(_pointers, groups))
+    function: Callable[..., None] = getattr(_loaded_library(), name)
+    is_bfloat16 = int(products.dtype == np.uint16)
+    function(threads, is_bfloat16, (ctypes.c_long * 2)(*products.shape), *map(_pointers, groups))
 
 
-def _threads_for(products: NDArray[Any]) -> int:
-    """As many as there are cores, but one for little: more would take longer to start than to compute."""
-    return max(1, min(cpu.available(), products.size // LITTLE))
+def _softmax_threads(products: NDArray[Any]) -> int:
+    """Return the number of threads for an array of logits: at most the number of cores."""
+    return max(1, min(cpu.available(), products.size // LOGITS_PER_THREAD))
 
 
-def _refuse(*_: Any) -> Any:
-    """Else TensorFlow would take the gradient of a gradient for nothing, and say nothing."""
-    raise NotImplementedError("LSTM: no gradient of its gradient; take keras.layers.LSTM and a loss of Keras's for it")
+def _refuse_second_derivative(*_: Any) -> Any:
+    """Raise NotImplementedError; without this function, TensorFlow would compute a wrong second derivative."""
+    raise NotImplementedError(
+        "LSTM: the native code has no second derivatives; use keras.layers.LSTM and a loss of Keras"
+    )
 
 
-def _shaped(values: Any, shapes: Any) -> list[Any]:
+def _with_shapes(values: Any, shapes: Any) -> list[Any]:
+    """Set the static shapes of tensors."""
     return [tf.ensure_shape(value, shape) for value, shape in zip(values, shapes, strict=True)]
 
 
 def _forward(bfloat16: bool, *inputs: NDArray[np.float32]) -> list[NDArray[Any]]:
-    """Outputs [B,T,H], h and c [B,H], and what is kept."""
+    """Compute the outputs [B, T, H], h and c [B, H], and the arrays for the backward pass.
+
+    ``inputs`` are x, h0, c0, W, U and b.
+    """
     (B, T, E), H = inputs[0].shape, inputs[1].shape[1]
     _check(inputs, ((B, T, E), (B, H), (B, H), (E, 4 * H), (H, 4 * H), (4 * H,)))
-    if not B * T:  # nothing to compute: the code begins at a first row and a first step
-        return [np.zeros((B, T, H), np.float32), *inputs[1:3], *(_aligned(0) for _ in range(KEPT))]
+    if not B * T:  # the native code requires at least one row and one step
+        return [np.zeros((B, T, H), np.float32), *inputs[1:3], *(_aligned(0) for _ in range(SAVED))]
     outputs = [np.empty(shape, np.float32) for shape in ((B, T, H), (B, H), (B, H))]
-    sizes = (ctypes.c_long * KEPT)()
+    sizes = (ctypes.c_long * SAVED)()
     _call("lstm_sizes", int(bfloat16), *map(ctypes.c_long, (B, T, E, H)), sizes)
-    kept = [_aligned(size) for size in sizes]
-    _run("lstm_forward", bfloat16, (B, T, E, H), inputs, outputs, kept)
-    return outputs + kept
+    saved = [_aligned(size) for size in sizes]
+    _run("lstm_forward", bfloat16, (B, T, E, H), inputs, outputs, saved)
+    return outputs + saved
 
 
 def _backward(bfloat16: bool, x: NDArray[np.float32], *inputs: NDArray[Any]) -> list[NDArray[np.float32]]:
-    """Gradients by x, h0, c0, W, U and b."""
-    *given, gates, c, operands = inputs  # W, U, and the gradients by the outputs and the last h and c
+    """Compute the gradients with respect to x, h0, c0, W, U and b.
+
+    ``inputs`` are W, U, the gradients with respect to the outputs, the last h and the last c, and the saved arrays.
+    """
+    *given, gates, c, operands = inputs
     (B, T, E), H = x.shape, given[1].shape[0]
     shapes = ((B, T, E), (B, H), (B, H), (E, 4 * H), (H, 4 * H), (4 * H,))
     if not B * T:
         zeros = [np.zeros(shape, np.float32) for shape in shapes]
-        return [zeros[0], *given[3:5], *zeros[3:]]  # h and c went through: so do their gradients
+        return [zeros[0], *given[3:5], *zeros[3:]]  # without steps, the last h and c are h0 and c0
     outputs = [np.empty(shape, np.float32) for shape in shapes]
     _run("lstm_backward", bfloat16, (B, T, E, H), given, outputs, [gates, c, operands])
     return outputs
 
 
 def _check(inputs: tuple[NDArray[np.float32], ...], shapes: tuple[tuple[int, ...], ...]) -> None:
-    """Refuse what the compiled code, which knows no bounds, would read beyond."""
+    """Raise ValueError for wrong shapes or dtypes, because the native code does not check bounds."""
     for name, value, shape in zip(("x", "h0", "c0", "W", "U", "b"), inputs, shapes, strict=True):
         if value.shape != shape or value.dtype != np.float32:
             raise ValueError(f"LSTM: {name} is {value.dtype} {value.shape}; give float32 {shape}")
 
 
 def _run(name: str, bfloat16: bool, shape: tuple[int, ...], *groups: Any) -> None:
+    """Call a pass of ``lstm.c`` for the shape (B, T, E, H)."""
     cores = cpu.available()
-    counts = cores, max(1, min(cores, shape[0] // TEXTS_A_THREAD))
+    counts = cores, max(1, min(cores, shape[0] // ROWS_PER_THREAD))
     _call(name, int(bfloat16), (ctypes.c_int * 2)(*counts), (ctypes.c_long * 4)(*shape), *map(_pointers, groups))
 
 
 def _pointers(arrays: Sequence[NDArray[Any]]) -> ctypes.Array[ctypes.c_void_p]:
+    """Return the addresses of arrays."""
     return (ctypes.c_void_p * len(arrays))(*(array.ctypes.data for array in arrays))
 
 
 def _call(name: str, *arguments: Any) -> None:
-    function: Callable[..., int] = getattr(_found(), name)
+    """Call a function of ``lstm.c``; raise an exception for an error code."""
+    function: Callable[..., int] = getattr(_loaded_library(), name)
     code = function(*arguments)
     if code == NO_INSTRUCTIONS:
         raise ValueError(f"{name}: this processor does not multiply bfloat16")
     if code:
-        raise MemoryError(f"{name}: no memory for a window this large")
+        raise MemoryError(f"{name}: not enough memory for the window; use a smaller batch or window")
 
 
 def _aligned(size: int) -> NDArray[np.uint8]:
-    """``size`` bytes that begin at a multiple of ALIGNMENT."""
+    """Allocate an array of ``size`` bytes whose address is a multiple of ALIGNMENT."""
     raw = np.empty(size + ALIGNMENT, np.uint8)
     start = -raw.ctypes.data % ALIGNMENT
     return raw[start : start + size]

@@ -21,8 +21,10 @@ import tensorflow as tf
 from keras_lstmgen.config import recipe
 from keras_lstmgen.distribution import workers
 from keras_lstmgen.layers.attention import SIZE, Attention, Heads, attend, memory_size
+from keras_lstmgen.layers.compute_dtype import dtype_policy
 from keras_lstmgen.layers.ensemble import Ensemble, members_of, mixed
-from keras_lstmgen.layers.lstm import LSTM, Output, TiedOutput, policy
+from keras_lstmgen.layers.lstm import LSTM
+from keras_lstmgen.layers.output import Output, TiedOutput
 from keras_lstmgen.layers.pointer_generator import Gate, Pointer, read_by, with_copies
 from keras_lstmgen.layers.regularization import ActivationRegularization, DroppedEmbedding, SharedDropout
 from keras_lstmgen.models import structure
@@ -123,7 +125,7 @@ def _lstm(settings: recipe.Model, precision: str | None, carries: bool, name: st
     if precision is None:
         return keras.layers.LSTM(settings.units, return_sequences=True, name=name)
     options: dict[str, Any] = {"precision": precision, "weight_drop": settings.weight_drop, "name": name}
-    return LSTM(settings.units, return_sequences=True, stateful=carries, dtype=policy(precision), **options)
+    return LSTM(settings.units, return_sequences=True, stateful=carries, dtype=dtype_policy(precision), **options)
 
 
 def parameters(settings: recipe.Model, V: int) -> int:

@@ -11,13 +11,14 @@ import keras
 from keras_lstmgen.layers import lstm
 from keras_lstmgen.layers.attention import Attention
 from keras_lstmgen.layers.ensemble import Ensemble, members_of
+from keras_lstmgen.layers.output import Output, TiedOutput
 from keras_lstmgen.layers.pointer_generator import Pointer
 from keras_lstmgen.layers.regularization import ActivationRegularization, DroppedEmbedding, SharedDropout
 from keras_lstmgen.utils.errors import UserError
 
 EMBEDDINGS = (keras.layers.Embedding, DroppedEmbedding)
 CELLS = (keras.layers.LSTM, lstm.LSTM)
-OUTPUTS = (keras.layers.Dense, lstm.Output, lstm.TiedOutput)
+OUTPUTS = (keras.layers.Dense, Output, TiedOutput)
 IN_TRAINING = (keras.layers.Dropout, keras.layers.SpatialDropout1D, SharedDropout, ActivationRegularization)
 
 # The arguments that change what a layer computes outside of training, with the value that the step computes.
@@ -58,7 +59,7 @@ def _check_order(member: keras.Sequential) -> None:
         raise _unknown(output, "before the output are LSTM layers")
     if type(output) not in OUTPUTS:
         raise _unknown(output, "the last layer is a Dense, Output or TiedOutput")
-    if isinstance(output, lstm.TiedOutput) and output.embedding is not parts[0]:
+    if isinstance(output, TiedOutput) and output.embedding is not parts[0]:
         raise _unknown(output, "TiedOutput has the weights of the model's first layer")
 
 

@@ -18,7 +18,7 @@ from keras_lstmgen.data.splits import Split
 from keras_lstmgen.data.token_cache import Encoded, encode
 from keras_lstmgen.distribution import workers
 from keras_lstmgen.evaluation import likelihood
-from keras_lstmgen.layers import lstm, native_ops
+from keras_lstmgen.layers import compute_dtype, native_ops
 from keras_lstmgen.models.builder import parameters
 from keras_lstmgen.reporting import reporter
 from keras_lstmgen.system import malloc
@@ -53,7 +53,7 @@ def prepare(settings: recipe.Recipe, runs: Path) -> tuple[recipe.Recipe, Encoded
 
 def check_precision(precision: str) -> None:
     """UserError where the machine cannot train in it."""
-    if precision == "bfloat16" and not (native_ops.has_bfloat16() or lstm.has_gpu()):
+    if precision == "bfloat16" and not (native_ops.has_bfloat16() or compute_dtype.has_gpu()):
         raise UserError("training.precision: this processor does not multiply bfloat16; give auto or float32")
 
 

@@ -7,7 +7,8 @@ import numpy as np
 import tensorflow as tf
 
 from keras_lstmgen.layers import native_ops
-from keras_lstmgen.layers.lstm import Output, TiedOutput, has_gpu, product
+from keras_lstmgen.layers.compute_dtype import has_gpu
+from keras_lstmgen.layers.output import Output, TiedOutput, product
 from keras_lstmgen.layers.pointer_generator import NEVER, Pointer, shares
 
 
@@ -26,7 +27,7 @@ def nats_of(ids: Any, products: Any, bias: Any) -> Any:
     """
     if native_ops.library() is None or has_gpu():
         return tf.nn.sparse_softmax_cross_entropy_with_logits(ids, tf.cast(products, tf.float32) + bias)
-    return native_ops.nats(ids, products, bias)
+    return native_ops.cross_entropy(ids, products, bias)
 
 
 class SampledSoftmax(keras.losses.Loss):
@@ -66,7 +67,7 @@ class SampledSoftmax(keras.losses.Loss):
         rarity = tf.gather(self._rarity(targets.shape[0]), ids)  # of each candidate
         weights, bias = self.output.part(ids)
         features = tf.reshape(y_pred, [-1, y_pred.shape[-1]])
-        products = product(features, weights, self.output.precision, turned=True)
+        products = product(features, weights, self.output.precision, transposed=True)
         labels = places[: targets.shape[0]]
         nats = nats_of(labels, products, bias + rarity)
         own = tf.gather(rarity, labels)

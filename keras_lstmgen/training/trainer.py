@@ -368,7 +368,7 @@ def _announce(settings: recipe.Recipe, encoded: Encoded, model: keras.Sequential
     vocabulary = f"{settings.tokenizer.type} vocabulary of {encoded.tokenizer.vocab_size:,}"
     tokens = f"{counts['tokens']:,} tokens to train on, {len(encoded.validation):,} held out"
     reporter.message(f"{folder}: {model.count_params():,} parameters, {vocabulary}, {tokens}")
-    if told := lstm.without_kernel():
+    if told := lstm.missing_kernel_warning():
         reporter.message(told)
     for split, values in encoded.counts.items():
         if values["unknown"]:
