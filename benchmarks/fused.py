@@ -21,7 +21,7 @@ from ai_edge_litert.interpreter import Interpreter
 from benchmarks import measure
 from benchmarks.measure import Figures, Table, console, interleaved, publish, ratio
 from keras_lstmgen.config import recipe
-from keras_lstmgen.models import builder
+from keras_lstmgen.models import builder, inference_step
 
 E, V, T = 64, 322, 256  # sizes of a model of characters; tokens of the text
 EXAMPLES = 50  # texts that show the converter how large the numbers get
@@ -62,21 +62,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def made(units: int) -> builder.Weights:
+def made(units: int) -> inference_step.Weights:
     """A model of one layer, its weights as arrays: variables crash the converter where it makes the fused operator."""
     tf.keras.utils.set_random_seed(0)
     settings = recipe.Model(units=units, embedding_size=E, layers=1, dropout=0.0)
-    weights = builder.weights_of(builder.build(settings, V))
+    weights = inference_step.weights_of(builder.build(settings, V))
     return tf.nest.map_structure(lambda x: x.numpy() if isinstance(x, tf.Variable) else x, weights)
 
 
-def ours(weights: builder.Weights, ids: Any) -> dict[str, Any]:
+def ours(weights: inference_step.Weights, ids: Any) -> dict[str, Any]:
     """The graph ``score`` of the contract, a loop over the step; its state goes in and comes out."""
-    logprobs, state = builder.score(weights, ids, tf.zeros((1, builder.state_size(weights))))
+    logprobs, state = inference_step.score(weights, ids, tf.zeros((1, inference_step.state_size(weights))))
     return {"logprobs": logprobs, "next_state": state}
 
 
-def fused(weights: builder.Weights, ids: Any) -> dict[str, Any]:
+def fused(weights: inference_step.Weights, ids: Any) -> dict[str, Any]:
     """The same with the operator UNIDIRECTIONAL_SEQUENCE_LSTM; what its state becomes cannot be had."""
     (cell,), x = weights.cells, tf.gather(weights.embedding, ids[:, :-1])
     nothing = tf.zeros((1, cell.recurrent.shape[0]))
@@ -86,7 +86,7 @@ def fused(weights: builder.Weights, ids: Any) -> dict[str, Any]:
     return {"logprobs": tf.squeeze(tf.gather(tf.nn.log_softmax(logits), targets, batch_dims=2), 2)}
 
 
-GRAPHS: dict[str, Callable[[builder.Weights, Any], dict[str, Any]]] = {OURS: ours, FUSED: fused}
+GRAPHS: dict[str, Callable[[inference_step.Weights, Any], dict[str, Any]]] = {OURS: ours, FUSED: fused}
 
 
 def lstm() -> Any:
@@ -98,14 +98,14 @@ def lstm() -> Any:
 
     @tf.function(experimental_attributes={**known, "time_major": False, "go_backwards": False})
     def run(x: Any, h: Any, c: Any, kernel: Any, recurrent: Any, bias: Any) -> tuple[Any, ...]:
-        cell = builder.Cell(kernel, recurrent, bias)
-        h, c = tf.scan(lambda state, x: builder.cell(cell, x, *state)[:2], tf.transpose(x, [1, 0, 2]), (h, c))
+        cell = inference_step.Cell(kernel, recurrent, bias)
+        h, c = tf.scan(lambda state, x: inference_step.cell(cell, x, *state)[:2], tf.transpose(x, [1, 0, 2]), (h, c))
         return h[-1], tf.transpose(h, [1, 0, 2]), h[-1], c[-1], tf.constant(0.0)
 
     return run
 
 
-def side(weights: builder.Weights, name: str, precision: str) -> Side:
+def side(weights: inference_step.Weights, name: str, precision: str) -> Side:
     """One graph in one precision."""
     console.print(f"{name}, {precision}")
     try:
@@ -145,7 +145,7 @@ def opened(content: bytes) -> Read:
     return read
 
 
-def measured(weights: builder.Weights, sides: Mapping[str, Side], arguments: Any) -> dict[str, Any]:
+def measured(weights: inference_step.Weights, sides: Mapping[str, Side], arguments: Any) -> dict[str, Any]:
     """Rates of what was converted, in turns, and how far its numbers are from TensorFlow's."""
     [ids] = next(examples())
     expected = ours(weights, ids)["logprobs"].numpy()

@@ -25,7 +25,7 @@ from keras_lstmgen.exporters import onnx, saved_model, tflite, verify
 from keras_lstmgen.exporters.verify import Case
 from keras_lstmgen.generation import decoding_loop, sampling, text_generation
 from keras_lstmgen.generation.sampling import Options
-from keras_lstmgen.models import builder
+from keras_lstmgen.models import inference_step
 from keras_lstmgen.models import run_directory as runs
 from keras_lstmgen.utils.errors import UserError
 
@@ -205,7 +205,7 @@ def _before(run: runs.Run, ids: list[int]) -> tuple[Any, Any]:
     """Logits [1, V] after ids, and which ids they were: bool [1, V]."""
     state = decoding_loop.begin(1, run.metadata.state_size, run.metadata.vocab_size).state
     for token in ids:
-        logits, state = builder.step(run.weights, tf.constant([token]), state)
+        logits, state = inference_step.step(run.weights, tf.constant([token]), state)
     return logits, np.isin(np.arange(run.metadata.vocab_size), ids)[np.newaxis]
 
 

@@ -12,7 +12,7 @@ from keras_lstmgen.config import recipe
 from keras_lstmgen.exporters import export_run
 from keras_lstmgen.files import atomic
 from keras_lstmgen.layers.attention import SIZE, Attention, Heads, attend, memory_size
-from keras_lstmgen.models import builder
+from keras_lstmgen.models import builder, inference_step
 from keras_lstmgen.training import checkpoint, trainer
 
 B, T, E, H, L, M, V = 2, 7, 4, 6, 2, 3, 11
@@ -59,12 +59,12 @@ def test_windows_after_each_other_equal_the_whole(cut: int) -> None:
 
 def test_step_by_step_equals_the_whole_sequence() -> None:
     built = builder.build(SETTINGS, V)
-    weights = builder.weights_of(built)
+    weights = inference_step.weights_of(built)
     S = 2 * L * H + memory_size(M)
     state, whole = tf.zeros((B, S)), built(IDS, training=False)
-    assert builder.state_size(weights) == S
+    assert inference_step.state_size(weights) == S
     for t in range(T):
-        logits, state = builder.step(weights, IDS[:, t], state)
+        logits, state = inference_step.step(weights, IDS[:, t], state)
         np.testing.assert_allclose(logits, whole[:, t], atol=1e-5)
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from keras_lstmgen.generation import beam_search, decoding_loop, logits_processors, text_generation
 from keras_lstmgen.generation.logits_processors import Constraints, HostOptions
 from keras_lstmgen.generation.sampling import Options
-from keras_lstmgen.models import builder, run_directory
+from keras_lstmgen.models import inference_step, run_directory
 from keras_lstmgen.utils.errors import UserError
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the kit is no package: it travels as a folder
@@ -232,7 +232,7 @@ def test_scores_are_those_of_the_model_over_all_ids(lines: run_directory.Run) ->
     prompt = lines.prompt_ids("the ")
     for sample in samples:
         ids = np.array([prompt + sample.tokens], np.int32)
-        logprobs, _ = builder.score(lines.weights, ids, np.zeros((1, lines.metadata.state_size), np.float32))
+        logprobs, _ = inference_step.score(lines.weights, ids, np.zeros((1, lines.metadata.state_size), np.float32))
         own = float(np.sum(logprobs.numpy()[0, len(prompt) - 1 :]))
         assert sample.logprob == pytest.approx(own, abs=1e-3)
         assert sample.score == pytest.approx(score((tuple(sample.tokens), own), 0.7), abs=1e-3)

@@ -8,14 +8,14 @@ import tensorflow as tf
 from keras_lstmgen.config import recipe
 from keras_lstmgen.generation import decoding_loop, sampling
 from keras_lstmgen.generation.sampling import Options
-from keras_lstmgen.models import builder
+from keras_lstmgen.models import builder, inference_step
 
 B, P, N, E, H, V = 3, 4, 9, 5, 6, 8
 END = 2
 NEVER = np.isin(np.arange(V), [0, 1])
 ALLOWED = np.flatnonzero(~NEVER)
-WEIGHTS = builder.weights_of(builder.build(recipe.Model(embedding_size=E, units=H, layers=2, dropout=0.0), V))
-S = builder.state_size(WEIGHTS)
+WEIGHTS = inference_step.weights_of(builder.build(recipe.Model(embedding_size=E, units=H, layers=2, dropout=0.0), V))
+S = inference_step.state_size(WEIGHTS)
 IDS = np.random.default_rng(5).integers(3, V, (B, P)).astype(np.int32)
 OPTIONS = [Options(repetition_penalty=1.4), Options(temperature=0.5, top_k=3), Options(top_p=0.8)]
 
@@ -33,7 +33,7 @@ def step_by_step(noise: Any, end_id: int) -> tuple[Any, Any]:
     for b in range(B):
         state, seen, rows = tf.zeros((1, S)), np.zeros((1, V), bool), sampling.rows(OPTIONS[b : b + 1])
         for token in IDS[b]:
-            logits, state = builder.step(WEIGHTS, tf.constant([token]), state)
+            logits, state = inference_step.step(WEIGHTS, tf.constant([token]), state)
             seen[0, token] = True
         for t in range(N):
             ready, u = sampling.ready(rows, len(ALLOWED)), sampling.ready_noise(noise[b : b + 1, t : t + 1], rows)
@@ -42,7 +42,7 @@ def step_by_step(noise: Any, end_id: int) -> tuple[Any, Any]:
             tokens[b, t], logprobs[b, t] = token, tf.nn.log_softmax(logits)[0, token]
             if token == end_id:
                 break
-            logits, state = builder.step(WEIGHTS, tf.constant([token]), state)
+            logits, state = inference_step.step(WEIGHTS, tf.constant([token]), state)
             seen[0, token] = True
     return tokens, logprobs
 

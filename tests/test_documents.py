@@ -16,7 +16,7 @@ from keras_lstmgen.config import auto_sizes, recipe
 from keras_lstmgen.data import example_batches
 from keras_lstmgen.evaluation import likelihood
 from keras_lstmgen.evaluation.report import evaluate
-from keras_lstmgen.models import builder, run_directory
+from keras_lstmgen.models import builder, inference_step, run_directory
 from keras_lstmgen.tokenizers.tokenizer import END, NEWLINE, START
 from keras_lstmgen.training import checkpoint, trainer
 from keras_lstmgen.utils.errors import UserError
@@ -83,7 +83,7 @@ def test_the_measured_loss_is_that_of_each_by_itself() -> None:
     dice = np.random.default_rng(2)
     made = [dice.integers(4, V, n % 9).tolist() for n in range(17)]
     built = builder.build(recipe.Model(embedding_size=E, units=H, layers=2, dropout=0.0, attention=4), V)
-    weights, alone = builder.weights_of(built), 0.0
+    weights, alone = inference_step.weights_of(built), 0.0
     for text in made:
         ids = np.array([[START, *text, END]])
         alone += float(

@@ -13,7 +13,7 @@ from keras_lstmgen.evaluation import likelihood
 from keras_lstmgen.exporters import export_run
 from keras_lstmgen.files import atomic
 from keras_lstmgen.layers import ensemble
-from keras_lstmgen.models import builder, run_directory
+from keras_lstmgen.models import builder, inference_step, run_directory
 from keras_lstmgen.training import checkpoint, trainer
 from keras_lstmgen.training.losses import EachMember
 from keras_lstmgen.utils.errors import UserError
@@ -40,18 +40,18 @@ def test_its_probabilities_are_the_mean_of_its_members() -> None:
 
 def test_step_by_step_equals_the_whole_sequence() -> None:
     built = builder.build(SETTINGS, V)
-    weights, S = builder.weights_of(built), 2 * K * L * H
+    weights, S = inference_step.weights_of(built), 2 * K * L * H
     state, whole = tf.zeros((B, S)), built(IDS)
-    assert builder.state_size(weights) == S
+    assert inference_step.state_size(weights) == S
     for t in range(T):
-        logits, state = builder.step(weights, IDS[:, t], state)
+        logits, state = inference_step.step(weights, IDS[:, t], state)
         np.testing.assert_allclose(logits, whole[:, t], atol=1e-5)
 
 
 def test_it_is_scored_as_it_writes() -> None:
-    weights = builder.weights_of(builder.build(SETTINGS, V))
+    weights = inference_step.weights_of(builder.build(SETTINGS, V))
     nothing = tf.zeros((B, 2 * K * L * H))
-    slow, end = builder.score(weights, tf.constant(IDS, tf.int32), nothing)
+    slow, end = inference_step.score(weights, tf.constant(IDS, tf.int32), nothing)
     fast, last = likelihood.scorer(weights)(tf.constant(IDS, tf.int32), nothing)
     np.testing.assert_allclose(fast, slow, atol=1e-5)
     np.testing.assert_allclose(last, end, atol=1e-5)
@@ -90,7 +90,7 @@ def test_it_is_better_than_each_of_its_members_on_held_out_text(several: Path) -
     loaded = run_directory.load(several)
     ids = np.array(loaded.tokenizer.encode("The value of the expression is the list of its items. " * 20), np.int32)
     whole = likelihood.stream_nll(loaded.weights, ids)
-    each = [likelihood.stream_nll(member, ids) for member in builder.each_member(loaded.weights)]
+    each = [likelihood.stream_nll(member, ids) for member in inference_step.each_member(loaded.weights)]
     assert whole < np.mean(each)  # the mean of probabilities is never worse than their mean logarithm (Jensen)
 
 

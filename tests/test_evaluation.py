@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from keras_lstmgen.config import recipe
 from keras_lstmgen.data import token_cache
 from keras_lstmgen.evaluation import likelihood, memorization
-from keras_lstmgen.models import builder
+from keras_lstmgen.models import builder, inference_step
 
 V, H, N = 9, 6, 1500
 BUILT = builder.build(recipe.Model(embedding_size=4, units=H, layers=2, dropout=0.0), V)
-WEIGHTS = builder.weights_of(BUILT)
+WEIGHTS = inference_step.weights_of(BUILT)
 IDS = np.random.default_rng(0).integers(0, V, N)
 
 
@@ -54,9 +54,9 @@ def test_texts_of_every_length_are_scored_to_the_end(length: int) -> None:
 def test_a_window_read_layer_by_layer_is_scored_as_step_by_step(tied: bool) -> None:
     B, P = 3, 20
     built = builder.build(recipe.Model(embedding_size=H if tied else 4, units=H, layers=2, dropout=0.0, tied=tied), V)
-    weights, ids = builder.weights_of(built), IDS[: B * P].reshape(B, P).astype(np.int32)
+    weights, ids = inference_step.weights_of(built), IDS[: B * P].reshape(B, P).astype(np.int32)
     state = np.random.default_rng(1).normal(size=(B, 4 * H)).astype(np.float32)
-    expected = builder.score(weights, tf.constant(ids), tf.constant(state))
+    expected = inference_step.score(weights, tf.constant(ids), tf.constant(state))
     for found, wanted in zip(likelihood.scorer(weights)(ids, state), expected, strict=True):
         np.testing.assert_allclose(found, wanted, atol=1e-5)
 

@@ -30,7 +30,7 @@ from keras_lstmgen.exporters import export_run, graphs, onnx, registry, saved_mo
 from keras_lstmgen.exporters.registry import Call
 from keras_lstmgen.files import atomic
 from keras_lstmgen.layers import compute_dtype
-from keras_lstmgen.models import builder, run_directory
+from keras_lstmgen.models import inference_step, run_directory
 from keras_lstmgen.utils.errors import UserError
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the folder that holds export/ and tests/
@@ -230,11 +230,13 @@ def test_one_product_of_both_kernels_gives_what_two_give(trained: Path) -> None:
     made, B = run_directory.load(trained), 3
     joined = graphs.joined(made.weights)
     assert [cell.recurrent for cell in joined.cells] == [None, None]
-    assert builder.state_size(joined) == made.metadata.state_size
+    assert inference_step.state_size(joined) == made.metadata.state_size
     dice = np.random.default_rng(0)
     ids = dice.integers(0, made.metadata.vocab_size, B).astype(np.int32)
     state = dice.uniform(-1, 1, (B, made.metadata.state_size)).astype(np.float32)
-    for given, wanted in zip(builder.step(joined, ids, state), builder.step(made.weights, ids, state), strict=True):
+    for given, wanted in zip(
+        inference_step.step(joined, ids, state), inference_step.step(made.weights, ids, state), strict=True
+    ):
         np.testing.assert_allclose(given, wanted, atol=1e-5)
 
 
@@ -306,7 +308,7 @@ def test_a_large_vocabulary_s_artifacts_hold_their_matrices_in_parts_and_write_t
     exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = Path(shutil.copytree(exported, tmp_path / "large"))
-    monkeypatch.setattr(builder, "LARGE", 2)
+    monkeypatch.setattr(inference_step, "LARGE", 2)
     results = export_run.export(folder, recipe.Export(formats=("saved_model", "tflite", "onnx"), texts=12, tokens=20))
     assert {name: result.proof.identical for name, result in results.items()} == dict.fromkeys(results, 12)
     weights = run_directory.load(

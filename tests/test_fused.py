@@ -12,14 +12,14 @@ from ai_edge_litert.interpreter import Interpreter
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the benchmarks are no package that is installed
 from benchmarks import fused
-from keras_lstmgen.models import builder
+from keras_lstmgen.models import inference_step
 
 H = 12
 OPERATOR = "UNIDIRECTIONAL_SEQUENCE_LSTM"
 
 
 @pytest.fixture(scope="module")
-def weights() -> builder.Weights:
+def weights() -> inference_step.Weights:
     return fused.made(H)
 
 
@@ -36,8 +36,8 @@ def converted(graph: fused.Graph) -> bytes:
     return fused.converted(graph, *fused.PRECISIONS["float32"])
 
 
-def test_both_graphs_give_the_log_probabilities_of_tensorflow(weights: builder.Weights, ids: Any) -> None:
-    expected, _ = builder.score(weights, ids, tf.zeros((1, 2 * H)))
+def test_both_graphs_give_the_log_probabilities_of_tensorflow(weights: inference_step.Weights, ids: Any) -> None:
+    expected, _ = inference_step.score(weights, ids, tf.zeros((1, 2 * H)))
     for graph in (fused.ours, fused.fused):
         np.testing.assert_allclose(graph(weights, ids)["logprobs"], expected, atol=1e-5)
         content = converted(lambda ids, graph=graph: graph(weights, ids))  # type: ignore[misc]
@@ -45,18 +45,18 @@ def test_both_graphs_give_the_log_probabilities_of_tensorflow(weights: builder.W
         np.testing.assert_allclose(fused.opened(content)(ids), expected, atol=1e-5)
 
 
-def test_the_fused_operator_goes_on_where_the_last_call_ended(weights: builder.Weights, ids: Any) -> None:
+def test_the_fused_operator_goes_on_where_the_last_call_ended(weights: inference_step.Weights, ids: Any) -> None:
     """So that ``score`` of the contract, which is given the state, cannot be made of it."""
     interpreter = Interpreter(model_content=converted(lambda ids: fused.fused(weights, ids)))
     run = interpreter.get_signature_runner()
     first, second = (np.copy(run(ids=ids)["logprobs"]) for _ in range(2))
-    state = builder.score(weights, ids, tf.zeros((1, 2 * H)))[1]
-    expected, _ = builder.score(weights, ids, state)
+    state = inference_step.score(weights, ids, tf.zeros((1, 2 * H)))[1]
+    expected, _ = inference_step.score(weights, ids, state)
     np.testing.assert_allclose(second, expected, atol=1e-5)
     assert np.abs(second - first).max() > 1e-3
 
 
-def test_where_the_state_is_asked_for_there_is_no_fused_operator(weights: builder.Weights) -> None:
+def test_where_the_state_is_asked_for_there_is_no_fused_operator(weights: inference_step.Weights) -> None:
     (cell,), nothing = weights.cells, tf.zeros((1, H))
 
     def graph(ids: Any) -> dict[str, Any]:

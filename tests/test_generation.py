@@ -16,7 +16,7 @@ from keras_lstmgen.config import recipe
 from keras_lstmgen.generation import decoding_loop, sampling, text_generation
 from keras_lstmgen.generation.sampling import Options
 from keras_lstmgen.generation.text_generation import Tail
-from keras_lstmgen.models import builder, run_directory
+from keras_lstmgen.models import inference_step, run_directory
 from keras_lstmgen.tokenizers import tokenizer
 
 GOLDEN = Path(__file__).with_name("golden") / "run"
@@ -206,9 +206,9 @@ def test_a_text_that_is_not_kept_takes_no_memory_however_long_and_is_the_one_tha
 def test_only_a_search_or_log_probabilities_copy_the_weights_a_second_time(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[int] = []
 
-    def counted(weights: builder.Weights) -> builder.Weights:
+    def counted(weights: inference_step.Weights) -> inference_step.Weights:
         made.append(1)
-        return builder.in_parts(weights)
+        return inference_step.in_parts(weights)
 
     monkeypatch.setattr(decoding_loop, "in_parts", counted)
     drawn = ["generate", str(GOLDEN), "--prompt", "The ", "--max-new-tokens", "3"]

@@ -9,7 +9,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the benchmarks are no package that is installed
 from benchmarks import artifact_sides, generation, profile, texts
-from keras_lstmgen.models import builder, run_directory
+from keras_lstmgen.models import inference_step, run_directory
 
 B = 3
 IDS = np.array([[5, 7, 270, 9], [6, 6, 8, 5], [11, 4, 5, 5]])
@@ -28,9 +28,9 @@ def folder(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def logits(trained: Path) -> Any:
     """Of each step, float32 [4, B, V], by our own."""
     weights = run_directory.load(trained).weights
-    state, steps = np.zeros((B, builder.state_size(weights)), np.float32), []
+    state, steps = np.zeros((B, inference_step.state_size(weights)), np.float32), []
     for column in IDS.T:
-        out, state = builder.step(weights, column.astype(np.int32), state)
+        out, state = inference_step.step(weights, column.astype(np.int32), state)
         steps.append(out.numpy())
     return np.stack(steps)
 

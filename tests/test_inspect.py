@@ -21,7 +21,7 @@ from keras_lstmgen.generation import text_generation
 from keras_lstmgen.generation.sampling import Options
 from keras_lstmgen.interpret import activations, html_page, inspect_run, probes
 from keras_lstmgen.layers import attention
-from keras_lstmgen.models import builder, run_directory
+from keras_lstmgen.models import builder, inference_step, run_directory
 from keras_lstmgen.reporting import plots
 from keras_lstmgen.tokenizers.tokenizer import END, START
 from keras_lstmgen.training import trainer
@@ -31,12 +31,12 @@ Array = np.ndarray[Any, Any]
 NAMES = ("forget.png", "input.png", "output.png", "cell.png", "next.png", "text.png", "text.html")
 
 
-def built(slots: int = 0) -> builder.Weights:
+def built(slots: int = 0) -> inference_step.Weights:
     """A model whose weights are large enough for its gates to open and shut."""
     network = builder.build(recipe.Model(embedding_size=E, units=H, layers=L, dropout=0.0, attention=slots), V)
     dice = np.random.default_rng(2)
     network.set_weights([dice.normal(0, 1, weight.shape) for weight in network.get_weights()])
-    return builder.weights_of(network)
+    return inference_step.weights_of(network)
 
 
 IDS = np.random.default_rng(3).integers(0, V, T)
@@ -47,7 +47,7 @@ def sigmoid(x: Array) -> Array:
     return 1 / (1 + np.exp(-x))
 
 
-def oracle(weights: builder.Weights, ids: Array, state: Array) -> tuple[list[list[Array]], Array]:
+def oracle(weights: inference_step.Weights, ids: Array, state: Array) -> tuple[list[list[Array]], Array]:
     """The equations in float64: for each layer the gates i, f, g, o and the cell, [B, T, H]; and h [B, T, H] above."""
     x, found = np.asarray(weights.embedding, np.float64)[ids], []
     for layer, cell in enumerate(weights.cells):
@@ -71,7 +71,7 @@ def test_the_gates_of_every_layer_are_those_of_the_equations() -> None:
     ids, state = dice.integers(0, V, (B, T)), dice.normal(size=(B, 2 * L * H)).astype(np.float32)
     expected, _ = oracle(PLAIN, ids, state)
     for t in range(T):
-        seen = builder.watched_step(PLAIN, ids[:, t], state)
+        seen = inference_step.traced_step(PLAIN, ids[:, t], state)
         state = seen.state.numpy()
         for layer, (*of_layer, c) in enumerate(expected):
             for gate, wanted in zip(seen.gates[layer], of_layer, strict=True):
@@ -92,12 +92,12 @@ def test_a_trace_holds_the_gates_and_cells_of_its_layer_and_the_logits(layer: in
 
 
 @pytest.mark.parametrize("weights", [PLAIN, LOOKING], ids=["plain", "attention"])
-def test_the_gates_rebuild_the_states_and_logits_of_the_step_that_writes(weights: builder.Weights) -> None:
+def test_the_gates_rebuild_the_states_and_logits_of_the_step_that_writes(weights: inference_step.Weights) -> None:
     found = activations.trace(weights, IDS, L - 1, activations.begin(weights))
     state, before = tf.constant(activations.begin(weights)), np.zeros(H)
     for t, token in enumerate(IDS):
-        logits, state = builder.step(weights, tf.constant([token]), state)
-        parts, _ = builder.split_state(weights, state)
+        logits, state = inference_step.step(weights, tf.constant([token]), state)
+        parts, _ = inference_step.split_state(weights, state)
         cell = found.forget[t] * before + found.input[t] * found.candidate[t]
         np.testing.assert_allclose(cell, parts[-1][0], atol=1e-6)
         np.testing.assert_allclose(found.output[t] * np.tanh(cell), parts[-2][0], atol=1e-6)
@@ -384,7 +384,7 @@ def test_of_an_ensemble_the_probabilities_are_those_of_all_and_the_gates_of_the_
     kinds: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     loaded = run_directory.load(kinds)
-    ids, first = loaded.prompt_ids("hard saw fig"), builder.each_member(loaded.weights)[0]
+    ids, first = loaded.prompt_ids("hard saw fig"), inference_step.each_member(loaded.weights)[0]
     whole, alone = (
         activations.trace(weights, ids, 0, activations.begin(weights)) for weights in (loaded.weights, first)
     )
@@ -403,7 +403,7 @@ def test_of_an_ensemble_the_probabilities_are_those_of_all_and_the_gates_of_the_
 
 def test_examples_that_a_run_reads_by_themselves_are_probed_each_from_an_empty_state(kinds: Path) -> None:
     loaded = run_directory.load(kinds)
-    first = builder.each_member(loaded.weights)[0]
+    first = inference_step.each_member(loaded.weights)[0]
     read, nothing = activations.reader(first, 0), activations.begin(first)
     texts = list(splits.pieces(recipe.load(kinds / run_directory.RECIPE).corpus, "validation"))
     ids = [[START, *loaded.tokenizer.encode(text), END] for text in texts]

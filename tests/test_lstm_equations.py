@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from keras_lstmgen.config import recipe
-from keras_lstmgen.models import builder
+from keras_lstmgen.models import builder, inference_step
 
 B, T, E, H, V = 2, 4, 3, 5, 7
 Array = np.ndarray[Any, Any]
@@ -63,9 +63,9 @@ def test_values_and_states_of_the_step_are_those_of_the_equations(built: keras.S
     embedding, W, U, b, output, output_bias = parameters_of(built)
     ids, h, c = random.integers(0, V, (B, T)), random.normal(size=(B, H)), random.normal(size=(B, H))
     expected, last_h, last_c = lstm(embedding[ids], h, c, W, U, b)
-    weights, state = builder.weights_of(built), tf.constant(np.concatenate([h, c], axis=1), tf.float32)
+    weights, state = inference_step.weights_of(built), tf.constant(np.concatenate([h, c], axis=1), tf.float32)
     for t in range(T):
-        logits, state = builder.step(weights, ids[:, t], state)
+        logits, state = inference_step.step(weights, ids[:, t], state)
         np.testing.assert_allclose(logits, expected[:, t] @ output + output_bias, atol=1e-5)
     np.testing.assert_allclose(state, np.concatenate([last_h, last_c], axis=1), atol=1e-5)
 
@@ -97,6 +97,6 @@ def central_difference(parameters: list[Array], parameter: Array, place: Any, id
 
 def test_forget_gates_begin_open_with_a_bias_of_one() -> None:
     settings = recipe.Model(embedding_size=E, units=H, layers=2, dropout=0.0)
-    biases = [cell.bias.numpy() for cell in builder.weights_of(builder.build(settings, V)).cells]
+    biases = [cell.bias.numpy() for cell in inference_step.weights_of(builder.build(settings, V)).cells]
     for bias in biases:
         np.testing.assert_array_equal(bias, np.repeat([0, 1, 0, 0], H))

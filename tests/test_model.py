@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from keras_lstmgen.config import recipe
-from keras_lstmgen.models import builder
+from keras_lstmgen.models import builder, inference_step
 from keras_lstmgen.training import checkpoint
 
 B, T, E, H, L, V = 2, 6, 4, 5, 3, 11
@@ -23,11 +23,11 @@ def settings(tied: bool = False, dropout: float = 0.0) -> recipe.Model:
 @pytest.mark.parametrize("tied", [False, True])
 def test_step_by_step_equals_the_whole_sequence(tied: bool) -> None:
     built = builder.build(settings(tied), V)
-    weights, state = builder.weights_of(built), tf.zeros((B, 2 * L * H))
+    weights, state = inference_step.weights_of(built), tf.zeros((B, 2 * L * H))
     whole = built(IDS, training=False)
-    assert builder.state_size(weights) == 2 * L * H
+    assert inference_step.state_size(weights) == 2 * L * H
     for t in range(T):
-        logits, state = builder.step(weights, IDS[:, t], state)
+        logits, state = inference_step.step(weights, IDS[:, t], state)
         np.testing.assert_allclose(logits, whole[:, t], atol=1e-6)
 
 
@@ -36,16 +36,18 @@ def test_a_large_vocabulary_s_products_are_added_up_in_parts_to_the_same(
     tied: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     E, H = (24, 24) if tied else (12, 24)
-    whole = builder.weights_of(
+    whole = inference_step.weights_of(
         builder.build(recipe.Model(embedding_size=E, units=H, layers=L, dropout=0.0, tied=tied), V)
     )
-    assert builder.in_parts(whole) is whole
-    monkeypatch.setattr(builder, "LARGE", V)
-    parts = builder.in_parts(whole)
+    assert inference_step.in_parts(whole) is whole
+    monkeypatch.setattr(inference_step, "LARGE", V)
+    parts = inference_step.in_parts(whole)
     assert [len(parts.cells[0].kernel), len(parts.cells[1].recurrent), len(parts.output)] == [8 if tied else 4, 8, 8]
-    assert builder.state_size(parts) == builder.state_size(whole)
+    assert inference_step.state_size(parts) == inference_step.state_size(whole)
     state = tf.random.stateless_normal((B, 2 * L * H), [1, 2])
-    for one, other in zip(builder.step(parts, IDS[:, 0], state), builder.step(whole, IDS[:, 0], state), strict=True):
+    for one, other in zip(
+        inference_step.step(parts, IDS[:, 0], state), inference_step.step(whole, IDS[:, 0], state), strict=True
+    ):
         np.testing.assert_allclose(one, other, atol=1e-6)
 
 
@@ -55,14 +57,16 @@ def test_a_product_in_parts_is_the_product(transposed: bool) -> None:
     x, matrix = dice.normal(0, 1, (3, n)).astype(np.float32), dice.normal(0, 1, (n, m)).astype(np.float32)
     true = x.astype(np.float64) @ matrix.astype(np.float64)
     stored, axis = (matrix.T, 1) if transposed else (matrix, 0)
-    parts = tuple(tf.constant(part) for part in np.split(stored, builder.PARTS, axis))
-    np.testing.assert_allclose(builder._product(tf.constant(x), parts, transposed), true, atol=1e-4)
+    parts = tuple(tf.constant(part) for part in np.split(stored, inference_step.PARTS, axis))
+    np.testing.assert_allclose(inference_step._product(tf.constant(x), parts, transposed), true, atol=1e-4)
 
 
 def test_score_is_the_log_softmax_of_the_sequence_at_the_next_tokens() -> None:
     built = builder.build(settings(), V)
     built.layers[-1].kernel.assign(built.layers[-1].kernel * 40)  # so that some tokens are nearly certain
-    logprobs, _ = builder.score(builder.weights_of(built), tf.constant(IDS, tf.int32), tf.zeros((B, 2 * L * H)))
+    logprobs, _ = inference_step.score(
+        inference_step.weights_of(built), tf.constant(IDS, tf.int32), tf.zeros((B, 2 * L * H))
+    )
     expected = tf.nn.log_softmax(built(IDS, training=False))
     np.testing.assert_allclose(
         logprobs, [[expected[b, t, IDS[b, t + 1]] for t in range(T - 1)] for b in range(B)], atol=1e-6
@@ -70,10 +74,10 @@ def test_score_is_the_log_softmax_of_the_sequence_at_the_next_tokens() -> None:
 
 
 def test_a_window_scored_after_another_equals_both_scored_at_once() -> None:
-    weights, ids = builder.weights_of(builder.build(settings(), V)), tf.constant(IDS, tf.int32)
-    whole, end = builder.score(weights, ids, tf.zeros((B, 2 * L * H)))
-    first, between = builder.score(weights, ids[:, :3], tf.zeros((B, 2 * L * H)))
-    second, last = builder.score(weights, ids[:, 2:], between)
+    weights, ids = inference_step.weights_of(builder.build(settings(), V)), tf.constant(IDS, tf.int32)
+    whole, end = inference_step.score(weights, ids, tf.zeros((B, 2 * L * H)))
+    first, between = inference_step.score(weights, ids[:, :3], tf.zeros((B, 2 * L * H)))
+    second, last = inference_step.score(weights, ids[:, 2:], between)
     np.testing.assert_allclose(tf.concat([first, second], axis=1), whole, atol=1e-6)
     np.testing.assert_allclose(last, end, atol=1e-6)
 

@@ -19,7 +19,7 @@ from keras_lstmgen.evaluation import likelihood
 from keras_lstmgen.exporters import export_run, verify
 from keras_lstmgen.files import atomic
 from keras_lstmgen.generation import sampling, text_generation
-from keras_lstmgen.models import builder, run_directory
+from keras_lstmgen.models import builder, inference_step, run_directory
 from keras_lstmgen.tokenizers.tokenizer import END, NEWLINE, START
 from keras_lstmgen.training import trainer
 from keras_lstmgen.utils.errors import UserError
@@ -129,7 +129,7 @@ def test_the_measured_loss_is_that_of_each_example_by_itself() -> None:
     dice = np.random.default_rng(2)
     made = [(dice.integers(4, V, 1 + n % 5).tolist(), dice.integers(4, V, 1 + n % 3).tolist()) for n in range(17)]
     built = builder.build(recipe.Model(embedding_size=E, units=H, layers=2, dropout=0.0, attention=4), V)
-    weights, alone = builder.weights_of(built), 0.0
+    weights, alone = inference_step.weights_of(built), 0.0
     for source, target in made:
         ids = np.array([[START, *source, NEWLINE, *target, END]])
         nats = keras.losses.sparse_categorical_crossentropy(ids[:, 1:], built(ids[:, :-1]), from_logits=True)
@@ -147,7 +147,7 @@ def test_a_long_example_is_measured_in_windows_of_bounded_size(
     lengths = [(50, 3), (2, 70), (41, 40), (1, 1), (8, 8), (7, 8)]
     made = [tuple(dice.integers(4, V, n).tolist() for n in sizes) for sizes in lengths]
     settings = recipe.Model(embedding_size=E, units=H, layers=2, dropout=0.0, **values)
-    weights, shapes = builder.weights_of(builder.build(settings, V)), list[tuple[int, int]]()
+    weights, shapes = inference_step.weights_of(builder.build(settings, V)), list[tuple[int, int]]()
     score, found = likelihood.scorer(weights), example_batches.find(laid(made))
 
     def call(ids: Any, state: Any) -> Any:
@@ -157,7 +157,7 @@ def test_a_long_example_is_measured_in_windows_of_bounded_size(
     alone = 0.0
     for number in range(len(made)):
         ids, before = example_batches.example(found, number, 1000)
-        logprobs, _ = score(ids[np.newaxis], tf.zeros((1, builder.state_size(weights))))
+        logprobs, _ = score(ids[np.newaxis], tf.zeros((1, inference_step.state_size(weights))))
         alone -= float(tf.reduce_sum(logprobs[0, before - 1 :]))
     monkeypatch.setattr(likelihood, "WINDOW", 16)
     monkeypatch.setattr(likelihood, "MAX_LOGITS", 4 * 16 * V)

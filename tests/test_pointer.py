@@ -18,7 +18,7 @@ from keras_lstmgen.exporters import export_run
 from keras_lstmgen.files import atomic
 from keras_lstmgen.layers import pointer_generator
 from keras_lstmgen.layers.attention import SIZE
-from keras_lstmgen.models import builder, run_directory
+from keras_lstmgen.models import builder, inference_step, run_directory
 from keras_lstmgen.training import checkpoint, trainer
 from keras_lstmgen.training.losses import Copied
 from keras_lstmgen.utils.errors import UserError
@@ -66,7 +66,7 @@ def test_looks_are_summed_by_the_ids_that_were_read() -> None:
 
 
 def test_its_logits_are_the_logarithm_of_the_mixture(built: keras.Sequential) -> None:
-    trains = network(B, None, in_loss=True, carries=False)
+    trains = network(B, None, training=builder.TrainingOptions(in_loss=True, carries=False))
     trains.set_weights(built.get_weights())
     np.testing.assert_allclose(np.exp(built(IDS)), mixture(trains), rtol=1e-4)
     np.testing.assert_allclose(np.exp(built(IDS)).sum(axis=2), 1, atol=1e-5)
@@ -83,17 +83,20 @@ def test_a_gate_that_is_wide_open_or_shut_loses_nothing(z: float, expected: list
 
 
 def test_step_by_step_equals_the_whole_sequence(built: keras.Sequential) -> None:
-    weights = builder.weights_of(built)
-    state, whole = tf.zeros((B, builder.state_size(weights))), built(IDS)
-    assert builder.state_size(weights) == 2 * L * H + M * (2 * SIZE + 1)  # no more than without copying
+    weights = inference_step.weights_of(built)
+    state, whole = tf.zeros((B, inference_step.state_size(weights))), built(IDS)
+    assert inference_step.state_size(weights) == 2 * L * H + M * (2 * SIZE + 1)  # no more than without copying
     for t in range(T):
-        logits, state = builder.step(weights, IDS[:, t], state)
+        logits, state = inference_step.step(weights, IDS[:, t], state)
         np.testing.assert_allclose(logits, whole[:, t], atol=1e-4)
 
 
 def test_it_is_scored_as_it_writes_over_a_cut_too(built: keras.Sequential) -> None:
-    weights, nothing = builder.weights_of(built), tf.zeros((B, builder.state_size(builder.weights_of(built))))
-    slow, end = builder.score(weights, tf.constant(IDS), nothing)
+    weights, nothing = (
+        inference_step.weights_of(built),
+        tf.zeros((B, inference_step.state_size(inference_step.weights_of(built)))),
+    )
+    slow, end = inference_step.score(weights, tf.constant(IDS), nothing)
     first, between = likelihood.scorer(weights)(tf.constant(IDS[:, :4]), nothing)
     second, last = likelihood.scorer(weights)(tf.constant(IDS[:, 3:]), between)
     np.testing.assert_allclose(tf.concat([first, second], axis=1), slow, atol=1e-4)
@@ -102,7 +105,7 @@ def test_it_is_scored_as_it_writes_over_a_cut_too(built: keras.Sequential) -> No
 
 @pytest.mark.parametrize("length", [T, None])  # batches of pairs differ in length
 def test_it_learns_from_the_loss_of_the_mixture(length: int | None) -> None:
-    made = network(B, length, in_loss=True, carries=False)
+    made = network(B, length, training=builder.TrainingOptions(in_loss=True, carries=False))
     targets, counts = np.roll(IDS, -1, axis=1), np.random.default_rng(2).integers(0, 2, (B, T)).astype(np.float32)
 
     @tf.function(input_signature=[tf.TensorSpec([B, length], tf.int32)])

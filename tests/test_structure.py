@@ -14,7 +14,7 @@ from keras_lstmgen.layers.attention import Attention
 from keras_lstmgen.layers.ensemble import Ensemble
 from keras_lstmgen.layers.lstm import LSTM
 from keras_lstmgen.layers.pointer_generator import Pointer
-from keras_lstmgen.models import builder
+from keras_lstmgen.models import builder, inference_step
 from keras_lstmgen.utils.errors import UserError
 
 B, T, E, H, V, M = 2, 6, 4, 5, 11, 3
@@ -59,7 +59,7 @@ LAYERS: dict[str, Callable[[], Layer]] = {
 def test_a_layer_that_the_step_does_not_compute_is_refused_by_its_name(kind: str) -> None:
     layer = LAYERS[kind]()
     with pytest.raises(UserError, match=rf"^model: layer '{layer.name}' \({kind}\) is not supported here; between"):
-        builder.weights_of(stack(layer, lstm()))
+        inference_step.weights_of(stack(layer, lstm()))
 
 
 ARGUMENTS: dict[str, Callable[[], keras.Sequential]] = {
@@ -103,7 +103,7 @@ ARGUMENTS: dict[str, Callable[[], keras.Sequential]] = {
 @pytest.mark.parametrize("told", ARGUMENTS)
 def test_an_argument_that_the_step_does_not_compute_is_refused_by_its_name(told: str) -> None:
     with pytest.raises(UserError) as error:
-        builder.weights_of(ARGUMENTS[told]())
+        inference_step.weights_of(ARGUMENTS[told]())
     assert str(error.value).startswith("model: layer ")
     assert told in str(error.value)
 
@@ -113,7 +113,7 @@ def test_a_quantized_model_is_refused() -> None:
     built = stack(lstm())
     built.quantize("int8")
     with pytest.raises(UserError, match=r"layer '(embedding|output)' .* has int8 weights"):
-        builder.weights_of(built)
+        inference_step.weights_of(built)
 
 
 def test_a_layer_beside_an_ensemble_or_a_pointer_and_an_ensemble_of_ensembles_are_refused() -> None:
@@ -121,17 +121,19 @@ def test_a_layer_beside_an_ensemble_or_a_pointer_and_an_ensemble_of_ensembles_ar
     more = keras.layers.Softmax(name="more")
     for outer in (Ensemble([member]), Pointer(stack(lstm(), Attention(M)))):
         with pytest.raises(UserError, match=r"'more' \(Softmax\) .* is the only layer of its model"):
-            builder.weights_of(keras.Sequential([keras.Input((None,), dtype="int32"), outer, more]))
+            inference_step.weights_of(keras.Sequential([keras.Input((None,), dtype="int32"), outer, more]))
     with pytest.raises(UserError, match=r"'inner' \(Ensemble\) .* first layer is an Embedding"):
-        builder.weights_of(keras.Sequential([Ensemble([keras.Sequential([Ensemble([member], name="inner"), more])])]))
+        inference_step.weights_of(
+            keras.Sequential([Ensemble([keras.Sequential([Ensemble([member], name="inner"), more])])])
+        )
 
 
 def test_another_kind_of_model_and_an_empty_one_are_refused() -> None:
     inputs = keras.Input((None,), dtype="int32")
     with pytest.raises(UserError, match=r"model: is a Functional; give a keras\.Sequential"):
-        builder.weights_of(keras.Model(inputs, stack(lstm())(inputs)))
+        inference_step.weights_of(keras.Model(inputs, stack(lstm())(inputs)))
     with pytest.raises(UserError, match="model: has no layers"):
-        builder.weights_of(keras.Sequential())
+        inference_step.weights_of(keras.Sequential())
 
 
 HARMLESS = {
@@ -145,10 +147,10 @@ def test_an_argument_of_training_alone_is_accepted_and_the_step_gives_the_model_
     between = (keras.layers.Dropout(0.5), lstm(**{name: value}), keras.layers.SpatialDropout1D(0.5))
     built = stack(*between) if name != "stateful" else stateful()
     ids = np.random.default_rng(0).integers(0, V, (B, T))
-    weights, state = builder.weights_of(built), tf.zeros((B, 2 * H))
+    weights, state = inference_step.weights_of(built), tf.zeros((B, 2 * H))
     whole = built(ids, training=False)
     for t in range(T):
-        logits, state = builder.step(weights, ids[:, t], state)
+        logits, state = inference_step.step(weights, ids[:, t], state)
         np.testing.assert_allclose(logits, whole[:, t], atol=1e-6)
 
 
@@ -166,4 +168,4 @@ def stateful() -> keras.Sequential:
 @pytest.mark.parametrize("rows", [None, B])
 def test_every_model_that_a_recipe_builds_is_accepted(options: dict[str, Any], rows: int | None) -> None:
     settings = recipe.Model(**{"embedding_size": E, "units": H, "layers": 1, "dropout": 0.1, **options})
-    assert builder.weights_of(builder.build(settings, V, rows, T)).output_bias.shape == (V,)
+    assert inference_step.weights_of(builder.build(settings, V, rows, T)).output_bias.shape == (V,)

@@ -12,7 +12,7 @@ from keras_lstmgen.data.example_batches import Pairs
 from keras_lstmgen.layers import native_ops
 from keras_lstmgen.layers.attention import attend
 from keras_lstmgen.layers.pointer_generator import in_windows, read_by
-from keras_lstmgen.models.builder import Weights, join_state, score, split_state, state_size, together
+from keras_lstmgen.models.inference_step import Weights, for_each_member, join_state, score, split_state, state_size
 from keras_lstmgen.tokenizers.tokenizer import END, Tokenizer
 from keras_lstmgen.utils.errors import check_at_least
 
@@ -46,8 +46,8 @@ def scorer(weights: Weights) -> Scorer:
 
 
 def _score_by_layer(weights: Weights, ids: Any, state: Any) -> tuple[Any, Any]:
-    """Compute the result of ``builder.score`` with the native LSTM kernel."""
-    logits, state = together(weights, lambda member, part: _logits(member, ids[:, :-1], part), state)
+    """Compute the result of ``inference_step.score`` with the native LSTM kernel."""
+    logits, state = for_each_member(weights, lambda member, part: _logits(member, ids[:, :-1], part), state)
     return -tf.nn.sparse_softmax_cross_entropy_with_logits(ids[:, 1:], logits), state
 
 

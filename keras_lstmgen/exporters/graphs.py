@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from keras_lstmgen.generation import decoding_loop, sampling
 from keras_lstmgen.generation.text_generation import unsampled_mask
-from keras_lstmgen.models import builder
+from keras_lstmgen.models import inference_step
 from keras_lstmgen.models.run_directory import Run
 from keras_lstmgen.utils.errors import UserError
 
@@ -28,7 +28,7 @@ class Graphs(tf.Module):
     def __init__(self, run: Run, check_options: bool = False) -> None:
         """Create the functions without tracing them."""
         super().__init__()
-        self.weights = joined(builder.in_parts(folded(run.weights)))
+        self.weights = joined(inference_step.in_parts(folded(run.weights)))
         self.end_id, self.unsampled = run.metadata.end_id, unsampled_mask(run)
         self.V, self.check_options = run.metadata.vocab_size, check_options
         ids, state = (
@@ -49,7 +49,7 @@ class Graphs(tf.Module):
         return {name: getattr(self, name) for name in GRAPHS}
 
     def _step(self, ids: Any, state: Any) -> dict[str, Any]:
-        logits, state = builder.step(self.weights, ids, state)
+        logits, state = inference_step.step(self.weights, ids, state)
         return {"logits": logits, "next_state": state}
 
     def _generate(
@@ -64,7 +64,7 @@ class Graphs(tf.Module):
         return {"tokens": written.tokens, "logprobs": written.logprobs, "next_state": written.text.state}
 
     def _score(self, ids: Any, state: Any) -> dict[str, Any]:
-        logprobs, state = builder.score(self.weights, ids, state)
+        logprobs, state = inference_step.score(self.weights, ids, state)
         return {"logprobs": logprobs, "next_state": state}
 
 
@@ -81,42 +81,42 @@ def _read(ids: Any) -> Any:
     return tf.debugging.Assert(tf.shape(ids)[1] >= 1, ["ids: its rows are empty; give at least one id in each"])
 
 
-def folded(weights: builder.Weights) -> builder.Weights:
+def folded(weights: inference_step.Weights) -> inference_step.Weights:
     """Replace the embedding and the first input product by a table ``embedding W + b``, if that is not larger.
 
     The table is smaller for small vocabularies, such as characters. It saves one matrix product per token.
     """
-    first, *others = (_folded(member) for member in builder.each_member(weights))
+    first, *others = (_folded(member) for member in inference_step.each_member(weights))
     return first._replace(others=tuple(others))
 
 
-def _folded(weights: builder.Weights) -> builder.Weights:
+def _folded(weights: inference_step.Weights) -> inference_step.Weights:
     first, embedding = weights.cells[0], weights.embedding
     tables = [embedding, first.kernel, first.bias][weights.tied :]  # a tied embedding is kept for the output
     if embedding.shape[0] * first.kernel.shape[1] > sum(table.shape.num_elements() for table in tables):
         return weights
     table = tf.Variable(tf.matmul(embedding, first.kernel) + first.bias, trainable=False, name="embedding_table")
-    cells = (builder.Cell(None, first.recurrent, None), *weights.cells[1:])
+    cells = (inference_step.Cell(None, first.recurrent, None), *weights.cells[1:])
     return weights._replace(embedding=table, cells=cells)
 
 
-def joined(weights: builder.Weights) -> builder.Weights:
+def joined(weights: inference_step.Weights) -> inference_step.Weights:
     """Merge the two products of each cell into one product of ``[x, h]`` with W stacked on U.
 
     The number of multiplications is the same, but the graph has two operators fewer, which matters at batch size 1.
     Matrices that are split into parts stay as they are, to keep the precision of their sums.
     """
     first, *others = (
-        member._replace(cells=tuple(map(_joined, member.cells))) for member in builder.each_member(weights)
+        member._replace(cells=tuple(map(_joined, member.cells))) for member in inference_step.each_member(weights)
     )
     return first._replace(others=tuple(others))
 
 
-def _joined(cell: builder.Cell) -> builder.Cell:
+def _joined(cell: inference_step.Cell) -> inference_step.Cell:
     if cell.kernel is None or isinstance(cell.kernel, tuple):
         return cell
     both = tf.concat([cell.kernel, cell.recurrent], axis=0)
-    return builder.Cell(tf.Variable(both, trainable=False, name="kernels"), None, cell.bias)
+    return inference_step.Cell(tf.Variable(both, trainable=False, name="kernels"), None, cell.bias)
 
 
 def metadata_json(run: Run) -> str:

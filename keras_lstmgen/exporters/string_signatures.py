@@ -8,7 +8,7 @@ import tensorflow_text
 
 from keras_lstmgen.exporters.graphs import Graphs, assertions
 from keras_lstmgen.generation import decoding_loop, sampling
-from keras_lstmgen.models import builder
+from keras_lstmgen.models import inference_step
 from keras_lstmgen.models.run_directory import NONE, Run
 from keras_lstmgen.tokenizers.tokenizer import NEWLINE, UNK, WORD
 
@@ -94,7 +94,7 @@ class Strings(tf.Module):
         ids = self._behind_start(self.encode(text), tf.ones_like(text, tf.int64))
         count = tf.cast(ids.row_lengths(), tf.int32) - 1
         zeros = tf.zeros([tf.shape(text)[0], self.metadata.state_size])
-        logprobs, _ = builder.score(self.graphs.weights, ids.to_tensor(), zeros)
+        logprobs, _ = inference_step.score(self.graphs.weights, ids.to_tensor(), zeros)
         logprob = tf.reduce_sum(tf.where(tf.sequence_mask(count, tf.shape(logprobs)[1]), logprobs, 0.0), axis=1)
         perplexity = tf.exp(-logprob / tf.cast(tf.maximum(count, 1), tf.float32))
         return {"logprob": logprob, "token_count": count, "perplexity": perplexity}

@@ -19,7 +19,7 @@ from keras_lstmgen.evaluation import likelihood
 from keras_lstmgen.exporters.registry import Call
 from keras_lstmgen.generation import decoding_loop, sampling, text_generation
 from keras_lstmgen.generation.sampling import Options
-from keras_lstmgen.models.builder import LARGE
+from keras_lstmgen.models.inference_step import LARGE
 from keras_lstmgen.models.run_directory import Run
 from keras_lstmgen.utils.errors import UserError
 

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_lstmgen.generation import sampling
-from keras_lstmgen.models.builder import Weights, column, in_parts, pick, put, state_size, step
+from keras_lstmgen.models.inference_step import Weights, column, in_parts, pick, put, state_size, step
 
 NO_ID = -1
 Step = Callable[[Any, Any], tuple[Any, Any]]  # of arrays, as ``stepper`` gives it

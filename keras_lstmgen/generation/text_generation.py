@@ -13,7 +13,7 @@ from keras_lstmgen.generation import beam_search, logits_processors, sampling
 from keras_lstmgen.generation.decoding_loop import Step, Text, begin, write
 from keras_lstmgen.generation.logits_processors import Constraints, Draft, HostOptions
 from keras_lstmgen.generation.sampling import Options
-from keras_lstmgen.models.builder import Weights, in_parts
+from keras_lstmgen.models.inference_step import Weights, in_parts
 from keras_lstmgen.models.run_directory import Run
 from keras_lstmgen.tokenizers.tokenizer import BYTE_BY_BYTE, Tokenizer
 from keras_lstmgen.utils.errors import check_at_least, check_not_empty

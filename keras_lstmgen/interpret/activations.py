@@ -10,7 +10,15 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from keras_lstmgen.models.builder import Watched, Weights, split_state, state_size, step, together, watched_step
+from keras_lstmgen.models.inference_step import (
+    StepTrace,
+    Weights,
+    for_each_member,
+    split_state,
+    state_size,
+    step,
+    traced_step,
+)
 
 WINDOW = 256  # tokens read in one call
 Array = NDArray[np.float32]
@@ -82,14 +90,14 @@ def trace(weights: Weights, ids: Any, layer: int, state: Any) -> Trace:
         input_signature=[tf.TensorSpec([1], tf.int32), tf.TensorSpec([1, state_size(weights)])], autograph=False
     )
     def watch(token: Any, state: Any) -> tuple[Any, Any, Any]:
-        seen: list[Watched] = []  # one entry per member
+        seen: list[StepTrace] = []  # one entry per member
 
         def ask(member: Weights, part: Any) -> tuple[Any, Any]:
-            seen.append(watched_step(member, token, part))
+            seen.append(traced_step(member, token, part))
             return seen[-1].logits, seen[-1].state
 
-        logits, state = together(weights, ask, state)
-        return [*seen[0].gates[layer], _cells(weights, layer, state), logits], seen[0].looks, state
+        logits, state = for_each_member(weights, ask, state)
+        return [*seen[0].gates[layer], _cells(weights, layer, state), logits], seen[0].attention_weights, state
 
     rows, looks = [], []
     for token in ids:

@@ -18,7 +18,7 @@ from keras_lstmgen.files import atomic
 from keras_lstmgen.generation import beam_search, text_generation
 from keras_lstmgen.generation.sampling import Options
 from keras_lstmgen.interpret import activations, html_page, probes
-from keras_lstmgen.models.builder import Weights, each_member
+from keras_lstmgen.models.inference_step import Weights, each_member
 from keras_lstmgen.models.run_directory import Run
 from keras_lstmgen.reporting import plots, reporter
 from keras_lstmgen.tokenizers.tokenizer import Tokenizer

@@ -12,7 +12,8 @@ import keras
 from keras_lstmgen.config import recipe
 from keras_lstmgen.files import atomic, filenames, folders
 from keras_lstmgen.layers.attention import memory_size
-from keras_lstmgen.models.builder import Weights, build, parameters, weights_of
+from keras_lstmgen.models.builder import build, parameters
+from keras_lstmgen.models.inference_step import Weights, weights_of
 from keras_lstmgen.tokenizers import tokenizer
 from keras_lstmgen.tokenizers.tokenizer import Tokenizer
 from keras_lstmgen.utils.errors import UserError, first_line, shell_quoted

@@ -24,7 +24,8 @@ from keras_lstmgen.generation import text_generation
 from keras_lstmgen.generation.sampling import Options
 from keras_lstmgen.layers import lstm
 from keras_lstmgen.models import run_directory
-from keras_lstmgen.models.builder import build, start_at, state_size, weights_of
+from keras_lstmgen.models.builder import TrainingOptions, build, start_at
+from keras_lstmgen.models.inference_step import state_size, weights_of
 from keras_lstmgen.models.run_directory import Metadata, Run
 from keras_lstmgen.reporting import plots, reporter
 from keras_lstmgen.system import cpu
@@ -134,7 +135,7 @@ def compiled(settings: recipe.Recipe, counts: np.ndarray[Any, Any]) -> keras.Seq
     carries = settings.carries
     sizes = (len(counts), part.batch_size, part.window if carries else None)
     in_loss = settings.model.members == 1
-    model = build(settings.model, *sizes, precision=part.precision, in_loss=in_loss, carries=carries)
+    model = build(settings.model, *sizes, TrainingOptions(part.precision, in_loss, carries))
     model.compile(
         Adam(
             part.learning_rate,
