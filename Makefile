@@ -16,7 +16,7 @@ demo: $(VENV)/installed  ## train, write, evaluate, export and prove: some four 
 
 install: $(VENV)/installed  ## make .venv with keras_lstmgen and all that its tests need
 
-EXTRAS := export,measures,regex,test,lint
+EXTRAS := export,measures,regex,remote,test,lint
 SOURCES := setup.cfg pyproject.toml setup.py $(wildcard keras_lstmgen/native/*.[ch])
 
 $(VENV)/installed: constraints.txt $(SOURCES)
@@ -32,8 +32,8 @@ test: $(VENV)/installed  ## run all tests and print the branch coverage
 
 # Apache Beam wants older packages than the rest (constraints-beam.txt), so it gets a place of its own.
 BEAM := .venv-beam
-BEAM_EXTRAS := beam,test
-BEAM_TESTS := tests/test_prepare.py tests/test_remote.py tests/test_shards.py
+BEAM_EXTRAS := beam,remote,test
+BEAM_TESTS := tests/test_beam_files.py tests/test_prepare.py tests/test_shards.py
 
 $(BEAM)/installed: constraints-beam.txt $(SOURCES)
 	$(PYTHON) -m venv $(BEAM)

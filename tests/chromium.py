@@ -12,8 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from keras_lstmgen.data import sources
-from keras_lstmgen.files import atomic
+from keras_lstmgen.files import atomic, data_folder
 from keras_lstmgen.utils.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -32,7 +31,7 @@ def kit(folder: Path) -> Path:
 def _packages() -> Path:
     """npm's packages, a browser among them; the cache folder keeps them. UserError where npm cannot fetch them."""
     lock = (PAGE / "package-lock.json").read_bytes()
-    kept = sources.cache_folder() / f"browser-{hashlib.sha256(lock).hexdigest()[:16]}"
+    kept = data_folder.cache_folder() / f"browser-{hashlib.sha256(lock).hexdigest()[:16]}"
     if not kept.is_dir():
         with atomic.replacing(kept) as path:
             path.mkdir()

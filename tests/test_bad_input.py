@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from keras_lstmgen.cli import command_line
-from keras_lstmgen.data import sources
+from keras_lstmgen.files import spooling
 from keras_lstmgen.models import run_directory
 from keras_lstmgen.training import callbacks
 
@@ -101,7 +101,7 @@ def test_a_corpus_that_is_no_text(refuses_to_train: Any, tmp_path: Path, name: s
 def test_an_empty_standard_input(refuses_to_train: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"")))
-    sources._spooled.cache_clear()
+    spooling.spool.cache_clear()
     assert "empty corpus" in refuses_to_train("-")
 
 

@@ -22,7 +22,7 @@ from keras_lstmgen.cli import command_line, commands
 from keras_lstmgen.cli.parser import build_parser
 from keras_lstmgen.config import recipe
 from keras_lstmgen.data import sources
-from keras_lstmgen.files import atomic
+from keras_lstmgen.files import atomic, spooling
 from keras_lstmgen.generation import beam_search, decoding_loop, text_generation
 from keras_lstmgen.generation.logits_processors import HostOptions
 from keras_lstmgen.generation.sampling import Options
@@ -208,14 +208,14 @@ def test_a_corpus_that_can_be_read_once_is_trained_on_resumed_and_evaluated(
     kind: str, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    sources._spooled.cache_clear()
+    spooling.spool.cache_clear()
     written = text.read_text(encoding="utf-8")[:2000]
     keyboard(monkeypatch, written)
     source = "-" if kind == "standard input" else piped(written)
     typed(capsys, "train", source, "--runs", tmp_path / "runs", *TINY)
     folder = tmp_path / "runs/text"
     assert str(tmp_path / "cache") in (folder / run_directory.RECIPE).read_text()
-    sources._spooled.cache_clear()
+    spooling.spool.cache_clear()
     keyboard(monkeypatch, "")
     typed(capsys, "train", "--resume", folder, "--training.epochs", "2")
     assert len(json.loads((folder / "history.json").read_text())) == 2

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from keras_lstmgen.config.recipe import Corpus
 from keras_lstmgen.data import splits
-from keras_lstmgen.data.sources import Source, read_text
+from keras_lstmgen.data.text_reader import Source, read_text
 from keras_lstmgen.utils.errors import UserError
 
 Make = Callable[..., Corpus]
@@ -140,7 +140,7 @@ def test_no_piece_of_a_text_is_empty(make: Make) -> None:
 def test_a_byte_order_mark_is_dropped_where_a_file_comes_byte_by_byte(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("keras_lstmgen.data.sources.PIECE", 1)
+    monkeypatch.setattr("keras_lstmgen.data.text_reader.CHUNK", 1)
     assert documents(make("\ufeffa\ufeff")) == ["a\ufeff"]
 
 

@@ -22,8 +22,8 @@ import pytest
 
 from keras_lstmgen.cli import command_line
 from keras_lstmgen.config import recipe
-from keras_lstmgen.data import sources, token_cache
-from keras_lstmgen.files import atomic
+from keras_lstmgen.data import token_cache
+from keras_lstmgen.files import atomic, spooling
 from keras_lstmgen.models import run_directory
 from keras_lstmgen.training import callbacks
 
@@ -303,11 +303,11 @@ def test_a_machine_without_a_network_is_told_so_in_one_line(
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setattr(socket, "getaddrinfo", unknown)
-    sources._spooled.cache_clear()
+    spooling.spool.cache_clear()
     words = typed("https://example.org/a.txt", "--corpus.sha256", "0" * 64, "--runs", tmp_path / "runs")
     said = refused(capsys, words)
     assert said.startswith("https://example.org/a.txt: cannot be downloaded (")
-    assert said.endswith("Temporary failure in name resolution>); check the address and the network")
+    assert said.endswith("Temporary failure in name resolution); check the address and the network")
     assert contents(tmp_path / "cache") == {}
 
 

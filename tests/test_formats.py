@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from keras_lstmgen.cli import command_line
-from keras_lstmgen.data import sources
-from keras_lstmgen.data.sources import Source
+from keras_lstmgen.data import text_reader
+from keras_lstmgen.data.text_reader import Source
 from keras_lstmgen.files import formats
 from keras_lstmgen.utils.errors import UserError
 
@@ -66,7 +66,7 @@ def test_the_command_that_is_told_makes_the_text_of_it(tmp_path: Path, said: str
     path = tmp_path / ("my book's text.gz" if packed else "my book's text.txt")
     path.write_bytes(gzip.compress(CONVERTED[said]) if packed else CONVERTED[said])
     with pytest.raises(UserError, match=f"text.(txt|gz): (is|not) {said}") as caught:
-        list(sources.read_text(Source(str(path), path)))
+        list(text_reader.read_text(Source(str(path), path)))
     command = re.search("(gunzip|iconv|tr) .*", str(caught.value))
     assert command, str(caught.value)
     subprocess.run(["bash", "-c", command[0]], check=True)
@@ -100,7 +100,7 @@ def test_a_file_is_recognized_by_its_content_whatever_its_name(
         path = tmp_path / name
         path.write_bytes(data)
         with pytest.raises(UserError, match=re.escape(said)) as caught:
-            list(sources.read_text(Source(name, path)))
+            list(text_reader.read_text(Source(name, path)))
         assert tool in str(caught.value)
 
 
@@ -111,7 +111,7 @@ def test_unpacking_leaves_a_text_that_is_read(tmp_path: Path, suffix: str) -> No
     path = tmp_path / f"text{suffix}"
     path.write_bytes((bz2 if suffix == ".bz2" else lzma).compress(PROSE.encode()))
     with pytest.raises(UserError) as caught:
-        list(sources.read_text(Source("text", path)))
+        list(text_reader.read_text(Source("text", path)))
     subprocess.run(["bash", "-c", str(caught.value).partition("convert it: ")[2]], check=True)
     assert (tmp_path / "text").read_text() == PROSE
 
@@ -122,8 +122,8 @@ def test_what_gzip_has_packed_is_unpacked_by_its_content_and_only_that(tmp_path:
     for data in (gzip.compress(PROSE.encode()), PROSE.encode()):
         path.write_bytes(data)
         source = Source(name, path)
-        assert "".join(sources.read_text(source)) == PROSE
-        assert len(list(sources.parts(source, 100, b"\n"))) == (1 if data[:2] == formats.GZIP else 25)
+        assert "".join(text_reader.read_text(source)) == PROSE
+        assert len(list(text_reader.split(source, 100, b"\n"))) == (1 if data[:2] == formats.GZIP else 25)
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_what_gzip_has_packed_is_unpacked_by_its_content_and_only_that(tmp_path:
 def test_a_text_that_only_looks_a_little_like_something_else_is_read(tmp_path: Path, text: str) -> None:
     path = tmp_path / "text.txt"
     path.write_bytes(text.encode())
-    assert "".join(sources.read_text(Source("text.txt", path))) == text
+    assert "".join(text_reader.read_text(Source("text.txt", path))) == text
 
 
 def test_eight_bit_text_is_told_from_binary_data() -> None:

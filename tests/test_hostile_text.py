@@ -18,6 +18,7 @@ from export import tokenizer as kit
 from keras_lstmgen.cli import command_line
 from keras_lstmgen.config import recipe
 from keras_lstmgen.data import readers, sources, splits, token_cache
+from keras_lstmgen.files import downloads
 from keras_lstmgen.tokenizers import tokenizer
 from keras_lstmgen.utils.errors import UserError
 from tests.hostile import HEAVY, LETTERS, TEXTS, VALUES, damaged, refused_or
@@ -160,7 +161,7 @@ def test_a_checksum_that_is_a_path_makes_nothing_outside_the_cache_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(sources, "_downloaded", lambda _: iter([b"text"]))
+    monkeypatch.setattr(downloads, "_download", lambda *_: _[-1].write_bytes(b"text"))
     with pytest.raises(UserError, match=r"needs its checksum"):
         sources.resolve(recipe.Corpus(source=("http://127.0.0.1:9/x",), sha256=("../../../outside",)))
     assert list(tmp_path.iterdir()) == []

@@ -1,173 +1,99 @@
-"""Text and shards at addresses, by a file system of Apache Beam; here one that keeps its files in memory."""
+"""Texts at addresses, by fsspec; here in its file system that keeps files in memory."""
 
 import gzip
 import hashlib
-import io
-import json
+import subprocess
+import sys
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any, ClassVar
 
+import fsspec
 import pytest
 
-from keras_lstmgen.cli.command_line import main
-from keras_lstmgen.config import recipe
-from keras_lstmgen.config.recipe import Corpus
-from keras_lstmgen.data import prepared_corpus, sources, splits, token_cache
+from keras_lstmgen.config.recipe import Corpus, Recipe, override
+from keras_lstmgen.data import sources, splits, text_reader
 from keras_lstmgen.files import remote
+from keras_lstmgen.training import input_pipeline
 from keras_lstmgen.utils.errors import UserError
 
-pytest.importorskip("apache_beam", reason="the extra 'beam' is not installed")
-from apache_beam.io.filesystem import FileMetadata, FileSystem
-
-from keras_lstmgen.preparation import partition, pipeline
-
 TEXT = "".join(f"line {number} of a text\n" for number in range(500))
-
-
-class Written(io.BytesIO):
-    """A file that is there once it is closed."""
-
-    def __init__(self, path: str) -> None:
-        super().__init__()
-        self.path = path
-
-    def close(self) -> None:
-        if not self.closed:
-            Shelf.files[self.path] = self.getvalue()
-        super().close()
-
-
-class Shelf(FileSystem):
-    """shelf://name, like a store of objects: no folders, only names."""
-
-    files: ClassVar[dict[str, bytes]] = {}
-
-    @classmethod
-    def scheme(cls) -> str:
-        return "shelf"
-
-    def join(self, basepath: str, *paths: str) -> str:
-        return "/".join([basepath.rstrip("/"), *paths])
-
-    def split(self, path: str) -> tuple[str, str]:
-        head, _, tail = path.rpartition("/")
-        return head, tail
-
-    def mkdirs(self, path: str) -> None:
-        pass
-
-    def has_dirs(self) -> bool:
-        return False
-
-    def _list(self, dir_or_prefix: str) -> Iterator[Any]:
-        return (
-            FileMetadata(path, len(data)) for path, data in list(self.files.items()) if path.startswith(dir_or_prefix)
-        )
-
-    def create(self, path: str, *_: object, **__: object) -> Any:
-        return Written(path)
-
-    def open(self, path: str, *_: object, **__: object) -> Any:
-        return io.BytesIO(self.files[path])
-
-    def copy(self, source_file_names: list[str], destination_file_names: list[str]) -> None:
-        for source, destination in zip(source_file_names, destination_file_names, strict=True):
-            self.files[destination] = self.files[source]
-
-    def rename(self, source_file_names: list[str], destination_file_names: list[str]) -> None:
-        self.copy(source_file_names, destination_file_names)
-        self.delete(source_file_names)
-
-    def exists(self, path: str) -> bool:
-        return path in self.files
-
-    def size(self, path: str) -> int:
-        return len(self.files[path])
-
-    def last_updated(self, path: str) -> float:  # noqa: ARG002
-        return 0.0
-
-    def checksum(self, path: str) -> str:  # noqa: ARG002
-        return ""
-
-    def metadata(self, path: str) -> Any:
-        return FileMetadata(path, len(self.files[path]))
-
-    def delete(self, paths: list[str]) -> None:
-        for prefix in paths:
-            for path in [path for path in self.files if path == prefix or path.startswith(f"{prefix.rstrip('/')}/")]:
-                del self.files[path]
+HALF = TEXT.index("\n", len(TEXT) // 2) + 1
+FILES = {"a.txt.gz": gzip.compress(TEXT[:HALF].encode()), "b.txt": TEXT[HALF:].encode(), "below/c.txt": b"another\n"}
 
 
 @pytest.fixture(autouse=True)
-def files(monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
-    """What is on the shelf: the text in two files, the first packed."""
-    half = len(TEXT) // 2
-    kept = {"shelf://texts/a.txt.gz": gzip.compress(TEXT[:half].encode()), "shelf://texts/b.txt": TEXT[half:].encode()}
-    monkeypatch.setattr(Shelf, "files", kept)
-    monkeypatch.setattr(partition, "PART", 1_000)
-    return kept
+def files() -> Iterator[None]:
+    """The text in two files, the first packed, and another file in a folder below."""
+    system = fsspec.filesystem("memory")
+    for name, data in FILES.items():
+        system.pipe_file(f"/texts/{name}", data)
+    yield
+    system.rm("/texts", recursive=True)
 
 
-def asked(*source: str, **values: Any) -> recipe.Recipe:
-    named = {f"corpus.{name}": value for name, value in values.items()}
-    return recipe.override(recipe.Recipe(), {"corpus.source": list(source), "tokenizer.type": "char"} | named)
+def read(*found: text_reader.Source) -> str:
+    return "".join(piece for source in found for piece in text_reader.read_text(source))
 
 
-def test_text_is_read_at_an_address(files: dict[str, bytes]) -> None:
-    [first, second] = sources.resolve(Corpus(("shelf://texts/*.txt*",)))
-    assert "".join([*sources.read_text(first), *sources.read_text(second)]) == TEXT
-    parts = list(sources.parts(second, 1_000, b"\n"))
+def test_text_is_read_at_an_address() -> None:
+    [first, second] = sources.resolve(Corpus(("memory://texts/*.txt*",)))
+    assert read(first, second) == TEXT
+    assert [text_reader.size_of(one) for one in (first, second)] == [len(FILES["a.txt.gz"]), len(FILES["b.txt"])]
+    assert not sources.is_available(Corpus(("memory://texts/b.txt",)))
+
+
+def test_a_file_at_an_address_is_read_in_parts() -> None:
+    [source] = sources.resolve(Corpus(("memory://texts/b.txt",)))
+    parts = list(text_reader.split(source, 1_000, b"\n"))
     assert len(parts) > 3
-    assert "".join(text for part in parts for text in sources.read_text(part)) == TEXT[len(TEXT) // 2 :]
-    checksum = hashlib.sha256(files["shelf://texts/b.txt"]).hexdigest()
-    sources.resolve(Corpus(("shelf://texts/b.txt",), (checksum,)))
+    assert read(*parts) == TEXT[HALF:]
+
+
+def test_the_checksum_of_a_file_at_an_address_is_verified() -> None:
+    checksum = hashlib.sha256(FILES["b.txt"]).hexdigest()
+    sources.resolve(Corpus(("memory://texts/b.txt",), (checksum,)))
     with pytest.raises(UserError, match="its sha256 is"):
-        sources.resolve(Corpus(("shelf://texts/b.txt",), ("0" * 64,)))
-    assert not sources.is_available(Corpus(("shelf://texts/b.txt",)))
+        sources.resolve(Corpus(("memory://texts/b.txt",), ("0" * 64,)))
 
 
-def test_shards_at_an_address_are_those_of_a_folder(files: dict[str, bytes], tmp_path: Path) -> None:
-    settings = asked("shelf://texts/*.txt*")
-    assert main(["prepare", *settings.corpus.source, "--output", "shelf://out/ids", "--", *HERE]) == 0
-    (tmp_path / "ids").mkdir()
-    for path, data in files.items():
-        if path.startswith("shelf://out/ids/"):
-            (tmp_path / "ids" / path.rpartition("/")[2]).write_bytes(data)
-    encoded = prepared_corpus.opened(Corpus((str(tmp_path / "ids"),)))
-    assert encoded
-    own = token_cache.encode(settings, tmp_path / "cache")
-    assert encoded.train[:].tolist() == own.train.tolist()
-    assert encoded.validation[:].tolist() == own.validation.tolist()
-    assert encoded.counts == own.counts
-    shards = json.loads(files["shelf://out/ids/prepared.json"])["shards"]
-    assert len(shards["train"]) > 3
-    assert set(files) == {f"shelf://out/ids/{name}" for name in (
-        "prepared.json", "tokenizer.model", *(shard["file"] for side in shards.values() for shard in side)
-    )} | {"shelf://texts/a.txt.gz", "shelf://texts/b.txt"}  # fmt: skip
-    with pytest.raises(UserError, match="is there already"):
-        pipeline.prepare(settings, "shelf://out/ids", HERE)
+def test_a_glob_gives_files_alone() -> None:
+    assert remote.glob("memory://texts/*") == ["memory:///texts/a.txt.gz", "memory:///texts/b.txt"]
+    assert len(remote.glob("memory://texts/**")) == 3
 
 
-def test_nothing_is_left_at_an_address_where_it_fails(files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
-    before = set(files)
-
-    def stop(*_: object) -> None:
-        assert set(files) > before  # shards are there by then
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(pipeline, "_manifest", stop)
-    with pytest.raises(KeyboardInterrupt):
-        pipeline.prepare(asked("shelf://texts/b.txt"), "shelf://out/ids", HERE)
-    assert set(files) == before
+def test_training_reads_an_address_as_it_reads_the_same_file(tmp_path_factory: pytest.TempPathFactory) -> None:
+    here = tmp_path_factory.mktemp("here")
+    (here / "text.txt").write_text(TEXT)
+    ids = []
+    for name in ("memory://texts/*.txt*", str(here / "text.txt")):
+        settings = override(Recipe(), {"corpus.source": name, "tokenizer.type": "char"})
+        _, encoded = input_pipeline.prepare(settings, here / "runs")
+        ids.append([encoded.train[:].tolist(), encoded.validation[:].tolist()])
+    assert ids[0] == ids[1]
 
 
-def test_addresses_that_lead_nowhere_are_one_line() -> None:
-    for address, said in (("shelf://texts/c*", "there is no such file"), ("nowhere://a", "cannot be reached")):
-        with pytest.raises(UserError, match=said):
-            list(splits.pieces(Corpus((address,)), "train"))
-    assert not remote.is_address("https://example.org/a.txt")
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("memory://texts/d*", "there is no such file"),
+        ("memory://texts/d.txt", "there is no such file"),
+        ("nowhere://a", "cannot be reached .*nowhere"),
+        ("zip://a.txt::memory://texts/a.zip", "a chain of file systems"),
+    ],
+)
+def test_addresses_that_lead_nowhere_are_one_line(address: str, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        list(splits.pieces(Corpus((address,)), "train"))
 
 
-HERE = (f"--runner={pipeline.LOCAL}",)
+def test_a_url_and_a_file_are_no_addresses() -> None:
+    assert not any(map(remote.is_address, ("https://example.org/a.txt", "file:///a.txt", "a.txt", "pydoc", "-")))
+
+
+def test_without_fsspec_the_message_names_the_extra() -> None:
+    code = (
+        "import sys; sys.modules['fsspec'] = None; from keras_lstmgen.files import remote\n"
+        "try: remote.glob('gs://bucket/a.txt')\n"
+        "except Exception as error: print(error)"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
+    assert answer.stdout == "gs://bucket/a.txt: needs fsspec; pip install 'keras_lstmgen[remote]'\n"

@@ -50,7 +50,7 @@ def installers(path: Path) -> list[int]:
 
 
 def test_one_file_alone_installs_signal_handlers() -> None:
-    assert [path.name for path in sorted(PACKAGE.rglob("*.py")) if installers(path)] == ["ending.py"]
+    assert [path.name for path in sorted(PACKAGE.rglob("*.py")) if installers(path)] == ["signals.py"]
 
 
 @pytest.fixture

@@ -15,9 +15,10 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from keras_lstmgen.config.recipe import Corpus
-from keras_lstmgen.data import sources
-from keras_lstmgen.data.sources import Source
-from keras_lstmgen.files.formats import has_old_lines
+from keras_lstmgen.data import sources, text_reader
+from keras_lstmgen.data.text_reader import Source
+from keras_lstmgen.files import spooling
+from keras_lstmgen.files.formats import has_cr_line_endings
 from keras_lstmgen.utils.errors import UserError
 
 
@@ -31,7 +32,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def read(*entries: str | Path, sha256: tuple[str, ...] = ()) -> str:
     found = sources.resolve(Corpus(source=tuple(map(str, entries)), sha256=sha256))
-    return "".join(piece for source in found for piece in sources.read_text(source))
+    return "".join(piece for source in found for piece in text_reader.read_text(source))
 
 
 def write(path: Path, data: str | bytes) -> Path:
@@ -53,7 +54,7 @@ def test_pydoc_is_half_a_megabyte_of_the_language_reference_and_the_same_on_each
 
 @given(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])))
 def test_a_file_is_read_exactly(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
-    assume(not has_old_lines(text))
+    assume(not has_cr_line_endings(text))
     path = write(tmp_path_factory.mktemp("exact") / "text.txt", text)
     assert read(path) == text.removeprefix("\ufeff")
 
@@ -61,15 +62,15 @@ def test_a_file_is_read_exactly(tmp_path_factory: pytest.TempPathFactory, text: 
 def test_line_ends_stay_as_they_are_and_only_the_first_byte_order_mark_is_dropped(home: Path) -> None:
     path = write(home / "windows.txt", "\ufeffone\r\ntwo\rthree\u2028\ufeff")
     assert read(path) == "one\r\ntwo\rthree\u2028\ufeff"
-    assert read(write(path, "x" * sources.PIECE + "\ufeff")) == "x" * sources.PIECE + "\ufeff"
+    assert read(write(path, "x" * text_reader.CHUNK + "\ufeff")) == "x" * text_reader.CHUNK + "\ufeff"
 
 
 @pytest.mark.parametrize("shift", range(4))
 def test_characters_that_lie_across_two_pieces_are_whole(home: Path, shift: int) -> None:
-    text = "x" * shift + "🎉" * sources.PIECE
+    text = "x" * shift + "🎉" * text_reader.CHUNK
     path = write(home / "emoji.txt", text)
     assert read(path) == text
-    assert max(map(len, sources.read_text(sources.Source("emoji", path)))) <= sources.PIECE
+    assert max(map(len, text_reader.read_text(text_reader.Source("emoji", path)))) <= text_reader.CHUNK
 
 
 def test_several_sources_keep_their_order(home: Path) -> None:
@@ -118,8 +119,8 @@ def test_a_gz_that_is_not_whole_is_an_error(home: Path, damage: str) -> None:
         (b"\xff", 0),
         (b"caf\xe9 au lait", 3),
         (b"\xef\xbb\xbfabc\x80", 6),
-        (b"x" * (sources.PIECE - 1) + b"\xe2\x82!", sources.PIECE - 1),
-        (b"x" * sources.PIECE + b"\xff", sources.PIECE),
+        (b"x" * (text_reader.CHUNK - 1) + b"\xe2\x82!", text_reader.CHUNK - 1),
+        (b"x" * text_reader.CHUNK + b"\xff", text_reader.CHUNK),
         (b"ends in half a sign \xe2\x82", 20),
     ],
 )
@@ -128,7 +129,7 @@ def test_text_that_is_not_utf8_is_an_error_that_says_the_byte(home: Path, data: 
         read(write(home / "text.txt", data))
 
 
-@pytest.mark.parametrize("byte", [0, 7, sources.PIECE + 5])
+@pytest.mark.parametrize("byte", [0, 7, text_reader.CHUNK + 5])
 def test_a_binary_file_is_an_error_that_says_the_byte(home: Path, byte: int) -> None:
     with pytest.raises(UserError, match=rf"blob: binary file \(NUL at byte {byte}\)"):
         read(write(home / "blob", b"x" * byte + b"\0\xff"))
@@ -145,7 +146,7 @@ def test_a_file_that_cannot_be_read_is_an_error(home: Path) -> None:
     source = sources.resolve(Corpus(source=(str(path),)))[0]
     path.unlink()
     with pytest.raises(UserError, match=r"text\.txt: cannot be read \(No such file"):
-        list(sources.read_text(source))
+        list(text_reader.read_text(source))
 
 
 def test_a_wrong_sha256_is_an_error_with_both_sums(home: Path) -> None:
@@ -194,7 +195,7 @@ class TestDataFolder:
 
     def test_a_name_that_several_files_bear_is_decided_by_sha256_or_an_error(self) -> None:
         assert read("input.txt", sha256=(sum_of(b"two/input.txt"),)) == "two/input.txt"
-        with pytest.raises(UserError, match=r"input\.txt: 2 files bear this name .* give more of the path"):
+        with pytest.raises(UserError, match=r"input\.txt: 2 files have this name .* give more of the path"):
             read("input.txt")
 
     def test_a_file_of_another_name_is_found_by_its_sha256(self) -> None:
@@ -262,7 +263,11 @@ class TestDownload:
     def test_with_a_wrong_sha256_or_cut_short_is_an_error_and_leaves_nothing(
         self, home: Path, server: Server, name: str
     ) -> None:
-        with pytest.raises(UserError, match=r"what came has the sha256 [0-9a-f]{64}, not 0{64}"):
+        said = {
+            "far.txt": r"SHA256 hash of downloaded file .* expected sha256:0{64} but got [0-9a-f]{64}; correct",
+            "cut.txt": r"cannot be downloaded \(.*50000 bytes read, 160000 more expected.*\); check the address",
+        }[name]
+        with pytest.raises(UserError, match=said):
             read(self.url(server, name), sha256=("0" * 64,))
         assert list((home / "cache" / "keras_lstmgen").iterdir()) == []
 
@@ -278,10 +283,10 @@ class TestDownload:
 
 def test_standard_input_is_read_once_and_kept_for_every_pass(home: Path) -> None:
     code = (
-        "from keras_lstmgen.config import recipe; from keras_lstmgen.data import sources\n"
+        "from keras_lstmgen.config import recipe; from keras_lstmgen.data import sources, text_reader\n"
         "for _ in range(2):\n"
         "    [source] = sources.resolve(recipe.Corpus(source=('-',)))\n"
-        "    print(len(''.join(sources.read_text(source))), source.path.name)\n"
+        "    print(len(''.join(text_reader.read_text(source))), source.path.name)\n"
     )
     text = "über\n" * 40_000
     answer = subprocess.run([sys.executable, "-c", code], input=text.encode(), capture_output=True, check=True)
@@ -301,7 +306,7 @@ def pipe(home: Path) -> Iterator[str]:
 
 def test_a_named_pipe_is_read_once_and_kept_for_every_pass(pipe: str) -> None:
     assert [read(pipe), read(pipe)] == ["über\n"] * 2
-    kept = sources.spooled(Corpus(source=("a.txt", pipe), validation=(pipe,)))
+    kept = sources.spool(Corpus(source=("a.txt", pipe), validation=(pipe,)))
     assert kept.source[0] == "a.txt"
     assert kept.source[1:] == kept.validation
     assert Path(kept.source[1]).read_text() == "über\n"
@@ -314,12 +319,12 @@ def test_a_named_pipe_is_read_once_and_kept_for_every_pass(pipe: str) -> None:
 def test_what_is_no_file_is_known_to_be_read_once_and_a_device_is_refused(
     name: str, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert sources.is_read_once(name)
-    assert not sources.is_read_once(str(home))
-    assert not sources.is_read_once(str(write(home / "a.txt", "a")))
-    assert not sources.is_read_once(str(home / "none.txt"))
+    assert spooling.is_read_once(name)
+    assert not spooling.is_read_once(str(home))
+    assert not spooling.is_read_once(str(write(home / "a.txt", "a")))
+    assert not spooling.is_read_once(str(home / "none.txt"))
     monkeypatch.setattr(sys, "stdin", None)
-    sources._spooled.cache_clear()
+    spooling.spool.cache_clear()
     with pytest.raises(UserError, match=r"standard input is closed|cannot be opened here|is a device, not a text"):
         read(name)
 
@@ -333,10 +338,10 @@ def test_parts_end_behind_the_first_mark_after_their_size_and_lose_nothing(
     path = tmp_path_factory.mktemp("parts") / "text.txt"
     path.write_bytes(data)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sources, "PIECE", piece)
-        parts = list(sources.parts(Source("text", path), size, mark))
-        assert b"".join(chunk for part in parts for chunk in sources.read_bytes(part)) == data
-        assert [sources.lines_before(part) for part in parts] == [data[: part.start].count(b"\n") for part in parts]
+        patch.setattr(text_reader, "CHUNK", piece)
+        parts = list(text_reader.split(Source("text", path), size, mark))
+        assert b"".join(chunk for part in parts for chunk in text_reader.read_bytes(part)) == data
+        assert [text_reader.lines_before(part) for part in parts] == [data[: part.start].count(b"\n") for part in parts]
     for part in parts[:-1]:
         ends = [end for end in range(part.start + size, len(data) + 1) if data[:end].endswith(mark)]
         assert part.end == ends[0]
@@ -346,4 +351,4 @@ def test_what_is_packed_or_empty_is_one_part(tmp_path: Path) -> None:
     (tmp_path / "text.gz").write_bytes(gzip.compress(b"a\nb\n" * 99))
     (tmp_path / "empty.txt").touch()
     for text in (Source("packed", tmp_path / "text.gz"), Source("empty", tmp_path / "empty.txt"), Source("p", None)):
-        assert list(sources.parts(text, 3, b"\n")) == [text]
+        assert list(text_reader.split(text, 3, b"\n")) == [text]

@@ -15,8 +15,8 @@ import onnx as onnx_library
 import pytest
 
 from keras_lstmgen.config import recipe
-from keras_lstmgen.data import sources
 from keras_lstmgen.exporters import export_run, onnx, web
+from keras_lstmgen.files import data_folder
 from keras_lstmgen.generation import sampling, text_generation
 from keras_lstmgen.models import run_directory
 from keras_lstmgen.training import trainer
@@ -147,7 +147,10 @@ def archive(pages: Path) -> Path:
     """What npm fetched when the pages were exported."""
     del pages
     lock = json.loads((web.kit() / "package-lock.json").read_text(encoding="utf-8"))
-    return sources.cache_folder() / f"onnxruntime-web-{lock['packages']['node_modules/onnxruntime-web']['version']}.tgz"
+    return (
+        data_folder.cache_folder()
+        / f"onnxruntime-web-{lock['packages']['node_modules/onnxruntime-web']['version']}.tgz"
+    )
 
 
 def pretend(folder: Path, script: str) -> None:

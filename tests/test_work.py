@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from keras_lstmgen.config import recipe
-from keras_lstmgen.data import readers, sources, splits
+from keras_lstmgen.data import readers, splits, text_reader
 from keras_lstmgen.evaluation import memorization, metrics, naive_bayes, report, task_metrics
 from keras_lstmgen.generation import batch_generation, beam_search, decoding_loop, text_generation
 from keras_lstmgen.generation.logits_processors import Constraints, HostOptions
@@ -100,7 +100,7 @@ def test_a_text_without_a_place_to_cut_is_cut_into_pieces_once() -> None:
 def test_a_line_of_many_pieces_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
     Counted.reset()
     monkeypatch.setattr(readers, "read_text", lambda _: (Counted("ab") for _ in range(200)))
-    assert list(readers._lines(sources.Source("one line", None))) == ["ab" * 200]
+    assert list(readers._lines(text_reader.Source("one line", None))) == ["ab" * 200]
     assert Counted.lengths <= 2 * 200
 
 

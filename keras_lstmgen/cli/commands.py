@@ -17,7 +17,7 @@ from rich.markup import escape
 
 from keras_lstmgen.config import effects, recipe
 from keras_lstmgen.distribution import launcher
-from keras_lstmgen.files import atomic, filenames, remote
+from keras_lstmgen.files import atomic, filenames, remote, spooling
 from keras_lstmgen.system.native_stderr import captured_stderr
 from keras_lstmgen.utils.errors import UserError, check_at_least, shell_quoted
 
@@ -122,7 +122,7 @@ def _what_to_train(words: list[str], given: dict[str, Any]) -> tuple[recipe.Reci
     settings = recipe.override(settings, given, "--")
     _check_effects(settings, given, "")
     first = words[0] if words else "quickstart"
-    return settings, "text" if sources.is_read_once(first) else _named_after(first)
+    return settings, "text" if spooling.is_read_once(first) else _named_after(first)
 
 
 def _check_effects(settings: recipe.Recipe, given: Iterable[str], where: str) -> None:

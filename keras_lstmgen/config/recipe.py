@@ -45,8 +45,8 @@ class Corpus:
 
     source: tuple[str, ...] = recipe_field(
         ("pydoc",),
-        "'pydoc', files, globs, folders, '-' (standard input), http(s) URLs, with Apache Beam addresses such as "
-        "gs://bucket/*.txt; gzip is unpacked",
+        "'pydoc', files, globs, folders, '-' (standard input), http(s) URLs, addresses such as "
+        "gs://bucket/*.txt (needs the extra 'remote'); gzip is unpacked",
     )
     sha256: tuple[str, ...] = recipe_field((), "checksums of the sources in their order; a URL needs one")
     documents: str = recipe_field(

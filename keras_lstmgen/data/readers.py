@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
-from keras_lstmgen.data.sources import Source, lines_before, read_text
+from keras_lstmgen.data.text_reader import Source, lines_before, read_text
 from keras_lstmgen.utils.errors import UserError
 
 LONGEST_FIELD = 1 << 24  # characters in a field of a CSV or TSV file, at most

@@ -20,7 +20,8 @@ from typing import Any, Literal
 
 from keras_lstmgen.config import recipe
 from keras_lstmgen.data.readers import KINDS, held, pair, whole_pair
-from keras_lstmgen.data.sources import Source, read_bytes, read_text, resolve
+from keras_lstmgen.data.sources import resolve
+from keras_lstmgen.data.text_reader import Source, read_bytes, read_text
 from keras_lstmgen.utils.errors import UserError
 
 PIECE = 1 << 16  # characters in a piece of a stream, about

@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from keras_lstmgen.data.sources import cache_folder
 from keras_lstmgen.exporters import onnx
 from keras_lstmgen.exporters.graphs import Graphs, metadata_json
 from keras_lstmgen.exporters.registry import Call, Exporter
 from keras_lstmgen.files import atomic
+from keras_lstmgen.files.data_folder import cache_folder
 from keras_lstmgen.models import run_directory
 from keras_lstmgen.models.run_directory import Run
 from keras_lstmgen.utils.errors import UserError

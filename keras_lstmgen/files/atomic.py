@@ -91,7 +91,7 @@ def _plain_place() -> str | None:
 
 
 def move_into_place(new: Path, path: Path) -> None:
-    """Let a file or folder out of ``temporary_folder`` take the place of ``path``; what stood there goes when the block ends."""
+    """Move a file or folder from ``temporary_folder`` to ``path`` and replace what is there."""
     try:
         path = Path(os.path.realpath(path)) if path.is_symlink() else path
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -30,7 +30,7 @@ def _iconv(encoding: str, name: str = "") -> Format:
 
 
 WINDOWS = ICONV.format(name="WINDOWS-1252")
-OLD_LINES = Format("text with CR line endings, of old Macs", "tr '\\r' '\\n' < {file} > {text}", is_text=True)
+CR_LINE_ENDINGS = Format("text with CR line endings, of old Macs", "tr '\\r' '\\n' < {file} > {text}", is_text=True)
 FORMATS: tuple[tuple[bytes, Format], ...] = (
     (rb"\xff\xfe\0\0|\0\0\xfe\xff", _iconv("UTF-32")),
     (rb"\xff\xfe|\xfe\xff", _iconv("UTF-16")),
@@ -59,12 +59,12 @@ FORMATS: tuple[tuple[bytes, Format], ...] = (
 )
 
 
-def recognized(head: bytes) -> Format | None:
+def recognize(head: bytes) -> Format | None:
     """Return the format of a file that begins with these bytes; None for UTF-8, and for what is not known."""
     return next((found for mark, found in FORMATS if re.match(mark, head[:HEAD], re.DOTALL)), None)
 
 
-def has_old_lines(text: str) -> bool:
+def has_cr_line_endings(text: str) -> bool:
     r"""Return whether a text that goes on ends its lines with "\r" alone."""
     return "\n" not in text and "\r" in text[:-1]  # the last may be half of "\r\n"
 
@@ -80,7 +80,7 @@ def is_binary(head: bytes) -> bool:
     return False
 
 
-def filled(command: str, path: Path | str | None, is_packed: bool) -> str:
+def fill_command(command: str, path: Path | str | None, is_packed: bool) -> str:
     """Return the command of a format for a file; one that is packed by gzip is unpacked first."""
     file = Path(path or "TEXT")
     unpacked = file.with_suffix("") if file.suffix.lower() == ".gz" else file.with_name(f"{file.name}.unpacked")

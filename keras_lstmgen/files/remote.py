@@ -1,60 +1,67 @@
-"""Files at addresses such as ``gs://bucket/text.txt``, by the file systems that Apache Beam has for them."""
+"""Read files at addresses such as ``gs://bucket/text.txt`` with fsspec."""
 
+import hashlib
 from collections.abc import Callable
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO, TypeVar, cast
 
 from keras_lstmgen.utils.errors import UserError, first_line
 
+T = TypeVar("T")
+
 
 def is_address(name: str) -> bool:
-    """Whether a name is an address for Beam. What can be downloaded, and a local file, is not."""
+    """Return whether a name is the address of a remote file system. URLs and local files are not.
+
+    >>> is_address("s3://bucket/text.txt"), is_address("https://example.org/text.txt"), is_address("text.txt")
+    (True, False, False)
+    """
     return "://" in name and not name.startswith(("http://", "https://", "file:"))
 
 
-def matches(pattern: str) -> list[str]:
-    """The addresses that a pattern with ``*`` stands for, sorted; UserError if there is none."""
-    found = _tried(pattern, lambda systems: [file.path for file in systems.match([pattern])[0].metadata_list])
-    if not found:
+def glob(pattern: str) -> list[str]:
+    """Return the addresses that match a pattern, sorted.
+
+    Args:
+        pattern: an address, in which ``*`` matches any characters but a slash.
+
+    Raises:
+        UserError: nothing matches, or the file system cannot be reached.
+    """
+    addresses = _call(pattern, lambda system, path: [system.unstrip_protocol(file) for file in _files(system, path)])
+    if not addresses:
         raise UserError(f"{pattern}: there is no such file")
-    return sorted(found)
+    return sorted(addresses)
+
+
+def _files(system: Any, pattern: str) -> list[str]:
+    return [path for path, about in system.glob(pattern, detail=True).items() if about["type"] == "file"]
 
 
 def size(address: str) -> int:
-    """Bytes of a file."""
-    return int(_tried(address, lambda systems: systems.match([address])[0].metadata_list[0].size_in_bytes))
+    """Return the size of a file in bytes."""
+    return _call(address, lambda system, path: int(system.size(path)))
 
 
-def opened(address: str) -> BinaryIO:
-    """A file to read, as it is."""
-    return cast(BinaryIO, _tried(address, lambda systems: systems.open(address, compression_type=_AS_IT_IS)))
+def open_file(address: str) -> BinaryIO:
+    """Open a file for reading its bytes, without unpacking it."""
+    return _call(address, lambda system, path: cast(BinaryIO, system.open(path, "rb")))
 
 
-def created(address: str) -> BinaryIO:
-    """A file to write, as it is."""
-    return cast(BinaryIO, _tried(address, lambda systems: systems.create(address, compression_type=_AS_IT_IS)))
+def sha256(address: str) -> str:
+    """Return the SHA-256 of a file in hexadecimal."""
+    with open_file(address) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
 
 
-def below(folder: str) -> list[str]:
-    """The addresses of all files in a folder."""
-    pattern = f"{folder.rstrip('/')}/*"
-    return [file.path for file in _tried(folder, lambda systems: systems.match([pattern])[0].metadata_list)]
-
-
-def delete(addresses: list[str]) -> None:
-    """Remove files."""
-    if addresses:
-        _tried(addresses[0], lambda systems: systems.delete(addresses))
-
-
-_AS_IT_IS = "uncompressed"  # Beam's CompressionTypes.UNCOMPRESSED: its files are unpacked here, or not at all
-
-
-def _tried(address: str, work: Callable[[Any], Any]) -> Any:
+def _call(address: str, operation: Callable[[Any, str], T]) -> T:
+    """Call an operation with the file system of an address and the path in it; raise UserError if it fails."""
     try:
-        from apache_beam.io.filesystems import FileSystems
+        import fsspec
     except ModuleNotFoundError as error:
-        raise UserError(f"{address}: needs Apache Beam; pip install 'keras_lstmgen[beam]'") from error
+        raise UserError(f"{address}: needs fsspec; pip install 'keras_lstmgen[remote]'") from error
+    if "::" in address:  # file systems inside files: archives, caches, and references that may hold templates
+        raise UserError(f"{address}: a chain of file systems ('::') is not supported; give the address of the text")
     try:
-        return work(FileSystems)
-    except Exception as error:  # each file system has its own
+        return operation(*fsspec.core.url_to_fs(address))
+    except Exception as error:  # each file system has its own errors
         raise UserError(f"{address}: cannot be reached ({first_line(error)})") from error

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from keras_lstmgen.config import recipe
-from keras_lstmgen.data import prepared_corpus, sources, splits
-from keras_lstmgen.data.sources import Source
+from keras_lstmgen.data import prepared_corpus, sources, splits, text_reader
 from keras_lstmgen.data.splits import Split
+from keras_lstmgen.data.text_reader import Source
 from keras_lstmgen.utils.errors import UserError, shell_quoted
 
 PART = 1 << 24  # bytes of a file, packed or not, that make a part
@@ -54,9 +54,9 @@ def _groups(texts: list[Source], documents: str) -> Iterator[tuple[Source, ...]]
     group: list[Source] = []
     size = 0
     for text in texts:
-        for part in sources.parts(text, PART, MARKS[documents]) if documents in MARKS else (text,):
+        for part in text_reader.split(text, PART, MARKS[documents]) if documents in MARKS else (text,):
             group.append(part)
-            size += sources.size_of(part)
+            size += text_reader.size_of(part)
             if size >= PART:
                 yield tuple(group)
                 group, size = [], 0

@@ -35,7 +35,7 @@ from keras_lstmgen.config import recipe
 from keras_lstmgen.data import prepared_corpus, sources, splits, token_cache
 from keras_lstmgen.files import atomic, remote
 from keras_lstmgen.files.folders import MANIFEST
-from keras_lstmgen.preparation import partition
+from keras_lstmgen.preparation import beam_files, partition
 from keras_lstmgen.preparation.partition import Part
 from keras_lstmgen.system import cpu
 from keras_lstmgen.system.native_stderr import captured_stderr
@@ -61,7 +61,7 @@ def prepare(
     Raises UserError for text, recipe or options that cannot be used. Memory is bounded by a part, not by the corpus.
     """
     tokenizer.check(settings.tokenizer)
-    settings = replace(settings, corpus=sources.spooled(settings.corpus))
+    settings = replace(settings, corpus=sources.spool(settings.corpus))
     parts = partition.plan(settings.corpus)
     chosen = _options(options, len(parts))
     with _made(str(output)) as folder:
@@ -76,7 +76,7 @@ def prepare(
 def _made(output: str) -> Iterator[str]:
     """The folder that shards are written to: one that is renamed to ``output`` when it is whole, or the address."""
     is_address = remote.is_address(output)
-    if remote.below(output) if is_address else Path(output).exists():
+    if beam_files.list_files(output) if is_address else Path(output).exists():
         raise UserError(f"--output {output}: is there already; name a folder that is not")
     if not is_address:
         with atomic.replacing(Path(output)) as folder:
@@ -88,7 +88,7 @@ def _made(output: str) -> Iterator[str]:
     try:
         yield output.rstrip("/")
     except BaseException:
-        remote.delete(remote.below(output))
+        beam_files.delete(beam_files.list_files(output))
         raise
 
 
@@ -97,15 +97,14 @@ def _write(path: str, data: bytes) -> None:
     if not remote.is_address(path):
         atomic.write_bytes(Path(path), data)
         return
-    with remote.created(path) as file:
+    with beam_files.create(path) as file:
         file.write(data)
 
 
 def _read(path: str) -> bytes:
     if not remote.is_address(path):
         return Path(path).read_bytes()
-    with remote.opened(path) as file:
-        return file.read()
+    return beam_files.read(path)
 
 
 def _options(given: Sequence[str], parts: int) -> PipelineOptions:
@@ -304,7 +303,7 @@ def _deliver(path: Path, folder: str) -> None:
     if not remote.is_address(folder):
         path.replace(Path(folder, path.name))
         return
-    with path.open("rb") as shard, remote.created(f"{folder}/{path.name}") as file:
+    with path.open("rb") as shard, beam_files.create(f"{folder}/{path.name}") as file:
         shutil.copyfileobj(shard, file)
 
 

@@ -19,7 +19,7 @@ from keras_lstmgen.data.splits import validates_on
 from keras_lstmgen.data.token_cache import SPLITS, Encoded
 from keras_lstmgen.distribution import workers
 from keras_lstmgen.evaluation import likelihood
-from keras_lstmgen.files import atomic
+from keras_lstmgen.files import atomic, spooling
 from keras_lstmgen.generation import text_generation
 from keras_lstmgen.generation.sampling import Options
 from keras_lstmgen.layers import lstm
@@ -46,10 +46,10 @@ SETBACKS = 3  # times within an epoch that a training whose loss is lost goes ba
 
 def train(settings: recipe.Recipe, runs: Path, name: str) -> Path:
     """Train a new run ``runs/name``; where nothing comes of it, no folder is left."""
-    once = [name for name in (*settings.corpus.source, *settings.corpus.validation) if sources.is_read_once(name)]
+    once = [name for name in (*settings.corpus.source, *settings.corpus.validation) if spooling.is_read_once(name)]
     if once and workers.size() > 1:
         raise UserError(f"corpus: '{once[0]}' can be read by one process alone; give several workers a file")
-    settings = replace(settings, corpus=sources.spooled(settings.corpus))
+    settings = replace(settings, corpus=sources.spool(settings.corpus))
     settings, encoded = _prepare(settings, runs)
     folder = run_directory.create(runs, name)
     try:

@@ -1,4 +1,4 @@
-"""What is told to the person at the keyboard when something they gave cannot be used."""
+"""Errors that a user can correct, checks that raise them, and text for messages."""
 
 import os
 import re
@@ -8,28 +8,56 @@ from pathlib import Path
 
 
 class UserError(Exception):
-    """One clear line: what is wrong, where (file, line, byte, key) and what to do. Exit status 2."""
+    """Invalid input. The message is one line: what is wrong, where (file, line, byte, key) and what to do.
+
+    The command line prints it and exits with status 2.
+    """
 
 
-def check_at_least(name: str, value: float, low: int) -> None:
-    """Raise a UserError that names the argument or option, if the value is below ``low`` or NaN."""
-    if not value >= low:
-        raise UserError(f"{name}: {value} is out of range; give {low} or more")
+class Terminated(BaseException):
+    """SIGTERM ended the work after its state was saved. The message says how to continue; the exit status is 143."""
+
+
+class ReaderLeft(BaseException):
+    """The reader of standard output has closed the pipe; the command ends with status 0."""
+
+
+def check_at_least(name: str, value: float, minimum: int) -> None:
+    """Raise UserError if a value is NaN or below a minimum.
+
+    Args:
+        name: argument or option, for the message.
+        value: the value to check.
+        minimum: smallest valid value.
+
+    >>> check_at_least("--beams", 0, 1)
+    Traceback (most recent call last):
+    keras_lstmgen.utils.errors.UserError: --beams: 0 is out of range; give 1 or more
+    """
+    if not value >= minimum:
+        raise UserError(f"{name}: {value} is out of range; give {minimum} or more")
 
 
 def check_not_empty(name: str, values: Sized) -> None:
-    """Raise a UserError that names the argument, if it holds nothing."""
+    """Raise UserError if ``values`` is empty.
+
+    Args:
+        name: argument, for the message.
+        values: the collection to check.
+    """
     if not len(values):
         raise UserError(f"{name}: is empty; give at least one")
 
 
 def readable(text: str) -> str:
-    """Return a text in which the bytes of file names can be printed: as UTF-8 if they are that, else as in ``\\xe9``.
+    r"""Replace surrogates, with which Python represents undecodable bytes of file names, so that text can be printed.
 
-    Python holds what it cannot decode in lone surrogates, which no stream takes. ``readable("caf\\udce9.txt")`` is
-    ``"caf\\\\xe9.txt"``.
+    Bytes that are UTF-8 become their characters. Other bytes become escapes.
+
+    >>> print(readable("caf\udce9.txt"))
+    caf\xe9.txt
     """
-    return re.sub("[\udc80-\udcff]+", lambda found: _decoded(found[0]), text)
+    return re.sub("[\udc80-\udcff]+", lambda match: _decoded(match[0]), text)
 
 
 def _decoded(surrogates: str) -> str:
@@ -37,40 +65,45 @@ def _decoded(surrogates: str) -> str:
 
 
 def visible(text: str) -> str:
-    """Return the text with an escape in place of each character that a terminal would obey or cannot show.
+    r"""Replace control characters by escapes, so that file names and messages cannot control a terminal.
 
-    ``visible("a\\nb\\x1b[2J")`` is ``"a\\\\nb\\\\x1b[2J"``: what a file is called or says cannot act on a screen.
+    >>> print(visible("a\nb\x1b[2J"))
+    a\nb\x1b[2J
     """
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in readable(text))
 
 
 def shell_quoted(word: str | Path) -> str:
-    """Quote a word of a command for the shell, so that the user can type what a message prints.
+    r"""Quote a word for the shell, so that users can copy commands from messages.
 
-    A path gets a slash: without one it would be the name of a run. ``shell_quoted(Path("my run"))`` is ``"'./my run'"``.
-    What is not printable, a byte that is not UTF-8 say, is written as in ``$'caf\\351'``.
+    Args:
+        word: a string, or a path. A relative path of one name gets ``./``: without it, it would be the name of a run.
+
+    >>> print(shell_quoted(Path("my run")), shell_quoted("my run"))
+    './my run' 'my run'
+
+    Characters that are not printable are escaped in octal:
+
+    >>> print(shell_quoted("caf\udce9"))
+    $'caf\351'
     """
     text = str(word)
-    if isinstance(word, Path) and os.sep not in text:
-        text = f".{os.sep}{text}"
+    if isinstance(word, Path) and "/" not in text:
+        text = f"./{text}"
     return shlex.quote(text) if text.isprintable() else f"$'{''.join(map(_escaped, text))}'"
 
 
 def _escaped(letter: str) -> str:
-    """Return a character as it stands between ``$'`` and ``'``."""
+    """Return a character as it is written between ``$'`` and ``'``."""
     if letter.isprintable():
         return f"\\{letter}" if letter in "'\\" else letter
     return "".join(f"\\{byte:03o}" for byte in os.fsencode(letter))
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, or the name of its class where the message is empty."""
+    """Return the first line of an error's message, or the name of its class if the message is empty.
+
+    >>> first_line(ValueError("not a number\\nsecond line")), first_line(KeyboardInterrupt())
+    ('not a number', 'KeyboardInterrupt')
+    """
     return next(iter(str(error).splitlines()), "") or type(error).__name__
-
-
-class Terminated(BaseException):
-    """SIGTERM asked to end; what there was to save is saved. The message, if any, says how to go on. Status 143."""
-
-
-class ReaderLeft(BaseException):
-    """The reader of standard output has closed the pipe. The command ends with status 0."""

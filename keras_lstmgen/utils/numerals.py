@@ -1,14 +1,21 @@
-"""Numbers as users type them: ASCII digits, and nothing that is too long to be read."""
+"""Parse numbers of the command line strictly: ASCII digits and a limited length."""
 
 import re
 
-MAX_DIGITS = 20  # of the largest number of 64 bits
-SEEDS = range(-(2**63), 2**64)  # a negative one counts as its two's complement
-SHOWN = 40  # characters of a word in a message
+MAX_DIGITS = 20  # digits of the largest 64-bit number
+SEEDS = range(-(2**63), 2**64)  # negative seeds are used as their two's complement
+MAX_SHOWN = 40  # characters of a word in a message
 
 
 def parse_int(word: str) -> int:
-    """Read a whole number of at most 20 digits: ``parse_int("-5") == -5``. Raises ValueError, which says what is wrong."""
+    """Parse a whole number of at most 20 digits.
+
+    Raises:
+        ValueError: the word is not a whole number, or has more digits. The message is for the user.
+
+    >>> parse_int("-5")
+    -5
+    """
     if not re.fullmatch(r"[+-]?[0-9]+", word):
         raise ValueError(f"'{shortened(word)}' is not a whole number")
     if len(word.lstrip("+-0")) > MAX_DIGITS:
@@ -17,14 +24,28 @@ def parse_int(word: str) -> int:
 
 
 def parse_float(word: str) -> float:
-    """Read a number: ``parse_float("1e-3") == 0.001``. ``nan`` and ``inf`` are read too: ranges refuse them."""
+    """Parse a decimal number, ``inf`` or ``nan``; the caller checks the range.
+
+    Raises:
+        ValueError: the word is not a number. The message is for the user.
+
+    >>> parse_float("1e-3")
+    0.001
+    """
     if not re.fullmatch(r"[+-]?(([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|inf|nan)", word, re.IGNORECASE):
         raise ValueError(f"'{shortened(word)}' is not a number")
     return float(word)
 
 
 def parse_seed(word: str) -> int:
-    """Read a seed of 64 bits. Raises ValueError for a number that would count as another one."""
+    """Parse a 64-bit seed, signed or unsigned.
+
+    Raises:
+        ValueError: the word is not a whole number, or does not fit in 64 bits.
+
+    >>> parse_seed("-1")
+    -1
+    """
     number = parse_int(word)
     if number not in SEEDS:
         raise ValueError(f"{number} is out of range; give a number of 64 bits, from {SEEDS[0]} to {SEEDS[-1]}")
@@ -32,5 +53,9 @@ def parse_seed(word: str) -> int:
 
 
 def shortened(word: str) -> str:
-    """A word that is short enough for a message."""
-    return word if len(word) <= SHOWN else f"{word[: SHOWN - 1]}…"
+    """Return a word of at most 40 characters for a message; a longer one ends with an ellipsis.
+
+    >>> shortened("1" * 100)[-3:]
+    '11…'
+    """
+    return word if len(word) <= MAX_SHOWN else f"{word[: MAX_SHOWN - 1]}…"
