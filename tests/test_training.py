@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
 from keras_lstmgen.cli import console
+from keras_lstmgen.cli.training_screen import loss_figures
 from keras_lstmgen.config import recipe
 from keras_lstmgen.data import stream_windows, token_cache
 from keras_lstmgen.evaluation import likelihood
@@ -504,7 +505,9 @@ def test_the_recipe_that_it_was_made_with_stands_in_the_run_whole(small: recipe.
 def test_while_it_runs_it_tells_speed_and_losses_in_three_units(straight: Path, told: str) -> None:
     assert len(losses(straight)) == 3
     for epoch, (_, loss, val_loss) in enumerate(losses(straight), 1):
-        units = console.figures(val_loss, tokens_per_character=303 / 299)  # a character that training lacks is bytes
+        units = "  ".join(
+            loss_figures(val_loss, tokens_per_character=303 / 299)
+        )  # a character that training lacks is bytes
         assert re.search(rf"^epoch {epoch}  [\d,]+ tokens/s  train {loss:.3f}  validation {units}$", told, re.M)
     assert f"{straight}: 7,716 parameters, char vocabulary of 314, 2,700 tokens to train on, 304 held out" in told
 

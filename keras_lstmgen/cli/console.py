@@ -1,22 +1,28 @@
 """What people see: progress, tables, hints, and the next command to type."""
 
-import math
 import os
 import re
 import sys
-import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-import keras
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.progress import (
+    BarColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Column, Table
+from rich.text import Text
 
-from keras_lstmgen.data.splits import Split
 from keras_lstmgen.files import atomic, folders
 from keras_lstmgen.layers import lstm
 from keras_lstmgen.utils.errors import UserError, readable, shell_quoted, visible
@@ -76,86 +82,31 @@ def left_out(what: Iterable[folders.LeftOut]) -> None:
 
 
 def progress_bar() -> Progress:
-    """A bar with its text, elapsed and remaining time."""
+    """Return a bar with percentage, elapsed and remaining time, and as many figures as the terminal has room for."""
     columns = (
         TextColumn("{task.description}"), BarColumn(None), TextColumn("{task.percentage:3.0f} %"),
-        TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[figures]}"),
+        TimeElapsedColumn(Column(no_wrap=True)), TextColumn("left"),
+        TimeRemainingColumn(table_column=Column(no_wrap=True)), _Figures(),
     )  # fmt: skip
     return Progress(*columns, console=out, transient=True, refresh_per_second=4, speed_estimate_period=60, expand=True)
 
 
-def figures(nats: float, tokens_per_character: float) -> str:
-    """Format a loss in three units, with the ratio of the text it was measured on.
+class _Figures(ProgressColumn):
+    """The field ``figures`` of a task: texts, of which the last ones are left out on a narrow terminal."""
 
-    Example: ``1.500 nats/token  2.16 bits/character  perplexity 4.48``.
-    """
-    bits = nats * tokens_per_character / math.log(2)
-    return f"{nats:.3f} nats/token  {bits:.2f} bits/character  perplexity {math.exp(min(nats, 700)):.2f}"
+    OTHER_COLUMNS = 42  # characters: a bar of 10, percentage, times, and the spaces between columns
 
+    def __init__(self) -> None:
+        """Create a column that is never broken into lines."""
+        super().__init__(Column(no_wrap=True))
 
-class Screen(keras.callbacks.Callback):
-    """Show a training while it runs: a progress bar, a line for each epoch, and a sample of the model's text."""
-
-    def __init__(self, tracker: Any, tokens: float, tokens_per_character: dict[Split, float], sample: Any) -> None:
-        """Take the source of each figure on the screen.
-
-        Args:
-            tracker: a function () → part done.
-            tokens: the tokens of a batch.
-            tokens_per_character: of each split, which converts the loss on it.
-            sample: a function () → text.
-        """
-        super().__init__()
-        self.tracker, self.tokens, self.per_character, self.sample = tracker, tokens, tokens_per_character, sample
-        self.bar = progress_bar()
-        self.task = self.bar.add_task("training", total=1.0, figures="")
-        self._recent: list[float] = []
-
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:  # noqa: ARG002
-        """Begin to measure; validation and saving do not count as training time."""
-        self.bar.update(self.task, description=f"epoch {epoch + 1}")
-        self._recent, self._batches, self._began = [time.monotonic()], 0, time.monotonic()
-
-    def on_train_batch_end(self, batch: int, logs: dict[str, Any]) -> None:
-        """Move the bar."""
-        self._batches = batch + 1
-        self._recent = [*self._recent[-50:], time.monotonic()]
-        speed = self.tokens * (len(self._recent) - 1) / max(self._recent[-1] - self._recent[0], 1e-9)
-        text = f"{speed:,.0f} tokens/s  {figures(logs['loss'], self.per_character['train'])}"
-        self.bar.update(self.task, completed=self.tracker(), figures=text)
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, Any]) -> None:
-        """Print the epoch's line and a sample."""
-        speed = self.tokens * self._batches / max(self._recent[-1] - self._began, 1e-9)
-        held_out = figures(logs["val_loss"], self.per_character["validation"])
-        out.print(
-            f"[bold]epoch {epoch + 1}[/bold]  {speed:,.0f} tokens/s  train {logs['loss']:.3f}  validation {held_out}"
-        )
-        out.print(f"[dim]{escape(self.sample().strip())}[/dim]\n")
-
-
-def advice(parameters: int, characters: int, history: Sequence[dict[str, float]]) -> str:
-    """A hint in plain words on over- and under-fitting."""
-    last = history[-1]
-    best = min(history, key=lambda row: row["val_loss"])
-    gap = last["val_loss"] - last["loss"]
-    ratio = f"{parameters:,} parameters for {characters:,} characters of training text"
-    if len(history) == 1:
-        return f"One epoch is too few to tell how it fits ({ratio}): train longer."
-    if last["val_loss"] > best["val_loss"] + 0.02:
-        rise = f"validation rose from {best['val_loss']:.3f} to {last['val_loss']:.3f}"
-        return f"It over-fits ({ratio}; {rise}): more text, more model.dropout or fewer units."
-    if gap > 0.25:
-        return (
-            f"It begins to over-fit ({ratio}; validation {gap:.2f} nats above training): more model.dropout, or some "
-            "model.embedding_dropout, may help."
-        )
-    if best["val_loss"] < history[-2]["val_loss"] - 0.02:
-        fall = history[-2]["val_loss"] - best["val_loss"]
-        return f"It still learns ({ratio}; the last epoch took {fall:.3f} nats off): train longer."
-    if gap < 0.05:
-        return f"It under-fits ({ratio}; validation is near training): more units or layers, or less model.dropout."
-    return f"It fits well ({ratio}; validation {gap:.2f} nats above training)."
+    def render(self, task: Task) -> Text:
+        """Return the figures that fit beside the other columns."""
+        room = out.width - self.OTHER_COLUMNS - cell_len(task.description)
+        figures: list[str] = list(task.fields["figures"])
+        while figures and cell_len("  ".join(figures)) > room:
+            figures.pop()
+        return Text("  ".join(figures))
 
 
 def prepared(folder: str, about: dict[str, Any], seconds: float) -> None:

@@ -27,7 +27,7 @@ class ConsoleReporter(Reporter):
     def progress(self, text: str, total: int) -> Iterator[Callable[[int], None]]:
         """Show a progress bar; the context's value advances it."""
         with console.progress_bar() as bar:
-            task = bar.add_task(_plain(text), total=total, figures="")
+            task = bar.add_task(_plain(text), total=total, figures=())
             yield lambda done: bar.advance(task, done)
 
 

@@ -12,7 +12,8 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_lstmgen.cli import console
+from keras_lstmgen.cli import console, training_hint
+from keras_lstmgen.cli.training_screen import TrainingScreen
 from keras_lstmgen.config import recipe
 from keras_lstmgen.data import example_batches, prepared_corpus, sources, stream_windows
 from keras_lstmgen.data.splits import validates_on
@@ -305,7 +306,7 @@ def _calmer(folder: Path, pace: Pace) -> str:
 
 def _callbacks(
     settings: recipe.Recipe, encoded: Encoded, folder: Path, pace: Pace, model: keras.Sequential, writes: Run
-) -> tuple[Validate, Keep, console.Screen]:
+) -> tuple[Validate, Keep, TrainingScreen]:
     loss, call = _loss(settings, encoded, writes), text_generation.writer(writes, writes.weights)
     per_character = {split: input_pipeline.per_character(settings, encoded, split) for split in SPLITS}
 
@@ -324,7 +325,7 @@ def _callbacks(
     return (
         Validate(validation_loss, pace, input_pipeline.heaviest(settings, encoded)),
         Keep(folder, pace, writes.model),
-        console.Screen(pace.done, input_pipeline.batch_tokens(settings, encoded), per_character, sample),
+        TrainingScreen(pace.done, input_pipeline.batch_tokens(settings, encoded), per_character, sample),
     )
 
 
@@ -400,7 +401,8 @@ def _conclude(settings: recipe.Recipe, encoded: Encoded, folder: Path, pace: Pac
     part = "" if whole else f"the first {metrics['validation_tokens_scored']:,} tokens of "
     console.table(f"{folder}: best epoch, {part}{validates_on(settings.corpus)}", ("measure", "value"), rows)
     characters = encoded.counts["train"]["characters"]
-    reporter.message(console.advice(writes.model.count_params(), characters, progress.history))
+    if hint := training_hint.overfitting_hint(folder, settings, characters, progress.history):
+        reporter.message(hint)
     run_directory.save_metadata(folder, replace(writes.metadata, metrics=metrics))
     atomic.write_json(folder / "metrics.json", metrics)
     plots.curve(folder / "curve.png", progress.history)
