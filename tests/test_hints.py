@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from keras_lstmgen.cli import command_line
+from keras_lstmgen.cli import command_line, training_hint
 from keras_lstmgen.cli.parser import build_parser
 from keras_lstmgen.config import recipe
 from keras_lstmgen.data import prepared_corpus, sources, token_cache
@@ -252,6 +252,13 @@ def _fixed_value(say: Say, copied: Path) -> None:
     say(f"train --resume {copied}", 0)
 
 
+def _overfitting(say: Say, copied: Path) -> None:
+    settings = recipe.override(recipe.load(copied / run_directory.RECIPE), {"model.dropout": 0.0})
+    history = [{"val_loss": 1.0}, {"val_loss": 2.0}]
+    said = training_hint.overfitting_hint(copied, settings, training_hint.MEASURED_CHARACTERS[0], history)
+    say(f"{command(said)} {shlex.join(TINY)}", 0)
+
+
 # By a part of the message.
 SITUATIONS: dict[str, Callable[[Say, Path], None]] = {
     "--help'": _help, "a recipe stands alone": _recipe_with_a_text,
@@ -263,7 +270,7 @@ SITUATIONS: dict[str, Callable[[Say, Path], None]] = {
     "give --evaluate.measures without": _moved_text, "--corpus.source PATH": _moved_text, "give another --name": _names,
     "train one with 'keras-lstmgen train'": _no_run, "is no finished run": _unfinished,
     "go on from what was saved at a lower rate": _diverged, "train again at a lower rate": _diverged,
-    "does not go with --resume": _fixed_value,
+    "does not go with --resume": _fixed_value, "these options lower the loss": _overfitting,
 }  # fmt: skip
 
 

@@ -52,9 +52,11 @@ def overfitting_hint(folder: Path, settings: Recipe, characters: int, history: S
     if not remedies:
         return hint
     options = " ".join(f"--{remedy.name} {remedy.value:g}" for remedy in remedies)
-    place = f"--runs {shell_quoted(folder.parent)} --name {shell_quoted(folder.name)}"
-    command = f"keras-lstmgen train {shell_quoted(folder / run_directory.RECIPE)} {place} {options}"
-    return f"{hint}\nIn a benchmark with a text of this size, these options lower the loss: {command}"
+    recipe_path, runs, name = map(shell_quoted, (folder / run_directory.RECIPE, folder.parent, folder.name))
+    return (
+        f"{hint}\nIn a benchmark with a text of this size, these options lower the loss: "
+        f"keras-lstmgen train {recipe_path} --runs {runs} --name {name} {options}"
+    )
 
 
 def _remedies(settings: Recipe, characters: int) -> list[Remedy]:
