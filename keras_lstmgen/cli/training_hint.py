@@ -52,7 +52,8 @@ def overfitting_hint(folder: Path, settings: Recipe, characters: int, history: S
     if not remedies:
         return hint
     options = " ".join(f"--{remedy.name} {remedy.value:g}" for remedy in remedies)
-    recipe_path, runs, name = map(shell_quoted, (folder / run_directory.RECIPE, folder.parent, folder.name))
+    recipe_path = shell_quoted(folder / run_directory.RECIPE)
+    runs, name = shell_quoted(folder.parent), shell_quoted(folder.name)
     return (
         f"{hint}\nIn a benchmark with a text of this size, these options lower the loss: "
         f"keras-lstmgen train {recipe_path} --runs {runs} --name {name} {options}"
