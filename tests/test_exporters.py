@@ -198,7 +198,7 @@ def test_a_saved_model_with_an_operator_that_a_server_may_not_have_is_refused(
     function.node_def[0].op = operator
     (tmp_path / "saved_model.pb").write_bytes(saved.SerializeToString())
     with pytest.raises(UserError, match="cuDNN" if "Cudnn" in operator else operator):
-        saved_model._check(tmp_path)
+        saved_model._check_operators(tmp_path)
 
 
 def bodies(graph: Any) -> list[Any]:
@@ -242,11 +242,11 @@ def test_one_product_of_both_kernels_gives_what_two_give(trained: Path) -> None:
 
 def test_an_onnx_file_with_a_foreign_operator_in_a_loop_is_refused(trained: Path) -> None:
     model = onnx_library.load(onnx_file(trained, "generate"))
-    onnx._check(model, "generate")
+    onnx._check_operators(model, "generate")
     bodies(model.graph)[-1].node[0].domain = "com.example"
     model.opset_import.add(domain="com.example", version=1)
     with pytest.raises(UserError, match=r"generate.onnx.*com\.example"):
-        onnx._check(model, "generate")
+        onnx._check_operators(model, "generate")
 
 
 def inputs(metadata: run_directory.Metadata, B: int, **options: float) -> dict[str, Any]:

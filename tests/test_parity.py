@@ -57,7 +57,7 @@ def test_without_a_browser_they_are_written_in_node_and_without_that_a_line_says
     assert "web page, in Chromium: the browser does not start: " in capsys.readouterr().err
     monkeypatch.setenv("PATH", "/none")
     assert page.texts(model, prompts, cases, TOKENS) == (
-        "web page, not run: --format web: node is not installed; install Node.js 20 or later, which brings it",
+        "web page, not run: --format web: node is not installed; install Node.js 20 or later",
         [],
     )
 

@@ -169,7 +169,7 @@ def test_a_file_that_is_worse_by_more_than_its_bound_is_discarded_and_reported(
     before, proved = (moved / INT8.path).read_bytes(), entry(moved)
     worse = dataclasses.replace(INT8, write=write)
     monkeypatch.setattr(export_run, "_exporter", lambda _: worse)
-    with pytest.raises(UserError, match=r"TFLite int8: its loss is [\d.]+ nats a token above .*\(allowed: 0.02\)"):
+    with pytest.raises(UserError, match=r"TFLite int8: its loss is [\d.]+ nats per token above .*\(allowed: 0.02\)"):
         export_run.export(moved, recipe.Export(formats=("tflite_int8",), texts=12, tokens=30))
     assert (moved / INT8.path).read_bytes() == before
     assert entry(moved) == proved
@@ -184,7 +184,7 @@ def test_a_file_that_writes_another_text_the_second_time_is_refused(quantized: P
 
     proof = verify.verify_quantized(model, verify.trial(model, texts=12, tokens=30), call, again, 0.02)
     assert len(proof.reasons) == 1
-    assert "texts are others the second time" in proof.reasons[0]
+    assert "texts differ when they are generated again" in proof.reasons[0]
 
 
 def test_a_loss_that_is_no_number_is_refused() -> None:

@@ -18,19 +18,24 @@ GRAPHS = ("step", "generate", "score")
 
 
 class Graphs(tf.Module):
-    """The graphs ``step``, ``generate`` and ``score`` of a run, for any batch size.
+    """The graphs ``step``, ``generate`` and ``score`` of a run, for any batch size B.
+
+    - ``step`` maps ``ids`` int32 [B] and ``state`` float32 [B, S] to ``logits`` [B, V] and ``next_state`` [B, S].
+    - ``generate`` maps ``ids`` int32 [B, P], ``state``, ``noise`` float32 [B, N] and the sampling options [B] to
+      ``tokens`` int32 [B, N], ``logprobs`` float32 [B, N] and ``next_state``.
+    - ``score`` maps ``ids`` int32 [B, P] and ``state`` to ``logprobs`` float32 [B, P - 1] and ``next_state``.
 
     Args:
         run: the run.
-        check_options: whether the graphs check the ranges of the sampling options.
+        check_inputs: whether the graph ``generate`` checks the ranges of the sampling options and that P >= 1.
     """
 
-    def __init__(self, run: Run, check_options: bool = False) -> None:
+    def __init__(self, run: Run, check_inputs: bool = False) -> None:
         """Create the functions without tracing them."""
         super().__init__()
         self.weights = joined(inference_step.in_parts(folded(run.weights)))
         self.end_id, self.unsampled = run.metadata.end_id, unsampled_mask(run)
-        self.V, self.check_options = run.metadata.vocab_size, check_options
+        self.V, self.check_inputs = run.metadata.vocab_size, check_inputs
         ids, state = (
             tf.TensorSpec([None], tf.int32, "ids"),
             tf.TensorSpec([None, run.metadata.state_size], tf.float32, "state"),
@@ -52,14 +57,13 @@ class Graphs(tf.Module):
         logits, state = inference_step.step(self.weights, ids, state)
         return {"logits": logits, "next_state": state}
 
-    def _generate(
-        self, ids: Any, state: Any, noise: Any,
-        repetition_penalty: Any, temperature: Any, top_k: Any, top_p: Any, min_p: Any,
-    ) -> dict[str, Any]:  # fmt: skip
-        options = sampling.Rows(repetition_penalty, temperature, top_k, top_p, min_p)
-        with tf.control_dependencies([*assertions(options), _read(ids)] if self.check_options else []):
+    def _generate(self, ids: Any, state: Any, noise: Any, *sampling_options: Any) -> dict[str, Any]:
+        options = sampling.Rows(*sampling_options)
+        with tf.control_dependencies(
+            [*option_assertions(options), _length_assertion(ids)] if self.check_inputs else []
+        ):
             text = decoding_loop.Text(state, tf.zeros([tf.shape(ids)[0], self.V], tf.bool))
-            ids = tf.identity(ids) if self.check_options else ids
+            ids = tf.identity(ids) if self.check_inputs else ids
         written = decoding_loop.write(self.weights, ids, text, noise, options, self.unsampled, self.end_id)
         return {"tokens": written.tokens, "logprobs": written.logprobs, "next_state": written.text.state}
 
@@ -68,16 +72,16 @@ class Graphs(tf.Module):
         return {"logprobs": logprobs, "next_state": state}
 
 
-def assertions(options: sampling.Rows) -> list[Any]:
-    """Create graph assertions for the ranges of the options; each message names its option."""
+def option_assertions(options: sampling.Rows) -> list[Any]:
+    """Create graph assertions for the ranges of the sampling options; each message names its option."""
     return [
         tf.debugging.Assert(tf.reduce_all(holds), [f"{name} is out of range; give a number {wanted}"])
         for name, (holds, wanted) in sampling.ranges(*options).items()
     ]
 
 
-def _read(ids: Any) -> Any:
-    """Assert in the graph that there is an id to read."""
+def _length_assertion(ids: Any) -> Any:
+    """Create a graph assertion that the prompts have at least one id."""
     return tf.debugging.Assert(tf.shape(ids)[1] >= 1, ["ids: its rows are empty; give at least one id in each"])
 
 
@@ -91,8 +95,9 @@ def folded(weights: inference_step.Weights) -> inference_step.Weights:
 
 
 def _folded(weights: inference_step.Weights) -> inference_step.Weights:
+    """Fold the embedding of one member."""
     first, embedding = weights.cells[0], weights.embedding
-    tables = [embedding, first.kernel, first.bias][weights.tied :]  # a tied embedding is kept for the output
+    tables = [embedding, first.kernel, first.bias][weights.tied :]  # the output still needs a tied embedding
     if embedding.shape[0] * first.kernel.shape[1] > sum(table.shape.num_elements() for table in tables):
         return weights
     table = tf.Variable(tf.matmul(embedding, first.kernel) + first.bias, trainable=False, name="embedding_table")
@@ -113,6 +118,7 @@ def joined(weights: inference_step.Weights) -> inference_step.Weights:
 
 
 def _joined(cell: inference_step.Cell) -> inference_step.Cell:
+    """Merge the two products of one cell."""
     if cell.kernel is None or isinstance(cell.kernel, tuple):
         return cell
     both = tf.concat([cell.kernel, cell.recurrent], axis=0)

@@ -1,11 +1,11 @@
-"""ONNX: ``model.onnx`` for step, ``generate.onnx``, ``score.onnx``, each complete in itself."""
+"""ONNX: one complete file for each graph: ``model.onnx`` (the step), ``generate.onnx`` and ``score.onnx``."""
 
 import base64
 import os
 from pathlib import Path
 from typing import Any
 
-os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read when ONNX Runtime is imported; without it usage data are sent
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read on import; otherwise ONNX Runtime sends usage data
 
 import onnx
 import onnxruntime
@@ -38,88 +38,104 @@ def write(run: Run, folder: Path) -> None:
 
 
 def model_of(graph: Any, name: str) -> Any:
-    """One graph, by its name among ``FILES``, as an ONNX model of standard operators alone."""
+    """Convert a graph to an ONNX model with standard operators only.
+
+    Args:
+        graph: a ``tf.function`` with an input signature.
+        name: name of the graph, a key of ``FILES``.
+
+    Raises:
+        UserError: if the converted model contains operators of other domains.
+    """
     converted = _converted(graph)
-    _check(converted, name)
-    _import_standard_only(converted)
+    _check_operators(converted, name)
+    _remove_other_imports(converted)
     return converted
 
 
 def _converted(graph: Any) -> Any:
-    """Convert one graph.
+    """Convert one graph with tf2onnx.
 
-    Left to itself, tf2onnx makes seven operators of a choice between two numbers, and compares whole ones as float32.
+    The handlers keep some operators as they are. By default, tf2onnx replaces a selection by seven operators and casts
+    integers to float32 before a comparison.
     """
 
-    def plain(_: Any, node: Any, *__: Any) -> Any:
+    def keep(_: Any, node: Any, *__: Any) -> Any:
         node.type = "Where" if node.type == "SelectV2" else node.type
         return node
 
-    handlers: dict[str, Any] = {name: (plain, []) for name in ("SelectV2", "Greater", "Less")}
+    handlers: dict[str, Any] = {name: (keep, []) for name in ("SelectV2", "Greater", "Less")}
     proto, _ = tf2onnx.convert.from_function(
         graph, input_signature=graph.input_signature, opset=OPSET, custom_op_handlers=handlers
     )
     for node in proto.graph.node:
         if node.op_type == "Loop":
-            _close_over_invariants(node)
-    _add_where_scattered(proto)
+            _capture_invariants(node)
+    _sum_in_scatters(proto)
     return proto
 
 
-def _add_where_scattered(proto: Any) -> None:
-    """Let what is scattered to one place be added up there, as TensorFlow does; tf2onnx lets the last one win."""
+def _sum_in_scatters(proto: Any) -> None:
+    """Let a scatter add up the values for one position, like TensorFlow; with tf2onnx, the last value wins."""
     for node in _nodes(proto.graph):
-        if node.op_type == "ScatterND" and not any(one.name == "reduction" for one in node.attribute):
+        if node.op_type == "ScatterND" and not any(attribute.name == "reduction" for attribute in node.attribute):
             node.attribute.append(onnx.helper.make_attribute("reduction", "add"))
 
 
-def _close_over_invariants(loop: Any) -> None:
-    """Let the body of a loop take from outside what tf2onnx hands from turn to turn unchanged, the weights above all.
+def _capture_invariants(loop: Any) -> None:
+    """Let the body of a loop refer to outer values that no iteration changes, such as the weights.
 
-    Only then does a runtime see constants in them, which it lays out once as its products want them.
+    tf2onnx passes these values from iteration to iteration. A runtime then does not recognize the weights as constants
+    and cannot prepare their memory layout once.
     """
     body = loop.attribute[0].g
-    # A loop takes a number of turns, a condition and what it carries; its body is told the turn, the condition and
-    # what is carried, and gives the condition and what it carries on.
+    # Inputs of a loop: number of iterations, condition, carried values. Inputs of its body: iteration, condition,
+    # carried values. Outputs of its body: condition, carried values.
     carried = list(zip(loop.input[2:], body.input[2:], body.output[1:], strict=True))
-    kept = [number for number, (_, inside, out) in enumerate(carried) if inside.name != out.name]
+    changing = [number for number, (_, inside, out) in enumerate(carried) if inside.name != out.name]
     outside = {inside.name: name for name, inside, out in carried if inside.name == out.name}
     for node in body.node:
         node.input[:] = [outside.get(name, name) for name in node.input]
     results = list(loop.output)
-    loop.input[2:] = [carried[number][0] for number in kept]
-    loop.output[:] = [results[number] for number in kept]
-    _keep(body.input, {body.input[0].name, body.input[1].name, *(carried[number][1].name for number in kept)})
-    _keep(body.output, {body.output[0].name, *(carried[number][2].name for number in kept)})
+    loop.input[2:] = [carried[number][0] for number in changing]
+    loop.output[:] = [results[number] for number in changing]
+    _keep(body.input, {body.input[0].name, body.input[1].name, *(carried[number][1].name for number in changing)})
+    _keep(body.output, {body.output[0].name, *(carried[number][2].name for number in changing)})
 
 
 def _keep(values: Any, names: set[str]) -> None:
+    """Remove the values with other names."""
     for value in [value for value in values if value.name not in names]:
         values.remove(value)
 
 
-def _check(proto: Any, name: str) -> None:
-    """Assert a valid graph of standard operators alone."""
+def _check_operators(proto: Any, name: str) -> None:
+    """Raise an exception for an invalid model, and UserError for operators of other domains."""
     onnx.checker.check_model(proto, full_check=True)
-    strange = sorted({node.domain for node in _nodes(proto.graph)} - {"", "ai.onnx"})
-    if strange:
-        raise UserError(f"ONNX {FILES[name]}: operators of unknown domains: {', '.join(strange)}")
+    unknown = sorted({node.domain for node in _nodes(proto.graph)} - {"", "ai.onnx"})
+    if unknown:
+        raise UserError(f"ONNX {FILES[name]}: operators of unknown domains: {', '.join(unknown)}")
 
 
-def _import_standard_only(proto: Any) -> None:
-    """Drop the imports of domains that no operator is of; a runtime might lack them."""
+def _remove_other_imports(proto: Any) -> None:
+    """Remove the imports of unused domains, because a runtime may not know them."""
     for imported in [imported for imported in proto.opset_import if imported.domain]:
         proto.opset_import.remove(imported)
 
 
 def _nodes(graph: Any) -> list[Any]:
-    """All nodes, those of loop bodies too."""
+    """Return all nodes of a graph, including those of loop bodies."""
     inner = [attribute.g for node in graph.node for attribute in node.attribute if attribute.HasField("g")]
     return [*graph.node, *(node for body in inner for node in _nodes(body))]
 
 
 def open_artifact(folder: Path, threads: int = 1) -> Call:
-    """Open the three files in ONNX Runtime, on the CPU; ``threads`` work within an operator."""
+    """Open the three files in ONNX Runtime on the CPU.
+
+    Args:
+        folder: folder of the run.
+        threads: number of threads inside an operator.
+    """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     sessions = {

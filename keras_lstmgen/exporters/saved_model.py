@@ -1,10 +1,10 @@
-"""SavedModel, as TF Serving loads it: ``serving/<version>/`` with one signature a graph, and more in strings."""
+"""SavedModel for TF Serving in ``serving/<version>/``, with one signature per graph and the string signatures."""
 
 from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
-import tensorflow_text  # noqa: F401 (a loader needs its operators)
+import tensorflow_text  # noqa: F401 (registers the operators of the tokenizer)
 from tensorflow.core.protobuf import saved_model_pb2
 
 from keras_lstmgen.exporters import warmup
@@ -17,14 +17,14 @@ from keras_lstmgen.models.run_directory import Run
 from keras_lstmgen.utils.errors import UserError
 
 PATH = Path("serving/1")
-# Those of tensorflow-text that it may hold; servers are built with them.
+# Permitted operators of tensorflow-text; TF Serving contains them.
 TEXT_OPERATORS = {f"Sentencepiece{name}Op" for name in ("", "Tokenize", "Detokenize", "StringToId")}
 
 
 def write(run: Run, folder: Path) -> None:
-    """Write the artifact into a run's folder; metadata and tokenizer are its assets."""
+    """Write the artifact below a folder; metadata and tokenizer are its assets."""
     with atomic.replacing(folder / PATH) as path:
-        graphs = Graphs(run, check_options=True)
+        graphs = Graphs(run, check_inputs=True)
         graphs.strings = Strings(run, graphs)
         assets = path.parent / "assets"
         assets.mkdir()
@@ -35,26 +35,31 @@ def write(run: Run, folder: Path) -> None:
         ]
         tf.saved_model.save(graphs, str(path), signatures=graphs.signatures() | graphs.strings.signatures())
         warmup.write(run, path / warmup.PATH)
-        _check(path)
+        _check_operators(path)
 
 
-def _check(path: Path) -> None:
-    """Assert that a server can load it: operators of TensorFlow and tensorflow-text alone, none that needs a GPU."""
+def _check_operators(path: Path) -> None:
+    """Raise UserError for operators that a server does not have, or that need a GPU."""
     saved = saved_model_pb2.SavedModel.FromString((path / "saved_model.pb").read_bytes())
     graph = saved.meta_graphs[0].graph_def
     nodes = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
     functions = {function.signature.name for function in graph.library.function}
     known = set(tf.raw_ops.__dict__) | TEXT_OPERATORS
-    strange = {node.op for node in nodes if node.op not in known and node.op not in functions}
-    if strange or any("cudnn" in node.op.lower() for node in nodes):
-        raise UserError(f"{path}: holds operators that a server may not have: {', '.join(sorted(strange)) or 'cuDNN'}")
+    unknown = {node.op for node in nodes if node.op not in known and node.op not in functions}
+    if unknown or any("cudnn" in node.op.lower() for node in nodes):
+        names = ", ".join(sorted(unknown)) or "cuDNN"
+        raise UserError(f"{path}: contains operators that a server may not support: {names}")
 
 
 def open_artifact(folder: Path, threads: int = 1) -> Call:
-    """Load it the way TF Serving does: tag ``serve``, a session of its own, tensors by the names in the signature.
+    """Load the artifact like TF Serving: tag ``serve``, its own session, tensors by the names in the signature.
 
-    ``threads`` work within an operator. Operators follow each other in the caller's own thread (-1): to hand one over
-    takes longer than most of them do. No operator runs on a GPU.
+    The operators run one after another in the thread of the caller (-1), because most of them take less time than
+    passing them to another thread. No operator runs on a GPU.
+
+    Args:
+        folder: folder of the run.
+        threads: number of threads inside an operator.
     """
     config = tf.compat.v1.ConfigProto(
         intra_op_parallelism_threads=threads, inter_op_parallelism_threads=-1, device_count={"GPU": 0}

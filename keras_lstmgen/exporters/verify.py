@@ -1,4 +1,4 @@
-"""The proof that an export carries: opened by its own runtime, it computes and writes what Keras does."""
+"""Verify an artifact: open it in its own runtime, and compare its logits and generated texts with Keras."""
 
 import itertools
 import math
@@ -23,15 +23,15 @@ from keras_lstmgen.models.inference_step import LARGE
 from keras_lstmgen.models.run_directory import Run
 from keras_lstmgen.utils.errors import UserError
 
-LARGEST_DIFFERENCE = 1e-4  # in a logit, below which two runtimes count as equal
-IDENTICAL = 0.99  # part of the texts that must be the same to the last token
-# The same of a large vocabulary (``model.LARGE``): of so many ids the last bits of the logits draw another one in some
-# texts of a hundred (of 33,000 words in 1 to 3), so that a sound artifact would now and then fall short of 99.
-IDENTICAL_OF_MANY = 0.95
-LOSS_TOKENS = 20_000  # of the text that this is measured on, at most
-LOSS_PARTS = 8  # of that text, read side by side
-LENGTHS = (1, 2, 7, 33)  # of prompts, in tokens
-BATCHES = (1, 3, 8)  # rows at once
+MAX_DIFFERENCE = 1e-4  # largest permitted difference of a logit
+MIN_IDENTICAL = 0.99  # share of texts of which all tokens must be identical
+# The same for a large vocabulary (``inference_step.LARGE``). With many ids, the last bits of the logits change a
+# sampled token in some texts (with 33,000 words in 1 to 3 of 100), so a correct artifact would sometimes be below 0.99.
+MIN_IDENTICAL_LARGE = 0.95
+LOSS_TOKENS = 20_000  # maximum length of the text for the loss
+LOSS_PARTS = 8  # parts of this text, read in one batch
+LENGTHS = (1, 2, 7, 33)  # prompt lengths in tokens
+BATCHES = (1, 3, 8)  # batch sizes
 MIXES = (
     Options(),
     Options(temperature=0.0),
@@ -41,27 +41,35 @@ MIXES = (
     Options(repetition_penalty=1.1, temperature=0.7, top_k=40, top_p=0.95, min_p=0.01),
 )
 
-
-Text = (
-    np.ndarray[Any, Any] | example_batches.Pairs
-)  # ids [N] that go on in each other, or examples that are read by themselves
+# A contiguous text, ids [N], or separate examples.
+Text = np.ndarray[Any, Any] | example_batches.Pairs
 
 
 @dataclass(frozen=True)
 class Proof:
-    """What was found; ``reasons`` is empty where the artifact holds."""
+    """Result of the comparison of an artifact with Keras.
 
-    difference: float | None  # largest, in logits and log-probabilities; None if it is no finite number
+    Attributes:
+        difference: largest difference of a logit or log-probability; None if it is not finite.
+        identical: number of texts that are identical to those of Keras.
+        tried: number of generated texts.
+        tokens_per_second: generation speed at batch size 1.
+        reasons: reasons why the artifact failed; empty if it passed.
+        loss_difference: for a quantized artifact, the increase of the loss over Keras in nats per token.
+        loss_text: description of the text for the loss.
+    """
+
+    difference: float | None
     identical: int
     tried: int
-    tokens_per_second: float  # one row at a time
+    tokens_per_second: float
     reasons: tuple[str, ...] = ()
-    loss_difference: float | None = None  # of a quantized artifact: nats a token above Keras's
-    loss_text: str = ""  # what it was measured on
+    loss_difference: float | None = None
+    loss_text: str = ""
 
 
 class Case(NamedTuple):
-    """One text to write."""
+    """One text to generate."""
 
     prompt: np.ndarray[Any, Any]  # int32 [P]
     options: Options
@@ -69,16 +77,22 @@ class Case(NamedTuple):
 
 
 class Trial(NamedTuple):
-    """What Keras computes and writes, to hold any artifact against."""
+    """Results of Keras, to compare artifacts with."""
 
     cases: list[Case]
     tokens: np.ndarray[Any, Any]  # int32 [texts, N], in the order of ``groups``
     ids: np.ndarray[Any, Any]  # int32 [max(BATCHES), P]
-    logits: np.ndarray[Any, Any]  # float32 [max(BATCHES), P, V], by the ``Sequential`` itself, read as a whole
+    logits: np.ndarray[Any, Any]  # float32 [max(BATCHES), P, V], computed by the Keras model from whole sequences
 
 
 def trial(run: Run, texts: int, tokens: int) -> Trial:
-    """Let Keras write ``texts`` texts of ``tokens`` tokens, and read a few."""
+    """Compute the results of Keras.
+
+    Args:
+        run: the run.
+        texts: number of texts.
+        tokens: length of each text in tokens.
+    """
     call = text_generation.writer(run)
     written = text_generation.generate(run, "", max(LENGTHS), seeds=range(max(texts, *BATCHES)), call=call)
     own = [np.array([run.metadata.start_id, *sample.tokens], np.int32) for sample in written]
@@ -89,23 +103,24 @@ def trial(run: Run, texts: int, tokens: int) -> Trial:
 
 
 def _case(run: Run, i: int, text: np.ndarray[Any, Any]) -> Case:
-    """A prompt of one of the lengths, out of what the model itself writes, one of the mixes, a seed of 64 bits.
+    """Build case number ``i`` with a prompt from a generated text, sampling options and a seed of 64 bits.
 
-    It begins as ``Run.prompt_ids`` would have it. One with an end token would end at once: the part before it serves
-    as well.
+    The prompt begins like the result of ``Run.prompt_ids``. It ends before an end token, because otherwise the
+    generated text would be empty.
     """
     P = LENGTHS[i % len(LENGTHS)]
     prompt = text[:P] if P == 1 or run.metadata.prompt_start else text[1 : P + 1]
-    begun = run.closed([int(token) for token in prompt[: _until(prompt, run.metadata.end_id)]])
+    begun = run.closed([int(token) for token in prompt[: _length(prompt, run.metadata.end_id)]])
     return Case(np.array(begun, np.int32), MIXES[i % len(MIXES)], 2**32 * i + 7 * i)
 
 
-def _until(prompt: np.ndarray[Any, Any], end_id: int) -> int:
+def _length(prompt: np.ndarray[Any, Any], end_id: int) -> int:
+    """Return the number of tokens before the first end token, but at least 1."""
     return max(1, int(np.argmax(prompt == end_id))) if end_id in prompt else len(prompt)
 
 
 def verify(run: Run, tried: Trial, call: Call) -> Proof:
-    """Try an artifact that promises the texts of Keras."""
+    """Compare an artifact of a format that must generate the same texts as Keras."""
     texts, tokens = tried.tokens.shape
     difference = _largest_logit_difference(run, tried, call)
     identical = int((_all_texts(run, tried, call, BATCHES) == tried.tokens).all(axis=1).sum())
@@ -113,77 +128,91 @@ def verify(run: Run, tried: Trial, call: Call) -> Proof:
     return Proof(_finite(difference), identical, texts, _speed(run, call, tokens), reasons)
 
 
-def verify_quantized(run: Run, tried: Trial, call: Call, again: Call, largest: float) -> Proof:
-    """Try an artifact of rounded weights, opened twice: it writes texts of its own, but the same each time.
+def verify_quantized(run: Run, tried: Trial, call: Call, again: Call, max_increase: float) -> Proof:
+    """Compare an artifact with rounded weights: its loss must be close to that of Keras, and its texts reproducible.
 
-    What it promises is a loss at most ``largest`` nats a token above Keras's, and that a seed stands for a text, in
-    other company too.
+    Args:
+        run: the run.
+        tried: results of Keras.
+        call: the artifact.
+        again: the artifact, opened a second time. It generates the same texts with batch size 1.
+        max_increase: largest permitted increase of the loss over Keras, in nats per token.
     """
     texts, tokens = tried.tokens.shape
-    found = _all_texts(run, tried, call, BATCHES)
-    repeated = int((_all_texts(run, tried, again, [1]) == found).all(axis=1).sum())
+    generated = _all_texts(run, tried, call, BATCHES)
+    repeated = int((_all_texts(run, tried, again, [1]) == generated).all(axis=1).sum())
     text, name = _held_out(run, tried)
     loss = _loss_difference(run, call, text)
-    reasons = _reasons_quantized(loss, largest, repeated, texts)
+    reasons = _reasons_quantized(loss, max_increase, repeated, texts)
     difference = _largest_logit_difference(run, tried, call)
-    identical = int((found == tried.tokens).all(axis=1).sum())
+    identical = int((generated == tried.tokens).all(axis=1).sum())
     return Proof(_finite(difference), identical, texts, _speed(run, call, tokens), reasons, _finite(loss), name)
 
 
 def reasons_in_strings(run: Run, tried: Trial, call: Call) -> tuple[str, ...]:
-    """Try the signature in strings: the prompts that are text, all lengths side by side, in one request."""
-    ordered = sorted(tried.cases, key=lambda case: len(case.prompt))  # as ``tried.tokens`` is
+    """Compare the string signature with Keras, with prompts of all lengths in one request.
+
+    Prompts that do not survive decoding and encoding are skipped.
+
+    Returns:
+        The reasons why the artifact failed; empty if it passed.
+    """
+    ordered = sorted(tried.cases, key=lambda case: len(case.prompt))  # the order of ``tried.tokens``
     prompts = [run.tokenizer.decode(case.prompt) for case in ordered]
-    whole = [run.prompt_ids(text) == case.prompt.tolist() for text, case in zip(prompts, ordered, strict=True)]
-    if not any(whole):
+    usable = [run.prompt_ids(text) == case.prompt.tolist() for text, case in zip(prompts, ordered, strict=True)]
+    if not any(usable):
         return ()
-    options = sampling.rows(list(itertools.compress((case.options for case in ordered), whole)))
-    expected = [run.tokenizer.decode(text[: _until(text, run.metadata.end_id)]) for text in tried.tokens[whole]]
+    options = sampling.rows(list(itertools.compress((case.options for case in ordered), usable)))
+    expected = [run.tokenizer.decode(text[: _length(text, run.metadata.end_id)]) for text in tried.tokens[usable]]
     written = call(
         "serving_default",
-        prompt=np.array([text.encode() for text in itertools.compress(prompts, whole)], object),
-        seed=np.array([case.seed for case in itertools.compress(ordered, whole)], np.uint64).view(np.int64),
+        prompt=np.array([text.encode() for text in itertools.compress(prompts, usable)], object),
+        seed=np.array([case.seed for case in itertools.compress(ordered, usable)], np.uint64).view(np.int64),
         max_new_tokens=np.full(len(expected), tried.tokens.shape[1], np.int32),
         **options._asdict(),
     )["text"]
     identical = sum(text.decode() == other for text, other in zip(written, expected, strict=True))
-    enough = identical >= needed(run) * len(expected)
-    return () if enough else (f"in strings {identical} of {len(expected)} texts are identical",)
+    if identical >= needed(run) * len(expected):
+        return ()
+    return (f"with the string signature, {identical} of {len(expected)} texts are identical",)
 
 
 def _finite(number: float) -> float | None:
+    """Return a finite number, or None."""
     return number if math.isfinite(number) else None
 
 
 def needed(run: Run) -> float:
-    """The part of the texts that must be the same."""
-    return IDENTICAL if run.metadata.vocab_size < LARGE else IDENTICAL_OF_MANY
+    """Return the share of texts that must be identical."""
+    return MIN_IDENTICAL if run.metadata.vocab_size < LARGE else MIN_IDENTICAL_LARGE
 
 
 def _reasons(difference: float, identical: int, texts: int, needed: float) -> tuple[str, ...]:
+    """Return the reasons why an artifact failed."""
     reasons = []
-    if not difference < LARGEST_DIFFERENCE:  # NaN is not below anything
-        reasons.append(f"logits differ by {difference:.2g} (allowed: {LARGEST_DIFFERENCE:g})")
+    if not difference < MAX_DIFFERENCE:  # also true for NaN
+        reasons.append(f"logits differ by {difference:.2g} (allowed: {MAX_DIFFERENCE:g})")
     if identical < needed * texts:
         reasons.append(f"{identical} of {texts} texts are identical (needed: {needed:.0%})")
     return tuple(reasons)
 
 
-def _reasons_quantized(loss: float, largest: float, repeated: int, texts: int) -> tuple[str, ...]:
+def _reasons_quantized(loss: float, max_increase: float, repeated: int, texts: int) -> tuple[str, ...]:
+    """Return the reasons why a quantized artifact failed; ``loss`` is the increase of the loss over Keras."""
     reasons = []
-    if not loss < largest:
-        reasons.append(f"its loss is {loss:.3g} nats a token above Keras's (allowed: {largest:g})")
+    if not loss < max_increase:
+        reasons.append(f"its loss is {loss:.3g} nats per token above that of Keras (allowed: {max_increase:g})")
     if repeated < texts:
-        reasons.append(f"{texts - repeated} of {texts} texts are others the second time")
+        reasons.append(f"{texts - repeated} of {texts} texts differ when they are generated again")
     return tuple(reasons)
 
 
 def _held_out(run: Run, tried: Trial) -> tuple[Text, str]:
-    """The text that the run validates on, and its name; where that is not at hand, what Keras has written itself."""
+    """Return the validation text of the run and its name, or texts of Keras if the validation text is not available."""
     settings = run.recipe
     try:
         if "-" in settings.corpus.source:
-            raise UserError("what came by standard input has gone")
+            raise UserError("the text from standard input is not available")
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "text.ids"
             encode_split(prepared_corpus.text(settings.corpus), "validation", run.tokenizer, path, "<i4")
@@ -191,29 +220,29 @@ def _held_out(run: Run, tried: Trial) -> tuple[Text, str]:
                 return _first(ids, settings), splits.validates_on(settings.corpus)
     except UserError:
         pass
-    return _own(run, tried, settings.carries), "texts that Keras wrote"
+    return _generated(run, tried, settings.carries), "texts that Keras wrote"
 
 
 def _first(ids: np.ndarray[Any, Any], settings: recipe.Recipe) -> Text:
-    """The first ids of a file, in memory."""
+    """Return the first ids of a file as an array in memory."""
     if settings.carries:
         return np.array(ids[:LOSS_TOKENS])
     some = example_batches.some(example_batches.examples(ids, settings.corpus.is_pairs), LOSS_TOKENS)
     return some._replace(ids=np.array(some.ids))
 
 
-def _own(run: Run, tried: Trial, carries: bool) -> Text:
-    """What Keras wrote: one text, or where a run reads examples by themselves, each with its prompt, all of it."""
-    texts = [text[: _until(text, run.metadata.end_id)] for text in tried.tokens]
+def _generated(run: Run, tried: Trial, carries: bool) -> Text:
+    """Return the texts of Keras: joined to one text if the run carries states, otherwise as separate examples."""
+    texts = [text[: _length(text, run.metadata.end_id)] for text in tried.tokens]
     if carries:
         return np.concatenate(texts)[:LOSS_TOKENS]
-    ordered = sorted(tried.cases, key=lambda case: len(case.prompt))  # as ``tried.tokens`` is
+    ordered = sorted(tried.cases, key=lambda case: len(case.prompt))  # the order of ``tried.tokens``
     whole = [part for case, text in zip(ordered, texts, strict=True) for part in (case.prompt, text)]
     return example_batches.some(example_batches.documents(np.concatenate(whole)), LOSS_TOKENS)
 
 
 def _loss_difference(run: Run, call: Call, text: Text) -> float:
-    """By how many nats a token the artifact's loss is higher."""
+    """Return the increase of the loss of an artifact over Keras, in nats per token."""
 
     def score(ids: Any, state: Any) -> tuple[Any, Any]:
         out = call("score", ids=ids, state=np.asarray(state, np.float32))
@@ -229,17 +258,18 @@ def _loss_difference(run: Run, call: Call, text: Text) -> float:
 
 
 def _largest_logit_difference(run: Run, tried: Trial, call: Call) -> float:
+    """Return the largest difference of a logit or log-probability for all batch sizes."""
     return float(np.max([_logit_difference(run, tried, call, B) for B in BATCHES]))
 
 
 def _all_texts(run: Run, tried: Trial, call: Call, sizes: Sequence[int]) -> Any:
-    """What the artifact writes in all cases, in batches of ``sizes`` in turn."""
+    """Return the texts of an artifact for all cases, int32 [texts, N], with the batch sizes ``sizes`` in turn."""
     N = tried.tokens.shape[1]
     return np.concatenate([artifact_texts(run, call, group, N) for group in groups(tried.cases, sizes)])
 
 
 def groups(cases: list[Case], sizes: Sequence[int]) -> Iterator[list[Case]]:
-    """Cases of one prompt length at a time, in batches of ``sizes`` in turn; the same order for any sizes."""
+    """Iterate over batches of cases with the same prompt length; the order does not depend on ``sizes``."""
     by_length = sorted(cases, key=lambda case: len(case.prompt))
     for _, same in itertools.groupby(by_length, key=lambda case: len(case.prompt)):
         rest = list(same)
@@ -251,6 +281,7 @@ def groups(cases: list[Case], sizes: Sequence[int]) -> Iterator[list[Case]]:
 
 
 def _inputs(group: list[Case], tokens: int) -> tuple[Any, Any, sampling.Rows]:
+    """Return the ids [B, P], the noise [B, N] and the sampling options of a batch of cases."""
     ids = np.stack([case.prompt for case in group])
     return (
         ids,
@@ -260,21 +291,21 @@ def _inputs(group: list[Case], tokens: int) -> tuple[Any, Any, sampling.Rows]:
 
 
 def keras_texts(run: Run, call: text_generation.Writer, group: list[Case], tokens: int) -> Any:
-    """Tokens int32 [B, N] that Keras writes for B cases with prompts of one length."""
+    """Generate N tokens for B cases with Keras: int32 [B, N]. All prompts have the same length."""
     ids, noise, options = _inputs(group, tokens)
     text = decoding_loop.begin(len(group), run.metadata.state_size, run.metadata.vocab_size)
     return call(ids, text, noise, options).tokens.numpy()
 
 
 def artifact_texts(run: Run, call: Call, group: list[Case], tokens: int) -> Any:
-    """Tokens int32 [B, N] that an artifact writes for B cases with prompts of one length."""
+    """Generate N tokens for B cases with an artifact: int32 [B, N]. All prompts have the same length."""
     ids, noise, options = _inputs(group, tokens)
     state = np.zeros((len(group), run.metadata.state_size), np.float32)
     return call("generate", ids=ids, state=state, noise=noise, **options._asdict())["tokens"]
 
 
 def _logit_difference(run: Run, tried: Trial, call: Call, B: int) -> float:
-    """The largest difference to Keras: logits of ``step``, token by token, and log-probabilities of ``score``."""
+    """Return the largest difference from Keras: logits of ``step`` for each token, log-probabilities of ``score``."""
     ids, logits = tried.ids[:B], tried.logits[:B]
     zeros = np.zeros((B, run.metadata.state_size), np.float32)
     state, worst = zeros, 0.0
@@ -287,16 +318,18 @@ def _logit_difference(run: Run, tried: Trial, call: Call, B: int) -> float:
 
 
 def _worst(worst: float, found: Any, expected: Any) -> float:
-    return float(np.maximum(worst, np.max(np.abs(found - expected))))  # np.maximum lets NaN through
+    """Return the larger of ``worst`` and the largest absolute difference; NaN if a value is NaN."""
+    return float(np.maximum(worst, np.max(np.abs(found - expected))))
 
 
 def _speed(run: Run, call: Call, tokens: int) -> float:
-    """Tokens a second, one row, neutral options, the best of three texts."""
+    """Return the generation speed in tokens per second at batch size 1, the best of three texts."""
     group = [Case(np.array([run.metadata.start_id], np.int32), Options(), 0)]
-    return max(_tokens_a_second(run, call, group, tokens) for _ in range(3))
+    return max(_tokens_per_second(run, call, group, tokens) for _ in range(3))
 
 
-def _tokens_a_second(run: Run, call: Call, group: list[Case], tokens: int) -> float:
-    began = time.perf_counter()
+def _tokens_per_second(run: Run, call: Call, group: list[Case], tokens: int) -> float:
+    """Return the generation speed for one text."""
+    start = time.perf_counter()
     written = artifact_texts(run, call, group, tokens)[0]
-    return _until(written, run.metadata.end_id) / (time.perf_counter() - began)
+    return _length(written, run.metadata.end_id) / (time.perf_counter() - start)

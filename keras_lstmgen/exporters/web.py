@@ -1,7 +1,7 @@
-"""A page that writes in the browser: a folder of static files, for any host that serves files.
+"""Web page that generates text in the browser: a folder of static files for any web server.
 
-The page's own code is the kit ``export/browser``. Beside it lie the graph ``step``, tokenizer and metadata, and ONNX
-Runtime's build for browsers, which npm brings once: after that an export needs no network, and the page none at all.
+The code of the page is in ``export/browser``. The folder also contains the graph ``step``, the tokenizer, the metadata
+and ONNX Runtime Web. npm downloads ONNX Runtime Web once. Later exports and the page itself need no network.
 """
 
 import base64
@@ -32,24 +32,24 @@ PAGE = (
     "index.html", "style.css", "loading.js", "page.js", "strip.js", "worker.js", "model.js", "contract.js",
     "tokenizer.js",
 )  # fmt: skip
-RUNTIME = "onnxruntime-web"  # in the lock of the kit, which holds its version and its checksum
-# From npm's archive: where each file goes. Hosts know the type of .js better than that of .mjs.
+RUNTIME = "onnxruntime-web"  # package-lock.json has its version and its checksum
+# Files of the npm archive, with their names in the page. More web servers know the type of .js than of .mjs.
 VENDORED = {
     "package/dist/ort.wasm.bundle.min.mjs": "onnxruntime/ort.js",
     "package/dist/ort-wasm-simd-threaded.wasm": "onnxruntime/ort-wasm-simd-threaded.wasm",
 }
-SECONDS = 600  # that a download may take
+DOWNLOAD_TIMEOUT = 600  # seconds
 
 
 def kit() -> Path:
-    """The folder of the page's own files: inside the package as it is installed, or in its repository."""
+    """Return the folder of the page's source files: in the installed package, or in the repository."""
     inside = Path(__file__).parent / "browser"
     return inside if inside.is_dir() else Path(__file__).parents[2] / "export" / "browser"
 
 
 def write(run: Run, folder: Path) -> None:
-    """Write the page and all that it loads into a run's folder."""
-    _program("node")  # by which it is proved
+    """Write the page, with all files that it loads, below a folder."""
+    _program("node")  # needed for the proof
     runtime = _unpacked(_archive())
     with atomic.replacing(folder / PATH) as path:
         path.mkdir()
@@ -61,106 +61,116 @@ def write(run: Run, folder: Path) -> None:
         atomic.write_bytes(path / onnx.FILES["step"], onnx.model_of(Graphs(run).step, "step").SerializeToString())
         atomic.write_bytes(path / run_directory.TOKENIZER, run.tokenizer.model)
         atomic.write_text(path / run_directory.METADATA, metadata_json(run))
-        atomic.write_text(path / "package.json", '{"type": "module"}\n')  # so that Node reads .js as browsers do
+        atomic.write_text(
+            path / "package.json", '{"type": "module"}\n'
+        )  # Node treats .js files as modules, like browsers
 
 
 def _program(name: str) -> str:
-    """The path of a program of Node.js."""
+    """Return the path of a program of Node.js; raise UserError if it is not installed."""
     path = shutil.which(name)
     if path is None:
-        raise UserError(f"--format web: {name} is not installed; install Node.js 20 or later, which brings it")
+        raise UserError(f"--format web: {name} is not installed; install Node.js 20 or later")
     return path
 
 
 def _archive() -> bytes:
-    """npm's archive of the runtime, from the cache folder or fetched into it, whole in either case."""
+    """Return the npm archive of the runtime from the cache folder, or download it; check its checksum."""
     locked = json.loads((kit() / "package-lock.json").read_text(encoding="utf-8"))["packages"][
         f"node_modules/{RUNTIME}"
     ]
-    kept = cache_folder() / f"{RUNTIME}-{locked['version']}.tgz"
-    if kept.is_file() and _is_whole(data := kept.read_bytes(), locked["integrity"]):
+    cached = cache_folder() / f"{RUNTIME}-{locked['version']}.tgz"
+    if cached.is_file() and _matches(data := cached.read_bytes(), locked["integrity"]):
         return data
-    data = _fetched(f"{RUNTIME}@{locked['version']}")
-    if not _is_whole(data, locked["integrity"]):
-        raise UserError(f"--format web: what npm fetched as {RUNTIME} is not what was published; try again")
-    atomic.write_bytes(kept, data)
+    data = _download(f"{RUNTIME}@{locked['version']}")
+    if not _matches(data, locked["integrity"]):
+        raise UserError(f"--format web: the checksum of the downloaded package {RUNTIME} is wrong; try again")
+    atomic.write_bytes(cached, data)
     return data
 
 
-def _is_whole(data: bytes, integrity: str) -> bool:
-    """Whether it has npm's checksum, ``sha512-`` and the digest in base64."""
+def _matches(data: bytes, integrity: str) -> bool:
+    """Return whether data has a checksum in the format of npm: ``sha512-`` and the digest in base64."""
     return "sha512-" + base64.b64encode(hashlib.sha512(data).digest()).decode() == integrity
 
 
-def _fetched(package: str) -> bytes:
-    """Fetch the archive of a package with npm, which reads no settings from the working directory."""
+def _download(package: str) -> bytes:
+    """Download the archive of a package with npm, without the npm settings of the working directory."""
     with tempfile.TemporaryDirectory() as folder:
         command = [_program("npm"), "pack", package, "--pack-destination", folder]
         command += ["--ignore-scripts", "--no-update-notifier"]
         try:
-            subprocess.run(command, check=True, capture_output=True, text=True, timeout=SECONDS, cwd=folder)
+            subprocess.run(command, check=True, capture_output=True, text=True, timeout=DOWNLOAD_TIMEOUT, cwd=folder)
             return next(Path(folder).glob("*.tgz")).read_bytes()
         except (subprocess.SubprocessError, OSError, StopIteration) as error:
             raise UserError(
-                f"--format web: npm cannot fetch {package} ({_reason(error)}); check the network, it is needed once"
+                f"--format web: npm cannot download {package} ({_reason(error)}); check the network"
             ) from error
 
 
 def _reason(error: BaseException) -> str:
-    """What npm says is wrong, in a line; else what its end says."""
-    said = getattr(error, "stderr", None) or ""
-    return next((line.removeprefix("npm error ") for line in str(said).splitlines() if "npm error" in line), str(error))
+    """Return the first error line of npm, or the message of the exception."""
+    output = getattr(error, "stderr", None) or ""
+    return next(
+        (line.removeprefix("npm error ") for line in str(output).splitlines() if "npm error" in line), str(error)
+    )
 
 
 def _unpacked(archive: bytes) -> dict[str, bytes]:
-    """The files that the page loads, by where they go."""
-    found = {}
+    """Return the files of the archive that the page loads, by their path in the page."""
+    files = {}
     with tarfile.open(fileobj=io.BytesIO(archive), mode="r:gz") as packed:
         for member in packed:
             if member.name in VENDORED and (content := packed.extractfile(member)):
-                found[VENDORED[member.name]] = content.read()
-    return found
+                files[VENDORED[member.name]] = content.read()
+    return files
 
 
-def open_artifact(folder: Path, threads: int = 1) -> Call:  # noqa: ARG001  # a page has one
-    """Open it in Node, by the page's own code and runtime: what is proved is what a browser runs.
+def open_artifact(folder: Path, threads: int = 1) -> Call:  # noqa: ARG001 (a page has one thread)
+    """Run the page in Node, with the same code and runtime as in a browser.
 
-    The page begins every text anew: ``generate`` takes no ``state`` but zeros, and gives ``tokens`` alone.
+    The page starts each text with a zero state. Therefore ``generate`` accepts only a ``state`` of zeros, and returns
+    only ``tokens``.
+
+    Args:
+        folder: folder of the run.
+        threads: ignored; the page has one thread.
     """
-    # Node refuses modules below a folder with a backslash in its name, so that a link to such a folder has to stay one.
+    # Node rejects modules below a folder with a backslash in its name. A link to such a folder must not be resolved.
     options = ("--preserve-symlinks", str(kit() / "run.mjs"))
     command = [_program("node"), *options, str(folder / PATH), "--graphs"]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8")
 
     def call(graph: str, **inputs: Any) -> Any:
-        rows = _answer(
+        rows = _request(
             process, {"graph": graph, "inputs": {name: np.asarray(x).tolist() for name, x in inputs.items()}}
         )
-        return {name: np.array([row[name] for row in rows], _type(name)) for name in rows[0]}
+        return {name: np.array([row[name] for row in rows], _dtype(name)) for name in rows[0]}
 
     weakref.finalize(call, _close, process)
     return call
 
 
-def _type(name: str) -> Any:
+def _dtype(name: str) -> Any:
+    """Return the dtype of an output."""
     return np.int32 if name == "tokens" else np.float32
 
 
-def _answer(process: "subprocess.Popen[str]", question: dict[str, Any]) -> Any:
-    """Send a line, and read one."""
+def _request(process: "subprocess.Popen[str]", request: dict[str, Any]) -> Any:
+    """Send a request as a line of JSON, and return the outputs of the response."""
     assert process.stdin
     assert process.stdout
-    process.stdin.write(json.dumps(question) + "\n")
+    process.stdin.write(json.dumps(request) + "\n")
     process.stdin.flush()
     line = process.stdout.readline()
-    answer = json.loads(line) if line else {"error": "Node ended"}
-    if "error" in answer:
-        raise RuntimeError(answer["error"])
-    return answer["outputs"]
+    response = json.loads(line) if line else {"error": "Node exited"}
+    if "error" in response:
+        raise RuntimeError(response["error"])
+    return response["outputs"]
 
 
 def _close(process: "subprocess.Popen[str]") -> None:
-    """End Node, which ends with its input."""
+    """Close the input of Node, and wait until it exits."""
     process.communicate()
 
 
