@@ -110,7 +110,7 @@ def texts(run: runs.Run, name: str) -> Iterator[str]:
 
 
 def _loss(folder: Path, metadata: runs.Metadata) -> str:
-    loss, text = metadata.metrics.get("validation"), splits.validates_on(recipe.parse(metadata.recipe).corpus)
+    loss, text = metadata.metrics.get("validation"), splits.validation_kind(recipe.parse(metadata.recipe).corpus)
     if not loss:
         raise UserError(f"{folder}: nothing was measured on held-out text; train it to its end")
     words = f"{loss['nats_per_token']:.3f} nats and a perplexity of {loss['perplexity']:.2f} per token"
@@ -133,7 +133,7 @@ def answers(run: runs.Run, name: str) -> Iterator[str]:
     """The answers to the first sources of each file that differ: found as the recipe measures them."""
     settings = recipe.parse(run.metadata.recipe)
     words, answer = _answering(run, settings.evaluate)
-    for source in chain.from_iterable(map(_first_sources, _files(prepared_corpus.text(settings.corpus)))):
+    for source in chain.from_iterable(map(_first_sources, _files(prepared_corpus.source_corpus(settings.corpus)))):
         prompt = f"{source}\n" if "\n" in source else source  # a newline in it would be taken for its end
         yield _command(name, [*words, "--prompt", prompt])
         yield fence(answer(prompt).text)

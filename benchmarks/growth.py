@@ -138,7 +138,7 @@ def one_pass(corpus: str, runs: str) -> Side:
 
 def _windows(streams: Any, ids: Any) -> Iterator[Any]:
     rows = min(B, (len(ids) - 1) // T)  # a corpus of a few lines has not even one window of all B rows
-    return (window for window, _ in streams.dataset(ids, rows, T, epochs=1, seed=0))
+    return (window for window, _ in streams.dataset(ids, streams.Batching(rows, T, epochs=1, seed=0)))
 
 
 def trained(corpus: str, runs: str) -> Side:

@@ -33,7 +33,8 @@ def ours(shape: list[int], precision: str = "auto") -> Callable[[int], float]:
     input_pipeline.check_precision(precision)
     s = Shape(*shape)
     ids = windows(s)[:, :, :-1].transpose(1, 0, 2).reshape(-1)
-    return trained(our_model(s, precision), stream_windows.dataset(ids, s.B, s.T, epochs=0, seed=0), s)
+    batching = stream_windows.Batching(s.B, s.T, epochs=0, seed=0)
+    return trained(our_model(s, precision), stream_windows.dataset(ids, batching), s)
 
 
 def our_model(shape: Shape, precision: str) -> keras.Sequential:
@@ -46,7 +47,7 @@ def our_model(shape: Shape, precision: str) -> keras.Sequential:
         "training.batch_size": shape.B, "training.window": shape.T, "training.optimizer": "adam",
         "training.learning_rate": LEARNING_RATE, "training.clip_norm": CLIP_NORM, "training.precision": precision,
     }  # fmt: skip
-    return trainer.compiled(recipe.override(recipe.Recipe(), values), np.ones(shape.V, np.int64))
+    return trainer.compile_model(recipe.override(recipe.Recipe(), values), np.ones(shape.V, np.int64))
 
 
 def of_keras(shape: list[int], unroll: bool, kept: bool = False) -> Callable[[int], float]:

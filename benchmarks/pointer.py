@@ -56,7 +56,7 @@ def changed(base: recipe.Recipe, epochs: int, changes: Sequence[str]) -> recipe.
 
 def side(settings: recipe.Recipe, copies: bool, place: Path, tokens: int) -> dict[str, Any]:
     """Train one side and measure its best epoch: loss, answers, what each epoch reached, minutes."""
-    folder = trainer.train(recipe.override(settings, {"model.copy": copies}), place, f"copy_{copies}")
+    folder = trainer.train(recipe.override(settings, {"model.copy": copies}), place, f"copy_{copies}").folder
     report = evaluate(runs.load(folder), [], 0, tokens, recipe.Evaluate(("rouge",)))
     history = atomic.read_json(folder / "history.json")
     reached = {"minutes": history[-1]["seconds"] / 60, "epochs_nats": [row["val_loss"] for row in history]}

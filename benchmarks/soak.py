@@ -47,7 +47,7 @@ from keras_lstmgen.system.native_stderr import captured_stderr
 with captured_stderr():
     from keras_lstmgen.exporters import export_run
     from keras_lstmgen.models import run_directory
-    from keras_lstmgen.training import callbacks
+    from keras_lstmgen.training import saving
 
 SETTINGS = {
     "model.units": 32, "model.embedding_size": 16, "model.layers": 2, "model.dropout": 0.1, "training.batch_size": 8,
@@ -178,7 +178,7 @@ def child(work: Callable[[], int], number: int = 0, after: float = 0.0) -> Ended
 def _work(work: Callable[[], int], said: Any) -> None:
     status = 1
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    callbacks.EVERY, callbacks.SHARE = 0.2, 1.0  # a checkpoint is hardly written when the next one comes
+    saving.SAVE_INTERVAL, saving.MAX_SAVING_SHARE = 0.2, 1.0  # a checkpoint is hardly written when the next one comes
     try:
         with redirect_stdout(io.StringIO()), redirect_stderr(said):
             status = work()

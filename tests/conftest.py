@@ -14,12 +14,10 @@ import pytest
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from keras_lstmgen.cli.console_reporter import ConsoleReporter  # (after the variable that TensorFlow reads)
-from keras_lstmgen.config import recipe
+from keras_lstmgen.config import recipe  # (after the variable that TensorFlow reads)
 from keras_lstmgen.exporters import export_run
 from keras_lstmgen.files import atomic
 from keras_lstmgen.layers import native_ops
-from keras_lstmgen.reporting import reporter
 from keras_lstmgen.training import trainer
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the tests are no package that is installed
@@ -54,13 +52,6 @@ def settings(text: Path) -> recipe.Recipe:
     return recipe.override(recipe.Recipe(), {"corpus.source": [str(text)], **SMALL})
 
 
-@pytest.fixture
-def on_console() -> Iterator[None]:
-    """Show the library's reports, as the command line does."""
-    with reporter.use(ConsoleReporter()):
-        yield
-
-
 Once = Callable[[str, Callable[[Path], object]], Path]
 
 
@@ -87,7 +78,7 @@ def trained(settings: recipe.Recipe, once: Once) -> Path:
     """A run on a stream of characters, with all its artifacts. Tests that change it take a copy."""
 
     def make(folder: Path) -> None:
-        export_run.export(trainer.train(settings, folder, "small"), settings.export)
+        export_run.export(trainer.train(settings, folder, "small").folder, settings.export)
 
     return once("runs", make) / "small"
 
@@ -108,7 +99,7 @@ def _lines(folder: Path) -> None:
         "model.embedding_size": 12, "model.tied": True, "training.epochs": 6, "training.learning_rate": 0.02,
     }  # fmt: skip
     settings = recipe.override(recipe.Recipe(), values)
-    export_run.export(trainer.train(settings, folder / "runs", "lines"), settings.export)
+    export_run.export(trainer.train(settings, folder / "runs", "lines").folder, settings.export)
 
 
 @pytest.fixture(params=[("avx512_bf16", "emulated"), ("amx", "emulated amx")], ids=["vectors", "matrix registers"])

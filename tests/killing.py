@@ -19,7 +19,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from keras_lstmgen.config import recipe
 from keras_lstmgen.models import run_directory
-from keras_lstmgen.training import callbacks, trainer
+from keras_lstmgen.training import saving, trainer
+from keras_lstmgen.training.controller import TrainingController
 
 NAME = "run"
 CHANGES = ("open", "os.rename", "os.mkdir", "os.rmdir", "os.remove", "tempfile.mkdtemp", "shutil.rmtree")
@@ -50,14 +51,14 @@ def die_at_change(number: int, runs: Path) -> None:
 
 def tell_first_update(write: int) -> None:
     """Say through a pipe that the training is under way."""
-    after = callbacks.Pace.on_train_batch_end
+    after = TrainingController.on_train_batch_end
 
-    def wrapped(pace: callbacks.Pace, batch: int, logs: Any = None) -> None:
+    def wrapped(pace: TrainingController, batch: int, logs: Any = None) -> None:
         if batch == 0:
             os.write(write, b".")
         after(pace, batch, logs)
 
-    setattr(callbacks.Pace, "on_train_batch_end", wrapped)  # noqa: B010 (mypy allows no assignment)
+    setattr(TrainingController, "on_train_batch_end", wrapped)  # noqa: B010 (mypy allows no assignment)
 
 
 def forked(work: Callable[[int], None], delay: float | None = None) -> int:
@@ -106,7 +107,7 @@ def main() -> None:
 
 def often_saved(settings: recipe.Recipe, runs: Path, change: int, write: int) -> None:
     """An attempt that saves all the time, which takes longest."""
-    callbacks.EVERY, callbacks.SHARE = 0.05, 1.0
+    saving.SAVE_INTERVAL, saving.MAX_SAVING_SHARE = 0.05, 1.0
     tell_first_update(write)
     if change:
         die_at_change(change, runs)

@@ -93,7 +93,7 @@ def test_what_lies_further_back_than_the_memory_is_not_looked_at() -> None:
 def attentive(settings: recipe.Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with attention, exported to every format that writes what Keras writes."""
     chosen = recipe.override(settings, {"model.attention": 9, "training.window": 8})
-    folder = trainer.train(chosen, tmp_path_factory.mktemp("runs"), "attentive")
+    folder = trainer.train(chosen, tmp_path_factory.mktemp("runs"), "attentive").folder
     export_run.export(folder, chosen.export)
     return folder
 
@@ -106,7 +106,7 @@ def test_every_artifact_writes_the_texts_of_keras(attentive: Path) -> None:
 
 def test_a_checkpoint_keeps_the_memory(settings: recipe.Recipe, tmp_path: Path) -> None:
     chosen = recipe.override(settings, {"model.attention": M})
-    one, other = (trainer.compiled(chosen, np.ones(V)) for _ in range(2))
+    one, other = (trainer.compile_model(chosen, np.ones(V)) for _ in range(2))
     ids = np.random.default_rng(6).integers(0, V, (chosen.training.batch_size, chosen.training.window))
     one(ids)
     checkpoint.save(tmp_path, one, checkpoint.Progress(text="x"))

@@ -21,7 +21,7 @@ import pytest
 from keras_lstmgen.cli import command_line
 from keras_lstmgen.files import spooling
 from keras_lstmgen.models import run_directory
-from keras_lstmgen.training import callbacks
+from keras_lstmgen.training.saving import CheckpointSaver
 
 TINY = shlex.split(
     "--model.units 7 --model.embedding_size 4 --training.batch_size 3 --training.window 5 --training.epochs 1"
@@ -254,16 +254,14 @@ def test_a_truncated_model_and_a_truncated_checkpoint(
         (copied / name).write_bytes(data[: int(len(data) * part)])
     before = contents(copied)
     assert "model.keras: holds no weights of this model" in refused(capsys, "generate", copied)
-    assert "checkpoint.keras: cannot be gone on from" in refused(
-        capsys, "train", "--resume", copied, "--training.epochs", "9"
-    )
+    assert "checkpoint.keras: is damaged" in refused(capsys, "train", "--resume", copied, "--training.epochs", "9")
     assert contents(copied) == before
 
 
 def test_a_run_without_a_checkpoint_cannot_be_gone_on_with(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (copied / run_directory.CHECKPOINT).unlink()
     (copied / run_directory.PREVIOUS).unlink()
-    assert "has no checkpoint to go on from; train it again" in refused(capsys, "train", "--resume", copied)
+    assert "has no checkpoint to resume from; train it again" in refused(capsys, "train", "--resume", copied)
 
 
 def test_a_run_whose_corpus_changed_cannot_be_gone_on_with(
@@ -276,7 +274,7 @@ def test_a_run_whose_corpus_changed_cannot_be_gone_on_with(
     before = contents(copied)
     for path in (turned, other):
         said = refused(capsys, "train", "--resume", copied, "--training.epochs", "9", "--corpus.source", path)
-        assert f"{copied}: its corpus is not the text that it was trained on any more; start a new run" in said
+        assert f"{copied}: the corpus has changed since this run was trained; start a new run" in said
     assert contents(copied) == before
 
 
@@ -363,7 +361,7 @@ def test_a_full_disk_while_a_checkpoint_is_saved_leaves_the_one_before_to_go_on_
     before = contents(copied)
     with monkeypatch.context() as patch:
         patch.setattr(
-            callbacks.Keep,
+            CheckpointSaver,
             "on_epoch_begin",
             lambda *_: largest_file((copied / run_directory.CHECKPOINT).stat().st_size // 2),
         )
@@ -406,4 +404,4 @@ def test_a_disk_that_is_full_to_the_last_byte(text: Path, tmp_path: Path, capsys
 def test_a_loss_that_is_no_number_is_told_in_one_line(refuses_to_train: Any, text: Path) -> None:
     wild = ["--training.learning_rate", "10", "--training.weight_decay", "10", "--training.warmup", "0"]
     said = refuses_to_train(text, *wild)
-    assert re.match(r"the loss .* in epoch 1, after 3 times of going back .*; train again at a lower rate, --tr", said)
+    assert re.match(r"the loss .* in epoch 1, after halving the .* 3 times; train again at a lower rate, --tr", said)

@@ -124,7 +124,7 @@ def test_shards_at_an_address_are_those_of_a_folder(files: dict[str, bytes], tmp
     for path, data in files.items():
         if path.startswith("shelf://out/ids/"):
             (tmp_path / "ids" / path.rpartition("/")[2]).write_bytes(data)
-    encoded = prepared_corpus.opened(Corpus((str(tmp_path / "ids"),)))
+    encoded = prepared_corpus.load(Corpus((str(tmp_path / "ids"),)))
     assert encoded
     own = token_cache.encode(settings, tmp_path / "cache")
     assert encoded.train[:].tolist() == own.train.tolist()

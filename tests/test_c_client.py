@@ -154,7 +154,7 @@ def paired(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "model.units": 12, "model.layers": 1, "model.attention": 9, "training.batch_size": 5, "training.epochs": 12,
         "training.learning_rate": 0.02,
     }  # fmt: skip
-    made = trainer.train(recipe.override(recipe.Recipe(), values), folder / "runs", "pairs")
+    made = trainer.train(recipe.override(recipe.Recipe(), values), folder / "runs", "pairs").folder
     export_run.export(made, recipe.Export(formats=("tflite", "tflite_int8"), texts=4, tokens=9))
     return made
 

@@ -49,7 +49,7 @@ def dialogues(tmp_path_factory: pytest.TempPathFactory) -> Path:
     lines = [f"{number % 7}{line}{number % 5}" for line in DIALOGUES for number in range(30)]
     (folder / "talk.tsv").write_text("\n".join(lines), encoding="utf-8")
     values = TINY | {"corpus.source": [str(folder / "talk.tsv")], "corpus.documents": "pairs"}
-    return trainer.train(recipe.override(recipe.Recipe(), values), folder / "runs", "talk")
+    return trainer.train(recipe.override(recipe.Recipe(), values), folder / "runs", "talk").folder
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def poem(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("poem")
     (folder / "poem.txt").write_text("床前明月光疑是地上霜举头望明月低头思故乡" * 30, encoding="utf-8")
     values = TINY | {"corpus.source": [str(folder / "poem.txt")], "training.window": 9}
-    return trainer.train(recipe.override(recipe.Recipe(), values), folder / "runs", "poem")
+    return trainer.train(recipe.override(recipe.Recipe(), values), folder / "runs", "poem").folder
 
 
 def speaker(folder: Path, tokens: int = 21, memory: int = 0) -> tuple[Speaker, list[int]]:

@@ -13,13 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from keras_lstmgen.config import auto_sizes, recipe
-from keras_lstmgen.data import example_batches
+from keras_lstmgen.data import example_batches, token_cache
 from keras_lstmgen.evaluation import likelihood
 from keras_lstmgen.evaluation.report import evaluate
+from keras_lstmgen.files import atomic
 from keras_lstmgen.models import builder, inference_step, run_directory
 from keras_lstmgen.tokenizers.tokenizer import END, NEWLINE, START
 from keras_lstmgen.training import checkpoint, trainer
 from keras_lstmgen.utils.errors import UserError
+from tests.shown import shown
 
 V, E, H, B, T = 23, 5, 7, 4, 19
 texts = st.lists(st.lists(st.integers(NEWLINE, V - 1), max_size=30), min_size=1, max_size=25)
@@ -47,16 +49,16 @@ def lines(tmp_path: Path) -> recipe.Recipe:
 def trained(settings: recipe.Recipe, runs: Path, **values: object) -> tuple[Path, str]:
     """A run, and what was said."""
     with contextlib.redirect_stdout(io.StringIO()) as screen:
-        folder = trainer.train(recipe.override(settings, values), runs, "run")
+        folder = shown(trainer.train, recipe.override(settings, values), runs, "run")
     return folder, screen.getvalue()
 
 
 @given(texts)
 def test_all_of_a_document_but_its_start_is_to_be_predicted(made: list[list[int]]) -> None:
-    found = example_batches.documents(laid(made))
+    found = example_batches.find_documents(laid(made))
     assert example_batches.count(found) == len(made)
-    assert example_batches.predicted(found) == sum(len(text) + 1 for text in made)
-    part = example_batches.batch(found, np.arange(len(made)), 1000)
+    assert example_batches.target_tokens(found) == sum(len(text) + 1 for text in made)
+    part = example_batches.padded_batch(found, np.arange(len(made)), 1000)
     for row, text in enumerate(made):
         assert part.ids[row, : len(text) + 1].tolist() == [START, *text]
         assert part.next_ids[row, : len(text) + 1].tolist() == [*text, END]
@@ -65,7 +67,7 @@ def test_all_of_a_document_but_its_start_is_to_be_predicted(made: list[list[int]
 
 @given(texts, st.integers(1, 12))
 def test_one_that_is_too_long_loses_its_end(made: list[list[int]], most: int) -> None:
-    part = example_batches.batch(example_batches.documents(laid(made)), np.arange(len(made)), most)
+    part = example_batches.padded_batch(example_batches.find_documents(laid(made)), np.arange(len(made)), most)
     for row, text in enumerate(made):
         whole = [START, *text, END]
         assert part.next_ids[row, : int(part.weights[row].sum())].tolist() == whole[1 : most + 1]
@@ -73,7 +75,7 @@ def test_one_that_is_too_long_loses_its_end(made: list[list[int]], most: int) ->
 
 @given(texts, st.floats(0.0, 0.5))
 def test_so_many_are_no_longer_than_what_is_called_the_longest(made: list[list[int]], share: float) -> None:
-    longest = example_batches.longest(example_batches.documents(laid(made)), share)
+    longest = example_batches.length_quantile(example_batches.find_documents(laid(made)), share)
     lengths = [len(text) + 1 for text in made]
     assert longest in lengths
     assert sum(length > longest for length in lengths) <= share * len(made) + 1e-9
@@ -91,7 +93,7 @@ def test_the_measured_loss_is_that_of_each_by_itself() -> None:
                 keras.losses.sparse_categorical_crossentropy(ids[:, 1:], built(ids[:, :-1]), from_logits=True)
             )
         )
-    together = likelihood.examples_nll(weights, example_batches.documents(laid(made)), likelihood.scorer(weights))
+    together = likelihood.examples_nll(weights, example_batches.find_documents(laid(made)), likelihood.scorer(weights))
     np.testing.assert_allclose(together, alone, rtol=1e-5)
 
 
@@ -118,7 +120,7 @@ def test_what_was_trained_so_is_measured_so(lines: recipe.Recipe, tmp_path: Path
 def test_no_layer_carries_a_state_then(lines: recipe.Recipe) -> None:
     counts = np.ones(V, np.int64)
     for state, carries in (("fresh", False), ("carried", True)):
-        made = trainer.compiled(recipe.override(lines, {"training.state": state}), counts)
+        made = trainer.compile_model(recipe.override(lines, {"training.state": state}), counts)
         carrying = [layer.stateful for layer in made.layers if isinstance(layer, checkpoint.CARRYING)]
         assert any(carrying) == carries
 
@@ -155,3 +157,22 @@ def test_a_window_that_is_too_short_for_them_is_told(lines: recipe.Recipe, tmp_p
 def test_what_cannot_be_is_refused(values: dict[str, object], said: str) -> None:
     with pytest.raises(UserError, match=said):
         recipe.override(recipe.Recipe(), values)
+
+
+def test_the_boundaries_of_the_examples_are_found_once_in_each_split(
+    lines: recipe.Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A whole training of two epochs: choice of sizes, batches, validations and metrics."""
+    find, lengths = example_batches.find_documents, list[int]()
+
+    def counted(ids: Any) -> example_batches.Examples:
+        lengths.append(len(ids))
+        return find(ids)
+
+    monkeypatch.setattr(example_batches, "find_documents", counted)
+    folder = trainer.train(recipe.override(lines, {"training.epochs": 2}), tmp_path, "counted").folder
+    monkeypatch.undo()
+    assert len(atomic.read_json(folder / "history.json")) == 2
+    encoded = token_cache.encode(recipe.load(folder / "recipe.toml"), tmp_path / ".encoded")
+    assert lengths == [len(encoded.train), len(encoded.validation)]
+    assert lengths[0] != lengths[1]

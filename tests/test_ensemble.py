@@ -15,7 +15,7 @@ from keras_lstmgen.files import atomic
 from keras_lstmgen.layers import ensemble
 from keras_lstmgen.models import builder, inference_step, run_directory
 from keras_lstmgen.training import checkpoint, trainer
-from keras_lstmgen.training.losses import EachMember
+from keras_lstmgen.training.losses import EnsembleLoss
 from keras_lstmgen.utils.errors import UserError
 
 B, T, E, H, L, K, V = 2, 7, 4, 6, 1, 3, 11
@@ -64,12 +64,12 @@ def test_each_member_learns_from_its_own_loss() -> None:
     for layer in ensemble.layers_of(built):
         if isinstance(layer, keras.layers.LSTM):
             layer.reset_states()
-    np.testing.assert_allclose(EachMember()(IDS, built(IDS, training=True)), np.mean(nats), atol=1e-6)
+    np.testing.assert_allclose(EnsembleLoss()(IDS, built(IDS, training=True)), np.mean(nats), atol=1e-6)
 
 
 def test_a_checkpoint_keeps_the_states_of_all_members(settings: recipe.Recipe, tmp_path: Path) -> None:
     chosen = recipe.override(settings, {"model.members": K})
-    one, other = (trainer.compiled(chosen, np.ones(V)) for _ in range(2))
+    one, other = (trainer.compile_model(chosen, np.ones(V)) for _ in range(2))
     ids = np.random.default_rng(6).integers(0, V, (chosen.training.batch_size, chosen.training.window))
     one(ids)
     checkpoint.save(tmp_path, one, checkpoint.Progress(text="x"))
@@ -81,7 +81,7 @@ def test_a_checkpoint_keeps_the_states_of_all_members(settings: recipe.Recipe, t
 def several(settings: recipe.Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of an ensemble whose members look back, with its artifacts."""
     chosen = recipe.override(settings, {"model.members": K, "model.layers": L, "model.attention": 5})
-    folder = trainer.train(chosen, tmp_path_factory.mktemp("runs"), "several")
+    folder = trainer.train(chosen, tmp_path_factory.mktemp("runs"), "several").folder
     export_run.export(folder, chosen.export)
     return folder
 

@@ -25,7 +25,9 @@ from keras_lstmgen.config import recipe
 from keras_lstmgen.data import token_cache
 from keras_lstmgen.files import atomic, spooling
 from keras_lstmgen.models import run_directory
-from keras_lstmgen.training import callbacks
+from keras_lstmgen.training import saving
+from keras_lstmgen.training.controller import TrainingController
+from keras_lstmgen.training.saving import CheckpointSaver
 
 TINY = {
     "model.units": 7, "model.embedding_size": 4, "model.layers": 1, "training.batch_size": 3, "training.window": 17,
@@ -128,16 +130,16 @@ def test_logs_that_cannot_be_written_are_one_line_too(
 def test_a_disk_that_fills_up_in_the_midst_of_a_training_keeps_both_checkpoints(
     text: Path, tmp_path: Path, whole: Any, refusing: dict[str, int], capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(callbacks, "EVERY", 0.0)
-    monkeypatch.setattr(callbacks, "SHARE", float("inf"))  # a checkpoint after each update
-    after = callbacks.Keep.on_train_batch_end
+    monkeypatch.setattr(saving, "SAVE_INTERVAL", 0.0)
+    monkeypatch.setattr(saving, "MAX_SAVING_SHARE", float("inf"))  # a checkpoint after each update
+    after = CheckpointSaver.on_train_batch_end
 
-    def wrapped(keep: callbacks.Keep, batch: int, logs: Any = None) -> None:
-        if keep.pace.progress.windows == 12:
+    def wrapped(keep: CheckpointSaver, batch: int, logs: Any = None) -> None:
+        if keep.controller.progress.windows == 12:
             refusing["checkpoint"] = errno.ENOSPC
         after(keep, batch, logs)
 
-    monkeypatch.setattr(callbacks.Keep, "on_train_batch_end", wrapped)
+    monkeypatch.setattr(CheckpointSaver, "on_train_batch_end", wrapped)
     said = refused(capsys, typed(text, "--runs", tmp_path))
     assert "checkpoint.keras: could not be written (No space left on device); what was there before is kept" in said
     refusing.clear()
@@ -200,23 +202,23 @@ def test_a_corpus_that_changes_while_it_is_read_is_told_and_leaves_nothing_in_th
 
     monkeypatch.setattr(token_cache, "encode_split", wrapped)
     said = refused(capsys, typed(text, "--runs", tmp_path / "runs"))
-    assert said == "corpus.source: a text changed while it was read; train again when it is whole"
+    assert said == "corpus.source: a text changed while it was read; train again when it is complete"
     assert {path.suffix for path in (tmp_path / "runs/.encoded").iterdir()} == {".lock"}
 
 
 def test_a_corpus_that_changes_or_goes_while_it_is_trained_on_does_not_matter(
     text: Path, tmp_path: Path, whole: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    after = callbacks.Pace.on_train_batch_end
+    after = TrainingController.on_train_batch_end
 
-    def wrapped(pace: callbacks.Pace, batch: int, logs: Any = None) -> None:
+    def wrapped(pace: TrainingController, batch: int, logs: Any = None) -> None:
         after(pace, batch, logs)
         if pace.progress.windows == 5:
             text.write_text("something else")
         if pace.progress.windows == 30:
             text.unlink()
 
-    monkeypatch.setattr(callbacks.Pace, "on_train_batch_end", wrapped)
+    monkeypatch.setattr(TrainingController, "on_train_batch_end", wrapped)
     assert command_line.main(typed(text, "--runs", tmp_path)) == 0
     assert curve(tmp_path / "prose") == whole
 

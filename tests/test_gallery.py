@@ -70,7 +70,7 @@ def test_a_run_on_pairs_answers_the_first_sources_that_it_validates_on_as_its_re
     (tmp_path / "talk.tsv").write_text("\n".join(lines), encoding="utf-8")
     asked = {"evaluate.measures": ["bleu"], "evaluate.beams": 2, "evaluate.length_penalty": 0.5}
     values = TINY | asked | {"corpus.source": [str(tmp_path / "talk.tsv")], "corpus.documents": "pairs"}
-    folder = trainer.train(recipe.override(recipe.Recipe(), values), shown, "quickstart")
+    folder = trainer.train(recipe.override(recipe.Recipe(), values), shown, "quickstart").folder
     assert gallery.main([str(folder), "--output", str(tmp_path / "page.md")]) == 0
     found = blocks(tmp_path / "page.md")
     assert [language for language, _ in found] == ["sh", "text"] * 3
@@ -90,7 +90,7 @@ def test_each_file_is_asked_from_and_text_that_was_learned_is_not_called_held_ou
         (tmp_path / name).write_text("\n".join(line.format(number) for number in range(5)), encoding="utf-8")
     both = [str(tmp_path / name) for name in ("english", "chinese")]
     values = TINY | {"corpus.source": both, "corpus.validation": both, "corpus.documents": "pairs"}
-    folder = trainer.train(recipe.override(recipe.Recipe(), values), shown, "quickstart")
+    folder = trainer.train(recipe.override(recipe.Recipe(), values), shown, "quickstart").folder
     assert gallery.main([str(folder), "--output", str(tmp_path / "page.md")]) == 0
     found = blocks(tmp_path / "page.md")
     commands = [text for language, text in found if language == "sh"]
@@ -107,7 +107,7 @@ def test_a_run_on_labels_writes_of_each_kind(shown: Path, tmp_path: Path, capsys
         "corpus.source": [str(tmp_path / "glad"), str(tmp_path / "sad")], "corpus.labels": ["glad", "sad"],
         "corpus.documents": "lines", "training.window": 20,
     }  # fmt: skip
-    folder = trainer.train(recipe.override(recipe.Recipe(), values), shown, "quickstart")
+    folder = trainer.train(recipe.override(recipe.Recipe(), values), shown, "quickstart").folder
     assert gallery.main([str(folder), "--output", str(tmp_path / "page.md")]) == 0
     found = blocks(tmp_path / "page.md")
     assert [language for language, _ in found] == ["sh", "text", "text", "text"] * 2

@@ -20,7 +20,8 @@ from keras_lstmgen.exporters import export_run
 from keras_lstmgen.files import folders
 from keras_lstmgen.models import run_directory
 from keras_lstmgen.preparation import partition
-from keras_lstmgen.training import trainer
+from keras_lstmgen.training import loop, trainer
+from keras_lstmgen.training.input_pipeline import TrainingData
 from keras_lstmgen.utils.errors import UserError, shell_quoted
 
 ROOT = Path(__file__).parents[1]
@@ -88,7 +89,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A working directory with a few files; a training ends where it would begin."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("KERAS_LSTMGEN_DATA", raising=False)
-    monkeypatch.setattr(trainer, "_fit", lambda _settings, _encoded, folder: folder)
+    monkeypatch.setattr(trainer, "_fit", lambda _data, folder, *_: trainer.TrainingResult(folder))
     Path("b.txt").write_text("The ferry.\nThe old ferry is late again.\n" * 40)
     Path("notes.toml").write_text("A text, no recipe. " * 40)
     Path("a.toml").write_text("[training]\nbatch_size = 3\nwindow = 5\n")
@@ -230,18 +231,18 @@ def _unfinished(say: Say, copied: Path) -> None:
 
 
 def _diverged(say: Say, copied: Path) -> None:
-    pace: Any = SimpleNamespace(
-        progress=SimpleNamespace(windows=1, lately=trainer.SETBACKS, setbacks=0), windows=1,
+    controller = SimpleNamespace(
+        progress=SimpleNamespace(windows=1, lately=loop.MAX_SETBACKS, setbacks=0), batches_per_epoch=1,
         settings=recipe.Training(),
     )  # fmt: skip
-    model: Any = None
+    training: Any = SimpleNamespace(folder=copied, model=None, controller=controller)
     with pytest.raises(UserError) as refused:
-        trainer._go_back(copied, pace, model, "the loss is lost")
+        loop.go_back(training, "the loss is lost")
     say(command(str(refused.value)), 0)
     for name in (run_directory.MODEL, run_directory.PREVIOUS):
         (copied / name).unlink()
     with pytest.raises(UserError) as refused:
-        trainer._go_back(copied, pace, model, "the loss is lost")
+        loop.go_back(training, "the loss is lost")
     found = re.search(r"--training\.learning_rate \S+", str(refused.value))
     assert found
     say(f"train b.txt {found[0]} --training.clip_norm 0.1 {shlex.join(TINY)}", 0)
@@ -308,9 +309,9 @@ def test_a_run_names_its_texts_so_that_they_are_found_from_any_working_directory
     monkeypatch.chdir(here)
     asked: list[recipe.Corpus] = []
 
-    def fitted(settings: recipe.Recipe, _: object, folder: Path) -> Path:
-        asked.append(settings.corpus)
-        return folder
+    def fitted(data: TrainingData, folder: Path, *_: object) -> trainer.TrainingResult:
+        asked.append(data.recipe.corpus)
+        return trainer.TrainingResult(folder)
 
     monkeypatch.setattr(trainer, "_fit", fitted)
     for word in ("b.txt", "./b.txt", "'*.txt'", "."):

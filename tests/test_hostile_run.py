@@ -48,12 +48,12 @@ class Made:
         text = parent / "prose.txt"
         text.write_text("".join(pydoc_data.topics.topics.values())[:1500], encoding="utf-8")
         self.settings = recipe.override(recipe.Recipe(), {"corpus.source": [str(text)], **TINY})
-        self.run = trainer.train(self.settings, parent / "runs", "tiny")
+        self.run = trainer.train(self.settings, parent / "runs", "tiny").folder
         self.metadata = json.loads((self.run / run_directory.METADATA).read_text())
-        settings, encoded = input_pipeline.prepare(self.settings, parent / "runs")
-        self.text = input_pipeline.digest(encoded)
-        counts = np.bincount(encoded.train, minlength=encoded.tokenizer.vocab_size)
-        self.model = trainer.compiled(settings, counts)
+        data = input_pipeline.load(self.settings, parent / "runs")
+        self.text = input_pipeline.digest(data.encoded)
+        counts = np.bincount(data.encoded.train, minlength=data.vocab_size)
+        self.model = trainer.compile_model(data.recipe, counts)
         self.copy = Path(shutil.copytree(self.run, parent / "copies" / "tiny"))
         self.members = {name: members(self.run / name) for name in ARCHIVES}
 
@@ -204,7 +204,7 @@ def test_any_members_of_a_keras_file_are_read_or_refused(made: Made, name: str, 
 
 
 PROGRESS = st.dictionaries(st.sampled_from([*checkpoint.Progress.__dataclass_fields__, "colour"]), VALUES, max_size=3)
-ROWS = st.lists(st.dictionaries(st.sampled_from([*checkpoint.ROW, "colour"]), VALUES, max_size=5), max_size=2)
+ROWS = st.lists(st.dictionaries(st.sampled_from([*checkpoint.HISTORY_KEYS, "colour"]), VALUES, max_size=5), max_size=2)
 
 
 @given(PROGRESS, st.one_of(st.none(), ROWS))
@@ -348,7 +348,7 @@ def test_a_bomb_of_zip_is_refused_before_it_is_unpacked(made: Made, name: str) -
         UserError, match=r"model\.keras: holds no weights of this model \(.* is packed, as this package"
     ):
         run_directory.load(folder)
-    with pytest.raises(UserError, match=r"checkpoint\.keras: cannot be gone on from \(.* is packed, as this package"):
+    with pytest.raises(UserError, match=r"checkpoint\.keras: is damaged \(.* is packed, as this package"):
         checkpoint.load(folder, made.model, made.text)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -388,7 +388,7 @@ def test_a_cache_that_says_something_else_of_its_ids_is_none(made: Made, changes
     cache = made.copy.parent / ".encoded"
     shutil.copytree(whole.parent, cache, dirs_exist_ok=True)
     (cache / whole.name).write_text(json.dumps(json.loads(whole.read_text()) | changes))
-    found = token_cache._opened(cache)
+    found = token_cache._load(cache)
     if changes.keys() & {"dtype", "sha256"}:
         assert found is None
     if found is not None:
@@ -416,7 +416,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 LINES = {"corpus.documents": "lines", "corpus.validation_fraction": 0.3}
 PLACES = st.sampled_from(
-    [*prepared_corpus.KINDS, "format_version", "colour"]
+    [*prepared_corpus.TYPES, "format_version", "colour"]
     + [f"shards.train.1.{key}" for key in ("file", "tokens", "sha256", "colour")]
     + [f"counts.validation.{key}" for key in (*token_cache.COUNTS, "colour")]
     + ["shards.train", "shards.validation", "shards.test", "counts.train", "corpus.documents", "tokenizer.type"]
@@ -451,13 +451,14 @@ def changed(about: dict[str, Any], places: dict[str, Any]) -> dict[str, Any]:
 def trained_on(folder: Path) -> Any:
     """What a training reads before its first update, which everything that it divides by and counts is asked of."""
     settings = recipe.override(recipe.Recipe(), {"corpus.source": [str(folder)], **TINY})
-    settings, found = input_pipeline.prepare(settings, folder.parent / "runs")
+    data = input_pipeline.load(settings, folder.parent / "runs")
+    found = data.encoded
     V = found.tokenizer.vocab_size
     assert stream_windows.counts(found.train, V).shape == stream_windows.counts(found.validation, V).shape == (V,)
     assert 0 <= found.start_id < V > len(found.unsampled_ids)
-    assert all(input_pipeline.per_character(settings, found, split) > 0 for split in ("train", "validation"))
-    assert input_pipeline.scored(settings, found) > 0
-    assert input_pipeline.counts(settings, found, "validation")["tokens"] > 0
+    assert all(ratio > 0 for ratio in data.tokens_per_character.values())
+    assert data.scored_tokens > 0
+    assert data.counts("validation")["tokens"] > 0
     return found
 
 

@@ -366,7 +366,7 @@ def kinds(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "model.units": 7, "model.layers": 1, "model.attention": 5, "model.members": 2, "training.epochs": 2,
         "training.batch_size": 3,
     }  # fmt: skip
-    return trainer.train(recipe.override(recipe.Recipe(), values), folder / "runs", "kinds")
+    return trainer.train(recipe.override(recipe.Recipe(), values), folder / "runs", "kinds").folder
 
 
 def test_texts_of_a_run_on_kinds_are_given_for_each(
@@ -375,7 +375,7 @@ def test_texts_of_a_run_on_kinds_are_given_for_each(
     fruit, tool = str(kinds.parents[1] / "fruit"), str(kinds.parents[1] / "tool")
     words = ["inspect", str(kinds), "--prompt", "hard", "--output", str(tmp_path)]
     assert command_line.main([*words, "--text", fruit]) == 2
-    said = f"{fruit}: give a text for each kind in this order, sweet, hard (corpus.labels)"
+    said = f"{fruit}: give one text for each label in this order: sweet, hard (corpus.labels)"
     assert capsys.readouterr().err == f"keras-lstmgen: {said}\n"
     assert f"on {fruit}, {tool}: " in inspected(capsys, *words[1:], "--text", fruit, tool)
 

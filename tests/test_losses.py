@@ -14,7 +14,7 @@ from keras_lstmgen.layers.output import Output, TiedOutput
 from keras_lstmgen.models import run_directory
 from keras_lstmgen.system import cpu
 from keras_lstmgen.training import trainer
-from keras_lstmgen.training.losses import NegativeLogLikelihood, SampledSoftmax, nats_of
+from keras_lstmgen.training.losses import NegativeLogLikelihood, SampledSoftmax, cross_entropy
 
 B, T, H, V = 3, 5, 7, 40
 COUNTS = np.arange(1, V + 1)[::-1] ** 2
@@ -35,7 +35,7 @@ def test_likelihoods_and_gradients_are_those_of_the_equations(
     ids = dice.integers(shape[1], size=shape[0])
     with tf.GradientTape() as tape:
         tape.watch([products, bias])
-        nats = nats_of(tf.constant(ids, tf.int32), products, bias)
+        nats = cross_entropy(tf.constant(ids, tf.int32), products, bias)
         total = tf.reduce_sum(nats * by)
     logits = tf.cast(products, tf.float64).numpy() + bias.numpy()
     log_sum = np.logaddexp.reduce(logits, axis=-1, keepdims=True)
@@ -52,20 +52,22 @@ def test_a_likelihood_of_no_number_is_none_and_an_id_that_is_no_id_is_refused() 
     none, far = float("nan"), float("inf")
     logits, bias = tf.constant([[1.0, none], [far, 2.0], [-far, 3.0]]), tf.zeros(2)
     for kind in (tf.float32, tf.bfloat16):
-        np.testing.assert_array_equal(nats_of(tf.constant([0, 1, 1]), tf.cast(logits, kind), bias), [none, none, 0.0])
+        np.testing.assert_array_equal(
+            cross_entropy(tf.constant([0, 1, 1]), tf.cast(logits, kind), bias), [none, none, 0.0]
+        )
     for wrong in (-1, 2):
         with pytest.raises((ValueError, tf.errors.InvalidArgumentError), match=f"labels from {wrong} .* from 0 to 1"):
-            nats_of(tf.constant([wrong]), logits[:1], bias)
+            cross_entropy(tf.constant([wrong]), logits[:1], bias)
 
 
 @pytest.mark.parametrize("kind", [tf.float32, tf.bfloat16], ids=lambda kind: kind.name)
 def test_without_compiled_code_likelihoods_are_tensorflow_s(kind: tf.DType, monkeypatch: pytest.MonkeyPatch) -> None:
     ids, bias = tf.constant([2, 0]), tf.constant([0.5, -1.0, 2.0])
     products = tf.cast(tf.random.stateless_normal((2, 3), (1, 2)), kind)
-    expected = nats_of(ids, products, bias)
+    expected = cross_entropy(ids, products, bias)
     monkeypatch.setattr(native_ops, "library", lambda: None)
     monkeypatch.setattr(native_ops, "cross_entropy", lambda *_: pytest.fail("the code was called"))
-    np.testing.assert_allclose(nats_of(ids, products, bias), expected, rtol=1e-6)
+    np.testing.assert_allclose(cross_entropy(ids, products, bias), expected, rtol=1e-6)
 
 
 def outputs(tied: bool) -> Output | TiedOutput:
@@ -135,7 +137,8 @@ def test_a_run_learns_by_it_and_is_measured_exactly(settings: recipe.Recipe, tmp
     settings = recipe.override(settings, {**values, "tokenizer.vocab_size": 300})
     losses = {}
     for draws in (0, 50):
-        folder = trainer.train(recipe.override(settings, {"training.sampled_softmax": draws}), tmp_path, f"n{draws}")
+        sampled = recipe.override(settings, {"training.sampled_softmax": draws})
+        folder = trainer.train(sampled, tmp_path, f"n{draws}").folder
         losses[draws] = run_directory.load_metadata(folder).metrics["validation"]["nats_per_token"]
     assert losses[0] != losses[50]
     assert losses[0] == pytest.approx(losses[50], abs=0.1)

@@ -316,7 +316,7 @@ def small(folder: Path, values: dict[str, Any]) -> Path:
         "training.batch_size": 10, "training.epochs": 15, "training.learning_rate": 0.02, "training.patience": 0,
     }  # fmt: skip
     settings = recipe.override(recipe.Recipe(), {**sizes, **values})
-    return trainer.train(settings, folder / "runs", "small")
+    return trainer.train(settings, folder / "runs", "small").folder
 
 
 @pytest.fixture
@@ -350,13 +350,14 @@ def test_the_loss_behind_another_source_tells_what_the_right_one_gives(colours: 
     loss, counts = report["loss"], report["counts"]
     settings = recipe.load(colours / run_directory.RECIPE).corpus
     token_cache.encode_split(settings, "validation", model.tokenizer, tmp_path / "ids", "<i4")
-    found = example_batches.find(np.fromfile(tmp_path / "ids", "<i4"))
+    found = example_batches.find_pairs(np.fromfile(tmp_path / "ids", "<i4"))
     call = likelihood.scorer(model.weights)
     right, other = (
-        likelihood.examples_nll(model.weights, part, call) for part in (found, example_batches.shuffled(found))
+        likelihood.examples_nll(model.weights, part, call)
+        for part in (found, example_batches.with_other_sources(found))
     )
     assert counts["documents"] == example_batches.count(found)
-    assert counts["tokens"] == example_batches.predicted(found)
+    assert counts["tokens"] == example_batches.target_tokens(found)
     assert loss["nats_per_token"] == pytest.approx(right / counts["tokens"])
     assert loss["nats_per_token_behind_another_source"] == pytest.approx(other / counts["tokens"])
     assert loss["gain_of_the_right_source"] == pytest.approx((other - right) / counts["tokens"])
@@ -367,11 +368,11 @@ def test_the_loss_behind_another_source_tells_what_the_right_one_gives(colours: 
 
 def test_a_source_is_exchanged_for_one_that_differs() -> None:
     ids = [token for a, b in [(5, 9), (5, 10), (6, 11), (7, 12), (7, 13)] for token in (1, a, 3, b, 2)]
-    other = example_batches.shuffled(example_batches.find(np.array(ids, np.int32)))
+    other = example_batches.with_other_sources(example_batches.find_pairs(np.array(ids, np.int32)))
     assert [int(other.ids[at + 1]) for at in other.starts[:-1]] == [7, 7, 5, 6, 6]
     assert [int(other.ids[at + 1]) for at in other.targets] == [9, 10, 11, 12, 13]
-    same = example_batches.find(np.array([1, 5, 3, 9, 2] * 3, np.int32))
-    np.testing.assert_array_equal(example_batches.shuffled(same).ids, same.ids)
+    same = example_batches.find_pairs(np.array([1, 5, 3, 9, 2] * 3, np.int32))
+    np.testing.assert_array_equal(example_batches.with_other_sources(same).ids, same.ids)
 
 
 def test_another_file_of_pairs_is_measured_instead(colours: Path, tmp_path: Path) -> None:
@@ -504,7 +505,7 @@ def test_a_missing_library_is_one_line_before_anything_is_measured(
 
 def test_texts_of_kinds_are_given_for_each(headlines: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert command_line.main(["evaluate", str(headlines), "one.txt"]) == 2
-    said = "one.txt: give a text for each kind in this order, sweet, hard (corpus.labels)"
+    said = "one.txt: give one text for each label in this order: sweet, hard (corpus.labels)"
     assert capsys.readouterr().err == f"keras-lstmgen: {said}\n"
 
 

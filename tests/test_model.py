@@ -137,12 +137,12 @@ def test_a_checkpoint_brings_back_weights_optimizer_states_and_progress(tmp_path
     progress, complaint = checkpoint.load(tmp_path, again, text="")
     assert complaint == ""
     assert (progress.windows, progress.seconds, progress.best) == (2, 1.5, 0.5)
-    assert len([value for value in checkpoint.carried(again) if value.shape == (B, H)]) == 2 * L
+    assert len([value for value in checkpoint.carried_variables(again) if value.shape == (B, H)]) == 2 * L
     dropouts = {id(layer.seed_generator.state) for layer in again.layers if "dropout" in layer.name}
-    assert len(dropouts & {id(value) for value in checkpoint.carried(again)}) == L + 1
+    assert len(dropouts & {id(value) for value in checkpoint.carried_variables(again)}) == L + 1
     for mine, theirs in zip(
-        [*again.trainable_variables, *again.optimizer.variables, *checkpoint.carried(again)],
-        [*built.trainable_variables, *built.optimizer.variables, *checkpoint.carried(built)],
+        [*again.trainable_variables, *again.optimizer.variables, *checkpoint.carried_variables(again)],
+        [*built.trainable_variables, *built.optimizer.variables, *checkpoint.carried_variables(built)],
         strict=True,
     ):
         np.testing.assert_array_equal(mine.numpy(), theirs.numpy())

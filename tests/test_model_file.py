@@ -12,6 +12,7 @@ import pytest
 from keras_lstmgen.config import recipe
 from keras_lstmgen.models import builder
 from keras_lstmgen.training import trainer
+from keras_lstmgen.training.validation import copy_weights
 
 ROOT = Path(__file__).resolve().parents[1]
 B, T, E, H, L, V = 2, 6, 5, 7, 2, 11
@@ -54,9 +55,9 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any
     folder, logits = tmp_path_factory.mktemp("kinds"), {}
     for name, values in KINDS.items():
         settings = recipe.override(recipe.Recipe(), {**SIZES, **values})
-        trained = trainer.compiled(settings, np.arange(1, V + 1))
+        trained = trainer.compile_model(settings, np.arange(1, V + 1))
         written = builder.build(settings.model, V)
-        trainer.hand_over(trained, written)
+        copy_weights(trained, written)
         written.save(folder / f"{name}.keras")
         logits[name] = written(IDS, training=False).numpy()
     return folder, logits

@@ -60,9 +60,9 @@ def test_ids_that_were_made_before_are_refused_too(monkeypatch: pytest.MonkeyPat
     settings = recipe.override(recipe.Recipe(), {"training.window": 5, "training.batch_size": 3, "model.units": 7})
     for left in ((), (END,), (NEWLINE, END)):
         never = tuple(token for token in found.unsampled_ids if token not in left)
-        monkeypatch.setattr(prepared_corpus, "opened", lambda _, never=never: replace(found, unsampled_ids=never))
+        monkeypatch.setattr(prepared_corpus, "load", lambda _, never=never: replace(found, unsampled_ids=never))
         with pytest.raises(UserError, match="leaves nothing to generate"):
-            input_pipeline.prepare(settings, tmp_path)
+            input_pipeline.load(settings, tmp_path)
 
 
 @pytest.mark.parametrize("verb", ["generate", "chat", "evaluate", "inspect", "export"])

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from keras_lstmgen.config import recipe
 from keras_lstmgen.data import example_batches, splits
+from keras_lstmgen.data.stream_windows import Batching
 from keras_lstmgen.data.token_cache import SPLITS, encode
 from keras_lstmgen.evaluation import likelihood
 from keras_lstmgen.exporters import export_run, verify
@@ -37,22 +38,22 @@ def laid(made: list[tuple[list[int], list[int]]]) -> np.ndarray[Any, Any]:
 
 @given(examples)
 def test_each_example_is_found_whole(made: list[tuple[list[int], list[int]]]) -> None:
-    found = example_batches.find(laid(made))
+    found = example_batches.find_pairs(laid(made))
     assert example_batches.count(found) == len(made)
     for number, (source, target) in enumerate(made):
-        ids, before = example_batches.example(found, number, 1000)
+        ids, before = example_batches.truncated(found, number, 1000)
         assert ids.tolist() == [START, *source, NEWLINE, *target, END]
         assert ids[before:].tolist() == [*target, END]
-    assert example_batches.predicted(found) == sum(len(target) + 1 for _, target in made)
+    assert example_batches.target_tokens(found) == sum(len(target) + 1 for _, target in made)
 
 
 @given(examples, st.integers(1, 7), st.integers(0, 99))
 def test_an_epoch_has_every_example_in_batches_of_whole_ones(
     made: list[tuple[list[int], list[int]]], B: int, seed: int
 ) -> None:
-    found = example_batches.find(laid(made))
+    found = example_batches.find_pairs(laid(made))
     order = example_batches._order(found, B, seed, epoch=0)
-    assert order.shape == (example_batches.batches(found, B), B)
+    assert order.shape == (example_batches.batches_per_epoch(found, B), B)
     assert set(order.ravel()) == set(range(len(made)))
     assert order.size < len(made) + B
 
@@ -61,8 +62,8 @@ def test_an_epoch_has_every_example_in_batches_of_whole_ones(
 def test_the_loss_counts_targets_and_as_much_of_sources_as_asked(
     made: list[tuple[list[int], list[int]]], share: float
 ) -> None:
-    found = example_batches.find(laid(made))
-    part = example_batches.batch(found, np.arange(len(made)), 1000, share)
+    found = example_batches.find_pairs(laid(made))
+    part = example_batches.padded_batch(found, np.arange(len(made)), 1000, share)
     for row, (source, target) in enumerate(made):
         wanted = [share] * (len(source) + 1) + [1.0] * (len(target) + 1)
         rest = [0.0] * (part.ids.shape[1] - len(wanted))
@@ -74,8 +75,8 @@ def test_the_loss_counts_targets_and_as_much_of_sources_as_asked(
 def test_each_token_counts_the_same_in_an_epoch_whatever_its_batch(
     made: list[tuple[list[int], list[int]]], share: float, B: int
 ) -> None:
-    found = example_batches.find(laid(made * B))  # so many that the last batch is not filled up
-    parts = list(example_batches.dataset(found, B, 1000, 1, 0, source_loss=share).as_numpy_iterator())
+    found = example_batches.find_pairs(laid(made * B))  # so many that the last batch is not filled up
+    parts = list(example_batches.dataset(found, Batching(B, 1000, 1, 0), source_loss=share).as_numpy_iterator())
     tokens = [weights / weights.size for _, _, weights in parts]  # what ``fit`` makes of them
     assert len({round(float(part.max()), 5) for part in tokens}) == 1
     assert sum(float(part.sum()) for part in tokens) == pytest.approx(len(parts), rel=1e-5)
@@ -83,7 +84,7 @@ def test_each_token_counts_the_same_in_an_epoch_whatever_its_batch(
 
 @given(words, words, st.integers(2, 30))
 def test_a_source_of_one_turn_that_is_too_long_loses_its_end(source: list[int], target: list[int], most: int) -> None:
-    ids, before = example_batches.example(example_batches.find(laid([(source, target)])), 0, most)
+    ids, before = example_batches.truncated(example_batches.find_pairs(laid([(source, target)])), 0, most)
     whole = [START, *source, NEWLINE, *target, END]
     assert len(ids) == min(len(whole), most)
     answer = [NEWLINE, *target, END]
@@ -95,7 +96,7 @@ def test_a_source_of_one_turn_that_is_too_long_loses_its_end(source: list[int], 
 @given(st.lists(words, min_size=2, max_size=4), words, st.integers(2, 40))
 def test_one_of_several_turns_keeps_its_last(turns: list[list[int]], target: list[int], most: int) -> None:
     source = [token for turn in turns for token in [NEWLINE, *turn]][1:]
-    ids, before = example_batches.example(example_batches.find(laid([(source, target)])), 0, most)
+    ids, before = example_batches.truncated(example_batches.find_pairs(laid([(source, target)])), 0, most)
     whole, answer = [START, *source, NEWLINE, *target, END], [NEWLINE, *target, END]
     assert len(ids) == min(len(whole), most)
     if most > len(answer):
@@ -106,12 +107,12 @@ def test_one_of_several_turns_keeps_its_last(turns: list[list[int]], target: lis
 
 def test_batches_do_not_depend_on_where_the_reading_begins() -> None:
     dice = np.random.default_rng(0)
-    found = example_batches.find(
+    found = example_batches.find_pairs(
         laid([(dice.integers(4, V, n % 6 + 1).tolist(), [5] * (n % 4 + 1)) for n in range(40)])
     )
-    whole = list(example_batches.dataset(found, 3, 50, 2, 0).as_numpy_iterator())
-    later = list(example_batches.dataset(found, 3, 50, 2, 0, first_batch=9).as_numpy_iterator())
-    assert len(whole) == 2 * example_batches.batches(found, 3)
+    whole = list(example_batches.dataset(found, Batching(3, 50, 2, 0)).as_numpy_iterator())
+    later = list(example_batches.dataset(found, Batching(3, 50, 2, 0, first=9)).as_numpy_iterator())
+    assert len(whole) == 2 * example_batches.batches_per_epoch(found, 3)
     for one, other in zip(whole[9:], later, strict=True):
         for a, b in zip(one, other, strict=True):
             np.testing.assert_array_equal(a, b)
@@ -119,9 +120,9 @@ def test_batches_do_not_depend_on_where_the_reading_begins() -> None:
 
 def test_lengths_in_a_batch_are_similar() -> None:
     dice = np.random.default_rng(1)
-    found = example_batches.find(laid([([4] * int(n), [5]) for n in dice.integers(1, 60, 600)]))
-    padded = sum(part[2].size - np.count_nonzero(part[0] != END) for part in
-                 example_batches.dataset(found, 8, 99, 1, 0, source_loss=1.0).as_numpy_iterator())  # fmt: skip
+    found = example_batches.find_pairs(laid([([4] * int(n), [5]) for n in dice.integers(1, 60, 600)]))
+    parts = example_batches.dataset(found, Batching(8, 99, 1, 0), source_loss=1.0).as_numpy_iterator()
+    padded = sum(part[2].size - np.count_nonzero(part[0] != END) for part in parts)
     assert padded < 0.1 * len(found.ids)
 
 
@@ -134,7 +135,7 @@ def test_the_measured_loss_is_that_of_each_example_by_itself() -> None:
         ids = np.array([[START, *source, NEWLINE, *target, END]])
         nats = keras.losses.sparse_categorical_crossentropy(ids[:, 1:], built(ids[:, :-1]), from_logits=True)
         alone += float(tf.reduce_sum(nats[:, len(source) + 1 :]))
-    together = likelihood.examples_nll(weights, example_batches.find(laid(made)), likelihood.scorer(weights))
+    together = likelihood.examples_nll(weights, example_batches.find_pairs(laid(made)), likelihood.scorer(weights))
     np.testing.assert_allclose(together, alone, rtol=1e-5)
 
 
@@ -148,7 +149,7 @@ def test_a_long_example_is_measured_in_windows_of_bounded_size(
     made = [tuple(dice.integers(4, V, n).tolist() for n in sizes) for sizes in lengths]
     settings = recipe.Model(embedding_size=E, units=H, layers=2, dropout=0.0, **values)
     weights, shapes = inference_step.weights_of(builder.build(settings, V)), list[tuple[int, int]]()
-    score, found = likelihood.scorer(weights), example_batches.find(laid(made))
+    score, found = likelihood.scorer(weights), example_batches.find_pairs(laid(made))
 
     def call(ids: Any, state: Any) -> Any:
         shapes.append(ids.shape)
@@ -156,7 +157,7 @@ def test_a_long_example_is_measured_in_windows_of_bounded_size(
 
     alone = 0.0
     for number in range(len(made)):
-        ids, before = example_batches.example(found, number, 1000)
+        ids, before = example_batches.truncated(found, number, 1000)
         logprobs, _ = score(ids[np.newaxis], tf.zeros((1, inference_step.state_size(weights))))
         alone -= float(tf.reduce_sum(logprobs[0, before - 1 :]))
     monkeypatch.setattr(likelihood, "WINDOW", 16)
@@ -169,9 +170,9 @@ def test_a_long_example_is_measured_in_windows_of_bounded_size(
 
 def test_shuffled_sources_leave_the_targets_as_they_are() -> None:
     made = [([4 + n], [10 + n, 11 + n]) for n in range(5)]
-    other = example_batches.shuffled(example_batches.find(laid(made)))
+    other = example_batches.with_other_sources(example_batches.find_pairs(laid(made)))
     for number, (_, target) in enumerate(made):
-        ids, before = example_batches.example(other, number, 99)
+        ids, before = example_batches.truncated(other, number, 99)
         assert ids[before:].tolist() == [*target, END]
         assert ids[1] == 4 + (number - 1) % 5
 
@@ -284,7 +285,7 @@ def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "model.dropout": 0.0, "model.attention": 8, "training.batch_size": 10, "training.epochs": 40,
         "training.learning_rate": 0.02, "training.patience": 0,
     })  # fmt: skip
-    return trainer.train(settings, folder / "runs", "colours")
+    return trainer.train(settings, folder / "runs", "colours").folder
 
 
 def test_what_is_counted_of_pairs_are_their_targets(colours: Path) -> None:
@@ -295,7 +296,7 @@ def test_what_is_counted_of_pairs_are_their_targets(colours: Path) -> None:
         texts = [text.split("\n")[1] for text in splits.pieces(settings.corpus, side)]
         found = encoded.counts[side]
         assert (
-            found["tokens"] == example_batches.predicted(example_batches.find(ids)) == 2 * len(texts)
+            found["tokens"] == example_batches.target_tokens(example_batches.find_pairs(ids)) == 2 * len(texts)
         )  # a word, and the end
         assert (found["documents"], found["characters"]) == (len(texts), len("".join(texts)))
 
@@ -308,7 +309,7 @@ def test_a_batch_of_long_targets_is_not_taken_for_a_loss_that_explodes(tmp_path:
         "corpus.documents": "pairs", "model.embedding_size": E, "model.units": H, "model.layers": 1,
         "training.batch_size": 3, "training.window": 500, "training.epochs": 1,
     })  # fmt: skip
-    folder = trainer.train(settings, tmp_path / "runs", "run")
+    folder = trainer.train(settings, tmp_path / "runs", "run").folder
     (row,) = json.loads((folder / "history.json").read_text())
     assert row["loss"] < 5
 
@@ -344,7 +345,7 @@ def test_rounded_weights_are_tried_on_pairs_each_read_by_itself(colours: Path) -
         return {"logprobs": logprobs.numpy() - np.float32(0.01), "next_state": after}
 
     text, name = verify._held_out(loaded, verify.trial(loaded, texts=2, tokens=3))
-    assert isinstance(text, example_batches.Pairs)
+    assert isinstance(text, example_batches.Examples)
     assert example_batches.count(text) == len(
         list(splits.pieces(recipe.load(colours / run_directory.RECIPE).corpus, "validation"))
     )
@@ -362,7 +363,7 @@ def test_where_the_corpus_is_gone_they_are_tried_on_what_keras_wrote_each_behind
     loaded = loaded._replace(recipe=gone)
     tried = verify.trial(loaded, texts=5, tokens=3)
     text, name = verify._held_out(loaded, tried)
-    assert isinstance(text, example_batches.Pairs)
+    assert isinstance(text, example_batches.Examples)
     assert (example_batches.count(text), name) == (5, "texts that Keras wrote")
     begins = sorted(tuple(case.prompt) for case in tried.cases)
     found = [text.ids[start:end] for start, end in zip(text.starts[:-1], text.starts[1:], strict=True)]

@@ -20,7 +20,7 @@ from keras_lstmgen.layers import pointer_generator
 from keras_lstmgen.layers.attention import SIZE
 from keras_lstmgen.models import builder, inference_step, run_directory
 from keras_lstmgen.training import checkpoint, trainer
-from keras_lstmgen.training.losses import Copied
+from keras_lstmgen.training.losses import PointerGeneratorLoss
 from keras_lstmgen.utils.errors import UserError
 
 B, T, E, H, L, M, V = 2, 8, 4, 6, 1, 5, 11
@@ -110,7 +110,7 @@ def test_it_learns_from_the_loss_of_the_mixture(length: int | None) -> None:
 
     @tf.function(input_signature=[tf.TensorSpec([B, length], tf.int32)])
     def loss(ids: Any) -> Any:
-        return Copied(made.layers[0])(targets, made(ids, training=True), counts)
+        return PointerGeneratorLoss(made.layers[0])(targets, made(ids, training=True), counts)
 
     with tf.GradientTape() as tape:
         nats = loss(IDS)
@@ -122,7 +122,7 @@ def test_it_learns_from_the_loss_of_the_mixture(length: int | None) -> None:
 
 def test_a_checkpoint_keeps_the_gate(copying: Path, tmp_path: Path) -> None:
     chosen = recipe.load(copying / run_directory.RECIPE)
-    one, other = (trainer.compiled(chosen, np.ones(V)) for _ in range(2))
+    one, other = (trainer.compile_model(chosen, np.ones(V)) for _ in range(2))
     one.layers[0].gate_now().bias.assign([3.0])
     checkpoint.save(tmp_path, one, checkpoint.Progress(text="x"))
     checkpoint.load(tmp_path, other, "x")
@@ -144,14 +144,14 @@ def copying(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "model.layers": 1, "model.dropout": 0.0, "model.attention": 30, "model.copy": True, "training.batch_size": 16,
         "training.epochs": 8, "training.learning_rate": 0.02, "export.texts": 10, "export.tokens": 8,
     })  # fmt: skip
-    made = trainer.train(settings, folder / "runs", "copying")
+    made = trainer.train(settings, folder / "runs", "copying").folder
     export_run.export(made, settings.export)
     return made
 
 
 def test_it_writes_names_that_it_has_never_seen(copying: Path) -> None:
     plain = recipe.override(recipe.load(copying / run_directory.RECIPE), {"model.copy": False})
-    without = trainer.train(plain, copying.parent, "without")
+    without = trainer.train(plain, copying.parent, "without").folder
     copies, learns = (atomic.read_json(folder / "metrics.json")["validation"] for folder in (copying, without))
     assert copies["nats_per_token"] < 0.5 * learns["nats_per_token"]
 

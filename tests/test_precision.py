@@ -24,7 +24,7 @@ def test_both_precisions_end_at_the_same_loss(tmp_path: Path) -> None:
     losses = {}
     for precision in ("float32", "bfloat16"):
         chosen = replace(settings, training=replace(settings.training, precision=precision))
-        metrics = atomic.read_json(trainer.train(chosen, tmp_path, precision) / "metrics.json")
+        metrics = atomic.read_json(trainer.train(chosen, tmp_path, precision).folder / "metrics.json")
         losses[precision] = metrics["validation"]["nats_per_token"]
     assert losses["float32"] != losses["bfloat16"]
     assert losses["float32"] == pytest.approx(losses["bfloat16"], abs=0.01)
@@ -56,7 +56,7 @@ def test_on_a_gpu_bfloat16_is_a_policy_of_the_lstm_layers_and_the_loss_stays_flo
     losses = {}
     for precision in ("float32", "bfloat16"):
         settings = recipe.override(recipe.Recipe(), values | {"training.precision": precision})
-        model = trainer.compiled(settings, np.ones(V, np.int64))
+        model = trainer.compile_model(settings, np.ones(V, np.int64))
         logits = model(ids[:, :-1])
         assert logits.dtype == "float32"
         assert {weight.dtype for weight in model.weights if "seed" not in weight.path} == {"float32"}
@@ -73,4 +73,4 @@ def test_with_a_gpu_a_processor_without_bfloat16_is_no_reason_to_refuse_it(
 ) -> None:
     monkeypatch.setattr(native_ops, "has_bfloat16", lambda: False)
     monkeypatch.setattr(compute_dtype, "has_gpu", lambda: True)
-    input_pipeline.prepare(recipe.override(settings, {"training.precision": "bfloat16"}), tmp_path)
+    input_pipeline.load(recipe.override(settings, {"training.precision": "bfloat16"}), tmp_path)

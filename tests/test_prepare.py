@@ -65,7 +65,7 @@ def make(tmp_path: Path) -> Callable[..., Recipe]:
 
 
 def opened(folder: Path) -> Encoded:
-    encoded = prepared_corpus.opened(recipe.Corpus(source=(str(folder),)))
+    encoded = prepared_corpus.load(recipe.Corpus(source=(str(folder),)))
     assert encoded
     return encoded
 
@@ -173,10 +173,10 @@ def test_pairs_are_dealt_out_and_counted_as_training_does(tmp_path: Path) -> Non
     made = opened(tmp_path / "prepared")
     same(made, encode(asked, tmp_path / "cache"))
     assert made.counts["train"]["tokens"] < len(made.train)
-    own = trainer.train(asked, tmp_path / "runs", "own")
+    own = trainer.train(asked, tmp_path / "runs", "own").folder
     other = trainer.train(
         recipe.override(Recipe(), SMALL | {"corpus.source": str(tmp_path / "prepared")}), tmp_path / "runs", "other"
-    )
+    ).folder
     for weights, others in zip(
         run_directory.load(own).model.get_weights(), run_directory.load(other).model.get_weights(), strict=True
     ):
@@ -198,7 +198,7 @@ def test_training_on_a_prepared_folder_gives_the_model_of_the_text(
     tmp_path: Path, make: Callable[..., Recipe], capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked = recipe.override(make("char", "lines", unique=False), SMALL)
-    own = trainer.train(asked, tmp_path / "runs", "own")
+    own = trainer.train(asked, tmp_path / "runs", "own").folder
     pipeline.prepare(asked, tmp_path / "prepared", HERE)
     options = [word for name, value in SMALL.items() for word in (f"--{name}", str(value))]
     assert main(["train", str(tmp_path / "prepared"), "--runs", str(tmp_path / "runs"), *options]) == 0
@@ -235,11 +235,11 @@ def test_damage_is_one_line_and_no_run(whole: Path, tmp_path: Path, capsys: pyte
         (shard, bytes([ids[0] ^ 1]) + ids[1:], "is damaged"),
         ("tokenizer.model", words[1:], "is damaged"),
         ("prepared.json", b"{", "cannot be read as JSON"),
-        ("prepared.json", b"[]", "is not of format 1"),
-        ("prepared.json", json.dumps(about | {"format_version": 2}).encode(), "is not of format 1"),
-        ("prepared.json", json.dumps({**about, "shards": None}).encode(), "'shards' is not as it was written"),
+        ("prepared.json", b"[]", "does not have format 1"),
+        ("prepared.json", json.dumps(about | {"format_version": 2}).encode(), "does not have format 1"),
+        ("prepared.json", json.dumps({**about, "shards": None}).encode(), "'shards' is missing or has another type"),
         ("prepared.json", json.dumps({**about, "shards": {"train": [1]}}).encode(), "is damaged"),
-        ("prepared.json", json.dumps({key: about[key] for key in about if key != "dtype"}).encode(), "'dtype' is not"),
+        ("prepared.json", json.dumps({key: about[key] for key in about if key != "dtype"}).encode(), "'dtype' is"),
     ):
         folder = tmp_path / "damaged"
         folder.mkdir()
@@ -262,15 +262,15 @@ def test_damage_is_one_line_and_no_run(whole: Path, tmp_path: Path, capsys: pyte
 def test_what_was_prepared_otherwise_is_refused(whole: Path, tmp_path: Path) -> None:
     def adopted(**values: Any) -> Recipe:
         named = {name.replace("_", ".", 1): value for name, value in values.items()}
-        return prepared_corpus.adopted(recipe.override(Recipe(), {"corpus.source": str(whole)} | named))
+        return prepared_corpus.with_prepared_tables(recipe.override(Recipe(), {"corpus.source": str(whole)} | named))
 
     assert adopted(tokenizer_type="char", corpus_documents="lines").corpus.documents == "lines"
     for values, said in (
         ({"tokenizer_type": "word"}, r"tokenizer\.type = char, not word"),
         ({"corpus_documents": "blocks"}, r"corpus\.documents = lines, not blocks"),
         ({"corpus_validation_fraction": 0.2}, r"corpus\.validation_fraction = 0\.1, not 0\.2"),
-        ({"corpus_source": [str(whole), "pydoc"]}, "stands alone"),
-        ({"corpus_validation": ["pydoc"]}, "stands alone"),
+        ({"corpus_source": [str(whole), "pydoc"]}, "cannot be combined"),
+        ({"corpus_validation": ["pydoc"]}, "cannot be combined"),
     ):
         with pytest.raises(UserError, match=said):
             adopted(**values)

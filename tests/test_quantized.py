@@ -35,7 +35,7 @@ ASKED = recipe.Export(formats=("tflite", "tflite_float16", "tflite_int8"), texts
 @pytest.fixture(scope="module")
 def quantized(settings: recipe.Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with its two TFLite files."""
-    folder = trainer.train(recipe.override(settings, SIZES), tmp_path_factory.mktemp("runs"), "eight")
+    folder = trainer.train(recipe.override(settings, SIZES), tmp_path_factory.mktemp("runs"), "eight").folder
     export_run.export(folder, ASKED)
     return folder
 

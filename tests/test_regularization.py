@@ -17,7 +17,10 @@ from keras_lstmgen.evaluation import likelihood
 from keras_lstmgen.layers.regularization import ActivationRegularization, DroppedEmbedding
 from keras_lstmgen.models import builder, run_directory
 from keras_lstmgen.system import signals
-from keras_lstmgen.training import callbacks, checkpoint, trainer
+from keras_lstmgen.training import checkpoint, trainer
+from keras_lstmgen.training.controller import TrainingController
+from keras_lstmgen.training.validation import copy_weights
+from tests.shown import shown
 
 B, T, E, H, L, V = 3, 17, 5, 12, 2, 40
 ALL = {
@@ -46,7 +49,7 @@ def history(folder: Path) -> list[dict[str, float]]:
 
 def trained_model(folder: Path, settings: recipe.Recipe) -> keras.Sequential:
     """The model that trains, as a run's checkpoint has it."""
-    made = trainer.compiled(settings, np.ones(run_directory.load_metadata(folder).vocab_size, np.int64))
+    made = trainer.compile_model(settings, np.ones(run_directory.load_metadata(folder).vocab_size, np.int64))
     with zipfile.ZipFile(folder / run_directory.CHECKPOINT) as archive:
         text = json.loads(archive.read("progress.json"))["text"]
     checkpoint.load(folder, made, text)
@@ -105,8 +108,10 @@ def test_a_window_of_one_step_costs_its_outputs_alone() -> None:
 
 def test_the_reported_loss_is_the_likelihood_without_the_penalty(short: recipe.Recipe, tmp_path: Path) -> None:
     still = recipe.override(short, {"training.learning_rate": 0.0})
-    plain = trainer.train(still, tmp_path, "plain")
-    regular = trainer.train(recipe.override(still, {"model.activation_regularization": 5.0}), tmp_path, "regular")
+    plain = trainer.train(still, tmp_path, "plain").folder
+    regular = trainer.train(
+        recipe.override(still, {"model.activation_regularization": 5.0}), tmp_path, "regular"
+    ).folder
     for one, other in zip(history(plain), history(regular), strict=True):
         assert one["loss"] == pytest.approx(other["loss"], abs=1e-5)
         assert one["val_loss"] == other["val_loss"]
@@ -116,7 +121,7 @@ def test_the_penalty_makes_the_outputs_smaller(short: recipe.Recipe, tmp_path: P
     def size(strength: float) -> float:
         values = {"model.activation_regularization": strength, "training.learning_rate": 0.02}
         settings = recipe.override(short, values)
-        loaded = run_directory.load(trainer.train(settings, tmp_path, "sized"))
+        loaded = run_directory.load(trainer.train(settings, tmp_path, "sized").folder)
         layers = keras.Sequential(loaded.model.layers[:-1])
         return float(tf.reduce_mean(layers(np.arange(200)[np.newaxis]) ** 2))
 
@@ -146,14 +151,14 @@ def test_input_dropout_is_that_before_the_first_layer_and_dropout_that_of_all_ot
 
 def test_the_model_that_writes_has_the_moving_average_of_the_weights(short: recipe.Recipe) -> None:
     settings = recipe.override(short, {"training.average": 4, "training.learning_rate": 0.05})
-    made, twin = trainer.compiled(settings, np.ones(V, np.int64)), builder.build(settings.model, V)
+    made, twin = trainer.compile_model(settings, np.ones(V, np.int64)), builder.build(settings.model, V)
     ids = np.random.default_rng(0).integers(0, V, (9, B, T))
     expected: list[np.ndarray[Any, Any]] = []
     for batch in ids:
         made.train_on_batch(batch, np.roll(batch, -1, 1))
         weights = made.get_weights()
         expected = [e * 3 / 4 + w / 4 for e, w in zip(expected or weights, weights, strict=True)]
-    trainer.hand_over(made, twin)
+    copy_weights(made, twin)
     for found, wanted, raw in zip(twin.get_weights(), expected, made.get_weights(), strict=True):
         np.testing.assert_allclose(found, wanted, atol=1e-6)
         assert np.abs(found - raw).max() > 1e-3
@@ -163,7 +168,10 @@ def test_averaging_changes_what_is_measured_and_kept_and_not_how_it_trains(
     short: recipe.Recipe, tmp_path: Path
 ) -> None:
     averaging = recipe.override(short, {"training.average": 15})
-    plain, averaged = trainer.train(short, tmp_path, "plain"), trainer.train(averaging, tmp_path, "averaged")
+    plain, averaged = (
+        trainer.train(short, tmp_path, "plain").folder,
+        trainer.train(averaging, tmp_path, "averaged").folder,
+    )
     for one, other in zip(history(plain), history(averaged), strict=True):
         assert one["loss"] == other["loss"]
         assert one["val_loss"] != other["val_loss"]
@@ -203,17 +211,17 @@ def test_with_all_of_them_a_run_broken_off_goes_on_as_if_nothing_had_happened(
     short: recipe.Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = recipe.override(short, ALL)
-    straight = trainer.train(settings, tmp_path, "straight")
-    after = callbacks.Pace.on_train_batch_end
+    straight = trainer.train(settings, tmp_path, "straight").folder
+    after = TrainingController.on_train_batch_end
 
-    def wrapped(pace: callbacks.Pace, batch: int, logs: Any = None) -> None:
+    def wrapped(pace: TrainingController, batch: int, logs: Any = None) -> None:
         after(pace, batch, logs)
         if pace.progress.windows == 70:
             signal.raise_signal(signal.SIGINT)
 
     with monkeypatch.context() as patch, signals.raise_terminated():
-        patch.setattr(callbacks.Pace, "on_train_batch_end", wrapped)
-        folder = trainer.train(settings, tmp_path, "broken")
+        patch.setattr(TrainingController, "on_train_batch_end", wrapped)
+        folder = shown(trainer.train, settings, tmp_path, "broken")
     assert [row["windows"] for row in history(folder)] == [52, 70]
     trainer.resume(folder, settings)
     seen = ("windows", "loss", "val_loss")
@@ -222,8 +230,8 @@ def test_with_all_of_them_a_run_broken_off_goes_on_as_if_nothing_had_happened(
     ]
     one, other = trained_model(folder, settings), trained_model(straight, settings)
     for mine, theirs in zip(
-        [*one.weights, *one.optimizer.variables, *checkpoint.carried(one)],
-        [*other.weights, *other.optimizer.variables, *checkpoint.carried(other)],
+        [*one.weights, *one.optimizer.variables, *checkpoint.carried_variables(one)],
+        [*other.weights, *other.optimizer.variables, *checkpoint.carried_variables(other)],
         strict=True,
     ):
         np.testing.assert_array_equal(mine.numpy(), theirs.numpy(), err_msg=mine.path)

@@ -66,7 +66,7 @@ def test_training_reads_an_address_as_it_reads_the_same_file(tmp_path_factory: p
     ids = []
     for name in ("memory://texts/*.txt*", str(here / "text.txt")):
         settings = override(Recipe(), {"corpus.source": name, "tokenizer.type": "char"})
-        _, encoded = input_pipeline.prepare(settings, here / "runs")
+        encoded = input_pipeline.load(settings, here / "runs").encoded
         ids.append([encoded.train[:].tolist(), encoded.validation[:].tolist()])
     assert ids[0] == ids[1]
 

@@ -24,12 +24,16 @@ import pytest
 from numpy.typing import NDArray
 
 from keras_lstmgen.config import recipe
+from keras_lstmgen.distribution.stop_votes import StopRequest
 from keras_lstmgen.evaluation import likelihood
 from keras_lstmgen.files import atomic
 from keras_lstmgen.models import run_directory
 from keras_lstmgen.system import signals
-from keras_lstmgen.training import callbacks, checkpoint, trainer
+from keras_lstmgen.training import checkpoint, saving, trainer
+from keras_lstmgen.training.controller import TrainingController
+from keras_lstmgen.training.saving import CheckpointSaver
 from keras_lstmgen.utils.errors import Terminated, UserError
+from tests.shown import shown
 
 ROOT = Path(__file__).parents[1]
 KILLS = 20
@@ -118,7 +122,7 @@ def plain(settings: recipe.Recipe) -> recipe.Recipe:
 @pytest.fixture(scope="module")
 def straight(plain: recipe.Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that was never stopped."""
-    folder = trainer.train(plain, tmp_path_factory.mktemp("runs"), "straight")
+    folder = trainer.train(plain, tmp_path_factory.mktemp("runs"), "straight").folder
     assert [row["windows"] for row in curve(folder)] == [26, 52]
     return folder
 
@@ -130,17 +134,17 @@ def assert_same_run(one: Path, other: Path) -> None:
     assert {path.name for path in one.iterdir()} == {path.name for path in other.iterdir()}
 
 
-def at_window(monkeypatch: pytest.MonkeyPatch, number: int, act: Callable[[callbacks.Pace], None]) -> None:
+def at_window(monkeypatch: pytest.MonkeyPatch, number: int, act: Callable[[TrainingController], None]) -> None:
     """Do something once, in the midst of a training, before the end of so many windows is seen to."""
-    after = callbacks.Pace.on_train_batch_end
+    after = TrainingController.on_train_batch_end
     todo = [act]
 
-    def wrapped(pace: callbacks.Pace, batch: int, logs: Any = None) -> None:
+    def wrapped(pace: TrainingController, batch: int, logs: Any = None) -> None:
         if pace.progress.windows + 1 == number and todo:
             todo.pop()(pace)
         after(pace, batch, logs)
 
-    monkeypatch.setattr(callbacks.Pace, "on_train_batch_end", wrapped)
+    monkeypatch.setattr(TrainingController, "on_train_batch_end", wrapped)
 
 
 def ask_to_end(_: object) -> None:
@@ -155,7 +159,7 @@ def test_sigterm_saves_within_an_epoch_without_a_validation_and_what_follows_is_
         at_window(patch, window, ask_to_end)
         said = r"^stopped by SIGTERM, and saved; to go on: .* --resume /"
         with pytest.raises(Terminated, match=said), signals.raise_terminated():
-            trainer.train(plain, tmp_path, "run")
+            shown(trainer.train, plain, tmp_path, "run")
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
     assert len(curve(tmp_path / "run")) == window // 26 if window > 26 else not (tmp_path / "run/history.json").exists()
     trainer.resume(tmp_path / "run", plain)
@@ -174,7 +178,7 @@ def test_sigterm_does_not_wait_for_the_validation_which_is_made_up_for(
     with monkeypatch.context() as patch:
         patch.setattr(likelihood, "stream_nll", wrapped)
         with pytest.raises(Terminated, match="stopped by SIGTERM, and saved"), signals.raise_terminated():
-            trainer.train(plain, tmp_path, "run")
+            shown(trainer.train, plain, tmp_path, "run")
     assert not (tmp_path / "run" / run_directory.MODEL).exists()
     trainer.resume(tmp_path / "run", plain)
     assert_same_run(tmp_path / "run", straight)
@@ -195,7 +199,7 @@ def test_weights_without_a_checkpoint_are_never_trained_over(
     for name in (run_directory.CHECKPOINT, run_directory.PREVIOUS):
         (copy / name).unlink()
     before = (copy / run_directory.MODEL).read_bytes()
-    with pytest.raises(UserError, match=r"run: has no checkpoint to go on from; train it again$"):
+    with pytest.raises(UserError, match=r"run: has no checkpoint to resume from; train it again$"):
         trainer.resume(copy, plain)
     assert (copy / run_directory.MODEL).read_bytes() == before
 
@@ -210,7 +214,6 @@ def one_bit(path: Path) -> None:
     path.write_bytes(data)
 
 
-@pytest.mark.usefixtures("on_console")
 @pytest.mark.parametrize("damage", [cut, one_bit, Path.unlink])
 def test_a_damaged_checkpoint_is_told_and_the_one_before_it_taken(
     plain: recipe.Recipe,
@@ -221,11 +224,11 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_it_taken(
 ) -> None:
     copy = Path(shutil.copytree(straight, tmp_path / "run"))
     damage(copy / run_directory.CHECKPOINT)
-    trainer.resume(copy, plain)
-    told = [line for line in capsys.readouterr().out.splitlines() if "cannot be gone on from" in line]
+    shown(trainer.resume, copy, plain)
+    told = [line for line in capsys.readouterr().out.splitlines() if "is damaged" in line]
     assert len(told) == 1
-    assert told[0].startswith(f"{copy / run_directory.CHECKPOINT}: cannot be gone on from (")
-    assert told[0].endswith("); the checkpoint before it is whole, and takes its place")
+    assert told[0].startswith(f"{copy / run_directory.CHECKPOINT}: is damaged (")
+    assert told[0].endswith("); using the checkpoint before it instead")
     assert_same_run(copy, straight)
 
 
@@ -255,7 +258,9 @@ def test_what_cannot_be_read_at_this_moment_is_not_taken_for_damaged(
         if what != "files":
             patch.setattr(zipfile.ZipFile, "testzip", failing)
         said = {"files": "Too many open files", "disk": "Input/output error", "memory": "MemoryError"}[what]
-        with pytest.raises(UserError, match=rf"checkpoint\.keras: cannot be read now \(.*{said}.*\), and may be whole"):
+        with pytest.raises(
+            UserError, match=rf"checkpoint\.keras: cannot be read now \(.*{said}.*\), but may be undamaged"
+        ):
             trainer.resume(copy, plain)
     assert {path.name: path.read_bytes() for path in copy.glob("*.keras")} == before
     trainer.resume(copy, plain)
@@ -269,7 +274,7 @@ def test_where_both_checkpoints_are_damaged_it_is_told_in_one_line_and_nothing_i
     for name in (run_directory.CHECKPOINT, run_directory.PREVIOUS):
         one_bit(copy / name)
     before = {path.name: path.read_bytes() for path in copy.glob("*.keras")}
-    with pytest.raises(UserError, match=r"checkpoint\.keras: cannot be gone on from \(.*\); start the training again$"):
+    with pytest.raises(UserError, match=r"checkpoint\.keras: is damaged \(.*\); start the training again$"):
         trainer.resume(copy, plain)
     assert {path.name: path.read_bytes() for path in copy.glob("*.keras")} == before
 
@@ -283,16 +288,15 @@ def test_two_trainings_of_one_run_at_once_are_refused(plain: recipe.Recipe, stra
     trainer.resume(straight, plain)
 
 
-@pytest.mark.usefixtures("on_console")
 def test_a_run_that_patience_ended_stays_as_it_is_until_patience_is_raised(
     plain: recipe.Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     still = recipe.override(plain, {"training.learning_rate": 0.0, "training.patience": 1, "training.epochs": 5})
-    folder = trainer.train(still, tmp_path, "still")
+    folder = trainer.train(still, tmp_path, "still").folder
     rows = curve(folder)
     assert len(rows) == 2
-    trainer.resume(folder, still)
-    assert "1 epochs brought nothing better: raise training.patience to go on." in capsys.readouterr().out
+    shown(trainer.resume, folder, still)
+    assert "1 epochs brought no better loss: raise training.patience to go on." in capsys.readouterr().out
     assert curve(folder) == rows
     trainer.resume(folder, recipe.override(still, {"training.patience": 2}))
     assert len(curve(folder)) == 3
@@ -305,14 +309,14 @@ def test_within_an_epoch_it_saves_every_minute_or_so_seldom_that_saving_takes_a_
     """An update a second; an epoch has more of them than are made."""
     saved: list[float] = []
     progress = checkpoint.Progress()
-    keep = callbacks.Keep(tmp_path, callbacks.Pace(recipe.Training(epochs=1), progress, 1000), None)
+    keep = CheckpointSaver(tmp_path, TrainingController(recipe.Training(epochs=1), progress, 1000, StopRequest()), None)
 
-    def save(keep: callbacks.Keep) -> None:
+    def save(keep: CheckpointSaver) -> None:
         saved.append(progress.seconds)
-        keep.saved(took)
+        keep.record_save(took)
 
-    monkeypatch.setattr(callbacks.Keep, "save", save)
-    keep.saved(took)
+    monkeypatch.setattr(CheckpointSaver, "save", save)
+    keep.record_save(took)
     for _ in range(200):
         progress.windows, progress.seconds = progress.windows + 1, progress.seconds + 1
         keep.on_train_batch_end(0)
@@ -322,12 +326,11 @@ def test_within_an_epoch_it_saves_every_minute_or_so_seldom_that_saving_takes_a_
 # A loss that is lost
 
 
-def poison(pace: callbacks.Pace) -> None:
+def poison(pace: TrainingController) -> None:
     weight = pace.model.trainable_variables[1]
     weight.assign(weight * float("nan"))
 
 
-@pytest.mark.usefixtures("on_console")
 @pytest.mark.parametrize("window", [5, 26, 40])
 def test_where_the_loss_is_no_number_any_more_it_goes_back_and_on_at_half_the_rate(
     plain: recipe.Recipe,
@@ -338,11 +341,11 @@ def test_where_the_loss_is_no_number_any_more_it_goes_back_and_on_at_half_the_ra
     window: int,
 ) -> None:
     at_window(monkeypatch, window, poison)
-    folder = trainer.train(plain, tmp_path, "run")
+    folder = shown(trainer.train, plain, tmp_path, "run")
     epochs = window // 27
     assert (
-        f"the loss is no number any more in epoch {epochs + 1}: going back to the checkpoint after {epochs}.00 epochs, "
-        "and on at half the rate (1 of 3 times)" in capsys.readouterr().out.replace("\n", " ")
+        f"the loss is no longer a finite number in epoch {epochs + 1}: going back to the checkpoint after {epochs}.00 "
+        "epochs, with half the learning rate (1 of 3 times)" in capsys.readouterr().out.replace("\n", " ")
     )
     assert [row["windows"] for row in curve(folder)] == [26, 52]
     assert curve(folder)[:epochs] == curve(straight)[:epochs]
@@ -351,29 +354,29 @@ def test_where_the_loss_is_no_number_any_more_it_goes_back_and_on_at_half_the_ra
     assert rates[0] == pytest.approx(rates[1] / 2)
 
 
-@pytest.mark.usefixtures("on_console")
 def test_a_rate_that_is_far_too_high_makes_it_go_back_three_times_and_then_give_up(
     plain: recipe.Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The loss stays a number: it explodes."""
     part = replace(plain.training, learning_rate=1000.0, warmup=0.0, clip_norm=0.0)  # a hundred times what is allowed
     wild = replace(plain, training=part)
-    with pytest.raises(UserError, match=r"the loss has exploded .* after 3 times of going back .*; train again at"):
-        trainer.train(wild, tmp_path, "wild")
-    assert capsys.readouterr().out.count("on at half the rate") == 3
+    with pytest.raises(
+        UserError, match=r"the loss has risen .* after halving the learning rate 3 times; train again at"
+    ):
+        shown(trainer.train, wild, tmp_path, "wild")
+    assert capsys.readouterr().out.count("with half the learning rate") == 3
     assert not (tmp_path / "wild").exists()
 
 
-@pytest.mark.usefixtures("on_console")
 def test_times_of_going_back_are_counted_anew_after_a_whole_epoch(
     plain: recipe.Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Twice in each of two epochs, four times in all."""
     for window in (5, 7, 30, 33):
         at_window(monkeypatch, window, poison)
-    folder = trainer.train(plain, tmp_path, "run")
+    folder = shown(trainer.train, plain, tmp_path, "run")
     told = " ".join(capsys.readouterr().out.split())
-    assert re.findall(r"half the rate \((\d) of 3 times\)", told) == ["1", "2", "1", "2"]
+    assert re.findall(r"half the learning rate \((\d) of 3 times\)", told) == ["1", "2", "1", "2"]
     assert [row["windows"] for row in curve(folder)] == [26, 52]
     with zipfile.ZipFile(folder / run_directory.CHECKPOINT) as archive:
         progress = json.loads(archive.read("progress.json"))
@@ -385,13 +388,13 @@ def test_weights_that_are_no_numbers_are_never_saved(
 ) -> None:
     """The update after which it would save is the one that spoils the weights: its loss is from before that."""
 
-    def poison_and_save(pace: callbacks.Pace) -> None:
+    def poison_and_save(pace: TrainingController) -> None:
         poison(pace)
-        monkeypatch.setattr(callbacks, "EVERY", 0.0)
-        monkeypatch.setattr(callbacks, "SHARE", float("inf"))
+        monkeypatch.setattr(saving, "SAVE_INTERVAL", 0.0)
+        monkeypatch.setattr(saving, "MAX_SAVING_SHARE", float("inf"))
 
     at_window(monkeypatch, 40, poison_and_save)
-    folder = trainer.train(plain, tmp_path, "run")
+    folder = trainer.train(plain, tmp_path, "run").folder
     with zipfile.ZipFile(folder / run_directory.CHECKPOINT) as archive:
         assert json.loads(archive.read("progress.json"))["setbacks"] == 1
     for name in (run_directory.CHECKPOINT, run_directory.PREVIOUS, run_directory.MODEL):

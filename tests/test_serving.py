@@ -75,7 +75,7 @@ def outputs(answer: dict[str, Any]) -> dict[str, Any]:
 def trained_words(settings: recipe.Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run by words, with its SavedModel."""
     words = recipe.override(settings, {"tokenizer.type": "word", "training.epochs": 1})
-    folder = trainer.train(words, tmp_path_factory.mktemp("words"), "words")
+    folder = trainer.train(words, tmp_path_factory.mktemp("words"), "words").folder
     saved_model.write(run_directory.load(folder), folder)
     return folder
 

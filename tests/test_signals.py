@@ -15,7 +15,9 @@ from keras_lstmgen.config import recipe
 from keras_lstmgen.generation import chat_session
 from keras_lstmgen.models import run_directory
 from keras_lstmgen.system import signals
-from keras_lstmgen.training import callbacks, trainer
+from keras_lstmgen.training import trainer
+from keras_lstmgen.training.controller import TrainingController
+from tests.shown import shown
 
 PACKAGE = Path(keras_lstmgen.__file__).parent
 INSTALLERS = {"signal", "sigaction", "set_wakeup_fd", "siginterrupt", "setitimer"}
@@ -61,19 +63,19 @@ def short(settings: recipe.Recipe) -> recipe.Recipe:
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The handlers of Ctrl-C and SIGTERM during the second update of a training."""
-    handlers, after = list[Any](), callbacks.Pace.on_train_batch_end
+    handlers, after = list[Any](), TrainingController.on_train_batch_end
 
-    def wrapped(pace: callbacks.Pace, batch: int, logs: Any = None) -> None:
+    def wrapped(pace: TrainingController, batch: int, logs: Any = None) -> None:
         if batch == 1:
             handlers.extend(map(signal.getsignal, (signal.SIGINT, signal.SIGTERM)))
         after(pace, batch, logs)
 
-    monkeypatch.setattr(callbacks.Pace, "on_train_batch_end", wrapped)
+    monkeypatch.setattr(TrainingController, "on_train_batch_end", wrapped)
     return handlers
 
 
 def test_a_training_runs_in_any_thread(short: recipe.Recipe, tmp_path: Path) -> None:
-    folder = in_thread(lambda: trainer.train(short, tmp_path, "threaded"))
+    folder = in_thread(lambda: trainer.train(short, tmp_path, "threaded").folder)
     assert (folder / run_directory.MODEL).is_file()
 
 
@@ -92,7 +94,7 @@ def test_a_program_keeps_its_own_handlers_while_it_trains(
 
 def test_the_command_line_has_handlers_while_it_trains(short: recipe.Recipe, tmp_path: Path, seen: list[Any]) -> None:
     with signals.raise_terminated():
-        trainer.train(short, tmp_path, "typed")
+        shown(trainer.train, short, tmp_path, "typed")
     assert not {signal.default_int_handler, signal.SIG_DFL} & set(seen)
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == [
         signal.default_int_handler,

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from keras_lstmgen.data import stream_windows
 from keras_lstmgen.data.sharded_array import Shards
-from keras_lstmgen.data.stream_windows import dataset, positions, windows
+from keras_lstmgen.data.stream_windows import Batching, dataset, positions, windows_per_epoch
 from keras_lstmgen.utils.errors import UserError
 
 B, T = 3, 5
@@ -27,13 +27,13 @@ SIZES = st.tuples(st.integers(1, 7), st.integers(1, 9)).flatmap(
 def elements(
     ids: NDArray[Any], epochs: int = 1, seed: int = 0, first_window: int = 0
 ) -> list[tuple[NDArray[Any], NDArray[Any]]]:
-    return list(dataset(ids, B, T, epochs, seed, first_window).as_numpy_iterator())
+    return list(dataset(ids, Batching(B, T, epochs, seed, first_window)).as_numpy_iterator())
 
 
 @given(SIZES, st.integers(0, 5), st.integers(0, 2**31 - 1))
 def test_window_n_plus_1_of_a_row_continues_window_n(size: tuple[int, int, int], epoch: int, seed: int) -> None:
     B, T, tokens = size
-    count = windows(tokens, B, T)
+    count = windows_per_epoch(tokens, B, T)
     rows = [positions(epoch * count + n, tokens, B, T, seed) for n in range(count)]
     streams = np.concatenate([window[:, :T] for window in rows], axis=1)  # (B, count * T)
     assert (np.diff(streams, axis=1) == 1).all()
@@ -48,7 +48,7 @@ def test_window_n_plus_1_of_a_row_continues_window_n(size: tuple[int, int, int],
 @given(SIZES)
 def test_an_epoch_has_as_many_windows_as_leave_t_offsets(size: tuple[int, int, int]) -> None:
     B, T, tokens = size
-    count = windows(tokens, B, T)
+    count = windows_per_epoch(tokens, B, T)
     assert count >= 1
     assert count * B * T + 1 <= tokens
     assert (count + 1) * B * T + T > tokens
@@ -58,10 +58,10 @@ def test_an_epoch_has_as_many_windows_as_leave_t_offsets(size: tuple[int, int, i
 
 def test_next_ids_are_the_ids_one_step_later_in_int32_of_static_shape() -> None:
     ids = np.arange(1000, dtype=np.uint16) + 60_000
-    ds = dataset(ids, B, T, epochs=1, seed=4)
+    ds = dataset(ids, Batching(B, T, epochs=1, seed=4))
     assert ds.element_spec == (tf.TensorSpec((B, T), tf.int32), tf.TensorSpec((B, T), tf.int32))
     found = list(ds.as_numpy_iterator())
-    assert len(found) == windows(1000, B, T) == 66
+    assert len(found) == windows_per_epoch(1000, B, T) == 66
     for n, (x, y) in enumerate(found):
         expected = ids[positions(n, 1000, B, T, 4)]
         assert x.tolist() == expected[:, :-1].tolist()
@@ -73,14 +73,14 @@ def test_next_ids_are_the_ids_one_step_later_in_int32_of_static_shape() -> None:
 @settings(max_examples=20, deadline=None)
 def test_resuming_at_a_window_gives_what_would_have_come(tokens: int, epochs: int, first: int, seed: int) -> None:
     ids = np.arange(tokens)
-    first = min(first, epochs * windows(tokens, B, T))
+    first = min(first, epochs * windows_per_epoch(tokens, B, T))
     whole = elements(ids, epochs, seed)
     assert np.array_equal(elements(ids, epochs, seed, first_window=first), whole[first:])
 
 
 def test_the_offset_is_seeded_and_another_in_each_epoch() -> None:
     ids = np.arange(500)
-    count = windows(500, B, T)
+    count = windows_per_epoch(500, B, T)
 
     def offsets(epochs: int, seed: int) -> list[int]:
         return [x[0, 0] for x, _ in elements(ids, epochs, seed)[::count]]
@@ -92,15 +92,15 @@ def test_the_offset_is_seeded_and_another_in_each_epoch() -> None:
 
 def test_without_random_offsets_every_epoch_begins_at_the_first_id() -> None:
     ids = np.arange(7 * B * T)
-    read = [x for x, _ in dataset(ids, B, T, epochs=3, seed=0, shifted=False).as_numpy_iterator()]
-    count = windows(len(ids), B, T)
+    read = [x for x, _ in dataset(ids, Batching(B, T, epochs=3, seed=0), shifted=False).as_numpy_iterator()]
+    count = windows_per_epoch(len(ids), B, T)
     assert [int(read[epoch * count][0, 0]) for epoch in range(3)] == [0, 0, 0]
     assert len({int(read[n][0, 0]) for n in range(count)}) == count  # within an epoch it goes on
 
 
 @pytest.mark.parametrize("tokens", [B * T + 1, B * T + 4, 100, 104])
 def test_the_offsets_reach_both_ends_of_the_text(tokens: int) -> None:
-    count = windows(tokens, B, T)
+    count = windows_per_epoch(tokens, B, T)
     starts = {int(positions(epoch * count, tokens, B, T, 0)[0, 0]) for epoch in range(400)}
     ends = {int(positions(epoch * count - 1, tokens, B, T, 0)[-1, -1]) for epoch in range(1, 401)}
     slack = tokens - 1 - count * B * T
@@ -110,9 +110,9 @@ def test_the_offsets_reach_both_ends_of_the_text(tokens: int) -> None:
 
 def test_no_epochs_means_endless() -> None:
     ids = np.arange(B * T + 1)
-    assert len(list(itertools.islice(dataset(ids, B, T, 0, 0).as_numpy_iterator(), 100))) == 100
-    assert int(dataset(ids, B, T, 3, 0).cardinality()) == 3
-    assert int(dataset(ids, B, T, 0, 0, first_window=10**12).cardinality()) > 10**12
+    assert len(list(itertools.islice(dataset(ids, Batching(B, T, 0, 0)).as_numpy_iterator(), 100))) == 100
+    assert int(dataset(ids, Batching(B, T, 3, 0)).cardinality()) == 3
+    assert int(dataset(ids, Batching(B, T, 0, 0, first=10**12)).cardinality()) > 10**12
 
 
 @pytest.mark.parametrize("tokens", [0, 1, B * T])
@@ -121,10 +121,10 @@ def test_a_text_shorter_than_one_window_a_stream_is_an_error_that_says_what_to_l
         f"has {tokens} tokens, but a window of 5 for each of 3 streams takes 16; lower training.batch_size"
     )
     with pytest.raises(UserError, match=message):
-        windows(tokens, B, T)
+        windows_per_epoch(tokens, B, T)
     with pytest.raises(UserError, match=message):
-        dataset(np.zeros(tokens, np.uint16), B, T, 1, 0)
-    assert windows(16, B, T) == 1
+        dataset(np.zeros(tokens, np.uint16), Batching(B, T, 1, 0))
+    assert windows_per_epoch(16, B, T) == 1
 
 
 def test_windows_of_a_mapped_file_are_read_on_their_turn_and_the_file_never_whole(tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ def test_windows_of_a_mapped_file_are_read_on_their_turn_and_the_file_never_whol
         file.truncate(2 * tokens)
     ids = np.memmap(tmp_path / "ids", "<u2", "r")
     tracemalloc.start()
-    found = list(dataset(ids, B, T, 1, 0, first_window=windows(tokens, B, T) - 2).as_numpy_iterator())
+    found = list(dataset(ids, Batching(B, T, 1, 0, first=windows_per_epoch(tokens, B, T) - 2)).as_numpy_iterator())
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert [x.shape for x, _ in found] == [(B, T)] * 2
@@ -168,9 +168,9 @@ def test_pages_that_windows_were_read_from_are_let_go_of_now_and_then(tmp_path: 
     with (tmp_path / "ids").open("wb") as file:
         file.truncate(1 << 28)
     ids, rows, steps = np.memmap(tmp_path / "ids", "<u2", "r"), 4, 20_000
-    read = dataset(ids, rows, steps, 1, 0).take(3 * stream_windows.KEPT)
+    read = dataset(ids, Batching(rows, steps, 1, 0)).take(3 * stream_windows.RELEASE_INTERVAL)
     peak = max(held(tmp_path / "ids") for number, _ in enumerate(read) if number % 20 == 0)
-    assert 0 < peak < 1.5 * stream_windows.KEPT * rows * steps * ids.itemsize
+    assert 0 < peak < 1.5 * stream_windows.RELEASE_INTERVAL * rows * steps * ids.itemsize
 
 
 def held(path: Path) -> int:
@@ -187,4 +187,6 @@ def test_counts_are_those_of_the_whole_text(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_nothing_tunes_the_pipeline_whose_end_would_wait_for_it() -> None:
     """TensorFlow's tuner wakes up after 10 ms, 20 ms, 40 ms, ... and the end of ``fit`` waits for its next time."""
-    assert stream_windows.dataset(np.arange(99), B=3, T=7, epochs=1, seed=0).options().autotune.enabled is False
+    assert (
+        stream_windows.dataset(np.arange(99), Batching(B=3, T=7, epochs=1, seed=0)).options().autotune.enabled is False
+    )

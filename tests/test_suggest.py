@@ -147,7 +147,7 @@ def words(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "corpus.validation": [str(folder / "lines.txt")], "training.epochs": 8, "training.learning_rate": 0.03,
     }  # fmt: skip
     settings = recipe.override(recipe.Recipe(), values)
-    run = trainer.train(settings, folder / "runs", "words")
+    run = trainer.train(settings, folder / "runs", "words").folder
     export_run.export(run, recipe.Export(formats=("tflite",), texts=4, tokens=9))
     return run / "tflite/model.tflite"
 

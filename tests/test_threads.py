@@ -100,7 +100,7 @@ def test_a_model_larger_than_the_memory_of_the_container_is_refused(monkeypatch:
     monkeypatch.setattr(containers, "memory", lambda: 2**20)
     settings = recipe.override(recipe.Recipe(), {"model.units": 200, "model.layers": 1, "model.embedding_size": 16})
     with pytest.raises(UserError, match=r"more than the 0\.0 GB that this process may use"):
-        input_pipeline._check_size(settings, 100)
+        input_pipeline._check_memory(settings, 100)
 
 
 def test_no_memory_is_set_aside_beyond_that_of_the_container(monkeypatch: pytest.MonkeyPatch) -> None:

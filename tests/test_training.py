@@ -26,6 +26,7 @@ from keras_lstmgen.cli import console
 from keras_lstmgen.cli.training_screen import loss_figures
 from keras_lstmgen.config import recipe
 from keras_lstmgen.data import stream_windows, token_cache
+from keras_lstmgen.distribution.stop_votes import StopRequest
 from keras_lstmgen.evaluation import likelihood
 from keras_lstmgen.evaluation.report import evaluate
 from keras_lstmgen.generation import text_generation
@@ -33,9 +34,12 @@ from keras_lstmgen.generation.sampling import Options
 from keras_lstmgen.models import run_directory
 from keras_lstmgen.models.builder import build
 from keras_lstmgen.system import signals
-from keras_lstmgen.training import callbacks, checkpoint, trainer
+from keras_lstmgen.training import checkpoint, controller, loop, schedule, trainer
+from keras_lstmgen.training.controller import TrainingController
 from keras_lstmgen.training.optimizer import Adam
+from keras_lstmgen.training.saving import CheckpointSaver
 from keras_lstmgen.utils.errors import UserError
+from tests.shown import shown
 
 B, T, E, H, L = 3, 17, 5, 12, 2
 SMALL = {
@@ -62,7 +66,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def straight_and_told(small: recipe.Recipe, runs: Path) -> tuple[Path, str]:
     """A run trained from beginning to end without a break, and what was on the screen."""
     with contextlib.redirect_stdout(io.StringIO()) as screen:
-        folder = trainer.train(small, runs, "straight")
+        folder = shown(trainer.train, small, runs, "straight")
     return folder, screen.getvalue()
 
 
@@ -110,14 +114,14 @@ def assert_same_numbers(one: Path, other: Path) -> None:
 
 def at_window(monkeypatch: pytest.MonkeyPatch, number: int, act: Callable[[], None]) -> None:
     """Do something in the midst of a training, after so many windows."""
-    after = callbacks.Pace.on_train_batch_end
+    after = TrainingController.on_train_batch_end
 
-    def wrapped(pace: callbacks.Pace, batch: int, logs: Any = None) -> None:
+    def wrapped(pace: TrainingController, batch: int, logs: Any = None) -> None:
         after(pace, batch, logs)
         if pace.progress.windows == number:
             act()
 
-    monkeypatch.setattr(callbacks.Pace, "on_train_batch_end", wrapped)
+    monkeypatch.setattr(TrainingController, "on_train_batch_end", wrapped)
 
 
 # The same again
@@ -126,7 +130,7 @@ def at_window(monkeypatch: pytest.MonkeyPatch, number: int, act: Callable[[], No
 def test_the_same_recipe_gives_the_same_losses_and_weights_to_the_last_bit(
     small: recipe.Recipe, runs: Path, straight: Path
 ) -> None:
-    again = trainer.train(small, runs, "straight")
+    again = trainer.train(small, runs, "straight").folder
     assert again.name == "straight-2"  # the name was taken, and nothing is overwritten
     assert losses(again) == losses(straight)
     assert len(losses(again)) == 3
@@ -135,14 +139,13 @@ def test_the_same_recipe_gives_the_same_losses_and_weights_to_the_last_bit(
 
 
 def test_another_seed_gives_other_losses(small: recipe.Recipe, runs: Path, straight: Path) -> None:
-    other = trainer.train(recipe.override(small, {"training.seed": 1}), runs, "other")
+    other = trainer.train(recipe.override(small, {"training.seed": 1}), runs, "other").folder
     assert all(one != another for one, another in zip(losses(straight), losses(other), strict=True))
 
 
 # Broken off and gone on with
 
 
-@pytest.mark.usefixtures("on_console")
 def test_ctrl_c_within_an_epoch_saves_and_what_follows_is_as_if_nothing_had_happened(
     small: recipe.Recipe,
     runs: Path,
@@ -152,14 +155,14 @@ def test_ctrl_c_within_an_epoch_saves_and_what_follows_is_as_if_nothing_had_happ
 ) -> None:
     with monkeypatch.context() as patch, signals.raise_terminated():
         at_window(patch, 70, lambda: signal.raise_signal(signal.SIGINT))
-        folder = trainer.train(small, runs, "interrupted")
+        folder = shown(trainer.train, small, runs, "interrupted")
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert f"Stopped by Ctrl-C, and saved. To go on: keras-lstmgen train --resume {folder}" in capsys.readouterr().out
     assert progress(folder)["windows"] == 70
     assert [row[0] for row in losses(folder)] == [52, 70]
     assert text_generation.generate(run_directory.load(folder), "The ", 20)[0].finish_reason == "length"
 
-    trainer.resume(folder, small)
+    shown(trainer.resume, folder, small)
     assert re.findall(r"^epoch (\d+)  ", capsys.readouterr().out, re.M) == ["2", "3"]
     assert losses(folder) == losses(straight)
     assert_same_numbers(folder / run_directory.CHECKPOINT, straight / run_directory.CHECKPOINT)
@@ -169,15 +172,15 @@ def test_ctrl_c_within_an_epoch_saves_and_what_follows_is_as_if_nothing_had_happ
 def test_at_a_stop_within_an_epoch_the_best_of_whole_epochs_waits_beside_what_is_better_by_then(
     small: recipe.Recipe, tmp_path: Path
 ) -> None:
-    model = trainer.compiled(small, counts=np.full(9, 7))
+    model = trainer.compile_model(small, token_counts=np.full(9, 7))
     twin, progress_now = build(small.model, 9), checkpoint.Progress(windows=52)
-    pace = callbacks.Pace(small.training, progress_now, 52)
-    keep = callbacks.Keep(tmp_path, pace, twin)
+    pace = TrainingController(small.training, progress_now, 52, stop := StopRequest())
+    keep = CheckpointSaver(tmp_path, pace, twin)
     keep.set_model(model)
     keep.on_epoch_end(0, {"loss": 3.0, "val_loss": 2.0})
     first = numbers(tmp_path / run_directory.MODEL)
     twin.set_weights([weight + 1 for weight in twin.get_weights()])
-    progress_now.windows, pace.interrupted = 70, True
+    progress_now.windows, stop.interrupted = 70, True
     keep.on_epoch_end(1, {"loss": 3.0, "val_loss": 1.0})
     weights = {name: values for name, values in first.items() if name.startswith("layers/") and values.ndim}
     assert len(weights) == 1 + 3 * L + 2  # embedding, LSTM layers, output
@@ -211,23 +214,22 @@ def test_a_finished_run_goes_on_with_more_epochs_as_if_it_had_been_meant_so_but_
     small: recipe.Recipe, runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The rate depends on how many epochs there will be; with one that does not, nothing differs."""
-    monkeypatch.setattr(callbacks, "rate", lambda *_: 2e-3)
+    monkeypatch.setattr(schedule, "learning_rate", lambda *_: 2e-3)
     shorter = recipe.override(small, {"training.epochs": 1})
     longer = recipe.override(small, {"training.epochs": 2})
-    folder, whole = trainer.train(shorter, runs, "shorter"), trainer.train(longer, runs, "longer")
+    folder, whole = trainer.train(shorter, runs, "shorter").folder, trainer.train(longer, runs, "longer").folder
     trainer.resume(folder, longer)
     assert recipe.load(folder / run_directory.RECIPE) == longer
     assert losses(folder) == losses(whole)
     assert_same_numbers(folder / run_directory.CHECKPOINT, whole / run_directory.CHECKPOINT)
 
 
-@pytest.mark.usefixtures("on_console")
 def test_a_finished_run_gone_on_with_at_the_same_limit_stays_as_it_is(
     small: recipe.Recipe, straight: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = (straight / run_directory.CHECKPOINT).read_bytes()
-    trainer.resume(straight, small)
-    assert "It has reached its limit: raise training.epochs or training.minutes" in capsys.readouterr().out
+    shown(trainer.resume, straight, small)
+    assert "The run has reached its limit: raise training.epochs or training.minutes" in capsys.readouterr().out
     assert (straight / run_directory.CHECKPOINT).read_bytes() == before
 
 
@@ -253,7 +255,7 @@ def test_a_second_ctrl_c_breaks_off_at_once_and_no_empty_run_is_left(
 
     at_window(monkeypatch, 5, twice)
     with pytest.raises(KeyboardInterrupt), signals.raise_terminated():
-        trainer.train(small, runs, "twice")
+        shown(trainer.train, small, runs, "twice")
     assert not (runs / "twice").exists()
 
 
@@ -262,9 +264,9 @@ def test_a_second_ctrl_c_breaks_off_at_once_and_no_empty_run_is_left(
 
 def test_minutes_end_it_within_an_epoch_too(small: recipe.Recipe, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a clock that goes on by a second a window."""
-    monkeypatch.setattr(callbacks, "time", SimpleNamespace(monotonic=itertools.count(1000.0).__next__))
+    monkeypatch.setattr(controller, "time", SimpleNamespace(monotonic=itertools.count(1000.0).__next__))
     limits = {"training.epochs": 0, "training.minutes": 1.0}
-    folder = trainer.train(recipe.override(small, limits), runs, "minutes")
+    folder = trainer.train(recipe.override(small, limits), runs, "minutes").folder
     history = json.loads((folder / "history.json").read_text())
     assert [(row["windows"], row["seconds"]) for row in history] == [(52, 52.0), (60, 60.0)]
     assert json.loads((folder / "metrics.json").read_text())["minutes"] == 1.0
@@ -284,7 +286,7 @@ def stopped_early(tmp_path_factory: pytest.TempPathFactory, small: recipe.Recipe
         "model.layers": 1, "model.units": 32, "training.learning_rate": 0.01,
         "training.epochs": 20, "training.patience": 2,
     }  # fmt: skip
-    return trainer.train(recipe.override(small, values), folder / "runs", "early")
+    return trainer.train(recipe.override(small, values), folder / "runs", "early").folder
 
 
 def test_it_stops_when_so_many_epochs_brought_nothing_better(stopped_early: Path) -> None:
@@ -303,10 +305,10 @@ def test_the_weights_kept_are_the_best_and_not_the_last(stopped_early: Path) -> 
 
 
 def test_an_epoch_broken_off_does_not_count_as_one_without_a_better_loss(small: recipe.Recipe, tmp_path: Path) -> None:
-    model = trainer.compiled(small, counts=np.full(9, 7))
+    model = trainer.compile_model(small, token_counts=np.full(9, 7))
     state = checkpoint.Progress(windows=4, best=1.0)
-    pace = callbacks.Pace(recipe.Training(patience=1, epochs=9), state, 4)
-    keep = callbacks.Keep(tmp_path, pace, build(small.model, 9))
+    pace = TrainingController(recipe.Training(patience=1, epochs=9), state, 4, StopRequest())
+    keep = CheckpointSaver(tmp_path, pace, build(small.model, 9))
     keep.set_model(model)
     model.stop_training = False
     state.windows = 6
@@ -319,8 +321,8 @@ def test_an_epoch_broken_off_does_not_count_as_one_without_a_better_loss(small: 
 
 def test_after_a_loss_that_is_lost_the_screen_is_free_again(small: recipe.Recipe, runs: Path) -> None:
     wild = {"training.learning_rate": 10.0, "training.weight_decay": 10.0, "training.warmup": 0.0}
-    with pytest.raises(UserError, match=r"the loss .* in epoch 1, after 3 times .*; train again at a lower rate"):
-        trainer.train(recipe.override(small, wild), runs, "wild")
+    with pytest.raises(UserError, match=r"the loss .* in epoch 1, after .* 3 times; train again at a lower rate"):
+        shown(trainer.train, recipe.override(small, wild), runs, "wild")
     assert not (runs / "wild").exists()
     with console.progress_bar():
         pass
@@ -331,7 +333,7 @@ def test_after_a_loss_that_is_lost_the_screen_is_free_again(small: recipe.Recipe
 
 def test_the_rate_rises_to_its_peak_and_falls_as_a_cosine_to_one_percent() -> None:
     settings = recipe.Training(learning_rate=0.5, warmup=0.2)
-    rates = [callbacks.rate(settings, part) for part in (0.0, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)]
+    rates = [schedule.learning_rate(settings, part) for part in (0.0, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0)]
     middle = [0.005 + 0.495 * (1 + math.cos(math.pi * over)) / 2 for over in (0.25, 0.5, 0.75)]
     assert rates == pytest.approx([0.0, 0.25, 0.5, *middle, 0.005])
 
@@ -339,35 +341,37 @@ def test_the_rate_rises_to_its_peak_and_falls_as_a_cosine_to_one_percent() -> No
 @pytest.mark.parametrize(("warmup", "expected"), [(0.0, [0.5, 0.005]), (1.0, [0.0, 0.5])])
 def test_the_warm_up_may_be_nothing_or_all(warmup: float, expected: list[float]) -> None:
     settings = recipe.Training(learning_rate=0.5, warmup=warmup)
-    assert [callbacks.rate(settings, part) for part in (0.0, 1.0)] == pytest.approx(expected)
+    assert [schedule.learning_rate(settings, part) for part in (0.0, 1.0)] == pytest.approx(expected)
 
 
 def test_the_clock_plays_no_part_where_epochs_alone_limit() -> None:
     settings = recipe.Training(epochs=4, minutes=0.0)
-    parts = {callbacks.done(settings, checkpoint.Progress(windows=6, seconds=s), 3) for s in (0.0, 1e9)}
+    parts = {schedule.completed_share(settings, checkpoint.Progress(windows=6, seconds=s), 3) for s in (0.0, 1e9)}
     assert parts == {0.5}
 
 
 def test_of_two_limits_the_nearer_one_counts() -> None:
     settings = recipe.Training(epochs=4, minutes=1.0)
-    parts = [callbacks.done(settings, checkpoint.Progress(windows=6, seconds=s), 3) for s in (0.0, 45.0, 99.0)]
+    parts = [
+        schedule.completed_share(settings, checkpoint.Progress(windows=6, seconds=s), 3) for s in (0.0, 45.0, 99.0)
+    ]
     assert parts == [0.5, 0.75, 1.0]
     endless = recipe.Training(epochs=0, minutes=1.0)
-    assert callbacks.done(endless, checkpoint.Progress(windows=10**9, seconds=15.0), 3) == 0.25
+    assert schedule.completed_share(endless, checkpoint.Progress(windows=10**9, seconds=15.0), 3) == 0.25
 
 
 def test_each_update_is_made_at_its_rate(small: recipe.Recipe, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[float] = []
-    after = callbacks.Pace.on_train_batch_end
+    after = TrainingController.on_train_batch_end
 
-    def wrapped(pace: callbacks.Pace, batch: int, logs: Any = None) -> None:
+    def wrapped(pace: TrainingController, batch: int, logs: Any = None) -> None:
         made.append(float(pace.model.optimizer.learning_rate.numpy()))
         after(pace, batch, logs)
 
-    monkeypatch.setattr(callbacks.Pace, "on_train_batch_end", wrapped)
+    monkeypatch.setattr(TrainingController, "on_train_batch_end", wrapped)
     settings = recipe.override(small, {"training.epochs": 1, "training.warmup": 0.25})
     trainer.train(settings, runs, "rates")
-    assert made == pytest.approx([callbacks.rate(settings.training, (n + 1) / 52) for n in range(52)])
+    assert made == pytest.approx([schedule.learning_rate(settings.training, (n + 1) / 52) for n in range(52)])
     assert np.argmax(made) == 12  # the end of the warm-up
     assert made[-1] == pytest.approx(0.01 * settings.training.learning_rate)
 
@@ -380,10 +384,10 @@ def test_the_loss_of_an_epoch_is_that_of_streams_read_from_an_empty_state_to_the
 ) -> None:
     """With a rate of zero the weights stay: each epoch's loss can be computed from its streams, read in one piece."""
     still = {"training.learning_rate": 0.0, "training.epochs": 2, "model.dropout": 0.0}
-    folder = trainer.train(recipe.override(small, still), runs, "still")
+    folder = trainer.train(recipe.override(small, still), runs, "still").folder
     weights, ids = run_directory.load(folder).weights, encoded(small, runs).train
     score, zeros = likelihood.scorer(weights), np.zeros((B, 2 * L * H), np.float32)
-    count = stream_windows.windows(len(ids), B, T)
+    count = stream_windows.windows_per_epoch(len(ids), B, T)
     for epoch, (_, loss, _) in enumerate(losses(folder)):
         at = [stream_windows.positions(epoch * count + n, len(ids), B, T, seed=0) for n in range(count)]
         whole = np.concatenate([at[0], *(part[:, 1:] for part in at[1:])], axis=1)
@@ -394,7 +398,7 @@ def test_the_loss_of_an_epoch_is_that_of_streams_read_from_an_empty_state_to_the
 
 def updated(settings: recipe.Recipe, gradient: float) -> tuple[dict[str, NDArray[Any]], dict[str, NDArray[Any]]]:
     """All weights before and after one update with the same ``gradient`` everywhere, by their path."""
-    model = trainer.compiled(settings, counts=np.full(9, 7))
+    model = trainer.compile_model(settings, token_counts=np.full(9, 7))
     for weight in model.trainable_variables:
         weight.assign(keras.ops.ones_like(weight))
     before = {weight.path: weight.numpy() for weight in model.trainable_variables}
@@ -444,7 +448,7 @@ def test_an_update_is_that_of_keras_s_own_adam(weight_decay: float | None) -> No
 @pytest.mark.parametrize("optimizer", ["adam", "adamw"])
 def test_the_gradient_is_clipped_by_its_norm_over_all_weights(small: recipe.Recipe, optimizer: str) -> None:
     """Adam's first moment after one update is a tenth of the gradient that reached it."""
-    model = trainer.compiled(with_values(small, optimizer=optimizer, clip_norm=0.5), counts=np.full(9, 7))
+    model = trainer.compile_model(with_values(small, optimizer=optimizer, clip_norm=0.5), token_counts=np.full(9, 7))
     weights = model.trainable_variables
     model.optimizer.apply_gradients((3.0 * keras.ops.ones_like(w), w) for w in weights)
     moments = [v.numpy() for v in model.optimizer.variables if "momentum" in v.path]
@@ -453,7 +457,10 @@ def test_the_gradient_is_clipped_by_its_norm_over_all_weights(small: recipe.Reci
 
 
 def test_a_clip_norm_of_zero_clips_nothing(small: recipe.Recipe) -> None:
-    assert trainer.compiled(with_values(small, clip_norm=0.0), counts=np.full(9, 7)).optimizer.global_clipnorm is None
+    assert (
+        trainer.compile_model(with_values(small, clip_norm=0.0), token_counts=np.full(9, 7)).optimizer.global_clipnorm
+        is None
+    )
 
 
 def test_it_learns_more_than_how_frequent_each_token_is(stopped_early: Path, straight: Path) -> None:
@@ -480,7 +487,7 @@ def test_each_epoch_leaves_a_sample_with_its_settings(straight: Path) -> None:
     assert re.findall(r"^--- after (.*)$", text, re.M) == [f"{n}.00 epochs, temperature 0.8, seed 0" for n in (1, 2, 3)]
     model = run_directory.load(straight)
     best = int(np.argmin([row[2] for row in losses(straight)]))
-    again = text_generation.generate(model, "", trainer.SAMPLE_TOKENS, Options(temperature=0.8))[0].text
+    again = text_generation.generate(model, "", loop.SAMPLE_TOKENS, Options(temperature=0.8))[0].text
     assert text.split("--- after ")[1:][best].split("\n", 1)[1] == f"{again}\n\n"
 
 
@@ -518,7 +525,7 @@ def words(small: recipe.Recipe, runs: Path) -> tuple[recipe.Recipe, Path, str]:
     values = {"tokenizer.type": "word", "tokenizer.vocab_size": 40, "training.epochs": 1, "training.window": 7}
     settings = recipe.override(small, values)
     with contextlib.redirect_stdout(io.StringIO()) as screen:
-        folder = trainer.train(settings, runs, "words")
+        folder = shown(trainer.train, settings, runs, "words")
     return settings, folder, screen.getvalue()
 
 

@@ -77,7 +77,7 @@ def test_in_node_a_folder_of_a_run_on_pairs_answers_as_keras_does(tmp_path_facto
         "corpus.documents": "pairs", "model.embedding_size": 5, "model.units": 12, "model.layers": 1,
         "model.attention": 9, "training.batch_size": 5, "training.epochs": 9, "training.learning_rate": 0.02,
     }  # fmt: skip
-    made = trainer.train(recipe.override(recipe.Recipe(), values), folder / "runs", "pairs")
+    made = trainer.train(recipe.override(recipe.Recipe(), values), folder / "runs", "pairs").folder
     export_run.export(made, FEW)
     model, prompts = run_directory.load(made), ("moon or 霜?", "one turn\nsun or star?\n", "", "月")
     asked = [{"prompt": prompt, "seed": "3", "options": mix} for prompt, mix in zip(prompts, MIXES, strict=True)]

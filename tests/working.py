@@ -26,26 +26,27 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 from keras_lstmgen.cli import command_line, commands
 from keras_lstmgen.distribution import workers
 from keras_lstmgen.evaluation import likelihood
-from keras_lstmgen.training import callbacks
+from keras_lstmgen.training.controller import TrainingController
+from keras_lstmgen.training.validation import Validation
 
 assert commands  # imported here, so that no worker has to
 
 
 def signal_at(batch: int, number: int) -> None:
     """Let this process send itself a signal after so many batches of a training."""
-    after = callbacks.Pace.on_train_batch_end
+    after = TrainingController.on_train_batch_end
 
-    def wrapped(pace: callbacks.Pace, index: int, logs: Any = None) -> None:
+    def wrapped(pace: TrainingController, index: int, logs: Any = None) -> None:
         if pace.progress.windows == batch:
             os.kill(os.getpid(), number)
         after(pace, index, logs)
 
-    setattr(callbacks.Pace, "on_train_batch_end", wrapped)  # noqa: B010 (mypy allows no assignment)
+    setattr(TrainingController, "on_train_batch_end", wrapped)  # noqa: B010 (mypy allows no assignment)
 
 
 def signal_while_measuring(mine: bool, number: int) -> None:
     """Let a validation go on for two minutes, and this process, if it is the one, send itself a signal meanwhile."""
-    judge = callbacks.Validate.on_epoch_end
+    judge = Validation.on_epoch_end
 
     def endless(*given: Any) -> float:
         for _ in range(1200):
@@ -53,13 +54,13 @@ def signal_while_measuring(mine: bool, number: int) -> None:
             given[-1](0)
         raise TimeoutError("nobody has heeded the signal")
 
-    def wrapped(validate: callbacks.Validate, epoch: int, logs: Any = None) -> None:
+    def wrapped(validate: Validation, epoch: int, logs: Any = None) -> None:
         if mine:
             threading.Timer(1.0, os.kill, (os.getpid(), number)).start()
         judge(validate, epoch, logs)
 
     setattr(likelihood, "stream_nll", endless)  # noqa: B010
-    setattr(callbacks.Validate, "on_epoch_end", wrapped)  # noqa: B010
+    setattr(Validation, "on_epoch_end", wrapped)  # noqa: B010
 
 
 def work(number: int, words: list[str], names: list[str], job: dict[str, Any], said: int) -> None:

@@ -23,6 +23,8 @@ from keras_lstmgen.utils.errors import UserError, check_at_least, shell_quoted
 
 with captured_stderr():
     from keras_lstmgen.cli import console, evaluation_report
+    from keras_lstmgen.cli.stop_signals import stop_on_signals
+    from keras_lstmgen.cli.training_run import run_training
     from keras_lstmgen.data import prepared_corpus, sources, splits
     from keras_lstmgen.distribution import workers
     from keras_lstmgen.evaluation.report import evaluate as evaluate_run
@@ -47,7 +49,8 @@ def train(arguments: argparse.Namespace) -> None:
         if workers.is_chief():
             folder = _trained(arguments)
         else:
-            trainer.assist(arguments.runs)
+            with stop_on_signals() as stop:
+                trainer.train_as_worker(arguments.runs, stop)
     if workers.is_chief():
         console.next_command("keras-lstmgen", "generate", folder, "--temperature", "0.8")
 
@@ -61,10 +64,10 @@ def _trained(arguments: argparse.Namespace) -> Path:
         settings = recipe.override(recipe.load(folder / run_directory.RECIPE), given, "--")
         effects.check(settings, given, "--")
         _tell_left_out(settings.corpus)
-        return trainer.resume(folder, settings)
+        return run_training(partial(trainer.resume, folder, settings))
     settings, name = _what_to_train(arguments.source, given)
     _tell_left_out(settings.corpus)
-    return trainer.train(settings, arguments.runs, arguments.name or name)
+    return run_training(partial(trainer.train, settings, arguments.runs, arguments.name or name))
 
 
 def _tell_left_out(corpus: recipe.Corpus) -> None:
@@ -127,7 +130,7 @@ def _what_to_train(words: list[str], given: dict[str, Any]) -> tuple[recipe.Reci
 
 def _check_effects(settings: recipe.Recipe, given: Iterable[str], where: str) -> None:
     """Refuse values without an effect: those given as options, then those of the recipe, whose place is ``where``."""
-    whole = prepared_corpus.adopted(settings)
+    whole = prepared_corpus.with_prepared_tables(settings)
     effects.check(whole, given, "--")
     effects.check(whole, recipe.recipe_fields(), where)
 

@@ -1,9 +1,9 @@
-"""A prepared corpus: a folder of shards of ids, which ``keras-lstmgen prepare`` writes and ``train`` reads.
+"""Prepared corpora: folders of token ids, which ``keras-lstmgen prepare`` writes and ``train`` reads.
 
-It holds ``tokenizer.model``, the shards ``train-00000.ids`` and so on, ``validation-00000.ids`` and so on (of
-little-endian uint16 or int32), and ``prepared.json``, written last: what was prepared from what, counts, and the shards
-in their order with their checksums. The ids, one shard after another, are those of ``encoding``. Somebody else may have
-made it: nothing in it is believed.
+A folder contains ``tokenizer.model``, the shards ``train-00000.ids`` …, ``validation-00000.ids`` … (little-endian
+uint16 or int32), and ``prepared.json``. That file has the recipe of the corpus, its counts, and the shards in their
+order with their checksums. The concatenated shards equal the ids of ``token_cache``. A folder may come from an
+untrusted source, so everything in it is checked.
 """
 
 import hashlib
@@ -28,53 +28,61 @@ from keras_lstmgen.utils.errors import UserError
 
 TOKENIZER = "tokenizer.model"
 FORMAT = 1
-PIECE = 1 << 20  # bytes of a shard that are looked at together
-MOST = 2**53  # of anything that is counted
-KINDS = {
+PIECE = 1 << 20  # bytes of a shard read at once
+MAX_COUNT = 2**53
+TYPES = {
     "corpus": dict, "tokenizer": dict, "dtype": str, "counts": dict, "start_id": int, "unsampled_ids": list,
     "sha256": str, "shards": dict,
 }  # fmt: skip
 
 
 def folder_of(corpus: recipe.Corpus) -> Path | None:
-    """The prepared folder that a corpus is; None if it is text. UserError if it is one beside other sources."""
+    """Return the folder of a prepared corpus; None if the corpus is text.
+
+    Raises:
+        UserError: if a prepared corpus is combined with other sources.
+    """
     paths = [Path(filenames.native(name)) for name in (*corpus.source, *corpus.validation) if "\0" not in name]
     found = [path for path in paths if (path / MANIFEST).is_file()]
     if found and (len(corpus.source) > 1 or corpus.validation):
-        raise UserError(f"{found[0]}: a prepared corpus stands alone; prepare all texts together")
+        raise UserError(
+            f"{found[0]}: a prepared corpus cannot be combined with other texts; prepare all texts together"
+        )
     return found[0] if found else None
 
 
-def adopted(settings: recipe.Recipe) -> recipe.Recipe:
-    """The recipe with the tables that its prepared folder was made by, if its corpus is one.
+def with_prepared_tables(settings: recipe.Recipe) -> recipe.Recipe:
+    """Return the recipe with the corpus and tokenizer tables of its prepared corpus; any other recipe as it is.
 
-    What it says itself of documents, split or tokenizer must be the same.
+    Raises:
+        UserError: if the recipe itself sets these tables differently.
     """
     folder = folder_of(settings.corpus)
     if folder is None:
         return settings
     if any(settings.corpus.sha256):
         raise UserError(
-            f"{folder}: corpus.sha256 has no effect on a prepared corpus, which holds its own; leave it out"
+            f"{folder}: corpus.sha256 has no effect on a prepared corpus, which has its own checksums; leave it out"
         )
     about = _manifest(folder)
     for table in ("corpus", "tokenizer"):
         _check_same(folder, table, recipe.to_tables(settings)[table], about[table])
-    made = recipe.parse({table: about[table] for table in ("corpus", "tokenizer")}, f"{folder / MANIFEST}: ")
-    corpus = replace(made.corpus, source=settings.corpus.source, sha256=(), validation=())
-    return replace(settings, corpus=corpus, tokenizer=made.tokenizer)
+    stored = recipe.parse({table: about[table] for table in ("corpus", "tokenizer")}, f"{folder / MANIFEST}: ")
+    corpus = replace(stored.corpus, source=settings.corpus.source, sha256=(), validation=())
+    return replace(settings, corpus=corpus, tokenizer=stored.tokenizer)
 
 
-def text(corpus: recipe.Corpus) -> recipe.Corpus:
-    """The text that a prepared folder was made of; any other corpus as it is."""
+def source_corpus(corpus: recipe.Corpus) -> recipe.Corpus:
+    """Return the texts from which a prepared corpus was made; any other corpus as it is."""
     folder = folder_of(corpus)
     return corpus if folder is None else recipe.parse({"corpus": _manifest(folder)["corpus"]}, f"{folder}: ").corpus
 
 
-def opened(corpus: recipe.Corpus) -> Encoded | None:
-    """The ids of a prepared folder, every file held against its checksum; None if the corpus is text.
+def load(corpus: recipe.Corpus) -> Encoded | None:
+    """Return the ids of a prepared corpus after checking every file; None if the corpus is text.
 
-    Raises UserError for what is missing or damaged.
+    Raises:
+        UserError: if a file is missing or damaged.
     """
     folder = folder_of(corpus)
     if folder is None:
@@ -86,7 +94,12 @@ def opened(corpus: recipe.Corpus) -> Encoded | None:
 
 
 def _read(folder: Path, about: dict[str, Any]) -> Encoded:
-    """What the folder holds. Raises UserError for a file, ValueError and its like for what the manifest says."""
+    """Return the contents of a folder.
+
+    Raises:
+        UserError: if a file does not match the manifest.
+        AttributeError, KeyError, TypeError, ValueError: if the manifest itself is invalid.
+    """
     _check(folder / TOKENIZER, about["sha256"])
     words = tokenizer.load(folder / TOKENIZER)
     _check_values(about, words.vocab_size)
@@ -106,101 +119,112 @@ def _read(folder: Path, about: dict[str, Any]) -> Encoded:
 
 
 def _check_values(about: dict[str, Any], V: int) -> None:
+    """Raise ValueError if the types, ids or splits in the manifest are invalid."""
     unsampled = about["unsampled_ids"]
     if about["dtype"] not in ("<u2", "<i4"):
         raise ValueError(f"ids of type {about['dtype']}")
     if not all(type(token) is int and 0 <= token < V for token in (about["start_id"], *unsampled)):
         raise ValueError(f"it names ids outside the vocabulary of {V}")
     if sorted(set(unsampled)) != unsampled or len(unsampled) >= V:
-        raise ValueError("unsampled_ids are not as they were written")
+        raise ValueError("unsampled_ids are not sorted, or contain every id")
     if not about["shards"].keys() == about["counts"].keys() == set(SPLITS):
-        raise ValueError("it has other sides than train and validation")
+        raise ValueError("it has other splits than train and validation")
 
 
 def _check_shards(folder: Path, about: dict[str, Any], split: Split, V: int) -> None:
-    """Hold the shards of a side against what is said of them, before any is opened, and then what is in them."""
+    """Check the entries of a split's shards before opening any file, and then the files."""
     shards, name = about["shards"][split], re.compile(rf"{split}-[0-9]{{5,}}\.ids")
     for shard in shards:
         if shard.keys() != {"file", "tokens", "sha256"} or not name.fullmatch(shard["file"]):
-            raise ValueError(f"a shard of {split} is not as it was written")
-        if type(shard["tokens"]) is not int or not 0 < shard["tokens"] <= MOST:
-            raise ValueError(f"{shard['file']} is said to have {shard['tokens']!r:.60} tokens")
+            raise ValueError(f"the entry of a shard of {split} is invalid")
+        if type(shard["tokens"]) is not int or not 0 < shard["tokens"] <= MAX_COUNT:
+            raise ValueError(f"{shard['file']} cannot have {shard['tokens']!r:.60} tokens")
     if len({shard["file"] for shard in shards}) != len(shards) or not shards:
-        raise ValueError(f"{split} has no shard, or one twice")
+        raise ValueError(f"{split} has no shard, or the same one twice")
     for shard in shards:
         _check_shard(folder / shard["file"], shard, about, V)
 
 
 def _check_shard(path: Path, shard: dict[str, Any], about: dict[str, Any], V: int) -> None:
-    """Read a shard once: its size, its checksum, its ids, and that each document stands between its symbols."""
-    dtype, framed = np.dtype(about["dtype"]), about["corpus"]["documents"] != "stream"
-    digest, last, right = hashlib.sha256(), END, True
+    """Read a shard once, and check its size, its checksum, its ids, and the symbols around each document."""
+    dtype, is_framed = np.dtype(about["dtype"]), about["corpus"]["documents"] != "stream"
+    digest, last, is_valid = hashlib.sha256(), END, True
     try:
-        right = path.stat().st_size == shard["tokens"] * dtype.itemsize
+        is_valid = path.stat().st_size == shard["tokens"] * dtype.itemsize
         with path.open("rb") as file:
-            while right and (piece := file.read(PIECE)):
+            while is_valid and (piece := file.read(PIECE)):
                 digest.update(piece)
                 ids = np.frombuffer(piece, dtype)
-                right = bool(ids.min() >= 0 and ids.max() < V)
-                right &= not framed or bool(((ids == START) == (np.append(last, ids[:-1]) == END)).all())
+                is_valid = bool(ids.min() >= 0 and ids.max() < V)
+                is_valid &= not is_framed or bool(((ids == START) == (np.append(last, ids[:-1]) == END)).all())
                 last = int(ids[-1])
     except OSError as error:
         raise _unreadable(path, error) from error
-    if not right or digest.hexdigest() != shard["sha256"] or (framed and last != END):
-        raise UserError(f"{path}: is damaged (it is not what {MANIFEST} says); copy or prepare the corpus again")
+    if not is_valid or digest.hexdigest() != shard["sha256"] or (is_framed and last != END):
+        raise UserError(f"{path}: is damaged (it does not match {MANIFEST}); copy or prepare the corpus again")
 
 
 def _check_counts(about: dict[str, Any], split: Split) -> None:
-    """Hold the counts of a side against its ids. Losses are divided by them."""
+    """Raise ValueError if the counts of a split are impossible for its ids; losses are divided by these counts."""
     counts, documents = about["counts"][split], about["corpus"]["documents"]
     ids = sum(shard["tokens"] for shard in about["shards"][split])
-    at_least = dict.fromkeys(COUNTS, 1) | {"words": 0, "unknown": 0}
-    if counts.keys() != at_least.keys() or not all(type(counts[name]) is int for name in COUNTS):
-        raise ValueError(f"counts of {split} are not as they were written")
-    right = all(at_least[name] <= counts[name] <= MOST for name in COUNTS) and counts["unknown"] <= counts["tokens"]
-    right &= counts["documents"] == 1 if documents == "stream" else counts["documents"] <= ids // 2
-    if not right or (documents != "pairs" and counts["tokens"] != ids):
-        raise ValueError(f"counts of {split} are not those of its ids")
+    minimum = dict.fromkeys(COUNTS, 1) | {"words": 0, "unknown": 0}
+    if counts.keys() != minimum.keys() or not all(type(counts[name]) is int for name in COUNTS):
+        raise ValueError(f"the counts of {split} have other names or types")
+    is_valid = (
+        all(minimum[name] <= counts[name] <= MAX_COUNT for name in COUNTS) and counts["unknown"] <= counts["tokens"]
+    )
+    is_valid &= counts["documents"] == 1 if documents == "stream" else counts["documents"] <= ids // 2
+    if not is_valid or (documents != "pairs" and counts["tokens"] != ids):
+        raise ValueError(f"the counts of {split} do not match its ids")
 
 
 def manifest(settings: recipe.Recipe, values: dict[str, Any]) -> dict[str, Any]:
-    """What ``prepared.json`` holds; ``values`` are dtype, counts, start_id, unsampled_ids, sha256 and shards."""
+    """Return the contents of ``prepared.json``.
+
+    Args:
+        settings: the recipe of the corpus.
+        values: dtype, counts, start_id, unsampled_ids, sha256 and shards.
+    """
     tables = recipe.to_tables(settings)
     return {"format_version": FORMAT, "corpus": tables["corpus"], "tokenizer": tables["tokenizer"], **values}
 
 
 def _shards(folder: Path, shards: list[dict[str, Any]], dtype: str) -> NDArray[Any]:
-    """What training reads as it reads an array."""
+    """Return the shards of a split as one array."""
     tokens = [shard["tokens"] for shard in shards]
     return cast(NDArray[Any], Shards([folder / shard["file"] for shard in shards], tokens, dtype))
 
 
 def _manifest(folder: Path) -> dict[str, Any]:
+    """Read ``prepared.json``, and check its format version, its keys and their types."""
     check_inside(folder)
     about = read_json(folder / MANIFEST)
     if not isinstance(about, dict) or about.get("format_version") != FORMAT:
-        raise UserError(f"{folder / MANIFEST}: is not of format {FORMAT}; prepare the corpus again with this version")
-    for key, kind in KINDS.items():
+        raise UserError(
+            f"{folder / MANIFEST}: does not have format {FORMAT}; prepare the corpus again with this version"
+        )
+    for key, kind in TYPES.items():
         if type(about.get(key)) is not kind:
-            raise UserError(f"{folder / MANIFEST}: '{key}' is not as it was written; prepare the corpus again")
-    if unknown := about.keys() - {"format_version", *KINDS}:
-        raise UserError(f"{folder / MANIFEST}: '{min(unknown)}' is nothing that is written there; prepare it again")
+            raise UserError(f"{folder / MANIFEST}: '{key}' is missing or has another type; prepare the corpus again")
+    if unknown := about.keys() - {"format_version", *TYPES}:
+        raise UserError(f"{folder / MANIFEST}: unknown key '{min(unknown)}'; prepare the corpus again")
     return about
 
 
-def _check_same(folder: Path, table: str, said: dict[str, Any], made: dict[str, Any]) -> None:
-    """Refuse a value that was given and is not the folder's; a default counts as not given."""
+def _check_same(folder: Path, table: str, given: dict[str, Any], stored: dict[str, Any]) -> None:
+    """Raise UserError if a recipe sets a value that differs from the folder's; a default counts as not set."""
     defaults = recipe.to_tables(recipe.Recipe())[table]
-    for key, value in said.items():
-        if key not in ("source", "sha256") and value not in (defaults[key], made.get(key)):
+    for key, value in given.items():
+        if key not in ("source", "sha256") and value not in (defaults[key], stored.get(key)):
             raise UserError(
-                f"{folder}: was prepared with {table}.{key} = {made.get(key)}, not {value}; "
-                "leave it out, or prepare the text anew"
+                f"{folder}: was prepared with {table}.{key} = {stored.get(key)}, not {value}; "
+                "leave it out, or prepare the text again"
             )
 
 
 def _check(path: Path, checksum: str) -> None:
-    """Hold a file against its checksum."""
+    """Raise UserError if a file does not have its checksum."""
     try:
         found = sha256(path)
     except OSError as error:

@@ -28,7 +28,7 @@ class Shards:
         self._starts = self._ends - np.array(tokens, np.int64)
         self._map = functools.lru_cache(MAPS)(lambda number: _mapped(paths[number], dtype, tokens[number]))
 
-    def let_go(self) -> None:
+    def release_pages(self) -> None:
         """Unmap all files."""
         self._map.cache_clear()
 
@@ -49,6 +49,7 @@ class Shards:
         return ids
 
     def _between(self, start: int, stop: int) -> NDArray[Any]:
+        """Return the ids from ``start`` up to ``stop``, which may be stored in several files."""
         first = int(np.searchsorted(self._ends, start, side="right"))
         last = int(np.searchsorted(self._starts, stop, side="left"))
         parts = [
@@ -59,6 +60,7 @@ class Shards:
 
 
 def _mapped(path: Path, dtype: str, tokens: int) -> NDArray[Any]:
+    """Map a file of ``tokens`` ids into memory."""
     try:
         return np.memmap(path, dtype, "r", shape=(tokens,))
     except (OSError, ValueError) as error:

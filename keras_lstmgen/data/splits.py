@@ -1,11 +1,11 @@
-"""Which text trains and which validates.
+"""Divide a corpus into a training split and a validation split.
 
-A stream is its files one after another, each of which begins on a line of its own. It is cut once, at a character.
-Documents are dealt out by a seeded hash of their text, so that equal documents stand on the same side however often
-they occur; pairs by that of their source alone, or, where the source is one of a few labels, by that of their target.
+A stream is the concatenation of its files, each starting on a new line. It is cut once, at a character. Documents are
+assigned to a split by a seeded hash of their text, so that equal documents are in the same split. Pairs are assigned by
+the hash of their source, or of their target if the source is a label.
 
-A corpus may be brought to a Unicode form: documents when they are taken out of their files, and before they are dealt
-out; a stream file by file.
+A corpus may be converted to a Unicode normalization form. This is done before the assignment: for each document, or for
+each file of a stream.
 """
 
 import hashlib
@@ -24,35 +24,41 @@ from keras_lstmgen.data.sources import resolve
 from keras_lstmgen.data.text_reader import Source, read_bytes, read_text
 from keras_lstmgen.utils.errors import UserError
 
-PIECE = 1 << 16  # characters in a piece of a stream, about
+PIECE = 1 << 16  # approximate number of characters in a piece of a stream
 FORMS: dict[str, Literal["NFC", "NFKC"]] = {"nfc": "NFC", "nfkc": "NFKC"}  # by corpus.normalize
-# Up to the last character that nothing before it is joined with, in any form: one of ASCII, or a Chinese one.
+# Text before the last character that no normalization form combines with the text before it: ASCII or Chinese.
 SAFE = re.compile(r".*(?=[\0-\x7f\u4e00-\u9fff])", re.DOTALL)
 
 Split = Literal["train", "validation"]
 
 
 def pieces(corpus: recipe.Corpus, split: Split) -> Iterator[str]:
-    """Yield the text of one side of the split.
+    """Yield the text of one split.
 
-    documents = "stream": pieces of about 64k characters that end after a newline wherever there is one, else
-    before a space, so that tokenizing them one by one gives the ids of the whole. All other kinds: one string
-    for each document; empty ones do not count.
-    Raises UserError for text that cannot be read, and where there is none on this side.
+    A stream is yielded in pieces of about 64k characters, which end after a newline if possible, otherwise before a
+    space. Tokenizing the pieces gives the same ids as tokenizing the whole. All other kinds of corpus are yielded
+    document by document, without empty ones.
+
+    Args:
+        corpus: the corpus.
+        split: the split.
+
+    Raises:
+        UserError: if a text cannot be read, or if the split is empty.
     """
-    texts = _stream(corpus, split) if corpus.documents == "stream" else _on_side(corpus, split)
-    found = False
+    texts = _stream(corpus, split) if corpus.documents == "stream" else _documents_of(corpus, split)
+    is_empty = True
     for text in texts:
-        found = True
+        is_empty = False
         yield text
-    if not found:
-        raise UserError(why_empty(corpus, split))
+    if is_empty:
+        raise UserError(empty_split_message(corpus, split))
 
 
 def fingerprint(corpus: recipe.Corpus) -> str:
-    """Hash the texts themselves and every value that changes documents or split; hexadecimal sha256.
+    """Return a hash of the texts and of all options that change documents or splits; hexadecimal sha256.
 
-    Where the texts lie, what they are called and whether they are packed does not count.
+    The names, folders and compression of the files have no influence.
     """
     digest = hashlib.sha256(json.dumps(_values_that_matter(corpus), sort_keys=True).encode())
     for sources in (resolve(corpus), validation_sources(corpus)):
@@ -61,12 +67,12 @@ def fingerprint(corpus: recipe.Corpus) -> str:
             text, last = _hashed(source)
             digest.update(text)
             if corpus.documents == "stream" and number < len(sources) and last not in (b"", b"\n"):
-                digest.update(b"newline")  # which ``texts`` puts behind it
+                digest.update(b"newline")  # that ``texts`` inserts after it
     return digest.hexdigest()
 
 
 def _hashed(source: Source) -> tuple[bytes, bytes]:
-    """Return the sha256 of a text as it lies in its file, unpacked, and its last byte."""
+    """Return the sha256 of the decompressed bytes of a file, and its last byte."""
     text, last = hashlib.sha256(), b""
     for chunk in read_bytes(source):
         text.update(chunk)
@@ -75,6 +81,7 @@ def _hashed(source: Source) -> tuple[bytes, bytes]:
 
 
 def _values_that_matter(corpus: recipe.Corpus) -> dict[str, Any]:
+    """Return the options that change the documents or the splits."""
     values: dict[str, Any] = {"documents": corpus.documents}
     if corpus.documents in ("jsonl", "csv", "tsv"):
         values["field"] = corpus.field
@@ -87,30 +94,39 @@ def _values_that_matter(corpus: recipe.Corpus) -> dict[str, Any]:
     return values | ({"unique": True} if corpus.unique else {}) | ({"labels": corpus.labels} if corpus.labels else {})
 
 
-def measured_on(corpus: recipe.Corpus, texts: Sequence[str]) -> recipe.Corpus:
-    """The corpus with other texts to measure on, if there are any; of a corpus of kinds one for each of them."""
+def with_validation_texts(corpus: recipe.Corpus, texts: Sequence[str]) -> recipe.Corpus:
+    """Return the corpus with other validation texts, if any are given.
+
+    Args:
+        corpus: the corpus.
+        texts: validation texts; for a corpus with labels, one for each label.
+
+    Raises:
+        UserError: if the number of texts differs from that of the labels.
+    """
     if texts and corpus.labels and len(texts) != len(corpus.labels):
-        kinds = ", ".join(corpus.labels)
-        raise UserError(f"{', '.join(texts)}: give a text for each kind in this order, {kinds} (corpus.labels)")
+        labels = ", ".join(corpus.labels)
+        raise UserError(f"{', '.join(texts)}: give one text for each label in this order: {labels} (corpus.labels)")
     return replace(corpus, validation=tuple(texts)) if texts else corpus
 
 
-def validates_on(corpus: recipe.Corpus) -> str:
-    """What the text of ``validation`` is: held out, or named as a source too, and so learned from."""
+def validation_kind(corpus: recipe.Corpus) -> str:
+    """Return what the validation text is: "held-out text", or "training text" if it is also a source."""
     return "training text" if corpus.validation and set(corpus.validation) <= set(corpus.source) else "held-out text"
 
 
 def validation_sources(corpus: recipe.Corpus) -> list[Source]:
-    """The texts of ``corpus.validation``, as ``sources.resolve`` gives those of ``corpus.source``."""
+    """Return the resolved sources of ``corpus.validation``."""
     return resolve(replace(corpus, source=corpus.validation, sha256=()))
 
 
 def _sources(corpus: recipe.Corpus, split: Split) -> list[Source]:
+    """Return the resolved sources that contain a split, possibly together with the other split."""
     return validation_sources(corpus) if corpus.validation and split == "validation" else resolve(corpus)
 
 
-def why_empty(corpus: recipe.Corpus, split: Split) -> str:
-    """What to say where there is no text on a side."""
+def empty_split_message(corpus: recipe.Corpus, split: Split) -> str:
+    """Return the error message for a split without text."""
     if corpus.validation:
         names = corpus.source if split == "train" else corpus.validation
         return f"{', '.join(names)}: empty corpus, no text for {split}; name files with text"
@@ -124,6 +140,7 @@ def why_empty(corpus: recipe.Corpus, split: Split) -> str:
 
 
 def _stream(corpus: recipe.Corpus, split: Split) -> Iterator[str]:
+    """Yield the text of one split of a stream in pieces."""
     sources = _sources(corpus, split)
     if corpus.validation:
         return stream(corpus, sources, 0, sys.maxsize)
@@ -133,14 +150,14 @@ def _stream(corpus: recipe.Corpus, split: Split) -> Iterator[str]:
 
 
 def cut_at(characters: int, corpus: recipe.Corpus) -> int:
-    """How many characters of a stream train."""
+    """Return the number of characters of the training split of a stream."""
     return int(characters * (1 - corpus.validation_fraction))
 
 
 def texts(corpus: recipe.Corpus, sources: Iterable[Source]) -> Iterator[str]:
-    """Yield texts one after another, in pieces, each file by itself in the form that ``corpus.normalize`` names.
+    """Yield the texts of all sources in pieces, each source normalized separately.
 
-    A text begins on a line of its own: a newline is put before it where the one before does not end with one.
+    Each source starts on a new line: a newline is inserted if the previous source does not end with one.
     """
     last = "\n"
     for source in sources:
@@ -151,7 +168,7 @@ def texts(corpus: recipe.Corpus, sources: Iterable[Source]) -> Iterator[str]:
 
 
 def _in_form(source: Source, pieces: Iterator[str], corpus: recipe.Corpus) -> Iterator[str]:
-    """Yield the pieces of the whole in its form: what may be joined with what follows it waits for that."""
+    """Yield a text in its Unicode normalization form; characters that may combine with the next piece wait for it."""
     if corpus.normalize == recipe.NONE:
         yield from pieces
         return
@@ -169,21 +186,27 @@ def _in_form(source: Source, pieces: Iterator[str], corpus: recipe.Corpus) -> It
 
 
 def normalized(text: str, corpus: recipe.Corpus) -> str:
-    """Bring a text to its form; Python finds out by itself, and quickly, where nothing is to be done."""
+    """Return a text in the Unicode normalization form of the corpus.
+
+    >>> from keras_lstmgen.config.recipe import Corpus
+    >>> from keras_lstmgen.data.splits import normalized
+    >>> normalized("e\u0301", Corpus(normalize="nfc")) == "\u00e9"
+    True
+    """
     form = FORMS.get(corpus.normalize)
     return unicodedata.normalize(form, text) if form else text
 
 
 def prompt(text: str, corpus: recipe.Corpus) -> str:
-    """Read a prompt as the corpus was read: without a byte order mark, with its line ends and in its Unicode form.
+    """Return a prompt in the form in which the corpus was read: byte order mark, line ends and normalization.
 
-    A newline at the end stays, except where a document is one line: there it is the end of that line. In a corpus of
-    pairs each line is a turn, and the newline behind the last one ends the source.
+    A newline at the end remains, except if each document is one line. In a corpus of pairs each line is a turn, and a
+    newline after the last turn ends the source.
     """
     text = text.removeprefix("\ufeff")
     if corpus.is_pairs:
         return _prompt_of_pairs(text, corpus)
-    if corpus.documents not in ("stream", "files", "jsonl"):  # which keep the line ends of their text
+    if corpus.documents not in ("stream", "files", "jsonl"):  # these keep the line ends of their text
         text = text.replace("\r\n", "\n")
     if corpus.documents in ("lines", "tsv"):
         text = text.removesuffix("\n").removesuffix("\r")
@@ -191,23 +214,29 @@ def prompt(text: str, corpus: recipe.Corpus) -> str:
 
 
 def _prompt_of_pairs(text: str, corpus: recipe.Corpus) -> str:
-    """Return the turns of a prompt, and behind the last newline the beginning of the answer; a label stays as it is."""
+    """Return the turns of a prompt, and the beginning of the answer after the last newline; labels do not change."""
     source, end, answer = text.rpartition("\n") if "\n" in text else (text, "", "")
     turns = (source if corpus.labels else normalized(source, corpus)).rstrip().split("\n")
     return pair(turns) + end + normalized(answer, corpus).lstrip()
 
 
 def stream(corpus: recipe.Corpus, sources: Iterable[Source], start: int, end: int) -> Iterator[str]:
-    """Yield the characters from ``start`` up to ``end`` of texts that go on in each other, in pieces for a tokenizer.
+    """Yield the characters from ``start`` up to ``end`` of a stream in pieces for a tokenizer.
 
-    Where a line is cut, being too long for a piece, depends on that line alone: who reads from a later line on finds
-    the same pieces of it.
+    A line that is too long for a piece is cut at positions that depend on that line only. Reading from a later line on
+    therefore gives the same pieces.
+
+    Args:
+        corpus: the corpus.
+        sources: the files of the stream.
+        start: index of the first character.
+        end: index after the last character.
     """
     return _cut_after_newlines(_between(texts(corpus, sources), start, end))
 
 
 def _between(texts: Iterator[str], start: int, end: int) -> Iterator[str]:
-    """The characters from ``start`` up to ``end``: ``_between(["abc", "def"], 2, 4)`` yields "c", "d"."""
+    """Yield the characters from ``start`` up to ``end``: "c" and "d" for ``_between(["abc", "def"], 2, 4)``."""
     for text in texts:
         if part := text[max(start, 0) : max(end, 0)]:
             yield part
@@ -217,6 +246,7 @@ def _between(texts: Iterator[str], start: int, end: int) -> Iterator[str]:
 
 
 def _cut_after_newlines(texts: Iterator[str]) -> Iterator[str]:
+    """Yield the same characters in pieces of at most ``PIECE``, cut where tokenizers separate pieces."""
     rest = ""
     for text in texts:
         rest, start = rest + text, 0
@@ -230,16 +260,16 @@ def _cut_after_newlines(texts: Iterator[str]) -> Iterator[str]:
 
 
 def _cut(text: str) -> int:
-    """Where tokenizers part anyway: after the last newline, else before the last spaces, else at the end."""
+    """Return the position to cut a text at: after the last newline, otherwise before the last spaces, or the end."""
     if newline := text.rfind("\n") + 1:
         return newline
     spaces = re.match(r".*[^ ](?= )", text, re.DOTALL)
     return spaces.end() if spaces else len(text)
 
 
-def _on_side(corpus: recipe.Corpus, split: Split) -> Iterator[str]:
-    """The documents of one side; with ``corpus.unique`` each once, whose hashes take 100 bytes of memory or so."""
-    seen: set[bytes] = set()
+def _documents_of(corpus: recipe.Corpus, split: Split) -> Iterator[str]:
+    """Yield the documents of one split; with ``corpus.unique`` each text once."""
+    seen: set[bytes] = set()  # about 100 bytes of memory for each document
     for document in chain.from_iterable(documents(corpus, group, label) for label, group in _labelled(corpus, split)):
         if corpus.validation or side(document, corpus) == split:
             if corpus.unique:
@@ -250,16 +280,22 @@ def _on_side(corpus: recipe.Corpus, split: Split) -> Iterator[str]:
 
 
 def documents(corpus: recipe.Corpus, sources: Iterable[Source], label: str = "") -> Iterator[str]:
-    """Yield all documents of these texts, in their order, with a label as its targets; empty ones do not count."""
+    """Yield all documents of these sources in their order, without empty ones.
+
+    Args:
+        corpus: the corpus.
+        sources: the files.
+        label: label of the files; each document is then the target of a pair whose source is the label.
+    """
     for document in chain.from_iterable(KINDS[corpus.documents](source, corpus.field) for source in sources):
-        if text := _as_asked(document, corpus, label):
+        if text := _normalized_document(document, corpus, label):
             yield text
 
 
-def _as_asked(document: str, corpus: recipe.Corpus, label: str) -> str:
-    """Return a document in its Unicode form, behind its label if there is one; "" if it does not count.
+def _normalized_document(document: str, corpus: recipe.Corpus, label: str) -> str:
+    """Return a document in its Unicode normalization form, after its label if there is one; "" if it is empty.
 
-    The form may bring spaces beside a turn of a pair, which is therefore made anew.
+    Normalization may add spaces around a turn of a pair. Therefore the pair is built again.
     """
     text = normalized(document, corpus)
     if label:
@@ -268,7 +304,7 @@ def _as_asked(document: str, corpus: recipe.Corpus, label: str) -> str:
 
 
 def _labelled(corpus: recipe.Corpus, split: Split) -> Iterator[tuple[str, list[Source]]]:
-    """The sources of a side, and what stands before their documents."""
+    """Yield the label of each group of sources of a split, "" for none, and the sources."""
     if not corpus.labels:
         yield "", _sources(corpus, split)
         return
@@ -279,13 +315,13 @@ def _labelled(corpus: recipe.Corpus, split: Split) -> Iterator[tuple[str, list[S
 
 
 def document_key(document: str) -> bytes:
-    """16 bytes that are the same for equal documents alone."""
+    """Return 16 bytes that identify the text of a document."""
     return hashlib.sha256(document.encode()).digest()[:16]
 
 
 def side(document: str, corpus: recipe.Corpus) -> Split:
-    """Whether a document trains or validates, by a hash of its text, or of a part of it, and the seed."""
+    """Return the split of a document, which depends on a hash of the split seed and of its text or a part of it."""
     source, _, target = document.rpartition("\n")
-    key = target if corpus.labels else source if corpus.is_pairs else document  # a label is the source of too many
+    key = target if corpus.labels else source if corpus.is_pairs else document  # too many pairs have the same label
     digest = hashlib.sha256(f"{corpus.split_seed}\n{key}".encode()).digest()
     return "validation" if int.from_bytes(digest[:8]) < corpus.validation_fraction * 2**64 else "train"

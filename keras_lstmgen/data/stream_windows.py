@@ -6,6 +6,7 @@ state that is carried from batch to batch has read the whole stream. The offset 
 
 import mmap
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -14,17 +15,46 @@ from numpy.typing import NDArray
 from keras_lstmgen.data.sharded_array import Shards
 from keras_lstmgen.utils.errors import UserError
 
-ENDLESS = 1 << 62  # windows
+ENDLESS = 1 << 62  # number of batches of a dataset without an end
 ALL = slice(None)
 PIECE = 1 << 20  # ids read at once
-KEPT = 256  # windows between two releases of mapped pages
+RELEASE_INTERVAL = 256  # windows between two releases of mapped pages
 
 
-def windows(tokens: int, B: int, T: int) -> int:
+class Batching(NamedTuple):
+    """Sizes, number and order of the batches of a dataset.
+
+    Attributes:
+        B: rows of a batch, over all workers.
+        T: time steps of a batch, at most.
+        epochs: number of epochs; 0 for an infinite dataset.
+        seed: seed of the order of the examples or of the offsets of the streams.
+        first: number of batches to skip without reading them.
+        rows: rows of each batch that this worker reads.
+    """
+
+    B: int
+    T: int
+    epochs: int
+    seed: int
+    first: int = 0
+    rows: slice = ALL
+
+
+def windows_per_epoch(tokens: int, B: int, T: int) -> int:
     """Return the number of windows per epoch, which leaves T possible offsets, but at least 1.
+
+    Args:
+        tokens: number of ids of the text.
+        B: number of streams.
+        T: time steps per window.
 
     Raises:
         UserError: if the text is shorter than B windows of T steps and their next ids.
+
+    >>> from keras_lstmgen.data.stream_windows import windows_per_epoch
+    >>> windows_per_epoch(100, B=2, T=5)
+    9
     """
     if tokens < B * T + 1:
         raise UserError(
@@ -34,43 +64,30 @@ def windows(tokens: int, B: int, T: int) -> int:
     return max((tokens - T) // (B * T), 1)
 
 
-def dataset(
-    ids: NDArray[np.integer],
-    B: int,
-    T: int,
-    epochs: int,
-    seed: int,
-    first_window: int = 0,
-    rows: slice = ALL,
-    shifted: bool = True,
-) -> tf.data.Dataset:
-    """Create a dataset of ``epochs * windows`` pairs (ids, next ids).
+def dataset(ids: NDArray[np.integer], batching: Batching, shifted: bool = True) -> tf.data.Dataset:
+    """Create a dataset of ``epochs * windows_per_epoch`` pairs (ids, next ids).
 
     Within an epoch, row b of window n + 1 continues row b of window n. The offset of an epoch depends only on the seed
     and the epoch. Each window reads B * (T + 1) ids, so ``ids`` may be mapped from a file.
 
     Args:
         ids: integer [N], the training text.
-        B: number of streams.
-        T: time steps per window.
-        epochs: number of epochs; 0 for an infinite dataset.
-        seed: seed of the offsets.
-        first_window: number of windows to skip without reading them.
-        rows: rows of the batch that this worker reads.
+        batching: sizes, number and order of the batches.
         shifted: whether each epoch has a random offset; otherwise all offsets are 0.
 
     Returns:
         A dataset of pairs of int32 [rows, T].
     """
-    total = epochs * windows(len(ids), B, T) if epochs else ENDLESS
+    B, T, epochs, seed, first, rows = batching
+    total = epochs * windows_per_epoch(len(ids), B, T) if epochs else ENDLESS
     count = len(range(B)[rows])
 
     def gather(window: NDArray[np.int64]) -> NDArray[np.int32]:
-        if window % KEPT == 0:
-            let_go(ids)
+        if window % RELEASE_INTERVAL == 0:
+            release_pages(ids)
         return np.asarray(ids[positions(int(window), len(ids), B, T, seed if shifted else None)[rows]], np.int32)
 
-    ds = tf.data.Dataset.range(first_window, total)
+    ds = tf.data.Dataset.range(first, total)
     ds = ds.map(lambda window: tf.numpy_function(gather, [window], tf.int32, stateful=False))
     ds = ds.map(lambda both: (tf.ensure_shape(both[:, :-1], (count, T)), tf.ensure_shape(both[:, 1:], (count, T))))
     return ds.prefetch(8).with_options(untuned())
@@ -92,21 +109,21 @@ def pieces(ids: NDArray[np.integer]) -> Iterator[NDArray[np.integer]]:
     """Iterate over all ids in pieces; each piece is unmapped before the next one is read."""
     for start in range(0, len(ids), PIECE):
         yield ids[start : start + PIECE]
-        let_go(ids)
+        release_pages(ids)
 
 
-def let_go(ids: NDArray[np.integer]) -> None:
+def release_pages(ids: NDArray[np.integer]) -> None:
     """Unmap the pages of a mapped array that were read, so that they do not count as memory of this process.
 
     The system keeps the pages in its cache and maps them again on the next access.
     """
     if isinstance(ids, Shards):
-        ids.let_go()
-    below: object = ids
-    while isinstance(below, np.ndarray):
-        below = below.base
-    if isinstance(below, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
-        below.madvise(mmap.MADV_DONTNEED)
+        ids.release_pages()
+    owner: object = ids
+    while isinstance(owner, np.ndarray):
+        owner = owner.base
+    if isinstance(owner, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        owner.madvise(mmap.MADV_DONTNEED)
 
 
 def positions(window: int, tokens: int, B: int, T: int, seed: int | None) -> NDArray[np.int64]:
@@ -118,8 +135,12 @@ def positions(window: int, tokens: int, B: int, T: int, seed: int | None) -> NDA
         B: number of streams.
         T: time steps per window.
         seed: seed of the offsets; None for offsets of 0.
+
+    >>> from keras_lstmgen.data.stream_windows import positions
+    >>> positions(1, tokens=20, B=2, T=3, seed=None).tolist()
+    [[3, 4, 5, 6], [9, 10, 11, 12]]
     """
-    count = windows(tokens, B, T)
+    count = windows_per_epoch(tokens, B, T)
     epoch, within = divmod(window, count)
     slack = tokens - 1 - B * T * count
     offset = 0 if seed is None else np.random.default_rng([seed, epoch]).integers(slack + 1)

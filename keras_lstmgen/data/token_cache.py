@@ -1,8 +1,8 @@
-"""The corpus as ids, written once beside the runs and mapped into memory from then on.
+"""Cache of tokenized corpora, whose ids are mapped into memory.
 
-A folder of the cache holds ``tokenizer.model``, ``train.ids``, ``validation.ids`` (little-endian, uint16 or
-int32) and ``encoding.json``. Its name is a hash of the texts, the split and the tokenizer's settings. It
-appears when it is whole.
+A folder of the cache contains ``tokenizer.model``, ``train.ids``, ``validation.ids`` (little-endian, uint16 or int32)
+and ``encoding.json``. Its name is a hash of the texts, the split and the tokenizer settings. A folder appears only when
+it is complete.
 """
 
 import hashlib
@@ -27,21 +27,27 @@ from keras_lstmgen.utils.errors import UserError
 FORMAT = 3
 SPLITS: tuple[Split, Split] = ("train", "validation")
 COUNTS = ("characters", "bytes", "words", "documents", "tokens", "unknown")
-WORD = re.compile(r"[\u3400-\u9fff]|[^\s\u3400-\u9fff]+")  # a Chinese character, or what stands between white space
+WORD = re.compile(r"[\u3400-\u9fff]|[^\s\u3400-\u9fff]+")  # a Chinese character, or other text without white space
 PARTS = ("tokenizer.model", "train.ids", "validation.ids")
-BATCH = 1 << 16  # characters of short documents that are written together
+BATCH = 1 << 16  # characters of the short documents that are tokenized and written together
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """A corpus as ids.
+    """A tokenized corpus.
 
-    ``train`` and ``validation`` are read-only, one dimension, uint16 or int32, mapped from the disk: an array, or
-    ``shards.Shards``, of which slices and index arrays are read like an array's.
-    ``counts`` has for each: characters, bytes, words (between white space; each Chinese character is one),
-    documents, tokens, unknown; of pairs they are those of the targets.
-    ``start_id`` begins a text: ``<s>`` of documents; in a stream the newline, or its first id if it has none.
-    ``unsampled_ids`` are never to be generated: all that training never saw, ``<unk>`` and ``<s>``; sorted.
+    Attributes:
+        tokenizer: the vocabulary.
+        train: uint16 or int32 [N], ids of the training split: an array mapped from a file, or ``sharded_array.Shards``,
+            which supports the same slices and index arrays.
+        validation: ids of the validation split, likewise.
+        counts: for each split its ``COUNTS``: characters, bytes, words, documents, tokens and unknown tokens. Words are
+            separated by white space, and each Chinese character is one. For pairs, the counts cover the targets only.
+        start_id: id before the first generated token: ``<s>`` for documents; for a stream the newline, or the first id
+            of a stream without newlines.
+        end_id: id of ``</s>``.
+        unsampled_ids: sorted ids that are never generated: ``<unk>``, ``<s>`` and all ids that the training split does
+            not contain.
     """
 
     tokenizer: Tokenizer
@@ -54,31 +60,38 @@ class Encoded:
 
 
 def encode(recipe: Recipe, cache: Path, report: Callable[[str], None] = lambda _: None) -> Encoded:
-    """Encode the corpus of a recipe into a folder of ``cache``, or reuse what is there if nothing changed.
+    """Tokenize the corpus of a recipe into a folder of the cache, or reuse the folder if nothing has changed.
 
-    A folder that is damaged is made anew. Memory is bounded by the longest document, not by the corpus.
-    ``report`` is told what is going on, a line each. Raises UserError for what cannot be used.
+    A damaged folder is replaced. The memory needed depends on the longest document, not on the size of the corpus.
+
+    Args:
+        recipe: the recipe; its corpus and its tokenizer matter.
+        cache: folder of the cache.
+        report: called with one line of text for each step.
+
+    Raises:
+        UserError: if the corpus cannot be read or changes meanwhile, or if the folder cannot be written.
     """
     folder = cache / _key(recipe)
-    if (encoded := _opened(folder)) is not None:
+    if (encoded := _load(folder)) is not None:
         report(f"Corpus and tokenizer are unchanged: reusing {folder}")
         return encoded
-    with _turn(folder, report):
-        if _opened(folder) is None:
+    with _exclusive(folder, report):
+        if _load(folder) is None:
             with replacing(folder) as temporary:
                 temporary.mkdir()
                 _write(recipe, temporary, report)
                 if _key(recipe) != folder.name:
-                    raise UserError("corpus.source: a text changed while it was read; train again when it is whole")
-        encoded = _opened(folder)
+                    raise UserError("corpus.source: a text changed while it was read; train again when it is complete")
+        encoded = _load(folder)
     if encoded is None:
-        raise UserError(f"{folder}: does not read back as it was written; check the disk")
+        raise UserError(f"{folder}: reading returns other data than was written; check the disk")
     return encoded
 
 
 @contextmanager
-def _turn(folder: Path, report: Callable[[str], None]) -> Iterator[None]:
-    """Wait for other runs that encode the same text."""
+def _exclusive(folder: Path, report: Callable[[str], None]) -> Iterator[None]:
+    """Wait until no other process tokenizes the same corpus, and keep others waiting inside the context."""
     lock = folder.with_suffix(".lock")
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
@@ -90,12 +103,13 @@ def _turn(folder: Path, report: Callable[[str], None]) -> Iterator[None]:
 
 
 def _key(recipe: Recipe) -> str:
+    """Return the name of the folder: a hash of everything that determines the ids."""
     settings = json.dumps([FORMAT, asdict(recipe.tokenizer), fingerprint(recipe.corpus)], sort_keys=True)
     return hashlib.sha256(settings.encode()).hexdigest()[:16]
 
 
-def _opened(folder: Path) -> Encoded | None:
-    """The encoding in a folder; None if it is not there or not as it was written."""
+def _load(folder: Path) -> Encoded | None:
+    """Return the contents of a folder; None if it is missing or damaged."""
     try:
         about = read_json(folder / "encoding.json")
         if any(sha256(folder / name) != about["sha256"][name] for name in PARTS):
@@ -107,7 +121,7 @@ def _opened(folder: Path) -> Encoded | None:
 
 
 def _encoded(folder: Path, about: dict[str, Any], tokenizer: Tokenizer) -> Encoded:
-    """The ids, mapped; ValueError if they are stored in a way that this package does not."""
+    """Return the contents of a folder with mapped ids; raise ValueError if the type of the ids is invalid."""
     if about["dtype"] not in ("<u2", "<i4"):
         raise ValueError(f"ids of type {about['dtype']}")
     return Encoded(
@@ -122,13 +136,13 @@ def _encoded(folder: Path, about: dict[str, Any], tokenizer: Tokenizer) -> Encod
 
 
 def sha256(path: Path) -> str:
-    """The checksum of a file, hexadecimal."""
+    """Return the sha256 of a file, hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _write(recipe: Recipe, folder: Path, report: Callable[[str], None]) -> None:
-    """Learn the vocabulary, write the ids of both sides, and last ``encoding.json``."""
+    """Learn the vocabulary, write the ids of both splits, and finally ``encoding.json``."""
     report(f"Learning a vocabulary of type {recipe.tokenizer.type}")
     tokenizer = Tokenizer(train(recipe.tokenizer, partial(pieces, recipe.corpus, "train")))
     (folder / "tokenizer.model").write_bytes(tokenizer.model)
@@ -143,21 +157,28 @@ def _write(recipe: Recipe, folder: Path, report: Callable[[str], None]) -> None:
         "format_version": FORMAT,
         "dtype": dtype,
         "counts": counts,
-        **symbols(recipe.corpus, tokenizer, seen["train"], first),
+        **special_ids(recipe.corpus, tokenizer, seen["train"], first),
         "sha256": {path.name: sha256(path) for path in sorted(folder.iterdir())},
     }
     write_json(folder / "encoding.json", about)
 
 
 def dtype_of(tokenizer: Tokenizer) -> str:
-    """How ids are stored: little-endian, in two bytes where all find room in them, else in four."""
+    """Return the NumPy dtype in which ids are stored: little-endian, of two bytes if all ids fit, otherwise of four."""
     return "<u2" if tokenizer.vocab_size <= 1 << 16 else "<i4"
 
 
-def symbols(corpus: Corpus, tokenizer: Tokenizer, seen: NDArray[np.bool_], first: int) -> dict[str, Any]:
-    """Return ``start_id`` and ``unsampled_ids`` of a training text: bool (V,), which ids it has, and its first id.
+def special_ids(corpus: Corpus, tokenizer: Tokenizer, seen: NDArray[np.bool_], first: int) -> dict[str, Any]:
+    """Return the ``start_id`` and the ``unsampled_ids`` of a corpus.
 
-    Raises UserError if that leaves nothing to generate.
+    Args:
+        corpus: the corpus.
+        tokenizer: the vocabulary.
+        seen: bool [V], whether the training split contains each id.
+        first: the first id of the training split.
+
+    Raises:
+        UserError: if no id is left to generate.
     """
     newline = tokenizer.newline_id
     of_a_stream = newline if seen[newline] else first
@@ -168,6 +189,7 @@ def symbols(corpus: Corpus, tokenizer: Tokenizer, seen: NDArray[np.bool_], first
 
 
 def _unsampled(seen: NDArray[np.bool_], tokenizer: Tokenizer) -> list[int]:
+    """Return the ids that are never generated, sorted."""
     writable = seen.copy()
     writable[[tokenizer.unk_id, tokenizer.start_id]] = False
     return [int(unsampled) for unsampled in np.flatnonzero(~writable)]
@@ -176,9 +198,17 @@ def _unsampled(seen: NDArray[np.bool_], tokenizer: Tokenizer) -> list[int]:
 def encode_split(
     corpus: Corpus, split: Split, tokenizer: Tokenizer, path: Path, dtype: str
 ) -> tuple[dict[str, int], NDArray[np.bool_]]:
-    """Write the ids of one side; return its counts, and bool (V,): which ids occur in it.
+    """Tokenize one split into a file.
 
-    What is counted of pairs is what is to be predicted: their targets.
+    Args:
+        corpus: the corpus.
+        split: the split.
+        tokenizer: the vocabulary.
+        path: file of the ids.
+        dtype: NumPy dtype of the ids in the file.
+
+    Returns:
+        The counts of the split, which for pairs cover the targets only, and bool [V], whether it contains each id.
     """
     counts, seen = write_ids(pieces(corpus, split), corpus, tokenizer, path, dtype)
     return counts | ({"documents": 1} if corpus.documents == "stream" else {}), seen
@@ -187,24 +217,24 @@ def encode_split(
 def write_ids(
     texts: Iterator[str], corpus: Corpus, tokenizer: Tokenizer, path: Path, dtype: str
 ) -> tuple[dict[str, int], NDArray[np.bool_]]:
-    """Write the ids of documents, or of pieces of a stream; return what ``encode_split`` returns."""
+    """Tokenize documents, or pieces of a stream, into a file; return the same as ``encode_split``."""
     counts = dict.fromkeys(COUNTS, 0)
     seen = np.zeros(tokenizer.vocab_size, np.bool_)
     with path.open("wb") as file:
         for batch in batches(texts):
-            ids = ids_of(batch, tokenizer, corpus.documents == "stream")
+            ids = encode_texts(batch, tokenizer, corpus.documents == "stream")
             ids.astype(dtype).tofile(file)
             seen[ids] = True
             if corpus.is_pairs:
                 batch = [text.rpartition("\n")[2] for text in batch]
-                ids = ids_of(batch, tokenizer, is_stream=True)
-                counts["tokens"] += len(batch)  # the end of each
-            _add_up(counts, batch, ids, tokenizer.unk_id)
+                ids = encode_texts(batch, tokenizer, is_stream=True)
+                counts["tokens"] += len(batch)  # the end symbol of each target
+            _add_counts(counts, batch, ids, tokenizer.unk_id)
     return counts, seen
 
 
 def batches(texts: Iterable[str]) -> Iterator[list[str]]:
-    """Group texts to about 64k characters, so that short documents do not cost a write or a search each."""
+    """Group texts into lists of about 64k characters, so that short texts are processed together."""
     batch: list[str] = []
     characters = 0
     for text in texts:
@@ -217,13 +247,14 @@ def batches(texts: Iterable[str]) -> Iterator[list[str]]:
         yield batch
 
 
-def ids_of(texts: list[str], tokenizer: Tokenizer, is_stream: bool) -> NDArray[np.int32]:
-    """The ids of texts one after another, each document between ``<s>`` and ``</s>``."""
+def encode_texts(texts: list[str], tokenizer: Tokenizer, is_stream: bool) -> NDArray[np.int32]:
+    """Return the concatenated ids of texts, int32 [N]; documents get ``<s>`` and ``</s>`` around them."""
     start, end = ([], []) if is_stream else ([tokenizer.start_id], [tokenizer.end_id])
     return np.concatenate([part for text in texts for part in (start, tokenizer.encode(text), end)]).astype(np.int32)
 
 
-def _add_up(counts: dict[str, int], texts: list[str], ids: NDArray[np.int32], unk_id: int) -> None:
+def _add_counts(counts: dict[str, int], texts: list[str], ids: NDArray[np.int32], unk_id: int) -> None:
+    """Add the counts of texts and of their ids to ``counts``."""
     counts["characters"] += sum(map(len, texts))
     counts["bytes"] += sum(len(text.encode()) for text in texts)
     counts["words"] += sum(len(text.split() if text.isascii() else WORD.findall(text)) for text in texts)

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from keras_lstmgen.data.example_batches import Pairs
+from keras_lstmgen.data.example_batches import Examples
 from keras_lstmgen.layers import native_ops
 from keras_lstmgen.layers.attention import attend
 from keras_lstmgen.layers.pointer_generator import in_windows, read_by
@@ -113,7 +113,7 @@ def stream_nll(
     return total
 
 
-def examples_nll(weights: Weights, pairs: Pairs, score: Scorer, on_progress: OnProgress = ignore_progress) -> float:
+def examples_nll(weights: Weights, pairs: Examples, score: Scorer, on_progress: OnProgress = ignore_progress) -> float:
     """Compute the negative log-likelihood of the targets of examples, each given its source.
 
     Examples of similar lengths are scored in one batch. A long batch is scored in windows with the state carried over,
@@ -157,7 +157,7 @@ def window_size(V: int, B: int) -> int:
 
 
 def _window(
-    pairs: Pairs, numbers: NDArray[np.int64], first: int, T: int
+    pairs: Examples, numbers: NDArray[np.int64], first: int, T: int
 ) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
     """Extract a window of examples, starting at the position ``first`` of each example.
 
@@ -173,7 +173,7 @@ def _window(
     return ids.astype(np.int32), is_target[:, 1:]
 
 
-def _by_length(pairs: Pairs, V: int) -> Iterator[NDArray[np.int64]]:
+def _by_length(pairs: Examples, V: int) -> Iterator[NDArray[np.int64]]:
     """Yield the numbers of all examples in batches of similar lengths, the longest first, within ``MAX_LOGITS``."""
     lengths = np.diff(pairs.starts)
     order = np.argsort(lengths, kind="stable")

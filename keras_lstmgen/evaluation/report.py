@@ -42,10 +42,10 @@ def evaluate(
         UserError: a text, the training text or an optional package is missing.
     """
     options = options or run.recipe.evaluate
-    training = prepared_corpus.text(run.recipe.corpus)
+    training = prepared_corpus.source_corpus(run.recipe.corpus)
     _check(training, texts, samples, options)
-    held_out = splits.measured_on(training, texts)
-    name = ", ".join(map(filenames.stored, texts)) or f"{splits.validates_on(training)} of the run"
+    held_out = splits.with_validation_texts(training, texts)
+    name = ", ".join(map(filenames.stored, texts)) or f"{splits.validation_kind(training)} of the run"
     report = {"text": name, **_loss_report(run, held_out)}
     if samples:
         report["samples"] = _samples_report(run, training, held_out, samples, sample_tokens)
@@ -106,23 +106,23 @@ def _stream_loss(run: Run, counts: dict[str, int], ids: NDArray[Any]) -> dict[st
 
 def _documents_loss(run: Run, counts: dict[str, int], ids: NDArray[Any]) -> dict[str, float]:
     """Compute the loss of documents, each from a zero state; start symbols are not scored."""
-    documents = example_batches.documents(ids)
+    documents = example_batches.find_documents(ids)
     nll = _examples_nll(run, documents, likelihood.scorer(run.weights), "documents")
-    return likelihood.loss_in_units(nll, counts | {"tokens": example_batches.predicted(documents)})
+    return likelihood.loss_in_units(nll, counts | {"tokens": example_batches.target_tokens(documents)})
 
 
 def _pairs_loss(run: Run, counts: dict[str, int], ids: NDArray[Any]) -> dict[str, float]:
     """Compute the loss of targets given their sources, and given the sources of other pairs."""
-    pairs, score = example_batches.find(ids), likelihood.scorer(run.weights)
+    pairs, score = example_batches.find_pairs(ids), likelihood.scorer(run.weights)
     nll = _examples_nll(run, pairs, score, "targets")
-    shuffled_nll = _examples_nll(run, example_batches.shuffled(pairs), score, "targets")
+    shuffled_nll = _examples_nll(run, example_batches.with_other_sources(pairs), score, "targets")
     loss = likelihood.loss_in_units(nll, counts)
     loss["nats_per_token_behind_another_source"] = shuffled_nll / counts["tokens"]
     loss["gain_of_the_right_source"] = (shuffled_nll - nll) / counts["tokens"]
     return loss
 
 
-def _examples_nll(run: Run, examples: example_batches.Pairs, score: likelihood.Scorer, name: str) -> float:
+def _examples_nll(run: Run, examples: example_batches.Examples, score: likelihood.Scorer, name: str) -> float:
     with reporter.progress(name, example_batches.count(examples)) as on_progress:
         return likelihood.examples_nll(run.weights, examples, score, on_progress)
 

@@ -42,7 +42,7 @@ MIXES = (
 )
 
 # A contiguous text, ids [N], or separate examples.
-Text = np.ndarray[Any, Any] | example_batches.Pairs
+Text = np.ndarray[Any, Any] | example_batches.Examples
 
 
 @dataclass(frozen=True)
@@ -215,9 +215,9 @@ def _held_out(run: Run, tried: Trial) -> tuple[Text, str]:
             raise UserError("the text from standard input is not available")
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "text.ids"
-            encode_split(prepared_corpus.text(settings.corpus), "validation", run.tokenizer, path, "<i4")
+            encode_split(prepared_corpus.source_corpus(settings.corpus), "validation", run.tokenizer, path, "<i4")
             if len(ids := np.memmap(path, "<i4", "r")) > 1:
-                return _first(ids, settings), splits.validates_on(settings.corpus)
+                return _first(ids, settings), splits.validation_kind(settings.corpus)
     except UserError:
         pass
     return _generated(run, tried, settings.carries), "texts that Keras wrote"
@@ -227,7 +227,7 @@ def _first(ids: np.ndarray[Any, Any], settings: recipe.Recipe) -> Text:
     """Return the first ids of a file as an array in memory."""
     if settings.carries:
         return np.array(ids[:LOSS_TOKENS])
-    some = example_batches.some(example_batches.examples(ids, settings.corpus.is_pairs), LOSS_TOKENS)
+    some = example_batches.first_examples(example_batches.find_examples(ids, settings.corpus.is_pairs), LOSS_TOKENS)
     return some._replace(ids=np.array(some.ids))
 
 
@@ -238,7 +238,7 @@ def _generated(run: Run, tried: Trial, carries: bool) -> Text:
         return np.concatenate(texts)[:LOSS_TOKENS]
     ordered = sorted(tried.cases, key=lambda case: len(case.prompt))  # the order of ``tried.tokens``
     whole = [part for case, text in zip(ordered, texts, strict=True) for part in (case.prompt, text)]
-    return example_batches.some(example_batches.documents(np.concatenate(whole)), LOSS_TOKENS)
+    return example_batches.first_examples(example_batches.find_documents(np.concatenate(whole)), LOSS_TOKENS)
 
 
 def _loss_difference(run: Run, call: Call, text: Text) -> float:
@@ -248,11 +248,11 @@ def _loss_difference(run: Run, call: Call, text: Text) -> float:
         out = call("score", ids=ids, state=np.asarray(state, np.float32))
         return tf.constant(out["logprobs"]), out["next_state"]
 
-    if isinstance(text, example_batches.Pairs):
+    if isinstance(text, example_batches.Examples):
         keras, artifact = (
             likelihood.examples_nll(run.weights, text, scorer) for scorer in (likelihood.scorer(run.weights), score)
         )
-        return (artifact - keras) / example_batches.predicted(text)
+        return (artifact - keras) / example_batches.target_tokens(text)
     keras, artifact = (likelihood.stream_nll(run.weights, text, LOSS_PARTS, scorer) for scorer in (None, score))
     return (artifact - keras) / (len(text) - 1)
 

@@ -110,7 +110,7 @@ def _turns(settings: recipe.Corpus) -> int:
     if settings.documents != "pairs" or settings.labels:
         return 2
     with suppress(UserError):  # a corpus that has changed since is as good as none
-        text = prepared_corpus.text(settings)
+        text = prepared_corpus.source_corpus(settings)
         if sources.is_available(text):
             counts = (pair.count("\n") + 1 for pair in islice(splits.pieces(text, "train"), EXAMPLES))
             return max(counts, default=2)

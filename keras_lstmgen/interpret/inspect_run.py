@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from keras_lstmgen.cli import console
 from keras_lstmgen.config import recipe
 from keras_lstmgen.data import prepared_corpus, splits
-from keras_lstmgen.data.token_cache import ids_of
+from keras_lstmgen.data.token_cache import encode_texts
 from keras_lstmgen.files import atomic
 from keras_lstmgen.generation import beam_search, text_generation
 from keras_lstmgen.generation.sampling import Options
@@ -160,9 +160,11 @@ def _text(model: Run, asked: Asked) -> tuple[str, list[int]]:
     """The text that is asked for; else the run's held-out text; else, where that is gone, text of the model's own."""
     settings = model.recipe.corpus
     if asked.text:
-        return ", ".join(asked.text), _ids_of_corpus(model, splits.measured_on(settings, asked.text))
+        return ", ".join(asked.text), _ids_of_corpus(model, splits.with_validation_texts(settings, asked.text))
     try:
-        return f"the run's {splits.validates_on(settings)}", _ids_of_corpus(model, prepared_corpus.text(settings))
+        return f"the run's {splits.validation_kind(settings)}", _ids_of_corpus(
+            model, prepared_corpus.source_corpus(settings)
+        )
     except UserError as error:
         reporter.message(f"{error}; the model writes a text instead")
         samples = text_generation.generate(model, asked.prompt, PROBED // OWN_TEXTS, seeds=range(OWN_TEXTS))
@@ -175,7 +177,7 @@ def _ids_of_corpus(model: Run, settings: recipe.Corpus) -> list[int]:
     """The first tokens of the validation side, at most ``PROBED``."""
     found: list[int] = []
     for text in splits.pieces(settings, "validation"):
-        ids = ids_of([text], model.tokenizer, settings.documents == "stream")
+        ids = encode_texts([text], model.tokenizer, settings.documents == "stream")
         found += ids[: PROBED - len(found)].tolist()
         if len(found) == PROBED:
             break

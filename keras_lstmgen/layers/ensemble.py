@@ -25,7 +25,7 @@ def mixed(logits: Sequence[Any]) -> Any:
 class Ensemble(keras.layers.Layer):
     """Ensemble layer; maps int32 [B, T] to the ``mixed`` log-probabilities [B, T, V] of K members.
 
-    During training, the layer returns the logits of each member, [B, T, K, V], for ``loss.EachMember``.
+    During training, the layer returns the logits of each member, [B, T, K, V], for ``losses.EnsembleLoss``.
 
     Args:
         members: K models that map int32 [B, T] to logits [B, T, V].

@@ -86,8 +86,9 @@ def read_by(memory: Any, ids: Any) -> Any:
 class Pointer(keras.layers.Layer):
     """Pointer-generator around a model with attention; maps int32 [B, T] to log-probabilities [B, T, V].
 
-    Each call begins with an empty memory. During training, the layer returns the inputs of ``loss.Copied`` instead,
-    float32 [B, T, H + 2 T]: h' of each step, its attention weights over the T steps, and the ids of these steps.
+    Each call begins with an empty memory. During training, the layer returns the inputs of
+    ``losses.PointerGeneratorLoss`` instead, float32 [B, T, H + 2 T]: h' of each step, its attention weights over the
+    T steps, and the ids of these steps.
 
     Args:
         member: the model, including its output layer.

@@ -325,13 +325,13 @@ def _manifest(settings: recipe.Recipe, folder: str) -> dict[str, Any]:
     sides = {split: [line for line in told if line["split"] == split] for split in token_cache.SPLITS}
     for split, lines in sides.items():
         if not lines:
-            raise UserError(splits.why_empty(settings.corpus, split))
+            raise UserError(splits.empty_split_message(settings.corpus, split))
     shards = {split: [line["shard"] for line in lines] for split, lines in sides.items()}
     seen, first = _seen(sides["train"], words.vocab_size), sides["train"][0]["first"]
     values = {
         "dtype": token_cache.dtype_of(words),
         "counts": {split: _added(settings.corpus, lines) for split, lines in sides.items()},
-        **token_cache.symbols(settings.corpus, words, seen, first),
+        **token_cache.special_ids(settings.corpus, words, seen, first),
         "sha256": hashlib.sha256(model).hexdigest(),
         "shards": shards,
     }

@@ -30,7 +30,7 @@ def raise_terminated() -> Iterator[None]:
     if not _in_main_thread():
         yield
         return
-    before, hook, waiting = signal.signal(signal.SIGTERM, _terminate), sys.unraisablehook, list[threading.Timer]()
+    before, hook, waiting = signal.signal(signal.SIGTERM, handle_sigterm), sys.unraisablehook, list[threading.Timer]()
     listened, _is_listening = _is_listening, True
 
     def passed_over(raised: Any) -> None:
@@ -89,5 +89,6 @@ def _in_main_thread() -> bool:
     return threading.current_thread() is threading.main_thread()
 
 
-def _terminate(number: int, frame: Any) -> NoReturn:  # noqa: ARG001
+def handle_sigterm(number: int, frame: Any) -> NoReturn:  # noqa: ARG001
+    """Raise Terminated: the handler of SIGTERM inside ``raise_terminated``."""
     raise Terminated("stopped by SIGTERM; nothing that was there before is lost")

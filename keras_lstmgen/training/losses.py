@@ -1,4 +1,4 @@
-"""Losses: exact and sampled negative log-likelihood, also of pointer-generators and of ensembles."""
+"""Loss functions: exact and sampled cross entropy, and the losses of pointer-generators and ensembles."""
 
 from typing import Any
 
@@ -6,13 +6,14 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from keras_lstmgen.config.recipe import Recipe
 from keras_lstmgen.layers import native_ops
 from keras_lstmgen.layers.compute_dtype import has_gpu
 from keras_lstmgen.layers.output import Output, TiedOutput, product
 from keras_lstmgen.layers.pointer_generator import NEVER, Pointer, shares
 
 
-def nats_of(ids: Any, products: Any, bias: Any) -> Any:
+def cross_entropy(ids: Any, products: Any, bias: Any) -> Any:
     """Compute the negative log-likelihood of ids, in nats.
 
     Uses the native kernel if it is available and no GPU is in use.
@@ -69,10 +70,10 @@ class SampledSoftmax(keras.losses.Loss):
         features = tf.reshape(y_pred, [-1, y_pred.shape[-1]])
         products = product(features, weights, self.output.precision, transposed=True)
         labels = places[: targets.shape[0]]
-        nats = nats_of(labels, products, bias + rarity)
+        loss = cross_entropy(labels, products, bias + rarity)
         own = tf.gather(rarity, labels)
         # The sum of this row contains the target with weight exp(own); correct the weight to 1.
-        return nats + own + tf.math.log1p(tf.exp(-nats) * tf.math.expm1(-own))
+        return loss + own + tf.math.log1p(tf.exp(-loss) * tf.math.expm1(-own))
 
     def _draw(self) -> Any:
         """Draw ids, int32 [draws], by inverting the cumulative distribution."""
@@ -82,8 +83,8 @@ class SampledSoftmax(keras.losses.Loss):
     def _rarity(self, N: int) -> Any:
         """Return -log of the probability that an id is a candidate, float32 [V], for N targets and all draws."""
         missed = N * np.log1p(-self.targets) + self.draws * np.log1p(-self.others)
-        found = np.maximum(-np.expm1(missed), np.finfo(np.float32).tiny)  # ids with count 0 are never looked up
-        return tf.constant(-np.log(found), tf.float32)
+        probability = np.maximum(-np.expm1(missed), np.finfo(np.float32).tiny)  # ids with count 0 are never looked up
+        return tf.constant(-np.log(probability), tf.float32)
 
 
 class NegativeLogLikelihood(keras.losses.Loss):
@@ -119,19 +120,19 @@ class NegativeLogLikelihood(keras.losses.Loss):
         if sample_weight is None:
             return tf.reduce_mean(self.call(ids, features))
         places = tf.where(tf.reshape(sample_weight, [-1]) > 0)[:, 0]
-        blank = -tf.size(places) % self.STEP  # padding repeats the first position with weight 0
-        at = tf.pad(places, [[0, blank]])
+        padding = -tf.size(places) % self.STEP  # padding repeats the first position with weight 0
+        at = tf.pad(places, [[0, padding]])
         weights = tf.gather(tf.reshape(sample_weight, [-1]), at)
         weights *= tf.sequence_mask(tf.size(places), tf.size(at), tf.float32)
-        nats = self.call(tf.gather(ids, at), tf.gather(features, at))
-        return tf.reduce_sum(nats * weights) / tf.cast(tf.size(sample_weight), tf.float32)
+        loss = self.call(tf.gather(ids, at), tf.gather(features, at))
+        return tf.reduce_sum(loss * weights) / tf.cast(tf.size(sample_weight), tf.float32)
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
         """Return the negative log-likelihood, float32 [N], for ids int32 [N] and inputs [N, H]."""
-        return nats_of(y_true, *self.output.products(y_pred))
+        return cross_entropy(y_true, *self.output.products(y_pred))
 
 
-class Copied(NegativeLogLikelihood):
+class PointerGeneratorLoss(NegativeLogLikelihood):
     """Mean negative log-likelihood of a pointer-generator.
 
     Args:
@@ -148,14 +149,16 @@ class Copied(NegativeLogLikelihood):
         gate = self.pointer.gate_now()
         H = int(gate.weights.shape[0])
         h = tf.ensure_shape(y_pred[:, :H], [None, H])
-        looks, read = tf.split(y_pred[:, H:], 2, axis=1)
-        mass = tf.reduce_sum(tf.where(read == tf.cast(y_true, tf.float32)[:, tf.newaxis], looks, 0.0), axis=1)
-        written, copied = (tf.squeeze(share, 1) for share in shares(gate, h))
-        parts = [written - super().call(y_true, h), copied + tf.math.log(mass + NEVER)]
+        attention_weights, read = tf.split(y_pred[:, H:], 2, axis=1)
+        mass = tf.reduce_sum(
+            tf.where(read == tf.cast(y_true, tf.float32)[:, tf.newaxis], attention_weights, 0.0), axis=1
+        )
+        generated, copied = (tf.squeeze(share, 1) for share in shares(gate, h))
+        parts = [generated - super().call(y_true, h), copied + tf.math.log(mass + NEVER)]
         return -tf.reduce_logsumexp(tf.stack(parts), axis=0)
 
 
-class EachMember(keras.losses.Loss):
+class EnsembleLoss(keras.losses.Loss):
     """Mean over the members of an ensemble of each member's own negative log-likelihood.
 
     ``y_true`` contains ids, int32 [B, T]. ``y_pred`` contains the logits of all members, float32 [B, T, K, V].
@@ -166,3 +169,20 @@ class EachMember(keras.losses.Loss):
         K = y_pred.shape[2]
         ids = tf.repeat(tf.cast(y_true, tf.int32)[:, :, tf.newaxis], K, axis=2)
         return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(ids, y_pred), axis=2)
+
+
+def for_model(model: keras.Sequential, settings: Recipe, token_counts: np.ndarray[Any, Any]) -> keras.losses.Loss:
+    """Create the negative log-likelihood of the next ids that fits a model and its recipe.
+
+    Args:
+        model: the training model.
+        settings: the recipe.
+        token_counts: int [V], occurrences of each id in the training text.
+    """
+    if settings.model.members > 1:
+        return EnsembleLoss()
+    if settings.training.sampled_softmax:
+        return SampledSoftmax(model.layers[-1], token_counts, settings.training.sampled_softmax)
+    if settings.model.copy:
+        return PointerGeneratorLoss(model.layers[0])
+    return NegativeLogLikelihood(model.layers[-1])

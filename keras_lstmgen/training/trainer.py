@@ -1,28 +1,22 @@
-"""Training: from a recipe to a run directory, by ``model.fit``."""
+"""Train a new run from a recipe, or resume a run from its last checkpoint."""
 
-import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 
-from keras_lstmgen.cli import console, training_hint
-from keras_lstmgen.cli.training_screen import TrainingScreen
 from keras_lstmgen.config import recipe
-from keras_lstmgen.data import example_batches, prepared_corpus, sources, stream_windows
-from keras_lstmgen.data.splits import validates_on
-from keras_lstmgen.data.token_cache import SPLITS, Encoded
+from keras_lstmgen.data import prepared_corpus, sources, stream_windows
+from keras_lstmgen.data.splits import validation_kind
 from keras_lstmgen.distribution import workers
+from keras_lstmgen.distribution.stop_votes import StopRequest
 from keras_lstmgen.evaluation import likelihood
 from keras_lstmgen.files import atomic, spooling
-from keras_lstmgen.generation import text_generation
-from keras_lstmgen.generation.sampling import Options
 from keras_lstmgen.layers import lstm
 from keras_lstmgen.models import run_directory
 from keras_lstmgen.models.builder import TrainingOptions, build, start_at
@@ -31,84 +25,143 @@ from keras_lstmgen.models.run_directory import Metadata, Run
 from keras_lstmgen.reporting import plots, reporter
 from keras_lstmgen.system import cpu
 from keras_lstmgen.tokenizers import tokenizer
-from keras_lstmgen.training import callbacks, checkpoint, input_pipeline
-from keras_lstmgen.training.callbacks import Keep, Pace, Validate
+from keras_lstmgen.training import checkpoint, input_pipeline, losses
 from keras_lstmgen.training.checkpoint import Progress
-from keras_lstmgen.training.losses import Copied, EachMember, NegativeLogLikelihood, SampledSoftmax
+from keras_lstmgen.training.controller import TrainingController
+from keras_lstmgen.training.input_pipeline import TrainingData
+from keras_lstmgen.training.loop import Display, Training, has_weights, run_epochs
 from keras_lstmgen.training.optimizer import Adam
-from keras_lstmgen.utils.errors import Terminated, UserError, shell_quoted
+from keras_lstmgen.training.saving import HISTORY
+from keras_lstmgen.utils.errors import UserError
 
-SAMPLE_TOKENS = 160
-LOGS = "logs"  # TensorBoard's
-# What --resume may change; all else is built into the weights or into the place in the text.
-LIMITS = ("epochs", "minutes", "learning_rate", "warmup", "weight_decay", "clip_norm", "patience")
-SETBACKS = 3  # times within an epoch that a training whose loss is lost goes back; then it gives up
+METRICS, CURVE = "metrics.json", "curve.png"
+# Training options that --resume may change; the others determine the weights or the position in the text.
+RESUME_OPTIONS = ("epochs", "minutes", "learning_rate", "warmup", "weight_decay", "clip_norm", "patience")
 
 
-def train(settings: recipe.Recipe, runs: Path, name: str) -> Path:
-    """Train a new run ``runs/name``; where nothing comes of it, no folder is left."""
-    once = [name for name in (*settings.corpus.source, *settings.corpus.validation) if spooling.is_read_once(name)]
-    if once and workers.size() > 1:
-        raise UserError(f"corpus: '{once[0]}' can be read by one process alone; give several workers a file")
+@dataclass(frozen=True)
+class TrainingSummary:
+    """Losses and sizes of a trained run.
+
+    Attributes:
+        metrics: the contents of ``metrics.json``.
+        history: one row per epoch: batches, seconds, training loss and validation loss in nats per token.
+        scored_text: description of the text that the validation loss was measured on.
+        recipe: the recipe, with all sizes resolved.
+        characters: number of characters of the training text.
+    """
+
+    metrics: dict[str, Any]
+    history: list[dict[str, float]]
+    scored_text: str
+    recipe: recipe.Recipe
+    characters: int
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """Result of ``train`` or ``resume``.
+
+    Attributes:
+        folder: folder of the run.
+        interrupted: whether the training ended early because of a stop request.
+        summary: losses and sizes; None if no epoch was validated.
+    """
+
+    folder: Path
+    interrupted: bool = False
+    summary: TrainingSummary | None = None
+
+
+def train(
+    settings: recipe.Recipe,
+    runs: Path,
+    name: str,
+    stop: StopRequest | None = None,
+    display: Display | None = None,
+) -> TrainingResult:
+    """Train a new run in the folder ``runs/name``.
+
+    If the training fails before there are trained weights, the folder is removed.
+
+    Args:
+        settings: the recipe.
+        runs: folder of the runs.
+        name: name of the run; a number is appended if it is taken.
+        stop: object that asks this training to end early; None if it always runs to its limit.
+        display: creates a callback that shows the progress; None for no display.
+
+    Raises:
+        UserError: if the corpus, the recipe and the machine do not go together, or if the training diverges.
+        Terminated: if ``stop`` asked for an end without a validation.
+    """
+    read_once = [name for name in (*settings.corpus.source, *settings.corpus.validation) if spooling.is_read_once(name)]
+    if read_once and workers.size() > 1:
+        raise UserError(f"corpus: several workers cannot read '{read_once[0]}'; give them a file")
     settings = replace(settings, corpus=sources.spool(settings.corpus))
-    settings, encoded = _prepare(settings, runs)
+    data = _load_on_all_workers(settings, runs)
     folder = run_directory.create(runs, name)
     try:
-        atomic.write_text(
-            folder / run_directory.RECIPE, recipe.to_toml(settings)
-        )  # with this alone it can be gone on with
-        return _fit(settings, encoded, folder)
+        atomic.write_text(folder / run_directory.RECIPE, recipe.to_toml(data.recipe))  # enough for --resume
+        return _fit(data, folder, stop, display)
     except BaseException:
-        if not _is_saved(folder):
+        if not has_weights(folder):
             shutil.rmtree(folder, ignore_errors=True)
         raise
 
 
-def _is_saved(folder: Path) -> bool:
-    """Return whether a run has something that was trained."""
-    return any((folder / name).is_file() for name in (run_directory.MODEL, run_directory.PREVIOUS))
+def resume(
+    folder: Path, settings: recipe.Recipe, stop: StopRequest | None = None, display: Display | None = None
+) -> TrainingResult:
+    """Resume the training of a run from its last checkpoint.
 
+    A run that was stopped before its first checkpoint starts from the beginning.
 
-def resume(folder: Path, settings: recipe.Recipe) -> Path:
-    """Go on with a run from its last checkpoint; ``settings`` may change its limits.
+    Args:
+        folder: folder of the run.
+        settings: the recipe of the run; its ``RESUME_OPTIONS`` may differ from the stored recipe.
+        stop: object that asks this training to end early; None if it always runs to its limit.
+        display: creates a callback that shows the progress; None for no display.
 
-    A run that was killed before there was one begins again.
+    Raises:
+        UserError: if the run has no readable checkpoint, or if the recipe or the text does not fit the run.
+        Terminated: if ``stop`` asked for an end without a validation.
     """
     if not checkpoint.exists(folder) and (folder / run_directory.MODEL).is_file():
-        raise UserError(f"{folder}: has no checkpoint to go on from; train it again")
+        raise UserError(f"{folder}: has no checkpoint to resume from; train it again")
     _check_changes(recipe.load(folder / run_directory.RECIPE), settings)
     _check_text(settings.corpus)
-    return _fit(*_prepare(settings, folder.parent), folder)
+    return _fit(_load_on_all_workers(settings, folder.parent), folder, stop, display)
 
 
-def assist(runs: Path) -> None:
-    """Be a worker that is not the chief: train what that trains, and write nothing but the cache of ids in ``runs``."""
+def train_as_worker(runs: Path, stop: StopRequest | None = None) -> None:
+    """Take part in the training of the chief, as another worker; writes only the cache of token ids in ``runs``."""
     with reporter.use(reporter.Reporter()):  # the chief alone reports
-        settings, encoded = input_pipeline.prepare(recipe.parse(workers.broadcast_json(None)), runs)
-        settings = _located(settings)
-        with tempfile.TemporaryDirectory() as folder:  # in place of the run's
-            _fit(settings, encoded, Path(folder))
+        data = _with_absolute_paths(input_pipeline.load(recipe.parse(workers.broadcast_json(None)), runs))
+        with tempfile.TemporaryDirectory() as folder:  # instead of the folder of the run
+            _fit(data, Path(folder), stop, None)
 
 
-def _prepare(settings: recipe.Recipe, runs: Path) -> tuple[recipe.Recipe, Encoded]:
-    """Prepare as the chief, and tell the other workers what they are to train."""
-    settings, encoded = input_pipeline.prepare(settings, runs)
-    if settings.training.batch_size % workers.size():
+def _load_on_all_workers(settings: recipe.Recipe, runs: Path) -> TrainingData:
+    """Load the data on the chief, and send its recipe to the other workers."""
+    data = input_pipeline.load(settings, runs)
+    batch_size = data.recipe.training.batch_size
+    if batch_size % workers.size():
         raise UserError(
-            f"training.batch_size: {settings.training.batch_size} rows cannot be shared out evenly among "
-            f"{workers.size()} workers; give a multiple of {workers.size()}"
+            f"training.batch_size: {batch_size} rows cannot be divided evenly among {workers.size()} workers; give a "
+            f"multiple of {workers.size()}"
         )
-    workers.broadcast_json(recipe.to_tables(settings))
-    return _located(settings), encoded
+    workers.broadcast_json(recipe.to_tables(data.recipe))
+    return _with_absolute_paths(data)
 
 
-def _located(settings: recipe.Recipe) -> recipe.Recipe:
-    """Return the recipe that a run stores: its text is found from any working directory."""
-    return replace(settings, corpus=sources.with_absolute_paths(settings.corpus))
+def _with_absolute_paths(data: TrainingData) -> TrainingData:
+    """Return the data with a recipe whose corpus is found from any working directory."""
+    return replace(data, recipe=replace(data.recipe, corpus=sources.with_absolute_paths(data.recipe.corpus)))
 
 
 def _check_text(corpus: recipe.Corpus) -> None:
-    """Raise UserError with what to do if the text of a run is not where it was."""
+    """Raise UserError if the text of a run is no longer where it was."""
     if prepared_corpus.folder_of(corpus):
         return
     try:
@@ -118,291 +171,159 @@ def _check_text(corpus: recipe.Corpus) -> None:
 
 
 def _check_changes(before: recipe.Recipe, settings: recipe.Recipe) -> None:
-    """Refuse what a run cannot change on its way; that its text is the same is known from the checkpoint."""
+    """Raise UserError if a run cannot resume with the changes to its recipe; the checkpoint identifies its text."""
     old, new = recipe.to_tables(before), recipe.to_tables(settings)
     for table in ("tokenizer", "model", "training"):
         for key, value in new[table].items():
-            if key not in LIMITS and value != old[table][key]:
+            if key not in RESUME_OPTIONS and value != old[table][key]:
                 raise UserError(f"--{table}.{key}: {value} does not go with --resume: the run has {old[table][key]}")
 
 
-def compiled(settings: recipe.Recipe, counts: np.ndarray[Any, Any]) -> keras.Sequential:
-    """A seeded model ready for ``fit``: int32 [B, T] in, the next ids as targets, mean negative log-likelihood.
+def compile_model(settings: recipe.Recipe, token_counts: np.ndarray[Any, Any]) -> keras.Sequential:
+    """Create and compile a seeded model for ``fit``, whose loss is the mean negative log-likelihood of the next ids.
 
-    ``counts``, int [V], is how often the training text has each id.
+    Args:
+        settings: the recipe, with all sizes resolved.
+        token_counts: int [V], occurrences of each id in the training text.
+
+    Returns:
+        A model that maps int32 [B, T] to the inputs of its loss.
     """
     keras.utils.set_random_seed(settings.training.seed)
     part = settings.training
-    carries = settings.carries
-    sizes = (len(counts), part.batch_size, part.window if carries else None)
+    sizes = (len(token_counts), part.batch_size, part.window if settings.carries else None)
     in_loss = settings.model.members == 1
-    model = build(settings.model, *sizes, TrainingOptions(part.precision, in_loss, carries))
+    model = build(settings.model, *sizes, TrainingOptions(part.precision, in_loss, settings.carries))
     model.compile(
-        Adam(
-            part.learning_rate,
-            weight_decay=part.weight_decay if part.optimizer == "adamw" else None,
-            global_clipnorm=part.clip_norm or None,
-            use_ema=part.average > 0,
-            ema_momentum=1 - 1 / max(part.average, 1),
-        ),
-        _loss_of(settings, model, counts),
-        jit_compile=False,  # the kernel's loop gains nothing from XLA, which takes longer to compile
-        # steps_per_execution stays 1, so that every step can be the last one: a step of this kernel is long beside what
-        # a call costs.
+        _optimizer(part),
+        losses.for_model(model, settings, token_counts),
+        jit_compile=False,  # XLA does not accelerate the loop of the kernel, and takes longer to compile
+        # steps_per_execution stays 1, so that training can end after any step. A step takes much longer than a call.
     )
     model.optimizer.build(model.trainable_variables)
     return model
 
 
-def _loss_of(settings: recipe.Recipe, model: keras.Sequential, counts: np.ndarray[Any, Any]) -> keras.losses.Loss:
-    """The negative log-likelihood of the targets, in the form that the model wants."""
-    if settings.model.members > 1:
-        return EachMember()
-    if settings.training.sampled_softmax:
-        return SampledSoftmax(model.layers[-1], counts, settings.training.sampled_softmax)
-    if settings.model.copy:
-        return Copied(model.layers[0])
-    return NegativeLogLikelihood(model.layers[-1])
+def _optimizer(settings: recipe.Training) -> Adam:
+    """Create the optimizer of a recipe."""
+    return Adam(
+        settings.learning_rate,
+        weight_decay=settings.weight_decay if settings.optimizer == "adamw" else None,
+        global_clipnorm=settings.clip_norm or None,
+        use_ema=settings.average > 0,
+        ema_momentum=1 - 1 / max(settings.average, 1),
+    )
 
 
-def _fit(settings: recipe.Recipe, encoded: Encoded, folder: Path) -> Path:
-    """Train from the beginning or from the checkpoint up to the limit, and conclude."""
-    with atomic.exclusive_lock(folder, lambda: _already_trained(folder)):
-        counts = stream_windows.counts(encoded.train, encoded.tokenizer.vocab_size)
-        model = compiled(settings, counts)
-        twin = build(settings.model, encoded.tokenizer.vocab_size)
-        writes = Run(_metadata(settings, encoded, twin), settings, encoded.tokenizer, twin)
-        progress = _progress(encoded, folder, model, counts, writes)
-        atomic.write_text(folder / run_directory.RECIPE, recipe.to_toml(settings))  # which may have other limits now
-        _announce(settings, encoded, model, folder)
-        pace = Pace(settings.training, progress, input_pipeline.windows(settings, encoded))
-        if pace.stale():
-            reporter.message(f"{progress.stale} epochs brought nothing better: raise training.patience to go on.")
-        elif pace.done() >= 1 and pace.judged():
-            reporter.message("It has reached its limit: raise training.epochs or training.minutes to go on.")
+def _fit(data: TrainingData, folder: Path, stop: StopRequest | None, display: Display | None) -> TrainingResult:
+    """Train from the beginning or from the last checkpoint to the limit, and write the metrics."""
+    stop = stop or StopRequest()
+    with atomic.exclusive_lock(folder, lambda: _raise_already_training(folder)):
+        training = _start(data, folder, stop)
+        controller = training.controller
+        if controller.is_stale():
+            stale = controller.progress.stale
+            reporter.message(f"{stale} epochs brought no better loss: raise training.patience to go on.")
+        elif controller.completed() >= 1 and controller.is_validated():
+            reporter.message("The run has reached its limit: raise training.epochs or training.minutes to go on.")
         else:
-            _epochs(settings, encoded, folder, pace, model, writes)
-        if progress.history and workers.is_chief():
-            _conclude(settings, encoded, folder, pace, writes)
-        if pace.interrupted:
-            told = f"Stopped by Ctrl-C, and saved. To go on: keras-lstmgen train --resume {shell_quoted(folder)}"
-            reporter.message(told)
-    return folder
+            run_epochs(training, stop, display)
+        is_measured = controller.progress.history and workers.is_chief()
+        return TrainingResult(folder, controller.interrupted, _summarize(training) if is_measured else None)
 
 
-def _already_trained(folder: Path) -> None:
+def _start(data: TrainingData, folder: Path, stop: StopRequest) -> Training:
+    """Create the model of a new run, or restore the last checkpoint."""
+    token_counts = stream_windows.counts(data.encoded.train, data.vocab_size)
+    model = compile_model(data.recipe, token_counts)
+    inference_model = build(data.recipe.model, data.vocab_size)
+    run = Run(_metadata(data, inference_model), data.recipe, data.encoded.tokenizer, inference_model)
+    text = input_pipeline.digest(data.encoded)
+    if workers.broadcast_json(text) != text:
+        raise UserError("corpus.source: this worker reads another text than the chief; give all workers the same")
+    if workers.broadcast_json(checkpoint.exists(folder)):
+        progress = _restore(folder, model, text)
+    else:
+        tokenizer.save(run.tokenizer, folder / run_directory.TOKENIZER)
+        run_directory.save_metadata(folder, run.metadata)  # without metrics, which do not exist yet
+        start_at(model, token_counts)
+        progress = checkpoint.share(model, Progress(text=text), [])
+        checkpoint.save(folder, model, progress)
+    atomic.write_text(folder / run_directory.RECIPE, recipe.to_toml(data.recipe))  # its limits may have changed
+    _report_start(data, model, folder)
+    controller = TrainingController(data.recipe.training, progress, data.batches_per_epoch, stop)
+    return Training(data, folder, model, run, controller)
+
+
+def _raise_already_training(folder: Path) -> None:
     raise UserError(f"{folder}: is being trained by another process; wait for it, or end it first")
 
 
-def _progress(
-    encoded: Encoded, folder: Path, model: keras.Sequential, counts: np.ndarray[Any, Any], writes: Run
-) -> Progress:
-    """Of the last checkpoint, put into ``model``; of a new run, which gets a first checkpoint."""
-    text = input_pipeline.digest(encoded)
-    if workers.broadcast_json(text) != text:
-        raise UserError("corpus.source: the text here is not the chief's; give all workers the same")
-    if not workers.broadcast_json(checkpoint.exists(folder)):
-        tokenizer.save(encoded.tokenizer, folder / run_directory.TOKENIZER)
-        run_directory.save_metadata(folder, writes.metadata)  # without metrics until there are some
-        start_at(model, counts)
-        progress = checkpoint.share(model, Progress(text=text), [])
-        checkpoint.save(folder, model, progress)
-        return progress
-    progress, complaint = checkpoint.load(folder, model, text)
-    if complaint:
-        reporter.message(complaint)
+def _restore(folder: Path, model: keras.Sequential, text: str) -> Progress:
+    """Load the last checkpoint into the model, and undo the changes of a pause within an epoch."""
+    progress, warning = checkpoint.load(folder, model, text)
+    if warning:
+        reporter.message(warning)
     if (folder / run_directory.WHOLE).is_file():
         os.replace(folder / run_directory.WHOLE, folder / run_directory.MODEL)
-    atomic.write_json(folder / "history.json", progress.history)
+    atomic.write_json(folder / HISTORY, progress.history)
     return progress
 
 
-def _epochs(
-    settings: recipe.Recipe, encoded: Encoded, folder: Path, pace: Pace, model: keras.Sequential, writes: Run
-) -> None:
-    """All that is left of the training; where it loses its loss, once more from the last checkpoint."""
-    with atomic.plain_path(folder) as place, callbacks.diary(folder / LOGS, place / LOGS):
-        validate, keep, screen = _callbacks(settings, encoded, folder, pace, model, writes)
-        board = keras.callbacks.TensorBoard(place / LOGS, write_graph=False)
-        these = [pace, validate, keep, *([board, screen] if workers.is_chief() else [])]
-        with callbacks.signals_end(pace), screen.bar:
-            _until_over(settings, encoded, folder, pace, model, these)
-    if pace.terminated and pace.done() < 1:
-        raise Terminated(
-            f"stopped by SIGTERM, and saved; to go on: keras-lstmgen train --resume {shell_quoted(folder)}"
-        )
-
-
-def _until_over(
-    settings: recipe.Recipe,
-    encoded: Encoded,
-    folder: Path,
-    pace: Pace,
-    model: keras.Sequential,
-    these: list[Any],
-) -> None:
-    """Train until the end, or until the last checkpoint after SIGTERM; go back where the loss is lost."""
-    while not pace.over() or not pace.judged():
-        try:
-            _some_epochs(settings, encoded, pace, model, these)
-            break
-        except callbacks.DivergedError as error:
-            _go_back(folder, pace, model, str(error))
-        except Terminated:
-            with contextlib.suppress(callbacks.DivergedError):  # then the checkpoint before is the last good one
-                next(one for one in these if isinstance(one, Keep)).save()
-            break
-
-
-def _some_epochs(
-    settings: recipe.Recipe, encoded: Encoded, pace: Pace, model: keras.Sequential, these: list[Any]
-) -> None:
-    """All epochs that are left, if nothing happens."""
-    first = pace.progress.windows // pace.windows
-    if not pace.judged():  # it was ended between the last update of an epoch and the end of its validation
-        callbacks.judge(model, these, first - 1, pace)
-        if pace.over() or pace.stale():
-            return
-    epochs, ds = settings.training.epochs, input_pipeline.dataset(settings, encoded, pace.progress.windows)
-    model.fit(
-        ds,
-        epochs=epochs or 1_000_000,
-        initial_epoch=first,
-        steps_per_epoch=pace.windows,
-        callbacks=these,
-        shuffle=False,  # the order of the windows is what carries the state on
-        verbose=0,
-    )
-
-
-def _go_back(folder: Path, pace: Pace, model: keras.Sequential, what: str) -> None:
-    """Put the last checkpoint in the place of what went wrong, to go on at half the rate; UserError if that is enough.
-
-    The time that was lost counts.
-    """
-    progress = pace.progress
-    where = f"{what} in epoch {max(progress.windows - 1, 0) // pace.windows + 1}"
-    if progress.lately >= SETBACKS or progress.setbacks + 1 == checkpoint.MOST_SETBACKS:
-        raise UserError(
-            f"{where}, after {SETBACKS} times of going back and halving the rate too; {_calmer(folder, pace)}"
-        )
-    before, _ = checkpoint.load(folder, model, progress.text)
-    counts = {"setbacks": progress.setbacks + 1, "lately": progress.lately + 1}
-    vars(progress).update(vars(before) | counts | {"seconds": progress.seconds})
-    epochs = progress.windows / pace.windows
-    reporter.message(
-        f"{where}: going back to the checkpoint after {epochs:.2f} epochs, and on at half the rate "
-        f"({progress.lately} of {SETBACKS} times)"
-    )
-
-
-def _calmer(folder: Path, pace: Pace) -> str:
-    """Say how to train so that the loss stays a number: from what was saved, if anything was, or anew."""
-    rate = f"--training.learning_rate {pace.settings.learning_rate / 10:g}"
-    if _is_saved(folder):
-        return f"go on from what was saved at a lower rate: keras-lstmgen train --resume {shell_quoted(folder)} {rate}"
-    return f"train again at a lower rate, {rate} for example, or with a lower --training.clip_norm"
-
-
-def _callbacks(
-    settings: recipe.Recipe, encoded: Encoded, folder: Path, pace: Pace, model: keras.Sequential, writes: Run
-) -> tuple[Validate, Keep, TrainingScreen]:
-    loss, call = _loss(settings, encoded, writes), text_generation.writer(writes, writes.weights)
-    per_character = {split: input_pipeline.per_character(settings, encoded, split) for split in SPLITS}
-
-    def validation_loss() -> float:
-        if workers.is_chief():
-            hand_over(model, writes.model)
-        return pace.measured(loss)
-
-    def sample() -> str:
-        epochs = pace.progress.windows / pace.windows
-        text = text_generation.generate(writes, "", SAMPLE_TOKENS, Options(temperature=0.8), call=call)[0].text
-        with (folder / "samples.txt").open("a", encoding="utf-8") as file:
-            file.write(f"--- after {epochs:.2f} epochs, temperature 0.8, seed 0\n{text}\n\n")
-        return text
-
-    return (
-        Validate(validation_loss, pace, input_pipeline.heaviest(settings, encoded)),
-        Keep(folder, pace, writes.model),
-        TrainingScreen(pace.done, input_pipeline.batch_tokens(settings, encoded), per_character, sample),
-    )
-
-
-def _loss(settings: recipe.Recipe, encoded: Encoded, writes: Run) -> Callable[[Callable[[int], None]], float]:
-    """What measures the mean nats per token of the held-out text, or of the targets of held-out pairs.
-
-    It tells what it is given how far it is, now and then.
-    """
-    held_out, score = input_pipeline.held_out(encoded), likelihood.scorer(writes.weights)
-    if not settings.carries:
-        tried = input_pipeline.tried(settings, encoded)
-        return lambda advance: (
-            likelihood.examples_nll(writes.weights, tried, score, advance) / example_batches.predicted(tried)
-        )
-    parts = max(1, min(64, len(held_out) // 2048))
-    N = len(held_out) - 1
-    return lambda advance: likelihood.stream_nll(writes.weights, held_out, parts, score, advance) / N
-
-
-def hand_over(model: keras.Sequential, twin: keras.Sequential) -> None:
-    """Give the model that writes the weights so far: averaged, where the optimizer averages."""
-    twin.set_weights(model.get_weights())
-    model.optimizer.finalize_variable_values(twin.trainable_variables)
-
-
-def _metadata(settings: recipe.Recipe, encoded: Encoded, model: keras.Sequential) -> Metadata:
+def _metadata(data: TrainingData, model: keras.Sequential) -> Metadata:
+    """Return the metadata of a run without metrics."""
+    corpus, encoded = data.recipe.corpus, data.encoded
     return Metadata(
-        vocab_size=encoded.tokenizer.vocab_size,
+        vocab_size=data.vocab_size,
         state_size=state_size(weights_of(model)),
         start_id=encoded.start_id,
         end_id=encoded.end_id,
-        prompt_start=settings.corpus.documents != "stream",
-        source_end_id=tokenizer.NEWLINE if settings.corpus.is_pairs else run_directory.NONE,
+        prompt_start=corpus.documents != "stream",
+        source_end_id=tokenizer.NEWLINE if corpus.is_pairs else run_directory.NONE,
         unsampled_ids=encoded.unsampled_ids,
-        recipe=recipe.to_tables(settings),
+        recipe=recipe.to_tables(data.recipe),
     )
 
 
-def _announce(settings: recipe.Recipe, encoded: Encoded, model: keras.Sequential, folder: Path) -> None:
-    """Say what is trained on what, and what the tokenizer loses."""
-    counts = encoded.counts["train"]
-    vocabulary = f"{settings.tokenizer.type} vocabulary of {encoded.tokenizer.vocab_size:,}"
-    tokens = f"{counts['tokens']:,} tokens to train on, {len(encoded.validation):,} held out"
+def _report_start(data: TrainingData, model: keras.Sequential, folder: Path) -> None:
+    """Report the sizes of model and text, a missing kernel, and the share of unknown tokens."""
+    encoded = data.encoded
+    vocabulary = f"{data.recipe.tokenizer.type} vocabulary of {data.vocab_size:,}"
+    tokens = f"{encoded.counts['train']['tokens']:,} tokens to train on, {len(encoded.validation):,} held out"
     reporter.message(f"{folder}: {model.count_params():,} parameters, {vocabulary}, {tokens}")
-    if told := lstm.missing_kernel_warning():
-        reporter.message(told)
-    for split, values in encoded.counts.items():
-        if values["unknown"]:
-            share = values["unknown"] / values["tokens"]
-            reporter.message(f"{split}: {share:.2%} of the tokens are <unk>, words that the vocabulary has not")
+    if warning := lstm.missing_kernel_warning():
+        reporter.message(warning)
+    for split, counts in encoded.counts.items():
+        if counts["unknown"]:
+            share = counts["unknown"] / counts["tokens"]
+            reporter.message(f"{split}: {share:.2%} of the tokens are <unk>, words that the vocabulary does not have")
 
 
-def _conclude(settings: recipe.Recipe, encoded: Encoded, folder: Path, pace: Pace, writes: Run) -> None:
-    """Print the table and the hint, write the metrics and the curve."""
-    progress = pace.progress
+def _summarize(training: Training) -> TrainingSummary:
+    """Write the metrics and the picture of the losses, and return the summary."""
+    data, folder, history = training.data, training.folder, training.controller.progress.history
+    metrics = _metrics(training)
+    run_directory.save_metadata(folder, replace(training.run.metadata, metrics=metrics))
+    atomic.write_json(folder / METRICS, metrics)
+    plots.curve(folder / CURVE, history)
+    scored_text = validation_kind(data.recipe.corpus)
+    if len(data.held_out_ids) < len(data.encoded.validation):
+        scored_text = f"the first {data.scored_tokens:,} tokens of {scored_text}"
+    return TrainingSummary(metrics, history, scored_text, data.recipe, data.encoded.counts["train"]["characters"])
+
+
+def _metrics(training: Training) -> dict[str, Any]:
+    """Return the losses of the best epoch, and the amount and speed of the training."""
+    data, progress = training.data, training.controller.progress
     best = min(progress.history, key=lambda row: row["val_loss"])
-    validation = input_pipeline.counts(settings, encoded, "validation")
-    whole = len(input_pipeline.held_out(encoded)) == len(encoded.validation)
-    nats = best["val_loss"] * validation["tokens"]  # per token as measured, for the whole text's counts
-    loss = likelihood.loss_in_units(nats, validation)
-    metrics = {
-        "validation": loss,
-        "validation_tokens_scored": input_pipeline.scored(settings, encoded),
+    counts = data.counts("validation")
+    cross_entropy = best["val_loss"] * counts["tokens"]  # of the whole split, estimated from the part that was scored
+    return {
+        "validation": likelihood.loss_in_units(cross_entropy, counts),
+        "validation_tokens_scored": data.scored_tokens,
         "train_nats_per_token": best["loss"],
-        "epochs": progress.windows / pace.windows,
+        "epochs": training.controller.epochs(),
         "minutes": progress.seconds / 60,
-        "tokens_per_second": progress.windows * input_pipeline.batch_tokens(settings, encoded) / progress.seconds,
+        "tokens_per_second": progress.windows * data.batch_tokens / progress.seconds,
         "cores": cpu.available(),
     }
-    rows: list[tuple[str, Any]] = [(name.replace("_", " "), f"{value:,.4f}") for name, value in loss.items()]
-    rows += [("training nats per token", f"{best['loss']:.4f}"), ("minutes", f"{metrics['minutes']:.1f}")]
-    rows += [("tokens per second", f"{metrics['tokens_per_second']:,.0f}"), ("curve", folder / "curve.png")]
-    part = "" if whole else f"the first {metrics['validation_tokens_scored']:,} tokens of "
-    console.table(f"{folder}: best epoch, {part}{validates_on(settings.corpus)}", ("measure", "value"), rows)
-    characters = encoded.counts["train"]["characters"]
-    if hint := training_hint.overfitting_hint(folder, settings, characters, progress.history):
-        reporter.message(hint)
-    run_directory.save_metadata(folder, replace(writes.metadata, metrics=metrics))
-    atomic.write_json(folder / "metrics.json", metrics)
-    plots.curve(folder / "curve.png", progress.history)

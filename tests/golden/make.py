@@ -104,7 +104,7 @@ def main() -> None:
             export_run.export(made, settings.export)
             keep(made, ARTIFACTS)
             return
-        made = trainer.train(settings, Path(folder), "golden")
+        made = trainer.train(settings, Path(folder), "golden").folder
         export_run.export(made, settings.export)
         texts = write(run_directory.load(made))
         keep(made, (*TRAINED, *ARTIFACTS))

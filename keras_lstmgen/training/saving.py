@@ -1,0 +1,146 @@
+"""Keras callbacks that write the files of a run while it trains: checkpoints, best weights, history and samples."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_lstmgen.distribution import workers
+from keras_lstmgen.files import atomic
+from keras_lstmgen.models.run_directory import MODEL, WHOLE
+from keras_lstmgen.training import checkpoint
+from keras_lstmgen.training.controller import TrainingController
+from keras_lstmgen.training.validation import DivergedError
+from keras_lstmgen.utils.errors import UserError
+
+HISTORY, SAMPLES = "history.json", "samples.txt"
+SAVE_INTERVAL = 60.0  # minimum seconds between two checkpoints within an epoch
+MAX_SAVING_SHARE = 0.02  # maximum share of the training time that these checkpoints take
+
+
+class CheckpointSaver(keras.callbacks.Callback):
+    """Save a checkpoint from time to time, and checkpoint, best weights and history after each epoch.
+
+    Ends the training if ``patience`` epochs brought no better validation loss.
+
+    Args:
+        folder: folder of the run.
+        controller: the training controller.
+        inference_model: the model whose validation loss is measured.
+    """
+
+    def __init__(self, folder: Path, controller: TrainingController, inference_model: keras.Sequential) -> None:
+        """Create the callback."""
+        super().__init__()
+        self.folder, self.controller, self.inference_model = folder, controller, inference_model
+        self.record_save(0.0)
+
+    def on_train_batch_end(self, batch: int, logs: Any = None) -> None:  # noqa: ARG002
+        """Save a checkpoint if it is time; the checkpoint at the end of an epoch follows the validation."""
+        elapsed = self.controller.progress.seconds - self._saved_at
+        is_due = elapsed >= max(SAVE_INTERVAL, self._save_seconds / MAX_SAVING_SHARE)
+        if is_due and self.controller.is_within_epoch() and not self.controller.is_over():
+            self.save()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, Any]) -> None:  # noqa: ARG002
+        """Save checkpoint, best weights and history.
+
+        If the training pauses within an epoch, the best weights and the history include this validation, but the
+        checkpoint does not, so that a resumed training equals one without a pause.
+        """
+        is_paused = self.controller.is_paused()
+        if is_paused:
+            self.save()
+        if self._add_to_history(logs) and workers.is_chief():
+            before = self.folder / WHOLE if is_paused else None
+            with atomic.replacing(self.folder / MODEL, before=before) as path:
+                self.inference_model.save(path)
+        if not is_paused:
+            progress = self.controller.progress
+            # After a whole epoch without divergence, a later divergence has a new cause.
+            progress.lately *= self.controller.is_within_epoch()
+            self.save()
+        if workers.is_chief():
+            atomic.write_json(self.folder / HISTORY, self.controller.progress.history)
+        if self.controller.is_stale():
+            self.model.stop_training = True
+
+    def save(self) -> None:
+        """Save a checkpoint.
+
+        Raises:
+            DivergedError: if a variable has a value that is not finite; nothing is saved.
+        """
+        diverged = [
+            variable.path
+            for variable in (*self.model.variables, *self.model.optimizer.variables)
+            if not np.isfinite(variable.numpy()).all()
+        ]
+        if workers.all_reduce_sum(np.array(len(diverged))) > 0:
+            name = diverged[0] if diverged else "the state of another worker"
+            raise DivergedError(f"{name} is no longer finite")
+        self.record_save(checkpoint.save(self.folder, self.model, self.controller.progress))
+
+    def record_save(self, seconds: float) -> None:
+        """Record that a checkpoint was saved now, and how many seconds that took."""
+        self._saved_at, self._save_seconds = self.controller.progress.seconds, seconds
+
+    def _add_to_history(self, logs: dict[str, float]) -> bool:
+        """Add the losses of an epoch to the history, and return whether the validation loss is the best so far."""
+        progress = self.controller.progress
+        is_best = logs["val_loss"] < progress.best
+        progress.best = min(logs["val_loss"], progress.best)
+        # An epoch that is cut short does not count as one without a better loss.
+        progress.stale = 0 if is_best else progress.stale + (not self.controller.is_within_epoch())
+        row = {"windows": progress.windows, "seconds": progress.seconds}
+        progress.history.append({**row, "loss": logs["loss"], "val_loss": logs["val_loss"]})
+        return is_best
+
+
+class SampleWriter(keras.callbacks.Callback):
+    """Append a generated text to ``samples.txt`` after each epoch.
+
+    Args:
+        folder: folder of the run.
+        controller: the training controller.
+        generate: a function that generates a text.
+        settings: the settings of the generation, for the line above each text.
+
+    Attributes:
+        text: the last text.
+    """
+
+    def __init__(
+        self, folder: Path, controller: TrainingController, generate: Callable[[], str], settings: str
+    ) -> None:
+        """Create the callback."""
+        super().__init__()
+        self.folder, self.controller, self.generate, self.settings = folder, controller, generate, settings
+        self.text = ""
+
+    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:  # noqa: ARG002
+        """Generate a text and append it to the file."""
+        self.text = self.generate()
+        with (self.folder / SAMPLES).open("a", encoding="utf-8") as file:
+            file.write(f"--- after {self.controller.epochs():.2f} epochs, {self.settings}\n{self.text}\n\n")
+
+
+@contextmanager
+def tensorboard_errors(folder: Path, alias: Path) -> Iterator[None]:
+    """Raise UserError instead of TensorFlow's own errors if the logs for TensorBoard cannot be written.
+
+    Args:
+        folder: folder of the logs, as the message names it.
+        alias: path of the same folder that TensorFlow uses.
+    """
+    try:
+        yield
+    except tf.errors.OpError as error:
+        if str(alias) not in error.message:
+            raise
+        reason = error.message.splitlines()[0].rpartition("}} ")[2]
+        raise UserError(f"{folder}: could not be written ({reason}); what was there before is kept") from error
