@@ -495,7 +495,7 @@ def test_a_folder_called_like_a_recipe_is_a_folder_of_texts(
     assert asked[0][0].corpus.source == ("texts.toml",)
     Path("notes.toml").write_text("A text, no recipe.")
     assert command_line.main(["train", "notes.toml"]) == 2
-    assert "or give a text that is called so by --corpus.source" in capsys.readouterr().err
+    assert "or give a text with this name by --corpus.source" in capsys.readouterr().err
     assert command_line.main(["train", "--corpus.source", "notes.toml"]) == 0
     assert asked[1][0].corpus.source == ("notes.toml",)
 

@@ -170,8 +170,8 @@ def test_its_model_opens_in_keras_beside_our_layers(copying: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "what"),
     [
-        ({"model.attention": 0}, "model.copy writes what the attention looks at: give model.attention"),
-        ({"training.state": "auto"}, "model.copy needs texts read by themselves"),
+        ({"model.attention": 0}, "model.copy copies the tokens that attention selects: give model.attention"),
+        ({"training.state": "auto"}, "model.copy needs documents with fresh states"),
         ({"model.members": 2}, "model.copy does not go with model.members above 1"),
         ({"training.sampled_softmax": 9}, "model.copy does not go with training.sampled_softmax"),
     ],
