@@ -367,7 +367,7 @@ def test_a_full_disk_while_a_checkpoint_is_saved_leaves_the_one_before_to_go_on_
         )
         said = refused(capsys, *typed)
     largest_file(resource.RLIM_INFINITY)
-    assert re.search(r"(checkpoint|model)\.keras: could not be written \(.+\); what was there before is kept", said)
+    assert re.search(r"(checkpoint|model)\.keras: could not be written \(.+\); the previous version is kept", said)
     after = contents(copied)
     assert after[run_directory.CHECKPOINT] == before[run_directory.CHECKPOINT]
     assert after["history.json"] == before["history.json"]

@@ -529,7 +529,7 @@ def test_what_evaluate_measured_is_printed_where_it_cannot_be_kept(
     assert command_line.main(["evaluate", str(copied), "--samples", "0", *form]) == 2
     out, err = capsys.readouterr()
     assert "nats" in out
-    assert err.endswith("evaluation.json: could not be written (Permission denied); what was there before is kept\n")
+    assert err.endswith("evaluation.json: could not be written (Permission denied); the previous version is kept\n")
 
 
 def test_tables_of_inspect_are_printed_where_its_pictures_cannot_be_kept(

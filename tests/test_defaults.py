@@ -94,6 +94,6 @@ def test_a_short_text_still_fills_its_windows() -> None:
 def test_what_was_chosen_is_said_in_the_words_of_the_command_line() -> None:
     settings = recipe.override(recipe.Recipe(), {"model.layers": 2, "model.units": 300})
     said = auto_sizes.summary(auto_sizes.choose(settings, 1_003_854, 321), 1_003_854)
-    assert said.startswith("Chosen for a text of 1,003,854 tokens, where you did not: --")
+    assert said.startswith("Selected for a text of 1,003,854 tokens: --")
     assert "--training.batch_size 32" in said
     assert "units" not in said

@@ -76,7 +76,7 @@ def test_an_option_without_an_effect_is_refused_and_one_with_an_effect_is_not(
 ) -> None:
     without, with_effect = map(shlex.split, CASES[name])
     said = refused(capsys, "train", *without)
-    assert said == f"--{name} has no effect here: it needs {effects.NEEDS[name].what}"
+    assert said == f"--{name} has no effect here: it needs {effects.NEEDS[name].description}"
     assert trains == []
     assert command_line.main(["train", *with_effect]) == 0
     assert len(trains) == 1

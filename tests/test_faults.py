@@ -141,7 +141,7 @@ def test_a_disk_that_fills_up_in_the_midst_of_a_training_keeps_both_checkpoints(
 
     monkeypatch.setattr(CheckpointSaver, "on_train_batch_end", wrapped)
     said = refused(capsys, typed(text, "--runs", tmp_path))
-    assert "checkpoint.keras: could not be written (No space left on device); what was there before is kept" in said
+    assert "checkpoint.keras: could not be written (No space left on device); the previous version is kept" in said
     refusing.clear()
     assert {path.name for path in (tmp_path / "prose").glob("*.keras")} == {
         run_directory.CHECKPOINT,

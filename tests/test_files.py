@@ -17,7 +17,7 @@ import pytest
 from keras_lstmgen.files import atomic
 from keras_lstmgen.utils.errors import UserError
 
-KEPT = "what was there before is kept"
+KEPT = "the previous version is kept"
 
 
 def names(folder: Path) -> list[str]:

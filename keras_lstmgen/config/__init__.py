@@ -1,4 +1,4 @@
-"""The recipe: its fields, the TOML file, the check of every value, and sizes chosen from the corpus.
+"""Recipes: their fields, TOML files, validation, and default sizes selected by the corpus.
 
-Whatever reads a corpus or builds a model does not belong here.
+Code that reads a corpus or builds a model does not belong here.
 """

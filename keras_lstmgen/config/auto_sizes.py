@@ -62,13 +62,13 @@ def choose(settings: Recipe, tokens: int, V: int, longest: int = 0) -> dict[str,
     values: dict[str, int | float | str] = {
         "model.units": units,
         "model.layers": size.layers,
-        "model.embedding_size": tied_size if model.tied else next(E for most, E in EMBEDDINGS if most >= V),
+        "model.embedding_size": tied_size if model.tied else next(E for limit, E in EMBEDDINGS if limit >= V),
         "model.dropout": size.dropout,
         "training.batch_size": _batch_size(size.batch_size, tokens, training.window),
         "training.epochs": 0 if training.minutes else size.epochs,
     }
     if settings.tokenizer.type != "char" and tokens <= SMALL_TEXT:
-        values |= _by_heart(settings, size.dropout if model.dropout == AUTO else model.dropout)
+        values |= _small_text_regularization(settings, size.dropout if model.dropout == AUTO else model.dropout)
     if longest:
         values["training.state"] = _state(training, longest)
     open_values = {
@@ -78,7 +78,7 @@ def choose(settings: Recipe, tokens: int, V: int, longest: int = 0) -> dict[str,
     return {name: value for name, value in values.items() if name in open_values}
 
 
-def _by_heart(settings: Recipe, dropout: float) -> dict[str, int | float | str]:
+def _small_text_regularization(settings: Recipe, dropout: float) -> dict[str, int | float | str]:
     """Return the regularization of a small text in subwords; the benchmarks cover only input dropout for pairs."""
     values: dict[str, int | float | str] = {"model.input_dropout": min(INPUT_DROPOUT, dropout)}
     if not settings.corpus.is_pairs:
@@ -88,11 +88,12 @@ def _by_heart(settings: Recipe, dropout: float) -> dict[str, int | float | str]:
     return values
 
 
-def _batch_size(most: int, tokens: int, T: int) -> int:
-    """Return the largest batch size that leaves each stream enough windows."""
-    while most > 1 and tokens < WINDOWS * most * T:
-        most //= 2
-    return most
+def _batch_size(largest: int, tokens: int, T: int) -> int:
+    """Halve the batch size until an epoch has at least 20 windows."""
+    B = largest
+    while B > 1 and tokens < WINDOWS * B * T:
+        B //= 2
+    return B
 
 
 def _state(training: recipe.Training, longest: int) -> str:
@@ -104,4 +105,4 @@ def summary(values: dict[str, int | float | str], tokens: int) -> str:
     """Format the selected values as command line options."""
     shown = {name: value if isinstance(value, str) else f"{value:g}" for name, value in values.items()}
     options = " ".join(f"--{name} {value}" for name, value in shown.items())
-    return f"Chosen for a text of {tokens:,} tokens, where you did not: {options}"
+    return f"Selected for a text of {tokens:,} tokens: {options}"

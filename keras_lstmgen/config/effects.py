@@ -1,6 +1,6 @@
-"""Refuse a value that a user gave and that cannot have an effect, and name what it needs.
+"""Refuse settings that have no effect, and name the setting that each of them needs.
 
-A saved run is never refused for such a value: only what is typed, and a recipe that is trained anew, is looked at.
+Only options and the recipe of a new training are checked. Saved runs are always accepted.
 """
 
 import argparse
@@ -9,25 +9,25 @@ from typing import NamedTuple
 
 from keras_lstmgen.config import recipe
 from keras_lstmgen.config.recipe import Recipe
+from keras_lstmgen.config.schema import TABLE_FORMATS
 from keras_lstmgen.utils.errors import UserError
 
-TABLES = ("jsonl", "csv", "tsv")  # documents that have fields
-SEARCHED = ("bleu", "rouge", "exact_match", "distinct_2")  # measures of answers that a beam search finds too
+SEARCHED = ("bleu", "rouge", "exact_match", "distinct_2")  # metrics of the answers of a beam search
 SAMPLE_TOKENS = 500  # default of --sample-tokens
-# The options by which tokens are drawn, with their defaults; those that do nothing where the likeliest is always taken.
+# Sampling options with their defaults, and the options that have no effect in greedy decoding.
 SAMPLING = {"repetition_penalty": 1.0, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "seed": 0}
 NOT_GREEDY = ("top_k", "top_p", "min_p", "seed")
 
 
 class Need(NamedTuple):
-    """When a value has an effect, and how to say it."""
+    """A condition under which a setting has an effect, and its description for the message."""
 
     has_effect: Callable[[Recipe], bool]
-    what: str
+    description: str
 
 
 NEEDS = {
-    "corpus.field": Need(lambda of: of.corpus.documents in TABLES, "corpus.documents = 'csv', 'tsv' or 'jsonl'"),
+    "corpus.field": Need(lambda of: of.corpus.documents in TABLE_FORMATS, "corpus.documents = 'csv', 'tsv' or 'jsonl'"),
     "corpus.sha256": Need(
         lambda of: ("pydoc", True) not in zip(of.corpus.source, map(bool, of.corpus.sha256), strict=False),
         "a file: 'pydoc' is a part of Python; give '' for it",
@@ -38,7 +38,7 @@ NEEDS = {
         "another corpus.documents than 'stream', and no corpus.validation",
     ),
     "training.random_offsets": Need(
-        lambda of: of.carries, "a state that is carried on: no pairs, and not training.state = 'fresh'"
+        lambda of: of.carries, "a carried state: no pairs, and not training.state = 'fresh'"
     ),
     "training.source_loss": Need(
         lambda of: of.corpus.is_pairs, "pairs: corpus.documents = 'pairs', several fields or corpus.labels"
@@ -53,35 +53,42 @@ NEEDS = {
 
 
 def check(settings: Recipe, given: Iterable[str], where: str) -> None:
-    """Raise UserError for a value with one of these dotted names that is no default and has no effect in the recipe."""
+    """Raise UserError if a setting is not the default and has no effect in the recipe.
+
+    Args:
+        settings: the whole recipe.
+        given: dotted names of the settings to check.
+        where: beginning of the message, such as ``"--"``.
+    """
     values, defaults = recipe.to_tables(settings), recipe.to_tables(Recipe())
     for name in given:
         section, key = name.split(".")
         need = NEEDS.get(name)
         if need and values[section][key] != defaults[section][key] and not need.has_effect(settings):
-            raise UserError(f"{where}{name} has no effect here: it needs {need.what}")
+            raise UserError(f"{where}{name} has no effect here: it needs {need.description}")
 
 
 def check_sampling(arguments: argparse.Namespace) -> None:
-    """Raise UserError for an option of how tokens are drawn, where none is drawn or the likeliest is always taken."""
+    """Raise UserError for a sampling option if no token is sampled, or if decoding is greedy or a beam search."""
     if not arguments.max_new_tokens:
         _refuse(arguments, SAMPLING, "--max-new-tokens")
     if getattr(arguments, "beams", 0):
         _refuse(arguments, ["seed"], "sampling; leave it or --beams out")
     if arguments.temperature == 0:
-        _refuse(arguments, NOT_GREEDY, "a --temperature above 0, as 0 always takes the likeliest token")
+        _refuse(arguments, NOT_GREEDY, "a --temperature above 0, because 0 always selects the most probable token")
 
 
-def _refuse(arguments: argparse.Namespace, names: Iterable[str], what: str) -> None:
+def _refuse(arguments: argparse.Namespace, names: Iterable[str], description: str) -> None:
+    """Raise UserError for the first of these options that is not the default."""
     for name in names:
         if getattr(arguments, name) != SAMPLING[name]:
-            raise UserError(f"--{name.replace('_', '-')} has no effect here: it needs {what}")
+            raise UserError(f"--{name.replace('_', '-')} has no effect here: it needs {description}")
 
 
-def check_samples(arguments: argparse.Namespace, asked: recipe.Evaluate) -> None:
-    """Raise UserError for a length of samples where ``evaluate`` writes none."""
-    writes = arguments.samples or set(asked.measures) - {"ngram"}
-    if not writes and arguments.sample_tokens != SAMPLE_TOKENS:
+def check_samples(arguments: argparse.Namespace, settings: recipe.Evaluate) -> None:
+    """Raise UserError for ``--sample-tokens`` if ``evaluate`` generates no text."""
+    generates = arguments.samples or set(settings.measures) - {"ngram"}
+    if not generates and arguments.sample_tokens != SAMPLE_TOKENS:
         raise UserError(
-            "--sample-tokens has no effect here: it needs --samples, or evaluate.measures of what is written"
+            "--sample-tokens has no effect here: it needs --samples, or evaluate.measures of generated text"
         )

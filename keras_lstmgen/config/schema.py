@@ -98,7 +98,7 @@ class Model:
     )
     embedding_dropout: float = recipe_field(
         AUTO,
-        "fraction of the vocabulary whose embeddings are zero in a window; auto: 0, or 0.1 for a small text in subwords",
+        "fraction of the vocabulary whose embeddings are zero in a window; auto: 0, or 0.1 for small subword texts",
         low=0.0,
         high=0.95,
     )

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there: written under a temporary name, then renamed."""
+"""Write files and folders atomically: under a temporary name, which is then renamed."""
 
 import errno
 import fcntl
@@ -16,18 +16,25 @@ from typing import Any
 
 from keras_lstmgen.utils.errors import ReaderLeft, UserError
 
-PLAIN = re.compile(r"[A-Za-z0-9_./-]+")  # a path that every library takes as it is
-WRITING = ".writing-"  # begins the names of folders in which something is being written
+PLAIN = re.compile(r"[A-Za-z0-9_./-]+")  # a path without characters that a library interprets
+WRITING = ".writing-"  # prefix of the temporary folders
 ONE_NAME = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)  # from file systems without hard links
 
 
 @contextmanager
 def replacing(path: Path, before: Path | None = None) -> Iterator[Path]:
-    """Yield a temporary path, for a file or a folder, that takes the place of ``path`` if the block succeeds.
+    """Yield a temporary path for a file or folder, and rename it to ``path`` if the block succeeds.
 
-    Whatever stood at ``path`` before stays until then, also when the disk is full; then it goes to ``before``, if that
-    is given. A new file keeps the mode and the owner of the old one, and a symbolic link stays one: its target is
-    replaced. What a process left that was killed here is removed by the next that writes into the same folder.
+    The old file is kept until then, also if the disk is full. The new file gets the mode and the owner of the old one.
+    If ``path`` is a symbolic link, its target is replaced. Temporary folders of killed processes are removed by the
+    next process that writes into the same folder.
+
+    Args:
+        path: the file or folder to write.
+        before: new path of the old file or folder; None to remove it.
+
+    Raises:
+        UserError: the operating system refuses to write.
     """
     folder, path = None, Path(os.path.realpath(path)) if path.is_symlink() else path
     try:
@@ -40,7 +47,7 @@ def replacing(path: Path, before: Path | None = None) -> Iterator[Path]:
         _put(folder / path.name, path, before)
     except OSError as error:
         raise UserError(
-            f"{path}: could not be written ({error.strerror or error}); what was there before is kept"
+            f"{path}: could not be written ({error.strerror or error}); the previous version is kept"
         ) from error
     finally:
         if folder:
@@ -50,12 +57,12 @@ def replacing(path: Path, before: Path | None = None) -> Iterator[Path]:
 
 @contextmanager
 def temporary_folder(folder: Path) -> Iterator[Path]:
-    """Yield an empty folder in ``folder``, for what is not to be seen yet; in the end it goes with its content."""
+    """Yield an empty temporary folder in ``folder``, and remove it with its content when the block ends."""
     try:
         _sweep(folder)
         place, lock = _begin(folder)
     except OSError as error:
-        raise UserError(f"{folder}: could not be written ({error.strerror}); what was there before is kept") from error
+        raise UserError(f"{folder}: could not be written ({error.strerror}); the previous version is kept") from error
     try:
         yield place
     finally:
@@ -65,29 +72,29 @@ def temporary_folder(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def plain_path(folder: Path) -> Iterator[Path]:
-    """Yield a path to ``folder`` that TensorFlow takes as it is.
+    """Yield a path to ``folder`` without characters that TensorFlow interprets.
 
-    TensorFlow reads the path of a checkpoint as a pattern, in which ``[ ] * ? \\`` match other names. A folder whose
-    path holds such a character gets a symbolic link in the folder for temporary files, for as long as the block runs.
+    TensorFlow reads the path of a checkpoint as a pattern, in which ``[ ] * ? \\`` match other names. For a folder with
+    such a character in its path, the block gets a symbolic link in the folder for temporary files.
     """
     if PLAIN.fullmatch(str(folder)):
         yield folder
         return
     try:
-        place = tempfile.mkdtemp(dir=_plain_place())
+        place = tempfile.mkdtemp(dir=_plain_temporary_folder())
         os.symlink(folder.absolute(), Path(place, "link"))
     except OSError as error:
         raise UserError(f"{folder}: no link to it could be made ({error.strerror}); rename the folder") from error
     try:
         yield Path(place, "link")
     finally:
-        shutil.rmtree(place, ignore_errors=True)  # which removes the link, not what it leads to
+        shutil.rmtree(place, ignore_errors=True)  # removes the link, not its target
 
 
-def _plain_place() -> str | None:
-    """Find a folder for temporary files that has a plain path; None where there is none."""
-    places = (tempfile.gettempdir(), "/tmp", "/var/tmp")
-    return next((place for place in places if PLAIN.fullmatch(place) and os.access(place, os.W_OK)), None)
+def _plain_temporary_folder() -> str | None:
+    """Return a writable folder for temporary files with a plain path, or None."""
+    folders = (tempfile.gettempdir(), "/tmp", "/var/tmp")
+    return next((folder for folder in folders if PLAIN.fullmatch(folder) and os.access(folder, os.W_OK)), None)
 
 
 def move_into_place(new: Path, path: Path) -> None:
@@ -98,17 +105,17 @@ def move_into_place(new: Path, path: Path) -> None:
         _keep_rights(path, new)
         _put(new, path, None)
     except OSError as error:
-        raise UserError(f"{path}: could not be written ({error.strerror}); what was there before is kept") from error
+        raise UserError(f"{path}: could not be written ({error.strerror}); the previous version is kept") from error
 
 
 def check_writable(folder: Path) -> None:
-    """Raise UserError, before any work is done, if nothing can be written into a folder."""
+    """Raise UserError if no file can be created in a folder, before any work is done."""
     with temporary_folder(folder):
         pass
 
 
 def check_output(path: Path) -> None:
-    """Raise UserError, before any work is done, if ``write_output`` cannot write to ``path``."""
+    """Raise UserError if ``write_output`` cannot write to ``path``, before any work is done."""
     folder = Path(os.path.realpath(path)).parent
     if path.is_dir():
         raise UserError(f"{path}: is a folder; name a file in a folder of yours")
@@ -119,11 +126,15 @@ def check_output(path: Path) -> None:
 
 
 def write_output(path: Path, text: str) -> None:
-    """Write ``text`` as UTF-8 to a path of the user's.
+    """Write ``text`` as UTF-8 to a path that the user named.
 
-    A plain file is replaced, whole or not at all. Everything else is opened and written to, because a rename would
-    remove it: a device, a pipe, a file with several names, a file in a folder that may not be written to. The file
-    that standard output or error goes to is appended to.
+    A plain file is replaced atomically. A device, a pipe, a file with several names, and a file in a read-only folder
+    are opened and written to, because a rename would replace them. The file to which standard output or error is
+    redirected is appended to.
+
+    Raises:
+        UserError: the operating system refuses to write.
+        ReaderLeft: the reader of a pipe has closed it.
     """
     if _is_replaceable(path):
         write_text(path, text)
@@ -138,7 +149,7 @@ def write_output(path: Path, text: str) -> None:
 
 
 def _is_replaceable(path: Path) -> bool:
-    """Whether a rename can put another file at ``path``, or at the file that a link there leads to."""
+    """Return whether the file at ``path``, or the target of a link, can be replaced by a rename."""
     folder = Path(os.path.realpath(path)).parent
     if not path.exists():
         return True
@@ -147,7 +158,7 @@ def _is_replaceable(path: Path) -> bool:
 
 
 def _is_standard(path: Path) -> bool:
-    """Whether standard output or error goes to the file at ``path``."""
+    """Return whether standard output or error is redirected to the file at ``path``."""
     return path.exists() and any(os.path.samestat(path.stat(), os.fstat(number)) for number in (1, 2))
 
 
@@ -156,25 +167,25 @@ def _keep_rights(old: Path, new: Path) -> None:
     if not (old.is_file() and new.is_file()):
         return
     about = old.stat()
-    with suppress(OSError):  # only root may give a file away
+    with suppress(OSError):  # only root may change the owner of a file
         os.chown(new, about.st_uid, about.st_gid)
     new.chmod(stat.S_IMODE(about.st_mode))
 
 
 def _begin(parent: Path) -> tuple[Path, int]:
-    """A new folder to write in, locked as long as the descriptor is open, so that ``_sweep`` leaves it alone."""
+    """Create a temporary folder and lock it until the descriptor is closed, so that ``_sweep`` does not remove it."""
     while True:
         folder = Path(tempfile.mkdtemp(prefix=WRITING, dir=parent))
         lock = os.open(folder, os.O_RDONLY)
-        with suppress(OSError):  # a file system that knows no locks: there nothing is swept either
+        with suppress(OSError):  # on a file system without locks, _sweep removes nothing either
             fcntl.flock(lock, fcntl.LOCK_EX)
         if folder.is_dir():
             return folder, lock
-        os.close(lock)  # swept between its making and its locking
+        os.close(lock)  # another process removed it before it was locked
 
 
 def _sweep(parent: Path) -> None:
-    """Remove the folders that nobody writes in any more: the lock of a process goes with it."""
+    """Remove temporary folders without a lock: their processes have ended."""
     for folder in parent.glob(f"{WRITING}*"):
         with suppress(OSError):
             lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -187,9 +198,13 @@ def _sweep(parent: Path) -> None:
 
 @contextmanager
 def exclusive_lock(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
-    """Let one process at a time into the block, by a lock on a file or folder; ``waiting`` is called before a wait.
+    """Run the block in one process at a time, by a lock on a file or folder.
 
-    The lock of a process that is killed goes with it. On a file system that knows no locks, all come in.
+    A killed process releases its lock. On a file system without locks, the block runs in all processes at once.
+
+    Args:
+        path: an existing file or folder.
+        waiting: function to call before waiting for another process.
     """
     lock = os.open(path, os.O_RDONLY)
     try:
@@ -206,25 +221,25 @@ def exclusive_lock(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
 
 
 def _put(new: Path, path: Path, before: Path | None) -> None:
-    """Rename ``new`` to ``path``, for good. What has this name goes to ``before``, if that is given, or back."""
+    """Rename ``new`` to ``path`` durably; a file or folder with this name is renamed to ``before`` or removed."""
     _rename(new, path, before)
-    with suppress(OSError):  # a file system that cannot: there is nothing to take back any more
+    with suppress(OSError):  # not all file systems can synchronize a folder; the rename is done
         _sync(path.parent)
 
 
 def _rename(new: Path, path: Path, before: Path | None) -> None:
-    if new.is_dir() and path.is_dir():  # which only takes a name that is free
+    if new.is_dir() and path.is_dir():  # a folder can only be renamed to an unused name
         before = before or new.with_name(f"{path.name}.before")
     if before is None or not path.exists():
         os.replace(new, path)
     elif new.is_dir() or not _linked(path, before, new):
-        _by_turns(new, path, before)
+        _rename_in_turn(new, path, before)
     else:
         os.replace(new, path)
 
 
 def _linked(path: Path, before: Path, new: Path) -> bool:
-    """Give a file the name ``before`` too, so that it never is without its own; False where a file has but one name."""
+    """Link a file to the name ``before``, so that it always has a name; return False without hard links."""
     link = new.with_name(f"{path.name}.before")
     try:
         os.link(path, link)
@@ -236,7 +251,8 @@ def _linked(path: Path, before: Path, new: Path) -> bool:
     return True
 
 
-def _by_turns(new: Path, path: Path, before: Path) -> None:
+def _rename_in_turn(new: Path, path: Path, before: Path) -> None:
+    """Rename ``path`` to ``before`` and ``new`` to ``path``; undo the first rename if the second fails."""
     os.replace(path, before)
     try:
         os.replace(new, path)
@@ -246,7 +262,7 @@ def _by_turns(new: Path, path: Path, before: Path) -> None:
 
 
 def _sync(path: Path) -> None:
-    """Push a file's bytes to the disk, so that the rename cannot overtake them, or the names in a folder."""
+    """Write the bytes of a file, or the names in a folder, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -255,47 +271,47 @@ def _sync(path: Path) -> None:
 
 
 def check_inside(folder: Path) -> None:
-    """Refuse a folder in which a link leads out of it, or something is neither file nor folder, a pipe say.
+    """Raise UserError if a folder contains a link to a place outside, or a file that is not plain, such as a pipe.
 
-    What is written into such a folder, or removed from it, would be written or removed elsewhere.
+    Writing into such a folder, or removing it, would change files elsewhere.
     """
     real = os.path.realpath(folder)
     for parent, folders, names in os.walk(folder):
         for path in (Path(parent, name) for name in (*folders, *names)):
             leads_out = path.is_symlink() and not os.path.realpath(path).startswith(real + os.sep)
             if leads_out or not (path.is_file() or path.is_dir() or path.is_symlink()):
-                what = "leads out of the folder" if leads_out else "is no file"
-                raise UserError(f"{path}: {what}; what belongs to a run, or a corpus, lies in its folder: put it there")
+                problem = "leads out of the folder" if leads_out else "is no file"
+                raise UserError(f"{path}: {problem}; a run or a corpus must contain its files: copy the file here")
 
 
 def check_zip(archive: zipfile.ZipFile) -> None:
-    """Raise BadZipFile where a member is packed, so that it might unpack to any size, or is not as it was written."""
+    """Raise BadZipFile if a member is compressed, and thus may unpack to any size, or is damaged."""
     for member in archive.infolist():
         if member.compress_type != zipfile.ZIP_STORED:
-            raise zipfile.BadZipFile(f"{member.filename} is packed, as this package packs nothing")
+            raise zipfile.BadZipFile(f"{member.filename} is compressed; this package never compresses files")
     if (broken := archive.testzip()) is not None:
         raise zipfile.BadZipFile(f"{broken} is damaged")
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write ``text`` as UTF-8, whole or not at all."""
+    """Write ``text`` as UTF-8 atomically."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="")
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write ``data``, whole or not at all."""
+    """Write ``data`` atomically."""
     with replacing(path) as temporary:
         temporary.write_bytes(data)
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write ``value`` as indented JSON, whole or not at all. NaN and infinities are refused."""
+    """Write ``value`` as indented JSON atomically; raise ValueError for NaN and infinity."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
-    """Read JSON; a file that is missing or damaged is the user's to know about."""
+    """Return the value of a JSON file; raise UserError if the file is missing or invalid."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:

@@ -1,8 +1,8 @@
-"""File names as text: typed on a command line, stored in a recipe, and as the system takes them.
+"""Convert file names between the command line, recipes and the operating system.
 
-A file name is bytes. Its text here is those bytes read as UTF-8, whatever the locale; a byte that is not UTF-8 is a
-lone surrogate, as in ``os.fsdecode``. A stored name can be written to any file: where a name is not UTF-8, it is stored
-as a ``file:`` URI.
+A file name is a sequence of bytes. Its text is the bytes decoded as UTF-8, whatever the locale. A byte that is not
+UTF-8 becomes a lone surrogate, as in ``os.fsdecode``. Recipes and reports cannot contain surrogates, so they store such
+a name as a ``file:`` URI.
 """
 
 import os
@@ -12,12 +12,16 @@ SCHEME = "file:"
 
 
 def of_argument(word: str) -> str:
-    """Return the text of a name on the command line, which Python reads by the encoding of the locale."""
+    """Return the text of a command line argument, which Python decodes with the encoding of the locale."""
     return os.fsencode(word).decode("utf-8", "surrogateescape")
 
 
 def stored(name: str) -> str:
-    """Return a name as a recipe or a report holds it: ``stored("/caf\\udce9.txt")`` is ``"file:///caf%E9.txt"``."""
+    r"""Return a file name as recipes and reports store it.
+
+    >>> stored("/caf\udce9.txt"), stored("/café.txt")
+    ('file:///caf%E9.txt', '/café.txt')
+    """
     try:
         name.encode("utf-8")
     except UnicodeEncodeError:
@@ -27,7 +31,11 @@ def stored(name: str) -> str:
 
 
 def native(name: str) -> str:
-    """Return the path that a name stands for, stored or not, as Python's functions for files take it."""
+    """Return the path of a file name for Python's file functions; ``name`` may be a ``file:`` URI.
+
+    >>> native("file:///tmp/a%20b.txt")
+    '/tmp/a b.txt'
+    """
     if name.startswith(SCHEME):
         return os.fsdecode(urllib.parse.unquote_to_bytes(name.removeprefix(SCHEME).removeprefix("//")))
     return os.fsdecode(name.encode("utf-8", "surrogateescape"))

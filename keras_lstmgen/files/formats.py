@@ -1,7 +1,7 @@
-"""Recognize a file that is not plain text by its first bytes, whatever its name, and name the command that converts it.
+"""Recognize files that are not text in UTF-8 by their first bytes, and give the command that converts them.
 
-Text in another encoding than UTF-8, or with old line endings, is told apart from what holds no text by itself: nobody
-wants such a text to be left out.
+Text in other encodings or with CR line endings is distinguished from other formats, such as pictures: in a folder of
+texts, the former is an error and the latter is left out.
 """
 
 import re
@@ -10,15 +10,21 @@ from typing import NamedTuple
 
 from keras_lstmgen.utils.errors import shell_quoted
 
-HEAD = 1 << 12  # bytes that are enough to recognize any format
+HEADER = 1 << 12  # bytes that are sufficient to recognize any format
 GZIP = b"\x1f\x8b"  # the only format that is unpacked while reading
 PANDOC = "pandoc --to plain --output {text} {file}"
 ICONV = "iconv -f {name} -t UTF-8 {{file}} > {{text}}"
-CONTROL = re.compile(rb"[\0-\x08\x0e-\x1a\x1c-\x1f\x7f]")  # bytes that no encoding of eight bits has in a text
+CONTROL = re.compile(rb"[\0-\x08\x0e-\x1a\x1c-\x1f\x7f]")  # bytes that text in no 8-bit encoding contains
 
 
 class Format(NamedTuple):
-    """What a file is: its name with an article, and a command of ``{file}`` and ``{text}``, "" where there is none."""
+    """A file format.
+
+    Attributes:
+        name: description for messages, with an article.
+        command: shell command that converts ``{file}`` to ``{text}``, or "".
+        is_text: whether the file is text in another encoding.
+    """
 
     name: str
     command: str = ""
@@ -60,31 +66,49 @@ FORMATS: tuple[tuple[bytes, Format], ...] = (
 
 
 def recognize(head: bytes) -> Format | None:
-    """Return the format of a file that begins with these bytes; None for UTF-8, and for what is not known."""
-    return next((found for mark, found in FORMATS if re.match(mark, head[:HEAD], re.DOTALL)), None)
+    """Return the format of a file by its first bytes, or None for UTF-8 and unknown formats.
+
+    >>> recognize(b"%PDF-1.7").name
+    'a PDF document'
+    """
+    return next((format_ for pattern, format_ in FORMATS if re.match(pattern, head[:HEADER], re.DOTALL)), None)
 
 
 def has_cr_line_endings(text: str) -> bool:
-    r"""Return whether a text that goes on ends its lines with "\r" alone."""
-    return "\n" not in text and "\r" in text[:-1]  # the last may be half of "\r\n"
+    r"""Return whether the beginning of a text uses "\r" alone as line ending, as on old Macs.
+
+    >>> has_cr_line_endings("one\rtwo\r"), has_cr_line_endings("one\r\ntwo")
+    (True, False)
+    """
+    return "\n" not in text and "\r" in text[:-1]  # a final "\r" may be the first half of "\r\n"
 
 
 def is_binary(head: bytes) -> bool:
-    """Return whether a file that begins with these bytes is text in no encoding of eight bits, nor in UTF-8."""
+    """Return whether the first bytes of a file are neither UTF-8 nor text in an 8-bit encoding.
+
+    >>> is_binary(b"\\x00\\x01"), is_binary(b"caf\\xe9")
+    (True, False)
+    """
     if b"\0" in head or not CONTROL.search(head):
         return b"\0" in head
     try:
-        head[:-3].decode()  # its last character may be cut
+        head[:-3].decode()  # the last character may be incomplete
     except UnicodeDecodeError as error:
         return error.start < len(head) - 6
     return False
 
 
 def fill_command(command: str, path: Path | str | None, is_packed: bool) -> str:
-    """Return the command of a format for a file; one that is packed by gzip is unpacked first."""
+    """Return the shell command that converts a file.
+
+    Args:
+        command: command of a format.
+        path: the file, or None if it has no name.
+        is_packed: whether the file is packed by gzip; the command then unpacks it first.
+    """
     file = Path(path or "TEXT")
     unpacked = file.with_suffix("") if file.suffix.lower() == ".gz" else file.with_name(f"{file.name}.unpacked")
-    words = f"gunzip -c {shell_quoted(file)} > {shell_quoted(unpacked)} && " if is_packed else ""
+    unpack = f"gunzip -c {shell_quoted(file)} > {shell_quoted(unpacked)} && " if is_packed else ""
     file = unpacked if is_packed else file
     text = file.with_name(f"{file.stem}.utf8.txt")
-    return f"{words}{command.format(file=shell_quoted(file), text=shell_quoted(text))}"
+    return f"{unpack}{command.format(file=shell_quoted(file), text=shell_quoted(text))}"
