@@ -352,7 +352,7 @@ def test_sigterm_before_the_training_leaves_nothing_half_written(
 ) -> None:
     monkeypatch.setattr(token_cache, "encode_split", lambda *_: signal.raise_signal(signal.SIGTERM))
     assert command_line.main(typed(text, "--runs", tmp_path / "runs")) == 143
-    assert capsys.readouterr().err == "keras-lstmgen: stopped by SIGTERM; nothing that was there before is lost\n"
+    assert capsys.readouterr().err == "keras-lstmgen: stopped by SIGTERM; no earlier result is lost\n"
     assert {path.suffix for path in (tmp_path / "runs/.encoded").iterdir()} == {".lock"}
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
@@ -371,7 +371,7 @@ def test_a_signal_that_python_passes_over_comes_again(
 
     monkeypatch.setattr(token_cache, "encode_split", passed_over_at_first)
     assert command_line.main(typed(text, "--runs", tmp_path / "runs")) == 143
-    assert capsys.readouterr().err == "keras-lstmgen: stopped by SIGTERM; nothing that was there before is lost\n"
+    assert capsys.readouterr().err == "keras-lstmgen: stopped by SIGTERM; no earlier result is lost\n"
 
 
 def children() -> set[str]:

@@ -105,8 +105,8 @@ def test_a_model_larger_than_the_memory_of_the_container_is_refused(monkeypatch:
 
 def test_no_memory_is_set_aside_beyond_that_of_the_container(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
-    monkeypatch.setattr(containers, "memory", lambda: malloc.LEAST)  # half of it is too little
-    monkeypatch.setattr(malloc, "_set_aside", lambda *_: pytest.fail("memory was set aside"))
+    monkeypatch.setattr(containers, "memory", lambda: malloc.MINIMUM)  # half of it is too little
+    monkeypatch.setattr(malloc, "_reserve", lambda *_: pytest.fail("memory was set aside"))
     malloc.configure()
 
 

@@ -156,7 +156,7 @@ def _run(settings: recipe.Recipe, parts: list[Part], folder: str, options: Pipel
     """
     is_local = options.view_as(StandardOptions).runner == LOCAL
     try:
-        with captured_stderr(tell=False) if is_local else contextlib.nullcontext(), _safe_path():
+        with captured_stderr(show_on_failure=False) if is_local else contextlib.nullcontext(), _safe_path():
             pipeline = beam.Pipeline(options=options)
             _build(pipeline, settings, parts, folder)
             pipeline.run().wait_until_finish()

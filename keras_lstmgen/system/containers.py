@@ -1,7 +1,7 @@
-"""Read the limits that a container sets: Linux's control groups, versions 2 and 1.
+"""Read the CPU and memory limits of a container from the control groups of Linux, versions 1 and 2.
 
-A process is in a group, and the limits of all groups above hold for it too. In a container the path of its group may be
-the path outside; the files of its own group then stand at the root, which is read as well.
+The limits of all parent groups apply too. Inside a container, the path of the group may be the path outside it. The
+files of the group are then at the root of the tree, which is read as well.
 """
 
 import functools
@@ -9,28 +9,28 @@ import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-GROUPS, OWN = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")  # where Linux has them
+GROUPS, OWN = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")  # their places on Linux
 
 
 @functools.cache
 def cores(groups: Path = GROUPS, own: Path = OWN) -> float:
-    """Read how many cores' time this process may take; infinity without a quota."""
-    return _least(groups, own, "cpu", _quota)
+    """Return the CPU quota of this process in cores; infinity without a quota."""
+    return _lowest(groups, own, "cpu", _quota)
 
 
 @functools.cache
 def memory(groups: Path = GROUPS, own: Path = OWN) -> float:
-    """Read how many bytes of memory this process may take; infinity without a limit."""
-    return _least(groups, own, "memory", _bytes)
+    """Return the memory limit of this process in bytes; infinity without a limit."""
+    return _lowest(groups, own, "memory", _bytes)
 
 
-def _least(groups: Path, own: Path, controller: str, read: Callable[[Path], float]) -> float:
-    """Find the lowest limit of all groups."""
-    return min((_or_none(read, folder) for folder in _folders(groups, own, controller)), default=math.inf)
+def _lowest(groups: Path, own: Path, controller: str, read: Callable[[Path], float]) -> float:
+    """Return the lowest limit of the group and its parents."""
+    return min((_or_infinity(read, folder) for folder in _folders(groups, own, controller)), default=math.inf)
 
 
 def _folders(groups: Path, own: Path, controller: str) -> Iterator[Path]:
-    """List the folders of the own group and of those above, for a controller."""
+    """Yield the folders of the group of this process and of its parents for a controller."""
     try:
         lines = own.read_text().splitlines()
     except OSError:
@@ -44,8 +44,8 @@ def _folders(groups: Path, own: Path, controller: str) -> Iterator[Path]:
             yield from (folder for folder in (group, *group.parents) if folder.is_relative_to(root))
 
 
-def _or_none(read: Callable[[Path], float], folder: Path) -> float:
-    """Read a limit; infinity where there is none, or no number."""
+def _or_infinity(read: Callable[[Path], float], folder: Path) -> float:
+    """Return the limit of a group; infinity if the files are missing or invalid."""
     try:
         return read(folder)
     except (OSError, ValueError, ZeroDivisionError):
@@ -53,19 +53,19 @@ def _or_none(read: Callable[[Path], float], folder: Path) -> float:
 
 
 def _quota(folder: Path) -> float:
-    """Read ``cpu.max``, microseconds in so many, or "max"; in version 1 two files, with -1 for no quota."""
+    """Return the quota in cores: ``cpu.max`` of version 2 (microseconds and period), or the two files of version 1."""
     if (folder / "cpu.max").exists():
-        most, period = (folder / "cpu.max").read_text().split()
+        quota, period = (folder / "cpu.max").read_text().split()
     else:
-        most, period = (_text(folder, f"cpu.cfs_{name}_us") for name in ("quota", "period"))
-    return math.inf if most in ("max", "-1") else int(most) / int(period)
+        quota, period = (_text(folder, f"cpu.cfs_{name}_us") for name in ("quota", "period"))
+    return math.inf if quota in ("max", "-1") else int(quota) / int(period)
 
 
 def _bytes(folder: Path) -> float:
-    """Read ``memory.max``, bytes or "max"; in version 1 a number beyond any memory is no limit."""
+    """Return the limit in bytes; in version 1, a number larger than any memory means no limit."""
     name = "memory.max" if (folder / "memory.max").exists() else "memory.limit_in_bytes"
-    most = _text(folder, name)
-    return math.inf if most == "max" else int(most)
+    limit = _text(folder, name)
+    return math.inf if limit == "max" else int(limit)
 
 
 def _text(folder: Path, name: str) -> str:

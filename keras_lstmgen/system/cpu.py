@@ -1,4 +1,4 @@
-"""Say how many threads work, to everything that has threads."""
+"""Count the available cores, and set the number of TensorFlow's threads."""
 
 import math
 import os
@@ -10,24 +10,27 @@ from keras_lstmgen.utils.errors import UserError
 
 
 def available() -> int:
-    """Count the cores that this process may use: by its affinity, and by the CPU quota of its container."""
+    """Return the number of cores that the affinity of this process and the CPU quota of its container allow."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, math.ceil(min(cores, containers.cores())))
 
 
 def configure() -> None:
-    """Tell TensorFlow, before it is imported: one thread a core within an operator, and two operators at once.
+    """Set TensorFlow's environment variables: one thread for each core within an operator, and two operators at once.
 
-    The LSTM's own threads work while TensorFlow's wait, so both may have all cores. A training step hardly ever has
-    more than two operators to run at once, the LSTM and the input pipeline; each further thread is one more to wake
-    up. Who has set TensorFlow's own variables keeps what was set.
+    Call this function before TensorFlow is imported. Variables that the user has set are kept. TensorFlow and the
+    native LSTM operator use all cores, because they do not work at the same time. A training step seldom has more than
+    two operators to run at once, the LSTM and the input pipeline, and further threads would only cost time.
+
+    Raises:
+        UserError: a variable that the user has set is not a number of threads.
     """
     _set("TF_NUM_INTRAOP_THREADS", available())
     _set("TF_NUM_INTEROP_THREADS", 2)
 
 
 def _set(variable: str, threads: int) -> None:
-    """Set a variable of TensorFlow that is not set; UserError for a value that would make TensorFlow abort."""
+    """Set a variable that is not set; raise UserError for a value with which TensorFlow would abort."""
     given = os.environ.get(variable)
     if not given:
         os.environ[variable] = str(threads)

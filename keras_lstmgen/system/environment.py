@@ -1,4 +1,4 @@
-"""Settings that must be made before TensorFlow and Keras are imported: the backend, and folders for their files."""
+"""Prepare the environment for TensorFlow and Keras before they are imported: backend, configuration, folders."""
 
 import os
 import sys
@@ -9,30 +9,33 @@ from contextlib import contextmanager
 from keras_lstmgen.utils.errors import UserError
 
 BACKEND = "KERAS_BACKEND"
-# Variables by which Keras cuts a training short without a word, and the option to use in their place.
+# Variables with which Keras silently shortens a training, and the options to use instead.
 LIMITS = {"KERAS_MAX_EPOCHS": "--training.epochs", "KERAS_MAX_STEPS_PER_EPOCH": "--training.minutes"}
 
 
 def configure() -> None:
-    """Prepare TensorFlow and Keras for a command. Raises UserError for variables of Keras that cannot be obeyed.
+    """Set the variables of Keras, and name a folder for temporary files.
 
-    ``keras.json`` is neither read nor written: this package states every precision and shape itself, so that a file
-    that is invalid, or made for another program, changes nothing.
+    ``keras.json`` is neither read nor written: this package sets every precision and shape explicitly, so that an
+    invalid file, or the file of another program, has no effect.
+
+    Raises:
+        UserError: the user has set another backend, or a variable that would shorten a training.
     """
     if (chosen := os.environ.get(BACKEND, "tensorflow")) != "tensorflow":
         raise UserError(f"{BACKEND}={chosen}: keras-lstmgen needs the backend 'tensorflow'; unset {BACKEND}")
     for name, option in LIMITS.items():
         if name in os.environ:
             raise UserError(f"{name}={os.environ[name]}: would cut a training short; unset it, and use {option}")
-    os.environ["KERAS_NNX_ENABLED"] = "0"  # which is for the JAX backend
-    os.environ["KERAS_HOME"] = os.devnull  # where Keras looks for its file: there can be none below it
+    os.environ["KERAS_NNX_ENABLED"] = "0"  # NNX is for the JAX backend
+    os.environ["KERAS_HOME"] = os.devnull  # folder of keras.json; no file can be below the null device
     _name_temporary_folder()
 
 
 def _name_temporary_folder() -> None:
-    """Let Python name a folder for temporary files even if none can be written to.
+    """Set a name for the folder for temporary files if Python finds no writable one.
 
-    TensorFlow asks for the name when it is imported, and writes nothing there. What does write there fails then.
+    TensorFlow needs the name when it is imported, and writes nothing there. Code that writes there fails later.
     """
     try:
         tempfile.gettempdir()
@@ -42,9 +45,9 @@ def _name_temporary_folder() -> None:
 
 @contextmanager
 def without_matplotlib() -> Iterator[None]:
-    """Hide Matplotlib from Keras, which imports it for plots of its own if it is there.
+    """Hide Matplotlib from Keras, which otherwise imports it for its own plots.
 
-    Matplotlib fails without a folder that it can write to, and few commands draw.
+    Matplotlib fails if it cannot write to its configuration folder, and few commands need it.
     """
     if "matplotlib" in sys.modules:
         yield

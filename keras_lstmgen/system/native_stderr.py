@@ -1,4 +1,4 @@
-"""Work without the notes that native libraries write to standard error while they load and convert."""
+"""Capture the messages that native libraries write to standard error."""
 
 import os
 import sys
@@ -11,36 +11,37 @@ from keras_lstmgen.system import standard_streams
 
 
 @contextmanager
-def captured_stderr(tell: bool = True) -> Iterator[None]:
-    """Hold back what is written to file descriptor 2 inside the block; show it only if the block fails.
+def captured_stderr(show_on_failure: bool = True) -> Iterator[None]:
+    """Capture file descriptor 2 in the block; write the messages to standard error only if the block fails.
 
-    With ``tell`` = False not even then, where the exception says all there is to say.
+    TensorFlow reports a missing GPU before its log level applies, and converters report each pass. Python's logging and
+    warnings cannot filter these messages.
 
-    TensorFlow reports a missing GPU before its own log level counts, converters report each pass; no Python filter
-    reaches them.
+    Args:
+        show_on_failure: whether the messages are written if the block fails.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     standard_streams.open_closed()
     if sys.stderr:
         sys.stderr.flush()
-    kept = os.dup(2)
-    with _held() as held:
-        os.dup2(held.fileno(), 2)
+    original = os.dup(2)
+    with _memory_file() as file:
+        os.dup2(file.fileno(), 2)
         try:
             yield
         except BaseException:
-            held.seek(0)
-            with suppress(OSError):  # nobody reads standard error
-                os.write(kept, held.read() if tell else b"")
+            file.seek(0)
+            with suppress(OSError):  # the reader of standard error has closed it
+                os.write(original, file.read() if show_on_failure else b"")
             raise
         finally:
-            os.dup2(kept, 2)
-            os.close(kept)
+            os.dup2(original, 2)
+            os.close(original)
 
 
-def _held() -> IO[bytes]:
-    """Open a file that is in memory alone, so that a machine without a folder for temporary files has one."""
+def _memory_file() -> IO[bytes]:
+    """Open a file in memory, or a temporary file on systems without files in memory."""
     try:
         return open(os.memfd_create("standard error"), "w+b")
-    except (AttributeError, OSError):  # not on this system
+    except (AttributeError, OSError):  # macOS has no memfd_create
         return tempfile.TemporaryFile()

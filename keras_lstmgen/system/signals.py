@@ -1,4 +1,4 @@
-"""Signals: the command line alone installs handlers, and only while it runs a command in the main thread."""
+"""Handle signals. Only the command line installs handlers, while it runs a command in the main thread."""
 
 import os
 import signal
@@ -11,20 +11,20 @@ from typing import Any, NoReturn
 from keras_lstmgen.utils.errors import Terminated
 
 NUMBERS: dict[Any, int] = {Terminated: signal.SIGTERM, KeyboardInterrupt: signal.SIGINT}
-AGAIN = 0.1  # seconds until a signal comes again
+RETRY = 0.1  # seconds until a lost signal is sent again
 Handler = Callable[[int, Any], Any]
-_is_listening = False  # whether ``raise_terminated`` is at work
+_is_listening = False  # whether ``raise_terminated`` is active
 
 
 @contextmanager
 def raise_terminated() -> Iterator[None]:
-    """Let SIGTERM raise Terminated in the block, so that what is half written is removed, as after an error.
+    """Raise Terminated in the block on SIGTERM, so that incomplete files are removed as after an error.
 
-    The command line runs every command in it. Python allows signal handlers in the main thread alone; in any other
-    thread the block changes nothing.
+    The command line runs each command in this context. Python allows signal handlers only in the main thread; in other
+    threads the context does nothing.
 
-    Python passes over what is raised in the callback of a weak reference or in ``__del__``, as if the signal had never
-    come. From there, SIGTERM and Ctrl-C come again.
+    Python ignores exceptions in ``__del__`` and in callbacks of weak references, and the signal would be lost. SIGTERM
+    and Ctrl-C are then sent again.
     """
     global _is_listening
     if not _in_main_thread():
@@ -33,15 +33,15 @@ def raise_terminated() -> Iterator[None]:
     before, hook, waiting = signal.signal(signal.SIGTERM, handle_sigterm), sys.unraisablehook, list[threading.Timer]()
     listened, _is_listening = _is_listening, True
 
-    def passed_over(raised: Any) -> None:
-        number = NUMBERS.get(raised.exc_type)
+    def send_again(ignored: Any) -> None:
+        number = NUMBERS.get(ignored.exc_type)
         if number is None:
-            hook(raised)
+            hook(ignored)
             return
-        waiting.append(threading.Timer(AGAIN, os.kill, (os.getpid(), number)))
+        waiting.append(threading.Timer(RETRY, os.kill, (os.getpid(), number)))
         waiting[-1].start()
 
-    sys.unraisablehook = passed_over
+    sys.unraisablehook = send_again
     try:
         yield
     finally:
@@ -53,9 +53,12 @@ def raise_terminated() -> Iterator[None]:
 
 @contextmanager
 def installed(handlers: Mapping[int, Handler]) -> Iterator[None]:
-    """Install signal handlers for the block if it is part of a command of the command line.
+    """Install signal handlers for the block if the command line runs it.
 
-    In a program that uses this package as a library the block changes nothing: its signals are its own.
+    In a program that uses this package as a library, the context does nothing.
+
+    Args:
+        handlers: handler functions by signal number.
     """
     if not (_is_listening and _in_main_thread()):
         yield
@@ -69,7 +72,7 @@ def installed(handlers: Mapping[int, Handler]) -> Iterator[None]:
 
 @contextmanager
 def restored(*numbers: int) -> Iterator[None]:
-    """Give the handlers of these signals back when the block ends, to undo what a library installs in it."""
+    """Restore the handlers of these signals when the block ends, after a library has replaced them."""
     before = {number: signal.getsignal(number) for number in numbers}
     try:
         yield
@@ -79,7 +82,7 @@ def restored(*numbers: int) -> Iterator[None]:
 
 
 def _install(handlers: Mapping[int, Any]) -> None:
-    """Install handlers, but those that Python cannot know because native code installed them."""
+    """Install handlers, except those of native code, which Python cannot represent."""
     for number, handler in handlers.items():
         if handler is not None:
             signal.signal(number, handler)
@@ -91,4 +94,4 @@ def _in_main_thread() -> bool:
 
 def handle_sigterm(number: int, frame: Any) -> NoReturn:  # noqa: ARG001
     """Raise Terminated: the handler of SIGTERM inside ``raise_terminated``."""
-    raise Terminated("stopped by SIGTERM; nothing that was there before is lost")
+    raise Terminated("stopped by SIGTERM; no earlier result is lost")

@@ -1,4 +1,4 @@
-"""Standard input, output and error: always open, in UTF-8, and usable after their reader has left."""
+"""Make standard input, output and error safe to use: open, in UTF-8, and valid after their reader has closed them."""
 
 import io
 import os
@@ -15,26 +15,31 @@ NAMES = ("stdin", "stdout", "stderr")  # by file descriptor
 
 @dataclass
 class Output:
-    """The state of a standard stream that is written to."""
+    """The state of a standard output stream.
 
-    goes_on: bool = False  # whether the work continues, its output discarded, after the reader has left
-    failure: str = ""  # why the system refused to write
+    Attributes:
+        goes_on: whether the work continues after the reader has closed the stream; output is then discarded.
+        failure: the error of the operating system if a write failed, or "".
+    """
+
+    goes_on: bool = False
+    failure: str = ""
 
     def check(self) -> None:
-        """Raise UserError if the system has refused to write."""
+        """Raise UserError if a write failed."""
         if self.failure:
             raise UserError(f"standard output: could not be written ({self.failure}); send it elsewhere")
 
 
 class _Descriptor(io.FileIO):
-    """A file descriptor that becomes the null device at the first write that fails."""
+    """A file descriptor that is replaced by the null device at the first failed write."""
 
     def __init__(self, number: int, output: Output) -> None:
         super().__init__(number, "w", closefd=False)
         self.output = output
 
     def write(self, data: Any, /) -> int:
-        """Write, or discard the data; raise if the work does not go on without a reader."""
+        """Write the data, or discard it after a failure; raise ReaderLeft if the work needs a reader."""
         try:
             return super().write(data)
         except OSError as error:
@@ -49,9 +54,9 @@ class _Descriptor(io.FileIO):
 
 @contextmanager
 def streams() -> Iterator[Output]:
-    """Make the standard streams usable in the block, and yield what is known of standard output.
+    """Replace the standard streams in the block, and yield the state of standard output.
 
-    A stream that is closed becomes the null device. A write to standard error never fails: there is nowhere to say so.
+    A closed stream becomes the null device. A write to standard error never fails, because it could not be reported.
     """
     open_closed()
     before, output = [getattr(sys, name) for name in NAMES], Output()
@@ -68,28 +73,28 @@ def streams() -> Iterator[Output]:
 
 
 def open_closed() -> None:
-    """Open the null device in place of each standard stream that is closed.
+    """Open the null device for each closed standard stream.
 
-    Otherwise the next file that is opened gets its number, and whatever native code prints is written into that file.
+    Otherwise the next file that is opened gets the number of the stream, and native code prints into that file.
     """
     for number in range(len(NAMES)):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # which takes the lowest number that is free
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest unused number
     if sys.stdin is None:
-        sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115 (it is open as long as the process)
+        sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115 (open until the process ends)
 
 
 def discard(number: int) -> None:
-    """Let everything that is written to a file descriptor go nowhere."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, number)
-    os.close(nowhere)
+    """Redirect a file descriptor to the null device."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, number)
+    os.close(null)
 
 
 def _writing(number: int, output: Output, before: io.TextIOWrapper | None) -> io.TextIOWrapper:
-    """A stream like the one before, or a new one, over a descriptor that may fail."""
+    """Return a text stream for a descriptor, with the settings of the stream that it replaces."""
     buffer = io.BufferedWriter(_Descriptor(number, output))
     if before is None:
         return io.TextIOWrapper(buffer, encoding="utf-8")
@@ -98,7 +103,7 @@ def _writing(number: int, output: Output, before: io.TextIOWrapper | None) -> io
 
 
 def _use_utf8() -> None:
-    """Read and write UTF-8, whatever encoding the terminal reports: another encoding lacks characters."""
+    """Set the encoding of the standard streams to UTF-8, because other encodings lack characters."""
     for stream in (sys.stdin, sys.stdout):
         if isinstance(stream, io.TextIOWrapper) and stream.encoding.lower() != "utf-8":
             stream.reconfigure(encoding="utf-8")

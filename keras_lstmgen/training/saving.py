@@ -143,4 +143,4 @@ def tensorboard_errors(folder: Path, alias: Path) -> Iterator[None]:
         if str(alias) not in error.message:
             raise
         reason = error.message.splitlines()[0].rpartition("}} ")[2]
-        raise UserError(f"{folder}: could not be written ({reason}); what was there before is kept") from error
+        raise UserError(f"{folder}: could not be written ({reason}); the previous version is kept") from error
