@@ -12,6 +12,7 @@ import pytest
 import keras_lstmgen
 from keras_lstmgen.cli import command_line
 from keras_lstmgen.config import recipe
+from keras_lstmgen.distribution.stop_votes import StopRequest
 from keras_lstmgen.generation import chat_session
 from keras_lstmgen.models import run_directory
 from keras_lstmgen.system import signals
@@ -114,3 +115,15 @@ def test_handlers_that_a_library_installs_are_undone() -> None:
     with signals.restored(signal.SIGTERM):
         signal.signal(signal.SIGTERM, lambda *_: None)
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_request_to_stop_is_refused_while_no_training_checks_for_it() -> None:
+    stop = StopRequest()
+    assert (stop.interrupt(), stop.terminate(), stop.interrupted, stop.terminated) == (False,) * 4
+    with stop.accepting():
+        assert stop.interrupt()
+        assert not stop.interrupt()  # the second Ctrl-C ends the command at once
+        assert (stop.interrupted, stop.terminated) == (True, False)
+        assert stop.terminate()
+    assert not stop.terminate()
+    assert stop.terminated
