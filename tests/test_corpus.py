@@ -344,7 +344,7 @@ def test_a_prompt_is_read_as_its_text_was(make: Make, kind: str, field: tuple[st
     """The file of a corpus, given as a prompt, is the beginning of the corpus."""
     text = f"\ufeffThe o\u0301ld ferry{ends}"
     settings = make(text, documents=kind, field=field, normalize="nfc", validation_fraction=0.0)
-    assert [splits.prompt(text, settings)] == list(splits.pieces(settings, "train"))
+    assert [splits.normalized_prompt(text, settings)] == list(splits.pieces(settings, "train"))
 
 
 @pytest.mark.parametrize("ends", ["\n", "\r\n"])
@@ -354,19 +354,19 @@ def test_a_prompt_of_pairs_is_a_source_as_training_read_it(make: Make, ends: str
     (document,) = splits.pieces(settings, "train")
     source = document.removesuffix("an answer")
     for prompt in (f"\ufeffThe o\u0301ld ferry{ends}", f" The óld\u00a0ferry {ends}{ends}"):
-        assert splits.prompt(prompt, settings) == source
-        assert splits.prompt(prompt + "an a", settings) == source + "an a"
-    assert splits.prompt("\ufeff The o\u0301ld ferry ", settings) + "\n" == source
-    assert splits.prompt(f"a {ends}b{ends}c ", settings) == "a\nb\nc "
-    assert splits.prompt("", settings) == ""
+        assert splits.normalized_prompt(prompt, settings) == source
+        assert splits.normalized_prompt(prompt + "an a", settings) == source + "an a"
+    assert splits.normalized_prompt("\ufeff The o\u0301ld ferry ", settings) + "\n" == source
+    assert splits.normalized_prompt(f"a {ends}b{ends}c ", settings) == "a\nb\nc "
+    assert splits.normalized_prompt("", settings) == ""
 
 
 def test_a_prompt_keeps_what_its_corpus_keeps() -> None:
     for kind in ("stream", "files"):
-        assert splits.prompt("a\r\nb \r\n", Corpus(documents=kind)) == "a\r\nb \r\n"
-    assert splits.prompt("a\r\nb \r\n", Corpus(documents="blocks")) == "a\nb \n"
-    assert splits.prompt("o\u0301", Corpus()) == "o\u0301"
+        assert splits.normalized_prompt("a\r\nb \r\n", Corpus(documents=kind)) == "a\r\nb \r\n"
+    assert splits.normalized_prompt("a\r\nb \r\n", Corpus(documents="blocks")) == "a\nb \n"
+    assert splits.normalized_prompt("o\u0301", Corpus()) == "o\u0301"
     assert (
-        splits.prompt("o\u0301\no\u0301", Corpus(documents="lines", labels=("o\u0301",), normalize="nfc"))
+        splits.normalized_prompt("o\u0301\no\u0301", Corpus(documents="lines", labels=("o\u0301",), normalize="nfc"))
         == "o\u0301\nó"
     )

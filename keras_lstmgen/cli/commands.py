@@ -180,7 +180,7 @@ def generate(arguments: argparse.Namespace) -> None:
     read = model.recipe.corpus
     arguments.stop = [splits.normalized(word, read) for word in arguments.stop]
     given = _asked() if arguments.interactive else [_prompt(arguments)]
-    prompts = (splits.prompt(prompt, read) for prompt in given)
+    prompts = (splits.normalized_prompt(prompt, read) for prompt in given)
     texts = [
         _write(model, step, prompt, partial(write, prompt, arguments.seed + number), arguments)
         for number, prompt in enumerate(prompts)
@@ -390,7 +390,7 @@ def inspect(arguments: argparse.Namespace) -> None:
     asked = {name: getattr(arguments, name) for name in inspect_run.Asked.__dataclass_fields__ if name != "options"}
     folder = _found(arguments.run, arguments.runs)
     model = run_directory.load(folder)
-    asked["prompt"] = splits.prompt(arguments.prompt, model.recipe.corpus)
+    asked["prompt"] = splits.normalized_prompt(arguments.prompt, model.recipe.corpus)
     console.left_out(sources.left_out(arguments.text))
     inspect_run.inspect(model, inspect_run.Asked(**asked, options=options), _folder(arguments, folder))
     console.next_command("keras-lstmgen", "evaluate", folder)

@@ -197,7 +197,7 @@ def normalized(text: str, corpus: recipe.Corpus) -> str:
     return unicodedata.normalize(form, text) if form else text
 
 
-def prompt(text: str, corpus: recipe.Corpus) -> str:
+def normalized_prompt(text: str, corpus: recipe.Corpus) -> str:
     """Return a prompt in the form in which the corpus was read: byte order mark, line ends and normalization.
 
     A newline at the end remains, except if each document is one line. In a corpus of pairs each line is a turn, and a
@@ -271,7 +271,7 @@ def _documents_of(corpus: recipe.Corpus, split: Split) -> Iterator[str]:
     """Yield the documents of one split; with ``corpus.unique`` each text once."""
     seen: set[bytes] = set()  # about 100 bytes of memory for each document
     for document in chain.from_iterable(documents(corpus, group, label) for label, group in _labelled(corpus, split)):
-        if corpus.validation or side(document, corpus) == split:
+        if corpus.validation or split_of(document, corpus) == split:
             if corpus.unique:
                 if (key := document_key(document)) in seen:
                     continue
@@ -319,7 +319,7 @@ def document_key(document: str) -> bytes:
     return hashlib.sha256(document.encode()).digest()[:16]
 
 
-def side(document: str, corpus: recipe.Corpus) -> Split:
+def split_of(document: str, corpus: recipe.Corpus) -> Split:
     """Return the split of a document, which depends on a hash of the split seed and of its text or a part of it."""
     source, _, target = document.rpartition("\n")
     key = target if corpus.labels else source if corpus.is_pairs else document  # too many pairs have the same label

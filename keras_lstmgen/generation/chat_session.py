@@ -180,7 +180,7 @@ def converse(speaker: Speaker, seed: int) -> None:
             line = line_typed(SIGN)
             if line is None:
                 break
-            turn = splits.prompt(line, read)
+            turn = splits.normalized_prompt(line, read)
             breaks = _obey(session, turn) if turn.startswith("/") else _take_turn(session, turn)
         except KeyboardInterrupt:
             breaks += 1

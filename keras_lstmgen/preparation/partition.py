@@ -119,5 +119,5 @@ def texts(part: Part, settings: recipe.Corpus, split: Split) -> Iterator[str]:
     return (
         document
         for number, document in enumerate(splits.documents(settings, part.sources))
-        if (part.kept is None or number in part.kept) and (part.split or splits.side(document, settings)) == split
+        if (part.kept is None or number in part.kept) and (part.split or splits.split_of(document, settings)) == split
     )

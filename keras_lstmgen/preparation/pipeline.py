@@ -208,7 +208,7 @@ def _each_once(parts: Any, settings: recipe.Corpus) -> Any:
 def _keys(part: Part, settings: recipe.Corpus) -> Iterator[tuple[bytes, tuple[int, int]]]:
     """What equal documents of one side share, and where each stands."""
     for number, document in enumerate(splits.documents(settings, part.sources)):
-        side = part.split or splits.side(document, settings)
+        side = part.split or splits.split_of(document, settings)
         yield side.encode() + splits.document_key(document), (part.number, number)
 
 

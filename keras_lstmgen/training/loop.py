@@ -32,7 +32,7 @@ from keras_lstmgen.utils.errors import Terminated, UserError, shell_quoted
 
 SAMPLE_TOKENS = 160
 SAMPLE_TEMPERATURE = 0.8
-SAMPLE_SETTINGS = "temperature 0.8, seed 0"
+SAMPLE_SETTINGS = f"temperature {SAMPLE_TEMPERATURE}, seed 0"
 LOGS = "logs"  # folder of the logs for TensorBoard
 MAX_SETBACKS = 3  # returns to a checkpoint within an epoch before a training that diverges is given up
 ENDLESS = 1_000_000  # epochs of ``fit`` if the recipe does not limit them
