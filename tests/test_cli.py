@@ -18,8 +18,9 @@ from typing import Any
 import pytest
 
 from keras_lstmgen import exporters
-from keras_lstmgen.cli import command_line, commands
+from keras_lstmgen.cli import command_line
 from keras_lstmgen.cli.parser import build_parser
+from keras_lstmgen.cli.verbs.recipe_arguments import run_name
 from keras_lstmgen.config import recipe
 from keras_lstmgen.data import sources
 from keras_lstmgen.files import atomic, spooling
@@ -587,7 +588,7 @@ def test_a_run_is_named_after_its_text(name: str, said: str, tmp_path: Path, mon
     (tmp_path / "in").mkdir()
     if name.startswith("in/") and "*" not in name:
         (tmp_path / name).touch()
-    assert commands._named_after(name) == said
+    assert run_name(name) == said
 
 
 @pytest.mark.parametrize("words", [["--prompt", "-Hello"], ["--stop", "--xy"], ["--presence-penalty", "-1e-3"]])

@@ -24,7 +24,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from keras_lstmgen.cli import command_line, console
+from keras_lstmgen.cli import command_line
+from keras_lstmgen.cli.verbs import info
 from keras_lstmgen.config import recipe
 from keras_lstmgen.data import prepared_corpus, stream_windows, token_cache
 from keras_lstmgen.files import folders
@@ -138,7 +139,7 @@ def test_info_tells_of_any_run_or_refuses(made: Made, exported: bytes, metrics: 
     (folder / "export.json").write_bytes(exported)
     (folder / "metrics.json").write_text(json.dumps(metrics))
     assert command_line.main(["info", str(folder)]) in (0, 2)
-    assert len(console._in_a_line(folder)) == 4
+    assert len(info._summary(folder)) == 4
 
 
 @pytest.mark.parametrize("units", [65_536, "auto"])

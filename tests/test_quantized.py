@@ -13,7 +13,7 @@ import pytest
 from ai_edge_litert.interpreter import Interpreter
 from ai_edge_litert.tools import flatbuffer_utils
 
-from keras_lstmgen.cli import console
+from keras_lstmgen.cli.verbs.export import print_results
 from keras_lstmgen.config import recipe
 from keras_lstmgen.exporters import export_run, graphs, tflite, verify
 from keras_lstmgen.exporters.registry import Call
@@ -196,6 +196,6 @@ def test_a_loss_that_is_no_number_is_refused() -> None:
 
 def test_the_table_says_what_it_does_not_promise(moved: Path, capsys: pytest.CaptureFixture[str]) -> None:
     results = export_run.export(moved, recipe.Export(formats=("tflite_int8",), texts=6, tokens=5))
-    console.exported(moved, results)
+    print_results(moved, results.values())
     out = " ".join(capsys.readouterr().out.split())
     assert "TFLite int8 does not generate the same texts as Keras. Its loss is within 0.02 nats per token" in out

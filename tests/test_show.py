@@ -139,6 +139,14 @@ def test_a_table_puts_words_left_and_numbers_right(capsys: pytest.CaptureFixture
     assert "  long name   1,000" in lines
 
 
+def test_a_table_has_no_empty_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    console.table("artifacts", ("format", "loss", "size"), [("ONNX", "", "1 MB"), ("TFLite", "", "2 MB")])
+    assert "loss" not in (out := capsys.readouterr().out)
+    assert ["ONNX", "1", "MB"] in [line.split() for line in out.splitlines()]
+    console.table("artifacts", ("format", "loss", "size"), [("ONNX", "", "1 MB"), ("int8", "+0.1", "2 MB")])
+    assert "loss" in capsys.readouterr().out
+
+
 def test_in_a_table_a_chinese_character_is_two_columns_wide_and_never_cut(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

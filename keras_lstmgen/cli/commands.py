@@ -2,12 +2,9 @@
 
 import argparse
 import json
-import os
-import re
 import sys
 import time
-import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -15,156 +12,31 @@ from typing import Any
 
 from rich.markup import escape
 
-from keras_lstmgen.config import effects, recipe
-from keras_lstmgen.distribution import launcher
-from keras_lstmgen.files import atomic, filenames, remote, spooling
+from keras_lstmgen.config import effects
+from keras_lstmgen.files import atomic
 from keras_lstmgen.system.native_stderr import captured_stderr
-from keras_lstmgen.utils.errors import UserError, check_at_least, shell_quoted
+from keras_lstmgen.utils.errors import UserError
 
 with captured_stderr():
-    from keras_lstmgen.cli import console, evaluation_report
-    from keras_lstmgen.cli.stop_signals import stop_on_signals
-    from keras_lstmgen.cli.training_run import run_training
-    from keras_lstmgen.data import prepared_corpus, sources, splits
-    from keras_lstmgen.distribution import workers
-    from keras_lstmgen.evaluation.report import evaluate as evaluate_run
-    from keras_lstmgen.exporters import export_run
+    from keras_lstmgen.cli import console
+    from keras_lstmgen.cli.verbs.evaluate import run as evaluate
+    from keras_lstmgen.cli.verbs.export import run as export
+    from keras_lstmgen.cli.verbs.info import run as info
+    from keras_lstmgen.cli.verbs.prepare import run as prepare
+    from keras_lstmgen.cli.verbs.run_arguments import check_range as _within
+    from keras_lstmgen.cli.verbs.run_arguments import find_run as _found
+    from keras_lstmgen.cli.verbs.run_arguments import note_reserved_names as _tell_of_reserved
+    from keras_lstmgen.cli.verbs.run_arguments import sampling_options as _drawn
+    from keras_lstmgen.cli.verbs.train import run as train
+    from keras_lstmgen.data import sources, splits
     from keras_lstmgen.generation import beam_search, chat_session, decoding_loop, text_generation
     from keras_lstmgen.generation.logits_processors import HostOptions
     from keras_lstmgen.generation.sampling import Options
     from keras_lstmgen.interpret import inspect_run
     from keras_lstmgen.models import run_directory
-    from keras_lstmgen.training import trainer
 
+__all__ = ["chat", "evaluate", "export", "generate", "info", "inspect", "prepare", "train"]
 MOST_TEXTS = 65_536  # of one batch
-LONGEST_NAME = 60  # characters of a name that a run gets by itself
-
-
-def train(arguments: argparse.Namespace) -> None:
-    """Train a new run, or go on with one; as one of several workers, if it is one."""
-    _within("--workers", arguments.workers, 1, launcher.MAX_WORKERS)
-    if not os.environ.get("TF_CONFIG"):
-        launcher.report_idle_gpus(1)
-    with workers.connected():
-        if workers.is_chief():
-            folder = _trained(arguments)
-        else:
-            with stop_on_signals() as stop:
-                trainer.train_as_worker(arguments.runs, stop)
-    if workers.is_chief():
-        console.next_command("keras-lstmgen", "generate", folder, "--temperature", "0.8")
-
-
-def _trained(arguments: argparse.Namespace) -> Path:
-    given = _knobs(arguments)
-    if arguments.resume:
-        if arguments.source or arguments.name:
-            raise UserError("--resume: the run has a text and a name; leave them out, or train a new run without it")
-        folder = _found(arguments.resume, arguments.runs)
-        settings = recipe.override(recipe.load(folder / run_directory.RECIPE), given, "--")
-        effects.check(settings, given, "--")
-        _tell_left_out(settings.corpus)
-        return run_training(partial(trainer.resume, folder, settings))
-    settings, name = _what_to_train(arguments.source, given)
-    _tell_left_out(settings.corpus)
-    return run_training(partial(trainer.train, settings, arguments.runs, arguments.name or name))
-
-
-def _tell_left_out(corpus: recipe.Corpus) -> None:
-    """Print the files that are skipped in the folders of a corpus."""
-    console.left_out(sources.left_out((*corpus.source, *corpus.validation)))
-
-
-def prepare(arguments: argparse.Namespace) -> None:
-    """Turn a corpus into a folder of ids."""
-    settings, _ = _what_to_train(arguments.source, _knobs(arguments))
-    with captured_stderr():
-        preparing = _with_beam()
-    _tell_left_out(settings.corpus)
-    began = time.perf_counter()
-    with console.out.status("reading the corpus") as status:
-        about = preparing.prepare(settings, arguments.output, arguments.beam, status.update)
-    console.prepared(arguments.output, about, time.perf_counter() - began)
-    folder = arguments.output
-    if remote.is_address(folder):
-        folder = folder.rstrip("/").rpartition("/")[2]
-        console.out.print(
-            f"Training reads it from a folder of its own machine: copy it to {folder} there.", markup=False
-        )
-    console.next_command("keras-lstmgen", "train", folder)
-
-
-def _with_beam() -> Any:
-    try:
-        from keras_lstmgen.preparation import pipeline
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] != "apache_beam":
-            raise
-        raise UserError("prepare: needs Apache Beam; pip install 'keras_lstmgen[beam]'") from error
-    return pipeline
-
-
-def _knobs(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The values of a recipe that stand on the command line."""
-    return {name: value for name, value in vars(arguments).items() if "." in name}
-
-
-def _what_to_train(words: list[str], given: dict[str, Any]) -> tuple[recipe.Recipe, str]:
-    """The recipe, and a name for the run, from what stands on the command line."""
-    recipes = [word for word in words if word.endswith(".toml") and not Path(filenames.native(word)).is_dir()]
-    if recipes and len(words) > 1:
-        raise UserError(f"{recipes[0]}: a recipe stands alone; its text is given by --corpus.source")
-    if recipes:
-        settings = recipe.override(recipe.load(Path(filenames.native(recipes[0]))), given, "--")
-        _check_effects(settings, given, f"{recipes[0]}: ")
-        return settings, Path(recipes[0]).stem
-    if words and "corpus.source" in given:
-        raise UserError(f"{words[0]}: has no effect beside --corpus.source; leave one of them out")
-    _tell_of_reserved(words)
-    settings = recipe.override(recipe.Recipe(), {"corpus.source": words} if words else {})
-    settings = recipe.override(settings, given, "--")
-    _check_effects(settings, given, "")
-    first = words[0] if words else "quickstart"
-    return settings, "text" if spooling.is_read_once(first) else _named_after(first)
-
-
-def _check_effects(settings: recipe.Recipe, given: Iterable[str], where: str) -> None:
-    """Refuse values without an effect: those given as options, then those of the recipe, whose place is ``where``."""
-    whole = prepared_corpus.with_prepared_tables(settings)
-    effects.check(whole, given, "--")
-    effects.check(whole, recipe.recipe_fields(), where)
-
-
-def _named_after(source: str) -> str:
-    """A folder name out of a path, glob or URL: ``"books/*.txt"`` gives ``"books"``."""
-    plain = source.partition("?")[0] if "://" in source else source
-    words = [word for word in plain.split("/") if word]
-    if not Path(source).exists():  # a glob; a file may have its signs in its name
-        words = [word for word in words if not set(word) & set("*?[")]
-    name = unicodedata.normalize("NFC", words[-1] if words else "").removesuffix(".gz")
-    stem = name if Path(source).is_dir() else Path(name).stem
-    return re.sub(r"[^\w-]+", "-", stem).strip("-_")[:LONGEST_NAME] or "text"
-
-
-def _found(name: str | None, runs: Path) -> Path:
-    """Find a run. Where a folder in the working directory has the same name, say that the run is used."""
-    folder = run_directory.find(name, runs)
-    if name and not run_directory.is_path(name) and Path(name).is_dir() and not folder.samefile(name):
-        _tell_apart(name, f"the run {folder}", "folder")
-    return folder
-
-
-def _tell_of_reserved(texts: Sequence[str]) -> None:
-    """Say which one is used where a file has a name that stands for something else."""
-    for name, what in (("pydoc", "Python's language reference"), ("-", "standard input")):
-        if name in texts and Path(name).exists():
-            _tell_apart(name, what, "file")
-
-
-def _tell_apart(name: str, used: str, other: str) -> None:
-    """Print to standard error which of two things a word selects, and how to select the other one."""
-    hint = f"for the {other} in the working directory, type {shell_quoted(Path(name))}"
-    console.notes.print(f"{name}: using {used}; {hint}", markup=False)
 
 
 def generate(arguments: argparse.Namespace) -> None:
@@ -200,10 +72,6 @@ def _choices(arguments: argparse.Namespace) -> tuple[Options, HostOptions, beam_
     if arguments.logprobs is not None:
         _within("--logprobs", arguments.logprobs, 0)
     return options, host, _search(options, arguments)
-
-
-def _drawn(arguments: argparse.Namespace) -> Options:
-    return Options(**{name: getattr(arguments, name) for name in Options.__dataclass_fields__})
 
 
 def _search(options: Options, arguments: argparse.Namespace) -> beam_search.Search | None:
@@ -263,13 +131,6 @@ def _keep_text(path: Path, text: str) -> None:
     except UserError:
         sys.stdout.write(f"{text}\n")
         raise
-
-
-def _within(name: str, value: int, low: int, high: int = 2**31 - 1) -> None:
-    """Raise UserError for a number out of range; the default maximum is that of an int32 graph input."""
-    check_at_least(name, value, low)
-    if value > high:
-        raise UserError(f"{name}: {value} is out of range; give {high} or less")
 
 
 def _prompt(arguments: argparse.Namespace) -> str:
@@ -358,29 +219,6 @@ def chat(arguments: argparse.Namespace) -> None:
     console.next_beside("keras-lstmgen", "evaluate", folder)
 
 
-def evaluate(arguments: argparse.Namespace) -> None:
-    """Measure, print the tables or the JSON, write ``evaluation.json``."""
-    _within("--samples", arguments.samples, 0)
-    _within("--sample-tokens", arguments.sample_tokens, 1)
-    folder = _found(arguments.run, arguments.runs)
-    model = run_directory.load(folder)
-    settings = recipe.override(model.recipe, _knobs(arguments), "--")
-    effects.check(settings, _knobs(arguments), "--")
-    effects.check_samples(arguments, settings.evaluate)
-    _tell_of_reserved(arguments.text)
-    console.left_out(sources.left_out(arguments.text))
-    report = evaluate_run(model, arguments.text, arguments.samples, arguments.sample_tokens, settings.evaluate)
-    if arguments.json:
-        print(json.dumps(report, indent=2, ensure_ascii=False), flush=True)
-    else:
-        evaluation_report.show(folder, report)
-    atomic.write_json(folder / "evaluation.json", report)  # last: what is measured is printed also where this fails
-    if arguments.json:
-        console.next_beside("keras-lstmgen", "export", folder)
-    else:
-        console.next_command("keras-lstmgen", "export", folder)
-
-
 def inspect(arguments: argparse.Namespace) -> None:
     """Draw a layer at work over a text."""
     _within("--max-new-tokens", arguments.max_new_tokens, 0)
@@ -403,32 +241,3 @@ def _folder(arguments: argparse.Namespace, run_folder: Path) -> Path:
         raise UserError(f"--output {path}: is a file; name a folder")
     atomic.check_writable(next(folder for folder in (path, *path.absolute().parents) if folder.is_dir()))
     return path
-
-
-def export(arguments: argparse.Namespace) -> None:
-    """Write and verify the artifacts."""
-    folder = _found(arguments.run, arguments.runs)
-    settings = recipe.parse(run_directory.load_metadata(folder).recipe)
-    asked = {name: getattr(arguments, name) for name in ("formats", "texts", "tokens")}
-    given = {f"export.{name}": value for name, value in asked.items() if value is not None}
-    settings = recipe.override(settings, given, "--")
-    export_run.hide_gpus()
-    try:
-        console.exported(folder, export_run.export(folder, settings.export))
-    except export_run.ExportError as error:
-        console.exported(folder, error.results)
-        raise
-    console.next_command("keras-lstmgen", "info", folder)
-
-
-def info(arguments: argparse.Namespace) -> None:
-    """Say what a run is, or list all."""
-    if arguments.run is None:
-        console.list_runs(arguments.runs)
-        console.slow_training()
-        console.next_command("keras-lstmgen", "info", run_directory.find(None, arguments.runs))
-    else:
-        folder = _found(arguments.run, arguments.runs)
-        console.describe(folder, asdict(run_directory.load_metadata(folder)))
-        console.slow_training()
-        console.next_command("keras-lstmgen", "generate", folder)

@@ -1,4 +1,4 @@
-"""What people see: progress, tables, hints, and the next command to type."""
+"""The terminal: tables, progress bars, notes, and the next command to type."""
 
 import os
 import re
@@ -23,51 +23,52 @@ from rich.progress import (
 from rich.table import Column, Table
 from rich.text import Text
 
-from keras_lstmgen.files import atomic, folders
-from keras_lstmgen.layers import lstm
-from keras_lstmgen.utils.errors import UserError, readable, shell_quoted, visible
+from keras_lstmgen.files import folders
+from keras_lstmgen.utils.errors import readable, shell_quoted, visible
 
 
 class _Terminal(Console):
-    """A console that can print file names of any bytes."""
+    """A console that prints file names that are not UTF-8."""
 
-    def print(self, *objects: Any, **how: Any) -> None:
-        """Print, with all bytes of file names readable."""
-        super().print(*(readable(thing) if isinstance(thing, str) else thing for thing in objects), **how)
+    def print(self, *objects: Any, **options: Any) -> None:
+        """Print, with an escape in place of each byte that is not UTF-8."""
+        super().print(*(readable(item) if isinstance(item, str) else item for item in objects), **options)
 
 
-def console(**more: Any) -> Console:
-    """A console of the package's style. It has the terminal's own width where a variable gives one that is none."""
+def console(**options: Any) -> Console:
+    """Return a console in the package's style; COLUMNS and LINES are ignored if they are not numbers."""
     for name in ("COLUMNS", "LINES"):
-        if not re.fullmatch("[0-9]{1,4}", os.environ.get(name, "80")):  # rich cannot read it
+        if not re.fullmatch("[0-9]{1,4}", os.environ.get(name, "80")):  # rich would fail
             del os.environ[name]
-    return _Terminal(highlight=False, soft_wrap=True, **more)
+    return _Terminal(highlight=False, soft_wrap=True, **options)
 
 
-# A pipe or a log has no width of its own; 80 columns would break the tables.
+# A pipe or a file has no width; rich's default of 80 columns would break the tables.
 _width = None if sys.stdout and sys.stdout.isatty() else 120
 out = console(width=_width)
-notes = console(stderr=True)  # beside a text that goes to standard output
+notes = console(stderr=True)  # keeps notes apart from generated text on standard output
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Print a table; the first column is words, the others are numbers."""
+    """Print a table without its empty columns; the first column is text, the others are numbers."""
+    cells = [[escape(visible(str(cell))) for cell in row] for row in rows]
+    filled = [number for number in range(len(columns)) if not cells or any(row[number] for row in cells)]
     grid = Table(box=box.SIMPLE_HEAD)
-    for number, column in enumerate(columns):
-        grid.add_column(column, justify="right" if number else "left", overflow="fold")
-    for row in rows:
-        grid.add_row(*(escape(visible(str(cell))) for cell in row))
-    out.print(f"[bold]{escape(title)}[/bold]")  # not the table's own, which would be broken at its width
+    for number in filled:
+        grid.add_column(columns[number], justify="right" if number else "left", overflow="fold")
+    for row in cells:
+        grid.add_row(*(row[number] for number in filled))
+    out.print(f"[bold]{escape(title)}[/bold]")  # rich would break the title of a table at the table's width
     out.print(grid, soft_wrap=False)
 
 
 def next_command(*words: str | Path) -> None:
-    """Print, last, what to type next."""
+    """Print the command to type next, as the last line of a verb."""
     out.print(_next(words))
 
 
 def next_beside(*words: str | Path) -> None:
-    """Print what to type next to standard error, where standard output is for something else."""
+    """Print the command to type next to standard error, if standard output has generated text or JSON."""
     notes.print(_next(words))
 
 
@@ -75,9 +76,9 @@ def _next(words: Iterable[str | Path]) -> str:
     return f"\n[bold]next:[/bold] {escape(' '.join(map(shell_quoted, words)))}"
 
 
-def left_out(what: Iterable[folders.LeftOut]) -> None:
-    """Say in one line, beside the output, what folders have that is not read."""
-    if summary := folders.summary(what):
+def left_out(files: Iterable[folders.LeftOut]) -> None:
+    """Print one line to standard error about the files of folders that are not read."""
+    if summary := folders.summary(files):
         notes.print(f"Left out: {visible(summary)}", markup=False)
 
 
@@ -107,114 +108,3 @@ class _Figures(ProgressColumn):
         while figures and cell_len("  ".join(figures)) > room:
             figures.pop()
         return Text("  ".join(figures))
-
-
-def prepared(folder: str, about: dict[str, Any], seconds: float) -> None:
-    """What a prepared corpus holds, and how long it took."""
-    sides = about["counts"]
-    rows = [(name, *(f"{sides[side][name]:,}" for side in sides)) for name in sides["train"]]
-    rows.append(("shards", *(f"{len(about['shards'][side]):,}" for side in sides)))
-    table(f"{folder}: prepared in {seconds:.1f} s", ("counts", *sides), rows)
-
-
-def exported(folder: Path, results: dict[str, Any]) -> None:
-    """Print how each artifact compares with Keras.
-
-    Args:
-        folder: folder of the run.
-        results: an ``export_run.Exported`` for each format.
-    """
-    columns = ("format", "file", "size", "largest logit difference", "loss", "texts identical", "tokens/s")
-    table(f"{folder}: artifacts compared with Keras", columns, [_exported_row(result) for result in results.values()])
-    for result in results.values():
-        if result.max_loss_increase is not None:
-            out.print(
-                f"{result.title} does not generate the same texts as Keras. Its loss is within "
-                f"{result.max_loss_increase:g} nats per token of Keras's, and a seed always gives the same text."
-            )
-
-
-def _exported_row(result: Any) -> tuple[str, ...]:
-    """Return the row of one format."""
-    proof = result.proof
-    return (
-        result.title,
-        "discarded" if result.path is None else str(result.path),
-        "" if result.path is None else f"{result.size / 1e6:.2f} MB",
-        "not finite" if proof.difference is None else f"{proof.difference:.1e}",
-        "" if proof.loss_difference is None else f"{proof.loss_difference:+.4f} nats",
-        f"{proof.identical} of {proof.tried}",
-        f"{proof.tokens_per_second:,.0f}",
-    )
-
-
-def list_runs(parent: Path) -> None:
-    """A line a run: what it reached and which artifacts it has."""
-    rows = [_in_a_line(path.parent) for path in sorted(parent.glob("*/recipe.toml"))]
-    table(f"runs in {parent}", ("run", "nats per token", "minutes", "artifacts"), rows)
-
-
-def _in_a_line(folder: Path) -> tuple[str, str, str, str]:
-    """A run's row; one that is damaged does not hide the others."""
-    try:
-        atomic.check_inside(folder)
-        artifacts = ", ".join(_artifacts(folder)) or "none"
-        metrics = _read(folder / "metrics.json")
-        if not metrics:
-            return folder.name, "unfinished", "", artifacts
-        return folder.name, f"{metrics['validation']['nats_per_token']:.3f}", f"{metrics['minutes']:.1f}", artifacts
-    except (UserError, AttributeError, KeyError, TypeError, ValueError):
-        return folder.name, "damaged", "", ""
-
-
-def slow_training() -> None:
-    """Say so where training is slow for lack of the compiled code."""
-    if told := lstm.missing_kernel_warning():
-        out.print(told, markup=False)
-
-
-def describe(folder: Path, metadata: dict[str, Any]) -> None:
-    """A run's recipe, measures and artifacts."""
-    tables = metadata["recipe"].items()
-    rows = [(f"{name}.{key}", _words(value)) for name, values in tables for key, value in values.items()]
-    try:
-        facts, proved = _facts(metadata), _proved(folder)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            f"{folder}: its metrics or export.json are damaged ({error}); copy the whole folder of the run"
-        ) from error
-    table(f"{folder}: recipe", ("value", ""), rows)
-    table(f"{folder}: model", ("what", ""), facts)
-    columns = ("artifact", "path", "bytes", "texts identical")
-    table(f"{folder}: artifacts", columns, proved)
-
-
-def _facts(metadata: dict[str, Any]) -> list[tuple[str, Any]]:
-    """Sizes and losses of a model."""
-    plain = [(key.replace("_", " "), metadata[key]) for key in ("vocab_size", "state_size", "start_id", "end_id")]
-    measured = metadata["metrics"].get("validation", {}).items()
-    loss = [(key.replace("_", " "), f"{value:,.4f}") for key, value in measured]
-    return plain + loss
-
-
-def _proved(folder: Path) -> list[tuple[str, ...]]:
-    """A row for each artifact."""
-    proofs = _artifacts(folder).items()
-    return [
-        (name, proof["path"], f"{proof['bytes']:,}", f"{proof['identical']} of {proof['tried']}")
-        for name, proof in proofs
-    ]
-
-
-def _words(value: Any) -> str:
-    return ", ".join(value) if isinstance(value, list) else str(value)
-
-
-def _artifacts(folder: Path) -> dict[str, Any]:
-    """What ``export.json`` says of the artifacts that are there."""
-    proofs = _read(folder / "export.json").get("artifacts", {}).items()
-    return {name: proof for name, proof in proofs if proof["path"] and (folder / proof["path"]).exists()}
-
-
-def _read(path: Path) -> dict[str, Any]:
-    return dict(atomic.read_json(path)) if path.is_file() else {}

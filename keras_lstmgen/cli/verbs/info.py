@@ -1,0 +1,94 @@
+"""``info``: describe a run, or list all runs."""
+
+import argparse
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from keras_lstmgen.cli import console
+from keras_lstmgen.cli.verbs.run_arguments import find_run
+from keras_lstmgen.files import atomic
+from keras_lstmgen.layers import lstm
+from keras_lstmgen.models import run_directory
+from keras_lstmgen.utils.errors import UserError
+
+DAMAGE = (AttributeError, KeyError, TypeError, ValueError)  # raised by files whose content has another structure
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Print what a run contains, or a table of all runs."""
+    if arguments.run is None:
+        _list_runs(arguments.runs)
+        next_words = ("info", run_directory.find(None, arguments.runs))
+    else:
+        folder = find_run(arguments.run, arguments.runs)
+        _describe(folder, asdict(run_directory.load_metadata(folder)))
+        next_words = ("generate", folder)
+    if warning := lstm.missing_kernel_warning():
+        console.out.print(warning, markup=False)
+    console.next_command("keras-lstmgen", *next_words)
+
+
+def _list_runs(parent: Path) -> None:
+    """Print a row for each run."""
+    rows = [_summary(path.parent) for path in sorted(parent.glob("*/recipe.toml"))]
+    console.table(f"runs in {parent}", ("run", "nats per token", "minutes", "artifacts"), rows)
+
+
+def _summary(folder: Path) -> tuple[str, str, str, str]:
+    """Return the row of a run; a damaged run does not hide the others."""
+    try:
+        atomic.check_inside(folder)
+        artifacts = ", ".join(_proofs(folder)) or "none"
+        metrics = _read(folder / "metrics.json")
+        if not metrics:
+            return folder.name, "unfinished", "", artifacts
+        return folder.name, f"{metrics['validation']['nats_per_token']:.3f}", f"{metrics['minutes']:.1f}", artifacts
+    except (UserError, *DAMAGE):
+        return folder.name, "damaged", "", ""
+
+
+def _describe(folder: Path, metadata: dict[str, Any]) -> None:
+    """Print the recipe, the measured values and the artifacts of a run."""
+    try:
+        values, artifacts = _model_rows(metadata), _artifact_rows(folder)
+    except DAMAGE as error:
+        raise UserError(
+            f"{folder}: its metrics or export.json are damaged ({error}); copy the whole folder of the run"
+        ) from error
+    console.table(f"{folder}: recipe", ("field", "value"), _recipe_rows(metadata["recipe"]))
+    console.table(f"{folder}: model", ("property", "value"), values)
+    console.table(f"{folder}: artifacts", ("artifact", "path", "bytes", "texts identical"), artifacts)
+
+
+def _recipe_rows(tables: dict[str, dict[str, Any]]) -> list[tuple[str, str]]:
+    return [
+        (f"{section}.{key}", ", ".join(value) if isinstance(value, list) else str(value))
+        for section, values in tables.items()
+        for key, value in values.items()
+    ]
+
+
+def _model_rows(metadata: dict[str, Any]) -> list[tuple[str, Any]]:
+    """Return the sizes and losses of the model."""
+    sizes = [(key.replace("_", " "), metadata[key]) for key in ("vocab_size", "state_size", "start_id", "end_id")]
+    measured = metadata["metrics"].get("validation", {}).items()
+    return sizes + [(key.replace("_", " "), f"{value:,.4f}") for key, value in measured]
+
+
+def _artifact_rows(folder: Path) -> list[tuple[str, ...]]:
+    return [
+        (name, proof["path"], f"{proof['bytes']:,}", f"{proof['identical']} of {proof['tried']}")
+        for name, proof in _proofs(folder).items()
+    ]
+
+
+def _proofs(folder: Path) -> dict[str, Any]:
+    """Return the entries of ``export.json`` whose artifacts exist."""
+    entries = _read(folder / "export.json").get("artifacts", {}).items()
+    return {name: entry for name, entry in entries if entry["path"] and (folder / entry["path"]).exists()}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Return the content of a JSON file, or {} if the file does not exist."""
+    return dict(atomic.read_json(path)) if path.is_file() else {}
