@@ -51,7 +51,7 @@ def recipe_and_name(words: list[str], given: dict[str, Any]) -> tuple[recipe.Rec
 
 def _check_effects(settings: recipe.Recipe, given: Iterable[str], where: str) -> None:
     """Raise UserError for a value without an effect, given as an option or in the recipe, whose place is ``where``."""
-    complete = prepared_corpus.adopted(settings)
+    complete = prepared_corpus.with_prepared_tables(settings)
     effects.check(complete, given, "--")
     effects.check(complete, recipe.recipe_fields(), where)
 
