@@ -148,7 +148,7 @@ def test_a_download_from_where_nobody_answers(
             r"no validation text .*validation_fraction = 0; change the fraction",
         ),
         ("--name a/b", r"--name: 'a/b' cannot name a folder; give one word without slashes"),
-        ("--corpus.documents jsonl --corpus.field text", r"prose\.txt, line 1: not JSON"),
+        ("--corpus.documents jsonl --corpus.field text", r"prose\.txt, line 1: invalid JSON"),
     ],
 )
 def test_a_text_that_does_not_suit_the_recipe(refuses_to_train: Any, text: Path, words: str, said: str) -> None:

@@ -224,17 +224,17 @@ def test_tsv_takes_quotation_marks_as_they_are(make: Make) -> None:
 @pytest.mark.parametrize(
     ("kind", "field", "text", "message"),
     [
-        ("jsonl", "t", '{"t": "a"}\n\n{"t": ', r"0\.txt, line 3: not JSON"),
+        ("jsonl", "t", '{"t": "a"}\n\n{"t": ', r"0\.txt, line 3: invalid JSON"),
         ("jsonl", "t", "[" * 100_000, r"0\.txt, line 1: not JSON"),
         ("jsonl", "t", '{"t": "a"}\n["a"]', r"0\.txt, line 2: not an object with a string 't'"),
         ("jsonl", "t", '{"t": 5}', r"0\.txt, line 1: not an object with a string 't'"),
         ("jsonl", "t", '{"text": "a"}', r"0\.txt, line 1: not an object with a string 't'"),
         ("csv", "t", "a,b\n1,2", r"0\.txt, line 1: no column 't' \(corpus\.field\) among a, b"),
         ("csv", "t", "", r"0\.txt, line 1: no column 't' \(corpus\.field\) among none"),
-        ("csv", "2", 'a,"b\nc"\nd', r"0\.txt, line 3: 1 columns, none '2'"),
-        ("csv", "0", "a,b", r"0\.txt, line 1: 2 columns, none '0'"),
+        ("csv", "2", 'a,"b\nc"\nd', r"0\.txt, line 3: 1 columns, no column '2'"),
+        ("csv", "0", "a,b", r"0\.txt, line 1: 2 columns, no column '0'"),
         ("csv", "1", 'a\nb\n"open', r"0\.txt, line 3: unexpected end of data"),
-        ("tsv", "3", "a\tb\tc\na\tb", r"0\.txt, line 2: 2 columns, none '3'"),
+        ("tsv", "3", "a\tb\tc\na\tb", r"0\.txt, line 2: 2 columns, no column '3'"),
         ("tsv", "1", "a\nb\rc", r"0\.txt, line 2: new-line character"),
     ],
 )

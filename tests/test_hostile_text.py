@@ -24,7 +24,7 @@ from keras_lstmgen.utils.errors import UserError
 from tests.hostile import HEAVY, LETTERS, TEXTS, VALUES, damaged, refused_or
 
 QUICKSTART = (Path(__file__).parents[1] / "pipelines/quickstart.toml").read_bytes()
-KINDS = sorted({"stream", *readers.KINDS})
+KINDS = sorted({"stream", *readers.READERS})
 
 
 @pytest.fixture(scope="module")

@@ -290,7 +290,7 @@ def test_text_that_cannot_be_used_is_one_line_with_its_place(
     words = ["prepare", str(tmp_path / "bad.jsonl"), "--corpus.documents", "jsonl", "--corpus.field", "t"]
     assert main([*words, "--output", str(tmp_path / "prepared"), "--", *options]) == 2
     [line] = capfd.readouterr().err.splitlines()
-    assert "bad.jsonl, line 251: not JSON" in line
+    assert "bad.jsonl, line 251: invalid JSON" in line
     assert not line.endswith("]")
     assert os.listdir(tmp_path) == ["bad.jsonl"]
 

@@ -19,7 +19,7 @@ from itertools import chain
 from typing import Any, Literal
 
 from keras_lstmgen.config import recipe
-from keras_lstmgen.data.readers import KINDS, held, pair, whole_pair
+from keras_lstmgen.data.readers import READERS, check_length, pair, whole_pair
 from keras_lstmgen.data.sources import resolve
 from keras_lstmgen.data.text_reader import Source, read_bytes, read_text
 from keras_lstmgen.utils.errors import UserError
@@ -180,7 +180,7 @@ def _in_form(source: Source, pieces: Iterator[str], corpus: recipe.Corpus) -> It
             rest, size = [piece[safe.end() :]], len(piece) - safe.end()
         else:
             rest.append(piece)
-            held(source, size := size + len(piece))
+            check_length(source, size := size + len(piece))
     if size:
         yield normalized("".join(rest), corpus)
 
@@ -287,7 +287,7 @@ def documents(corpus: recipe.Corpus, sources: Iterable[Source], label: str = "")
         sources: the files.
         label: label of the files; each document is then the target of a pair whose source is the label.
     """
-    for document in chain.from_iterable(KINDS[corpus.documents](source, corpus.field) for source in sources):
+    for document in chain.from_iterable(READERS[corpus.documents](source, corpus.field) for source in sources):
         if text := _normalized_document(document, corpus, label):
             yield text
 
