@@ -135,7 +135,7 @@ def test_the_numbers_of_sampled_lines_are_those_of_the_sample(count: int, most: 
         patch.setattr(tokenizer, "SAMPLED_LINES", most)
         lines = [str(number) for number in range(count)]
         sample = tokenizer._sample(lambda: iter(["\n".join(lines)]))
-        assert [lines[number] for number in tokenizer.sampled(count)] == sample
+        assert [lines[number] for number in tokenizer.sampled_lines(count)] == sample
 
 
 def test_lines_longer_than_a_piece_are_cut_alike_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

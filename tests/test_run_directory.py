@@ -175,7 +175,7 @@ DAMAGES = {
     "weights empty": (cut("model.keras", 0.0), r"model\.keras: holds no weights"),
     "weights garbage": (garbage("model.keras"), r"model\.keras: holds no weights"),
     "no tokenizer": (missing("tokenizer.model"), r"moved: is incomplete, tokenizer\.model is missing"),
-    "tokenizer cut": (cut("tokenizer.model", 0.5), r"tokenizer\.model: not a whole SentencePiece model"),
+    "tokenizer cut": (cut("tokenizer.model", 0.5), r"tokenizer\.model: not a complete SentencePiece model"),
     "tokenizer garbage": (garbage("tokenizer.model"), r"tokenizer\.model: not a"),
     "no metadata": (missing("keras_lstmgen.json"), r"keras_lstmgen\.json: cannot be read as JSON"),
     "metadata cut": (cut("keras_lstmgen.json", 0.5), r"keras_lstmgen\.json: cannot be read as JSON"),

@@ -291,7 +291,7 @@ def test_a_process_of_its_own_learns_the_same_model_and_fails_in_the_same_words(
     here = sentencepiece_trainer.learn(kind, lines, 320)
     with pytest.raises(RuntimeError, match=r"value <= \d+") as said:
         sentencepiece_trainer.learn(kind, lines, 90_000)
-    monkeypatch.setattr(sentencepiece_trainer, "AT_ONCE", 0)
+    monkeypatch.setattr(sentencepiece_trainer, "IN_PROCESS", 0)
     assert sentencepiece_trainer.learn(kind, lines, 320) == here
     with pytest.raises(RuntimeError) as there:
         sentencepiece_trainer.learn(kind, lines, 90_000)
@@ -299,7 +299,7 @@ def test_a_process_of_its_own_learns_the_same_model_and_fails_in_the_same_words(
 
 
 def test_a_process_that_is_killed_while_it_learns_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sentencepiece_trainer, "AT_ONCE", 0)
+    monkeypatch.setattr(sentencepiece_trainer, "IN_PROCESS", 0)
     start = subprocess.Popen
 
     def start_and_kill(*given: Any, **options: Any) -> Any:
@@ -375,7 +375,7 @@ def test_a_model_of_another_make_is_an_error(tmp_path: Path) -> None:
         sentence_iterator=iter(["some words"] * 5), model_prefix=str(tmp_path / "other"), vocab_size=12,
         model_type="char", minloglevel=3,
     )  # fmt: skip
-    with pytest.raises(UserError, match=r"other\.model: not a tokenizer that this package wrote"):
+    with pytest.raises(UserError, match=r"other\.model: not a tokenizer of this package"):
         tokenizer.load(tmp_path / "other.model")
 
 

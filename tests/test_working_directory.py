@@ -59,7 +59,7 @@ def test_no_verb_imports_from_the_working_directory(folder: Path, verb: str) -> 
 
 def test_workers_that_train_with_subwords_import_nothing_from_the_working_directory(folder: Path) -> None:
     (folder / "text.txt").write_text(
-        "".join(pydoc_data.topics.topics.values())[: sentencepiece_trainer.AT_ONCE * 5 // 4]
+        "".join(pydoc_data.topics.topics.values())[: sentencepiece_trainer.IN_PROCESS * 5 // 4]
     )
     words = ["text.txt", *TRAINED, "--tokenizer.type", "bpe", "--tokenizer.vocab_size", "300", "--workers", "2"]
     done = run_in(folder, "-m", "keras_lstmgen.train", *words, "--training.batch_size", "32", "--training.epochs", "1")
@@ -91,6 +91,6 @@ def test_the_process_that_learns_a_vocabulary_imports_nothing_from_the_working_d
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(plant(tmp_path, installed()))
-    monkeypatch.setattr(sentencepiece_trainer, "AT_ONCE", 0)
+    monkeypatch.setattr(sentencepiece_trainer, "IN_PROCESS", 0)
     assert sentencepiece_trainer.learn("bpe", ["some words and some more words"], 270)
     assert executed(tmp_path) == []

@@ -225,18 +225,18 @@ def _count(parts: Any, settings: recipe.Recipe) -> Any:
     """A vocabulary of the most frequent symbols."""
     counts = parts | "symbols" >> beam.FlatMap(_symbols, settings) | "add" >> beam.CombinePerKey(sum)
     total = counts | "counts" >> beam.Values() | "total" >> beam.CombineGlobally(sum)
-    most = tokenizer.most_symbols(settings.tokenizer)
+    most = tokenizer.max_symbols(settings.tokenizer)
     ranked = counts | "rank" >> combiners.Top.Of(most, key=tokenizer.rank, reverse=True)
     return ranked | "vocabulary" >> beam.Map(_counted, pvalue.AsSingleton(total), settings)
 
 
 def _symbols(part: Part, settings: recipe.Recipe) -> Iterable[tuple[str, int]]:
     texts = functools.partial(partition.texts, part, settings.corpus, "train")
-    return tokenizer.symbols(settings.tokenizer.type, texts).items()
+    return tokenizer.count_symbols(settings.tokenizer.type, texts).items()
 
 
 def _counted(ranked: list[tuple[str, int]], total: int, settings: recipe.Recipe) -> bytes:
-    return tokenizer.counted(settings.tokenizer, ranked, total)
+    return tokenizer.train_from_counts(settings.tokenizer, ranked, total)
 
 
 def _learn(parts: Any, settings: recipe.Recipe) -> Any:
@@ -259,7 +259,7 @@ def _line_count(part: Part, settings: recipe.Recipe) -> tuple[int, int]:
 
 def _choose(_: None, counts: dict[int, int]) -> Iterator[tuple[int, tuple[int, list[int]]]]:
     """For each part the number of its first line in the whole text, and those of the chosen ones in the part."""
-    chosen = np.array(tokenizer.sampled(sum(counts.values())), np.int64)
+    chosen = np.array(tokenizer.sampled_lines(sum(counts.values())), np.int64)
     start = 0
     for number in sorted(counts):
         first, last = np.searchsorted(chosen, [start, start + counts[number]])
@@ -276,7 +276,7 @@ def _chosen_lines(joined: tuple[int, dict[str, Any]], settings: recipe.Recipe) -
 def _learned(sample: list[tuple[int, str]], settings: recipe.Recipe) -> bytes:
     if not sample:
         next(splits.pieces(settings.corpus, "train"))  # which says why there is none
-    return tokenizer.learned(settings.tokenizer, [line for _, line in sorted(sample)])
+    return tokenizer.train_from_lines(settings.tokenizer, [line for _, line in sorted(sample)])
 
 
 def _encode(part: Part, model: bytes, settings: recipe.Recipe, folder: str) -> Iterator[dict[str, Any]]:

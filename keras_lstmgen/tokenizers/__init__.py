@@ -1,4 +1,4 @@
-"""Conversion of text to ids and back with SentencePiece, and the training of a vocabulary.
+"""Tokenizers: encode and decode text with SentencePiece, and train vocabularies.
 
 Files of ids belong to ``data``.
 """

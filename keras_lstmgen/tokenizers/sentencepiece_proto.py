@@ -1,7 +1,7 @@
-"""SentencePiece's description of its models, whatever version of protobuf is installed.
+"""Import SentencePiece's protobuf classes with any version of protobuf.
 
-Its generated code is for the newest protobuf and refuses any older one, such as Apache Beam asks for, though the
-description itself is the same in all. The variable is protobuf's own switch for that check.
+The generated code of SentencePiece requires the newest protobuf, but also works with older versions, such as the one
+that Apache Beam requires. An environment variable of protobuf disables the check of the version.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""SentencePiece's trainer, in a process of its own where it takes long: nothing ends it on the way but a kill."""
+"""Train SentencePiece models, in a child process if it takes long, because the trainer cannot be interrupted."""
 
 import io
 import signal
@@ -8,32 +8,41 @@ from collections.abc import Iterable
 
 import sentencepiece
 
-AT_ONCE = 100_000  # characters, which take a second or so
+IN_PROCESS = 100_000  # maximum characters for training in this process, about one second
 
 
 def learn(kind: str, lines: list[str], vocab_size: int) -> bytes:
-    """A model that SentencePiece learns from lines. RuntimeError with what it says where it cannot.
+    """Train a SentencePiece model. A signal interrupts the training at once; the same lines give the same bytes.
 
-    A signal breaks it off at once. The same lines give the same bytes.
+    Args:
+        kind: char, word, bpe or unigram.
+        lines: the training text.
+        vocab_size: number of pieces.
+
+    Returns:
+        The bytes of the model.
+
+    Raises:
+        RuntimeError: the training fails, with the message of SentencePiece.
     """
-    if sum(map(len, lines)) <= AT_ONCE:
+    if sum(map(len, lines)) <= IN_PROCESS:
         return _sentencepiece(kind, lines, vocab_size)
-    status, model, said = _elsewhere([kind, str(vocab_size)], "\n".join(lines).encode("utf-8", "surrogatepass"))
+    status, model, errors = _train_in_child([kind, str(vocab_size)], "\n".join(lines).encode("utf-8", "surrogatepass"))
     if status:
-        reason = said.decode(errors="replace").rstrip()
+        reason = errors.decode(errors="replace").rstrip()
         raise RuntimeError(f"it was ended by {signal.Signals(-status).name}" if status < 0 else reason)
     return model
 
 
-def _elsewhere(words: list[str], text: bytes) -> tuple[int, bytes, bytes]:
-    """Run this file in a process of its own; return its exit status and its two outputs.
+def _train_in_child(words: list[str], text: bytes) -> tuple[int, bytes, bytes]:
+    """Run this file in a child process; return its exit status, standard output and standard error.
 
-    The process imports nothing from the working directory, and does not outlive the wait.
+    The child imports nothing from the working directory, and is killed if this function is interrupted.
     """
     with subprocess.Popen(
         [sys.executable, "-P", __file__, *words],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        start_new_session=True,  # the keyboard's signals are for the process that waits
+        start_new_session=True,  # Ctrl-C reaches only the parent process
     ) as process:  # fmt: skip
         try:
             out, err = process.communicate(text)
@@ -45,7 +54,7 @@ def _elsewhere(words: list[str], text: bytes) -> tuple[int, bytes, bytes]:
 
 
 def _sentencepiece(kind: str, lines: Iterable[str], vocab_size: int) -> bytes:
-    """Its trainer with all that makes it lossless; it logs nothing."""
+    """Call the trainer with the options that make the model lossless, without log messages."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(lines),
@@ -57,11 +66,11 @@ def _sentencepiece(kind: str, lines: Iterable[str], vocab_size: int) -> bytes:
         normalization_rule_name="identity",
         add_dummy_prefix=False,
         remove_extra_whitespaces=False,
-        allow_whitespace_only_pieces=True,  # indented text: a run of spaces is a piece
+        allow_whitespace_only_pieces=True,  # for indented text: a run of spaces can be a piece
         byte_fallback=kind != "word",
         user_defined_symbols=["\n"],
         unk_surface=" ⁇",
-        num_threads=4,  # of the result, not of the machine: sums are added in this many parts
+        num_threads=4,  # a constant, because the sums of the threads affect the result
         minloglevel=3,
     )
     return model.getvalue()

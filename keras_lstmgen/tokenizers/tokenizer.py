@@ -1,12 +1,12 @@
-"""Text to ids and back. Every kind of tokenizer is one SentencePiece model, which any runtime can open.
+"""Encode text as token ids and decode them. Each type is a SentencePiece model (Kudo and Richardson, 2018).
 
-The first ids are the same in all: 0 ``<unk>``, 1 ``<s>`` (start), 2 ``</s>`` (end), 3 a newline. Then, except
-in type word, come the 256 byte pieces that spell what the vocabulary lacks, then what was learned.
-``tokenizer.vocab_size`` counts all of these but the byte pieces.
+All vocabularies begin with the same ids: 0 ``<unk>``, 1 ``<s>`` (start), 2 ``</s>`` (end), 3 newline. All types except
+word continue with 256 byte pieces, which encode characters that are not in the vocabulary. The learned pieces follow.
+``tokenizer.vocab_size`` counts all entries except the byte pieces.
 
-Text is encoded line by line, a newline being a token of its own. So a text gives the same ids whole or in
-pieces; SentencePiece alone does not, because a unigram model adds up the scores of a whole text in float32.
-Lossless for all text but the character U+2581 (▁), SentencePiece's sign for a space, which comes back as one.
+Text is encoded line by line, and a newline is a token. Therefore the ids do not depend on how a text is divided into
+chunks; with SentencePiece alone they do, because a unigram model adds the scores of a whole text in float32. Decoding
+is lossless, except that the character U+2581 (▁), with which SentencePiece represents a space, becomes a space.
 """
 
 import codecs
@@ -32,22 +32,22 @@ from keras_lstmgen.tokenizers.sentencepiece_trainer import learn
 from keras_lstmgen.utils.errors import UserError
 
 UNK, START, END, NEWLINE = 0, 1, 2, 3
-FIXED = 4  # entries of every vocabulary that are not learned
+FIXED = 4  # entries that every vocabulary has
 BYTES = 256  # byte pieces
-COUNTED = ("char", "word")  # types whose entries are the most frequent symbols
+COUNTED = ("char", "word")  # types whose vocabulary is the most frequent symbols
 DEFAULT_SIZES = {"word": 20_000, "bpe": 1_000, "unigram": 1_000}
-# A word goes with the space before it, as in SentencePiece's own word model. A space that ends a line goes
-# with the newline, so that text like " a line \n" has a token for each word and one for the end of the line.
+# A word includes the space before it, as in SentencePiece's word model. A space before a newline is a part of the
+# newline, so that text such as " a line \n" has one token for each word and one for the end of the line.
 WORD = re.compile(r" ?\n| ?[^ \n]+| ")
 LINE = re.compile(rb"(?<=\n)")
 LONGEST_WORD = 200  # characters; longer ones are <unk>
-DISTINCT_WORDS = 4_000_000  # held while counting; beyond, the rarer half is forgotten
-SAMPLED_LINES = 100_000  # that bpe and unigram learn from
-LONGEST_LINE = 1_000  # characters; longer ones are cut, and SentencePiece skips what exceeds 4,192 bytes
-PARALLEL_LINES = 256  # from this many lines on, encoding pays for its threads
+DISTINCT_WORDS = 4_000_000  # maximum while counting; beyond it, the rarer half is removed
+SAMPLED_LINES = 100_000  # training sample of bpe and unigram
+LONGEST_LINE = 1_000  # characters; longer lines are cut, because SentencePiece skips lines of more than 4,192 bytes
+PARALLEL_LINES = 256  # minimum number of lines for encoding with several threads
 
 BYTE_BY_BYTE = (
-    "keras_lstmgen.byte_by_byte"  # an error handler for UTF-8 that writes one U+FFFD a byte, as SentencePiece does
+    "keras_lstmgen.byte_by_byte"  # UTF-8 error handler: one U+FFFD for each invalid byte, as in SentencePiece
 )
 
 
@@ -61,14 +61,24 @@ codecs.register_error(BYTE_BY_BYTE, _replace_byte)
 
 
 class Tokenizer:
-    """A vocabulary, and the way between text and ids.
+    """A vocabulary, with methods to encode and decode text.
 
-    Attributes: ``model`` (the bytes of a SentencePiece model), ``vocab_size`` (V, byte pieces included),
-    ``unk_id``, ``start_id``, ``end_id``, ``newline_id``, ``by_word`` (pieces are whole words, as ``WORD`` cuts them).
+    Attributes:
+        model: bytes of the SentencePiece model.
+        vocab_size: V, including byte pieces.
+        unk_id: id of unknown words.
+        start_id: id of the start symbol.
+        end_id: id of the end symbol.
+        newline_id: id of the newline.
+        by_word: whether the pieces are whole words, as ``WORD`` divides text.
+
+    >>> tokenizer = Tokenizer(train(recipe.Tokenizer(type="char"), lambda: iter(["abc abc"])))
+    >>> tokenizer.decode(tokenizer.encode("cab, 🎉"))
+    'cab, 🎉'
     """
 
     def __init__(self, model: bytes) -> None:
-        """Open a model that ``train`` made. Raises UserError for any other bytes."""
+        """Load a model of ``train``; raise UserError for other bytes."""
         self.model = model
         self._processor, pieces, unk_surface = _opened(model)
         self.vocab_size = len(pieces)
@@ -79,9 +89,18 @@ class Tokenizer:
         self._words = _numbered_words(self._bytes) if self.by_word else None
 
     def encode(self, text: str) -> NDArray[np.int32]:
-        """Ids of a text, int32, shape (tokens,). No start or end symbol is added, nor found in the text.
+        """Return the ids of a text, without start and end symbols.
 
-        Type word looks its words up itself: SentencePiece would make one ``<unk>`` of several in a row.
+        Words are looked up without SentencePiece, which merges consecutive unknown words into one ``<unk>``.
+
+        Args:
+            text: any valid Unicode text. The names of start and end symbol in it are ordinary text.
+
+        Returns:
+            int32, shape (tokens,).
+
+        Raises:
+            UserError: the text has half a surrogate pair.
         """
         try:
             lines = [line for line in LINE.split(text.encode()) if line]
@@ -95,23 +114,24 @@ class Tokenizer:
         return np.concatenate([*ids, np.zeros(0, np.int32)])
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text that ids stand for. Start and end symbol vanish; each byte that is not UTF-8 becomes U+FFFD.
+        """Return the text of token ids.
 
-        What stands on both sides of such a symbol does not make a character, as in SentencePiece.
+        Start and end symbols are removed. Each byte that is not UTF-8 becomes U+FFFD. As in SentencePiece, byte pieces
+        on both sides of a start or end symbol do not form a character.
         """
         spelled = itertools.groupby((self._bytes[token] for token in ids), key=bool)
         return "".join(b"".join(run).decode("utf-8", errors=BYTE_BY_BYTE) for _, run in spelled)
 
     def piece_bytes(self, id: int) -> bytes:  # noqa: A002
-        """The UTF-8 bytes that one id adds to a text: one for a byte piece, none for start or end."""
+        """Return the bytes of one id: one byte for a byte piece, none for start and end symbol."""
         return self._bytes[id]
 
     def piece(self, id: int) -> str:  # noqa: A002
-        """How SentencePiece spells one id: ``▁the``, ``<0xE5>``, ``</s>``."""
+        """Return the piece of one id as SentencePiece writes it: ``▁the``, ``<0xE5>``, ``</s>``."""
         return str(self._processor.id_to_piece(id))
 
     def id_of(self, piece: str) -> int | None:
-        """The id that is spelled so, a space being as good as ▁; None if there is none."""
+        """Return the id of a piece, with spaces or ▁, or None."""
         found = int(self._processor.piece_to_id(piece.replace(" ", "▁")))
         return found if self.piece(found) == piece.replace(" ", "▁") else None
 
@@ -122,7 +142,7 @@ def save(tokenizer: Tokenizer, path: Path) -> None:
 
 
 def load(path: Path) -> Tokenizer:
-    """Read a tokenizer that ``save`` wrote. UserError if it is missing or damaged."""
+    """Read a tokenizer from a file of ``save``; raise UserError if it is missing or damaged."""
     try:
         return Tokenizer(path.read_bytes())
     except OSError as error:
@@ -132,55 +152,68 @@ def load(path: Path) -> Tokenizer:
 
 
 def train(settings: recipe.Tokenizer, texts: Callable[[], Iterator[str]]) -> bytes:
-    """Learn a vocabulary from texts; return it as a SentencePiece model, the same bytes for the same texts.
+    """Train a vocabulary. The same texts give the same bytes.
 
-    char and word keep the most frequent symbols, most frequent first (equals by code point), at most
-    ``vocab_size`` entries in all. bpe and unigram learn from a seeded sample of 100,000 lines, and have just
-    ``vocab_size`` entries; single characters take half of them, or more where longer pieces are few, and byte
-    pieces spell the rest.
-    Raises UserError if bpe or unigram cannot find that many, or if the size leaves no room to learn.
+    The types char and word keep the most frequent symbols, ordered by frequency, then by code point. The types bpe
+    (Sennrich et al., 2016) and unigram (Kudo, 2018) are trained on a seeded sample of 100,000 lines. In their
+    vocabularies, single characters take half of the entries, or more if the text has few longer pieces.
+
+    Args:
+        settings: type and size of the vocabulary.
+        texts: returns an iterator over the training texts; it may be called more than once.
+
+    Returns:
+        A SentencePiece model.
+
+    Raises:
+        UserError: the text does not allow a vocabulary of this size.
     """
     check(settings)
     if settings.type in COUNTED:
-        counts = symbols(settings.type, texts)
-        return counted(settings, sorted(counts.items(), key=rank), sum(counts.values()))
-    return learned(settings, _sample(texts))
+        counts = count_symbols(settings.type, texts)
+        return train_from_counts(settings, sorted(counts.items(), key=rank), sum(counts.values()))
+    return train_from_lines(settings, _sample(texts))
 
 
 def check(settings: recipe.Tokenizer) -> None:
-    """Refuse a vocabulary that has no place for what is learned."""
+    """Raise UserError for a vocabulary size that leaves no entry for learned pieces."""
     if 0 < settings.vocab_size <= FIXED:
         raise UserError(f"tokenizer.vocab_size = {settings.vocab_size} leaves no room for text; give more than {FIXED}")
 
 
 def check_writable(tokenizer: Tokenizer, unsampled_ids: Iterable[int]) -> None:
-    """Refuse a vocabulary that leaves nothing to generate but line breaks and ends of documents."""
+    """Raise UserError if a model could generate only newlines and ends of documents.
+
+    Args:
+        tokenizer: the vocabulary.
+        unsampled_ids: ids that are never generated.
+    """
     left = set(range(tokenizer.vocab_size)).difference(unsampled_ids)
     if not any(tokenizer.piece_bytes(token).strip(b"\n") for token in left):
         raise UserError(
-            "the vocabulary leaves nothing to generate: none of its entries stands in the training text (words of more "
+            "the vocabulary leaves nothing to generate: none of its entries occurs in the training text (words of more "
             f"than {LONGEST_WORD} characters are unknown); train with another tokenizer.type or on other text"
         )
 
 
 def _opened(model: bytes) -> tuple[Any, Any, str]:
-    """Processor, pieces and the text for unknown of a model, once it is sure to be one of ours and whole.
+    """Return the processor, the pieces and the text of unknown words, if the model is complete and of this package.
 
-    SentencePiece itself, which trusts what it reads, is given nothing else.
+    SentencePiece does not validate models, so it loads none that fails these checks.
     """
     try:
         parsed = proto.ModelProto.FromString(model)
         ours = _is_ours(parsed)
         processor = sentencepiece.SentencePieceProcessor(model_proto=model) if ours else None
-    except Exception as error:  # protobuf and SentencePiece have no common class of errors
-        raise UserError("not a whole SentencePiece model; train or export again") from error
+    except Exception as error:  # protobuf and SentencePiece have no common error class
+        raise UserError("not a complete SentencePiece model; train or export again") from error
     if not ours:
-        raise UserError("not a tokenizer that this package wrote; train or export again")
+        raise UserError("not a tokenizer of this package; train or export again")
     return processor, parsed.pieces, parsed.trainer_spec.unk_surface
 
 
 def _is_ours(parsed: Any) -> bool:
-    """Whether a parsed model has what ``_sentencepiece`` and ``_count`` give it, and no tables that change text."""
+    """Return whether a parsed model has the structure that ``train`` writes, and no tables that change text."""
     kinds = proto.ModelProto.SentencePiece
     first = [(piece.piece, piece.type) for piece in parsed.pieces[:FIXED]]
     raw = [piece.piece for piece in parsed.pieces if piece.type == kinds.BYTE]
@@ -194,17 +227,17 @@ def _is_ours(parsed: Any) -> bool:
         and parsed.normalizer_spec.name == "identity"
         and not any(spec.precompiled_charsmap or spec.normalization_rule_tsv for spec in changing)
         and all(math.isfinite(piece.score) for piece in parsed.pieces)
-        and all(isinstance(word, str) for word in words)  # protobuf gives what is no UTF-8 as bytes
+        and all(isinstance(word, str) for word in words)  # protobuf returns invalid UTF-8 as bytes
     )
 
 
 def _numbered_words(texts: list[bytes]) -> dict[str, int]:
-    """Ids by word, but those of unknown, start and end, which no text spells."""
+    """Return the ids by word, without unknown, start and end."""
     return {text.decode(): token for token, text in enumerate(texts) if token >= NEWLINE}
 
 
 def _bytes_of(piece: Any, unk_surface: str) -> bytes:
-    """The bytes of a piece: ``<0x0A>`` of type BYTE gives b"\\n", ``▁the`` gives b" the"."""
+    """Return the bytes of a piece: b"\\n" for ``<0x0A>`` of type BYTE, b" the" for ``▁the``."""
     if piece.type == piece.BYTE:
         return bytes([int(piece.piece[1:-1], 16)])
     if piece.type == piece.CONTROL:
@@ -213,30 +246,33 @@ def _bytes_of(piece: Any, unk_surface: str) -> bytes:
     return text.replace("▁", " ").encode()
 
 
-def symbols(kind: str, texts: Callable[[], Iterator[str]]) -> Counter[str]:
-    """How often each symbol that can be an entry of a vocabulary of type char or word occurs."""
+def count_symbols(kind: str, texts: Callable[[], Iterator[str]]) -> Counter[str]:
+    """Count the symbols that can be entries of a vocabulary of type char or word."""
     return _count_words(texts) if kind == "word" else _count_characters(texts)
 
 
 def rank(symbol: tuple[str, int]) -> tuple[int, str]:
-    """The place of a symbol and its count in the order of a vocabulary: smallest first."""
+    """Return the sort key of a symbol and its count: most frequent first, then by code point."""
     return -symbol[1], symbol[0]
 
 
-def most_symbols(settings: recipe.Tokenizer) -> int:
-    """How many symbols a vocabulary of type char or word may have."""
+def max_symbols(settings: recipe.Tokenizer) -> int:
+    """Return the maximum number of symbols in a vocabulary of type char or word."""
     size = settings.vocab_size or DEFAULT_SIZES.get(settings.type, sys.maxunicode + FIXED)
     return size - FIXED
 
 
-def counted(settings: recipe.Tokenizer, ranked: list[tuple[str, int]], total: int) -> bytes:
-    """A model of type char or word, of symbols and their counts, the first in order of ``rank``; all make ``total``.
+def train_from_counts(settings: recipe.Tokenizer, ranked: list[tuple[str, int]], total: int) -> bytes:
+    """Return a model of type char or word; SentencePiece creates an empty model, to which the symbols are added.
 
-    SentencePiece makes the frame, the symbols are put in.
+    Args:
+        settings: type and size of the vocabulary.
+        ranked: symbols and their counts, sorted by ``rank``; further ones than the size allows are ignored.
+        total: sum of the counts of all symbols of the text.
     """
     model = proto.ModelProto.FromString(learn(settings.type, ["a"], FIXED + BYTES + 1))
     del model.pieces[FIXED + (BYTES if settings.type == "char" else 0) :]
-    for symbol, count in ranked[: most_symbols(settings)]:
+    for symbol, count in ranked[: max_symbols(settings)]:
         model.pieces.add(piece=symbol.replace(" ", "▁"), score=math.log(count / total))
     model.trainer_spec.vocab_size = len(model.pieces)
     return bytes(model.SerializeToString(deterministic=True))
@@ -252,7 +288,7 @@ def _count_characters(texts: Callable[[], Iterator[str]]) -> Counter[str]:
 
 
 def _count_words(texts: Callable[[], Iterator[str]]) -> Counter[str]:
-    """Words that can be entries. ``<s>`` at the start of a line cannot: that name is taken."""
+    """Count the words that can be entries; ``<s>`` and the other names of symbols cannot."""
     counts: Counter[str] = Counter()
     for text in texts():
         counts.update(word for word in WORD.findall(text.replace("▁", " ")) if len(word) <= LONGEST_WORD)
@@ -263,8 +299,8 @@ def _count_words(texts: Callable[[], Iterator[str]]) -> Counter[str]:
     return counts
 
 
-def learned(settings: recipe.Tokenizer, sample: list[str]) -> bytes:
-    """A model that SentencePiece learns from lines. Where it finds too few pieces, more characters get entries."""
+def train_from_lines(settings: recipe.Tokenizer, sample: list[str]) -> bytes:
+    """Return a model of type bpe or unigram; if the text has too few pieces, more characters get entries."""
     size = settings.vocab_size or DEFAULT_SIZES[settings.type]
     characters = _ranked_characters(sample)
     single = (size - FIXED + 1) // 2
@@ -278,7 +314,7 @@ def learned(settings: recipe.Tokenizer, sample: list[str]) -> bytes:
 
 
 def _attempt(kind: str, lines: list[str], size: int) -> tuple[bytes, int]:
-    """The model and its size; no bytes and the largest size that these lines allow, if they allow less."""
+    """Return a model and its size, or no bytes and the largest possible size if ``size`` is too large."""
     try:
         return learn(kind, lines, size + BYTES), size
     except RuntimeError as error:
@@ -289,33 +325,33 @@ def _attempt(kind: str, lines: list[str], size: int) -> tuple[bytes, int]:
 
 
 def _sample(texts: Callable[[], Iterator[str]]) -> list[str]:
-    """Lines of the texts in their order: all of them, or a sample in which each is as likely as the next."""
+    """Return all lines of the texts, or a uniform sample, in their order (reservoir sampling: Vitter, 1985)."""
     lines = enumerate(line for text in texts() for line in short_lines(text))
-    kept = {place: line for line, place in zip(lines, _places(), strict=False) if place < SAMPLED_LINES}
-    return [line for _, line in sorted(kept.values())]
+    sample = {place: line for line, place in zip(lines, _places(), strict=False) if place < SAMPLED_LINES}
+    return [line for _, line in sorted(sample.values())]
 
 
-def sampled(lines: int) -> list[int]:
-    """The numbers, in order, of the lines of which the sample of so many lines consists."""
+def sampled_lines(lines: int) -> list[int]:
+    """Return the sorted numbers of the sampled lines if the text has ``lines`` lines."""
     places = zip(range(lines), _places(), strict=False)
     return sorted({place: line for line, place in places if place < SAMPLED_LINES}.values())
 
 
 def _places() -> Iterator[int]:
-    """Which place of the sample each line takes, from what has it: none, if there is no such place."""
+    """Yield the place in the sample that each line takes; a place beyond the sample means that it is not sampled."""
     yield from range(SAMPLED_LINES)
-    dice = random.Random(0)
-    yield from (dice.randrange(number + 1) for number in itertools.count(SAMPLED_LINES))
+    rng = random.Random(0)
+    yield from (rng.randrange(number + 1) for number in itertools.count(SAMPLED_LINES))
 
 
 def short_lines(text: str) -> Iterator[str]:
-    """The lines of a text that a sample is drawn from: none empty, each cut after 1,000 characters."""
+    """Yield the lines of a text that are not empty, cut into pieces of at most 1,000 characters."""
     for line in text.split("\n"):
         yield from (line[i : i + LONGEST_LINE] for i in range(0, len(line), LONGEST_LINE))
 
 
 def _ranked_characters(lines: list[str]) -> str:
-    """The characters that pieces may hold, most frequent first. SentencePiece skips lines with U+2585."""
+    """Return the characters of the lines, most frequent first, without U+2585: SentencePiece skips lines with it."""
     counts = Counter[str]()
     for line in lines:
         counts.update(line)
@@ -324,6 +360,6 @@ def _ranked_characters(lines: list[str]) -> str:
 
 
 def _only(characters: str, lines: list[str]) -> list[str]:
-    """The runs of these characters in the lines: ``_only("ab", ["abcab"])`` is ``["ab", "ab"]``."""
+    """Return the runs of these characters in the lines: ``_only("ab", ["abcab"])`` is ``["ab", "ab"]``."""
     runs = re.compile(f"[{re.escape(characters)}]+" if characters else "(?!)")
     return [run for line in lines for run in runs.findall(line)]
