@@ -1,7 +1,7 @@
-"""Beam search with an exported model, in NumPy: docs/generation.md as code.
+"""Beam search with an exported model in NumPy, as defined in docs/generation.md.
 
-The texts with the best scores that a search of a given width finds, over the artifact's ``step``. It draws nothing: one
-model, one prompt and one width find the same texts in every runtime. Sums are float64.
+The search calls the ``step`` of an artifact. It uses no random numbers, so a model, a prompt and a number of beams give
+the same texts in every runtime. Sums are float64.
 """
 
 from collections.abc import Sequence
@@ -12,47 +12,55 @@ import numpy.typing as npt
 
 from export.contract import Floats, Metadata, Step
 
-MOST = 65_536  # beams
+MAX_BEAMS = 65_536
 Sums = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Options:
-    """What is searched for. ``ValueError`` names an option out of range."""
+    """Options of a search; raise ValueError for an option out of range."""
 
     beams: int
     length_penalty: float = 0.0
 
     def __post_init__(self) -> None:
-        """Hold both against their ranges; the comparisons refuse NaN too."""
-        if not 1 <= self.beams <= MOST:
-            raise ValueError(f"beams is out of range: it must be 1 to {MOST}")
+        """Check both ranges; NaN is out of range."""
+        if not 1 <= self.beams <= MAX_BEAMS:
+            raise ValueError(f"beams is out of range: it must be 1 to {MAX_BEAMS}")
         if not 0 <= self.length_penalty <= 10:
             raise ValueError("length_penalty is out of range: it must be 0 (off) to 10")
 
 
 @dataclass(frozen=True)
 class Text:
-    """A text of the search, the prompt left out."""
+    """A text of the search, without the prompt."""
 
     tokens: tuple[int, ...] = ()
-    logprob: float = 0.0  # the sum over its tokens
+    logprob: float = 0.0  # sum over its tokens, in nats
     score: float = 0.0
 
 
 @dataclass(frozen=True)
 class _Living:
-    """A text that goes on, and what the model gives for its next token."""
+    """An unfinished text, with the log-probabilities of its next token."""
 
     text: Text
-    logprobs: Sums  # [V]; minus infinity where a token is never written
+    logprobs: Sums  # [V]; minus infinity for ids that are never generated
     state: Floats  # [S]
 
 
 def search(step: Step, ids: Sequence[int], metadata: Metadata, options: Options, *, max_new_tokens: int) -> list[Text]:
-    """Feed ``ids`` (at least one) and give the best texts behind them, best first, at most ``beams``.
+    """Search for the best continuations of a prompt.
 
-    Ids that end with the end token are a text that is over: nothing follows.
+    Args:
+        step: the step of the artifact.
+        ids: ids of the prompt, at least one. If the last one is the end token, the result is one empty text.
+        metadata: metadata of the artifact.
+        options: options of the search.
+        max_new_tokens: limit of each text.
+
+    Returns:
+        At most ``options.beams`` texts, best first.
     """
     if ids[-1] == metadata.end_id:
         return [Text()]
@@ -76,12 +84,12 @@ def search(step: Step, ids: Sequence[int], metadata: Metadata, options: Options,
 
 
 def _best(found: list[Text], options: Options) -> list[Text]:
-    """The N best of what was found, best first, equals in the order in which they were found."""
+    """Return the N best texts, best first; equal scores keep their order."""
     return sorted(found, key=lambda text: -text.score)[: options.beams]
 
 
 def _read(step: Step, text: Text, token: int, state: Floats, metadata: Metadata) -> _Living:
-    """Read the last token of a text."""
+    """Read the last token of a text, and return the text with the log-probabilities of its next token."""
     logits, state = step(token, state)
     shifted = logits.astype(np.float64) - logits.max()
     logprobs = shifted - np.log(np.exp(shifted).sum())
@@ -90,7 +98,7 @@ def _read(step: Step, text: Text, token: int, state: Floats, metadata: Metadata)
 
 
 def _children(living: list[_Living], options: Options) -> list[tuple[_Living, Text]]:
-    """The 2 N continuations of the largest sums, each with the text that it continues; equals by text, then by id."""
+    """Return the 2 N best continuations, each with its parent; equal sums are ordered by text, then by id."""
     sums = np.stack([parent.logprobs + parent.text.logprob for parent in living])
     children = []
     for place in np.argsort(-sums.ravel(), kind="stable")[: 2 * options.beams]:
@@ -103,12 +111,12 @@ def _children(living: list[_Living], options: Options) -> list[tuple[_Living, Te
 
 
 def _penalty(n: int, options: Options) -> float:
-    """What the sum of a text of n tokens, the end token included, is divided by (Wu et al., 2016)."""
+    """Return the length penalty of n tokens, including the end token (Wu et al., 2016), that divides the sum."""
     return float(((5 + n) / 6) ** options.length_penalty)
 
 
 def _settled(best: Text, found: list[Text], options: Options, max_new_tokens: int) -> bool:
-    """Say whether N texts are found, and ``best``, the best that lives, cannot come to be above the Nth of them."""
+    """Return whether N texts are finished, and the best unfinished text cannot become better than the Nth of them."""
     if len(found) < options.beams:
         return False
     return best.logprob / _penalty(max_new_tokens, options) <= found[-1].score

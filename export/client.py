@@ -1,4 +1,4 @@
-"""The command line that the Python clients share; each brings the function that opens its own artifact."""
+"""Command line of the Python clients; each client passes the function that opens its artifact."""
 
 import argparse
 import io
@@ -19,15 +19,15 @@ from export import beam
 from export.contract import Metadata, Options, Step, finish_reason, generate, prompt_ids, read_metadata
 from export.tokenizer import Tokenizer, decode, decode_stream, encode, read
 
-Load = Callable[[Path], tuple[Step, bytes, bytes]]  # path -> step, the metadata's JSON, the SentencePiece model
+Load = Callable[[Path], tuple[Step, bytes, bytes]]  # path -> step, metadata as JSON, SentencePiece model
 
-# A step is little more than one reading of all weights, which many threads do no faster than a few.
-MOST_THREADS = 4
-CPU_MAX = Path("/sys/fs/cgroup/cpu.max")  # the CPU quota of a container: microseconds in so many, or "max"
+# A step mainly reads all weights, which is limited by the memory bandwidth and not by the number of threads.
+MAX_THREADS = 4
+CPU_MAX = Path("/sys/fs/cgroup/cpu.max")  # CPU quota of a container: microseconds per period, or "max"
 
 
 def cores(quota: Path = CPU_MAX) -> int:
-    """Count the cores that this process may use: by its affinity, and by the CPU quota of its container."""
+    """Return the number of cores that this process may use, by its affinity and the CPU quota of its container."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         most, period = quota.read_text().split()
@@ -36,9 +36,9 @@ def cores(quota: Path = CPU_MAX) -> int:
         return count
 
 
-THREADS = min(cores(), MOST_THREADS)
+THREADS = min(cores(), MAX_THREADS)
 
-DIGITS = 20  # of the largest number of 64 bits
+DIGITS = 20  # number of digits of the largest 64-bit number
 
 HELP = {
     "temperature": "divides the logits; 0 always takes the likeliest token",
@@ -51,7 +51,7 @@ HELP = {
 
 @contextmanager
 def silence() -> Iterator[None]:
-    """Keep what native code says on standard error to itself; Python's exceptions pass."""
+    """Discard the output of native code to standard error inside the context."""
     _open_closed()
     kept = os.dup(2)
     with open(os.devnull, "wb") as nowhere:
@@ -65,7 +65,7 @@ def silence() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Model:
-    """An artifact, opened."""
+    """An opened artifact."""
 
     step: Step
     metadata: Metadata
@@ -73,20 +73,20 @@ class Model:
 
 
 def main(load: Load, artifact: str) -> int:
-    """Write text with one artifact and return the exit status: 2, after one line on stderr, for bad input."""
+    """Generate text with an artifact; return the exit status, 2 after a line on standard error for invalid input."""
     return run("generate.py", lambda: _texts(load, artifact))
 
 
 def run(name: str, program: Callable[[], None]) -> int:
-    """Call a program and return its exit status: 2, after one line on standard error, where it raises ``ValueError``.
+    """Run a program and return its exit status.
 
-    A standard stream that is closed counts as the null device. The status is 0 where the reader of standard output
-    leaves early, and 2 where the system refuses to write.
+    The status is 2, after a line on standard error, if the program raises ValueError or the output cannot be written.
+    It is 0 if the reader of standard output stops early. The null device replaces closed standard streams.
     """
     _open_closed()
     for stream in (sys.stdin, sys.stdout):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(encoding="utf-8")  # whatever the terminal says of itself
+            stream.reconfigure(encoding="utf-8")  # independent of the locale
     try:
         program()
         sys.stdout.flush()
@@ -103,7 +103,7 @@ def run(name: str, program: Callable[[], None]) -> int:
 
 
 def say(text: str) -> None:
-    """Print a line on standard error; if nobody can read it, it goes nowhere."""
+    """Print a line to standard error; discard it if that fails."""
     try:
         print(text, file=sys.stderr, flush=True)
     except OSError:
@@ -111,7 +111,7 @@ def say(text: str) -> None:
 
 
 def _open_closed() -> None:
-    """Open the null device in place of each standard stream that is closed."""
+    """Replace closed standard streams by the null device."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:
             nowhere = os.open(os.devnull, os.O_RDWR)
@@ -121,13 +121,14 @@ def _open_closed() -> None:
 
 
 def _discard(number: int) -> None:
-    """Let what is still to be written to a standard stream go nowhere."""
+    """Redirect a standard stream to the null device, so that its buffered output is discarded."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, number)
     os.close(nowhere)
 
 
 def _texts(load: Load, artifact: str) -> None:
+    """Generate the texts of the command line."""
     arguments = _arguments(artifact)
     options, searched = options_of(arguments), _searched(arguments)
     model = open_model(load, arguments.model)
@@ -139,19 +140,20 @@ def _texts(load: Load, artifact: str) -> None:
 
 
 class Parser(argparse.ArgumentParser):
-    """Raises ``ValueError`` with one line where argparse prints its usage and exits."""
+    """Argument parser that raises ValueError with one line instead of printing its usage."""
 
     def error(self, message: str) -> NoReturn:
-        """Say what is wrong with the command line."""
+        """Raise ValueError with the message."""
         raise ValueError(f"{message}; --help lists the options")
 
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
-        """Exit after ``--help``, once the text is written."""
+        """Flush standard output and exit, after ``--help``."""
         sys.stdout.flush()
         super().exit(status, message)
 
 
 def _arguments(artifact: str) -> argparse.Namespace:
+    """Parse the command line."""
     parser = parser_of_texts(f"Write text with {artifact}.")
     parser.add_argument("model", type=Path, help=artifact)
     parser.add_argument(
@@ -167,7 +169,7 @@ def _arguments(artifact: str) -> argparse.Namespace:
 
 
 def _searched(arguments: argparse.Namespace) -> beam.Options | None:
-    """What a search is asked for, if it is; ``ValueError`` names an option that does not go with it."""
+    """Return the options of a beam search, or None for sampling; raise ValueError for conflicting options."""
     if not arguments.beams:
         if arguments.length_penalty:
             raise ValueError("length_penalty is of a search: give beams too")
@@ -182,7 +184,7 @@ def _searched(arguments: argparse.Namespace) -> beam.Options | None:
 
 
 def parser_of_texts(description: str) -> argparse.ArgumentParser:
-    """The options of a text: prompt, seeds, length, and how a token is chosen."""
+    """Return a parser with the options of a text: prompt, seeds, length and sampling options."""
     parser = Parser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--prompt", type=_utf8, default="", help="text to continue; none: a new text")
     parser.add_argument("--seed", type=seed, default=0, help="64-bit number; the same one writes the same text")
@@ -195,12 +197,12 @@ def parser_of_texts(description: str) -> argparse.ArgumentParser:
 
 
 def options_of(arguments: argparse.Namespace) -> Options:
-    """What ``parser_of_texts`` read of them; ``ValueError`` names one out of range."""
+    """Return the sampling options; raise ValueError for an option out of range."""
     return Options(**{field.name: getattr(arguments, field.name) for field in fields(Options)})
 
 
 def _utf8(text: str) -> str:
-    """Refuse what the shell passed on as bytes that are no text."""
+    """Return an argument; raise ArgumentTypeError if its bytes are not valid UTF-8."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -209,21 +211,21 @@ def _utf8(text: str) -> str:
 
 
 def whole(text: str) -> int:
-    """Read a whole number of ASCII digits that is not too long."""
+    """Parse an integer of ASCII digits."""
     if not re.fullmatch(r"[+-]?[0-9]+", text) or len(text.lstrip("+-0")) > DIGITS:
         raise argparse.ArgumentTypeError(f"'{text[:40]}' is not a whole number of at most {DIGITS} digits")
     return int(text)
 
 
 def real(text: str) -> float:
-    """Read a number of ASCII digits; ranges refuse ``nan`` and ``inf``."""
+    """Parse a number of ASCII digits; the range checks reject ``nan`` and ``inf`` later."""
     if not re.fullmatch(r"[+-]?(([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|inf|nan)", text, re.IGNORECASE):
         raise argparse.ArgumentTypeError(f"'{text[:40]}' is not a number")
     return float(text)
 
 
 def seed(text: str) -> int:
-    """Read a seed; one of more than 64 bits would count as another."""
+    """Parse a seed of at most 64 bits."""
     number = whole(text)
     if not -(2**63) <= number < 2**64:
         raise argparse.ArgumentTypeError(f"{number} is not a number of 64 bits")
@@ -231,6 +233,7 @@ def seed(text: str) -> int:
 
 
 def _count(text: str) -> int:
+    """Parse a positive number below 2^31."""
     number = whole(text)
     if not 1 <= number < 2**31:
         raise argparse.ArgumentTypeError(f"{number} is out of range: it must be 1 to {2**31 - 1}")
@@ -245,7 +248,7 @@ def open_model(load: Load, path: Path) -> Model:
         step, json, tokenizer = load(path)
         model = Model(step, read_metadata(json), read(tokenizer))
         logits, _ = step(model.metadata.start_id, np.zeros(model.metadata.state_size, np.float32))
-    except Exception as error:  # every runtime has its own for a damaged file
+    except Exception as error:  # each runtime has its own exceptions for damaged files
         raise ValueError(f"{path}: cannot be used: {error}") from error
     if not len(logits) == len(model.tokenizer.pieces) == model.metadata.vocab_size:
         raise ValueError(f"{path}: cannot be used: model, tokenizer and metadata differ in vocabulary size")
@@ -253,7 +256,7 @@ def open_model(load: Load, path: Path) -> Model:
 
 
 def _write(model: Model, ids: list[int], options: Options, arguments: argparse.Namespace) -> None:
-    """Stream the texts to standard output, and then count and speed to standard error."""
+    """Stream the texts to standard output, and print the number of tokens and the speed to standard error."""
     start = time.perf_counter()
     texts: list[list[int]] = []
     for seed in range(arguments.seed, arguments.seed + arguments.n):
@@ -270,7 +273,7 @@ def _write(model: Model, ids: list[int], options: Options, arguments: argparse.N
 
 
 def _search(model: Model, ids: list[int], options: beam.Options, arguments: argparse.Namespace) -> None:
-    """Print the best texts of a search to standard output, and count, speed and scores to standard error."""
+    """Print the best texts of a beam search to standard output, and counts, speed and scores to standard error."""
     start = time.perf_counter()
     texts = beam.search(model.step, ids, model.metadata, options, max_new_tokens=arguments.max_new_tokens)
     seconds, texts = time.perf_counter() - start, texts[: arguments.n]
@@ -283,14 +286,14 @@ def _search(model: Model, ids: list[int], options: beam.Options, arguments: argp
 
 
 def _tell(texts: list[list[int]], metadata: Metadata, seconds: float, more: str = "") -> None:
-    """Say on standard error how much was written, how fast, and why it ended."""
+    """Print the number of tokens, the speed and the finish reasons to standard error."""
     count, reasons = sum(map(len, texts)), ", ".join(finish_reason(text, metadata) for text in texts)
     said = f"{count} tokens in {seconds:.2f} s, {count / seconds:.0f} tokens/s, finish reason: {reasons}{more}"
     say(said)
 
 
 def _noting(tokens: Iterator[int], written: list[int]) -> Iterator[int]:
-    """Pass tokens on, and keep them in ``written``."""
+    """Yield tokens, and append them to ``written``."""
     for token in tokens:
         written.append(token)
         yield token

@@ -1,9 +1,8 @@
-"""How an exported model writes, in NumPy, for one text at a time: docs/contract.md as code.
+"""Text generation with an exported model in NumPy, one text at a time, as specified in docs/contract.md.
 
-All that a client needs besides its runtime and the tokenizer: the noise that a seed stands for, the choice of
-a token from logits, and the loop around the artifact's ``step``. V is the vocabulary size, S the state size.
-Numbers are float32, and probabilities are added up as integers, so that the same seed chooses the same tokens in
-every runtime.
+A client needs this module, its runtime and the tokenizer. The module contains the random numbers of a seed, the
+sampling of a token from logits, and the generation loop around the artifact's ``step``. V is the vocabulary size, S the
+state size. Numbers are float32, and probabilities are summed as integers, so a seed selects the same tokens in every runtime.
 """
 
 import json
@@ -22,14 +21,24 @@ Step = Callable[[int, Floats], tuple[Floats, Floats]]  # (id, state [S]) -> (log
 
 FORMAT_VERSION = 1
 LOWEST = np.float32(-np.inf)
-UNIT = np.float32(2**36)  # of a probability
-AT_ONCE = 1024  # numbers of noise
-STEPS = 2**24  # of noise and of top_p
+UNIT = np.float32(2**36)  # integer units per probability of 1
+CHUNK = 1024  # random numbers per call
+STEPS = 2**24  # resolution of the noise and of top_p
 
 
 @dataclass(frozen=True)
 class Metadata:
-    """What the JSON inside an artifact says about ids and sizes."""
+    """Metadata of an artifact.
+
+    Attributes:
+        vocab_size: V.
+        state_size: S.
+        start_id: start symbol.
+        end_id: end symbol; generation stops after it.
+        unsampled_ids: ids that are never generated.
+        prompt_start: whether a prompt is read after the start symbol.
+        source_end_id: end symbol of the source for a model of pairs; -1 for other models.
+    """
 
     vocab_size: int
     state_size: int
@@ -41,7 +50,7 @@ class Metadata:
 
 
 def read_metadata(text: str | bytes) -> Metadata:
-    """Read the JSON of an artifact; ``ValueError`` if it is not one of the format that is known here."""
+    """Read the metadata of an artifact from JSON; raise ValueError if it is damaged or of an unknown format."""
     values = json.loads(text)
     if not isinstance(values, dict) or values.get("format_version") != FORMAT_VERSION:
         raise ValueError(f"its metadata is not of format_version {FORMAT_VERSION}")
@@ -64,7 +73,11 @@ def read_metadata(text: str | bytes) -> Metadata:
 
 @dataclass(frozen=True)
 class Options:
-    """How a token is chosen; the defaults change nothing. ``ValueError`` names one out of range."""
+    """Sampling options; the defaults are neutral.
+
+    Raises:
+        ValueError: if an option is out of range; the message names the option.
+    """
 
     repetition_penalty: float = 1.0
     temperature: float = 1.0
@@ -73,7 +86,7 @@ class Options:
     min_p: float = 0.0
 
     def __post_init__(self) -> None:
-        """Hold every option against its range; the comparisons refuse NaN too."""
+        """Check the range of every option; NaN is out of range."""
         penalty, heat = self.repetition_penalty, self.temperature
         _require("repetition_penalty", 1e-6 <= penalty <= 1e6, "0.000001 to 1000000 (1: off)")
         _require("temperature", heat == 0 or 1e-6 <= heat <= 1e6, "0 (greedy), or 0.000001 to 1000000")
@@ -83,14 +96,24 @@ class Options:
 
 
 def _require(option: str, holds: bool, wanted: str) -> None:
+    """Raise ValueError if a condition does not hold."""
     if not holds:
         raise ValueError(f"{option} is out of range: it must be {wanted}")
 
 
 def noise(seed: int, n: int, start: int = 0) -> Floats:
-    """Numbers ``start`` to ``start + n - 1`` of a 64-bit seed, float32 [n] in [0,1); number t is token t's.
+    """Generate uniform random numbers in [0, 1), one per token.
 
-    Negative seeds count as their two's complement. ``noise(0, 2)`` is about ``[0.2202, 0.6937]``.
+    >>> [round(float(number), 4) for number in noise(0, 2)]
+    [0.2202, 0.6937]
+
+    Args:
+        seed: 64-bit seed; a negative seed is its two's complement.
+        n: number of positions.
+        start: first position.
+
+    Returns:
+        float32 [n].
     """
     low, high = (np.array([half], np.uint32) for half in (seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF))
     key = _mix(_mix(low + np.uint32(0x9E3779B9)) ^ high)
@@ -100,16 +123,21 @@ def noise(seed: int, n: int, start: int = 0) -> Floats:
 
 
 def _mix(x: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
-    """The hash "lowbias32". Unsigned arrays wrap, as it wants."""
+    """Apply the hash "lowbias32" (Wellons, 2018); uint32 arithmetic wraps around."""
     x = (x ^ (x >> np.uint32(16))) * np.uint32(0x7FEB352D)
     x = (x ^ (x >> np.uint32(15))) * np.uint32(0x846CA68B)
     return x ^ (x >> np.uint32(16))
 
 
 def choose(logits: Floats, noise: float, seen: Bools, options: Options, unsampled_ids: Ids = ()) -> int:
-    """Choose the next token from the logits [V] of ``step`` by one number of noise, in the contract's order.
+    """Sample the next token, in the order of docs/contract.md.
 
-    ``seen`` [V] is true for every id of the prompt and of the output so far.
+    Args:
+        logits: float32 [V], output of ``step``.
+        noise: random number in [0, 1).
+        seen: bool [V], true for the ids of the prompt and of the output so far.
+        options: sampling options.
+        unsampled_ids: ids that are never generated.
     """
     sampled = np.ones(len(logits), np.bool_)
     sampled[np.asarray(unsampled_ids, np.intp)] = False
@@ -119,7 +147,7 @@ def choose(logits: Floats, noise: float, seen: Bools, options: Options, unsample
     logits = np.where(seen, np.where(logits > 0, logits / penalty, logits * penalty), logits)
 
     if options.temperature == 0:
-        return int(np.argmax(logits))  # the lowest id among equals
+        return int(np.argmax(logits))  # the lowest id if tied
     scaled = logits / np.float32(options.temperature)
 
     kept = sampled & (scaled >= _threshold(scaled, options))
@@ -128,7 +156,7 @@ def choose(logits: Floats, noise: float, seen: Bools, options: Options, unsample
 
 
 def _threshold(scaled: Floats, options: Options) -> np.float32:
-    """The highest of the thresholds that ``top_k``, ``top_p`` and ``min_p`` set on the scaled logits [V]."""
+    """Return the highest threshold that ``top_k``, ``top_p`` and ``min_p`` set for the scaled logits [V]."""
     falling = np.sort(scaled)[::-1]
     thresholds = [LOWEST]
     if 0 < options.top_k <= len(falling):
@@ -142,15 +170,20 @@ def _threshold(scaled: Floats, options: Options) -> np.float32:
 
 
 def _parts(logits: Floats) -> npt.NDArray[np.int64]:
-    """Probabilities [V] in whole units: their sums are the same in every order."""
+    """Return the probabilities [V] in integer units, whose sums do not depend on the order."""
     powers = np.exp(logits - logits.max())
     return (powers / powers.sum() * UNIT).astype(np.int64)
 
 
 def prompt_ids(encoded: Sequence[int], metadata: Metadata) -> list[int]:
-    """The ids to feed for a prompt: behind the start symbol if training had one there, or if it is empty.
+    """Return the ids to feed for a prompt.
 
-    A model of pairs answers a source: a prompt that does not end one gets its end.
+    The start symbol is prepended if the prompt is empty or the metadata has ``prompt_start``. For a model of pairs, the
+    end symbol of the source is appended to a prompt without one.
+
+    >>> metadata = Metadata(vocab_size=9, state_size=4, start_id=1, end_id=2, unsampled_ids=())
+    >>> prompt_ids([5, 6], metadata), prompt_ids([], metadata)
+    ([5, 6], [1])
     """
     end = metadata.source_end_id
     closed = list(encoded) if end < 0 or end in encoded or not encoded else [*encoded, end]
@@ -160,9 +193,18 @@ def prompt_ids(encoded: Sequence[int], metadata: Metadata) -> list[int]:
 def generate(
     step: Step, ids: Sequence[int], metadata: Metadata, options: Options, *, seed: int, max_new_tokens: int
 ) -> Iterator[int]:
-    """Feed ``ids`` (at least one) and yield each token as it is chosen, up to the end token or the limit.
+    """Generate a text token by token, up to the end token or the limit.
 
-    Ids that end with the end token are a text that is over: nothing follows.
+    Args:
+        step: the step of the artifact.
+        ids: ids of the prompt, at least one. Nothing is generated if the last one is the end token.
+        metadata: metadata of the artifact.
+        options: sampling options.
+        seed: 64-bit seed.
+        max_new_tokens: limit.
+
+    Yields:
+        Each token as soon as it is sampled.
     """
     state = np.zeros(metadata.state_size, np.float32)
     seen = np.zeros(metadata.vocab_size, np.bool_)
@@ -179,11 +221,11 @@ def generate(
 
 
 def _numbers(seed: int, n: int) -> Iterator[Any]:
-    """The noise of a text, worked out as it goes: a limit of any size takes no memory."""
-    for start in range(0, n, AT_ONCE):
-        yield from noise(seed, min(AT_ONCE, n - start), start)
+    """Iterate over the random numbers of a text; the memory does not depend on ``n``."""
+    for start in range(0, n, CHUNK):
+        yield from noise(seed, min(CHUNK, n - start), start)
 
 
 def finish_reason(tokens: Sequence[int], metadata: Metadata) -> str:
-    """``stop`` if the model ended the text itself, ``length`` if the limit did."""
+    """Return "stop" if the model ended the text, or "length" if the limit did."""
     return "length" if tokens and tokens[-1] != metadata.end_id else "stop"

@@ -1,11 +1,12 @@
-"""The tokenizer of an exported model, read from its SentencePiece file with the standard library alone.
+"""Tokenizer of an exported model: encode and decode text with a SentencePiece model; requires only Python.
 
->>> tokenizer = read(Path("tokenizer.model").read_bytes())
->>> decode(tokenizer, encode(tokenizer, "any text"))
-'any text'
+Example::
 
-It reads the models that these artifacts carry: char, word, bpe or unigram over text taken as it is (nothing
-normalised, no space put before it), in which a space is written U+2581.
+    tokenizer = read(Path("tokenizer.model").read_bytes())
+    decode(tokenizer, encode(tokenizer, "any text"))  # "any text"
+
+It supports SentencePiece models of the types char, word, bpe and unigram without normalization and without a dummy
+prefix. In pieces, U+2581 represents a space.
 """
 
 import codecs
@@ -18,13 +19,13 @@ from functools import cached_property
 from typing import Any
 
 SPACE = "\u2581"
-NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)  # the types of a piece
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)  # types of pieces
 KINDS = {1: "unigram", 2: "bpe", 3: "word", 4: "char"}
 
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """A SentencePiece model: piece, score and type of each id, and the rules that go with them."""
+    """A SentencePiece model: the piece, score and type of each id, and the options of the model."""
 
     kind: str
     pieces: tuple[str, ...]
@@ -35,22 +36,22 @@ class Tokenizer:
 
     @cached_property
     def ids(self) -> dict[str, int]:
-        """Id of each piece that text is cut into: not symbols like ``<s>``, and not bytes."""
+        """Ids of the pieces of text, without control symbols such as ``<s>`` and without bytes."""
         return {piece: i for i, piece in enumerate(self.pieces) if self.types[i] in (NORMAL, USER_DEFINED)}
 
     @cached_property
     def byte_ids(self) -> dict[int, int]:
-        """Id of each byte 0 to 255: the piece ``<0x0A>`` stands for byte 10."""
+        """Ids of the bytes 0 to 255; for example, the piece ``<0x0A>`` is byte 10."""
         return {int(piece[3:5], 16): i for i, piece in enumerate(self.pieces) if self.types[i] == BYTE}
 
     @cached_property
     def user_defined(self) -> frozenset[str]:
-        """Pieces that are always cut out whole and never merged."""
+        """Pieces that are never split or merged."""
         return frozenset(piece for i, piece in enumerate(self.pieces) if self.types[i] == USER_DEFINED)
 
 
 def read(model: bytes) -> Tokenizer:
-    """Read a SentencePiece ``ModelProto``; ``ValueError`` if it is damaged or needs rules not known here."""
+    """Read a SentencePiece ``ModelProto``; raise ValueError if it is damaged or uses unsupported options."""
     try:
         proto = _fields(model)
         trainer, normalizer = (_fields(proto[number][0]) for number in (2, 3))
@@ -66,7 +67,7 @@ def read(model: bytes) -> Tokenizer:
         _check(tokenizer)
     except (LookupError, ValueError, struct.error, TypeError, AttributeError):
         raise ValueError("its tokenizer is not a SentencePiece model") from None
-    # A charsmap; add_dummy_prefix, remove_extra_whitespaces, escape_whitespaces, which are on by default.
+    # Fields: charsmap, add_dummy_prefix, remove_extra_whitespaces, escape_whitespaces. The last three default to true.
     changes = [bool(normalizer.get(number, [number > 2])[0]) for number in (2, 3, 4, 5)]
     if changes != [False, False, False, True]:
         raise ValueError("its tokenizer changes the text (normalisation, a dummy prefix), this client does not")
@@ -74,7 +75,7 @@ def read(model: bytes) -> Tokenizer:
 
 
 def _check(tokenizer: Tokenizer) -> None:
-    """Raise ValueError where text, or an id, would find no way through the pieces."""
+    """Raise ValueError for a model that cannot encode every text or decode every id."""
     tokenizer.types.index(UNKNOWN)
     raw = [piece for piece, kind in zip(tokenizer.pieces, tokenizer.types, strict=True) if kind == BYTE]
     if not all(re.fullmatch("<0x[0-9A-Fa-f]{2}>", piece) for piece in raw):
@@ -88,9 +89,10 @@ def _check(tokenizer: Tokenizer) -> None:
 
 
 def _fields(message: bytes) -> dict[int, list[Any]]:
-    """The fields of a protobuf message by number: varints as ``int``, everything else as its ``bytes``.
+    """Read the fields of a protobuf message by number: varints as ``int``, all others as ``bytes``.
 
-    ``_fields(bytes([0x08, 0x96, 0x01])) == {1: [150]}``
+    >>> _fields(bytes([0x08, 0x96, 0x01]))
+    {1: [150]}
     """
     fields: dict[int, list[Any]] = {}
     at = 0
@@ -109,7 +111,7 @@ def _fields(message: bytes) -> dict[int, list[Any]]:
 
 
 def _varint(message: bytes, at: int) -> tuple[int, int]:
-    """The number at ``at``, seven bits a byte, and where it ends."""
+    """Read a varint with seven bits per byte; return the number and the position after it."""
     value = shift = 0
     while True:
         value |= (message[at] & 0x7F) << shift
@@ -121,7 +123,10 @@ def _varint(message: bytes, at: int) -> tuple[int, int]:
 
 
 def encode(tokenizer: Tokenizer, text: str) -> list[int]:
-    """Ids of the text, line by line. What no piece covers becomes its bytes or, in a word model, unknown."""
+    """Encode a text line by line.
+
+    A part of the text without a piece becomes its UTF-8 bytes, or the unknown id in a model without bytes.
+    """
     ids: list[int] = []
     unknown = tokenizer.types.index(UNKNOWN)
     for line in re.findall("[^\n]*\n|[^\n]+", text.replace(" ", SPACE)):
@@ -136,19 +141,19 @@ def encode(tokenizer: Tokenizer, text: str) -> list[int]:
 
 
 def _chars(tokenizer: Tokenizer, text: str) -> list[str]:
-    """Cut into characters, but user-defined symbols whole, the longest first."""
+    """Split into characters and user-defined symbols; longer symbols are matched first."""
     whole = sorted(tokenizer.user_defined, key=len, reverse=True)
     return re.findall("|".join([*map(re.escape, whole), "."]), text, re.DOTALL)
 
 
 def _words(_: Tokenizer, text: str) -> list[str]:
-    """Cut before each space and each newline, but keep a space that is followed by a newline with it."""
+    """Split before each space and newline, but not between a space and a newline."""
     return re.findall(f"{SPACE}?\n|{SPACE}?[^{SPACE}\n]+|{SPACE}", text)
 
 
 def _bpe(tokenizer: Tokenizer, text: str) -> list[str]:
-    """Join, again and again, the two neighbours whose joint piece scores best, the leftmost of equals."""
-    # The empty part at the end stands for the neighbour that the first (index -1) and the last one lack.
+    """Merge the adjacent pair with the best score, the leftmost if tied, until no pair can be merged."""
+    # The empty part at the end (also index -1) is the neighbour of the first and the last part.
     parts = [*_chars(tokenizer, text), ""]
     before = [at - 1 for at in range(len(parts))]
     after = [at + 1 for at in range(len(parts))]
@@ -165,7 +170,7 @@ def _bpe(tokenizer: Tokenizer, text: str) -> list[str]:
     while agenda:
         _, left, right, joint = heapq.heappop(agenda)
         if not parts[left] or not parts[right] or parts[left] + parts[right] != joint:
-            continue  # one of the two has been joined elsewhere since
+            continue  # one of the two was merged with another part
         parts[left], parts[right] = joint, ""
         after[left] = after[right]
         before[after[left]] = left
@@ -175,7 +180,7 @@ def _bpe(tokenizer: Tokenizer, text: str) -> list[str]:
 
 
 def _unigram(tokenizer: Tokenizer, text: str) -> list[str]:
-    """The cut with the highest sum of scores (Viterbi), with SentencePiece's scores and its float32 sums."""
+    """Find the split with the highest sum of scores by the Viterbi algorithm, with float32 sums like SentencePiece."""
     longest = max(map(len, tokenizer.ids))
     normal = [score for score, kind in zip(tokenizer.scores, tokenizer.types, strict=True) if kind == NORMAL]
     unknown = min(normal) - 10
@@ -185,7 +190,7 @@ def _unigram(tokenizer: Tokenizer, text: str) -> list[str]:
         for end in range(at + 1, min(at + longest, len(text)) + 1):
             part = text[at:end]
             if part in tokenizer.user_defined:
-                score = -0.1  # above any normal piece's, which is the log of its probability
+                score = -0.1  # higher than the score of a normal piece, a log-probability
             elif part in tokenizer.ids:
                 score = tokenizer.scores[tokenizer.ids[part]]
             elif end == at + 1:
@@ -199,7 +204,7 @@ def _unigram(tokenizer: Tokenizer, text: str) -> list[str]:
 
 
 def _path(text: str, came_from: list[int]) -> list[str]:
-    """Cut the text along the best path, found from its end."""
+    """Split the text along the best path, from its end to its start."""
     parts = []
     end = len(text)
     while end:
@@ -209,6 +214,7 @@ def _path(text: str, came_from: list[int]) -> list[str]:
 
 
 def _float32(number: float) -> float:
+    """Round a number to float32."""
     return struct.unpack("<f", struct.pack("<f", number))[0]
 
 
@@ -221,12 +227,12 @@ _CUT: dict[str, Callable[[Tokenizer, str], list[str]]] = {
 
 
 def decode(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
-    """The text of the ids, always valid UTF-8: a byte that is part of no character becomes U+FFFD."""
+    """Decode ids to a text; a byte that is not part of a character becomes U+FFFD."""
     return "".join(decode_stream(tokenizer, ids))
 
 
 def decode_stream(tokenizer: Tokenizer, ids: Iterable[int]) -> Iterator[str]:
-    """Yield the text that each id completes (none while a character lacks bytes); last, what is left over."""
+    """Yield the text that each id completes, "" for an incomplete character; at the end, yield the remaining text."""
     held = b""
     for i in ids:
         if tokenizer.types[i] == BYTE:
@@ -238,14 +244,14 @@ def decode_stream(tokenizer: Tokenizer, ids: Iterable[int]) -> Iterator[str]:
 
 
 def _surface(tokenizer: Tokenizer, i: int) -> str:
-    """How an id that is no byte looks in text: control symbols are invisible."""
+    """Return the text of an id that is not a byte; control symbols have none."""
     if tokenizer.types[i] == CONTROL:
         return ""
     return tokenizer.unknown_surface if tokenizer.types[i] == UNKNOWN else tokenizer.pieces[i].replace(SPACE, " ")
 
 
 def _read_utf8(data: bytes, *, final: bool) -> tuple[str, bytes]:
-    """The characters that are decided, and the bytes that may still become one (none if ``final``)."""
+    """Decode bytes; return the text and the incomplete character at its end (empty if ``final``)."""
     text = ""
     while True:
         try:

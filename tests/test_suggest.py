@@ -94,7 +94,7 @@ TYPED = ("", "a", " ", "b a", "a ab", "a\n", "a, a", "猫", "aba'")
 @pytest.mark.parametrize("kind", LEARNED)
 def test_probabilities_are_those_of_all_ways_to_go_on(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(suggest, "RARE", 1e-4)
-    monkeypatch.setattr(suggest, "MOST_STEPS", 3_000)
+    monkeypatch.setattr(suggest, "MAX_STEPS", 3_000)
     told = 0
     for seed, typed in zip(itertools.cycle(range(3)), TYPED, strict=False):
         model = small_model(kind, seed)

@@ -1,4 +1,4 @@
-"""Write text with ``model.onnx``: needs numpy and onnxruntime.
+"""Generate text with ``model.onnx``; requires numpy and onnxruntime.
 
 python export/onnx/generate.py model.onnx --prompt "Once" --seed 1
 """
@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read when ONNX Runtime is imported; without it usage data are sent
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read on import; otherwise ONNX Runtime sends usage data
 import onnxruntime
 
-sys.path.append(str(Path(__file__).resolve().parents[2]))  # what holds export/, last: it hides no module
+sys.path.append(str(Path(__file__).resolve().parents[2]))  # for export/; last, to hide no other module
 from export.client import THREADS, main
 from export.contract import Floats, Step
 
@@ -21,8 +21,8 @@ sys.path.pop()
 
 
 def load(path: Path) -> tuple[Step, bytes, bytes]:
-    """Open the step graph, and take the JSON and the tokenizer out of its ``metadata_props``."""
-    onnxruntime.set_default_logger_severity(4)  # what is wrong is raised too; once is enough
+    """Open the graph ``step``; return the step, the metadata and the tokenizer from its ``metadata_props``."""
+    onnxruntime.set_default_logger_severity(4)  # errors are raised as exceptions too
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = THREADS
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

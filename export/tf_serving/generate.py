@@ -1,4 +1,4 @@
-"""Write text with a SavedModel, loaded as TensorFlow Serving loads it: needs numpy, tensorflow and tensorflow-text.
+"""Generate text with a SavedModel, loaded like in TensorFlow Serving; requires numpy, tensorflow, tensorflow-text.
 
 python export/tf_serving/generate.py serving/1 --prompt "Once" --seed 1
 """
@@ -10,26 +10,26 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.append(str(Path(__file__).resolve().parents[2]))  # what holds export/, last: it hides no module
+sys.path.append(str(Path(__file__).resolve().parents[2]))  # for export/; last, to hide no other module
 from export.client import main, silence
 from export.contract import Floats, Step
 
 sys.path.pop()
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-with silence():  # importing TensorFlow logs before it heeds its log level
+with silence():  # TensorFlow logs during its import regardless of the log level
     import tensorflow as tf
     import tensorflow_text  # noqa: F401 (its operators are in the graph)
 
 
 def load(path: Path) -> tuple[Step, bytes, bytes]:
-    """Load the version folder into a session of its own, and read the two assets."""
+    """Load the version folder into a session; return the step, the metadata and the tokenizer from its assets."""
     tf.get_logger().setLevel("ERROR")
     carried = [(path / "assets" / name).read_bytes() for name in ("keras_lstmgen.json", "tokenizer.model")]
-    # One thread, the caller's own: to hand a step for one text over to another takes longer than the step.
+    # Run in the thread of the caller: passing the step of one text to another thread takes longer than the step.
     config = tf.compat.v1.ConfigProto(intra_op_parallelism_threads=1, inter_op_parallelism_threads=-1)
     session = tf.compat.v1.Session(graph=tf.Graph(), config=config)
-    with contextlib.chdir(path):  # TensorFlow would read brackets and stars in a path as a pattern
+    with contextlib.chdir(path):  # TensorFlow treats brackets and stars in a path as a pattern
         meta_graph = tf.compat.v1.saved_model.loader.load(session, ["serve"], ".")
     if "step" not in meta_graph.signature_def:
         raise ValueError("it has no signature 'step'")

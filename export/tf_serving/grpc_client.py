@@ -1,4 +1,4 @@
-"""Ask a running TF Serving for text by gRPC: needs tensorflow-serving-api.
+"""Request text from TF Serving by gRPC; requires tensorflow-serving-api.
 
 python export/tf_serving/grpc_client.py --prompt "Once" --seed 1
 """
@@ -9,32 +9,32 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-sys.path.append(str(Path(__file__).resolve().parents[2]))  # what holds export/, last: it hides no module
+sys.path.append(str(Path(__file__).resolve().parents[2]))  # for export/; last, to hide no other module
 from export.client import silence
 from export.tf_serving.request import NAME, Answers, Inputs, main
 
 sys.path.pop()
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-with silence():  # importing TensorFlow logs before it heeds its log level
+with silence():  # TensorFlow logs during its import regardless of the log level
     import grpc
     import tensorflow as tf
     from tensorflow_serving.apis import predict_pb2, prediction_service_pb2_grpc
 
-# Every input of every signature, as docs/contract.md has it: a server converts nothing.
+# Types of the inputs of all signatures (docs/contract.md). The server does not convert types.
 KINDS = {
     "prompt": tf.string, "text": tf.string, "seed": tf.int64, "max_new_tokens": tf.int32,
     "repetition_penalty": tf.float32, "temperature": tf.float32, "top_k": tf.int32, "top_p": tf.float32,
     "min_p": tf.float32, "ids": tf.int32, "state": tf.float32, "noise": tf.float32,
 }  # fmt: skip
-SECONDS = 60.0  # to wait for an answer
+TIMEOUT = 60.0  # seconds
 
 
 def message(inputs: Mapping[str, Any], signature: str = "serving_default") -> Any:
-    """The request: every input a tensor with one entry a row.
+    """Build a request; each input is a tensor with one entry per row.
 
-    A server that batches wants as many rows of each input as there are prompts, so defaults, which have one row, will
-    not do for several.
+    A server with batching requires the same number of rows for all inputs. Default values have one row, so a request
+    with several prompts must contain all inputs.
     """
     request = predict_pb2.PredictRequest()
     request.model_spec.name, request.model_spec.signature_name = NAME, signature
@@ -44,23 +44,23 @@ def message(inputs: Mapping[str, Any], signature: str = "serving_default") -> An
 
 
 def call(server: str, request: Any) -> dict[str, Any]:
-    """Send a request to ``server``, as localhost:8500; ``ValueError`` with what the server says if it refuses."""
+    """Send a request to a server such as ``localhost:8500``; raise ValueError with the error message of the server."""
     with grpc.insecure_channel(server) as channel:
         stub = prediction_service_pb2_grpc.PredictionServiceStub(channel)
         try:
-            answer = stub.Predict(request, timeout=SECONDS)
+            answer = stub.Predict(request, timeout=TIMEOUT)
         except grpc.RpcError as error:
             raise ValueError(error.details()) from error
     return {name: entries(tf.make_ndarray(tensor)) for name, tensor in answer.outputs.items()}
 
 
 def ask(server: str, inputs: Inputs) -> Answers:
-    """Texts, by the signature in strings."""
+    """Request texts with the string signature."""
     return call(server, message(inputs))
 
 
 def entries(column: Any) -> list[Any]:
-    """An array as nested lists, strings among them."""
+    """Convert an array to nested lists, and bytes to strings."""
     return [entry.decode() if isinstance(entry, bytes) else entry for entry in column.tolist()]
 
 

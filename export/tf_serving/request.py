@@ -1,6 +1,6 @@
-"""What the clients ask of a server, and how they print what comes back. Python alone.
+"""Command line of the TF Serving clients: build the request and print the response; requires only Python.
 
-The signatures in strings take columns: ``prompt`` and every option has one entry a row.
+The string signatures take columns: ``prompt`` and each option have one entry per row.
 """
 
 import argparse
@@ -12,33 +12,38 @@ from typing import Any
 
 from export.client import options_of, parser_of_texts, run, say
 
-MOST_ROWS = 65_536  # of a request
-NAME = "lstm"  # of the model, in models.config
+MAX_ROWS = 65_536  # rows of a request
+NAME = "lstm"  # name of the model in models.config
 Inputs = dict[str, list[Any]]
-Answers = Mapping[str, Sequence[Any]]  # text, token_count, finish_reason, logprob: one entry a row
+Answers = Mapping[str, Sequence[Any]]  # text, token_count, finish_reason, logprob; one entry per row
 
 
 def inputs_of(arguments: argparse.Namespace) -> Inputs:
-    """The inputs of ``serving_default``: n rows, with seed, seed + 1, ..."""
+    """Return the inputs of ``serving_default``: n rows with seed, seed + 1, ..."""
     n = arguments.n
-    if n > MOST_ROWS:
-        raise ValueError(f"n is out of range: a request has at most {MOST_ROWS} texts")
+    if n > MAX_ROWS:
+        raise ValueError(f"n is out of range: a request has at most {MAX_ROWS} texts")
     row = {"prompt": arguments.prompt, "max_new_tokens": arguments.max_new_tokens, **asdict(options_of(arguments))}
     seeds = [signed(arguments.seed + i) for i in range(n)]
     return {"seed": seeds, **{name: [value] * n for name, value in row.items()}}
 
 
 def signed(seed: int) -> int:
-    """The 64-bit number as int64, which the signature takes: two's complement."""
+    """Convert a 64-bit number to int64 by two's complement.
+
+    >>> signed(2**64 - 1)
+    -1
+    """
     return (seed + 2**63) % 2**64 - 2**63
 
 
 def main(ask: Callable[[str, Inputs], Answers], protocol: str, address: str) -> int:
-    """Ask a server for texts and return the exit status: 2, after one line on stderr, for bad input or no answer."""
+    """Request texts from a server; return the exit status, 2 after a line on standard error for an error."""
     return run(Path(sys.argv[0]).name, lambda: _texts(ask, protocol, address))
 
 
 def _texts(ask: Callable[[str, Inputs], Answers], protocol: str, address: str) -> None:
+    """Request and print the texts of the command line."""
     parser = parser_of_texts(f"Write text with a running TF Serving, asked by {protocol}.")
     parser.add_argument("--server", default=address, help="where it listens")
     arguments = parser.parse_args()
@@ -51,6 +56,7 @@ def _texts(ask: Callable[[str, Inputs], Answers], protocol: str, address: str) -
 
 
 def _print(seeds: Sequence[int], answers: Answers) -> None:
+    """Print the texts to standard output, and the counts to standard error."""
     for seed, text in zip(seeds, answers["text"], strict=True):
         if len(seeds) > 1:
             print(f"--- seed {seed}")

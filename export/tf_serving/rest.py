@@ -1,4 +1,4 @@
-"""Ask a running TF Serving for text by REST: needs Python alone.
+"""Request text from TF Serving by REST; requires only Python.
 
 python export/tf_serving/rest.py --prompt "Once" --seed 1
 """
@@ -12,36 +12,40 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-sys.path.append(str(Path(__file__).resolve().parents[2]))  # what holds export/, last: it hides no module
+sys.path.append(str(Path(__file__).resolve().parents[2]))  # for export/; last, to hide no other module
 from export.tf_serving.request import NAME, Answers, Inputs, main
 
 sys.path.pop()
 
-SECONDS = 60.0  # to wait for an answer
+TIMEOUT = 60.0  # seconds
 
 
 def body(inputs: Mapping[str, Any], signature: str = "serving_default") -> bytes:
-    """The body of a request: the inputs as columns."""
+    """Return the body of a request, with the inputs as columns."""
     return json.dumps({"signature_name": signature, "inputs": inputs}, ensure_ascii=False).encode()
 
 
 def call(server: str, data: bytes) -> Any:
-    """Post to ``server``, as http://localhost:8501, and give its outputs: columns by name, or the only one by itself.
+    """Send a request to a server such as ``http://localhost:8501``.
 
-    ``ValueError`` with what the server says if it refuses.
+    Returns:
+        The outputs as columns by name; a single output without its name.
+
+    Raises:
+        ValueError: with the error message of the server.
     """
     request = urllib.request.Request(f"{server}/v1/models/{NAME}:predict", data)
     try:
-        with urllib.request.urlopen(request, timeout=SECONDS) as answer:
+        with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
             return json.load(answer)["outputs"]
     except urllib.error.HTTPError as error:
-        raise ValueError(_said(error)) from error
+        raise ValueError(_reason(error)) from error
     except (http.client.HTTPException, KeyError, TypeError) as error:
         raise ValueError(f"no answer of TF Serving: {error!r}") from error
 
 
-def _said(error: urllib.error.HTTPError) -> str:
-    """Why a server refuses: the words in its JSON or, of whoever else answers there, the body or the status."""
+def _reason(error: urllib.error.HTTPError) -> str:
+    """Return the error message in the JSON of a server, or the body or status of any other response."""
     data = error.read().decode(errors="replace")
     try:
         return str(json.loads(data)["error"])
@@ -50,7 +54,7 @@ def _said(error: urllib.error.HTTPError) -> str:
 
 
 def ask(server: str, inputs: Inputs) -> Answers:
-    """Texts, by the signature in strings."""
+    """Request texts with the string signature."""
     answers: Answers = call(server, body(inputs))
     return answers
 

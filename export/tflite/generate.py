@@ -1,4 +1,4 @@
-"""Write text with a TFLite file: needs numpy and ai-edge-litert.
+"""Generate text with a TFLite file; requires numpy and ai-edge-litert.
 
 python export/tflite/generate.py model.tflite --prompt "Once" --seed 1
 """
@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
-sys.path.append(str(Path(__file__).resolve().parents[2]))  # what holds export/, last: it hides no module
+sys.path.append(str(Path(__file__).resolve().parents[2]))  # for export/; last, to hide no other module
 from export.client import THREADS, main, silence
 from export.contract import Floats, Step
 
@@ -18,12 +18,12 @@ sys.path.pop()
 
 
 def load(path: Path) -> tuple[Step, bytes, bytes]:
-    """Open the signature ``step``, and take the JSON and the tokenizer out of the file's metadata buffers."""
+    """Open the signature ``step``; return the step, the metadata and the tokenizer from the metadata buffers."""
     carried = metadata_buffers(path.read_bytes())
     if not carried.keys() >= {"keras_lstmgen", "tokenizer"}:
         raise ValueError("it carries no metadata 'keras_lstmgen' and 'tokenizer'")
     interpreter = Interpreter(str(path), num_threads=THREADS)
-    with silence():  # it says which delegate it takes
+    with silence():  # the runtime logs its delegate
         interpreter.allocate_tensors()
     runner = interpreter.get_signature_runner("step")
 
@@ -35,10 +35,19 @@ def load(path: Path) -> tuple[Step, bytes, bytes]:
 
 
 def metadata_buffers(data: bytes) -> dict[str, bytes]:
-    """The named buffers of a TFLite file, ``{name: bytes}``, read from the flatbuffer itself.
+    """Read the metadata buffers of a TFLite file from its flatbuffer.
 
-    By TFLite's schema a Model has ``buffers`` as field 4 and ``metadata`` as field 6; a Metadata has ``name``
-    (0) and the number of its ``buffer`` (1); a Buffer has ``data`` (0), or ``offset`` (1) into the file.
+    Fields in the schema of TFLite: a Model has ``buffers`` (4) and ``metadata`` (6); a Metadata has ``name`` (0) and
+    the number of its ``buffer`` (1); a Buffer has ``data`` (0), or ``offset`` (1) into the file.
+
+    Args:
+        data: content of the file.
+
+    Returns:
+        The content of each buffer by name.
+
+    Raises:
+        ValueError: if the file is damaged or not a TFLite file.
     """
     if data[4:8] != b"TFL3":
         raise ValueError("it is not a TFLite file")
@@ -52,15 +61,18 @@ def metadata_buffers(data: bytes) -> dict[str, bytes]:
 
 
 def _name(data: bytes, entry: int) -> str:
+    """Return the name of a Metadata."""
     return _bytes(data, _field(data, entry, 0)).decode()
 
 
 def _buffer(data: bytes, entry: int) -> int:
+    """Return the number of the buffer of a Metadata."""
     field = _field(data, entry, 1)
-    return _number(data, field) if field else 0  # a number left out is 0
+    return _number(data, field) if field else 0  # a missing number is 0
 
 
 def _content(data: bytes, buffer: int) -> bytes:
+    """Return the data of a Buffer."""
     if _field(data, buffer, 1):
         raise ValueError(
             "it keeps buffers outside the flatbuffer, as files above 2 GB do; this client cannot read that"
@@ -69,7 +81,7 @@ def _content(data: bytes, buffer: int) -> bytes:
 
 
 def _field(data: bytes, table: int, number: int) -> int:
-    """Where a table keeps a field, 0 if it has none. A table begins with the way back to its offsets."""
+    """Return the position of a field, or 0 if it is missing. A table begins with the distance to its vtable."""
     offsets = table - struct.unpack_from("<i", data, table)[0]
     at = 4 + 2 * number
     (size,) = struct.unpack_from("<H", data, offsets)
@@ -78,15 +90,17 @@ def _field(data: bytes, table: int, number: int) -> int:
 
 
 def _number(data: bytes, at: int) -> int:
+    """Read a uint32."""
     return struct.unpack_from("<I", data, at)[0]
 
 
 def _follow(data: bytes, at: int) -> int:
+    """Return the position that an offset refers to."""
     return at + _number(data, at)
 
 
 def _tables(data: bytes, field: int) -> list[int]:
-    """Where the tables of a vector begin."""
+    """Return the positions of the tables in a vector."""
     if not field:
         return []
     vector = _follow(data, field)
@@ -94,7 +108,7 @@ def _tables(data: bytes, field: int) -> list[int]:
 
 
 def _bytes(data: bytes, field: int) -> bytes:
-    """The content of a vector of bytes, or of a string."""
+    """Return the content of a vector of bytes or a string."""
     if not field:
         return b""
     vector = _follow(data, field)

@@ -1,10 +1,10 @@
-"""Suggest the next word, as a keyboard does: needs numpy and ai-edge-litert.
+"""Suggest the next word, like a keyboard; requires numpy and ai-edge-litert.
 
-    python export/tflite/suggest.py model.tflite "I wa"    # ways to end the word that is being typed
-    python export/tflite/suggest.py model.tflite           # the same after each line of standard input
+    python export/tflite/suggest.py model.tflite "I wa"    # completions of the last word
+    python export/tflite/suggest.py model.tflite           # suggestions for each line of standard input
 
-A word is written piece by piece, and there may be several ways to write it. The search goes from the likeliest
-beginning to the next likeliest, until none is left that could matter. V is the vocabulary size, S the state size.
+A word consists of one or more pieces, and several sequences of pieces can spell the same word. A best-first search
+extends the most likely beginning until no beginning can change the result. V is the vocabulary size, S the state size.
 """
 
 import heapq
@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-sys.path.append(str(Path(__file__).resolve().parents[2]))  # what holds export/, last: it hides no module
+sys.path.append(str(Path(__file__).resolve().parents[2]))  # for export/; last, to hide no other module
 from export.client import Model, Parser, open_model, run
 from export.contract import Bools, Floats, prompt_ids
 from export.tflite.generate import load
@@ -27,30 +27,30 @@ from export.tokenizer import CONTROL, SPACE, UNKNOWN, encode
 
 sys.path.pop()
 
-LETTER = r"(?:[^\W_]|['’])"  # what words are made of; all else is a boundary between them
-RARE = 0.1  # beginnings less likely than this part of the last word shown are left
-MOST_STEPS = 500  # of the model, for one answer
+LETTER = r"(?:[^\W_]|['’])"  # characters of words; all other characters are boundaries
+RARE = 0.1  # the search skips beginnings below this share of the probability of the last suggestion
+MAX_STEPS = 500  # steps of the model per suggestion
 
 
 class Pieces(NamedTuple):
-    """How ids look in text: the bytes that each adds, and bool [V], whether it ends the word before it."""
+    """The bytes that each id adds to a text, and bool [V], whether the id ends the word before it."""
 
     added: list[bytes]
     ends: Bools
 
 
 class Beginning(NamedTuple):
-    """What may follow, as far as it is written; likelier ones sort first, the older of equals."""
+    """Beginning of a continuation; more likely ones sort first, and older ones if tied."""
 
-    surprise: float  # minus its probability
+    surprise: float  # negative probability
     number: int
     text: bytes
-    token: int  # the last one, which the model has not read yet
-    state: Floats  # [S], before it
+    token: int  # last token, which the model has not read yet
+    state: Floats  # [S], before the last token
 
 
 def pieces_of(model: Model) -> Pieces:
-    """Look at each piece once."""
+    """Return the bytes and word boundaries of all pieces."""
     kit = model.tokenizer
     added = [b"" if kind in (CONTROL, UNKNOWN) else piece.replace(SPACE, " ").encode() for piece, kind in
              zip(kit.pieces, kit.types, strict=True)]  # fmt: skip
@@ -63,13 +63,20 @@ def pieces_of(model: Model) -> Pieces:
 
 
 def suggest(model: Model, pieces: Pieces, typed: str, count: int = 3) -> list[tuple[str, float]]:
-    """The likeliest words that go on from what was typed, or end what is being typed, likeliest first.
+    """Return the most likely next words, or completions of the last word.
 
-    Each has its probability among all that the model could write there and that begins as typed.
+    Args:
+        model: the artifact.
+        pieces: result of ``pieces_of``.
+        typed: the text so far.
+        count: number of words.
+
+    Returns:
+        The words with their probabilities, given that the text continues as typed, most likely first.
     """
     word = re.search(rf" ?{LETTER}*\Z", typed)
-    assert word  # it may be empty
-    begun = word[0].encode()  # it may be part of a longer piece, so it is not fed to the model but searched for
+    assert word  # the match may be empty
+    begun = word[0].encode()  # not fed to the model, because it may be a part of a longer piece
     *read, last = prompt_ids(encode(model.tokenizer, typed[: word.start()]), model.metadata)
     state = np.zeros(model.metadata.state_size, np.float32)
     for token in read:
@@ -79,10 +86,10 @@ def suggest(model: Model, pieces: Pieces, typed: str, count: int = 3) -> list[tu
 
 
 def _search(model: Model, pieces: Pieces, begun: bytes, start: Beginning, count: int) -> tuple[Counter[str], float]:
-    """Probabilities of the words that begin with ``begun``, and of all that begins so."""
+    """Return the probabilities of the words that begin with ``begun``, and of all texts that begin with it."""
     words, agreeing = Counter[str](), 0.0 if begun else 1.0
     waiting, numbers, least = [start], itertools.count(1), 0.0
-    for _ in range(MOST_STEPS):
+    for _ in range(MAX_STEPS):
         if not waiting or -waiting[0].surprise <= least:
             break
         now = heapq.heappop(waiting)
@@ -92,7 +99,7 @@ def _search(model: Model, pieces: Pieces, begun: bytes, start: Beginning, count:
             if not ended:
                 heapq.heappush(waiting, Beginning(-share, next(numbers), text, token, state))
             elif word:
-                words[word] += share  # type: ignore[assignment]  # counters of parts are fine
+                words[word] += share  # type: ignore[assignment]  # a counter of probabilities
         least = RARE * words.most_common(count)[-1][1] if len(words) >= count else 0.0
     return words, agreeing
 
@@ -100,9 +107,12 @@ def _search(model: Model, pieces: Pieces, begun: bytes, start: Beginning, count:
 def _longer(
     model: Model, pieces: Pieces, begun: bytes, now: Beginning, least: float
 ) -> Iterator[tuple[float, bytes, int, Floats]]:
-    """What may stand one piece further and begins as typed: probability, text, last token, the state before that.
+    """Yield the extensions of a beginning by one piece that agree with the typed text.
 
-    All pieces that end a word are one, written as a newline. Where nothing is written yet there is no word to end.
+    All pieces that end a word are combined to one, written as a newline, unless the beginning is empty.
+
+    Yields:
+        Probability, text, last token, and the state before the last token.
     """
     shares, state = _next(model, now)
     ways = [(i, pieces.added[i], float(shares[i])) for i in np.flatnonzero(shares > least).tolist()]
@@ -116,7 +126,7 @@ def _longer(
 
 
 def _next(model: Model, now: Beginning) -> tuple[npt.NDArray[np.float64], Floats]:
-    """The probability [V] of the beginning with each id behind it, and the state after the beginning."""
+    """Return the probabilities [V] of the beginning followed by each id, and the state after the beginning."""
     logits, state = model.step(now.token, now.state)
     logits = logits.astype(np.float64)
     logits[list(model.metadata.unsampled_ids)] = -np.inf
@@ -125,22 +135,23 @@ def _next(model: Model, now: Beginning) -> tuple[npt.NDArray[np.float64], Floats
 
 
 def _read(text: bytes) -> tuple[str, bool]:
-    """The word that a text holds, behind a space or none, and whether the text goes on behind it."""
+    """Return the word at the start of a text, after an optional space, and whether the text continues after it."""
     try:
         letters = text.decode().removeprefix(" ")
     except UnicodeDecodeError as error:
-        return "", error.reason != "unexpected end of data"  # bytes that may become a character, or never will
+        return "", error.reason != "unexpected end of data"  # an incomplete or invalid character
     word = re.match(f"{LETTER}*", letters)
-    assert word  # it may be empty
+    assert word  # the match may be empty
     return word[0], len(word[0]) < len(letters)
 
 
 def main() -> int:
-    """Answer one text, or each line; the exit status is 2, after one line on stderr, for bad input."""
+    """Print suggestions; return the exit status, 2 after a line on standard error for invalid input."""
     return run("suggest.py", _suggest_all)
 
 
 def _suggest_all() -> None:
+    """Print suggestions for the text on the command line, or for each line of standard input."""
     parser = Parser(description="Suggest the three likeliest next words.")
     parser.add_argument("model", type=Path, help="a TFLite file")
     parser.add_argument("text", nargs="?", help="what was typed; without it, each line of standard input is")
