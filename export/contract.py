@@ -2,7 +2,8 @@
 
 A client needs this module, its runtime and the tokenizer. The module contains the random numbers of a seed, the
 sampling of a token from logits, and the generation loop around the artifact's ``step``. V is the vocabulary size, S the
-state size. Numbers are float32, and probabilities are summed as integers, so a seed selects the same tokens in every runtime.
+state size. Numbers are float32, and probabilities are summed as integers, so a seed selects the same tokens in every
+runtime.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""The run directory: everything that a model needs to write, in one folder that can be moved anywhere."""
+"""Run directory: a folder with the model, tokenizer and metadata of a run, which can be moved and copied."""
 
 import os
 import zipfile
@@ -19,26 +19,39 @@ from keras_lstmgen.tokenizers.tokenizer import Tokenizer
 from keras_lstmgen.utils.errors import UserError, first_line, shell_quoted
 
 FORMAT_VERSION = 1
-NONE = -1  # in place of an id
+NONE = -1  # no id
 METADATA, TOKENIZER, RECIPE = folders.METADATA, folders.TOKENIZER, folders.RECIPE
 MODEL, CHECKPOINT = "model.keras", "checkpoint.keras"
-PREVIOUS = "checkpoint.before.keras"  # the checkpoint before the last
-WHOLE = "model.whole.keras"  # the best after a whole epoch, while those of a stop within one stand in MODEL
+PREVIOUS = "checkpoint.before.keras"  # the second newest checkpoint
+WHOLE = "model.whole.keras"  # best model after a complete epoch, if MODEL is newer than that
 
 
 @dataclass(frozen=True)
 class Metadata:
-    """What every artifact carries beside its weights; ``docs/contract.md`` is its specification."""
+    """Metadata of a run, which every artifact contains; ``docs/contract.md`` specifies them.
+
+    Attributes:
+        vocab_size: V.
+        state_size: S, size of the state of a text.
+        start_id: start symbol.
+        end_id: end symbol; generation stops after it.
+        prompt_start: whether a prompt is read after the start symbol.
+        unsampled_ids: ids that are never generated.
+        recipe: the recipe of the training, with all sizes resolved.
+        metrics: losses of the run.
+        source_end_id: end symbol of the source for a model of pairs; -1 for other models.
+        format_version: version of this format.
+    """
 
     vocab_size: int
     state_size: int
     start_id: int
     end_id: int
-    prompt_start: bool  # a prompt is read after the start symbol
+    prompt_start: bool
     unsampled_ids: tuple[int, ...]
     recipe: dict[str, Any]
     metrics: dict[str, Any] = field(default_factory=dict)
-    source_end_id: int = NONE  # ends the source of a pair: a prompt that lacks it gets it
+    source_end_id: int = NONE
     format_version: int = FORMAT_VERSION
 
 
@@ -59,22 +72,30 @@ class Run(NamedTuple):
 
     @property
     def weights(self) -> Weights:
-        """The weights of the model, as its step function wants them."""
+        """The weights of the model for the inference step."""
         return weights_of(self.model)
 
     def prompt_ids(self, prompt: str) -> list[int]:
-        """The ids to read before writing; an empty prompt starts at the start symbol."""
+        """Return the ids of a prompt, with the start symbol if the prompt is empty or the metadata require it."""
         start = [self.metadata.start_id] if self.metadata.prompt_start or not prompt else []
         return self.closed(start + [int(token) for token in self.tokenizer.encode(prompt)])
 
     def closed(self, ids: list[int]) -> list[int]:
-        """The ids of a prompt, with the end of its source where a model of pairs is to answer one."""
+        """Append the end symbol of the source to the ids of a prompt, if the model was trained on pairs."""
         end = self.metadata.source_end_id
         return ids if end == NONE or end in ids or ids == [self.metadata.start_id] else [*ids, end]
 
 
 def create(parent: Path, name: str) -> Path:
-    """Make an empty folder for a run; a name that is taken gets a number, so nothing is ever overwritten."""
+    """Create an empty folder for a run.
+
+    Args:
+        parent: folder of the runs.
+        name: name of the run. If the name exists, a number is appended.
+
+    Raises:
+        UserError: if the name is not valid or the folder cannot be created.
+    """
     if not name or Path(name).name != name or name.startswith("."):
         raise UserError(f"--name: '{name}' cannot name a folder; give one word without slashes")
     name = filenames.native(name)
@@ -86,14 +107,14 @@ def create(parent: Path, name: str) -> Path:
         except FileExistsError:
             continue
         except OSError as error:
-            raise UserError(f"{folder}: cannot be made ({error.strerror})") from error
+            raise UserError(f"{folder}: cannot be created ({error.strerror})") from error
     raise UserError(f"{parent / name}: the name and 100,000 numbers after it are taken; give another --name")
 
 
 def find(name: str | None, parent: Path) -> Path:
     """Return the folder of a run: a run of this name in ``parent``, the run at a path, or without a name the newest.
 
-    Only a word with a slash is a path (so are ``.`` and ``..``): what lies in the working directory hides no run.
+    Only words with a slash, ``.`` and ``..`` are paths, so a file in the working directory does not hide a run.
     """
     if name is None:
         return _newest(parent)
@@ -110,7 +131,7 @@ def is_path(word: str) -> bool:
 
 
 def _hint(name: str, parent: Path) -> str:
-    """Say what to type instead of a name that no run has."""
+    """Return advice for a name that is not the name of a run."""
     for path in (Path(name), parent / name):
         around = [folder for folder in path.parents if (folder / RECIPE).is_file()]
         if path.is_file() and around:
@@ -140,7 +161,11 @@ def save_metadata(folder: Path, metadata: Metadata) -> None:
 
 
 def load(folder: Path) -> Run:
-    """Open a finished or broken-off run; its best weights so far are what writes."""
+    """Load a finished or interrupted run with its best weights so far.
+
+    Raises:
+        UserError: if a file is missing or damaged, or if the files belong to different runs.
+    """
     if not (folder / MODEL).is_file():
         raise UserError(
             f"{folder}: is no finished run ({MODEL} is missing); go on with: "
@@ -156,7 +181,7 @@ def load(folder: Path) -> Run:
 
 
 def load_metadata(folder: Path) -> Metadata:
-    """Read ``keras_lstmgen.json``, refusing what this version cannot read."""
+    """Read ``keras_lstmgen.json``; raise UserError if it is damaged or of another format version."""
     path = folder / METADATA
     values = atomic.read_json(path)
     if not isinstance(values, dict) or values.get("format_version") != FORMAT_VERSION:
@@ -170,7 +195,7 @@ def load_metadata(folder: Path) -> Metadata:
 
 
 def _typed(metadata: Metadata) -> Metadata:
-    """Hold every value against its annotation; TypeError names one that is of another type."""
+    """Check the type of every value; raise TypeError with the name of a wrong one."""
     for name, kind in get_type_hints(Metadata).items():
         if type(getattr(metadata, name)) is not (get_origin(kind) or kind):
             raise TypeError(f"{name} is {getattr(metadata, name)!r:.60}")
@@ -180,33 +205,42 @@ def _typed(metadata: Metadata) -> Metadata:
 
 
 def load_model(path: Path, settings: recipe.Recipe, V: int) -> keras.Sequential:
-    """Build the recipe's model and read the numbers alone out of a ``.keras`` file, nothing of layers or code.
+    """Build the model of a recipe, and load its weights from a ``.keras`` file.
 
-    It is built only where the file has as many numbers: what a recipe asks for may not fit into any memory.
+    Layers and code in the file are ignored. The model is built only if the file contains the right number of weights,
+    because the model of a damaged recipe may not fit into memory.
+
+    Args:
+        path: the file.
+        settings: the recipe.
+        V: vocabulary size.
+
+    Raises:
+        UserError: if the file does not contain the weights of this model.
     """
-    wanted = parameters(settings.model, V)
+    expected = parameters(settings.model, V)
     try:
-        if (stored := _stored_numbers(path)) == wanted:
+        if (stored := _stored_numbers(path)) == expected:
             model = build(settings.model, V)
             model.load_weights(path)
-    except Exception as error:  # Keras, zipfile and h5py each have their own for a damaged file
+    except Exception as error:  # Keras, zipfile and h5py have their own exceptions for damaged files
         reason = first_line(error)
         raise UserError(f"{path}: holds no weights of this model ({reason}); copy or train it again") from error
-    if stored != wanted:
+    if stored != expected:
         raise UserError(
-            f"{path}: holds {stored:,} numbers where the recipe's model has {wanted:,}; "
+            f"{path}: holds {stored:,} numbers where the recipe's model has {expected:,}; "
             "copy the whole folder of the run"
         )
     return model
 
 
 def _stored_numbers(path: Path) -> int:
-    """How many numbers the layers in a ``.keras`` file hold, all of which lie in it as they are."""
+    """Return the number of weights in a ``.keras`` file; raise ValueError for compressed or external weights."""
     sizes: list[int] = []
 
     def count(name: str, entry: Any) -> None:
         if isinstance(entry, h5py.Dataset) and entry.id.get_storage_size() != entry.nbytes:
-            raise ValueError(f"{name} does not lie in the file as it is")
+            raise ValueError(f"{name} is compressed or stored in another file")
         if isinstance(entry, h5py.Dataset) and name.startswith("layers/"):
             sizes.append(int(entry.size))
 
@@ -218,7 +252,7 @@ def _stored_numbers(path: Path) -> int:
 
 
 def _agree(folder: Path, metadata: Metadata, words: Tokenizer, settings: recipe.Model) -> None:
-    """Refuse files of different runs mixed into one folder, and a vocabulary that leaves nothing to generate."""
+    """Raise UserError if the files belong to different runs, or if the vocabulary has no id to generate."""
     if recipe.AUTO in (settings.units, settings.layers, settings.embedding_size, settings.dropout):
         raise UserError(f"{folder / METADATA}: leaves sizes of the model open; copy the whole folder of the run")
     said = (metadata.vocab_size, metadata.state_size)

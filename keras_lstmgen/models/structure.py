@@ -1,7 +1,7 @@
-"""Check that the inference step of ``model`` computes the same as a ``Sequential``.
+"""Check that the inference step computes the same as a Keras model.
 
-The step reads the weights of an embedding, LSTM layers, attention and an output, and computes the equations of the
-textbook with them. It knows no other layer, and one value only of each argument that changes these equations.
+The inference step supports an embedding, LSTM layers, attention and an output layer. For each argument that changes
+their equations, it supports one value.
 """
 
 from typing import Any
@@ -21,7 +21,7 @@ CELLS = (keras.layers.LSTM, lstm.LSTM)
 OUTPUTS = (keras.layers.Dense, Output, TiedOutput)
 IN_TRAINING = (keras.layers.Dropout, keras.layers.SpatialDropout1D, SharedDropout, ActivationRegularization)
 
-# The arguments that change what a layer computes outside of training, with the value that the step computes.
+# Arguments that change the result of a layer outside of training, with the supported value.
 ARGUMENTS: dict[type, dict[str, Any]] = {
     keras.layers.Embedding: {"mask_zero": False, "lora_rank": None},
     keras.layers.LSTM: {
@@ -46,7 +46,7 @@ def check(model: keras.Sequential) -> None:
 
 
 def _check_order(member: keras.Sequential) -> None:
-    """Require an embedding, LSTM layers, at most one attention and an output; dropout may stand anywhere before it."""
+    """Raise UserError unless the layers are an embedding, LSTMs, at most one attention and an output, plus dropout."""
     *before, output = member.layers or [None]
     parts = [layer for layer in before if type(layer) not in IN_TRAINING]
     if not parts or type(parts[0]) not in EMBEDDINGS:
@@ -64,12 +64,14 @@ def _check_order(member: keras.Sequential) -> None:
 
 
 def _unknown(layer: keras.layers.Layer | None, rule: str) -> UserError:
+    """Return the exception for a layer that violates a rule."""
     if layer is None:
         return UserError(f"model: has no layers; {rule}")
     return UserError(f"model: layer '{layer.name}' ({type(layer).__name__}) is not supported here; {rule}")
 
 
 def _check_arguments(layer: keras.layers.Layer) -> None:
+    """Raise UserError for an unsupported argument of a layer."""
     config = layer.get_config()
     for kind, wanted in ARGUMENTS.items():
         for name, value in wanted.items() if isinstance(layer, kind) else ():
@@ -81,6 +83,7 @@ def _check_arguments(layer: keras.layers.Layer) -> None:
 
 
 def _check_weights(layer: keras.layers.Layer) -> None:
+    """Raise UserError for weights that are not float32."""
     for weight in layer.weights:
         if weight.dtype != "float32":
             raise UserError(

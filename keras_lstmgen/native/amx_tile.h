@@ -1,16 +1,18 @@
-/* The tile of a processor with matrix registers, and what turns words for it: included by lstm_template.h, LANES and STEP 16.
+/* Tile for processors with matrix registers (AMX), and the transposition of words for it. lstm_template.h includes this file
+   with LANES and STEP 16.
 
-   A register holds 16 rows of 64 bytes. Words of 16 rows of operands, and 16 words of as many columns of weights, add up
-   to 16 rows of 16 floats: 8,192 multiplications, in about the time in which one register is read. So a tile is 32 rows
-   and 32 columns, four registers of sums, and each register of operands that is read is used twice.
+   A register has 16 rows of 64 bytes. An instruction multiplies 16 rows of operands by 16 columns of weights, with 16
+   words each, and adds the result to 16 rows of 16 floats. These are 8,192 multiplications in about the time of reading one
+   register. A tile therefore has 32 rows and 32 columns in four registers of sums, and uses each register of operands
+   twice.
 
-   Rows of words lie as registers read them: [rows / 16][words / 16][16][16], so that memory is read in its own order. The
-   `stride` of a row is what it holds of words; 16 of them on begins the next 16 rows.
+   Rows of words are stored in the order in which registers read them: [rows / 16][words / 16][16][16]. The `stride` of a
+   row is its number of words; 16 strides later, the next 16 rows begin.
 */
 
 #define REGISTER 16 /* rows of a register, and words or floats in a row */
 
-/* Where row r of so many words a row has its first 16, and how far on it has word k, a multiple of 8. */
+/* Return the address of row r, with `words` words per row, and the offset of word k (a multiple of 8) in a row. */
 static inline word *NAME(row_at)(word *base, long words, long r)
 {
     return base + r / REGISTER * REGISTER * words + r % REGISTER * REGISTER;
@@ -19,7 +21,7 @@ static inline word *NAME(row_at)(word *base, long words, long r)
 static inline long NAME(word_at)(long k) { return k / REGISTER * REGISTER * REGISTER + k % REGISTER; }
 
 #ifdef EMULATED
-/* sums[rows][4] = start, or 0 without, plus the rows times a whole panel. */
+/* Multiply rows by a whole panel, add `start` (or 0 if NULL), and store the result in sums[rows][4]. */
 static void NAME(tile_onto)(int rows, long K, const word *a, long stride, const word *panel, const vector (*start)[4],
                             vector (*sums)[4])
 {
@@ -39,11 +41,11 @@ static void NAME(tile_onto)(int rows, long K, const word *a, long stride, const 
 
 static inline void NAME(release)(void) {}
 #else
-enum { LOW = 4 * REGISTER * sizeof(float), HERE = 2 * REGISTER * sizeof(float) }; /* bytes between rows: sums, weights */
+enum { LOW = 4 * REGISTER * sizeof(float), HERE = 2 * REGISTER * sizeof(float) }; /* bytes between rows of sums and of weights */
 
-static __thread int configured; /* rows that this thread's registers are shaped for; 0: none */
+static __thread int configured; /* number of rows that the registers of this thread are configured for; 0: none */
 
-/* Registers 0 to 3 for sums, 4 and 5 for operands, 6 and 7 for weights; with 16 rows or fewer, 5 for weights too. */
+/* Configure registers 0 to 3 for sums, 4 and 5 for operands, 6 and 7 for weights; for at most 16 rows, 5 for weights. */
 static void NAME(configure)(int rows)
 {
     struct {
@@ -59,14 +61,14 @@ static void NAME(configure)(int rows)
     configured = rows;
 }
 
-/* The registers of a thread that is done; who has none is switched to and from faster. */
+/* Release the registers at the end of a thread, because context switches are faster without them. */
 static inline void NAME(release)(void)
 {
     _tile_release();
     configured = 0;
 }
 
-/* More than 16 rows: two columns of registers at a time. */
+/* Tile with more than 16 rows: two columns of registers at a time. */
 static inline void NAME(tile_high)(long K, const word *a, long stride, const word *panel, const vector (*start)[4],
                                    vector (*sums)[4])
 {
@@ -100,7 +102,7 @@ static inline void NAME(tile_high)(long K, const word *a, long stride, const wor
     }
 }
 
-/* 16 rows or fewer: all four columns at once, as a sum must be ready before the next product is added to it. */
+/* Tile with at most 16 rows: all four columns at once, because consecutive products of one sum depend on each other. */
 static inline void NAME(tile_low)(long K, const word *a, const word *panel, const vector (*start)[4], vector (*sums)[4])
 {
     const word *right = panel + K * WIDE * LANES;
@@ -132,13 +134,14 @@ static inline void NAME(tile_low)(long K, const word *a, const word *panel, cons
     _tile_stored(3, sums[0] + 3, LOW);
 }
 
-/* sums[rows][4] = start, or 0 without, plus the rows times a whole panel. */
+/* Multiply rows by a whole panel, add `start` (or 0 if NULL), and store the result in sums[rows][4]. */
 static void NAME(tile_onto)(int rows, long K, const word *a, long stride, const word *panel, const vector (*start)[4],
                             vector (*sums)[4])
 {
     if (configured != rows)
         NAME(configure)(rows);
-    __asm__ volatile("" ::: "memory"); /* what the registers read is written before: loads do not say so themselves */
+    /* Complete all writes before the registers read memory: the load intrinsics do not declare their reads. */
+    __asm__ volatile("" ::: "memory");
     if (rows > REGISTER)
         NAME(tile_high)(K, a, stride, panel, start, sums);
     else
@@ -151,13 +154,13 @@ static inline void NAME(tile)(int rows, long K, const word *a, long stride, cons
     NAME(tile_onto)(rows, K, a, stride, panel, NULL, sums);
 }
 
-/* Rows as columns, in four steps: squares of 1, 2, 4 and 8 words change places. */
+/* Transpose a block in four steps, by exchanging squares of 1, 2, 4 and 8 words. */
 static inline __attribute__((always_inline)) void NAME(transpose)(NAME(bits) *block)
 {
     const NAME(integers) lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
 #pragma GCC unroll 4
     for (int size = 1; size < REGISTER; size *= 2) {
-        NAME(integers) right = (lane & size) != 0; /* lanes from REGISTER on are of the second vector */
+        NAME(integers) right = (lane & size) != 0; /* indices from REGISTER on refer to the second vector */
         NAME(integers) upper = lane + (right & (REGISTER - size)), lower = lane + (~right & size) + (right & REGISTER);
 #pragma GCC unroll 16
         for (int n = 0; n < REGISTER; n++)
@@ -169,12 +172,12 @@ static inline __attribute__((always_inline)) void NAME(transpose)(NAME(bits) *bl
     }
 }
 
-/* M^T, of M [N][4H], as a panel of PANEL of its N rows, of 4 P LANES / PAIR words: for dz M^T. */
+/* Pack PANEL of the N rows of M [N][4H] as a panel of M^T with 4 P LANES / PAIR words, for dz M^T. */
 static void NAME(pack_backward)(const struct lstm *l, const float *M, long N, long panel, word *out)
 {
     long words = l->P * (PANEL / PAIR);
     for (long column = 0; column < PANEL; column += REGISTER)
-        for (long k = 0; k < words; k += REGISTER) { /* two vectors of a row of M: two gates of LANES units */
+        for (long k = 0; k < words; k += REGISTER) { /* two vectors of a row of M are two gates of LANES units */
             NAME(bits) block[REGISTER] = {{0}};
             long gate = k / (LANES / PAIR) % 4, unit = k / (LANES / PAIR) / 4 * LANES;
             for (long n = 0; n < REGISTER && panel * PANEL + column + n < N; n++) {
@@ -190,7 +193,7 @@ static void NAME(pack_backward)(const struct lstm *l, const float *M, long N, lo
         }
 }
 
-/* The pairs that words of two rows are: first halves of both, and second halves. There may be no second row. */
+/* Pair the words of two rows: `first` has the first halves of both, `second` the second halves. `two` may be NULL. */
 static inline void
 NAME(pair_up)(const word *one, const word *two, long at, NAME(bits) *first, NAME(bits) *second)
 {
@@ -201,19 +204,19 @@ NAME(pair_up)(const word *one, const word *two, long at, NAME(bits) *first, NAME
     *second = low >> 16 | (high & 0xffff0000);
 }
 
-/* The words of text b at step t in operands or dz. */
+/* Return the words of text b at step t in operands or dz. */
 static inline word *NAME(text_at)(const struct lstm *l, word *base, long words, long t, long b)
 {
     return NAME(row_at)(base, words, t * words_of(1, REGISTER, l->B) + b);
 }
 
-/* Those of row `row` of all T * B, or NULL where there is none. */
+/* Return the words of row `row` of T * B rows, or NULL if it does not exist. */
 static inline const word *NAME(row_of)(const struct lstm *l, word *base, long words, long row)
 {
     return row < l->T * l->B ? NAME(text_at)(l, base, words, row / l->B, row % l->B) : NULL;
 }
 
-/* The operands turned, [columns of x and h][words of rows]: pairs are now of rows. Of the words first to end. */
+/* Transpose the words first to end of the operands to [columns of x and h][words of rows], in which pairs are of two rows. */
 static void NAME(turn)(struct lstm *l, long first, long end)
 {
     for (long k = first; k < end; k += REGISTER) {
@@ -236,7 +239,7 @@ static void NAME(turn)(struct lstm *l, long first, long end)
     }
 }
 
-/* A block of rows of one panel of dz, pairs of rows as words. */
+/* Pack a block of rows of one panel of dz, with pairs of rows as words. */
 static void NAME(pack_rows)(const struct lstm *l, long p, long first, long end, word *out)
 {
     const NAME(integers) zip = {0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23};
@@ -255,7 +258,7 @@ static void NAME(pack_rows)(const struct lstm *l, long p, long first, long end, 
     }
 }
 
-/* Ask for so many bytes that will be read, or written, after the next product, so that they come while it is computed. */
+/* Prefetch memory that is read (or written) after the next product. */
 static inline void NAME(will_read)(const void *from, long bytes)
 {
     for (long at = 0; at < bytes; at += 64)

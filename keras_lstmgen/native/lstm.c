@@ -1,8 +1,9 @@
-/* The LSTM over a window of a batch on a CPU, forward and backward: called from native_ops.py by ctypes.
+/* LSTM over a window of a batch on a CPU, forward and backward pass; native_ops.py calls it by ctypes.
 
-   float32 in and out. The products' operands are float32 or, where the processor multiplies pairs of bfloat16,
-   bfloat16; sums, gates and states are float32. Threads start once for a pass. What each of them does stands in per_thread_batch.h
-   and, for processors with matrix registers, in shared_weights.h.
+   Inputs and outputs are float32. The operands of the products are float32, or bfloat16 on processors with bfloat16
+   products. Sums, gates and states are float32. The threads start once per pass. per_thread_batch.h contains their work;
+   for processors with matrix registers, shared_weights.h contains it. Source of the equations: Hochreiter and
+   Schmidhuber, "Long Short-Term Memory", 1997; Gers, Schmidhuber and Cummins, "Learning to Forget", 2000.
 
        i, f, g, o = split(x W + h U + b)
        c' = sigmoid(f) c + sigmoid(i) tanh(g)          h' = sigmoid(o) tanh(c')
@@ -19,41 +20,41 @@
 
 #include "thread_team.h"
 
-/* One float32, or a pair of bfloat16, and one of them. Both are read as vectors of floats too: hence may_alias. */
+/* A word is one float32 or a pair of bfloat16; a half is one bfloat16. may_alias: they are also read as float vectors. */
 typedef uint32_t __attribute__((may_alias)) word;
 typedef uint16_t __attribute__((may_alias)) half;
 
-enum { NO_MEMORY = -1, NO_INSTRUCTIONS = -2 }; /* what went wrong, as native_ops.py knows it */
-enum { GROUP = 4 };          /* so many blocks of panels fit the second cache */
-enum { RESIDENT = 1 << 20 }; /* bytes of weights that stay in the second cache */
+enum { NO_MEMORY = -1, NO_INSTRUCTIONS = -2 }; /* error codes, also in native_ops.py */
+enum { GROUP = 4 };          /* number of blocks of panels that fit into the second-level cache */
+enum { RESIDENT = 1 << 20 }; /* bytes of weights that stay in the second-level cache */
 
 struct lstm {
-    long B, T, E, H, P, K, N; /* P panels hold H units; K words hold a row of [x, h], N one of dz */
+    long B, T, E, H, P, K, N; /* P panels contain H units; a row of [x, h] has K words, a row of dz has N */
     const float *x, *h0, *c0, *W, *U, *b; /* [B,T,E] [B,H] [B,H] [E,4H] [H,4H] [4H] */
     float *y, *h_last, *c_last;           /* [B,T,H] [B,H] [B,H] */
-    float *gates, *c;                     /* for the backward pass: [T,P,B,4,lanes] [T+1,P,B,lanes], c from c0 on */
-    word *operands;                       /* also for it: [rows,K], [x, h] as they were multiplied */
+    float *gates, *c;                     /* saved: [T,P,B,4,lanes] [T+1,P,B,lanes], c begins with c0 */
+    word *operands;                       /* saved: [rows,K], [x, h] as words */
     const float *dy, *dh_last, *dc_last;  /* [B,T,H] [B,H] [B,H] */
-    float *dx, *dh0, *dc0, *dW, *dU, *db; /* of the shapes of x, h0, c0, W, U, b */
-    word *packed, *packed_x, *dz, *turned; /* weights, those of x, [rows,N], operands with rows as columns */
-    float *bias, *dc, *partial;            /* [P,4,lanes] [B,P lanes] [threads,P,4,lanes], db of each thread */
-    long stride;                           /* of `turned`: words from row to row */
-    long rows;                             /* of operands and dz: T B, or more where each step begins a register */
-    int by_text;                           /* threads that share out the texts */
+    float *dx, *dh0, *dc0, *dW, *dU, *db; /* shapes of x, h0, c0, W, U, b */
+    word *packed, *packed_x, *dz, *turned; /* weights, weights of x, [rows,N], transposed operands */
+    float *bias, *dc, *partial;            /* [P,4,lanes] [B,P lanes] [threads,P,4,lanes]: db of each thread */
+    long stride;                           /* of `turned`, in words */
+    long rows;                             /* of operands and dz: T B, or more if each step begins with a new register */
+    int by_text;                           /* number of threads that divide the texts */
 };
 
-/* What differs from one kind of processor to another. */
+/* Parameters and functions of a kind of processor. */
 struct kind {
     int lanes, pair, step;
-    long (*room)(const struct lstm *); /* words that a thread needs for the gradient of the weights */
+    long (*room)(const struct lstm *); /* words per thread for the gradient of the weights */
     void (*forward)(void *, struct member *);
     void (*backward)(void *, struct member *);
 };
 
-/* ---- what a thread has ------------------------------------------------------------------------------------------ */
+/* ---- work of a thread ------------------------------------------------------------------------------------------- */
 
-/* What one thread has in the steps: texts, and of each its quads of units, which are so many panels; and of dx, panels of
-   columns. Threads with the same texts are a group, of so many. */
+/* Work of one thread: texts, their quads of units (as panels too), and panels of columns of dx. Threads with the same texts
+   are a group of `size` threads. */
 struct region {
     struct range texts, quads, panels, columns;
     struct barrier *group;
@@ -62,13 +63,14 @@ struct region {
 
 static long quads_of(long count, int lanes) { return (count + 4 * lanes - 1) / (4 * lanes); }
 
-/* Texts of a thread that has all their units. */
+/* Return the texts of a thread that computes all their units. */
 static inline struct range texts_of(const struct lstm *l, const struct member *me)
 {
     return share(l->B, me->index, l->by_text < me->team->size ? l->by_text : me->team->size);
 }
 
-/* Into how many parts units are cut: as few as keep the recurrent weights near, and leave texts enough for a tile. */
+/* Return the number of parts of the units: the smallest with which the recurrent weights of a thread fit into its cache, and
+   each thread has enough texts for a tile. */
 static inline int parts_of(const struct lstm *l, int threads, int lanes)
 {
     long weights = 4 * l->H * l->H * (long)sizeof(half), most = quads_of(l->H, lanes);
@@ -78,14 +80,14 @@ static inline int parts_of(const struct lstm *l, int threads, int lanes)
     return (int)(parts < threads ? parts : threads);
 }
 
-/* A thread too many for a region has an empty one, and meets no one. */
+/* Return the region of a thread; a surplus thread has an empty region and no group. */
 static inline struct region region_of(const struct lstm *l, struct member *me, int lanes)
 {
     int parts = parts_of(l, me->team->size, lanes), groups = me->team->size / parts;
     groups = groups < l->B ? groups : (int)l->B;
     int group = me->index / parts, part = me->index % parts;
     struct region mine = {.texts = share((l->B + lanes - 1) / lanes, group, groups), .size = group < groups ? parts : 1};
-    mine.texts.first *= lanes; /* whole registers, of as many rows as there are lanes */
+    mine.texts.first *= lanes; /* whole registers of `lanes` rows */
     mine.texts.end = mine.texts.end * lanes < l->B ? mine.texts.end * lanes : l->B;
     mine.quads = share(quads_of(l->H, lanes), part, parts);
     mine.columns = share(quads_of(l->E, lanes), part, parts);
@@ -97,7 +99,7 @@ static inline struct region region_of(const struct lstm *l, struct member *me, i
 
 /* ---- words and weights ------------------------------------------------------------------------------------------ */
 
-/* The nearest bfloat16, ties to even. A NaN may lose its mark only if its low half holds all of it: kept quiet. */
+/* Round to the nearest bfloat16, ties to even. The quiet bit is set in a NaN, which could become infinity otherwise. */
 static inline uint16_t rounded(float value)
 {
     uint32_t bits;
@@ -106,14 +108,14 @@ static inline uint16_t rounded(float value)
     return (uint16_t)((nan ? bits | nan : bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
-/* Words that hold `count` operands, a multiple of `step`. */
+/* Return the number of words of `count` operands, a multiple of `step`. */
 static inline long words_of(int pair, int step, long count)
 {
     long words = (count + pair - 1) / pair;
     return (words + step - 1) / step * step;
 }
 
-/* Where the gradient of column m of [x, h] goes: a row of dW or of dU, or nowhere for what only fills up a word. */
+/* Return the row of dW or dU for column m of [x, h], or NULL for padding. */
 static inline float *gradient_row(const struct lstm *l, long m, long columns_of_x)
 {
     if (m < columns_of_x)
@@ -188,7 +190,7 @@ static inline float *gradient_row(const struct lstm *l, long m, long columns_of_
 #pragma GCC pop_options
 #endif
 
-/* For tests on processors that do not multiply bfloat16: the same words and roundings, and no gain. */
+/* For tests on processors without bfloat16 products: the same words and rounding, without a higher speed. */
 #pragma GCC push_options
 #pragma GCC target("avx2,fma")
 static inline __m256 multiply_pairs(__m256 sum, __m256 factor, __m256 weights)
@@ -221,10 +223,10 @@ static inline __m256 multiply_pairs(__m256 sum, __m256 factor, __m256 weights)
 #pragma GCC pop_options
 #endif
 
-/* ---- which kind ------------------------------------------------------------------------------------------------- */
+/* ---- selection of the kind -------------------------------------------------------------------------------------- */
 
-/* Set by lstm_choose instead of the best, for float32 and for bfloat16. Threads read them while another one writes: access
-   them by `choice_of` and `choose` only. */
+/* Kinds for float32 and bfloat16 that lstm_choose selected, or NULL for the best. Several threads read and write them, so
+   use only `choice_of` and `choose`. */
 static const struct kind *chosen, *chosen_pairs;
 
 static const struct kind *choice_of(const struct kind **choice) { return __atomic_load_n(choice, __ATOMIC_ACQUIRE); }
@@ -234,7 +236,7 @@ static void choose(const struct kind **choice, const struct kind *kind)
     __atomic_store_n(choice, kind, __ATOMIC_RELEASE);
 }
 
-/* For float32, by name, or from best to plainest the first that can run here. */
+/* Return the kind for float32 with a name, or with "best" the fastest one of this processor; NULL if it cannot run. */
 static const struct kind *supported(const char *name)
 {
     int any = !strcmp(name, "best");
@@ -250,7 +252,7 @@ static const struct kind *supported(const char *name)
 #ifdef HAS_AMX
 static int amx_granted;
 
-/* Linux gives a process the matrix registers only if it asks. */
+/* Request the matrix registers; Linux enables them only on request. */
 static void ask_for_amx(void)
 {
     enum { ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18 };
@@ -304,14 +306,14 @@ static void *taken(size_t bytes, int *lacking)
     return memory;
 }
 
-/* For what is added to, or not written to the last number. */
+/* Allocate memory that is set to 0. */
 static void *cleared(size_t bytes, int *lacking)
 {
     void *memory = taken(bytes, lacking);
     return memory ? memset(memory, 0, bytes) : NULL;
 }
 
-/* db of what each of so many threads has added up. */
+/* Add up db of all threads. */
 static void add_up_bias(struct lstm *l, const struct kind *kind, int threads)
 {
     for (long n = 0; n < 4 * l->H; n++) {
@@ -322,21 +324,21 @@ static void add_up_bias(struct lstm *l, const struct kind *kind, int threads)
     }
 }
 
-/* ---- what native_ops.py calls ---------------------------------------------------------------------------------------- */
+/* ---- interface of native_ops.py --------------------------------------------------------------------------------- */
 
-/* Whether this processor multiplies bfloat16: 0, or 1, or 2 where that is faster than float32. */
+/* Return 0 without bfloat16 products, 1 with them, and 2 if they are faster than float32. */
 int lstm_has_bfloat16(void)
 {
     const struct kind *kind = kind_of(1);
 #if defined(__x86_64__)
     if (kind == &kind_bfloat16 && __builtin_cpu_is("intel"))
-        return 1; /* its vectors take pairs at a quarter of the rate of floats */
+        return 1; /* its vector units multiply pairs at a quarter of the rate of floats */
 #endif
     return kind ? 2 : 0;
 }
 
-/* Take another kind from now on: for float32 "plain", "avx2" or "avx512", for bfloat16 "avx512_bf16", "amx", "emulated" or
-   "emulated amx"; or "best" for both. 0, or -1 if it cannot run here. */
+/* Select a kind: for float32 "plain", "avx2" or "avx512"; for bfloat16 "avx512_bf16", "amx", "emulated" or "emulated amx";
+   for both "best". Return 0, or -1 if the processor cannot run it. */
 int lstm_choose(const char *name)
 {
     const struct kind *kind = supported(name), *pairs = supported_pairs(name);
@@ -380,8 +382,8 @@ static void set_shape(struct lstm *l, const struct kind *kind, const int *thread
     set_sizes(l, kind);
 }
 
-/* threads: at most so many; and so many of them share out the texts, where each has texts of its own. shape: B, T, E, H.
-   in: x h0 c0 W U b. out: y h c. kept: gates c operands. 0, NO_MEMORY or NO_INSTRUCTIONS. */
+/* Forward pass. threads: their maximum number, and the number that divides the texts. shape: B, T, E, H.
+   in: x h0 c0 W U b. out: y h c. kept: gates c operands. Return 0, NO_MEMORY or NO_INSTRUCTIONS. */
 int lstm_forward(int bfloat16, const int *threads, const long *shape, float **in, float **out, void **kept)
 {
     const struct kind *kind = kind_of(bfloat16);
@@ -394,7 +396,7 @@ int lstm_forward(int bfloat16, const int *threads, const long *shape, float **in
     l.gates = kept[0], l.c = kept[1], l.operands = kept[2];
     size_t columns = (size_t)(l.P * 4 * kind->lanes), of_x = columns * (size_t)words_of(kind->pair, kind->step, l.E);
     l.packed = taken(columns * (size_t)l.K * 4 - of_x * 4 * (kind->step > 1), &lacking);
-    l.packed_x = taken(of_x * 4 * (kind->step > 1), &lacking); /* apart from those of h where they are multiplied apart */
+    l.packed_x = taken(of_x * 4 * (kind->step > 1), &lacking); /* if not in `packed` */
     l.bias = taken(columns * 4, &lacking);
     if (!lacking)
         in_team(&l, at_most(l.P > l.by_text ? l.P : l.by_text, threads[0]), kind->forward);
@@ -402,7 +404,7 @@ int lstm_forward(int bfloat16, const int *threads, const long *shape, float **in
     return lacking ? NO_MEMORY : 0;
 }
 
-/* in: W U dy dh dc. out: dx dh0 dc0 dW dU db. kept: as forward left it. */
+/* Backward pass. in: W U dy dh dc. out: dx dh0 dc0 dW dU db. kept: from the forward pass. */
 int lstm_backward(int bfloat16, const int *threads, const long *shape, float **in, float **out, void **kept)
 {
     const struct kind *kind = kind_of(bfloat16);
@@ -413,12 +415,12 @@ int lstm_backward(int bfloat16, const int *threads, const long *shape, float **i
     set_shape(&l, kind, threads, shape);
     l.dx = out[0], l.dh0 = out[1], l.dc0 = out[2], l.dW = out[3], l.dU = out[4], l.db = out[5];
     l.gates = kept[0], l.c = kept[1], l.operands = kept[2];
-    long wide = l.P * kind->lanes, panel = 4 * wide / kind->pair * 4 * kind->lanes; /* words of one of a quad's */
+    long wide = l.P * kind->lanes, panel = 4 * wide / kind->pair * 4 * kind->lanes; /* words of one panel of a quad */
     int size = at_most(l.P > l.by_text ? l.P : l.by_text, threads[0]);
     size_t blocks = (size_t)(size * kind->room(&l));
     size_t weights = (size_t)(quads_of(l.H, kind->lanes) * panel);
     l.stride = words_of(kind->pair, kind->step, l.T * l.B);
-    l.stride += kind->step > 1 ? 0 : 16; /* no power of two, whose rows would fight for the same lines of the cache */
+    l.stride += kind->step > 1 ? 0 : 16; /* avoids a power of two, whose rows would share cache lines */
     l.packed = taken((blocks > weights ? blocks : weights) * 4, &lacking);
     l.packed_x = taken((size_t)(quads_of(l.E, kind->lanes) * panel) * 4, &lacking);
     l.dz = taken((size_t)(l.rows * l.N) * 4, &lacking);

@@ -1,27 +1,28 @@
-/* The LSTM for one kind of processor: included by lstm.c once for each, with
+/* LSTM for one kind of processor. lstm.c includes this file once per kind, with these macros:
 
-     NAME(f)   f with the kind's suffix
-     LANES     floats in a vector
-     ROWS      rows of a tile, and
-     WIDE      vectors of a tile, 4 or 2: ROWS x WIDE of sums, WIDE of weights and one factor fit the registers
-     PAIR      operands in a word: 1 float, or 2 bfloat16
-     STEP      words that are multiplied at once: 1; or 16, a row of a matrix register, to which rows are filled up
-     BLOCK     words of rows that a gradient of weights is added up for at a time
-     MULTIPLY  (sums, factor, weights): sums plus the products of the words, lane by lane
+     NAME(f)   f with the suffix of the kind
+     LANES     number of floats in a vector
+     ROWS      number of rows of a tile
+     WIDE      number of vectors in a row of a tile, 4 or 2; the registers contain ROWS x WIDE vectors of sums, WIDE
+               vectors of weights and one factor
+     PAIR      number of operands in a word: 1 (float32) or 2 (bfloat16)
+     STEP      number of words that are multiplied at once: 1; or 16, a row of a matrix register, with padded rows
+     BLOCK     number of words of rows in a partial sum of the gradient of the weights
+     MULTIPLY  (sums, factor, weights): sums plus the products of the words, per lane
 
-   Everything is made of one tile: ROWS rows of words times WIDE * LANES columns, summed in float32.
+   All products consist of tiles: ROWS rows of words times WIDE * LANES columns, summed in float32.
 
-   Layouts: a *panel* of units is LANES of them with all four gates, [4][LANES], so that 4 / WIDE tiles end with what the
-   gates of LANES units need and the cell is computed while it is at hand. Packed, a panel is one part a tile, each
-   [K][WIDE][LANES]. P panels hold H units; the units that fill up the last panel have weights 0 and stay 0. Four panels
+   Layouts: a *panel* is LANES units with all four gates, [4][LANES]. After 4 / WIDE tiles, the sums of all gates of a
+   panel are available, and the cell is computed from registers. A packed panel has one part per tile, each
+   [K][WIDE][LANES]. P panels contain H units; the padding units of the last panel have weights 0 and stay 0. Four panels
    are a *quad*, whose units are the columns of one panel of U^T. A *row* is a text of the batch at a time step; rows are
-   [T][B].
+   ordered [T][B].
 */
 
 #include "simd_math.h"
 #define PANEL (4 * LANES)
 
-/* A vector at `at` of `count` floats; what lies behind them is 0, and is not written. */
+/* Read a vector at position `at` of `count` floats; lanes after the last float are 0. NAME(write) does not write them. */
 static inline vector NAME(read)(const float *values, long at, long count)
 {
     if (at + LANES <= count)
@@ -43,10 +44,10 @@ static inline void NAME(write)(float *values, long at, long count, vector v)
 
 /* ---- words ------------------------------------------------------------------------------------------------------ */
 
-/* That hold `count` operands. */
+/* Return the number of words of `count` operands. */
 static inline long NAME(words)(long count) { return words_of(PAIR, STEP, count); }
 
-/* The operands of so many rows as words, lane by lane. */
+/* Join the operands of PAIR rows to words, per lane. */
 static inline vector NAME(joined)(const vector *rows)
 {
 #if PAIR == 1
@@ -56,7 +57,7 @@ static inline vector NAME(joined)(const vector *rows)
 #endif
 }
 
-/* `count` floats as words; an odd last one is joined with 0. */
+/* Convert `count` floats to words; the last word of an odd count is padded with 0. */
 static inline void NAME(put_words)(word *out, const float *values, long count)
 {
 #if PAIR == 1
@@ -73,7 +74,7 @@ static inline void NAME(put_words)(word *out, const float *values, long count)
 #endif
 }
 
-/* Where word k of column n of a panel is, that holds K words of PANEL columns. */
+/* Return the position of word k of column n in a panel with K words of PANEL columns. */
 static inline long NAME(place)(long K, long k, long n)
 {
     const long width = WIDE * LANES;
@@ -85,7 +86,7 @@ static inline long NAME(place)(long K, long k, long n)
 #if STEP > 1
 #include "amx_tile.h"
 #else
-/* The WIDE columns of sums[rows][4] that are a part's = words of `rows` rows, `stride` apart, times that part. */
+/* Multiply the words of `rows` rows by one part of a panel, and store WIDE columns of sums[rows][4]; `stride` is in words. */
 static inline __attribute__((always_inline)) void
 NAME(tile_of)(const int rows, long K, const word *a, long stride, const word *part, vector (*sums)[4])
 {
@@ -112,7 +113,7 @@ NAME(tile_of)(const int rows, long K, const word *a, long stride, const word *pa
             sums[r][v] = sum[r][v];
 }
 
-/* sums[rows][4] = the rows times a whole panel. */
+/* Multiply rows by a whole panel, and store the result in sums[rows][4]. */
 static void NAME(tile)(int rows, long K, const word *a, long stride, const word *panel, vector (*sums)[4])
 {
     for (int v = 0; v < 4; v += WIDE, panel += K * WIDE * LANES) {
@@ -131,7 +132,7 @@ static void NAME(tile)(int rows, long K, const word *a, long stride, const word 
 }
 #endif
 
-/* How many of `left` rows the next tile takes: as even as can be, 8 rows as 4 + 4 and not as 6 + 2, if no register is cut. */
+/* Return the number of rows of the next tile; without matrix registers, tiles have equal sizes (8 rows: 4 + 4, not 6 + 2). */
 static inline int NAME(next)(long left)
 {
     if (STEP > 1)
@@ -142,7 +143,7 @@ static inline int NAME(next)(long left)
 
 /* ---- packing ---------------------------------------------------------------------------------------------------- */
 
-/* `words` words of M's rows, M [rows][4H], as those of panel p of units from `out` on, where a panel holds K words. */
+/* Pack `words` words of the rows of M [rows][4H] as a part of panel p, from `out` on; the panel has K words. */
 static void
 NAME(pack_rows_of)(const struct lstm *l, const float *M, long rows, long words, long p, long K, word *out)
 {
@@ -155,7 +156,7 @@ NAME(pack_rows_of)(const struct lstm *l, const float *M, long rows, long words, 
         }
 }
 
-/* The biases of panel p of units. */
+/* Pack the biases of panel p. */
 static void NAME(pack_bias)(struct lstm *l, long p)
 {
     for (long gate = 0; gate < 4; gate++)
@@ -163,17 +164,17 @@ static void NAME(pack_bias)(struct lstm *l, long p)
 }
 
 #if STEP == 1
-/* M^T, of M [N][4H], as a panel of PANEL of its N rows, of 4 P LANES / PAIR words: for dz M^T. */
+/* Pack PANEL of the N rows of M [N][4H] as a panel of M^T with 4 P LANES / PAIR words, for dz M^T. */
 static void NAME(pack_backward)(const struct lstm *l, const float *M, long N, long panel, word *out)
 {
     long words = l->P * (PANEL / PAIR);
     for (long k = 0; k < words; k += LANES / PAIR)
-        for (long column = 0; column < PANEL; column++) { /* a row at a time: its numbers lie side by side */
+        for (long column = 0; column < PANEL; column++) { /* row by row, because the numbers of a row are contiguous */
             long n = panel * PANEL + column, vectors = k / (LANES / PAIR), unit = vectors / 4 * LANES;
             const float *from = M + (n * 4 + vectors % 4) * l->H + unit;
             for (long lane = 0; lane < LANES; lane += PAIR) {
                 word *to = out + NAME(place)(words, k + lane / PAIR, column);
-                long count = n < N ? l->H - unit - lane : 0; /* that there are */
+                long count = n < N ? l->H - unit - lane : 0; /* number of existing units */
                 *to = 0;
                 if (count > 0)
                     NAME(put_words)(to, from + lane, count < PAIR ? 1 : PAIR);
@@ -186,14 +187,14 @@ static void NAME(pack_backward)(const struct lstm *l, const float *M, long N, lo
 
 static inline vector NAME(sigmoid)(vector x) { return 1.f / (1.f + NAME(exp)(-x)); }
 
-/* Not 1 - 2 / (1 + e^2x), which has no digits left where x is small. */
+/* Compute tanh by expm1, because 1 - 2 / (1 + e^2x) loses all digits for small x. */
 static inline vector NAME(tanh)(vector x)
 {
     vector e = NAME(expm1)(2.f * x);
     return e / (e + 2.f);
 }
 
-/* Where the gates and c of text b at step t lie, of panel p: texts of one panel side by side. The first c is c0. */
+/* Return the address of the gates (or c) of text b and panel p at step t. The texts of a panel are contiguous; c[0] is c0. */
 static inline float *NAME(gates_at)(const struct lstm *l, long t, long b, long p)
 {
     return l->gates + ((t * l->P + p) * l->B + b) * PANEL;
@@ -204,7 +205,7 @@ static inline float *NAME(c_at)(const struct lstm *l, long t, long b, long p)
     return l->c + ((t * l->P + p) * l->B + b) * LANES;
 }
 
-/* c0 of the texts first to end, units of the panels p to p_end; what fills up the last panel is 0. */
+/* Copy c0 of the texts first to end and the panels p to p_end; the padding of the last panel is 0. */
 static void NAME(begin)(struct lstm *l, long first, long end, long p, long p_end)
 {
     for (; p < p_end; p++)
@@ -212,7 +213,7 @@ static void NAME(begin)(struct lstm *l, long first, long end, long p, long p_end
             *(vector *)NAME(c_at)(l, 0, b, p) = NAME(read)(l->c0 + b * l->H, p * LANES, l->H);
 }
 
-/* The last h and c of the same. */
+/* Copy the last h and c of the texts first to end and the panels p to p_end. */
 static void NAME(finish)(struct lstm *l, long first, long end, long p, long p_end)
 {
     for (; p < p_end; p++)
@@ -223,7 +224,7 @@ static void NAME(finish)(struct lstm *l, long first, long end, long p, long p_en
         }
 }
 
-/* The cell of one row and panel: z, without its bias, becomes gates, c and h. */
+/* Compute gates, c and h of one row and panel from z, the sums without the bias. */
 static inline __attribute__((always_inline)) void
 NAME(cell)(const vector *z, const vector *bias, const vector *c_before, vector *gates, vector *c, vector *h)
 {
@@ -236,7 +237,7 @@ NAME(cell)(const vector *z, const vector *bias, const vector *c_before, vector *
 
 /* ---- backward --------------------------------------------------------------------------------------------------- */
 
-/* The gradient by z of one row and panel, given that by h; that by c is carried on to the step before. */
+/* Compute the gradient with respect to z of one row and panel from dh, and update dc for the previous step. */
 static inline __attribute__((always_inline)) void
 NAME(cell_back)(const loose *gates, vector c_before, vector c, vector dh, vector *dc, vector *dz)
 {
@@ -249,11 +250,11 @@ NAME(cell_back)(const loose *gates, vector c_before, vector c, vector dh, vector
     *dc = d * f;
 }
 
-/* All that a row's panel p of step t does with its gradient by h: dz as words, the sums of dz for the bias. */
+/* Compute dz of a row and panel p at step t from dh, store it as words, and add it to the gradient of the bias. */
 static inline void NAME(panel_back)(struct lstm *l, long t, long b, long p, vector dh, float *dc, float *db)
 {
     vector dz[4], *carried = (vector *)(dc + p * LANES), *sums = (vector *)(db + p * PANEL);
-    const loose *gates = (const loose *)NAME(gates_at)(l, t, b, p); /* what was kept may have been copied */
+    const loose *gates = (const loose *)NAME(gates_at)(l, t, b, p); /* the saved arrays may have been copied and lost their alignment */
     const loose *before = (const loose *)NAME(c_at)(l, t, b, p), *c = (const loose *)NAME(c_at)(l, t + 1, b, p);
     NAME(cell_back)(gates, *before, *c, dh, carried, dz);
 #if STEP > 1
@@ -267,8 +268,8 @@ static inline void NAME(panel_back)(struct lstm *l, long t, long b, long p, vect
         sums[gate] += dz[gate];
 }
 
-/* Four panels, from 4 q on, of one text at step t, whose h the steps after it give the gradient `after`, or of the last
-   step none; at t = -1, before the first step, that is the gradient by h0. */
+/* Compute quad q of one text at step t backward. `after` is the gradient with respect to h from the next step, or NULL at
+   the last step. At t = -1, it is the gradient with respect to h0. */
 static inline void
 NAME(text_back)(struct lstm *l, long t, long text, long q, const vector *after, float *dc, float *db)
 {
@@ -287,7 +288,7 @@ NAME(text_back)(struct lstm *l, long t, long text, long q, const vector *after, 
 /* ---- the gradient of the weights -------------------------------------------------------------------------------- */
 
 #if STEP == 1
-/* The operands turned, [columns of x and h][words of rows]: pairs are now of rows. Of the words first to end. */
+/* Transpose the words first to end of the operands to [columns of x and h][words of rows], in which pairs are of two rows. */
 static void NAME(turn)(struct lstm *l, long first, long end)
 {
     long rows = l->T * l->B;
@@ -306,7 +307,7 @@ static void NAME(turn)(struct lstm *l, long first, long end)
     }
 }
 
-/* A block of rows of one panel of dz, pairs of rows as words. */
+/* Pack a block of rows of one panel of dz, with pairs of rows as words. */
 static void NAME(pack_rows)(const struct lstm *l, long p, long first, long end, word *out)
 {
     long N = l->N, rows = l->T * l->B;
@@ -328,7 +329,7 @@ static void NAME(pack_rows)(const struct lstm *l, long p, long first, long end, 
 }
 #endif
 
-/* To the rows of dW and dU from m on, what a tile of panel p says, or for the first block what it is. */
+/* Add a tile of panel p to the rows of dW and dU from m on, or store it for the first block. */
 static void NAME(add_gradient)(struct lstm *l, long m, long rows, long p, int first, const vector (*sums)[4])
 {
     for (long r = 0; r < rows; r++) {
@@ -342,10 +343,10 @@ static void NAME(add_gradient)(struct lstm *l, long m, long rows, long p, int fi
 }
 
 #if STEP > 1
-/* Words that a thread needs: blocks of GROUP panels of dz, and of each panel's gradient the sums so far. */
+/* Return the number of words per thread: blocks of GROUP panels of dz, and the partial sums of their gradients. */
 static inline long NAME(room)(const struct lstm *l) { return GROUP * PANEL * (BLOCK + l->K * PAIR); }
 
-/* What `count` words of rows from k on add to the gradients of rows m on, of a group's panel p. */
+/* Add the product of `count` words of rows from k on to the gradients of the rows from m on, for panel p of a group. */
 static void NAME(add_block)(struct lstm *l, long m, long rows, long group, long p, long k, long count, word *blocks)
 {
     int last = k + count == NAME(words)(l->T * l->B);
@@ -368,7 +369,7 @@ static void NAME(add_block)(struct lstm *l, long m, long rows, long group, long 
 }
 #endif
 
-/* The gradients of W and U, [x, h]^T dz, for panels first to end; `blocks` holds BLOCK words of GROUP panels of dz. */
+/* Compute the gradients of W and U, [x, h]^T dz, of the panels first to end; `blocks` has BLOCK words of GROUP panels of dz. */
 static void NAME(backward_weights)(struct lstm *l, long first, long end, word *blocks)
 {
     long M = l->K * PAIR, K = NAME(words)(l->T * l->B);
@@ -380,16 +381,16 @@ static void NAME(backward_weights)(struct lstm *l, long first, long end, word *b
                 NAME(pack_rows)(l, group + p, k, k + count, blocks + p * BLOCK * PANEL);
             for (long m = 0, rows; m < M; m += rows) {
                 rows = NAME(next)(M - m);
-                for (long p = 0; p < panels; p++) /* while the rows are in the nearest cache */
+                for (long p = 0; p < panels; p++) /* while the rows are in the first-level cache */
                     NAME(add_block)(l, m, rows, group, p, k, count, blocks);
             }
         }
     }
 }
 
-/* ---- shares of a thread ----------------------------------------------------------------------------------------- */
+/* ---- parts of a thread ------------------------------------------------------------------------------------------ */
 
-/* U^T and W^T as panels. */
+/* Pack the panels of U^T and W^T of this thread. */
 static void NAME(pack_transposed)(struct lstm *l, const struct member *me)
 {
     long of_h = quads_of(l->H, LANES), size = l->P * (PANEL / PAIR) * PANEL;
@@ -410,7 +411,7 @@ static void NAME(turn_share)(struct lstm *l, const struct member *me)
 static void NAME(weights_share)(struct lstm *l, const struct member *me)
 {
     struct range panels = share(l->P, me->index, me->team->size);
-    word *blocks = l->packed; /* no longer needed, and larger than a block a thread: see lstm_backward */
+    word *blocks = l->packed; /* no longer needed, and large enough for the blocks of all threads, see lstm_backward */
     NAME(backward_weights)(l, panels.first, panels.end, blocks + me->index * NAME(room)(l));
 }
 

@@ -1,12 +1,12 @@
-/* A window where each thread has texts of its own, all their units and all time steps, and no one to wait for between.
+/* Forward and backward pass in which each thread computes all units and all time steps of its own texts.
 
-   Included by lstm_template.h for kinds of processors whose products take longer than reading the weights: a step multiplies
-   [x, h] with [W; U] at once.
+   Threads wait for each other only before and after the loop over the time steps. lstm_template.h includes this file for
+   processors on which the products take longer than reading the weights. Each step multiplies [x, h] by [W; U].
 */
 
 /* ---- forward ---------------------------------------------------------------------------------------------------- */
 
-/* One time step of the texts first to end: [x, h] are in the operands of the row, c in the step before. */
+/* Compute one time step of the texts first to end from [x, h] in the operands and c of the previous step. */
 static void NAME(step)(struct lstm *l, long t, long first, long end)
 {
     vector sums[ROWS][4];
@@ -26,7 +26,7 @@ static void NAME(step)(struct lstm *l, long t, long first, long end)
     }
 }
 
-/* All steps of the texts first to end. */
+/* Compute all steps of the texts first to end. */
 static void NAME(steps)(struct lstm *l, long first, long end)
 {
     long E = NAME(words)(l->E);
@@ -61,7 +61,7 @@ static void NAME(forward)(void *window, struct member *me)
 
 /* ---- backward --------------------------------------------------------------------------------------------------- */
 
-/* The texts first to end, all steps, last first; dc [texts][P LANES] is carried, db [P][PANEL] summed up. */
+/* Compute all steps of the texts first to end backward; dc [texts][P LANES] is carried, db [P][PANEL] is a sum. */
 static void NAME(steps_back)(struct lstm *l, long first, long end, float *db)
 {
     long N = l->N, wide = l->P * LANES;
@@ -82,7 +82,7 @@ static void NAME(steps_back)(struct lstm *l, long first, long end, float *db)
         memcpy(l->dc0 + b * l->H, l->dc + b * wide, (size_t)l->H * sizeof(float));
 }
 
-/* dx = dz W^T of the texts first to end, by panels of E. */
+/* Compute dx = dz W^T of the texts first to end, in panels of E. */
 static void NAME(backward_x)(struct lstm *l, long first, long end)
 {
     long N = l->N;

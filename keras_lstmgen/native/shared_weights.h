@@ -1,14 +1,14 @@
-/* A window where threads share the weights: each keeps those of some units in its second cache through all time steps.
+/* Forward and backward pass in which each thread keeps the weights of its own units in its second-level cache.
 
-   Included by lstm_template.h for kinds of processors that multiply faster than they read weights from farther away. The texts
-   may be shared out among groups of threads besides, where there are enough of both. Within a group the threads meet
-   after each step, since the next one needs the h, or backward the dz, of all units. What no step waits for is one
-   product over the whole window: x W before the steps, dz W^T after them.
+   lstm_template.h includes this file for processors that multiply faster than they read weights from memory. If there
+   are enough threads and texts, the texts are also divided among groups of threads. The threads of a group wait for each
+   other after each step, because the next step needs h (backward: dz) of all units. Products that no step depends on are
+   computed for the whole window: x W before the loop over the steps, and dz W^T after it.
 */
 
 /* ---- forward ---------------------------------------------------------------------------------------------------- */
 
-/* x as words of the rows first to end, and 0 where rows are filled up. */
+/* Convert x of the rows first to end to words, and set the padding of the rows to 0. */
 static void NAME(put_x)(struct lstm *l, long first, long end)
 {
     long E = NAME(words)(l->E), filled = E + l->P * (LANES / PAIR);
@@ -22,12 +22,12 @@ static void NAME(put_x)(struct lstm *l, long first, long end)
                 memset(to, 0, STEP * sizeof *to);
             NAME(put_words)(to, x + PAIR * k, count < PAIR * STEP ? count : PAIR * STEP);
         }
-        if (filled < l->K) /* by half a register */
+        if (filled < l->K) /* half a register of padding */
             memset(operands + NAME(word_at)(filled), 0, (size_t)(l->K - filled) * sizeof(word));
     }
 }
 
-/* x W of the texts and units of a region, all steps, where their gates will be. */
+/* Compute x W of the texts and units of a region for all steps, and store it in the array of the gates. */
 static void NAME(project)(struct lstm *l, const struct region *r)
 {
     long E = NAME(words)(l->E);
@@ -43,7 +43,7 @@ static void NAME(project)(struct lstm *l, const struct region *r)
         }
 }
 
-/* The unit's h of a panel, float for y, and as words for the next step. */
+/* Store h of a panel as float in y, and as words for the next step. */
 static inline void NAME(put_h)(struct lstm *l, long t, long b, long p, vector h)
 {
     NAME(write)(l->y + (b * l->T + t) * l->H, p * LANES, l->H, h);
@@ -53,7 +53,7 @@ static inline void NAME(put_h)(struct lstm *l, long t, long b, long p, vector h)
     }
 }
 
-/* One time step: h U is added to x W, and the cells computed. */
+/* Compute one time step: add h U to x W, and compute the cells. */
 static void NAME(step)(struct lstm *l, long t, const struct region *r)
 {
     vector sums[ROWS][4];
@@ -84,7 +84,7 @@ static void NAME(pack_share)(struct lstm *l, struct member *me)
     }
 }
 
-/* h0 as words of the first row. */
+/* Convert h0 to words of the first step. */
 static void NAME(put_h0)(struct lstm *l, const struct region *r)
 {
     for (long b = r->texts.first; b < r->texts.end; b++)
@@ -116,8 +116,8 @@ static void NAME(forward)(void *window, struct member *me)
 
 /* ---- backward --------------------------------------------------------------------------------------------------- */
 
-/* What the cells of some texts and a quad will read and write at step t: it comes while the product is computed. */
-static inline void NAME(ask_ahead)(const struct lstm *l, long t, long b, long rows, long q)
+/* Prefetch the memory that the cells of some texts and a quad read and write at step t, during the product. */
+static inline void NAME(prefetch_step)(const struct lstm *l, long t, long b, long rows, long q)
 {
     for (long p = 4 * q; p < l->P && p < 4 * q + 4; p++) {
         NAME(will_read)(NAME(gates_at)(l, t, b, p), rows * PANEL * (long)sizeof(float));
@@ -131,7 +131,7 @@ static inline void NAME(ask_ahead)(const struct lstm *l, long t, long b, long ro
     }
 }
 
-/* A step back: dz U^T of the step after it is the gradient by h, from which dz of this one follows. */
+/* Compute one step backward: dz U^T of the next step is the gradient with respect to h, which gives dz of this step. */
 static void NAME(step_back)(struct lstm *l, long t, const struct region *r, float *db)
 {
     long N = l->N;
@@ -141,7 +141,7 @@ static void NAME(step_back)(struct lstm *l, long t, const struct region *r, floa
         for (long b = r->texts.first, rows; b < r->texts.end; b += rows) {
             rows = NAME(next)(r->texts.end - b);
             if (t >= 0)
-                NAME(ask_ahead)(l, t, b, rows, q);
+                NAME(prefetch_step)(l, t, b, rows, q);
             if (!last)
                 NAME(tile)((int)rows, N, NAME(text_at)(l, l->dz, l->N, t + 1, b), l->N,
                            l->packed + q * N * PANEL, sums);
@@ -150,7 +150,7 @@ static void NAME(step_back)(struct lstm *l, long t, const struct region *r, floa
         }
 }
 
-/* dc of a region: before the steps that of the last c is read, and after them that of c0 written. */
+/* Read dc of the last step before the loop (after = 0), or write dc of c0 after the loop (after = 1), for a region. */
 static void NAME(carry)(struct lstm *l, const struct region *r, int after)
 {
     for (long b = r->texts.first; b < r->texts.end; b++)
@@ -163,7 +163,7 @@ static void NAME(carry)(struct lstm *l, const struct region *r, int after)
         }
 }
 
-/* dx = dz W^T of the texts of a region, and of the columns that are this thread's. */
+/* Compute dx = dz W^T of the texts of a region, for the columns of this thread. */
 static void NAME(backward_x)(struct lstm *l, const struct region *r)
 {
     long N = l->N;

@@ -1,6 +1,7 @@
-/* Vectors of LANES floats, and what is computed lane by lane: included by lstm_template.h for each kind of processor, and by
-   softmax.c, with NAME(f) and LANES as theirs. All of it is inlined, so that it is compiled for the processor of the
-   function that it ends in.
+/* Vectors of LANES floats, and functions that are computed per lane.
+
+   lstm_template.h includes this file for each kind of processor, and softmax.c includes it once. They define NAME(f) and
+   LANES. All functions are inlined, so they are compiled for the processor of the calling function.
 */
 
 typedef float NAME(vector) __attribute__((vector_size(4 * LANES)));
@@ -19,7 +20,7 @@ INLINED vector NAME(chosen)(NAME(integers) which, vector yes, vector no)
     return (vector)((which & (NAME(integers))yes) | (~which & (NAME(integers))no));
 }
 
-/* The nearest bfloat16 of each lane, ties to even, in the lane's lower half; a NaN stays one. */
+/* Round each lane to the nearest bfloat16, ties to even, in the lower half of the lane; NaN stays NaN. */
 INLINED NAME(bits) NAME(rounded)(vector values)
 {
     NAME(bits) bits = (NAME(bits))values, even = bits + 0x7fff + (bits >> 16 & 1);
@@ -27,11 +28,11 @@ INLINED NAME(bits) NAME(rounded)(vector values)
     return (NAME(bits))NAME(chosen)(nan, (vector)(bits | 0x400000), (vector)even) >> 16;
 }
 
-/* e^x = 2^n (1 + p), with p within half a unit of n (Cephes' expf). Gives p, and n where the exponent of a float is. */
+/* Compute p and n of e^x = 2^n (1 + p) by the method of expf in the Cephes library; n is in the exponent bits. */
 INLINED vector NAME(exp_parts)(vector x, NAME(bits) *n_as_exponent)
 {
-    const float magic = 12582912.f; /* 1.5 * 2^23: adding it rounds to a whole number */
-    x = NAME(chosen)(x < -87.f, NAME(all)(-87.f), NAME(chosen)(x > 87.f, NAME(all)(87.f), x)); /* a NaN stays one */
+    const float magic = 12582912.f; /* 1.5 * 2^23: adding it rounds to an integer */
+    x = NAME(chosen)(x < -87.f, NAME(all)(-87.f), NAME(chosen)(x > 87.f, NAME(all)(87.f), x)); /* NaN stays NaN */
     vector shifted = x * 1.44269504f + magic, n = shifted - magic;
     x -= n * 0.693359375f;
     x += n * 2.12194440e-4f;
@@ -45,7 +46,7 @@ INLINED vector NAME(exp_parts)(vector x, NAME(bits) *n_as_exponent)
     return y * x * x + x;
 }
 
-/* e^x within 2 units in the last place. */
+/* Compute e^x with an error of at most 2 units in the last place. */
 INLINED vector NAME(exp)(vector x)
 {
     NAME(bits) exponent;
@@ -53,7 +54,7 @@ INLINED vector NAME(exp)(vector x)
     return (vector)((NAME(bits))y + exponent);
 }
 
-/* e^x - 1, also near 0 within a few units in the last place: there n is 0, and the result is p. */
+/* Compute e^x - 1 with an error of a few units in the last place; near 0, n is 0 and the result is p. */
 INLINED vector NAME(expm1)(vector x)
 {
     NAME(bits) exponent;

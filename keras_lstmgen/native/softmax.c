@@ -1,11 +1,10 @@
-/* The negative log-likelihood of labels, and its gradient, from the products that logits are made of: called from
-   native_ops.py by ctypes.
+/* Cross entropy of labels and its gradient, computed from logits without their bias; native_ops.py calls it by ctypes.
 
        logits = products + bias
-       nats = log sum exp(logits) - logits[label]       gradient = by (softmax(logits) - [the label])
+       nats = log sum exp(logits) - logits[label]       gradient = by (softmax(logits) - one_hot(label))
 
-   Rows are shared out among threads. Products and their gradient are float32 or bfloat16, all else is float32. A row is
-   read again while it is in the cache; neither logits nor the softmax is ever stored.
+   The rows are divided among the threads. The products and their gradient are float32 or bfloat16; all other arrays are
+   float32. The logits and the softmax are not stored: each row is read twice, the second time from the cache.
 */
 
 #include <math.h>
@@ -14,7 +13,7 @@
 
 #include "thread_team.h"
 
-/* glibc chooses the clone while it loads the code, which is before ThreadSanitizer is ready to run. */
+/* glibc selects the clone while it loads the library, before ThreadSanitizer is initialized. */
 #if defined(__x86_64__) && defined(__GLIBC__) && !defined(__SANITIZE_THREAD__)
 #define FOR_EACH_PROCESSOR __attribute__((target_clones("default", "avx2,fma", "avx512f")))
 #else
@@ -27,24 +26,24 @@
 
 struct task {
     long rows, V;
-    const void *products; /* [rows,V], float32 or, where it is so, `bfloat16` */
+    const void *products; /* [rows,V], float32, or bfloat16 if `bfloat16` is set */
     const float *bias;    /* [V] */
     const int32_t *labels;
     float *nats, *log_sums;  /* [rows] each */
-    const float *by;         /* gradient by nats */
-    void *gradient;          /* by products, as these are */
-    float *partial;          /* [threads,V], the gradient by the bias of each thread */
+    const float *by;         /* [rows], gradient with respect to nats */
+    void *gradient;          /* [rows,V], with respect to the products, of their type */
+    float *partial;          /* [threads,V], gradient with respect to the bias, of each thread */
     int bfloat16;
 };
 
-/* Bytes of a row's products from v on, LANES of them or what is left. */
+/* Return the size of up to LANES elements of a row from v on. */
 INLINED size_t bytes_from(const struct task *t, long v, size_t each)
 {
     long left = t->V - v;
     return (size_t)(left < LANES ? left : LANES) * each;
 }
 
-/* LANES logits of row n from v on; behind the last they are such that they add nothing. */
+/* Return LANES logits of row n from v on; minus infinity after the last one. */
 INLINED vector logits(const struct task *t, long n, long v)
 {
     vector x = {0}, bias = NAME(all)(-INFINITY);
@@ -84,7 +83,7 @@ INLINED void put(const struct task *t, long n, long v, vector x)
     }
 }
 
-/* log sum exp of row n. */
+/* Compute log sum exp of row n. */
 FOR_EACH_PROCESSOR static float log_sum(const struct task *t, long n)
 {
     vector most = NAME(all)(-INFINITY), sum = {0};
@@ -103,8 +102,8 @@ FOR_EACH_PROCESSOR static float log_sum(const struct task *t, long n)
     return largest + (float)log(total);
 }
 
-/* The gradient by row n, and what it adds to that by the bias. The label has its 1 here: where the softmax of it is near 1,
-   a rounded softmax less 1 would be rounded too coarsely. */
+/* Compute the gradient of row n, and add it to the gradient of the bias. The 1 of the label is subtracted before the result
+   is rounded to bfloat16, because the difference of a rounded softmax near 1 would be inaccurate. */
 FOR_EACH_PROCESSOR static void row_back(const struct task *t, long n, float *by_bias)
 {
     const float log_sum = t->log_sums[n], by = t->by[n];
@@ -147,8 +146,8 @@ static void backward(void *given, struct member *me)
             t->partial[v] += t->partial[thread * t->V + v];
 }
 
-/* shape: rows, V. Labels are from 0 to V - 1. bfloat16: products are. out: nats, and the logarithms of the
-   sums that the gradient needs. */
+/* Forward pass. shape: rows, V. bfloat16: whether the products are bfloat16. in: products, bias, labels (0 to V - 1).
+   out: nats, and log sum exp for the backward pass. */
 void softmax_forward(int threads, int bfloat16, const long *shape, void **in, float **out)
 {
     struct task t = {.rows = shape[0], .V = shape[1], .bfloat16 = bfloat16, .products = in[0]};
@@ -156,8 +155,8 @@ void softmax_forward(int threads, int bfloat16, const long *shape, void **in, fl
     in_team(&t, threads, forward);
 }
 
-/* in: products, bias, labels, log sums, gradient by nats. out: the gradient by products, and [threads,V] whose first row
-   becomes that by the bias. */
+/* Backward pass. in: products, bias, labels, log sums, gradient with respect to nats. out: gradient with respect to the
+   products, and [threads,V], whose first row becomes the gradient with respect to the bias. */
 void softmax_backward(int threads, int bfloat16, const long *shape, void **in, void **out)
 {
     struct task t = {.rows = shape[0], .V = shape[1], .bfloat16 = bfloat16, .products = in[0]};

@@ -1,5 +1,4 @@
-/* Threads that compute a pass together: they start once, share out what there is, and meet where one needs what others
-   computed. */
+/* Threads of one pass: they start once, divide the work, and wait for each other at barriers. */
 
 #include <pthread.h>
 #include <sched.h>
@@ -7,22 +6,22 @@
 #include <immintrin.h>
 #endif
 
-enum { MOST_THREADS = 256 };
-enum { SPINS = 256 }; /* looks for the others, before the processor is left to them */
+enum { MAX_THREADS = 256 };
+enum { SPINS = 256 }; /* polls of a barrier before the thread yields the processor */
 
-/* So many meet here, again and again. They look for each other rather than sleep: waking takes longer than most waits. */
+/* Reusable barrier. Threads poll instead of sleeping, because waking a thread takes longer than most waits. */
 struct barrier {
-    _Alignas(64) int waiting; /* each barrier has a cache line of its own */
+    _Alignas(64) int waiting; /* each barrier has its own cache line */
     int times;
 };
 
 struct member;
 
 struct team {
-    void *task; /* what the work is given */
+    void *task; /* argument of work */
     void (*work)(void *, struct member *);
-    int size; /* 0 until all have come that can be had */
-    struct barrier all, of_group[MOST_THREADS];
+    int size; /* 0 until all threads were started */
+    struct barrier all, of_group[MAX_THREADS];
 };
 
 struct member {
@@ -34,10 +33,10 @@ struct range {
     long first, end;
 };
 
-/* Looks once more for what another thread writes; after many looks the processor is left to that one. */
-static void look_again(int *looks)
+/* Wait before the next poll; after many polls, yield the processor. */
+static void wait_for_poll(int *polls)
 {
-    if (++*looks > SPINS)
+    if (++*polls > SPINS)
         sched_yield();
 #if defined(__x86_64__)
     else
@@ -49,33 +48,33 @@ static inline void meet(struct barrier *here, int size)
 {
     if (size == 1)
         return;
-    int before = __atomic_load_n(&here->times, __ATOMIC_ACQUIRE), looks = 0;
+    int before = __atomic_load_n(&here->times, __ATOMIC_ACQUIRE), polls = 0;
     if (__atomic_add_fetch(&here->waiting, 1, __ATOMIC_ACQ_REL) == size) {
         __atomic_store_n(&here->waiting, 0, __ATOMIC_RELAXED);
         __atomic_store_n(&here->times, before + 1, __ATOMIC_RELEASE);
     } else {
         while (__atomic_load_n(&here->times, __ATOMIC_ACQUIRE) == before)
-            look_again(&looks);
+            wait_for_poll(&polls);
     }
 }
 
 static void *take_part(void *argument)
 {
     struct member *me = argument;
-    int size, looks = 0;
+    int size, polls = 0;
     while (!(size = __atomic_load_n(&me->team->size, __ATOMIC_ACQUIRE)))
-        look_again(&looks);
+        wait_for_poll(&polls);
     me->team->work(me->team->task, me);
     return NULL;
 }
 
-/* Run `work` on so many threads and wait for all. There are fewer, and never less than one, where the system starts no
-   more, or beyond MOST_THREADS: this is the one place that caps their number. */
+/* Run `work` in a number of threads and wait for all of them. The number is limited by MAX_THREADS. It is also smaller,
+   but at least 1, if the system starts no more threads. */
 static void in_team(void *task, int threads, void (*work)(void *, struct member *))
 {
-    threads = threads < MOST_THREADS ? threads : MOST_THREADS;
-    pthread_t ids[MOST_THREADS];
-    struct member members[MOST_THREADS];
+    threads = threads < MAX_THREADS ? threads : MAX_THREADS;
+    pthread_t ids[MAX_THREADS];
+    struct member members[MAX_THREADS];
     struct team team = {.task = task, .work = work};
     for (int n = 0; n < threads; n++)
         members[n] = (struct member){&team, n};
@@ -88,7 +87,7 @@ static void in_team(void *task, int threads, void (*work)(void *, struct member 
         pthread_join(ids[n], NULL);
 }
 
-/* An even share of 0 to count; none for those beyond. */
+/* Return part number `index` of 0 to count in `of` equal parts; an empty part for index >= of. */
 static struct range share(long count, int index, int of)
 {
     if (index >= of)
