@@ -15,8 +15,8 @@ from typing import Any
 
 from benchmarks import measure
 from benchmarks.measure import Table, console, publish
-from keras_lstmgen.generation import text_generation
 from keras_lstmgen.generation.sampling import Options
+from keras_lstmgen.generation.text_generation import GenerationConfig, Generator
 from keras_lstmgen.models import run_directory
 
 PARTS = 10
@@ -37,8 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def written(model: run_directory.Run, tokens: int) -> dict[str, Any]:
     """Write a text of so many tokens: characters and memory after each part of it, its log-probability, seconds."""
-    call = text_generation.writer(model)
-    text_generation.generate(model, "", 64, call=call)  # traced before memory is looked at
+    generator = Generator(model)
+    generator.generate("", GenerationConfig(64))  # traced before memory is looked at
     rows = [{"characters": 0, "megabytes": measure.memory("VmRSS") / 1e6}]
     characters, pieces = 0, 0
 
@@ -51,7 +51,7 @@ def written(model: run_directory.Run, tokens: int) -> dict[str, Any]:
 
     began = time.perf_counter()
     options = Options(temperature=0.8)
-    (sample,) = text_generation.generate(model, "", tokens, options, emit=emit, call=call, keep=False)
+    (sample,) = generator.generate("", GenerationConfig(tokens, options, keep_text=False), emit=emit)
     seconds = time.perf_counter() - began
     return {"tokens": sample.length, "logprob": sample.logprob, "seconds": seconds, "memory": rows}
 

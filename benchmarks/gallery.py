@@ -24,7 +24,9 @@ from keras_lstmgen.config import recipe
 from keras_lstmgen.data import prepared_corpus, splits
 from keras_lstmgen.files import atomic
 from keras_lstmgen.generation import beam_search, decoding_loop, text_generation
+from keras_lstmgen.generation.growing_text import Sample
 from keras_lstmgen.generation.sampling import Options
+from keras_lstmgen.generation.text_generation import GenerationConfig, Generator
 from keras_lstmgen.models import run_directory as runs
 from keras_lstmgen.utils.errors import UserError
 
@@ -123,7 +125,9 @@ def samples(run: runs.Run, name: str, prompt: str = "") -> Iterator[str]:
     words = ["--temperature", str(TEMPERATURE), "--seed", str(SEEDS[0]), "--n", str(len(SEEDS))]
     yield _command(name, words + (["--prompt", prompt] if prompt else []))
     for seed, sample in zip(
-        SEEDS, text_generation.generate(run, prompt, TOKENS, Options(temperature=TEMPERATURE), seeds=SEEDS), strict=True
+        SEEDS,
+        Generator(run).generate(prompt, GenerationConfig(TOKENS, Options(temperature=TEMPERATURE)), seeds=SEEDS),
+        strict=True,
     ):
         yield f"Seed {seed}:"
         yield fence(sample.text)
@@ -149,13 +153,16 @@ def _first_sources(settings: recipe.Corpus) -> Iterator[str]:
     return islice(sources, len(SEEDS))
 
 
-def _answering(run: runs.Run, asked: recipe.Evaluate) -> tuple[list[str], Callable[[str], text_generation.Sample]]:
+def _answering(run: runs.Run, asked: recipe.Evaluate) -> tuple[list[str], Callable[[str], Sample]]:
     """The options of ``generate`` that ask for an answer, and what answers a prompt so."""
     if not asked.beams:
-        call = text_generation.writer(run)
+        generator = Generator(run)
         words, greedy = ["--temperature", "0"], Options(temperature=0)
-        return words, lambda prompt: text_generation.generate(run, prompt, TOKENS, greedy, call=call)[0]
-    step, search = decoding_loop.stepper(run.weights), beam_search.Search(asked.beams, asked.length_penalty, TOKENS)
+        return words, lambda prompt: generator.generate(prompt, GenerationConfig(TOKENS, greedy))[0]
+    step, search = (
+        decoding_loop.compile_step(run.weights),
+        beam_search.BeamSearchConfig(asked.beams, asked.length_penalty, TOKENS),
+    )
     words = ["--beams", str(asked.beams), "--length-penalty", str(asked.length_penalty)]
     return words, lambda prompt: text_generation.search(run, step, prompt, search)[0]
 

@@ -25,6 +25,7 @@ from keras_lstmgen.exporters import onnx, saved_model, tflite, verify
 from keras_lstmgen.exporters.verify import Case
 from keras_lstmgen.generation import decoding_loop, sampling, text_generation
 from keras_lstmgen.generation.sampling import Options
+from keras_lstmgen.generation.text_generation import GenerationConfig, Generator
 from keras_lstmgen.models import inference_step
 from keras_lstmgen.models import run_directory as runs
 from keras_lstmgen.utils.errors import UserError
@@ -111,7 +112,9 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def drawn(run: runs.Run, texts: int) -> tuple[list[str], list[Case]]:
     """Prompts out of what the model itself writes, and what is asked of them, drawn from a fixed seed."""
     dice = np.random.default_rng(0)
-    written = [sample.text for sample in text_generation.generate(run, "", SOURCE, seeds=range(min(texts, ROWS)))]
+    written = [
+        sample.text for sample in Generator(run).generate("", GenerationConfig(SOURCE), seeds=range(min(texts, ROWS)))
+    ]
     prompts = [written[i % len(written)][i // len(written) :][: PROMPTS[i % len(PROMPTS)]] for i in range(texts)]
     seeds = dice.integers(0, 2**64, texts, dtype=np.uint64).tolist()
     cases = [
@@ -133,8 +136,8 @@ def timed(work: Callable[[], Any]) -> tuple[Any, float]:
 
 def in_keras(run: runs.Run, cases: list[Case], tokens: int) -> Texts:
     """What Keras writes."""
-    call = text_generation.writer(run)
-    return _in_order(cases, lambda group: verify.keras_texts(run, call, group, tokens))
+    generator = Generator(run)
+    return _in_order(cases, lambda group: verify.keras_texts(run, generator.loop, group, tokens))
 
 
 def in_artifact(run: runs.Run, call: Any, cases: list[Case], tokens: int) -> Texts:
@@ -203,7 +206,7 @@ def difference(run: runs.Run, number: int, case: Case, expected: list[int], foun
 
 def _before(run: runs.Run, ids: list[int]) -> tuple[Any, Any]:
     """Logits [1, V] after ids, and which ids they were: bool [1, V]."""
-    state = decoding_loop.begin(1, run.metadata.state_size, run.metadata.vocab_size).state
+    state = decoding_loop.initial_state(1, run.metadata.state_size, run.metadata.vocab_size).recurrent
     for token in ids:
         logits, state = inference_step.step(run.weights, tf.constant([token]), state)
     return logits, np.isin(np.arange(run.metadata.vocab_size), ids)[np.newaxis]

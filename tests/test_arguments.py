@@ -12,7 +12,7 @@ from keras_lstmgen.evaluation import likelihood
 from keras_lstmgen.exporters import export_run
 from keras_lstmgen.generation import batch_generation, beam_search, chat_session, decoding_loop, text_generation
 from keras_lstmgen.generation.logits_processors import HostOptions
-from keras_lstmgen.generation.sampling import Options
+from keras_lstmgen.generation.text_generation import GenerationConfig, Generator
 from keras_lstmgen.interpret import inspect_run, probes
 from keras_lstmgen.models import run_directory
 from keras_lstmgen.utils.errors import UserError
@@ -30,17 +30,17 @@ def no_step(*_: Any) -> Any:
 
 
 def searched(model: run_directory.Run) -> Any:
-    limits = text_generation.constrained(model, HostOptions())
-    return beam_search.search(no_step, beam_search.Search(2), limits, [], model.metadata.state_size)
+    limits = text_generation.compile_constraints(model, HostOptions())
+    return beam_search.search(no_step, beam_search.BeamSearchConfig(2), limits, [], model.metadata.state_size)
 
 
 def gone_on(model: run_directory.Run) -> Any:
-    text = decoding_loop.begin(1, model.metadata.state_size, model.metadata.vocab_size)
-    return text_generation.go_on(model, [], text, 3, Options())
+    text = decoding_loop.initial_state(1, model.metadata.state_size, model.metadata.vocab_size)
+    return Generator(model).continue_texts([], text, GenerationConfig(3))
 
 
-def speaker(model: run_directory.Run, **values: int) -> chat_session.Speaker:
-    return chat_session.Speaker(model, no_step, Options(), **{"max_new_tokens": 3, "memory": 0, **values})
+def chat_model(model: run_directory.Run, max_new_tokens: int = 3, memory: int = 0) -> chat_session.ChatModel:
+    return chat_session.ChatModel(Generator(model), GenerationConfig(max_new_tokens), memory)
 
 
 def exported(**values: Any) -> Any:
@@ -48,18 +48,18 @@ def exported(**values: Any) -> Any:
 
 
 CALLS: dict[str, Callable[[run_directory.Run], Any]] = {
-    "seeds: is empty": lambda model: text_generation.generate(model, "a", 3, seeds=[]),
-    "max_new_tokens: 0 is out of range": lambda model: text_generation.generate(model, "a", 0),
-    "max_new_tokens: -3 is out of range": lambda model: text_generation.generate(model, "a", -3),
-    "unread: is empty": gone_on,
-    "K: -1 is out of range": lambda model: text_generation.logprobs(model, no_step, "a", [5], -1),
-    "--beams: 0 is out of range; give 1 or more": lambda _: beam_search.Search(0),
-    "--max-new-tokens: 0 is out of range": lambda _: beam_search.Search(2, 0.0, 0),
+    "seeds: is empty": lambda model: Generator(model).generate("a", GenerationConfig(3), seeds=[]),
+    "max_new_tokens: 0 is out of range": lambda model: Generator(model).generate("a", GenerationConfig(0)),
+    "max_new_tokens: -3 is out of range": lambda model: Generator(model).generate("a", GenerationConfig(-3)),
+    "ids: is empty; give at least one": gone_on,
+    "K: -1 is out of range": lambda model: text_generation.token_logprobs(model, no_step, "a", [5], -1),
+    "--beams: 0 is out of range; give 1 or more": lambda _: beam_search.BeamSearchConfig(0),
+    "--max-new-tokens: 0 is out of range": lambda _: beam_search.BeamSearchConfig(2, 0.0, 0),
     "ids: is empty": searched,
-    "limit: 0 is out of range": lambda model: batch_generation.answers(model, ["a"], 0),
-    "number: -1 is out of range": lambda model: batch_generation.drawn(model, [""], -1, 3),
-    "--memory: -1 is out of range": lambda model: speaker(model, memory=-1),
-    "--max-new-tokens: -1 is out of range": lambda model: speaker(model, max_new_tokens=-1),
+    "max_new_tokens: 0 is out of range; give 1 or more": lambda model: batch_generation.greedy_answers(model, ["a"], 0),
+    "samples: -1 is out of range": lambda model: batch_generation.samples_per_source(model, [""], -1, 3),
+    "--memory: -1 is out of range": lambda model: chat_model(model, memory=-1),
+    "max_new_tokens: -1 is out of range": lambda model: chat_model(model, max_new_tokens=-1),
     "parts: 0 is out of range": lambda model: likelihood.stream_nll(model.weights, IDS, 0),
     "ids: their number: 0 is out of range; give 2": lambda model: likelihood.windows_cross_entropy(
         model.weights, NO_IDS
@@ -86,7 +86,11 @@ def test_an_argument_that_is_zero_negative_or_empty_is_named(model: run_director
 
 
 def test_no_sources_have_no_answers(model: run_directory.Run) -> None:
-    assert batch_generation.answers(model, [], 3) == batch_generation.searched(model, [], beam_search.Search(2)) == []
+    assert (
+        batch_generation.greedy_answers(model, [], 3)
+        == batch_generation.beam_search_answers(model, [], beam_search.BeamSearchConfig(2))
+        == []
+    )
 
 
 def test_probes_of_an_empty_text_tell_of_no_cell() -> None:

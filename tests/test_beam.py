@@ -13,8 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from keras_lstmgen.generation import beam_search, decoding_loop, logits_processors, text_generation
+from keras_lstmgen.generation.growing_text import UNFINISHED, Sample
 from keras_lstmgen.generation.logits_processors import Constraints, HostOptions
 from keras_lstmgen.generation.sampling import Options
+from keras_lstmgen.generation.text_generation import GenerationConfig, Generator
 from keras_lstmgen.models import inference_step, run_directory
 from keras_lstmgen.utils.errors import UserError
 
@@ -67,7 +69,7 @@ class Table:
 
     def search(self, N: int, A: float, T: int) -> list[beam_search.Hypothesis]:
         """Behind the start symbol."""
-        return beam_search.search(self.step, beam_search.Search(N, A, T), self.limits, [START], S)
+        return beam_search.search(self.step, beam_search.BeamSearchConfig(N, A, T), self.limits, [START], S)
 
 
 def score(text: Text, A: float) -> float:
@@ -155,7 +157,7 @@ def test_the_client_s_search_finds_the_same_of_any_model(seed: int, N: int, A: f
     table = Table(seed)
     metadata = contract.Metadata(V, S, START, END, tuple(NEVER))
     found = kit.search(table.one, [3, START], metadata, kit.Options(N, A), max_new_tokens=T)
-    expected = beam_search.search(table.step, beam_search.Search(N, A, T), table.limits, [3, START], S)
+    expected = beam_search.search(table.step, beam_search.BeamSearchConfig(N, A, T), table.limits, [3, START], S)
     assert [list(text.tokens) for text in found] == [text.tokens for text in expected]
     assert [text.score for text in found] == pytest.approx([text.score for text in expected], abs=1e-12)
     assert [text.logprob for text in found] == pytest.approx([text.logprob for text in expected], abs=1e-12)
@@ -176,7 +178,7 @@ def test_equals_stand_in_the_order_of_their_texts_and_then_of_ids() -> None:
 
 def test_ids_that_end_with_the_end_token_are_a_text_that_is_over() -> None:
     table = Table(1)
-    found = beam_search.search(table.step, beam_search.Search(3, 0.0, 4), table.limits, [START, END], S)
+    found = beam_search.search(table.step, beam_search.BeamSearchConfig(3, 0.0, 4), table.limits, [START, END], S)
     assert [(text.tokens, text.total, text.ended) for text in found] == [([], 0.0, True)]
     metadata = contract.Metadata(V, S, START, END, tuple(NEVER))
     assert kit.search(table.one, [START, END], metadata, kit.Options(3), max_new_tokens=4) == [kit.Text()]
@@ -187,7 +189,7 @@ def test_ids_that_end_with_the_end_token_are_a_text_that_is_over() -> None:
 )
 def test_what_is_out_of_range_names_its_option(N: int, A: float, named: str) -> None:
     with pytest.raises(UserError, match=rf"^--{named}[a-z-]*: .* is out of range; give "):
-        beam_search.Search(N, A)
+        beam_search.BeamSearchConfig(N, A)
     with pytest.raises(ValueError, match=rf"^{named}\w* is out of range"):
         kit.Options(N, A)
 
@@ -207,26 +209,24 @@ def lines(trained_lines: Path) -> run_directory.Run:
     return run_directory.load(trained_lines)
 
 
-def found(
-    source: run_directory.Run, prompt: str, asked: beam_search.Search, **host: Any
-) -> list[text_generation.Sample]:
+def found(source: run_directory.Run, prompt: str, asked: beam_search.BeamSearchConfig, **host: Any) -> list[Sample]:
     """What a search finds, under options of the host."""
-    limits = text_generation.constrained(source, HostOptions(**host))
-    return text_generation.search(source, decoding_loop.stepper(source.weights), prompt, asked, limits=limits)
+    limits = text_generation.compile_constraints(source, HostOptions(**host))
+    return text_generation.search(source, decoding_loop.compile_step(source.weights), prompt, asked, constraints=limits)
 
 
 @pytest.mark.parametrize("fixture", ["stream", "lines"])
 def test_one_beam_takes_the_likeliest_token_each_time(fixture: str, request: pytest.FixtureRequest) -> None:
     source = request.getfixturevalue(fixture)
     for prompt in ("", "the ", "月a"):
-        greedy = text_generation.generate(source, prompt, 30, Options(temperature=0.0))[0]
-        (sample,) = found(source, prompt, beam_search.Search(1, 0.0, 30))
+        greedy = Generator(source).generate(prompt, GenerationConfig(30, Options(temperature=0.0)))[0]
+        (sample,) = found(source, prompt, beam_search.BeamSearchConfig(1, 0.0, 30))
         assert (sample.text, sample.tokens, sample.finish_reason) == (greedy.text, greedy.tokens, greedy.finish_reason)
         assert sample.logprob == sample.score == pytest.approx(greedy.logprob, abs=1e-3)
 
 
 def test_scores_are_those_of_the_model_over_all_ids(lines: run_directory.Run) -> None:
-    samples = found(lines, "the ", beam_search.Search(5, 0.7, 25))
+    samples = found(lines, "the ", beam_search.BeamSearchConfig(5, 0.7, 25))
     assert len({sample.text for sample in samples}) == 5
     assert "stop" in [sample.finish_reason for sample in samples]
     prompt = lines.prompt_ids("the ")
@@ -240,12 +240,12 @@ def test_scores_are_those_of_the_model_over_all_ids(lines: run_directory.Run) ->
 
 
 def test_a_search_finds_the_same_again(lines: run_directory.Run) -> None:
-    asked = beam_search.Search(6, 0.5, 25)
+    asked = beam_search.BeamSearchConfig(6, 0.5, 25)
     assert found(lines, "the ", asked) == found(lines, "the ", asked)
 
 
 def test_what_the_host_forbids_no_beam_holds(stream: run_directory.Run) -> None:
-    asked = beam_search.Search(4, 0.0, 24)
+    asked = beam_search.BeamSearchConfig(4, 0.0, 24)
     free = found(stream, "The ", asked)[0].tokens
     assert len(logits_processors.repeats(np.array(free[:-1], np.int32), 2))  # a search of characters goes round
     for sample in found(stream, "The ", asked, no_repeat_ngram=2):
@@ -254,19 +254,19 @@ def test_what_the_host_forbids_no_beam_holds(stream: run_directory.Run) -> None:
     for sample in found(stream, "The ", asked, regex="[a-z]{3,9}(, [a-z]{2})?[.!]"):
         assert re.fullmatch("[a-z]{3,9}(, [a-z]{2})?[.!]", sample.text)
         assert (sample.finish_reason, sample.note) == ("stop", "")
-    (sample,) = found(stream, "The ", beam_search.Search(1, 0.0, 4), regex="[a-z]{5}")
-    assert (sample.finish_reason, sample.note) == ("length", text_generation.UNFINISHED)
+    (sample,) = found(stream, "The ", beam_search.BeamSearchConfig(1, 0.0, 4), regex="[a-z]{5}")
+    assert (sample.finish_reason, sample.note) == ("length", UNFINISHED)
 
 
 def test_a_search_that_can_go_nowhere_gives_what_it_has(lines: run_directory.Run) -> None:
-    samples = found(lines, "", beam_search.Search(3, 0.0, 9), regex="(on){3}", no_repeat_ngram=1)
+    samples = found(lines, "", beam_search.BeamSearchConfig(3, 0.0, 9), regex="(on){3}", no_repeat_ngram=1)
     assert [(sample.text, sample.finish_reason) for sample in samples] == [("on", "stop")]
     assert samples[0].note.startswith("--no-repeat-ngram and --regex left nothing")
-    assert [sample.text for sample in found(lines, "", beam_search.Search(3, 0.0, 9), regex="")] == [""]
+    assert [sample.text for sample in found(lines, "", beam_search.BeamSearchConfig(3, 0.0, 9), regex="")] == [""]
 
 
 def test_a_stop_string_ends_a_text_of_the_search_and_stands_outside_it(stream: run_directory.Run) -> None:
-    asked, step = beam_search.Search(3, 0.0, 20), decoding_loop.stepper(stream.weights)
+    asked, step = beam_search.BeamSearchConfig(3, 0.0, 20), decoding_loop.compile_step(stream.weights)
     free = text_generation.search(stream, step, "The ", asked)[0].text
     samples = text_generation.search(stream, step, "The ", asked, stop=[free[8:10]])
     assert [sample.finish_reason for sample in samples].count("stop") >= 1
@@ -288,7 +288,7 @@ def test_a_client_finds_the_texts_of_keras(fixture: str, artifact: str, request:
     for prompt, N, A in (("", 4, 0.0), ("the ", 1, 0.0), ("床前", 3, 1.0), ("a moon", 6, 0.6)):
         ids = contract.prompt_ids(kit_tokenizer.encode(pieces, prompt), about)
         texts = kit.search(step, ids, about, kit.Options(N, A), max_new_tokens=23)
-        samples = found(source, prompt, beam_search.Search(N, A, 23))
+        samples = found(source, prompt, beam_search.BeamSearchConfig(N, A, 23))
         assert [kit_tokenizer.decode(pieces, text.tokens) for text in texts] == [sample.text for sample in samples]
         assert [list(text.tokens) for text in texts] == [sample.tokens for sample in samples]
         assert [text.score for text in texts] == pytest.approx([sample.score for sample in samples], abs=1e-3)

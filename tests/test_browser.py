@@ -15,7 +15,8 @@ import pytest
 import tensorflow as tf
 
 from keras_lstmgen.evaluation.likelihood import stream_nll
-from keras_lstmgen.generation import sampling, text_generation
+from keras_lstmgen.generation import sampling
+from keras_lstmgen.generation.text_generation import GenerationConfig, Generator
 from keras_lstmgen.models import run_directory
 from keras_lstmgen.system import cpu
 
@@ -94,11 +95,11 @@ def browser(pages: Path, browser_kit: Path) -> dict[str, Any]:
 @pytest.mark.parametrize("name", PROMPTS)
 def test_what_is_typed_is_gone_on_with_as_keras_does(browser: dict[str, Any], pages: Path, name: str) -> None:
     model = run_directory.load(pages / name)
-    call = text_generation.writer(model)
+    generator = Generator(model)
     for request, found in zip(requests(name), browser[name]["written"], strict=True):
         options = sampling.Options(**{option: request[option] for option in NEUTRAL})
         prompt, seeds = request["prompt"], [int(request["seed"])]
-        [sample] = text_generation.generate(model, prompt, N, options, seeds=seeds, call=call)
+        [sample] = generator.generate(prompt, GenerationConfig(N, options), seeds=seeds)
         assert (found["prompt"], found["text"]) == (prompt, sample.text), request
         assert found["error"] == ""
         reason = {"stop": "ended by the model", "length": "length reached"}[sample.finish_reason]
@@ -146,7 +147,7 @@ def test_all_can_be_done_by_keyboard(browser: dict[str, Any]) -> None:
 
 def test_the_strip_tells_how_surprised_the_model_was_at_each_character(browser: dict[str, Any], pages: Path) -> None:
     model, told = run_directory.load(pages / "trained"), browser["keyboard"]["told"]
-    [sample] = text_generation.generate(model, PROMPT, LENGTH, seeds=[SEED])
+    [sample] = Generator(model).generate(PROMPT, GenerationConfig(LENGTH), seeds=[SEED])
     text = PROMPT + sample.text
     ids = np.array(model.tokenizer.encode(text), np.int32)
     assert len(told) == len(text) == len(ids)
@@ -246,7 +247,7 @@ def test_each_press_of_write_draws_a_new_seed_and_shows_it_unless_it_is_kept_or_
     assert [one["fresh"] for one in browser["again"]] == [True, True, False, False]
     model = run_directory.load(pages / "trained")
     for one in browser["again"]:
-        [sample] = text_generation.generate(model, "", N, seeds=[int(one["seed"])])
+        [sample] = Generator(model).generate("", GenerationConfig(N), seeds=[int(one["seed"])])
         assert one["text"] == sample.text
 
 

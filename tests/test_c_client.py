@@ -15,8 +15,8 @@ import pytest
 
 from keras_lstmgen.config import recipe
 from keras_lstmgen.exporters import export_run
-from keras_lstmgen.generation import text_generation
 from keras_lstmgen.generation.sampling import Options
+from keras_lstmgen.generation.text_generation import GenerationConfig, Generator
 from keras_lstmgen.models import run_directory
 from keras_lstmgen.training import trainer
 
@@ -83,11 +83,11 @@ def words_of(options: dict[str, float], **more: Any) -> list[str]:
 def test_it_writes_the_texts_that_keras_writes(client: Client, request: pytest.FixtureRequest, fixture: str) -> None:
     folder = request.getfixturevalue(fixture)
     model, texts = run_directory.load(folder), set()
-    call = text_generation.writer(model)
+    generator = Generator(model)
     for mix, prompt, seed in zip(MIXES * 2, itertools.cycle(PROMPTS[fixture]), itertools.cycle(SEEDS), strict=False):
         done = client(folder / MODEL, *words_of(mix, prompt=prompt, seed=seed, max_new_tokens=37))
         options = Options(**mix)  # type: ignore[arg-type]  # top_k is whole
-        sample = text_generation.generate(model, prompt, 37, options, seeds=[seed], call=call)[0]
+        sample = generator.generate(prompt, GenerationConfig(37, options), seeds=[seed])[0]
         assert done.stdout.decode() == sample.text + "\n", (mix, prompt, seed)
         reason = f"{len(sample.tokens)} tokens in ", f"finish reason: {sample.finish_reason}\n"
         assert done.stderr.decode().startswith(reason[0])
@@ -104,13 +104,15 @@ def test_a_file_may_have_a_chinese_name_and_lie_in_a_folder_with_one(
     done = client(named, "--prompt=疑是地", "--temperature=0")
     assert (
         done.stdout.decode()
-        == text_generation.generate(run_directory.load(trained_lines), "疑是地", 200, Options(temperature=0))[0].text
+        == Generator(run_directory.load(trained_lines))
+        .generate("疑是地", GenerationConfig(200, Options(temperature=0)))[0]
+        .text
         + "\n"
     )
 
 
 def test_several_texts_have_seeds_one_after_another(client: Client, trained: Path) -> None:
-    samples = text_generation.generate(run_directory.load(trained), "The class", 30, seeds=[-1, 0, 1])
+    samples = Generator(run_directory.load(trained)).generate("The class", GenerationConfig(30), seeds=[-1, 0, 1])
     done = client(trained / MODEL, *words_of({}, prompt="The class", seed=-1, n=3, max_new_tokens=30))
     shown = [f"--- seed {seed}\n{sample.text}\n" for seed, sample in zip((-1, 0, 1), samples, strict=True)]
     assert done.stdout.decode() == "".join(shown)
@@ -164,11 +166,11 @@ SOURCES = ("where is moon or 月?", "", "frost", "one turn\nwhere is 霜 or sun?
 
 def test_of_a_run_on_pairs_it_writes_the_answers_that_keras_writes(client: Client, paired: Path) -> None:
     model, texts = run_directory.load(paired), set()
-    call = text_generation.writer(model)
+    generator = Generator(model)
     for mix, prompt, seed in zip(MIXES, itertools.cycle(SOURCES), itertools.cycle(SEEDS), strict=False):
         done = client(paired / MODEL, *words_of(mix, prompt=prompt, seed=seed, max_new_tokens=25))
         options = Options(**mix)  # type: ignore[arg-type]  # top_k is whole
-        sample = text_generation.generate(model, prompt, 25, options, seeds=[seed], call=call)[0]
+        sample = generator.generate(prompt, GenerationConfig(25, options), seeds=[seed])[0]
         assert done.stdout.decode() == sample.text + "\n", (mix, prompt, seed)
         texts.add(sample.text)
     assert len(texts) > 5

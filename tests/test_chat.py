@@ -17,12 +17,14 @@ from typing import Any
 
 import pytest
 
-from keras_lstmgen.cli import command_line
+from keras_lstmgen.cli import chat_terminal, command_line
 from keras_lstmgen.config import recipe
 from keras_lstmgen.generation import chat_session, text_generation
-from keras_lstmgen.generation.chat_session import Speaker, Talk, answer
+from keras_lstmgen.generation.chat_session import ChatModel, ChatSession, Conversation, answer
+from keras_lstmgen.generation.decoding_loop import DecodingState, Request
+from keras_lstmgen.generation.growing_text import Sample
 from keras_lstmgen.generation.sampling import Options
-from keras_lstmgen.generation.text_generation import Sample
+from keras_lstmgen.generation.text_generation import GenerationConfig, Generator
 from keras_lstmgen.interpret import inspect_run
 from keras_lstmgen.models import run_directory
 from keras_lstmgen.system import signals
@@ -61,16 +63,19 @@ def poem(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return trainer.train(recipe.override(recipe.Recipe(), values), folder / "runs", "poem").folder
 
 
-def speaker(folder: Path, tokens: int = 21, memory: int = 0) -> tuple[Speaker, list[int]]:
+def speaker(folder: Path, tokens: int = 21, memory: int = 0) -> tuple[ChatModel, list[int]]:
     """Who answers, and a list that grows by the ids read in each call."""
     loaded, read = run_directory.load(folder), list[int]()
-    call = text_generation.writer(loaded)
+    generator = Generator(loaded)
 
-    def counted(ids: Any, *others: Any) -> Any:
-        read.append(ids.shape[1])
-        return call(ids, *others)
+    loop = generator.loop
 
-    return Speaker(loaded, counted, OPTIONS, tokens, memory), read
+    def counted(request: Request, state: DecodingState) -> Any:
+        read.append(request.ids.shape[1])
+        return loop(request, state)
+
+    generator.loop = counted
+    return ChatModel(generator, GenerationConfig(tokens, OPTIONS), memory), read
 
 
 # One text that goes on
@@ -78,11 +83,11 @@ def speaker(folder: Path, tokens: int = 21, memory: int = 0) -> tuple[Speaker, l
 
 def test_each_answer_is_the_one_to_the_whole_text_so_far(trained: Path) -> None:
     who, _ = speaker(trained)
-    talk, text = Talk(), ""
+    talk, text = Conversation(), ""
     for seed, line in enumerate(["The value ", "of a list\tis", "", "字 and so"]):
         talk, sample = answer(who, talk, line, seed)
         text += line
-        (whole,) = text_generation.generate(who.run, text, 21, OPTIONS, seeds=[seed])
+        (whole,) = Generator(who.run).generate(text, GenerationConfig(21, OPTIONS), seeds=[seed])
         assert (sample.text, sample.tokens) == (whole.text, whole.tokens)
         assert sample.logprob == pytest.approx(whole.logprob, abs=1e-3)
         text += sample.text
@@ -90,7 +95,7 @@ def test_each_answer_is_the_one_to_the_whole_text_so_far(trained: Path) -> None:
 
 def test_what_was_read_is_not_read_again(trained: Path) -> None:
     who, read = speaker(trained)
-    talk, _ = answer(who, Talk(), "The value ", 0)
+    talk, _ = answer(who, Conversation(), "The value ", 0)
     assert read == [len("The value "), 1]  # 21 tokens are two chunks
     answer(who, talk, "of", 1)
     assert read[2:] == [1 + len("of"), 1]  # the last token that was written, and what was typed
@@ -98,48 +103,50 @@ def test_what_was_read_is_not_read_again(trained: Path) -> None:
 
 def test_a_chat_that_begins_with_nothing_begins_at_the_start_symbol(trained: Path) -> None:
     who, _ = speaker(trained)
-    talk, first = answer(who, Talk(), "", 3)
-    assert first == text_generation.generate(who.run, "", 21, OPTIONS, seeds=[3])[0]
+    talk, first = answer(who, Conversation(), "", 3)
+    assert first == Generator(who.run).generate("", GenerationConfig(21, OPTIONS), seeds=[3])[0]
     _, second = answer(who, talk, "", 4)
-    assert second.text == text_generation.generate(who.run, "\n" + first.text, 21, OPTIONS, seeds=[4])[0].text
+    assert (
+        second.text == Generator(who.run).generate("\n" + first.text, GenerationConfig(21, OPTIONS), seeds=[4])[0].text
+    )
 
 
 def test_what_was_broken_off_is_the_text_as_far_as_it_was_written(trained: Path) -> None:
     who, _ = speaker(trained, tokens=100)
     shown: list[str] = []
-    talk, sample = answer(who, Talk(), "The ", 0, shown.append, broken_off=lambda: len(shown) > 17)
+    talk, sample = answer(who, Conversation(), "The ", 0, shown.append, should_stop=lambda: len(shown) > 17)
     assert (sample.finish_reason, sample.text, len(sample.tokens)) == (
         "break",
         "".join(shown),
         2 * text_generation.CHUNK,
     )
     _, after = answer(who, talk, "x", 1)
-    whole = text_generation.generate(who.run, f"The {sample.text}x", 100, OPTIONS, seeds=[1])[0]
+    whole = Generator(who.run).generate(f"The {sample.text}x", GenerationConfig(100, OPTIONS), seeds=[1])[0]
     assert after.tokens == whole.tokens
 
 
 def test_broken_off_before_the_first_token_nothing_is_lost(trained: Path) -> None:
     who, _ = speaker(trained)
-    talk, sample = answer(who, Talk(), "The ", 0, broken_off=lambda: True)
+    talk, sample = answer(who, Conversation(), "The ", 0, should_stop=lambda: True)
     assert (sample.tokens, sample.finish_reason) == ([], "break")
     _, after = answer(who, talk, "end", 1)
-    assert after.tokens == text_generation.generate(who.run, "The end", 21, OPTIONS, seeds=[1])[0].tokens
+    assert after.tokens == Generator(who.run).generate("The end", GenerationConfig(21, OPTIONS), seeds=[1])[0].tokens
 
 
 def test_an_end_symbol_ends_the_text_and_the_next_line_begins_another(trained_lines: Path) -> None:
     who, _ = speaker(trained_lines, tokens=200)
-    who = replace(who, options=Options(temperature=0))
-    talk, sample = answer(who, Talk(), "the moon", 0)
+    who = replace(who, config=GenerationConfig(200, Options(temperature=0)))
+    talk, sample = answer(who, Conversation(), "the moon", 0)
     assert sample.finish_reason == "stop"
     _, after = answer(who, talk, "床前", 1)
-    assert after == text_generation.generate(who.run, "床前", 200, Options(temperature=0), seeds=[1])[0]
+    assert after == Generator(who.run).generate("床前", GenerationConfig(200, Options(temperature=0)), seeds=[1])[0]
 
 
 def test_half_a_character_is_no_part_of_the_text(trained: Path) -> None:
     tokenizer = run_directory.load(trained).tokenizer
     ids = [int(token) for token in tokenizer.encode("a月字")]
     assert len(ids) == 7
-    kept = [len(chat_session._whole(tokenizer, ids[:n])) for n in range(8)]
+    kept = [len(chat_session._whole_characters(tokenizer, ids[:n])) for n in range(8)]
     assert kept == [0, 1, 1, 1, 4, 4, 4, 7]
 
 
@@ -149,23 +156,23 @@ def test_half_a_character_is_no_part_of_the_text(trained: Path) -> None:
 @pytest.mark.parametrize("memory", [0, 1, 2, 5])
 def test_each_answer_is_the_one_to_the_turns_that_are_remembered(dialogues: Path, memory: int) -> None:
     who, _ = speaker(dialogues, tokens=33, memory=memory)
-    talk, said = Talk(), list[str]()
+    talk, said = Conversation(), list[str]()
     for seed, line in enumerate(["how are you", "你好吗", "where is it", "bye"]):
         talk, sample = answer(who, talk, line, seed)
         prompt = "\n".join([*said[len(said) - min(memory, len(said)) :], line]) + "\n"
-        (whole,) = text_generation.generate(who.run, prompt, 33, OPTIONS, seeds=[seed])
+        (whole,) = Generator(who.run).generate(prompt, GenerationConfig(33, OPTIONS), seeds=[seed])
         assert (sample.text, sample.tokens) == (whole.text, whole.tokens), prompt
         said += [line, " ".join(sample.text.splitlines())]
 
 
 def test_earlier_turns_are_not_read_again_until_the_first_is_forgotten(dialogues: Path) -> None:
     who, read = speaker(dialogues, tokens=text_generation.CHUNK, memory=2)
-    who = replace(who, options=Options(temperature=0))
+    who = replace(who, config=GenerationConfig(text_generation.CHUNK, Options(temperature=0)))
 
     def ids(text: str) -> int:
         return len(who.run.tokenizer.encode(text))
 
-    talk, first = answer(who, Talk(), "hello", 0)
+    talk, first = answer(who, Conversation(), "hello", 0)
     assert read.pop(0) == 1 + ids("hello\n")  # the start symbol
     talk, second = answer(who, talk, "你好", 0)
     assert read.pop(0) == ids("\n你好\n") + (first.finish_reason == "length")  # and the last token, not read yet
@@ -178,7 +185,7 @@ def test_it_remembers_as_many_turns_as_its_corpus_has(dialogues: Path, trained: 
 
     def kept(**values: Any) -> int:
         tables = {**metadata.recipe, "corpus": {**metadata.recipe["corpus"], **values}}
-        return chat_session.turns_kept(replace(metadata, recipe=tables), None)
+        return chat_session.remembered_turns(replace(metadata, recipe=tables), None)
 
     assert kept() == 2
     (tmp_path / "two.tsv").write_text("a\tb\nc\td\n", encoding="utf-8")
@@ -189,8 +196,8 @@ def test_it_remembers_as_many_turns_as_its_corpus_has(dialogues: Path, trained: 
     assert kept(source=["-"]) == 0  # which is what the chat itself reads
     assert kept(source=["https://nowhere.invalid/a.tsv"], sha256=["0" * 64]) == 0
     assert kept(documents="jsonl", field=["a", "b", "c"]) == 1
-    assert chat_session.turns_kept(metadata, 7) == 7
-    assert chat_session.turns_kept(run_directory.load_metadata(trained), None) == 0
+    assert chat_session.remembered_turns(metadata, 7) == 7
+    assert chat_session.remembered_turns(run_directory.load_metadata(trained), None) == 0
 
 
 # What is typed
@@ -211,8 +218,8 @@ def test_piped_lines_are_answered_one_by_one_and_a_seed_repeats_all_of_it(
 ) -> None:
     out, err = chat(monkeypatch, capsys, trained, "The \nA\n", "--seed", "3")
     model = run_directory.load(trained)
-    first = text_generation.generate(model, "The ", 15, seeds=[3])[0].text
-    second = text_generation.generate(model, f"The {first}A", 15, seeds=[4])[0].text
+    first = Generator(model).generate("The ", GenerationConfig(15), seeds=[3])[0].text
+    second = Generator(model).generate(f"The {first}A", GenerationConfig(15), seeds=[4])[0].text
     assert out == f"{first}\n{second}\n"
     assert err.rstrip().endswith(f"next: keras-lstmgen evaluate {trained}")
     assert chat(monkeypatch, capsys, trained, "The \nA\n", "--seed", "3")[0] == out
@@ -223,9 +230,9 @@ def test_again_takes_the_next_seed_and_the_place_of_the_answer_before(
 ) -> None:
     out, _ = chat(monkeypatch, capsys, trained, "The \n/again\n go\n")
     model = run_directory.load(trained)
-    texts = [text_generation.generate(model, "The ", 15, seeds=[seed])[0].text for seed in (0, 1)]
+    texts = [Generator(model).generate("The ", GenerationConfig(15), seeds=[seed])[0].text for seed in (0, 1)]
     assert texts[0] != texts[1]
-    last = text_generation.generate(model, f"The {texts[1]} go", 15, seeds=[2])[0].text
+    last = Generator(model).generate(f"The {texts[1]} go", GenerationConfig(15), seeds=[2])[0].text
     assert out == f"{texts[0]}\n{texts[1]}\n{last}\n"
 
 
@@ -234,7 +241,7 @@ def test_forgetting_begins_anew_and_a_seed_can_be_set(
 ) -> None:
     out, _ = chat(monkeypatch, capsys, trained, "The \n/forget\n/seed -9\nA\n/quit\nnever read\n")
     model = run_directory.load(trained)
-    texts = [text_generation.generate(model, p, 15, seeds=[s])[0].text for p, s in (("The ", 0), ("A", -9))]
+    texts = [Generator(model).generate(p, GenerationConfig(15), seeds=[s])[0].text for p, s in (("The ", 0), ("A", -9))]
     assert out == "".join(f"{text}\n" for text in texts)
 
 
@@ -245,19 +252,19 @@ def test_chinese_is_read_and_written_in_utf_8_whatever_the_terminal_says_of_itse
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("床前明月\n".encode()), encoding="ascii"))
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="ascii"))
     assert command_line.main(["chat", str(poem), "--max-new-tokens", "15"]) == 0
-    (sample,) = text_generation.generate(run_directory.load(poem), "床前明月", 15)
+    (sample,) = Generator(run_directory.load(poem)).generate("床前明月", GenerationConfig(15))
     assert written.getvalue().decode() == f"{sample.text}\n"
 
 
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("/agian", "/agian: is no command; /help lists them."),
+        ("/agian", "/agian: unknown command; /help lists the commands."),
         ("/seed x", "/seed: 'x' is not a whole number"),
-        ("/forget me", "/forget me: is no command; /help lists them."),
+        ("/forget me", "/forget me: unknown command; /help lists the commands."),
         ("/again", "There is no turn to answer again."),
         ("/forget\n/again", "There is no turn to answer again."),
-        ("/help", "/seed N    the seed of the next answer"),
+        ("/help", "/seed N    set the seed of the next answer"),
     ],
 )
 def test_a_command_never_reaches_the_model(
@@ -272,13 +279,13 @@ def test_an_empty_line_is_no_turn_of_a_run_on_pairs(
     dialogues: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, _ = chat(monkeypatch, capsys, dialogues, "\n  \nhello\n")
-    assert out == text_generation.generate(run_directory.load(dialogues), "hello", 15)[0].text + "\n"
+    assert out == Generator(run_directory.load(dialogues)).generate("hello", GenerationConfig(15))[0].text + "\n"
 
 
 @pytest.mark.parametrize(
     ("data", "words", "said"),
     [
-        (b"", ["--memory", "2"], "--memory: is of a run on pairs; "),
+        (b"", ["--memory", "2"], "--memory: this run was not trained on pairs and keeps its whole text; "),
         (b"", ["--max-new-tokens", "0"], "--max-new-tokens: 0 is out of range; give 1 or more"),
         (b"", ["--top-p", "0"], "top_p: 0.0 is out of range; "),
         (b"ab\xff\n", [], "standard input: not UTF-8 at byte 2 of a line; "),
@@ -299,7 +306,7 @@ def test_what_cannot_be_used_is_one_line(
 
 def test_a_memory_below_nothing_is_refused(dialogues: Path) -> None:
     with pytest.raises(UserError, match=r"--memory: -1 is out of range; give 0 or more"):
-        chat_session.turns_kept(run_directory.load_metadata(dialogues), -1)
+        chat_session.remembered_turns(run_directory.load_metadata(dialogues), -1)
 
 
 def test_the_first_ctrl_c_breaks_off_the_answer_and_the_talk_goes_on(
@@ -313,12 +320,16 @@ def test_the_first_ctrl_c_breaks_off_the_answer_and_the_talk_goes_on(
         written.append(text)
 
     who, _ = speaker(trained, tokens=4 * text_generation.CHUNK)
-    monkeypatch.setattr(chat_session, "line_typed", lambda _: next(lines))
-    monkeypatch.setattr(chat_session, "_write", interrupt)
+    monkeypatch.setattr(chat_terminal, "read_line", lambda _: next(lines))
+    monkeypatch.setattr(chat_terminal, "_write", interrupt)
     with signals.raise_terminated():
-        chat_session.converse(who, 0)
-    whole = text_generation.generate(who.run, "The ", text_generation.CHUNK, OPTIONS)[0].text
-    after = text_generation.generate(who.run, f"The {whole}x", 4 * text_generation.CHUNK, OPTIONS, seeds=[1])[0].text
+        chat_terminal.converse(ChatSession(who, 0))
+    whole = Generator(who.run).generate("The ", GenerationConfig(text_generation.CHUNK, OPTIONS))[0].text
+    after = (
+        Generator(who.run)
+        .generate(f"The {whole}x", GenerationConfig(4 * text_generation.CHUNK, OPTIONS), seeds=[1])[0]
+        .text
+    )
     assert "".join(written) == f"{whole}\n{after}\n"
 
 
@@ -331,8 +342,8 @@ def test_ctrl_c_twice_with_no_line_between_leaves(trained: Path, monkeypatch: py
             raise KeyboardInterrupt
         return str(entry)
 
-    monkeypatch.setattr(chat_session, "line_typed", line)
-    chat_session.converse(speaker(trained)[0], 0)
+    monkeypatch.setattr(chat_terminal, "read_line", line)
+    chat_terminal.converse(ChatSession(speaker(trained)[0], 0))
     assert typed == ["never read"]
 
 
@@ -395,7 +406,7 @@ def terminal(*words: str) -> Iterator[Terminal]:
 
 
 def test_chinese_is_typed_edited_and_answered_whole_in_a_terminal(poem: Path) -> None:
-    (sample,) = text_generation.generate(run_directory.load(poem), "床前明月", 9, Options(temperature=0))
+    (sample,) = Generator(run_directory.load(poem)).generate("床前明月", GenerationConfig(9, Options(temperature=0)))
     assert re.fullmatch(r"[\u4e00-\u9fff]{9}", sample.text)
     with terminal(str(poem), "--temperature", "0", "--max-new-tokens", "9") as screen:
         screen.until("> ")
@@ -442,16 +453,16 @@ def test_a_prompt_from_windows_is_read_as_the_corpus_was_wherever_it_comes_from(
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data), encoding="utf-8"))
     read: list[str] = []
 
-    def generated(_run: object, prompt: str, *_: object, **_named: object) -> list[Sample]:
+    def generated(_generator: object, prompt: str, *_: object, **_named: object) -> list[Sample]:
         read.append(prompt)
         return [Sample(finish_reason="length")]
 
-    def answered(session: chat_session.Session, _: Talk) -> int:
-        read.append(session.line)
-        return 0
+    def answered(_session: object, turn: str, *_: object) -> Sample:
+        read.append(turn)
+        return Sample(finish_reason="length")
 
-    monkeypatch.setattr(text_generation, "generate", generated)
-    monkeypatch.setattr(chat_session, "_answer", answered)
+    monkeypatch.setattr(Generator, "generate", generated)
+    monkeypatch.setattr(ChatSession, "answer", answered)
     monkeypatch.setattr(inspect_run, "inspect", lambda _run, asked, _folder: read.append(asked.prompt))
     verb, *others = words
     others = [str(tmp_path / "prompt.txt") if word == "FILE" else word for word in others]

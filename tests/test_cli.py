@@ -27,6 +27,7 @@ from keras_lstmgen.files import atomic, spooling
 from keras_lstmgen.generation import beam_search, decoding_loop, text_generation
 from keras_lstmgen.generation.logits_processors import HostOptions
 from keras_lstmgen.generation.sampling import Options
+from keras_lstmgen.generation.text_generation import GenerationConfig, Generator
 from keras_lstmgen.interpret import inspect_run
 from keras_lstmgen.models import run_directory
 from keras_lstmgen.training import trainer
@@ -260,7 +261,7 @@ def test_the_text_alone_goes_to_standard_output_and_the_notes_beside_it(
         "--temperature", "0.9", "--top-k", "30", "--top-p", "0.95", "--min-p", "0.01", "--repetition-penalty", "1.1",
     )  # fmt: skip
     options = Options(temperature=0.9, top_k=30, top_p=0.95, min_p=0.01, repetition_penalty=1.1)
-    first, second = text_generation.generate(run_directory.load(trained), "The ", 40, options, seeds=[7, 8])
+    first, second = Generator(run_directory.load(trained)).generate("The ", GenerationConfig(40, options), seeds=[7, 8])
     assert out == f"{first.text}\n\n{second.text}\n"
     assert "80 tokens in" in err
     assert "ended by: length, length" in err
@@ -292,7 +293,7 @@ def test_interactive_answers_each_line_until_the_end_of_input(
     keyboard(monkeypatch, "The \nA\n")
     out, err = typed(capsys, "generate", trained, "--interactive", "--max-new-tokens", "15", "--seed", "3")
     model = run_directory.load(trained)
-    texts = [text_generation.generate(model, p, 15, seeds=[s])[0].text for p, s in (("The ", 3), ("A", 4))]
+    texts = [Generator(model).generate(p, GenerationConfig(15), seeds=[s])[0].text for p, s in (("The ", 3), ("A", 4))]
     assert out == "".join(f"{text}\n" for text in texts)
     assert printed_next(err)[1] == "evaluate"
 
@@ -319,11 +320,10 @@ def test_every_option_of_the_host_reaches_the_text(trained: Path, capsys: pytest
         HostOptions(3, 0.5, -0.25, ("e=-inf", "#260=1.5", "<0x0A>=-2", "==-3"), "[^e]*"),
     )
     out, err = typed(capsys, "generate", trained, "--prompt", "The ", "--max-new-tokens", "40", "--n", "2", *words)
-    limits = text_generation.constrained(model, host)
-    first, second = text_generation.generate(model, "The ", 40, seeds=[0, 1], limits=limits)
+    first, second = Generator(model).generate("The ", GenerationConfig(40, host=host), seeds=[0, 1])
     assert out == f"{first.text}\n\n{second.text}\n"
     assert "e" not in out
-    assert "left nothing" not in err
+    assert "are excluded by" not in err
 
 
 def test_what_a_text_lacks_is_told_beside_it(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -338,9 +338,11 @@ def test_a_search_writes_the_best_texts_and_their_scores_beside_them(
     words = ("--prompt", "The ", "--max-new-tokens", "20", "--no-repeat-ngram", "4")
     out, err = typed(capsys, "generate", trained, *words, "--beams", "3", "--length-penalty", "0.5", "--n", "2")
     model = run_directory.load(trained)
-    limits = text_generation.constrained(model, HostOptions(no_repeat_ngram=4))
-    asked = beam_search.Search(3, 0.5, 20)
-    best, second, _ = text_generation.search(model, decoding_loop.stepper(model.weights), "The ", asked, limits=limits)
+    limits = text_generation.compile_constraints(model, HostOptions(no_repeat_ngram=4))
+    asked = beam_search.BeamSearchConfig(3, 0.5, 20)
+    best, second, _ = text_generation.search(
+        model, decoding_loop.compile_step(model.weights), "The ", asked, constraints=limits
+    )
     assert out == f"{best.text}\n\n{second.text}\n"
     assert f"ended by: length, length; scores: {best.score:.4f}, {second.score:.4f}\n" in err
 
@@ -352,7 +354,7 @@ def test_log_probabilities_are_a_line_of_json_a_token(
     short = (*two, "--seed", "2")
     out, _ = typed(capsys, *short, "--logprobs", "3")
     model = run_directory.load(trained)
-    samples = text_generation.generate(model, "The ", 7, seeds=[2, 3])
+    samples = Generator(model).generate("The ", GenerationConfig(7), seeds=[2, 3])
     told = [json.loads(line) for line in out.splitlines()]
     assert [(line["text"], line["position"]) for line in told] == [(text, t) for text in (0, 1) for t in range(7)]
     assert [line["id"] for line in told] == samples[0].tokens + samples[1].tokens
@@ -371,7 +373,7 @@ def test_log_probabilities_are_a_line_of_json_a_token(
         (["--presence-penalty", "nan"], "--presence-penalty: nan is out of range; give a number from "),
         (["--frequency-penalty", "1e7"], "--frequency-penalty: 10000000.0 is out of range; give a number from "),
         (["--logit-bias", "e"], "--logit-bias 'e': give TOKEN=X or #ID=X, "),
-        (["--logit-bias", "字=1"], "--logit-bias '字=1': no token is spelled so; the tokenizer cuts it into <0xE5> "),
+        (["--logit-bias", "字=1"], "--logit-bias '字=1': the vocabulary has no such token; "),
         (["--regex", "("], "--regex '(': unclosed group; docs/generation.md says what a pattern may hold"),
         (["--logprobs", "-1"], "--logprobs: -1 is out of range; give 0 or more"),
         (["--beams", "-1"], "--beams: -1 is out of range; give 1 or more"),
@@ -554,7 +556,10 @@ def test_a_text_that_cannot_be_kept_is_printed(
         == 2
     )
     out, err = capsys.readouterr()
-    assert out == text_generation.generate(run_directory.load(copied), "", 9, Options(), seeds=[0])[0].text + "\n"
+    assert (
+        out
+        == Generator(run_directory.load(copied)).generate("", GenerationConfig(9, Options()), seeds=[0])[0].text + "\n"
+    )
     assert "kept.txt: could not be written (No space left on device)" in err
 
 

@@ -24,8 +24,10 @@ from keras_lstmgen.generation import (
     sampling,
     text_generation,
 )
+from keras_lstmgen.generation.growing_text import UNFINISHED, Sample
 from keras_lstmgen.generation.logits_processors import Constraints, HostOptions
 from keras_lstmgen.generation.sampling import Options
+from keras_lstmgen.generation.text_generation import GenerationConfig, Generator
 from keras_lstmgen.models import run_directory
 from keras_lstmgen.tokenizers import tokenizer
 from keras_lstmgen.utils.errors import UserError
@@ -313,9 +315,9 @@ NEWLINE = tokenizer.NEWLINE
         ("a=nan", "give TOKEN=X or #ID=X"),
         ("a=inf", "give TOKEN=X or #ID=X"),
         ("a=2e6", "from -1000000 to 1000000"),
-        ("ab=1", "no token is spelled so; the tokenizer cuts it into a b,"),
+        ("ab=1", "the vocabulary has no such token; give a bias to one of the pieces of this text instead: a b"),
         ("#9999=1", "there is no such id; give one below"),
-        ("<s>=1", "this model never writes '<s>'"),
+        ("<s>=1", "this model never generates '<s>'"),
         ("\udc80=1", "not UTF-8"),
     ],
 )
@@ -354,10 +356,10 @@ def lines(trained_lines: Path) -> run_directory.Run:
     return run_directory.load(trained_lines)
 
 
-def written(model: run_directory.Run, prompt: str = "", n: int = 40, **words: Any) -> list[text_generation.Sample]:
+def written(model: run_directory.Run, prompt: str = "", n: int = 40, **words: Any) -> list[Sample]:
     """Six texts under the options of the host."""
-    limits = text_generation.constrained(model, HostOptions(**words))
-    return text_generation.generate(model, prompt, n, Options(temperature=1.5), seeds=range(6), limits=limits)
+    limits = HostOptions(**words)
+    return Generator(model).generate(prompt, GenerationConfig(n, Options(temperature=1.5), host=limits), seeds=range(6))
 
 
 @pytest.mark.parametrize("fixture", ["stream", "lines"])
@@ -365,10 +367,10 @@ def test_token_by_token_under_options_that_change_nothing_the_texts_are_the_same
     fixture: str, request: pytest.FixtureRequest
 ) -> None:
     model, options = request.getfixturevalue(fixture), Options(temperature=0.8, top_p=0.9, repetition_penalty=1.2)
-    limits = text_generation.constrained(model, HostOptions())
-    many = text_generation.generate(model, "the ", 40, options, seeds=range(5), limits=limits, stop=["zz"])
+    limits = HostOptions()
+    many = Generator(model).generate("the ", GenerationConfig(40, options, stop=["zz"], host=limits), seeds=range(5))
     for one, other in zip(
-        text_generation.generate(model, "the ", 40, options, seeds=range(5), stop=["zz"]), many, strict=True
+        Generator(model).generate("the ", GenerationConfig(40, options, stop=["zz"]), seeds=range(5)), many, strict=True
     ):
         assert (one.text, one.tokens, one.finish_reason, one.note) == (
             other.text, other.tokens, other.finish_reason, other.note,
@@ -395,10 +397,10 @@ def test_no_run_of_n_tokens_of_prompt_and_text_comes_twice(
 def test_a_text_ends_where_everything_is_forbidden_and_says_by_what(lines: run_directory.Run) -> None:
     """The pattern wants three times what the text may hold once, and forbids the end till then."""
     limits = HostOptions(regex="(on){3}", no_repeat_ngram=1, logit_bias=("</s>=-inf",))
-    sample = text_generation.generate(lines, "", 9, limits=text_generation.constrained(lines, limits))[0]
+    sample = Generator(lines).generate("", GenerationConfig(9, host=limits))[0]
     assert (sample.text, sample.finish_reason) == ("on", "stop")
-    said = "--no-repeat-ngram and --regex and --logit-bias left nothing that could follow"
-    assert sample.note == f"{said}; the match of --regex is unfinished"
+    said = "all tokens are excluded by --no-repeat-ngram and --regex and --logit-bias"
+    assert sample.note == f"{said}; the match of --regex is incomplete"
 
 
 PHRASES = ("[a-z ]{5,12}", r"(the|a) \w+ (is|was) .{0,9}", r"\d{2}:\d{2}", "x?", "(?s:.{2}\n)*")
@@ -410,7 +412,7 @@ def test_a_text_matches_its_pattern_or_says_that_it_is_unfinished(stream: run_di
     for sample in written(stream, "The ", 30, regex=regex):
         matches = re.fullmatch(regex, sample.text) is not None
         assert matches == (sample.note == "")
-        assert sample.note in ("", text_generation.UNFINISHED)
+        assert sample.note in ("", UNFINISHED)
         assert sample.finish_reason == "length" or matches
         whole += matches
     assert whole >= 3
@@ -431,7 +433,7 @@ def test_the_text_stops_where_the_pattern_can_only_end_and_an_end_token_comes_on
 
 def test_a_match_that_the_limit_cuts_off_is_told(stream: run_directory.Run) -> None:
     for sample in written(stream, n=4, regex="[a-z]{5}"):
-        assert (len(sample.tokens), sample.finish_reason, sample.note) == (4, "length", text_generation.UNFINISHED)
+        assert (len(sample.tokens), sample.finish_reason, sample.note) == (4, "length", UNFINISHED)
     for sample in written(stream, n=5, regex="[a-z]{5}"):
         assert (len(sample.tokens), sample.finish_reason, sample.note) == (5, "stop", "")
 
@@ -457,11 +459,11 @@ def test_ids_that_training_never_saw_stay_unwritten_under_every_option(stream: r
 
 
 def test_stop_strings_and_whole_characters_are_as_without_options(stream: run_directory.Run) -> None:
-    limits = text_generation.constrained(stream, HostOptions(presence_penalty=0.1))
-    free = text_generation.generate(stream, "", 60, limits=limits)[0].text
+    limits = HostOptions(presence_penalty=0.1)
+    free = Generator(stream).generate("", GenerationConfig(60, host=limits))[0].text
     emitted: list[str] = []
-    stopped = text_generation.generate(
-        stream, "", 60, limits=limits, stop=[free[30:33]], emit=lambda _, text: emitted.append(text)
+    stopped = Generator(stream).generate(
+        "", GenerationConfig(60, stop=[free[30:33]], host=limits), emit=lambda _, text: emitted.append(text)
     )[0]
     assert (stopped.text, stopped.finish_reason) == (free[: free.index(free[30:33])], "stop")
     assert "".join(emitted) == stopped.text
@@ -471,9 +473,11 @@ def test_stop_strings_and_whole_characters_are_as_without_options(stream: run_di
 
 
 def test_log_probabilities_are_the_model_s_own_before_any_option(lines: run_directory.Run) -> None:
-    limits = text_generation.constrained(lines, HostOptions(no_repeat_ngram=2))
-    sample = text_generation.generate(lines, "the ", 12, Options(temperature=0.5), seeds=[3], limits=limits)[0]
-    told = text_generation.logprobs(lines, decoding_loop.stepper(lines.weights), "the ", sample.tokens, 4)
+    limits = HostOptions(no_repeat_ngram=2)
+    sample = Generator(lines).generate("the ", GenerationConfig(12, Options(temperature=0.5), host=limits), seeds=[3])[
+        0
+    ]
+    told = text_generation.token_logprobs(lines, decoding_loop.compile_step(lines.weights), "the ", sample.tokens, 4)
     prompt = lines.prompt_ids("the ")
     logits = np.asarray(lines.model(np.array([prompt + sample.tokens]), training=False))[0, len(prompt) - 1 : -1]
     expected = beam_search.log_softmax(logits)

@@ -11,7 +11,8 @@ import pytest
 
 from keras_lstmgen.exporters import registry
 from keras_lstmgen.exporters.registry import Call
-from keras_lstmgen.generation import sampling, text_generation
+from keras_lstmgen.generation import sampling
+from keras_lstmgen.generation.text_generation import GenerationConfig, Generator
 from keras_lstmgen.models import run_directory
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the kit is no package: it travels as a folder
@@ -78,11 +79,11 @@ def source(request: pytest.FixtureRequest) -> tuple[str, Path, run_directory.Run
     """A run, and what Keras writes in each case."""
     folder = request.getfixturevalue(request.param)
     model = run_directory.load(folder)
-    call = text_generation.writer(model)
+    generator = Generator(model)
 
     def tokens(case: Case) -> list[int]:
         options = sampling.Options(**case.options)
-        return text_generation.generate(model, case.prompt, N, options, seeds=[case.seed], call=call)[0].tokens
+        return generator.generate(case.prompt, GenerationConfig(N, options), seeds=[case.seed])[0].tokens
 
     return request.param, folder, model, [tokens(case) for case in cases(request.param)]
 

@@ -20,11 +20,10 @@ IDS = np.random.default_rng(5).integers(3, V, (B, P)).astype(np.int32)
 OPTIONS = [Options(repetition_penalty=1.4), Options(temperature=0.5, top_k=3), Options(top_p=0.8)]
 
 
-def write(ids: Any, text: decoding_loop.Text, noise: Any, end_id: int = END) -> decoding_loop.Written:
-    call = tf.function(
-        lambda ids, text, noise, rows: decoding_loop.write(WEIGHTS, ids, text, noise, rows, NEVER, end_id)
-    )
-    return call(tf.constant(ids), text, tf.constant(noise), sampling.rows(OPTIONS))
+def write(ids: Any, state: decoding_loop.DecodingState, noise: Any, end_id: int = END) -> decoding_loop.DecodingResult:
+    decoder = decoding_loop.Decoder(WEIGHTS, NEVER, end_id)
+    loop = tf.function(lambda request, state: decoding_loop.decode(decoder, request, state))
+    return loop(decoding_loop.Request(tf.constant(ids), tf.constant(noise), sampling.rows(OPTIONS)), state)
 
 
 def step_by_step(noise: Any, end_id: int) -> tuple[Any, Any]:
@@ -49,7 +48,7 @@ def step_by_step(noise: Any, end_id: int) -> tuple[Any, Any]:
 
 def test_the_loop_equals_step_and_choose_one_after_another() -> None:
     noise = sampling.noise([1, 2, 3], N)
-    written = write(IDS, decoding_loop.begin(B, S, V), noise)
+    written = write(IDS, decoding_loop.initial_state(B, S, V), noise)
     tokens, logprobs = step_by_step(noise, END)
     np.testing.assert_array_equal(written.tokens, tokens)
     np.testing.assert_allclose(written.logprobs, logprobs, atol=1e-5)
@@ -58,7 +57,7 @@ def test_the_loop_equals_step_and_choose_one_after_another() -> None:
 def test_a_row_that_ended_holds_end_tokens_with_log_probability_zero() -> None:
     ends = 0
     for seed in range(12):
-        written = write(IDS, decoding_loop.begin(B, S, V), sampling.noise([seed, seed + 50, seed + 90], N))
+        written = write(IDS, decoding_loop.initial_state(B, S, V), sampling.noise([seed, seed + 50, seed + 90], N))
         for tokens, logprobs in zip(written.tokens.numpy(), written.logprobs.numpy(), strict=True):
             if END in tokens:
                 first = int(np.argmax(tokens == END))
@@ -72,28 +71,31 @@ def test_a_row_that_ended_holds_end_tokens_with_log_probability_zero() -> None:
 def test_a_prompt_that_ends_a_text_is_followed_by_nothing() -> None:
     ids = IDS.copy()
     ids[1, -1] = END
-    written = write(ids, decoding_loop.begin(B, S, V), sampling.noise([1, 2, 3], N))
+    written = write(ids, decoding_loop.initial_state(B, S, V), sampling.noise([1, 2, 3], N))
     assert (written.tokens.numpy()[1] == END).all()
 
 
 def test_going_on_with_the_last_token_equals_writing_at_once() -> None:
     noise, never_ends = sampling.noise([4, 5, 6], N), 0
-    whole = write(IDS, decoding_loop.begin(B, S, V), noise, never_ends)
-    first = write(IDS, decoding_loop.begin(B, S, V), noise[:, :4], never_ends)
-    second = write(first.tokens[:, -1:], first.text, noise[:, 4:], never_ends)
+    whole = write(IDS, decoding_loop.initial_state(B, S, V), noise, never_ends)
+    first = write(IDS, decoding_loop.initial_state(B, S, V), noise[:, :4], never_ends)
+    second = write(first.tokens[:, -1:], first.state, noise[:, 4:], never_ends)
     np.testing.assert_array_equal(tf.concat([first.tokens, second.tokens], axis=1), whole.tokens)
-    np.testing.assert_allclose(second.text.state, whole.text.state, atol=1e-6)
-    np.testing.assert_array_equal(second.text.seen, whole.text.seen)
+    np.testing.assert_allclose(second.state.recurrent, whole.state.recurrent, atol=1e-6)
+    np.testing.assert_array_equal(second.state.seen, whole.state.seen)
 
 
 def test_ids_that_are_never_written_are_not() -> None:
     tokens = np.concatenate(
-        [write(IDS, decoding_loop.begin(B, S, V), sampling.noise([s, s + 1, s + 2], N)).tokens for s in range(20)]
+        [
+            write(IDS, decoding_loop.initial_state(B, S, V), sampling.noise([s, s + 1, s + 2], N)).tokens
+            for s in range(20)
+        ]
     )
     assert set(tokens.ravel()) <= set(range(2, V))
 
 
 def test_seen_is_all_of_prompt_and_output() -> None:
-    written = write(IDS, decoding_loop.begin(B, S, V), sampling.noise([7, 8, 9], 2), end_id=0)
+    written = write(IDS, decoding_loop.initial_state(B, S, V), sampling.noise([7, 8, 9], 2), end_id=0)
     for b in range(B):
-        assert set(np.flatnonzero(written.text.seen[b])) == {*IDS[b].tolist(), *written.tokens.numpy()[b].tolist()}
+        assert set(np.flatnonzero(written.state.seen[b])) == {*IDS[b].tolist(), *written.tokens.numpy()[b].tolist()}

@@ -9,7 +9,8 @@ import tensorflow as tf
 
 from keras_lstmgen.exporters import saved_model, string_signatures
 from keras_lstmgen.exporters.registry import Call
-from keras_lstmgen.generation import sampling, text_generation
+from keras_lstmgen.generation import sampling
+from keras_lstmgen.generation.text_generation import GenerationConfig, Generator
 from keras_lstmgen.models import run_directory
 
 GOLDEN = Path(__file__).with_name("golden") / "run"
@@ -86,7 +87,7 @@ def test_the_defaults_of_one_row_serve_no_rows(model: run_directory.Run, call: C
 
 def test_an_empty_string_begins_a_text_has_nothing_to_score_and_no_tokens(model: run_directory.Run, call: Call) -> None:
     S = model.metadata.state_size
-    [sample] = text_generation.generate(model, "", 9)
+    [sample] = Generator(model).generate("", GenerationConfig(9))
     for signature, limit in (("serving_default", 9), ("complete", string_signatures.MAX_NEW_TOKENS)):
         answer = call(signature, **inputs(signature, S, 2))
         assert answer["text"][0] == answer["text"][1]

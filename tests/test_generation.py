@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from keras_lstmgen.cli import command_line
 from keras_lstmgen.config import recipe
 from keras_lstmgen.generation import decoding_loop, sampling, text_generation
+from keras_lstmgen.generation.detokenizer import Detokenizer
 from keras_lstmgen.generation.sampling import Options
-from keras_lstmgen.generation.text_generation import Tail
+from keras_lstmgen.generation.text_generation import GenerationConfig, Generator
 from keras_lstmgen.models import inference_step, run_directory
 from keras_lstmgen.tokenizers import tokenizer
 
@@ -26,7 +27,7 @@ ids_of = TOKENIZER.encode
 
 def fed(text: str, *stop: str) -> tuple[list[str], bool]:
     """What comes out token by token, and at the end."""
-    tail = Tail(TOKENIZER, stop)
+    tail = Detokenizer(TOKENIZER, stop)
     out = []
     for token in ids_of(text):
         out.append(tail.push(int(token)))
@@ -41,7 +42,7 @@ def test_a_character_of_four_bytes_comes_with_its_last_byte() -> None:
 
 
 def test_each_byte_of_half_a_character_at_the_end_becomes_a_replacement_mark() -> None:
-    tail = Tail(TOKENIZER)
+    tail = Detokenizer(TOKENIZER)
     assert [tail.push(int(token)) for token in ids_of("😀")[:2]] == ["", ""]
     assert tail.flush() == "\N{REPLACEMENT CHARACTER}" * 2
 
@@ -65,13 +66,13 @@ def test_the_text_ends_before_the_first_stop_string_whatever_came_before(text: s
 @given(st.text("abc", max_size=12), st.text("abc", min_size=1, max_size=4))
 @settings(deadline=None)
 def test_nothing_is_held_back_that_cannot_become_a_stop_string(text: str, stop: str) -> None:
-    tail, shown = Tail(TOKENIZER, [stop]), ""
+    tail, shown = Detokenizer(TOKENIZER, [stop]), ""
     for token in ids_of(text):
         shown += tail.push(int(token))
         if tail.stopped:
             return
-        read = text[: len(shown) + len(tail._held)]
-        held = tail._held
+        read = text[: len(shown) + len(tail._pending)]
+        held = tail._pending
         assert read == shown + held
         assert held == max(
             (read[i:] for i in range(len(read) + 1) if stop.startswith(read[i:]) and read[i:] != stop),
@@ -81,10 +82,10 @@ def test_nothing_is_held_back_that_cannot_become_a_stop_string(text: str, stop: 
 
 def test_the_same_seed_writes_the_same_text_alone_and_in_a_batch(trained: Path) -> None:
     model = run_directory.load(trained)
-    together = text_generation.generate(model, "The ", 40, Options(temperature=0.7), seeds=[5, 6, 7])
+    together = Generator(model).generate("The ", GenerationConfig(40, Options(temperature=0.7)), seeds=[5, 6, 7])
     assert len({sample.text for sample in together}) == 3
     for seed, sample in zip([5, 6, 7], together, strict=True):
-        alone = text_generation.generate(model, "The ", 40, Options(temperature=0.7), seeds=[seed])[0]
+        alone = Generator(model).generate("The ", GenerationConfig(40, Options(temperature=0.7)), seeds=[seed])[0]
         assert (alone.text, alone.tokens) == (sample.text, sample.tokens)
         assert alone.logprob == pytest.approx(sample.logprob, abs=1e-3)
 
@@ -95,16 +96,16 @@ def test_what_is_emitted_is_the_text(trained: Path) -> None:
     def emit(row: int, text: str) -> None:
         emitted[row] += text
 
-    samples = text_generation.generate(run_directory.load(trained), "x", 37, seeds=[1, 2], emit=emit)
+    samples = Generator(run_directory.load(trained)).generate("x", GenerationConfig(37), seeds=[1, 2], emit=emit)
     assert emitted == [sample.text for sample in samples]
     assert [(len(sample.tokens), sample.finish_reason) for sample in samples] == [(37, "length")] * 2
 
 
 def test_a_stop_string_ends_the_text_and_stands_outside_it(trained: Path) -> None:
     model = run_directory.load(trained)
-    free = text_generation.generate(model, "", 120)[0].text
+    free = Generator(model).generate("", GenerationConfig(120))[0].text
     word = free[60:63]
-    stopped = text_generation.generate(model, "", 120, stop=[word])[0]
+    stopped = Generator(model).generate("", GenerationConfig(120, stop=[word]))[0]
     assert stopped.finish_reason == "stop"
     assert stopped.text == free[: free.index(word)]
 
@@ -112,20 +113,20 @@ def test_a_stop_string_ends_the_text_and_stands_outside_it(trained: Path) -> Non
 def test_a_chinese_stop_string_ends_the_text_also_where_it_is_spelled_in_bytes() -> None:
     model, seeds = run_directory.load(GOLDEN), range(40)
     assert model.tokenizer.id_of("山") is None
-    free = [sample.text for sample in text_generation.generate(model, "月亮", 20, seeds=seeds)]
+    free = [sample.text for sample in Generator(model).generate("月亮", GenerationConfig(20), seeds=seeds)]
     emitted = [""] * len(seeds)
 
     def emit(row: int, text: str) -> None:
         emitted[row] += text
 
-    stopped = text_generation.generate(model, "月亮", 20, seeds=seeds, stop=["在山"], emit=emit)
+    stopped = Generator(model).generate("月亮", GenerationConfig(20, stop=["在山"]), seeds=seeds, emit=emit)
     assert [sample.text for sample in stopped] == emitted == [text.partition("在山")[0] for text in free]
     assert sum("在山" in text for text in free) > 1
 
 
 def test_an_end_symbol_ends_a_document(trained_lines: Path) -> None:
     model = run_directory.load(trained_lines)
-    samples = text_generation.generate(model, "", 60, Options(temperature=0.5), seeds=range(6))
+    samples = Generator(model).generate("", GenerationConfig(60, Options(temperature=0.5)), seeds=range(6))
     ended = [sample for sample in samples if sample.finish_reason == "stop"]
     assert len(ended) >= 3
     assert all(sample.tokens[-1] == model.metadata.end_id and "</s>" not in sample.text for sample in ended)
@@ -144,28 +145,42 @@ def test_an_empty_prompt_starts_at_the_start_symbol_and_a_document_s_prompt_afte
 def test_characters_that_training_never_saw_are_read_by_their_bytes(trained: Path) -> None:
     model = run_directory.load(trained)
     assert len(model.prompt_ids("月")) == 3
-    text = text_generation.generate(model, "月", 50, Options(temperature=2.0))[0].text
+    text = Generator(model).generate("月", GenerationConfig(50, Options(temperature=2.0)))[0].text
     assert text.encode("utf-8").decode("utf-8") == text
     assert "\N{REPLACEMENT CHARACTER}" not in text
 
 
 def test_ids_that_training_never_saw_are_never_written(trained: Path) -> None:
     model = run_directory.load(trained)
-    samples = text_generation.generate(model, "", 200, Options(temperature=3.0), seeds=range(8))
+    samples = Generator(model).generate("", GenerationConfig(200, Options(temperature=3.0)), seeds=range(8))
     written = np.unique([token for sample in samples for token in sample.tokens])
     assert not set(written.tolist()) & set(model.metadata.unsampled_ids)
     assert len(model.metadata.unsampled_ids) > 200
+
+
+def test_a_generator_is_traced_once_and_gives_the_texts_of_a_new_one(trained: Path) -> None:
+    model, config = run_directory.load(trained), GenerationConfig(2 * text_generation.CHUNK, Options(temperature=0.9))
+    generator = Generator(model)
+    generator.generate("The ", config, seeds=[1, 2])
+    traces = generator.loop.experimental_get_tracing_count()  # type: ignore[attr-defined]
+    assert traces >= 1
+    again = generator.generate("The ", config, seeds=[3, 4])
+    other = generator.generate("A longer prompt", config, seeds=[5, 6])
+    assert generator.loop.experimental_get_tracing_count() == traces  # type: ignore[attr-defined]
+    assert again == Generator(model).generate("The ", config, seeds=[3, 4])
+    assert other == Generator(model).generate("A longer prompt", config, seeds=[5, 6])
+    assert len({sample.text for sample in (*again, *other)}) == 4
 
 
 def test_a_text_longer_than_a_chunk_is_the_one_that_a_single_call_writes(trained: Path) -> None:
     model = run_directory.load(trained)
     N = 2 * text_generation.CHUNK + 5
     options = Options(temperature=0.9, repetition_penalty=1.2)
-    text = decoding_loop.begin(2, model.metadata.state_size, model.metadata.vocab_size)
+    text = decoding_loop.initial_state(2, model.metadata.state_size, model.metadata.vocab_size)
     ids = np.array([model.prompt_ids("The ")] * 2, np.int32)
     rows = sampling.rows([options] * 2)
-    whole = text_generation.writer(model)(ids, text, sampling.noise([5, 6], N), rows)
-    samples = text_generation.generate(model, "The ", N, options, seeds=[5, 6])
+    whole = Generator(model).loop(decoding_loop.Request(ids, sampling.noise([5, 6], N), rows), text)
+    samples = Generator(model).generate("The ", GenerationConfig(N, options), seeds=[5, 6])
     assert [sample.tokens for sample in samples] == whole.tokens.numpy().tolist()
     assert [sample.logprob for sample in samples] == pytest.approx(whole.logprobs.numpy().sum(axis=1), abs=1e-3)
 
@@ -175,8 +190,8 @@ def test_a_text_that_is_not_kept_takes_no_memory_however_long_and_is_the_one_tha
 ) -> None:
     """Here 10,000 tokens, in pieces of 16; all numbers stay numbers."""
     model, N, options = run_directory.load(trained), 10_000, Options(temperature=0.9, repetition_penalty=1.1)
-    call = text_generation.writer(model)
-    text_generation.generate(model, "", 64, options, call=call)  # traced, and warm
+    generator = Generator(model)
+    generator.generate("", GenerationConfig(64, options))  # traced, and warm
     pieces, kept = 0, {}
     hashed, characters = hashlib.sha256(), 0
 
@@ -189,7 +204,7 @@ def test_a_text_that_is_not_kept_takes_no_memory_however_long_and_is_the_one_tha
             kept[pieces] = tracemalloc.get_traced_memory()[0]
 
     tracemalloc.start()
-    (sample,) = text_generation.generate(model, "", N, options, emit=emit, call=call, keep=False)
+    (sample,) = generator.generate("", GenerationConfig(N, options, keep_text=False), emit=emit)
     tracemalloc.stop()
     assert (sample.text, sample.tokens, sample.length, sample.finish_reason) == ("", [], N, "length")
     assert math.isfinite(sample.logprob)
@@ -197,8 +212,8 @@ def test_a_text_that_is_not_kept_takes_no_memory_however_long_and_is_the_one_tha
     assert kept[N * 4 // 5] - kept[N // 4] < 35_000  # bytes; the tokens alone would be some 44,000
 
     ids = np.array([model.prompt_ids("")], np.int32)
-    start = decoding_loop.begin(1, model.metadata.state_size, model.metadata.vocab_size)
-    whole = call(ids, start, sampling.noise([0], N), sampling.rows([options]), None)
+    start = decoding_loop.initial_state(1, model.metadata.state_size, model.metadata.vocab_size)
+    whole = generator.loop(decoding_loop.Request(ids, sampling.noise([0], N), sampling.rows([options])), start)
     text = model.tokenizer.decode([int(token) for token in whole.tokens[0]])
     assert (len(text), hashlib.sha256(text.encode()).digest()) == (characters, hashed.digest())
 

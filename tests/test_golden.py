@@ -19,7 +19,8 @@ from ai_edge_litert.tools import flatbuffer_utils
 from keras_lstmgen.exporters import onnx as onnx_exporter
 from keras_lstmgen.exporters import saved_model, tflite, web
 from keras_lstmgen.exporters.registry import Call
-from keras_lstmgen.generation import sampling, text_generation
+from keras_lstmgen.generation import sampling
+from keras_lstmgen.generation.text_generation import GenerationConfig, Generator
 from keras_lstmgen.models import run_directory
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the kit is no package: it travels as a folder
@@ -59,12 +60,12 @@ def served(exported: Path) -> Iterator[serving.Addresses]:
 def keras(_: pytest.FixtureRequest) -> Write:
     """Keras itself."""
     model = run_directory.load(RUN)
-    call = text_generation.writer(model)
+    generator = Generator(model)
 
     def write(case: Case) -> tuple[str, str]:
         options, seeds = sampling.Options(**case["options"]), [int(case["seed"])]
         limit = case["max_new_tokens"]
-        sample = text_generation.generate(model, case["prompt"], limit, options, seeds=seeds, call=call)[0]
+        sample = generator.generate(case["prompt"], GenerationConfig(limit, options), seeds=seeds)[0]
         return sample.text, sample.finish_reason
 
     return write

@@ -42,7 +42,7 @@ ELSEWHERE = {
 }
 # Messages that name an option without advising it, or whose situation needs hardware, with the reason.
 NO_ADVICE = {
-    "the match of --regex is unfinished": "says what happened",
+    "the match of --regex is incomplete": "says what happened",
     "GPUs: --workers": "needs several GPUs",
     "pandoc --to plain": "a command of another program",
     "needs the backend 'tensorflow'": "advises to unset a variable",

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from keras_lstmgen.cli import command_line
 from keras_lstmgen.config import recipe
 from keras_lstmgen.data import splits
-from keras_lstmgen.generation import text_generation
 from keras_lstmgen.generation.sampling import Options
+from keras_lstmgen.generation.text_generation import GenerationConfig, Generator
 from keras_lstmgen.interpret import activations, html_page, inspect_run, probes
 from keras_lstmgen.layers import attention
 from keras_lstmgen.models import builder, inference_step, run_directory
@@ -199,7 +199,11 @@ def test_pictures_and_page_are_written_whole_into_the_run(copied: Path, capsys: 
     assert sorted(path.name for path in folder.iterdir()) == sorted(NAMES)
     for name in NAMES[:-1]:
         assert tf.io.decode_png((folder / name).read_bytes()).shape[1] >= 600
-    text = text_generation.generate(run_directory.load(copied), "The <b>", 9, Options(top_k=5), seeds=[4])[0].text
+    text = (
+        Generator(run_directory.load(copied))
+        .generate("The <b>", GenerationConfig(9, Options(top_k=5)), seeds=[4])[0]
+        .text
+    )
     assert page_of(folder).passages[0] == f"The <b>{text}".replace("\n", "↵\n")
     words = shlex.split(out.splitlines()[-1].removeprefix("next: "))
     assert words == ["keras-lstmgen", "evaluate", str(copied)]

@@ -15,6 +15,7 @@ from keras_lstmgen.cli.parser import build_parser
 from keras_lstmgen.exporters import string_signatures
 from keras_lstmgen.generation import beam_search, decoding_loop, sampling, text_generation
 from keras_lstmgen.generation.sampling import Options
+from keras_lstmgen.generation.text_generation import GenerationConfig, Generator
 from keras_lstmgen.models import run_directory
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the kit is no package: it travels as a folder
@@ -65,7 +66,7 @@ def test_a_kit_writes_the_texts_that_keras_writes(python: Callable[..., Result],
     words += ["--prompt", "The class", "--seed", "-1", "--n", "2", "--max-new-tokens", "70"]
     done = kit(python, name, trained / KITS[name], *words)
     assert done.returncode == 0, done.stderr
-    samples = text_generation.generate(run_directory.load(trained), "The class", 70, options, seeds=[-1, 0])
+    samples = Generator(run_directory.load(trained)).generate("The class", GenerationConfig(70, options), seeds=[-1, 0])
     assert done.stdout == f"--- seed -1\n{samples[0].text}\n--- seed 0\n{samples[1].text}\n"
     assert samples[0].text != samples[1].text
     assert done.stderr.startswith("140 tokens in ")
@@ -81,7 +82,7 @@ def test_a_kit_goes_on_with_a_chinese_prompt_as_keras_does(
     done = kit(python, name, named, "--prompt", "床前明月光，", "--seed", "4", "--temperature", "0.7")
     assert done.returncode == 0, done.stderr
     model, options = run_directory.load(trained_lines), Options(temperature=0.7)
-    sample = text_generation.generate(model, "床前明月光，", 200, options, seeds=[4])[0]
+    sample = Generator(model).generate("床前明月光，", GenerationConfig(200, options), seeds=[4])[0]
     assert done.stdout == sample.text + "\n"
     assert done.stderr.endswith(f"finish reason: {sample.finish_reason}\n")
 
@@ -92,9 +93,9 @@ def test_a_kit_searches_as_keras_does(python: Callable[..., Result], trained_lin
     done = kit(python, name, trained_lines / KITS[name], *words)
     assert done.returncode == 0, done.stderr
     model = run_directory.load(trained_lines)
-    best = text_generation.search(model, decoding_loop.stepper(model.weights), "the ", beam_search.Search(4, 0.6, 20))[
-        :2
-    ]
+    best = text_generation.search(
+        model, decoding_loop.compile_step(model.weights), "the ", beam_search.BeamSearchConfig(4, 0.6, 20)
+    )[:2]
     score = r"(-\d+\.\d{4})"
     texts = "".join(f"--- score {score}\n{re.escape(sample.text)}\n" for sample in best)
     told = f"finish reason: {best[0].finish_reason}, {best[1].finish_reason}; score: {score}, {score}\n"

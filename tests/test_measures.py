@@ -36,6 +36,7 @@ from keras_lstmgen.generation import (
     sampling,
     text_generation,
 )
+from keras_lstmgen.generation.text_generation import GenerationConfig, Generator
 from keras_lstmgen.models import run_directory
 from keras_lstmgen.training import trainer
 from keras_lstmgen.utils.errors import UserError
@@ -323,23 +324,23 @@ def small(folder: Path, values: dict[str, Any]) -> Path:
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Draw few samples."""
     monkeypatch.setattr(task_metrics, "DRAWN", 20)
-    monkeypatch.setattr(batch_generation, "ROWS", 7)
+    monkeypatch.setattr(batch_generation, "BATCH_SIZE", 7)
 
 
 def test_answers_side_by_side_are_those_of_each_source_alone(colours: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(batch_generation, "ROWS", 4)
+    monkeypatch.setattr(batch_generation, "BATCH_SIZE", 4)
     model = run_directory.load(colours)
     asked = ["red", "blue green white", "white red red blue green", "grey", "red\nblue white", "green"] * 2
-    found = batch_generation.answers(model, asked, 6)
-    call, greedy = text_generation.writer(model), sampling.Options(temperature=0)
+    found = batch_generation.greedy_answers(model, asked, 6)
+    generator, greedy = Generator(model), sampling.Options(temperature=0)
     for source, answer in zip(asked, found, strict=True):
-        (alone,) = text_generation.generate(model, source + "\n", 6, greedy, call=call)
+        (alone,) = generator.generate(source + "\n", GenerationConfig(6, greedy))
         assert answer == alone.text, source
     assert len(set(found)) > 1
 
 
 def test_prompts_stand_at_the_right_end() -> None:
-    ids, first = batch_generation.right([[1, 5, 3], [1, 3]])
+    ids, first = batch_generation.pad_left([[1, 5, 3], [1, 3]])
     assert ids[:, 1:].tolist() == [[5, 3], [1, 3]]
     assert first.tolist() == [[0], [1]]
 
@@ -389,7 +390,7 @@ def test_samples_of_pairs_are_answers_to_held_out_sources(colours: Path) -> None
     sources = list(dict.fromkeys(text.split("\n")[0] for text in splits.pieces(settings, "validation")))
     assert found["sources"] == sources[:3]
     for seed, source in enumerate(sources[:3]):
-        (sample,) = text_generation.generate(model, source, 5, seeds=[seed])
+        (sample,) = Generator(model).generate(source, GenerationConfig(5), seeds=[seed])
         assert found["texts"][seed] == sample.text
     targets = {text.split("\n")[1] for text in splits.pieces(settings, "train")}
     assert any(found["longest_copy"] in target for target in targets)
@@ -404,13 +405,13 @@ def test_all_measures_of_answers_are_reported_and_shown(colours: Path, capsys: p
     assert list(found) == ["bleu", "rouge", "exact_match", "recall", "distinct_2"]
     model, settings = run_directory.load(colours), recipe.load(colours / run_directory.RECIPE).corpus
     known = task_metrics.by_source(splits.pieces(settings, "validation"))
-    greedy = batch_generation.answers(model, list(known), 6)
+    greedy = batch_generation.greedy_answers(model, list(known), 6)
     step, limits = (
-        decoding_loop.stepper(model.weights),
-        text_generation.constrained(model, logits_processors.HostOptions()),
+        decoding_loop.compile_step(model.weights),
+        text_generation.compile_constraints(model, logits_processors.HostOptions()),
     )
     best = [
-        text_generation.search(model, step, source, beam_search.Search(3, 0.0, 6), limits=limits)[0].text
+        text_generation.search(model, step, source, beam_search.BeamSearchConfig(3, 0.0, 6), constraints=limits)[0].text
         for source in known
     ]
     training_pairs = [text.split("\n") for text in splits.pieces(settings, "train")]
@@ -441,7 +442,7 @@ def test_samples_are_judged_by_kind_beside_held_out_documents(headlines: Path) -
     assert report["samples"]["sources"] == ["sweet", "hard", "sweet"]
     found = report["measures"]["kind"]
     assert list(found) == ["sweet, generated", "sweet, held out", "hard, generated", "hard, held out"]
-    drawn = [sample.text for sample in text_generation.generate(model, "hard", 12, seeds=range(20))]
+    drawn = [sample.text for sample in Generator(model).generate("hard", GenerationConfig(12), seeds=range(20))]
     settings = recipe.load(headlines / run_directory.RECIPE).corpus
     known = [text.split("\n") for text in splits.pieces(settings, "train")]
     tools = {"saw", "file", "axe", "drill"}
@@ -458,7 +459,10 @@ def test_poems_are_held_against_their_form(poems: Path, capsys: pytest.CaptureFi
     assert "four equal verses" in capsys.readouterr().out
     found = json.loads((poems / "evaluation.json").read_text(encoding="utf-8"))["measures"]["verses"]
     prompt = "".join(recipe.load(poems / run_directory.RECIPE).corpus.labels)
-    drawn = [sample.text for sample in text_generation.generate(run_directory.load(poems), prompt, 40, seeds=range(20))]
+    drawn = [
+        sample.text
+        for sample in Generator(run_directory.load(poems)).generate(prompt, GenerationConfig(40), seeds=range(20))
+    ]
     assert found["generated"]["poems"] == 20
     assert found["generated"]["four_equal_verses"] == sum(quatrains.ends(text) is not None for text in drawn) / 20
     assert found["held out"] == {"poems": 36, "four_equal_verses": 1.0, "rhyming": 1.0}

@@ -17,6 +17,7 @@ from keras_lstmgen.data import prepared_corpus, token_cache
 from keras_lstmgen.generation import beam_search, decoding_loop, text_generation
 from keras_lstmgen.generation.logits_processors import HostOptions
 from keras_lstmgen.generation.sampling import Options
+from keras_lstmgen.generation.text_generation import GenerationConfig, Generator
 from keras_lstmgen.models import run_directory
 from keras_lstmgen.tokenizers.tokenizer import END, NEWLINE, START, UNK
 from keras_lstmgen.training import input_pipeline
@@ -87,15 +88,19 @@ def model() -> run_directory.Run:
 
 def test_a_bias_that_bans_everything_ends_the_text_with_a_note(model: run_directory.Run) -> None:
     banned = HostOptions(logit_bias=tuple(f"#{token}=-inf" for token in range(model.metadata.vocab_size)))
-    limits = text_generation.constrained(model, banned)
-    drawn = text_generation.generate(model, "The ", 5, seeds=[0, 1], limits=limits)
+    limits = text_generation.compile_constraints(model, banned)
+    drawn = Generator(model).generate("The ", GenerationConfig(5, host=banned), seeds=[0, 1])
     found = text_generation.search(
-        model, decoding_loop.stepper(model.weights), "The ", beam_search.Search(3, 0.0, 5), limits=limits
+        model,
+        decoding_loop.compile_step(model.weights),
+        "The ",
+        beam_search.BeamSearchConfig(3, 0.0, 5),
+        constraints=limits,
     )
     assert len(found) == 1
     for sample in (*drawn, *found):
         assert (sample.text, sample.finish_reason) == ("", "stop")
-        assert sample.note == "--logit-bias left nothing that could follow"
+        assert sample.note == "all tokens are excluded by --logit-bias"
 
 
 @pytest.mark.parametrize("options", [Options(top_k=2**31 - 1), Options(top_k=3, top_p=0.5, min_p=1.0), Options()])
@@ -105,10 +110,15 @@ def test_where_fewer_are_left_than_top_k_asks_for_all_of_them_may_be_drawn(
     kept = [int(token) for token in model.tokenizer.encode("ab")]
     never = {UNK, START, *model.metadata.unsampled_ids, *kept}
     banned = [f"#{token}=-inf" for token in range(model.metadata.vocab_size) if token not in never]
-    limits = text_generation.constrained(model, HostOptions(logit_bias=tuple(banned)))
-    samples: list[Any] = text_generation.generate(model, "The ", 30, options, seeds=[0, 1], limits=limits)
+    host = HostOptions(logit_bias=tuple(banned))
+    limits = text_generation.compile_constraints(model, host)
+    samples: list[Any] = Generator(model).generate("The ", GenerationConfig(30, options, host=host), seeds=[0, 1])
     assert all(sample.length == 30 and set(sample.text) <= {"a", "b"} for sample in samples)
     found = text_generation.search(
-        model, decoding_loop.stepper(model.weights), "The ", beam_search.Search(99, 0.0, 3), limits=limits
+        model,
+        decoding_loop.compile_step(model.weights),
+        "The ",
+        beam_search.BeamSearchConfig(99, 0.0, 3),
+        constraints=limits,
     )
     assert sorted(sample.text for sample in found) == [a + b + c for a in "ab" for b in "ab" for c in "ab"]

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from keras_lstmgen.cli import command_line, console
+from keras_lstmgen.cli import chat_terminal, command_line, console
 from keras_lstmgen.cli.parser import build_parser
 from keras_lstmgen.config import recipe
 from keras_lstmgen.distribution import launcher, workers
@@ -94,11 +94,11 @@ def test_every_seed_of_64_bits_is_read(seed: int) -> None:
 
 
 def test_a_chat_keeps_its_seed_where_a_new_one_is_none() -> None:
-    session = chat_session.Session(speaker=None, seed=7)  # type: ignore[arg-type]
+    session = chat_session.ChatSession(model=None, seed=7)  # type: ignore[arg-type]
     for word in (LONG, str(2**64), "nan", "٣"):
-        chat_session._obey(session, f"/seed {word}")
+        chat_terminal._run_command(session, f"/seed {word}")
         assert session.seed == 7
-    chat_session._obey(session, f"/seed {2**64 - 1}")
+    chat_terminal._run_command(session, f"/seed {2**64 - 1}")
     assert session.seed == 2**64 - 1
 
 

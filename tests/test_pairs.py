@@ -19,7 +19,8 @@ from keras_lstmgen.data.token_cache import SPLITS, encode
 from keras_lstmgen.evaluation import likelihood
 from keras_lstmgen.exporters import export_run, verify
 from keras_lstmgen.files import atomic
-from keras_lstmgen.generation import sampling, text_generation
+from keras_lstmgen.generation import sampling
+from keras_lstmgen.generation.text_generation import GenerationConfig, Generator
 from keras_lstmgen.models import builder, inference_step, run_directory
 from keras_lstmgen.tokenizers.tokenizer import END, NEWLINE, START
 from keras_lstmgen.training import trainer
@@ -322,7 +323,7 @@ def test_a_prompt_is_a_source_and_gets_its_end(colours: Path) -> None:
     assert loaded.prompt_ids("") == [START]
     greedy = sampling.Options(temperature=0)
     for source in ("red blue green", "grey white red", "white grey blue"):
-        (sample,) = text_generation.generate(loaded, source, 5, greedy)
+        (sample,) = Generator(loaded).generate(source, GenerationConfig(5, greedy))
         assert (sample.text, sample.finish_reason) == (source.split()[1], "stop")
 
 

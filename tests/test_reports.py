@@ -14,7 +14,7 @@ from keras_lstmgen.config import recipe
 from keras_lstmgen.data import splits
 from keras_lstmgen.evaluation import likelihood
 from keras_lstmgen.evaluation.report import evaluate
-from keras_lstmgen.generation import text_generation
+from keras_lstmgen.generation.text_generation import GenerationConfig, Generator
 from keras_lstmgen.models import run_directory
 from keras_lstmgen.utils.errors import UserError
 
@@ -79,7 +79,7 @@ def test_documents_are_measured_between_their_symbols(trained_lines: Path, tmp_p
 def test_samples_are_looked_up_in_the_training_text_alone(trained: Path) -> None:
     model = run_directory.load(trained)
     found = evaluate(model, [], samples=3, sample_tokens=80)["samples"]
-    written = text_generation.generate(model, "", 80, seeds=[0, 1, 2])
+    written = Generator(model).generate("", GenerationConfig(80), seeds=[0, 1, 2])
     assert found["texts"] == [sample.text for sample in written]
     training = "".join(splits.pieces(recipe.parse(model.metadata.recipe).corpus, "train"))
     passages = {text[i:j] for text in found["texts"] for i in range(80) for j in range(i, 81)}
@@ -93,7 +93,7 @@ def test_samples_are_looked_up_in_the_training_text_alone(trained: Path) -> None
 def test_documents_count_as_whole_lines_where_they_end(trained_lines: Path) -> None:
     model = run_directory.load(trained_lines)
     found = evaluate(model, [], samples=6, sample_tokens=40)["samples"]
-    written = text_generation.generate(model, "", 40, seeds=range(6))
+    written = Generator(model).generate("", GenerationConfig(40), seeds=range(6))
     ended = [sample.text for sample in written if sample.finish_reason == "stop" and sample.text.strip()]
     assert len(ended) > 0
     assert found["lines"] == len(ended)

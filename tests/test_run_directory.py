@@ -17,7 +17,7 @@ import pytest
 
 from keras_lstmgen.config import recipe
 from keras_lstmgen.files import atomic
-from keras_lstmgen.generation import text_generation
+from keras_lstmgen.generation.text_generation import GenerationConfig, Generator
 from keras_lstmgen.models import run_directory
 from keras_lstmgen.utils.errors import UserError
 
@@ -25,11 +25,11 @@ from keras_lstmgen.utils.errors import UserError
 def test_a_run_moved_elsewhere_writes_what_it_wrote_where_it_was_trained(
     copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = text_generation.generate(run_directory.load(copied), "The ", 25, seeds=[3])[0].text
+    before = Generator(run_directory.load(copied)).generate("The ", GenerationConfig(25), seeds=[3])[0].text
     moved = copied.rename(tmp_path / "else where 月")
     assert not copied.exists()
     monkeypatch.chdir(moved)
-    assert text_generation.generate(run_directory.load(Path(".")), "The ", 25, seeds=[3])[0].text == before
+    assert Generator(run_directory.load(Path("."))).generate("The ", GenerationConfig(25), seeds=[3])[0].text == before
 
 
 def test_what_a_run_holds_names_no_place_outside_the_run_but_its_corpus(trained: Path) -> None:
@@ -238,10 +238,10 @@ def put_layer(path: Path, layer: dict[str, Any]) -> None:
 
 def test_code_inside_a_keras_file_is_never_executed(copied: Path, tmp_path: Path) -> None:
     """Only numbers are read. Keras, told to trust the file, does execute what stands in it here."""
-    before = text_generation.generate(run_directory.load(copied), "The ", 20, seeds=[1])[0].text
+    before = Generator(run_directory.load(copied)).generate("The ", GenerationConfig(20), seeds=[1])[0].text
     mark = tmp_path / "executed"
     put_layer(copied / "model.keras", code_that_writes(mark))
-    assert text_generation.generate(run_directory.load(copied), "The ", 20, seeds=[1])[0].text == before
+    assert Generator(run_directory.load(copied)).generate("The ", GenerationConfig(20), seeds=[1])[0].text == before
     assert not mark.exists()
     with pytest.raises(ValueError, match=r"unsafe|safe_mode"):
         keras.saving.load_model(copied / "model.keras", safe_mode=True)

@@ -17,7 +17,9 @@ from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
 from keras_lstmgen.config import recipe
 from keras_lstmgen.exporters import graphs, saved_model, string_signatures, warmup
-from keras_lstmgen.generation import sampling, text_generation
+from keras_lstmgen.generation import sampling
+from keras_lstmgen.generation.growing_text import Sample
+from keras_lstmgen.generation.text_generation import GenerationConfig, Generator
 from keras_lstmgen.models import run_directory
 from keras_lstmgen.tokenizers import tokenizer
 from keras_lstmgen.training import trainer
@@ -44,7 +46,7 @@ class Served(NamedTuple):
     model: run_directory.Run
     server: StandIn
     folder: Path
-    call: Any  # that Keras writes with, traced once
+    generator: Generator  # that Keras writes with, traced once
 
     def rest(self, signature: str, inputs: Any) -> Any:
         """The outputs that a client of REST gets, or why it gets none."""
@@ -86,7 +88,7 @@ def served(request: pytest.FixtureRequest) -> Iterator[Served]:
     folder = request.getfixturevalue(request.param)
     server = StandIn(folder / saved_model.PATH)
     model = run_directory.load(folder)
-    yield Served(model, server, folder, text_generation.writer(model))
+    yield Served(model, server, folder, Generator(model))
     server.close()
 
 
@@ -94,12 +96,12 @@ def meta_graph(folder: Path) -> Any:
     return saved_model_pb2.SavedModel.FromString((folder / "serving/1/saved_model.pb").read_bytes()).meta_graphs[0]
 
 
-def written(served: Served, row: dict[str, Any]) -> text_generation.Sample:
+def written(served: Served, row: dict[str, Any]) -> Sample:
     """What Keras writes for a row of a request."""
     options = sampling.Options(**{name: row[name] for name in sampling.Rows._fields if name in row})
     seeds = [row.get("seed", 0)]
     limit = row.get("max_new_tokens", 200)
-    return text_generation.generate(served.model, row["prompt"], limit, options, seeds=seeds, call=served.call)[0]
+    return served.generator.generate(row["prompt"], GenerationConfig(limit, options), seeds=seeds)[0]
 
 
 def check(served: Served, rows: list[dict[str, Any]], answers: dict[str, Any]) -> None:

@@ -10,10 +10,9 @@ from typing import Any
 import pytest
 
 import keras_lstmgen
-from keras_lstmgen.cli import command_line
+from keras_lstmgen.cli import chat_terminal, command_line
 from keras_lstmgen.config import recipe
 from keras_lstmgen.distribution.stop_votes import StopRequest
-from keras_lstmgen.generation import chat_session
 from keras_lstmgen.models import run_directory
 from keras_lstmgen.system import signals
 from keras_lstmgen.training import trainer
@@ -105,8 +104,8 @@ def test_the_command_line_has_handlers_while_it_trains(short: recipe.Recipe, tmp
 
 def test_a_conversation_and_the_meeting_of_workers_need_no_main_thread() -> None:
     def work() -> tuple[int, str]:
-        with chat_session._counted_breaks() as breaks, signals.restored(signal.SIGINT, signal.SIGTERM):
-            return breaks(), "through"
+        with chat_terminal._counted_interrupts() as interrupts, signals.restored(signal.SIGINT, signal.SIGTERM):
+            return interrupts(), "through"
 
     assert in_thread(work) == (0, "through")
 

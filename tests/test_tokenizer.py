@@ -14,7 +14,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from keras_lstmgen.config.recipe import Tokenizer as Settings
-from keras_lstmgen.generation.text_generation import Tail
+from keras_lstmgen.generation.detokenizer import Detokenizer
 from keras_lstmgen.tokenizers import sentencepiece_trainer, tokenizer
 from keras_lstmgen.tokenizers.tokenizer import Tokenizer
 from keras_lstmgen.utils.errors import UserError
@@ -152,7 +152,7 @@ def test_decode_is_sentencepiece_s_for_any_ids_whatsoever(kind: str, data: st.Da
     text = tokens.decode(ids)
     assert text == sentencepiece.SentencePieceProcessor(model_proto=tokens.model).decode(ids)
     text.encode("utf-8")
-    tail = Tail(tokens)
+    tail = Detokenizer(tokens)
     assert "".join(map(tail.push, ids)) + tail.flush() == text
 
 

@@ -29,8 +29,8 @@ from keras_lstmgen.data import stream_windows, token_cache
 from keras_lstmgen.distribution.stop_votes import StopRequest
 from keras_lstmgen.evaluation import likelihood
 from keras_lstmgen.evaluation.report import evaluate
-from keras_lstmgen.generation import text_generation
 from keras_lstmgen.generation.sampling import Options
+from keras_lstmgen.generation.text_generation import GenerationConfig, Generator
 from keras_lstmgen.models import run_directory
 from keras_lstmgen.models.builder import build
 from keras_lstmgen.system import signals
@@ -160,7 +160,7 @@ def test_ctrl_c_within_an_epoch_saves_and_what_follows_is_as_if_nothing_had_happ
     assert f"Stopped by Ctrl-C, and saved. To go on: keras-lstmgen train --resume {folder}" in capsys.readouterr().out
     assert progress(folder)["windows"] == 70
     assert [row[0] for row in losses(folder)] == [52, 70]
-    assert text_generation.generate(run_directory.load(folder), "The ", 20)[0].finish_reason == "length"
+    assert Generator(run_directory.load(folder)).generate("The ", GenerationConfig(20))[0].finish_reason == "length"
 
     shown(trainer.resume, folder, small)
     assert re.findall(r"^epoch (\d+)  ", capsys.readouterr().out, re.M) == ["2", "3"]
@@ -487,7 +487,7 @@ def test_each_epoch_leaves_a_sample_with_its_settings(straight: Path) -> None:
     assert re.findall(r"^--- after (.*)$", text, re.M) == [f"{n}.00 epochs, temperature 0.8, seed 0" for n in (1, 2, 3)]
     model = run_directory.load(straight)
     best = int(np.argmin([row[2] for row in losses(straight)]))
-    again = text_generation.generate(model, "", loop.SAMPLE_TOKENS, Options(temperature=0.8))[0].text
+    again = Generator(model).generate("", GenerationConfig(loop.SAMPLE_TOKENS, Options(temperature=0.8)))[0].text
     assert text.split("--- after ")[1:][best].split("\n", 1)[1] == f"{again}\n\n"
 
 

@@ -17,7 +17,8 @@ import pytest
 from keras_lstmgen.config import recipe
 from keras_lstmgen.exporters import export_run, onnx, web
 from keras_lstmgen.files import data_folder
-from keras_lstmgen.generation import sampling, text_generation
+from keras_lstmgen.generation import sampling
+from keras_lstmgen.generation.text_generation import GenerationConfig, Generator
 from keras_lstmgen.models import run_directory
 from keras_lstmgen.training import trainer
 from keras_lstmgen.utils.errors import UserError
@@ -84,14 +85,14 @@ def test_in_node_a_folder_of_a_run_on_pairs_answers_as_keras_does(tmp_path_facto
     done = node(RUN, made / "web", questions=json.dumps(asked))
     assert (done.returncode, done.stderr) == (0, "")
     for prompt, mix, found in zip(prompts, MIXES, json.loads(done.stdout), strict=True):
-        [sample] = text_generation.generate(model, prompt, 200, sampling.Options(**mix), seeds=[3])
+        [sample] = Generator(model).generate(prompt, GenerationConfig(200, sampling.Options(**mix)), seeds=[3])
         assert (found["text"], found["tokens"]) == (sample.text, sample.tokens)
 
 
 @pytest.mark.parametrize("name", ["trained", "trained_lines"])
 def test_in_node_a_folder_writes_the_texts_of_keras(pages: Path, name: str) -> None:
     model = run_directory.load(pages / name)
-    call = text_generation.writer(model)
+    generator = Generator(model)
     prompts, seeds = ("The ", "床前明月", "", "a\n b"), (0, -1, 7, 2**64 - 3)
     asked = [
         {"prompt": prompt, "seed": str(seed), "options": mix, "max_new_tokens": 30}
@@ -102,11 +103,11 @@ def test_in_node_a_folder_writes_the_texts_of_keras(pages: Path, name: str) -> N
     *answers, neutral = json.loads(done.stdout)
     for prompt, seed, mix, found in zip(prompts, seeds, MIXES, answers, strict=True):
         options = sampling.Options(**mix)
-        [sample] = text_generation.generate(model, prompt, 30, options, seeds=[seed], call=call)
+        [sample] = generator.generate(prompt, GenerationConfig(30, options), seeds=[seed])
         assert (found["text"], found["tokens"]) == (sample.text, sample.tokens)
         assert found["finish_reason"] == sample.finish_reason
         assert found["logprob"] == pytest.approx(sample.logprob, abs=1e-3)
-    [sample] = text_generation.generate(model, "", 200, call=call)
+    [sample] = generator.generate("", GenerationConfig(200))
     assert neutral["tokens"] == sample.tokens
 
 

@@ -13,8 +13,10 @@ import pytest
 from keras_lstmgen.config import recipe
 from keras_lstmgen.data import readers, splits, text_reader
 from keras_lstmgen.evaluation import memorization, metrics, naive_bayes, report, task_metrics
-from keras_lstmgen.generation import batch_generation, beam_search, decoding_loop, text_generation
+from keras_lstmgen.generation import batch_generation, beam_search, decoding_loop, detokenizer, text_generation
+from keras_lstmgen.generation.growing_text import Sample
 from keras_lstmgen.generation.logits_processors import Constraints, HostOptions
+from keras_lstmgen.generation.text_generation import GenerationConfig, Generator
 from keras_lstmgen.models import run_directory
 from keras_lstmgen.tokenizers import tokenizer
 from keras_lstmgen.tokenizers.tokenizer import Tokenizer
@@ -111,19 +113,20 @@ def test_a_text_is_put_together_once_however_many_tokens_it_has(
     letter = int(model.tokenizer.encode("e")[0])
 
     @dataclass
-    class Watched(text_generation.Sample):
+    class Watched(Sample):
         def __setattr__(self, name: str, value: Any) -> None:
             if name == "text":
                 put.append(len(value))
             super().__setattr__(name, value)
 
-    def call(_: Any, text: decoding_loop.Text, noise: Any, *others: Any) -> decoding_loop.Written:
-        del others
-        tokens = np.full(noise.shape, letter, np.int32)
-        return decoding_loop.Written(_Array(tokens), _Array(np.zeros(noise.shape, np.float32)), text)
+    def loop(request: decoding_loop.Request, state: decoding_loop.DecodingState) -> decoding_loop.DecodingResult:
+        tokens = np.full(request.noise.shape, letter, np.int32)
+        return decoding_loop.DecodingResult(_Array(tokens), _Array(np.zeros(tokens.shape, np.float32)), state)
 
     monkeypatch.setattr(text_generation, "Sample", Watched)
-    (sample,) = text_generation.generate(model, "a", 5000, call=call)
+    generator = Generator(model)
+    generator.loop = loop
+    (sample,) = generator.generate("a", GenerationConfig(5000))
     assert sample.text == "e" * 5000
     assert sum(put) == 5000
 
@@ -142,16 +145,16 @@ def test_a_search_reads_only_the_end_of_a_text_for_stop_strings(
     model: run_directory.Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read = list[int]()
-    step, decoded = decoding_loop.stepper(model.weights), Tokenizer.decode
+    step, decoded = decoding_loop.compile_step(model.weights), Tokenizer.decode
 
     def counting(self: Tokenizer, ids: Sequence[int]) -> str:
         read.append(len(ids))
         return decoded(self, ids)
 
     monkeypatch.setattr(Tokenizer, "decode", counting)
-    text_generation.search(model, step, "The ", beam_search.Search(2, 0.0, 40))
+    text_generation.search(model, step, "The ", beam_search.BeamSearchConfig(2, 0.0, 40))
     assert not read
-    text_generation.search(model, step, "The ", beam_search.Search(2, 0.0, 40), stop=["zq", ""])
+    text_generation.search(model, step, "The ", beam_search.BeamSearchConfig(2, 0.0, 40), stop=["zq", ""])
     assert read
     assert max(read) <= 2 + 3
 
@@ -170,7 +173,7 @@ def test_the_end_of_a_text_has_the_stop_strings_that_the_whole_ends_with() -> No
             continue
         is_there = word in words.decode(tokens)
         found += is_there
-        assert (word in text_generation._end(words, tokens, len(word.encode()))) == is_there
+        assert (word in detokenizer.last_characters(words, tokens, len(word.encode()))) == is_there
     assert found > 50
 
 
@@ -180,7 +183,7 @@ def test_a_search_keeps_no_more_texts_than_it_gives_back() -> None:
     limits = Constraints(HostOptions(), np.array([-np.inf, -np.inf, 0, 0, 0], np.float32), 2, None)
     kept = list[int]()
 
-    def best(asked: beam_search.Search, found: list[beam_search.Hypothesis]) -> list[beam_search.Hypothesis]:
+    def best(asked: beam_search.BeamSearchConfig, found: list[beam_search.Hypothesis]) -> list[beam_search.Hypothesis]:
         kept.append(len(found))
         return original(asked, found)
 
@@ -188,7 +191,11 @@ def test_a_search_keeps_no_more_texts_than_it_gives_back() -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(beam_search, "_best", best)
         beam_search.search(
-            lambda ids, state: (logits.repeat(len(ids), 0), state), beam_search.Search(2, 10.0, 60), limits, [3], 1
+            lambda ids, state: (logits.repeat(len(ids), 0), state),
+            beam_search.BeamSearchConfig(2, 10.0, 60),
+            limits,
+            [3],
+            1,
         )
     assert len(kept) > 20
     assert max(kept) <= 2 * 2
@@ -236,7 +243,7 @@ def test_the_training_text_is_read_once_for_all_samples_and_kinds(
         return iter(["kind\nthe text\n"])
 
     monkeypatch.setattr(splits, "pieces", pieces)
-    written = [text_generation.Sample(text=text, finish_reason="stop") for text in ("the text", "a", "b")]
+    written = [Sample(text=text, finish_reason="stop") for text in ("the text", "a", "b")]
     assert report._copies_report(written, settings)["longest_copy"] == "the text"
     assert len(read) == 2  # for copies, and for lines
     read.clear()
@@ -248,13 +255,13 @@ def test_the_training_text_is_read_once_for_all_samples_and_kinds(
 def test_the_loop_that_writes_is_compiled_once_for_all_kinds(
     model: run_directory.Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    compiled, writer = list[str](), text_generation.writer
+    compiled, compile_loop = list[str](), text_generation.compile_loop
 
-    def counting(of: run_directory.Run) -> Any:
+    def counting(*arguments: Any) -> Any:
         compiled.append("again")
-        return writer(of)
+        return compile_loop(*arguments)
 
-    monkeypatch.setattr(text_generation, "writer", counting)
-    found = batch_generation.drawn(model, ["a", "The"], 2, 3)
+    monkeypatch.setattr(text_generation, "compile_loop", counting)
+    found = batch_generation.samples_per_source(model, ["a", "The"], 2, 3)
     assert [len(texts) for texts in found.values()] == [2, 2]
     assert len(compiled) == 1

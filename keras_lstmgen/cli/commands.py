@@ -18,7 +18,7 @@ from keras_lstmgen.system.native_stderr import captured_stderr
 from keras_lstmgen.utils.errors import UserError
 
 with captured_stderr():
-    from keras_lstmgen.cli import console
+    from keras_lstmgen.cli import chat_terminal, console
     from keras_lstmgen.cli.verbs.evaluate import run as evaluate
     from keras_lstmgen.cli.verbs.export import run as export
     from keras_lstmgen.cli.verbs.info import run as info
@@ -30,8 +30,10 @@ with captured_stderr():
     from keras_lstmgen.cli.verbs.train import run as train
     from keras_lstmgen.data import sources, splits
     from keras_lstmgen.generation import beam_search, chat_session, decoding_loop, text_generation
+    from keras_lstmgen.generation.growing_text import Sample
     from keras_lstmgen.generation.logits_processors import HostOptions
     from keras_lstmgen.generation.sampling import Options
+    from keras_lstmgen.generation.text_generation import GenerationConfig, Generator
     from keras_lstmgen.interpret import inspect_run
     from keras_lstmgen.models import run_directory
 
@@ -47,10 +49,10 @@ def generate(arguments: argparse.Namespace) -> None:
         _check_output(arguments.output)
     folder = _found(arguments.run, arguments.runs)
     model = run_directory.load(folder)
-    step = decoding_loop.stepper(model.weights)
-    write = _writer(model, step, options, host, asked, arguments)
+    step = decoding_loop.compile_step(model.weights)
     read = model.recipe.corpus
     arguments.stop = [splits.normalized(word, read) for word in arguments.stop]
+    write = _writer(model, step, options, host, asked, arguments)
     given = _asked() if arguments.interactive else [_prompt(arguments)]
     prompts = (splits.normalized_prompt(prompt, read) for prompt in given)
     texts = [
@@ -62,7 +64,7 @@ def generate(arguments: argparse.Namespace) -> None:
     console.next_beside("keras-lstmgen", "evaluate", folder)
 
 
-def _choices(arguments: argparse.Namespace) -> tuple[Options, HostOptions, beam_search.Search | None]:
+def _choices(arguments: argparse.Namespace) -> tuple[Options, HostOptions, beam_search.BeamSearchConfig | None]:
     """How tokens are chosen; UserError for what is out of range or does not go together."""
     options = _drawn(arguments)
     words = {name: getattr(arguments, name) for name in HostOptions.__dataclass_fields__}
@@ -74,13 +76,13 @@ def _choices(arguments: argparse.Namespace) -> tuple[Options, HostOptions, beam_
     return options, host, _search(options, arguments)
 
 
-def _search(options: Options, arguments: argparse.Namespace) -> beam_search.Search | None:
+def _search(options: Options, arguments: argparse.Namespace) -> beam_search.BeamSearchConfig | None:
     """The beam search that is asked for, if it is."""
     if not arguments.beams:
         if arguments.length_penalty:
             raise UserError("--length-penalty: is of a beam search; give --beams too")
         return None
-    asked = beam_search.Search(arguments.beams, arguments.length_penalty, arguments.max_new_tokens)
+    asked = beam_search.BeamSearchConfig(arguments.beams, arguments.length_penalty, arguments.max_new_tokens)
     for name, value in asdict(Options()).items():
         if getattr(options, name) != value:
             option = f"--{name.replace('_', '-')}"
@@ -95,20 +97,22 @@ def _writer(
     step: decoding_loop.Step,
     options: Options,
     host: HostOptions,
-    asked: beam_search.Search | None,
+    asked: beam_search.BeamSearchConfig | None,
     arguments: argparse.Namespace,
-) -> Callable[..., list[text_generation.Sample]]:
+) -> Callable[..., list[Sample]]:
     """What takes a prompt, a seed and ``emit``, and writes ``--n`` texts."""
-    limits = text_generation.constrained(model, host) if host != HostOptions() else None
     if asked is not None:
+        constraints = text_generation.compile_constraints(model, host)
         return lambda prompt, _seed, _emit: text_generation.search(
-            model, step, prompt, asked, limits=limits, stop=arguments.stop
+            model, step, prompt, asked, constraints=constraints, stop=arguments.stop
         )[: arguments.n]
-    call = text_generation.writer(model)
-    return lambda prompt, seed, emit: text_generation.generate(
-        model, prompt, arguments.max_new_tokens, options, seeds=[seed + row for row in range(arguments.n)],
-        stop=arguments.stop, emit=emit, call=call, limits=limits, keep=_kept(arguments),
-    )  # fmt: skip
+    generator, processors = Generator(model), host if host != HostOptions() else None
+    if processors:
+        generator.constraints(processors)  # detects an invalid option before the first prompt is read
+    config = GenerationConfig(arguments.max_new_tokens, options, arguments.stop, processors, _kept(arguments))
+    return lambda prompt, seed, emit: generator.generate(
+        prompt, config, seeds=[seed + row for row in range(arguments.n)], emit=emit
+    )
 
 
 def _kept(arguments: argparse.Namespace) -> bool:
@@ -147,7 +151,7 @@ def _prompt(arguments: argparse.Namespace) -> str:
 
 def _asked() -> Iterator[str]:
     """Prompts from the keyboard, until the end of input."""
-    while (prompt := chat_session.line_typed("prompt> ")) is not None:
+    while (prompt := chat_terminal.read_line("prompt> ")) is not None:
         yield prompt
 
 
@@ -186,15 +190,15 @@ def _write(
 
 
 def _logprobs(
-    model: run_directory.Run, step: decoding_loop.Step, prompt: str, samples: list[text_generation.Sample], K: int
+    model: run_directory.Run, step: decoding_loop.Step, prompt: str, samples: list[Sample], K: int
 ) -> Iterator[str]:
     """A line of JSON for each token of each text."""
     for number, sample in enumerate(samples):
-        for told in text_generation.logprobs(model, step, prompt, sample.tokens, K):
+        for told in text_generation.token_logprobs(model, step, prompt, sample.tokens, K):
             yield json.dumps({"text": number, **told}, ensure_ascii=False)
 
 
-def _tell(samples: list[text_generation.Sample], seconds: float) -> None:
+def _tell(samples: list[Sample], seconds: float) -> None:
     """Say beside the texts how much was written, why it ended, and what went otherwise than was asked."""
     tokens = sum(sample.length for sample in samples)
     reasons = ", ".join(sample.finish_reason for sample in samples)
@@ -213,9 +217,10 @@ def chat(arguments: argparse.Namespace) -> None:
     _within("--max-new-tokens", arguments.max_new_tokens, 1)
     folder = _found(arguments.run, arguments.runs)
     model = run_directory.load(folder)
-    memory = chat_session.turns_kept(model.metadata, arguments.memory)
-    speaker = chat_session.Speaker(model, text_generation.writer(model), options, arguments.max_new_tokens, memory)
-    chat_session.converse(speaker, arguments.seed)
+    memory = chat_session.remembered_turns(model.metadata, arguments.memory)
+    config = GenerationConfig(arguments.max_new_tokens, options)
+    chat_model = chat_session.ChatModel(Generator(model), config, memory)
+    chat_terminal.converse(chat_session.ChatSession(chat_model, arguments.seed))
     console.next_beside("keras-lstmgen", "evaluate", folder)
 
 

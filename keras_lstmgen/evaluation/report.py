@@ -14,7 +14,8 @@ from keras_lstmgen.data import example_batches, prepared_corpus, sources, splits
 from keras_lstmgen.data.token_cache import encode_split
 from keras_lstmgen.evaluation import likelihood, memorization, metrics, task_metrics
 from keras_lstmgen.files import filenames
-from keras_lstmgen.generation import text_generation
+from keras_lstmgen.generation.growing_text import Sample
+from keras_lstmgen.generation.text_generation import GenerationConfig, Generator
 from keras_lstmgen.models.run_directory import Run
 from keras_lstmgen.reporting import reporter
 from keras_lstmgen.utils.errors import UserError
@@ -135,7 +136,7 @@ def _samples_report(
     A run on pairs answers the first held-out sources; its answers are compared with the training targets.
     """
     if not training.is_pairs:
-        texts = text_generation.generate(run, "", max_new_tokens, seeds=range(samples))
+        texts = Generator(run).generate("", GenerationConfig(max_new_tokens), seeds=range(samples))
         return _copies_report(texts, training)
     held_out_sources = dict.fromkeys(
         source for source, _ in map(task_metrics.split, splits.pieces(held_out, "validation"))
@@ -144,16 +145,16 @@ def _samples_report(
     return {"sources": prompts, **_copies_report(_answers(run, prompts, max_new_tokens), training)}
 
 
-def _answers(run: Run, prompts: list[str], max_new_tokens: int) -> list[text_generation.Sample]:
+def _answers(run: Run, prompts: list[str], max_new_tokens: int) -> list[Sample]:
     """Answer each source with its own seed."""
-    call = text_generation.writer(run)
+    generator = Generator(run)
     return [
-        text_generation.generate(run, source + "\n", max_new_tokens, seeds=[seed], call=call)[0]
+        generator.generate(source + "\n", GenerationConfig(max_new_tokens), seeds=[seed])[0]
         for seed, source in enumerate(prompts)
     ]
 
 
-def _copies_report(samples: list[text_generation.Sample], training: recipe.Corpus) -> dict[str, Any]:
+def _copies_report(samples: list[Sample], training: recipe.Corpus) -> dict[str, Any]:
     """Return the texts of samples, their longest passage and the number of their lines in the training text."""
     texts = [sample.text for sample in samples]
     longest = max(memorization.longest_copies(texts, _training_texts(training)), key=len)
@@ -168,7 +169,7 @@ def _copies_report(samples: list[text_generation.Sample], training: recipe.Corpu
     }
 
 
-def _without_cut_line(sample: text_generation.Sample) -> str:
+def _without_cut_line(sample: Sample) -> str:
     """Remove the last line of a sample, unless the sample ended with an end symbol and the line is complete."""
     return f"{sample.text}\n" if sample.finish_reason == "stop" else sample.text[: sample.text.rfind("\n") + 1]
 

@@ -36,10 +36,10 @@ class Task:
     def answers(self) -> dict[str, list[str]]:
         """The model's answers to these sources, in each way of finding them."""
         sources = list(self.references)
-        found = {"greedy": batch_generation.answers(self.model, sources, self.limit)}
+        found = {"greedy": batch_generation.greedy_answers(self.model, sources, self.limit)}
         if self.asked.beams:
-            search = beam_search.Search(self.asked.beams, self.asked.length_penalty, self.limit)
-            found[f"{search.beams} beams"] = batch_generation.searched(self.model, sources, search)
+            search = beam_search.BeamSearchConfig(self.asked.beams, self.asked.length_penalty, self.limit)
+            found[f"{search.beams} beams"] = batch_generation.beam_search_answers(self.model, sources, search)
         return found
 
     @cached_property
@@ -104,7 +104,7 @@ def _pairs(task: Task) -> Iterator[tuple[str, str]]:
 
 def _recall(task: Task) -> Figures:
     known = by_source(splits.pieces(task.training, "train"))
-    found = batch_generation.answers(task.model, list(known), task.limit)
+    found = batch_generation.greedy_answers(task.model, list(known), task.limit)
     return {"greedy": {"recall": metrics.recall(found, list(known.values())), "training_sources": len(known)}}
 
 
@@ -117,7 +117,9 @@ def _distinct_2(task: Task) -> Figures:
 def _kind(task: Task) -> Figures:
     judge, figures = naive_bayes.judge(_pairs(task)), Figures()
     held_out = by_source(splits.pieces(task.held_out, "validation"))
-    drawn = batch_generation.drawn(task.model, list(dict.fromkeys(task.training.labels)), DRAWN, task.limit)
+    drawn = batch_generation.samples_per_source(
+        task.model, list(dict.fromkeys(task.training.labels)), DRAWN, task.limit
+    )
     seen = _seen(task, drawn)
     for kind, texts in drawn.items():
         figures[f"{kind}, generated"] = _judged(judge, kind, texts) | {"in_training": seen[kind]}
@@ -145,7 +147,7 @@ def _verses(task: Task) -> Figures:
     classes = quatrains.rhymes(target for _, target in _pairs(task))
     held_out = [split(text)[1] for text in splits.pieces(task.held_out, "validation")]
     label = "".join(task.training.labels[:1])
-    drawn = batch_generation.drawn(task.model, [label], DRAWN, task.limit)
+    drawn = batch_generation.samples_per_source(task.model, [label], DRAWN, task.limit)
     form = {"poems": len(drawn[label])} | quatrains.form(drawn[label], classes)
     return {
         "generated": form | {"in_training": _seen(task, drawn)[label]},

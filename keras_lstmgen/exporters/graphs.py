@@ -62,10 +62,11 @@ class Graphs(tf.Module):
         with tf.control_dependencies(
             [*option_assertions(options), _length_assertion(ids)] if self.check_inputs else []
         ):
-            text = decoding_loop.Text(state, tf.zeros([tf.shape(ids)[0], self.V], tf.bool))
+            text = decoding_loop.DecodingState(state, tf.zeros([tf.shape(ids)[0], self.V], tf.bool))
             ids = tf.identity(ids) if self.check_inputs else ids
-        written = decoding_loop.write(self.weights, ids, text, noise, options, self.unsampled, self.end_id)
-        return {"tokens": written.tokens, "logprobs": written.logprobs, "next_state": written.text.state}
+        decoder = decoding_loop.Decoder(self.weights, self.unsampled, self.end_id)
+        written = decoding_loop.decode(decoder, decoding_loop.Request(ids, noise, options), text)
+        return {"tokens": written.tokens, "logprobs": written.logprobs, "next_state": written.state.recurrent}
 
     def _score(self, ids: Any, state: Any) -> dict[str, Any]:
         logprobs, state = inference_step.score(self.weights, ids, state)

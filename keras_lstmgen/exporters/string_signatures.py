@@ -84,18 +84,14 @@ class Strings(tf.Module):
         rows = sampling.Rows(*(tf.broadcast_to(option, [B]) for option in options))
         with tf.control_dependencies([*option_assertions(rows), _limit_assertion(limits)]):
             noise = noise_of(tf.broadcast_to(seed, [B]), _largest(limits))
-        weights, metadata, limits = self.graphs.weights, self.metadata, tf.expand_dims(limits, 1)
-        batch, text = (
-            _align_right(self.prompt_ids(prompt)),
-            decoding_loop.begin(B, metadata.state_size, metadata.vocab_size),
-        )
-        written = decoding_loop.write(
-            weights, batch.ids, text, noise, rows, self.graphs.unsampled, metadata.end_id,
-            first=batch.first, limits=limits,
-        )  # fmt: skip
+        metadata, limits, batch = self.metadata, tf.expand_dims(limits, 1), _align_right(self.prompt_ids(prompt))
+        state = decoding_loop.initial_state(B, metadata.state_size, metadata.vocab_size)
+        decoder = decoding_loop.Decoder(self.graphs.weights, self.graphs.unsampled, metadata.end_id)
+        request = decoding_loop.Request(batch.ids, noise, rows, starts=batch.first, limits=limits)
+        written = decoding_loop.decode(decoder, request, state)
         return self._completion(written, limits)
 
-    def _completion(self, written: decoding_loop.Written, limits: Any) -> dict[str, Any]:
+    def _completion(self, written: decoding_loop.DecodingResult, limits: Any) -> dict[str, Any]:
         """Return the outputs of ``complete``: the tokens up to the end token or the limit, with their counts."""
         ends = written.tokens == self.metadata.end_id
         before = tf.cumsum(tf.cast(ends, tf.int32), axis=1, exclusive=True) == 0

@@ -17,8 +17,9 @@ from keras_lstmgen.data import example_batches, prepared_corpus, splits
 from keras_lstmgen.data.token_cache import encode_split
 from keras_lstmgen.evaluation import likelihood
 from keras_lstmgen.exporters.registry import Call
-from keras_lstmgen.generation import decoding_loop, sampling, text_generation
+from keras_lstmgen.generation import decoding_loop, sampling
 from keras_lstmgen.generation.sampling import Options
+from keras_lstmgen.generation.text_generation import GenerationConfig, Generator, Loop
 from keras_lstmgen.models.inference_step import LARGE
 from keras_lstmgen.models.run_directory import Run
 from keras_lstmgen.utils.errors import UserError
@@ -93,12 +94,12 @@ def trial(run: Run, texts: int, tokens: int) -> Trial:
         texts: number of texts.
         tokens: length of each text in tokens.
     """
-    call = text_generation.writer(run)
-    written = text_generation.generate(run, "", max(LENGTHS), seeds=range(max(texts, *BATCHES)), call=call)
+    generator = Generator(run)
+    written = generator.generate("", GenerationConfig(max(LENGTHS)), seeds=range(max(texts, *BATCHES)))
     own = [np.array([run.metadata.start_id, *sample.tokens], np.int32) for sample in written]
     ids = np.stack([np.resize(text, max(LENGTHS)) for text in own[: max(BATCHES)]])
     cases = [_case(run, i, text) for i, text in enumerate(own[:texts])]
-    expected = [keras_texts(run, call, group, tokens) for group in groups(cases, [texts])]
+    expected = [keras_texts(run, generator.loop, group, tokens) for group in groups(cases, [texts])]
     return Trial(cases, np.concatenate(expected), ids, run.model(ids, training=False).numpy())
 
 
@@ -290,11 +291,11 @@ def _inputs(group: list[Case], tokens: int) -> tuple[Any, Any, sampling.Rows]:
     )
 
 
-def keras_texts(run: Run, call: text_generation.Writer, group: list[Case], tokens: int) -> Any:
+def keras_texts(run: Run, loop: Loop, group: list[Case], tokens: int) -> Any:
     """Generate N tokens for B cases with Keras: int32 [B, N]. All prompts have the same length."""
     ids, noise, options = _inputs(group, tokens)
-    text = decoding_loop.begin(len(group), run.metadata.state_size, run.metadata.vocab_size)
-    return call(ids, text, noise, options).tokens.numpy()
+    text = decoding_loop.initial_state(len(group), run.metadata.state_size, run.metadata.vocab_size)
+    return loop(decoding_loop.Request(ids, noise, options), text).tokens.numpy()
 
 
 def artifact_texts(run: Run, call: Call, group: list[Case], tokens: int) -> Any:

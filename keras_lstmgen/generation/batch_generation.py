@@ -1,99 +1,128 @@
-"""Answers of a model of pairs to many sources, side by side."""
+"""Generation of many texts in batches, for evaluation: answers to many sources, or many samples per source."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-import tensorflow as tf
 from numpy.typing import NDArray
 
 from keras_lstmgen.generation import beam_search, decoding_loop, sampling, text_generation
+from keras_lstmgen.generation.detokenizer import Detokenizer
 from keras_lstmgen.generation.logits_processors import HostOptions
+from keras_lstmgen.generation.text_generation import GenerationConfig, Generator, Loop
 from keras_lstmgen.models.run_directory import Run
 from keras_lstmgen.reporting import reporter
 from keras_lstmgen.utils.errors import check_at_least
 
-ROWS = 64  # most sources answered in one batch
+BATCH_SIZE = 64  # maximum number of texts per batch
 GREEDY = sampling.Options(temperature=0)
 
 
-def answers(run: Run, sources: Sequence[str], limit: int) -> list[str]:
-    """The greedy answer to each source, of at most ``limit`` tokens: what ``generation.generate`` writes to it alone.
+def greedy_answers(run: Run, sources: Sequence[str], max_new_tokens: int) -> list[str]:
+    """Generate the greedy answer to each source.
 
-    Sources of similar lengths share a batch.
+    The answers equal those of ``Generator.generate`` for one source at a time. Sources of similar length share a batch.
+
+    Args:
+        run: a run on pairs.
+        sources: the sources.
+        max_new_tokens: maximum number of tokens per answer, 1 or more.
+
+    Returns:
+        One answer per source, in the order of the sources.
+
+    Raises:
+        UserError: if ``max_new_tokens`` is out of range.
     """
-    check_at_least("limit", limit, 1)
+    check_at_least("max_new_tokens", max_new_tokens, 1)
     prompts = [run.prompt_ids(source + "\n") for source in sources]
-    order = sorted(range(len(prompts)), key=lambda number: len(prompts[number]))
-    found, call = [""] * len(prompts), _writer(run)
+    by_length = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
+    answers, loop = [""] * len(prompts), text_generation.compile_loop(run, run.weights)
     with reporter.progress("answers", len(prompts)) as advance:
-        for start in range(0, len(order), ROWS):
-            numbers = order[start : start + ROWS]
-            texts = _batch(run, call, [prompts[number] for number in numbers], limit)
-            for number, text in zip(numbers, texts, strict=True):
-                found[number] = text
-            advance(len(numbers))
-    return found
+        for start in range(0, len(by_length), BATCH_SIZE):
+            indices = by_length[start : start + BATCH_SIZE]
+            texts = _greedy_batch(run, loop, [prompts[index] for index in indices], max_new_tokens)
+            for index, text in zip(indices, texts, strict=True):
+                answers[index] = text
+            advance(len(indices))
+    return answers
 
 
-def _writer(run: Run) -> Any:
-    """The loop of ``decode.write`` over prompts of different lengths; traced once."""
-    weights, unsampled, end_id = run.weights, text_generation.unsampled_mask(run), run.metadata.end_id
-
-    @tf.function(reduce_retracing=True, autograph=False)
-    def call(ids: Any, first: Any, text: decoding_loop.Text, noise: Any, rows: sampling.Rows) -> Any:
-        return decoding_loop.write(weights, ids, text, noise, rows, unsampled, end_id, first=first).tokens
-
-    return call
-
-
-def _batch(run: Run, call: Any, prompts: list[list[int]], limit: int) -> list[str]:
-    ids, first = right(prompts)
+def _greedy_batch(run: Run, loop: Loop, prompts: list[list[int]], max_new_tokens: int) -> list[str]:
+    ids, starts = pad_left(prompts)
     B = len(prompts)
-    text = decoding_loop.begin(B, run.metadata.state_size, run.metadata.vocab_size)
-    tokens = call(ids, first, text, np.zeros((B, limit), np.float32), sampling.rows([GREEDY] * B))
-    return [run.tokenizer.decode(row) for row in tokens.numpy()]  # end tokens vanish
+    noise, options = np.zeros((B, max_new_tokens), np.float32), sampling.rows([GREEDY] * B)
+    state = decoding_loop.initial_state(B, run.metadata.state_size, run.metadata.vocab_size)
+    tokens = loop(decoding_loop.Request(ids, noise, options, starts), state).tokens
+    return [run.tokenizer.decode(row) for row in tokens.numpy()]  # end tokens decode to no characters
 
 
-def right(prompts: list[list[int]]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Prompts at the right end of int32 [B, P], padded by their own first ids, and int32 [B, 1], where each begins."""
+def pad_left(prompts: list[list[int]]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Pad prompts on the left with their own first ids.
+
+    Args:
+        prompts: B prompts of one id or more.
+
+    Returns:
+        The padded prompts, int32 [B, P], and the column of the first id of each prompt, int32 [B, 1].
+
+    >>> from keras_lstmgen.generation.batch_generation import pad_left
+    >>> ids, starts = pad_left([[1, 5, 3], [1, 3]])
+    >>> ids.tolist(), starts.tolist()
+    ([[1, 5, 3], [1, 1, 3]], [[0], [1]])
+    """
     P = max(map(len, prompts))
     ids = np.array([[prompt[0]] * (P - len(prompt)) + prompt for prompt in prompts], np.int32)
     return ids, np.array([[P - len(prompt)] for prompt in prompts], np.int32)
 
 
-def searched(run: Run, sources: Sequence[str], asked: beam_search.Search) -> list[str]:
-    """The best answer to each source that a beam search finds; so many searches go side by side."""
-    step, limits = decoding_loop.stepper(run.weights), text_generation.constrained(run, HostOptions())
-    S, found = run.metadata.state_size, list[str]()
-    with reporter.progress(f"answers, {asked.beams} beams", len(sources)) as advance:
-        for start in range(0, len(sources), ROWS):
-            prompts = [run.prompt_ids(source + "\n") for source in sources[start : start + ROWS]]
-            for texts in beam_search.together(step, [beam_search.searching(asked, limits, ids, S) for ids in prompts]):
-                found.append(text_generation.of_search(texts[0], text_generation.Tail(run.tokenizer, ())).text)
-            advance(len(prompts))
-    return found
-
-
-def drawn(run: Run, sources: Sequence[str], number: int, limit: int) -> dict[str, list[str]]:
-    """Write texts with neutral options and seeds 0, 1, … to each source; an empty source stands for documents.
+def beam_search_answers(run: Run, sources: Sequence[str], config: beam_search.BeamSearchConfig) -> list[str]:
+    """Find the best answer to each source by beam search.
 
     Args:
-        run: the model.
-        sources: what the texts answer.
-        number: of texts for each source.
-        limit: most tokens of a text.
+        run: a run on pairs.
+        sources: the sources.
+        config: parameters of the search.
+
+    Returns:
+        One answer per source, in the order of the sources.
     """
-    check_at_least("number", number, 0)
-    call = text_generation.writer(run)
-    return {source: _drawn(run, call, source, number, limit) for source in sources}
+    step, S = decoding_loop.compile_step(run.weights), run.metadata.state_size
+    constraints, answers = text_generation.compile_constraints(run, HostOptions()), list[str]()
+    with reporter.progress(f"answers, {config.beams} beams", len(sources)) as advance:
+        for start in range(0, len(sources), BATCH_SIZE):
+            prompts = [run.prompt_ids(source + "\n") for source in sources[start : start + BATCH_SIZE]]
+            searches = [beam_search.start(config, constraints, ids, S) for ids in prompts]
+            for hypotheses in beam_search.run_together(step, searches):
+                answers.append(text_generation.sample_of(hypotheses[0], Detokenizer(run.tokenizer)).text)
+            advance(len(prompts))
+    return answers
 
 
-def _drawn(run: Run, call: text_generation.Writer, source: str, number: int, limit: int) -> list[str]:
-    found, prompt = list[str](), source + "\n" if source else ""
-    with reporter.progress(f"samples: {source}" if source else "samples", number) as advance:
-        for start in range(0, number, ROWS):
-            seeds = range(start, min(start + ROWS, number))
-            found += [sample.text for sample in text_generation.generate(run, prompt, limit, seeds=seeds, call=call)]
+def samples_per_source(run: Run, sources: Sequence[str], samples: int, max_new_tokens: int) -> dict[str, list[str]]:
+    """Generate texts with neutral sampling options for each source, with the seeds 0, 1, …
+
+    Args:
+        run: the run.
+        sources: the sources; an empty source stands for documents without a source.
+        samples: number of texts per source, 0 or more.
+        max_new_tokens: maximum number of tokens per text, 1 or more.
+
+    Returns:
+        ``{source: texts}``.
+
+    Raises:
+        UserError: if a number is out of range.
+    """
+    check_at_least("samples", samples, 0)
+    generator, config = Generator(run), GenerationConfig(max_new_tokens)
+    return {source: _samples(generator, source, samples, config) for source in sources}
+
+
+def _samples(generator: Generator, source: str, samples: int, config: GenerationConfig) -> list[str]:
+    texts, prompt = list[str](), source + "\n" if source else ""
+    with reporter.progress(f"samples: {source}" if source else "samples", samples) as advance:
+        for start in range(0, samples, BATCH_SIZE):
+            seeds = range(start, min(start + BATCH_SIZE, samples))
+            texts += [sample.text for sample in generator.generate(prompt, config, seeds=seeds)]
             advance(len(seeds))
-    return found
+    return texts

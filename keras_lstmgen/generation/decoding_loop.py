@@ -1,4 +1,7 @@
-"""The decoding loop, whole in the graph: prompt in, tokens out. It knows ids alone."""
+"""The decoding loop as a TensorFlow graph: reads the ids of a prompt and generates ids.
+
+Keras generates with it, and every exported artifact contains it.
+"""
 
 from collections.abc import Callable
 from functools import cache
@@ -11,30 +14,82 @@ from keras_lstmgen.generation import sampling
 from keras_lstmgen.models.inference_step import Weights, column, in_parts, pick, put, state_size, step
 
 NO_ID = -1
-Step = Callable[[Any, Any], tuple[Any, Any]]  # of arrays, as ``stepper`` gives it
+Step = Callable[[Any, Any], tuple[Any, Any]]  # (int32 [B], float32 [B, S]) -> (logits [B, V], state [B, S]), as arrays
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
 
-class Text(NamedTuple):
-    """What stands between two calls on the same B texts."""
+class Decoder(NamedTuple):
+    """The constants of the loop.
 
-    state: Any  # float32 [B, S]
-    seen: Any  # bool [B, V], tokens already in prompt or output
+    Attributes:
+        weights: weights of the model.
+        unsampled: bool [V], the ids that are never generated.
+        end_id: id that ends a text.
+    """
+
+    weights: Weights
+    unsampled: Mask
+    end_id: int
 
 
-class Written(NamedTuple):
-    """What a call wrote."""
+class DecodingState(NamedTuple):
+    """State of B texts between two calls of the loop.
 
-    tokens: Any  # int32 [B, N]; after an end token, end tokens
-    logprobs: Any  # float32 [B, N], the model's own; 0 after an end token
-    text: Text
+    Attributes:
+        recurrent: float32 [B, S], state of the model.
+        seen: bool [B, V], the ids that occur in the prompt or in the output.
+    """
+
+    recurrent: Any
+    seen: Any
 
 
-def stepper(weights: Weights) -> Step:
-    """Return a function that reads one token a row, for a loop on the host.
+class Request(NamedTuple):
+    """Inputs of one call of the loop.
 
-    It takes int32 [B] and float32 [B, S], and returns logits [B, V] and the state [B, S]. The first call compiles it
-    and, for a large vocabulary, copies the weights (``model.in_parts``).
+    Attributes:
+        ids: int32 [B, P], the ids to read, P ≥ 1.
+        noise: float32 [B, N] from ``sampling.noise``; one token is generated per column.
+        options: sampling options of the B texts.
+        starts: int32 [B, 1], first column of ``ids`` that belongs to each text; None: 0. Columns before it are padding.
+        limits: int32 [B, 1], maximum number of tokens of each text; None: N. Tokens beyond it have no meaning.
+        bias: float32 [B, V] that logits processors add to the logits of all N tokens; None: 0.
+    """
+
+    ids: Any
+    noise: Any
+    options: sampling.Rows
+    starts: Any = None
+    limits: Any = None
+    bias: Any = None
+
+
+class DecodingResult(NamedTuple):
+    """Outputs of one call of the loop.
+
+    Attributes:
+        tokens: int32 [B, N]; every token after an end token is an end token.
+        logprobs: float32 [B, N], log-probabilities under the model before all options; 0 after an end token.
+        state: state of the texts. It has read all tokens except the last one.
+    """
+
+    tokens: Any
+    logprobs: Any
+    state: DecodingState
+
+
+def compile_step(weights: Weights) -> Step:
+    """Return a function that reads one token per text, for loops outside the graph.
+
+    The first call compiles the function. For a large vocabulary it also copies the weights
+    (``inference_step.in_parts``).
+
+    Args:
+        weights: weights of the model.
+
+    Returns:
+        A function of ids, int32 [B], and a state, float32 [B, S], which returns float32 arrays: the logits [B, V] of
+        the next token and the new state [B, S].
     """
 
     @cache
@@ -50,84 +105,76 @@ def stepper(weights: Weights) -> Step:
     return read
 
 
-def begin(B: int, S: int, V: int) -> Text:
-    """Start B texts: nothing read, nothing written."""
-    return Text(tf.zeros((B, S)), tf.zeros((B, V), tf.bool))
+def initial_state(B: int, S: int, V: int) -> DecodingState:
+    """Return the state of B empty texts, for a model of state size S and vocabulary size V."""
+    return DecodingState(tf.zeros((B, S)), tf.zeros((B, V), tf.bool))
 
 
-def write(
-    weights: Weights,
-    ids: Any,
-    text: Text,
-    noise: Any,
-    options: sampling.Rows,
-    unsampled: Mask,
-    end_id: int,
-    *,
-    first: Any = None,
-    limits: Any = None,
-    bias: Any = None,
-) -> Written:
-    """Read int32 ``ids`` [B, P], P ≥ 1, then write one token for each column of float32 ``noise`` [B, N].
+def decode(decoder: Decoder, request: Request, state: DecodingState) -> DecodingResult:
+    """Read ids and generate one token for each column of the noise.
 
-    All tokens but the last one written are read: to go on, pass it as ``ids`` [B, 1] with the returned ``text``.
-    The loop ends early once every row has ended. ``unsampled``, bool [V], are the ids that are never written.
+    The loop ends early when every text has ended. To continue, pass the last token as ``ids`` [B, 1] together with the
+    returned state.
 
-    Texts of different lengths: what is left of column ``first``, int32 [B, 1], is not read; what a row holds from
-    column ``limits``, int32 [B, 1], on means nothing, and the loop does not go on for it.
+    Args:
+        decoder: model and constants.
+        request: ids to read, noise and options.
+        state: state of the B texts before ``request.ids``.
 
-    ``bias``, float32 [B, V], is what the host's options add to the logits, the same for all N tokens (``constraints``).
+    Returns:
+        Tokens, log-probabilities and the new state.
     """
-    text = _read(weights, ids, text, first)
-    N, columns = tf.shape(noise)[1], tf.expand_dims(tf.range(tf.shape(noise)[1]), 0)
-    limits = N if limits is None else limits
-    # All that has to do with choosing looks at the A ids that may be written alone: of characters these are few.
-    allowed = np.flatnonzero(~unsampled).astype(np.int32)
+    state, end_id = _read(decoder.weights, request, state), decoder.end_id
+    N, columns = tf.shape(request.noise)[1], tf.expand_dims(tf.range(tf.shape(request.noise)[1]), 0)
+    limits = N if request.limits is None else request.limits
+    # Sampling considers only the A allowed ids. With a vocabulary of characters this is much faster.
+    allowed = np.flatnonzero(~decoder.unsampled).astype(np.int32)
     places = np.arange(len(allowed), dtype=np.int32)[np.newaxis, :]
-    ready, noise = sampling.ready(options, len(allowed)), sampling.ready_noise(noise, options)
-    bias = None if bias is None else tf.gather(bias, allowed, axis=1)
+    ready = sampling.ready(request.options, len(allowed))
+    noise = sampling.ready_noise(request.noise, request.options)
+    bias = None if request.bias is None else tf.gather(request.bias, allowed, axis=1)
 
-    def going(t: Any, last: Any, *_: Any) -> Any:
+    def is_unfinished(t: Any, last: Any, *_: Any) -> Any:
         return tf.reduce_any((last != end_id) & (t < limits))
 
-    def advance(t: Any, last: Any, state: Any, seen: Any, tokens: Any, logprobs: Any) -> tuple[Any, ...]:
+    def generate_token(t: Any, last: Any, recurrent: Any, seen: Any, tokens: Any, logprobs: Any) -> tuple[Any, ...]:
         ended, here = last == end_id, columns == t
-        logits, state = step(weights, tf.squeeze(last, 1), state)
+        logits, recurrent = step(decoder.weights, tf.squeeze(last, 1), recurrent)
         place = sampling.choose(tf.gather(logits, allowed, axis=1), column(noise, t), seen, ready, bias)
         token = tf.where(ended, end_id, tf.gather(allowed, place))
         logprob = tf.where(ended, 0.0, pick(tf.nn.log_softmax(logits), token))
-        return t + 1, token, state, seen | (places == place), put(tokens, here, token), put(logprobs, here, logprob)
+        tokens, logprobs = put(tokens, here, token), put(logprobs, here, logprob)
+        return t + 1, token, recurrent, seen | (places == place), tokens, logprobs
 
-    seen, tokens = tf.gather(text.seen, allowed, axis=1), tf.fill(tf.shape(noise), end_id)
-    start = (0, column(ids, tf.shape(ids)[1] - 1), text.state, seen, tokens, tf.zeros(tf.shape(noise)))
-    _, _, state, seen, tokens, logprobs = tf.while_loop(going, advance, start)
-    return Written(tokens, logprobs, Text(state, _spread(seen, text.seen, allowed)))
+    last, seen = column(request.ids, tf.shape(request.ids)[1] - 1), tf.gather(state.seen, allowed, axis=1)
+    start = (0, last, state.recurrent, seen, tf.fill(tf.shape(noise), end_id), tf.zeros(tf.shape(noise)))
+    _, _, recurrent, seen, tokens, logprobs = tf.while_loop(is_unfinished, generate_token, start)
+    return DecodingResult(tokens, logprobs, DecodingState(recurrent, _all_seen(seen, state.seen, allowed)))
 
 
-def _read(weights: Weights, ids: Any, text: Text, first: Any) -> Text:
-    """Read all but the last of ``ids`` [B, P], from column ``first`` on; mark them all as seen."""
-    P = tf.shape(ids)[1]
+def _read(weights: Weights, request: Request, state: DecodingState) -> DecodingState:
+    """Read all ids of the request except the last column, and mark all of them as seen."""
+    ids, starts, P = request.ids, request.starts, tf.shape(request.ids)[1]
 
-    def advance(t: Any, state: Any, seen: Any) -> tuple[Any, Any, Any]:
-        read = column(ids, t)
-        _, after = step(weights, tf.squeeze(read, 1), state)
-        if first is None:
-            return t + 1, after, _mark(seen, read)
-        begun = t >= first
-        return t + 1, tf.where(begun, after, state), _mark(seen, tf.where(begun, read, NO_ID))
+    def read_token(t: Any, recurrent: Any, seen: Any) -> tuple[Any, Any, Any]:
+        token = column(ids, t)
+        _, after = step(weights, tf.squeeze(token, 1), recurrent)
+        if starts is None:
+            return t + 1, after, _mark(seen, token)
+        begun = t >= starts
+        return t + 1, tf.where(begun, after, recurrent), _mark(seen, tf.where(begun, token, NO_ID))
 
-    start = (0, *text)
-    _, state, seen = tf.while_loop(lambda t, *_: t < P - 1, advance, start)
-    return Text(state, _mark(seen, column(ids, P - 1)))
+    _, recurrent, seen = tf.while_loop(lambda t, *_: t < P - 1, read_token, (0, *state))
+    return DecodingState(recurrent, _mark(seen, column(ids, P - 1)))
 
 
 def _mark(seen: Any, ids: Any) -> Any:
-    """Add int32 ids [B, 1] to bool [B, V]."""
+    """Set the entries of bool [B, V] that int32 ids [B, 1] name."""
     return seen | (np.arange(seen.shape[1], dtype=np.int32)[np.newaxis, :] == ids)
 
 
-def _spread(seen: Any, before: Any, allowed: np.ndarray[Any, Any]) -> Any:
-    """Bring bool [B, A] back to the columns of ``before`` [B, V]."""
+def _all_seen(seen: Any, before: Any, allowed: np.ndarray[Any, Any]) -> Any:
+    """Scatter bool [B, A] over the allowed ids into bool [B, V] and combine it with ``before``."""
     places = np.full(before.shape[1], len(allowed), np.int32)
     places[allowed] = np.arange(len(allowed))
     return before | tf.gather(tf.pad(seen, [[0, 0], [0, 1]]), places, axis=1)

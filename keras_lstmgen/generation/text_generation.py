@@ -1,324 +1,295 @@
-"""Writing: from a prompt to text on the screen, as it comes, without half characters."""
+"""Text generation with a trained run: from a prompt to texts, by sampling or by beam search."""
 
-import codecs
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from keras_lstmgen.generation import beam_search, logits_processors, sampling
-from keras_lstmgen.generation.decoding_loop import Step, Text, begin, write
-from keras_lstmgen.generation.logits_processors import Constraints, Draft, HostOptions
+from keras_lstmgen.generation.decoding_loop import (
+    Decoder,
+    DecodingResult,
+    DecodingState,
+    Request,
+    Step,
+    decode,
+    initial_state,
+)
+from keras_lstmgen.generation.detokenizer import Detokenizer, last_characters
+from keras_lstmgen.generation.growing_text import GrowingText, Sample
+from keras_lstmgen.generation.logits_processors import Constraints, HostOptions
 from keras_lstmgen.generation.sampling import Options
 from keras_lstmgen.models.inference_step import Weights, in_parts
 from keras_lstmgen.models.run_directory import Run
-from keras_lstmgen.tokenizers.tokenizer import BYTE_BY_BYTE, Tokenizer
 from keras_lstmgen.utils.errors import check_at_least, check_not_empty
 
-UNFINISHED = "the match of --regex is unfinished"
-CHUNK = 16  # tokens written between two looks at the screen: few enough to flow, many enough to be fast
+CHUNK = 16  # tokens per call of the loop: small enough to stream the text, large enough to be fast
+Emit = Callable[[int, str], None]
+Loop = Callable[[Request, DecodingState], Any]
 
 
-@dataclass
-class Sample:
-    """One text as it grows."""
+@dataclass(frozen=True)
+class GenerationConfig:
+    """How texts are generated.
 
-    text: str = ""  # once it has ended
-    tokens: list[int] = field(default_factory=list)
-    length: int = 0  # tokens written
-    logprob: float = 0.0
-    # "stop": an end symbol, a stop string, nothing may follow; "length"; "break": broken off; "" while it grows
-    finish_reason: str = ""
-    note: str = ""  # what went otherwise than was asked
-    score: float | None = None  # of a beam search
+    Attributes:
+        max_new_tokens: maximum number of tokens per text, 1 or more.
+        options: sampling options; the defaults sample from the probabilities of the model.
+        stop: strings that end a text; the text does not include them.
+        host: logits processors, applied to every token outside the graph; None: off, which is faster.
+        keep_text: whether the samples hold text and tokens. Without it, texts are only emitted, and the memory does
+            not grow with their length.
 
-
-Writer = Callable[..., Any]
-
-
-def writer(run: Run, weights: Weights | None = None) -> Writer:
-    """Compile the decoding loop for a run's weights; traced once, for any B, P and N.
-
-    Weights that are going to change are given; otherwise those of a large vocabulary are copied (``model.in_parts``).
+    Raises:
+        UserError: if ``max_new_tokens`` is out of range.
     """
-    weights, unsampled = weights or in_parts(run.weights), unsampled_mask(run)
 
-    @tf.function(reduce_retracing=True, autograph=False)  # AutoGraph writes a file, and there is nothing to convert
-    def call(ids: Any, text: Text, noise: Any, options: sampling.Rows, bias: Any = None) -> Any:
-        return write(weights, ids, text, noise, options, unsampled, run.metadata.end_id, bias=bias)
+    max_new_tokens: int = 300
+    options: Options = field(default_factory=Options)
+    stop: Sequence[str] = ()
+    host: HostOptions | None = None
+    keep_text: bool = True
 
-    return call
+    def __post_init__(self) -> None:
+        """Check the range of ``max_new_tokens``."""
+        check_at_least("max_new_tokens", self.max_new_tokens, 1)
+
+
+def compile_loop(run: Run, weights: Weights | None = None) -> Loop:
+    """Return the decoding loop of a run as a ``tf.function`` for requests of any B, P and N.
+
+    Args:
+        run: the run.
+        weights: weights that training may still change. By default, the weights of the run; those of a large
+            vocabulary are copied (``inference_step.in_parts``).
+    """
+    decoder = Decoder(weights or in_parts(run.weights), unsampled_mask(run), run.metadata.end_id)
+
+    # AutoGraph would write a temporary file, and the loop has no Python control flow to convert.
+    @tf.function(reduce_retracing=True, autograph=False)
+    def loop(request: Request, state: DecodingState) -> Any:
+        return decode(decoder, request, state)
+
+    return loop
 
 
 def unsampled_mask(run: Run) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """The ids that are never written, as bool [V]."""
+    """Return the ids that a run never generates, as bool [V]."""
     mask = np.zeros(run.metadata.vocab_size, bool)
     mask[list(run.metadata.unsampled_ids)] = True
     return mask
 
 
-def constrained(run: Run, options: HostOptions) -> Constraints:
-    """Work out the host's options for a run."""
+def compile_constraints(run: Run, options: HostOptions) -> Constraints:
+    """Compile logits processors for the vocabulary of a run.
+
+    Raises:
+        UserError: if the vocabulary cannot satisfy an option, such as a bias for an unknown token.
+    """
     return logits_processors.compiled(options, run.tokenizer, run.metadata.unsampled_ids, run.metadata.end_id)
 
 
-def generate(
-    run: Run,
-    prompt: str,
-    max_new_tokens: int,
-    options: Options | None = None,
-    *,
-    seeds: Sequence[int] = (0,),
-    stop: Sequence[str] = (),
-    emit: Callable[[int, str], None] = lambda _row, _text: None,
-    call: Writer | None = None,
-    limits: Constraints | None = None,
-    keep: bool = True,
-) -> list[Sample]:
-    """Write one text a seed, all in one batch.
+class Generator:
+    """Generates texts with a run. The decoding loop is compiled by the first call and reused by all others.
 
-    Args:
-        run: the model.
-        prompt: text to go on from; empty: from the start symbol.
-        max_new_tokens: most tokens a text, 1 or more.
-        options: how to draw; by default as the model's probabilities are.
-        seeds: 64-bit seeds, one a text, at least one; the same seed writes the same text, whatever the batch.
-        stop: strings that end a text; they are left out of it.
-        emit: called with (row, new text) as soon as the text can no longer change.
-        call: what ``writer`` gave, to save tracing it again.
-        limits: what ``constrained`` gave. The host then looks at every token before the next is drawn.
-        keep: give texts and tokens back; without, they are only emitted, and memory does not grow with them.
+    Attributes:
+        run: the run.
+        loop: the compiled decoding loop, for callers that have ids and noise instead of a prompt and seeds.
+        constraints: a cached function that compiles ``HostOptions`` for the run. Call it to detect invalid options
+            before the first text.
     """
-    ids, text = run.prompt_ids(prompt), begin(len(seeds), run.metadata.state_size, run.metadata.vocab_size)
-    choices: dict[str, Any] = {"seeds": seeds, "stop": stop, "emit": emit, "call": call, "limits": limits, "keep": keep}
-    return go_on(run, ids, text, max_new_tokens, options or Options(), **choices)[0]
 
+    def __init__(self, run: Run, weights: Weights | None = None) -> None:
+        """Create the loop.
 
-def go_on(
-    run: Run,
-    unread: Sequence[int],
-    text: Text,
-    max_new_tokens: int,
-    options: Options,
-    *,
-    seeds: Sequence[int] = (0,),
-    stop: Sequence[str] = (),
-    emit: Callable[[int, str], None] = lambda _row, _text: None,
-    call: Writer | None = None,
-    limits: Constraints | None = None,
-    keep: bool = True,
-    broken_off: Callable[[], bool] = lambda: False,
-) -> tuple[list[Sample], Text]:
-    """Read ``unread``, at least one id, behind the B texts that ``text`` stands for, and write; else as ``generate``.
+        Args:
+            run: the run.
+            weights: see ``compile_loop``.
+        """
+        self.run = run
+        self.loop: Loop = compile_loop(run, weights)
+        self.constraints: Callable[[HostOptions], Constraints] = lru_cache(maxsize=8)(partial(compile_constraints, run))
 
-    ``broken_off`` is asked after each chunk. What is given back beside the samples has read all that was written but
-    the last token of the longest; behind a stop string it has read more than the sample holds.
-    """
-    check_not_empty("seeds", seeds)
-    check_at_least("max_new_tokens", max_new_tokens, 1)
-    check_not_empty("unread", unread)
-    call = call or writer(run)
-    ids = np.array([unread] * len(seeds), np.int32)
-    texts = [
-        _Growing(
-            Sample(),
-            Tail(run.tokenizer, stop),
-            partial(emit, row),
-            limits and logits_processors.begin(limits, ids[row]),
-            keep,
-        )
-        for row in range(len(seeds))
-    ]
-    rows = sampling.rows([options] * len(seeds))
-    chunk, bias = 1 if limits else CHUNK, _bias(texts, limits)
-    for start in range(0, max_new_tokens, chunk):
-        if all(growing.sample.finish_reason for growing in texts) or broken_off():
-            break
-        N = min(chunk, max_new_tokens - start)
-        written = call(ids, text, sampling.noise(list(seeds), N, start), rows, bias)
-        parts = zip(written.tokens.numpy(), written.logprobs.numpy(), strict=True)
-        for growing, (tokens, logprobs) in zip(texts, parts, strict=True):
-            _take(growing, tokens, logprobs, run.metadata.end_id)
-        ids, text = written.tokens.numpy()[:, -1:], written.text
-        bias = _bias(texts, limits)
-    for growing in texts:
-        _finish(growing, "break" if broken_off() else "length")
-    return [growing.sample for growing in texts], text
+    def generate(
+        self,
+        prompt: str,
+        config: GenerationConfig | None = None,
+        *,
+        seeds: Sequence[int] = (0,),
+        emit: Emit = lambda _row, _text: None,
+    ) -> list[Sample]:
+        """Generate one text per seed, all in one batch.
+
+        Args:
+            prompt: text to continue; an empty prompt starts at the start symbol.
+            config: how to generate.
+            seeds: 64-bit seeds, at least one. A seed gives the same text in every batch.
+            emit: called with the index of a text and new characters, as soon as these can no longer change.
+
+        Returns:
+            One sample per seed.
+
+        Raises:
+            UserError: if there is no seed, or if a logits processor does not fit the vocabulary.
+        """
+        metadata = self.run.metadata
+        state = initial_state(len(seeds), metadata.state_size, metadata.vocab_size)
+        ids = self.run.prompt_ids(prompt)
+        return self.continue_texts(ids, state, config or GenerationConfig(), seeds=seeds, emit=emit)[0]
+
+    def continue_texts(
+        self,
+        ids: Sequence[int],
+        state: DecodingState,
+        config: GenerationConfig,
+        *,
+        seeds: Sequence[int] = (0,),
+        emit: Emit = lambda _row, _text: None,
+        should_stop: Callable[[], bool] = lambda: False,
+    ) -> tuple[list[Sample], DecodingState]:
+        """Read ids after an earlier state, then generate one text per seed.
+
+        Args:
+            ids: the ids to read, at least one, the same for all texts.
+            state: state of the texts, one per seed.
+            config: how to generate.
+            seeds: see ``generate``.
+            emit: see ``generate``.
+            should_stop: called before each chunk of tokens; True interrupts the generation.
+
+        Returns:
+            The samples, and the state after all generated tokens except the last token of the longest text. After a
+            stop string the state has read more tokens than the sample shows.
+
+        Raises:
+            UserError: see ``generate``; also if there are no ids.
+        """
+        check_not_empty("seeds", seeds)
+        check_not_empty("ids", ids)
+        constraints = None if config.host is None else self.constraints(config.host)
+        texts = [self._start(ids, config, constraints, partial(emit, row)) for row in range(len(seeds))]
+        options, batch = sampling.rows([config.options] * len(seeds)), np.array([ids] * len(seeds), np.int32)
+        chunk, bias = 1 if constraints else CHUNK, _bias(texts, constraints)
+        for start in range(0, config.max_new_tokens, chunk):
+            if all(text.sample.finish_reason for text in texts) or should_stop():
+                break
+            N = min(chunk, config.max_new_tokens - start)
+            result = self.loop(Request(batch, sampling.noise(list(seeds), N, start), options, bias=bias), state)
+            self._extend(texts, result)
+            batch, state = result.tokens.numpy()[:, -1:], result.state
+            bias = _bias(texts, constraints)
+        for text in texts:
+            text.finish("break" if should_stop() else "length")
+        return [text.sample for text in texts], state
+
+    def _start(
+        self, ids: Sequence[int], config: GenerationConfig, constraints: Constraints | None, emit: Callable[[str], None]
+    ) -> GrowingText:
+        draft = logits_processors.begin(constraints, ids) if constraints else None
+        return GrowingText(Sample(), Detokenizer(self.run.tokenizer, config.stop), emit, draft, config.keep_text)
+
+    def _extend(self, texts: list[GrowingText], result: DecodingResult) -> None:
+        for text, tokens, logprobs in zip(texts, result.tokens.numpy(), result.logprobs.numpy(), strict=True):
+            text.extend(tokens, logprobs, self.run.metadata.end_id)
 
 
 def search(
     run: Run,
     step: Step,
     prompt: str,
-    asked: beam_search.Search,
+    config: beam_search.BeamSearchConfig,
     *,
-    limits: Constraints | None = None,
+    constraints: Constraints | None = None,
     stop: Sequence[str] = (),
 ) -> list[Sample]:
-    """Find the best texts by beam search, best first; ``step`` is ``decode.stepper``'s, the others as in ``generate``.
+    """Generate the texts with the best scores by beam search.
 
-    A stop string ends a text of the search; its tokens count for the score, and it is left out of the text.
+    Args:
+        run: the run.
+        step: result of ``decoding_loop.compile_step``.
+        prompt: see ``Generator.generate``.
+        config: width, length penalty and maximum length of the search.
+        constraints: result of ``compile_constraints``; None: off.
+        stop: strings that end a text. Their tokens count for the score; the text does not include them.
+
+    Returns:
+        At most ``config.beams`` samples, best first.
     """
-
     words = [word for word in stop if word]
-    reach = max((len(word.encode()) for word in words), default=0)
+    size = max((len(word.encode()) for word in words), default=0)
 
-    def over(tokens: Sequence[int]) -> bool:
-        """Look at the end alone: a text that had a stop string before would have ended there."""
-        text = _end(run.tokenizer, tokens, reach) if words else ""
+    def has_ended(tokens: Sequence[int]) -> bool:
+        # Only the end is decoded: with an earlier stop string, the text would have ended there.
+        text = last_characters(run.tokenizer, tokens, size) if words else ""
         return any(word in text for word in words)
 
-    limits, ids = limits or constrained(run, HostOptions()), run.prompt_ids(prompt)
-    found = beam_search.search(step, asked, limits, ids, run.metadata.state_size, over)
-    return [of_search(text, Tail(run.tokenizer, stop)) for text in found]
+    constraints, ids = constraints or compile_constraints(run, HostOptions()), run.prompt_ids(prompt)
+    hypotheses = beam_search.search(step, config, constraints, ids, run.metadata.state_size, has_ended)
+    return [sample_of(hypothesis, Detokenizer(run.tokenizer, stop)) for hypothesis in hypotheses]
 
 
-def _end(tokenizer: Tokenizer, tokens: Sequence[int], size: int) -> str:
-    """Return the end of a text, whole characters of at least ``size`` bytes; each token has one byte or more."""
-    start = max(len(tokens) - size, 0)
-    while start and b"\x80" <= tokenizer.piece_bytes(tokens[start])[:1] < b"\xc0":  # within a character
-        start -= 1
-    return tokenizer.decode(tokens[start:])
-
-
-def of_search(text: beam_search.Hypothesis, tail: "Tail") -> Sample:
-    """A text of a beam search in the form of others."""
-    sample = Sample(
-        tokens=text.tokens, length=len(text.tokens), logprob=text.logprob, note=text.outlook.note, score=text.score
-    )
-    growing = _Growing(sample, tail, lambda _: None, text.draft)
-    for token in text.tokens:
-        _add(growing, tail.push(token))
-        if tail.stopped:
+def sample_of(hypothesis: beam_search.Hypothesis, detokenizer: Detokenizer) -> Sample:
+    """Convert a hypothesis of a beam search to a sample, with an unused detokenizer."""
+    tokens, note = hypothesis.tokens, hypothesis.outlook.note
+    sample = Sample(tokens=tokens, length=len(tokens), logprob=hypothesis.logprob, note=note, score=hypothesis.score)
+    text = GrowingText(sample, detokenizer, draft=hypothesis.draft)
+    for token in tokens:
+        text.push(token)
+        if detokenizer.stopped:
             break
-    _finish(growing, "stop" if text.ended else "length")
+    text.finish("stop" if hypothesis.ended else "length")
     return sample
 
 
-def logprobs(run: Run, step: Step, prompt: str, tokens: Sequence[int], K: int) -> list[dict[str, Any]]:
-    """What the model itself, before any option, thought of each token of a text, and of the K likeliest in its place.
+def token_logprobs(run: Run, step: Step, prompt: str, tokens: Sequence[int], K: int) -> list[dict[str, Any]]:
+    """Compute the log-probabilities of the tokens of a text under the model, before all options.
 
-    A dictionary a token: ``position``, ``id``, ``token`` (as the tokenizer spells it), ``logprob`` over all V ids,
-    ``top_logprobs`` (K of ``id``, ``token``, ``logprob``, likeliest first, equals by id).
+    Args:
+        run: the run.
+        step: result of ``decoding_loop.compile_step``.
+        prompt: prompt of the text.
+        tokens: ids of the text.
+        K: number of alternatives per token, 0 or more.
+
+    Returns:
+        One dictionary per token: ``position``, ``id``, ``token`` (its piece), ``logprob`` over all V ids, and
+        ``top_logprobs``: the K most likely tokens as ``id``, ``token`` and ``logprob``, most likely first, ties by id.
+
+    Raises:
+        UserError: if K is out of range.
     """
     check_at_least("K", K, 0)
     state: Any = np.zeros((1, run.metadata.state_size), np.float32)
     for token in run.prompt_ids(prompt):
         logits, state = step(np.array([token]), state)
-    told = []
+    rows = []
     for position, token in enumerate(tokens):
         row = beam_search.log_softmax(logits)[0]
-        likeliest = [_thought(run, int(other), row) for other in np.argsort(-row, kind="stable")[:K]]
-        told.append({"position": position, **_thought(run, token, row), "top_logprobs": likeliest})
+        top = [_logprob_entry(run, int(other), row) for other in np.argsort(-row, kind="stable")[:K]]
+        rows.append({"position": position, **_logprob_entry(run, token, row), "top_logprobs": top})
         logits, state = step(np.array([token]), state)
-    return told
+    return rows
 
 
-def _thought(run: Run, token: int, logprobs: Any) -> dict[str, Any]:
+def _logprob_entry(run: Run, token: int, logprobs: Any) -> dict[str, Any]:
     return {"id": token, "token": run.tokenizer.piece(token), "logprob": round(float(logprobs[token]), 6)}
 
 
-@dataclass
-class _Growing:
-    """One text while it is written."""
-
-    sample: Sample
-    tail: "Tail"
-    emit: Callable[[str], None]
-    draft: Draft | None
-    keep: bool = True
-    parts: list[str] = field(default_factory=list)  # of the sample's text, which they make once it has ended
-
-
-def _bias(texts: list[_Growing], limits: Constraints | None) -> Any:
-    """What to add to the logits of the next token, float32 [B, V] or None; ends the texts that nothing may follow."""
-    if limits is None:
+def _bias(texts: list[GrowingText], constraints: Constraints | None) -> Any:
+    """Return the bias of the next token, float32 [B, V] or None, and finish the texts that no token may follow."""
+    if constraints is None:
         return None
-    biases = np.zeros((len(texts), len(limits.fixed)), np.float32)
-    for bias, growing in zip(biases, texts, strict=True):
-        if growing.draft is None or growing.sample.finish_reason:
+    biases = np.zeros((len(texts), len(constraints.fixed)), np.float32)
+    for bias, text in zip(biases, texts, strict=True):
+        if text.draft is None or text.sample.finish_reason:
             continue
-        outlook = logits_processors.outlook(limits, growing.draft)
+        outlook = logits_processors.outlook(constraints, text.draft)
         if outlook.over:
-            growing.sample.note = outlook.note
-            _finish(growing, "stop")
+            text.sample.note = outlook.note
+            text.finish("stop")
         else:
             bias[:] = outlook.bias
     return biases
-
-
-def _take(growing: _Growing, tokens: Any, logprobs: Any, end_id: int) -> None:
-    """Add a chunk of tokens to a text, until it ends."""
-    sample, tail = growing.sample, growing.tail
-    for token, logprob in zip(tokens, logprobs, strict=True):
-        if sample.finish_reason:
-            return
-        sample.length += 1
-        if growing.keep:
-            sample.tokens.append(int(token))
-        sample.logprob += float(logprob)
-        if growing.draft:
-            growing.draft = logits_processors.follow(growing.draft, int(token), end_id)
-        _add(growing, tail.push(int(token)))
-        if token == end_id or tail.stopped:
-            _finish(growing, "stop")
-
-
-def _finish(growing: _Growing, reason: str) -> None:
-    """End a text that has not ended, and note what is missing."""
-    sample = growing.sample
-    if sample.finish_reason:
-        return
-    sample.finish_reason = reason
-    if not growing.tail.stopped:
-        _add(growing, growing.tail.flush())
-    sample.text = "".join(growing.parts)
-    if growing.draft and logits_processors.unfinished(growing.draft):
-        sample.note = "; ".join(filter(None, [sample.note, UNFINISHED]))
-
-
-def _add(growing: _Growing, new: str) -> None:
-    if new and growing.keep:
-        growing.parts.append(new)
-    if new:
-        growing.emit(new)
-
-
-class Tail:
-    """The end of a text that may still change: bytes of half a character, the beginning of a stop string."""
-
-    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = ()) -> None:
-        """Follow one text."""
-        self.stopped = False
-        self._bytes = tokenizer.piece_bytes
-        self._decoder = codecs.getincrementaldecoder("utf-8")(BYTE_BY_BYTE)
-        self._stop = [word for word in stop if word]
-        self._held = ""
-
-    def push(self, token: int) -> str:
-        """Read a token; give the text that is now certain, without a stop string."""
-        new = self._bytes(token)
-        return self._release(self._decoder.decode(new, final=not new), final=False)  # a symbol ends half a character
-
-    def flush(self) -> str:
-        """Give what was held back: the text ends here."""
-        return self._release(self._decoder.decode(b"", final=True), final=True)
-
-    def _release(self, new: str, final: bool) -> str:
-        held = self._held + new
-        ends = [held.find(word) for word in self._stop if word in held]
-        if ends:
-            self.stopped, self._held = True, ""
-            return held[: min(ends)]
-        keep = 0 if final else self._may_match(held)
-        self._held = held[len(held) - keep :]
-        return held[: len(held) - keep]
-
-    def _may_match(self, held: str) -> int:
-        """The length of the longest end of ``held`` that begins a stop string."""
-        longest = max((len(word) - 1 for word in self._stop), default=0)
-        sizes = range(min(longest, len(held)), 0, -1)
-        return next((n for n in sizes if any(word.startswith(held[-n:]) for word in self._stop)), 0)

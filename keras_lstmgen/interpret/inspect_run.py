@@ -15,8 +15,10 @@ from keras_lstmgen.config import recipe
 from keras_lstmgen.data import prepared_corpus, splits
 from keras_lstmgen.data.token_cache import encode_texts
 from keras_lstmgen.files import atomic
-from keras_lstmgen.generation import beam_search, text_generation
+from keras_lstmgen.generation import beam_search
+from keras_lstmgen.generation.detokenizer import Detokenizer
 from keras_lstmgen.generation.sampling import Options
+from keras_lstmgen.generation.text_generation import GenerationConfig, Generator
 from keras_lstmgen.interpret import activations, html_page, probes
 from keras_lstmgen.models.inference_step import Weights, each_member
 from keras_lstmgen.models.run_directory import Run
@@ -137,7 +139,7 @@ def _written(model: Run, asked: Asked) -> list[int]:
     if not asked.max_new_tokens:
         return []
     limit = asked.max_new_tokens
-    return text_generation.generate(model, asked.prompt, limit, asked.options, seeds=[asked.seed])[0].tokens
+    return Generator(model).generate(asked.prompt, GenerationConfig(limit, asked.options), seeds=[asked.seed])[0].tokens
 
 
 def _probed(model: Run, asked: Asked, layer: int) -> Probed:
@@ -167,7 +169,7 @@ def _text(model: Run, asked: Asked) -> tuple[str, list[int]]:
         )
     except UserError as error:
         reporter.message(f"{error}; the model writes a text instead")
-        samples = text_generation.generate(model, asked.prompt, PROBED // OWN_TEXTS, seeds=range(OWN_TEXTS))
+        samples = Generator(model).generate(asked.prompt, GenerationConfig(PROBED // OWN_TEXTS), seeds=range(OWN_TEXTS))
         prompt = model.prompt_ids(asked.prompt)
         written = (token for sample in samples for token in (*prompt, *sample.tokens))
         return "text that the model wrote", list(islice(written, PROBED))
@@ -186,14 +188,14 @@ def _ids_of_corpus(model: Run, settings: recipe.Corpus) -> list[int]:
 
 def _parts(tokenizer: Tokenizer, ids: Iterable[int]) -> list[str]:
     """The text that each token completes: of a character in bytes with the last; a document ends with an empty line."""
-    tail = text_generation.Tail(tokenizer)
+    tail = Detokenizer(tokenizer)
     parts = [tail.push(token) + ("\n\n" if token == tokenizer.end_id else "") for token in ids]
     return [*parts[:-1], parts[-1] + tail.flush()]
 
 
 def _labels(tokenizer: Tokenizer, ids: Iterable[int]) -> list[str]:
     """What stands at each token in a picture: the text that it completes, or how it is spelled where that is none."""
-    tail = text_generation.Tail(tokenizer)
+    tail = Detokenizer(tokenizer)
     return [_visible(tail.push(token)) or tokenizer.piece(token) for token in ids]
 
 

@@ -12,8 +12,8 @@ from keras_lstmgen.data.splits import Split
 from keras_lstmgen.distribution import workers
 from keras_lstmgen.distribution.stop_votes import StopRequest
 from keras_lstmgen.files import atomic
-from keras_lstmgen.generation import text_generation
 from keras_lstmgen.generation.sampling import Options
+from keras_lstmgen.generation.text_generation import GenerationConfig, Generator
 from keras_lstmgen.models import run_directory
 from keras_lstmgen.models.run_directory import Run
 from keras_lstmgen.reporting import reporter
@@ -143,10 +143,10 @@ def _validation(training: Training) -> Validation:
 def _sample_writer(training: Training) -> SampleWriter:
     """Create the callback that generates a text after each epoch."""
     run, options = training.run, Options(temperature=SAMPLE_TEMPERATURE)
-    call = text_generation.writer(run, run.weights)
+    generator = Generator(run, run.weights)
 
     def generate() -> str:
-        return text_generation.generate(run, "", SAMPLE_TOKENS, options, call=call)[0].text
+        return generator.generate("", GenerationConfig(SAMPLE_TOKENS, options))[0].text
 
     return SampleWriter(training.folder, training.controller, generate, SAMPLE_SETTINGS)
 

@@ -22,8 +22,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 from keras_lstmgen.config import recipe  # (after the variable)
 from keras_lstmgen.exporters import export_run
 from keras_lstmgen.files import atomic
-from keras_lstmgen.generation import text_generation
 from keras_lstmgen.generation.sampling import Options
+from keras_lstmgen.generation.text_generation import GenerationConfig, Generator
 from keras_lstmgen.models import run_directory
 from keras_lstmgen.training import trainer
 
@@ -120,10 +120,10 @@ def keep(made: Path, names: tuple[str, ...]) -> None:
 
 def write(model: run_directory.Run) -> list[dict[str, Any]]:
     """What Keras writes in each case."""
-    call, written = text_generation.writer(model), []
+    generator, written = Generator(model), []
     for prompt, seed, limit, options in CASES:
         drawn = Options(**options)  # type: ignore[arg-type]  # top_k is whole
-        sample = text_generation.generate(model, prompt, limit, drawn, seeds=[seed], call=call)[0]
+        sample = generator.generate(prompt, GenerationConfig(limit, drawn), seeds=[seed])[0]
         case = {"prompt": prompt, "seed": str(seed), "max_new_tokens": limit, "options": options}
         written.append(case | {"text": sample.text, "finish_reason": sample.finish_reason})
     return written
