@@ -261,7 +261,7 @@ def test_what_the_host_forbids_no_beam_holds(stream: run_directory.Run) -> None:
 def test_a_search_that_can_go_nowhere_gives_what_it_has(lines: run_directory.Run) -> None:
     samples = found(lines, "", beam_search.BeamSearchConfig(3, 0.0, 9), regex="(on){3}", no_repeat_ngram=1)
     assert [(sample.text, sample.finish_reason) for sample in samples] == [("on", "stop")]
-    assert samples[0].note.startswith("--no-repeat-ngram and --regex left nothing")
+    assert samples[0].note.startswith("all tokens are excluded by --no-repeat-ngram and --regex")
     assert [sample.text for sample in found(lines, "", beam_search.BeamSearchConfig(3, 0.0, 9), regex="")] == [""]
 
 

@@ -285,7 +285,7 @@ def test_an_empty_line_is_no_turn_of_a_run_on_pairs(
 @pytest.mark.parametrize(
     ("data", "words", "said"),
     [
-        (b"", ["--memory", "2"], "--memory: this run was not trained on pairs and keeps its whole text; "),
+        (b"", ["--memory", "2"], "--memory: this run was not trained on pairs and keeps its whole text, "),
         (b"", ["--max-new-tokens", "0"], "--max-new-tokens: 0 is out of range; give 1 or more"),
         (b"", ["--top-p", "0"], "top_p: 0.0 is out of range; "),
         (b"ab\xff\n", [], "standard input: not UTF-8 at byte 2 of a line; "),

@@ -374,7 +374,7 @@ def test_log_probabilities_are_a_line_of_json_a_token(
         (["--frequency-penalty", "1e7"], "--frequency-penalty: 10000000.0 is out of range; give a number from "),
         (["--logit-bias", "e"], "--logit-bias 'e': give TOKEN=X or #ID=X, "),
         (["--logit-bias", "字=1"], "--logit-bias '字=1': the vocabulary has no such token; "),
-        (["--regex", "("], "--regex '(': unclosed group; docs/generation.md says what a pattern may hold"),
+        (["--regex", "("], "--regex '(': unclosed group; docs/generation.md describes the syntax"),
         (["--logprobs", "-1"], "--logprobs: -1 is out of range; give 0 or more"),
         (["--beams", "-1"], "--beams: -1 is out of range; give 1 or more"),
         (["--beams", "2", "--length-penalty", "-1"], "--length-penalty: -1.0 is out of range; give a number from 0 "),

@@ -222,7 +222,7 @@ def test_a_piece_is_allowed_if_and_only_if_a_match_can_go_on_with_it(
     can = spelled_by(words, mask)
     matches = {text.encode() for text in TEXTS if re.fullmatch(regex, text) and set(text) <= can}
     if not matches:
-        with pytest.raises(UserError, match="this model can write no text that matches"):
+        with pytest.raises(UserError, match="this model cannot generate a text that matches"):
             regex_mask.begin(regex, words, mask)
         return
     beginnings = {match[:n] for match in matches for n in range(len(match) + 1)}
@@ -259,7 +259,7 @@ def test_what_no_piece_can_finish_is_not_begun() -> None:
         ("a\\", "it ends in a backslash"),
         ("a\n(", r"a\\n\(': unclosed group"),
         ("\ud800", "not UTF-8"),
-        (r"a[^\s\S]", "this model can write no text that matches"),
+        (r"a[^\s\S]", "this model cannot generate a text that matches"),
     ],
 )
 def test_a_pattern_that_cannot_be_used_is_told_in_one_line(regex: str, said: str) -> None:
@@ -280,7 +280,7 @@ def wander(match: regex_mask.Match, letters: list[int | None], tokens: int) -> N
 
 def test_a_pattern_that_grows_too_large_under_way_is_told_in_one_line() -> None:
     match, ab = regex_mask.begin("([ab]*a[ab]{200}){50}", CHARACTERS, writable(CHARACTERS, False)), ["a", "b"]
-    with pytest.raises(UserError, match=r"^--regex: the pattern is too large to go on with \([^\n]+\); simplify it$"):
+    with pytest.raises(UserError, match=r"^--regex: the pattern exceeds a limit of \w+ \([^\n]+\); simplify it$"):
         wander(match, [CHARACTERS.id_of(letter) for letter in ab], 2000)
 
 

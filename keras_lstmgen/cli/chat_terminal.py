@@ -53,9 +53,8 @@ def converse(session: ChatSession) -> None:
             interrupts = _run_command(session, turn) if turn.startswith("/") else _take_turn(session, turn)
         except KeyboardInterrupt:
             interrupts += 1
-            _note(
-                "\nPress Ctrl-C again or Ctrl-D, or type /quit, to end the chat." if interrupts < MAX_INTERRUPTS else ""
-            )
+            if interrupts < MAX_INTERRUPTS:
+                _note("\nTo end the chat, press Ctrl-C again or Ctrl-D, or type /quit.")
         except UserError as error:
             if not sys.stdin.isatty():
                 raise

@@ -1,4 +1,4 @@
-"""Generate text: sampling, beam search, constraints, batches and chat sessions.
+"""Generate text: sampling, beam search, logits processors, batches and chat sessions.
 
-The decoding loop here is the one that every exported artifact contains.
+Every exported artifact contains the decoding loop of this package.
 """

@@ -138,7 +138,7 @@ def remembered_turns(metadata: Metadata, memory: int | None) -> int:
     """
     if metadata.source_end_id == NONE:
         if memory is not None:
-            raise UserError("--memory: this run was not trained on pairs and keeps its whole text; leave --memory out")
+            raise UserError("--memory: this run was not trained on pairs and keeps its whole text, so leave it out")
         return 0
     if memory is None:
         return max(_longest_dialogue(recipe.parse(metadata.recipe).corpus) - 2, 0)

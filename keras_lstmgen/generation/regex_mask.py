@@ -18,7 +18,7 @@ from keras_lstmgen.utils.errors import UserError
 
 Mask = NDArray[np.bool_]
 SPECIAL = [UNK, START, END]
-NOTHING_ALLOWED = "NoExtension"  # prefix of llguidance's message that no piece may follow
+NO_TOKEN_ALLOWED = "NoExtension"  # prefix of llguidance's message that no piece may follow
 TRAILING_BACKSLASH = re.compile(r"(?<!\\)(\\\\)*\\\Z")
 
 
@@ -45,10 +45,10 @@ def begin(regex: str, tokenizer: Tokenizer, writable: Mask) -> Match:
     shown = regex.replace("\n", "\\n")
     if matcher.is_error() or TRAILING_BACKSLASH.search(regex):
         reason = _reason(matcher.get_error()) or "it ends in a backslash"
-        raise UserError(f"--regex '{shown}': {reason}; docs/generation.md says what a pattern may hold")
+        raise UserError(f"--regex '{shown}': {reason}; docs/generation.md describes the syntax")
     match = Match(matcher)
     if not complete(match) and not (allowed(match) & writable).any():
-        raise UserError(f"--regex '{shown}': this model can write no text that matches")
+        raise UserError(f"--regex '{shown}': this model cannot generate a text that matches")
     return match
 
 
@@ -56,23 +56,23 @@ def follow(match: Match, token: int) -> Match:
     """Return the state after one more token, which must be allowed."""
     matcher = match.matcher.deep_copy()
     matcher.consume_token(token)
-    _hold(matcher)
+    _check_limits(matcher)
     return Match(matcher)
 
 
 def allowed(match: Match) -> Mask:
     """Return the pieces that may follow, bool [V], without the start, end and unknown symbols."""
     mask = np.frombuffer(match.matcher.compute_logit_bias(), np.uint8) > 0
-    _hold(match.matcher)
+    _check_limits(match.matcher)
     mask[SPECIAL] = False
     return mask
 
 
-def _hold(matcher: Any) -> None:
+def _check_limits(matcher: Any) -> None:
     """Raise UserError if the automaton exceeds the limits of llguidance."""
-    if matcher.is_error() and not matcher.get_error().startswith(NOTHING_ALLOWED):
+    if matcher.is_error() and not matcher.get_error().startswith(NO_TOKEN_ALLOWED):
         reason = matcher.get_error().splitlines()[0]
-        raise UserError(f"--regex: the pattern is too large to go on with ({reason}); simplify it")
+        raise UserError(f"--regex: the pattern exceeds a limit of llguidance ({reason}); simplify it")
 
 
 def complete(match: Match) -> bool:
@@ -94,6 +94,7 @@ class _Pieces:
 
 
 def _engine() -> Any:
+    """Import llguidance; raise UserError if it is not installed."""
     try:
         import llguidance
     except ImportError as error:
@@ -120,18 +121,18 @@ def _characters(tokenizer: Tokenizer, writable: Mask) -> str:
 
     If a piece is a byte above ASCII, the pattern includes every character above ASCII.
     """
-    spelled, beyond = set[str](), ""
+    spelled, non_ascii = set[str](), ""
     for token in np.flatnonzero(writable):
         try:
             spelled.update(tokenizer.piece_bytes(int(token)).decode())
         except UnicodeDecodeError:
-            beyond = r"\x{80}-\x{10FFFF}"
+            non_ascii = r"\x{80}-\x{10FFFF}"
     each = "".join(rf"\x{{{ord(character):X}}}" for character in sorted(spelled))
-    return f"[{each}{beyond}]*"
+    return f"[{each}{non_ascii}]*"
 
 
-def _reason(said: str) -> str:
+def _reason(message: str) -> str:
     """Extract the line that describes the error from a message of llguidance."""
-    error = re.search(r"^ *error: (.+)$", said, re.MULTILINE)
-    first = (said.splitlines() or [""])[0]
+    error = re.search(r"^ *error: (.+)$", message, re.MULTILINE)
+    first = (message.splitlines() or [""])[0]
     return error[1] if error else first.rpartition("): ")[2]

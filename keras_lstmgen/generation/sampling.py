@@ -25,11 +25,14 @@ class Options:
     """Sampling options of one text. The defaults are neutral.
 
     Attributes:
-        repetition_penalty: divides positive and multiplies negative logits of tokens that already occurred; 1: off.
+        repetition_penalty: divides positive and multiplies negative logits of tokens that already occurred (Keskar et
+            al., "CTRL", 2019); 1: off.
         temperature: divides the logits; 0: greedy.
-        top_k: keeps the k largest logits; 0: off.
-        top_p: keeps the most likely tokens with a total probability of at least p; 1: off.
-        min_p: keeps tokens with at least this share of the largest probability; 0: off.
+        top_k: keeps the k largest logits (Fan et al., "Hierarchical Neural Story Generation", 2018); 0: off.
+        top_p: keeps the most likely tokens with a total probability of at least p (Holtzman et al., "The Curious Case
+            of Neural Text Degeneration", 2020); 1: off.
+        min_p: keeps tokens with at least this share of the largest probability (Nguyen et al., "Turning Up the Heat:
+            Min-p Sampling", 2024); 0: off.
 
     Raises:
         UserError: if an option is out of range; the message names the option.
@@ -43,9 +46,9 @@ class Options:
 
     def __post_init__(self) -> None:
         """Check the range of every option; NaN is out of range."""
-        for name, (holds, wanted) in ranges(*astuple(self)).items():
-            if not holds:
-                raise UserError(f"{name}: {getattr(self, name)} is out of range; give a number {wanted}")
+        for name, (is_valid, expected) in ranges(*astuple(self)).items():
+            if not is_valid:
+                raise UserError(f"{name}: {getattr(self, name)} is out of range; give a number {expected}")
 
 
 def ranges(r: Any, T: Any, k: Any, p: Any, m: Any) -> dict[str, tuple[Any, str]]:
@@ -84,10 +87,15 @@ class Rows(NamedTuple):
 
 
 def rows(options: list[Options]) -> Rows:
-    """Convert a list of B options to arrays [B]."""
+    """Convert a list of B options to arrays [B].
+
+    >>> from keras_lstmgen.generation.sampling import Options, rows
+    >>> rows([Options(top_k=5), Options()]).top_k.tolist()
+    [5, 0]
+    """
     columns = zip(*(astuple(option) for option in options), strict=True)
-    kinds = (np.float32, np.float32, np.int32, np.float32, np.float32)
-    return Rows(*(np.array(column, kind) for column, kind in zip(columns, kinds, strict=True)))
+    dtypes = (np.float32, np.float32, np.int32, np.float32, np.float32)
+    return Rows(*(np.array(column, dtype) for column, dtype in zip(columns, dtypes, strict=True)))
 
 
 def noise(seeds: list[int], N: int, start: int = 0) -> np.ndarray[Any, np.dtype[np.float32]]:
@@ -103,6 +111,12 @@ def noise(seeds: list[int], N: int, start: int = 0) -> np.ndarray[Any, np.dtype[
 
     Returns:
         float32 [B, N].
+
+    >>> from keras_lstmgen.generation.sampling import noise
+    >>> noise([0, 1], 3).round(4).tolist() == noise([0, 1], 4)[:, :3].round(4).tolist()
+    True
+    >>> [f"{number:.4f}" for number in noise([1], 2)[0]]
+    ['0.0018', '0.5605']
     """
     low = np.array([seed & 0xFFFFFFFF for seed in seeds], np.uint32)
     high = np.array([(seed >> 32) & 0xFFFFFFFF for seed in seeds], np.uint32)
@@ -114,6 +128,7 @@ def noise(seeds: list[int], N: int, start: int = 0) -> np.ndarray[Any, np.dtype[
 
 
 def _mix(x: np.ndarray[Any, np.dtype[np.uint32]]) -> np.ndarray[Any, np.dtype[np.uint32]]:
+    """Apply the hash "lowbias32" to each number."""
     x = x ^ (x >> np.uint32(16))
     x = x * np.uint32(0x7FEB352D)
     x = x ^ (x >> np.uint32(15))
@@ -162,8 +177,8 @@ def ready(options: Rows, A: int) -> Ready:
 
 def ready_noise(noise: Any, options: Rows) -> Any:
     """Convert noise, float32 [B, N], to int64 [B, N] in STEPS; greedy rows get 0, which selects the lowest id."""
-    drawn = tf.where(tf.expand_dims(options.temperature, 1) > 0, noise, 0.0)
-    return tf.minimum(tf.cast(drawn * STEPS, tf.int64), STEPS - 1)
+    sampled = tf.where(tf.expand_dims(options.temperature, 1) > 0, noise, 0.0)
+    return tf.minimum(tf.cast(sampled * STEPS, tf.int64), STEPS - 1)
 
 
 def choose(logits: Any, noise: Any, seen: Any, options: Ready, bias: Any = None) -> Any:
@@ -197,14 +212,14 @@ def _penalised(logits: Any, seen: Any, penalty: Any) -> Any:
 
 
 def _threshold(scaled: Any, options: Ready) -> Any:
-    """Compute the lowest scaled logit [B, 1] that top_k, top_p and min_p all keep."""
+    """Compute the lowest scaled logit that top_k, top_p and min_p all keep: float32 [B, A] to float32 [B, 1]."""
     falling = tf.math.top_k(scaled, tf.shape(options.mass)[1]).values
     parts = _parts(falling)
     before = tf.cumsum(parts, axis=1, exclusive=True)  # total probability of the larger logits
     short = before * STEPS < tf.reduce_sum(parts, axis=1, keepdims=True) * options.mass
-    wanted = tf.where(short, falling, options.lowest)
+    kept = tf.where(short, falling, options.lowest)
     largest = tf.reduce_max(scaled, axis=1, keepdims=True)
-    return tf.maximum(tf.reduce_min(wanted, axis=1, keepdims=True), largest + options.distance)
+    return tf.maximum(tf.reduce_min(kept, axis=1, keepdims=True), largest + options.distance)
 
 
 def _draw(scaled: Any, kept: Any, noise: Any) -> Any:
