@@ -8,11 +8,12 @@ BIN := $(VENV)/bin
 help:  ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
-demo: $(VENV)/installed  ## train, write, evaluate, export and prove: some four minutes on two cores
+demo: $(VENV)/installed  ## train, generate, evaluate, export and verify: about four minutes on two cores
 	$(BIN)/keras-lstmgen train pipelines/quickstart.toml
 	$(BIN)/keras-lstmgen generate --prompt 'The statement ' --temperature 0.8 --seed 1
 	$(BIN)/keras-lstmgen evaluate --samples 2
 	$(BIN)/keras-lstmgen export
+	@echo 'To type keras-lstmgen without a path: source $(BIN)/activate'
 
 install: $(VENV)/installed  ## make .venv with keras_lstmgen and all that its tests need
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_lstmgen.cli.console_reporter import ConsoleReporter
-from keras_lstmgen.cli.training_run import run_training
+from keras_lstmgen.cli.display.training_run import run_training
 from keras_lstmgen.reporting import reporter
 
 

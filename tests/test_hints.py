@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from keras_lstmgen.cli import command_line, training_hint
+from keras_lstmgen.cli import command_line
+from keras_lstmgen.cli.display import training_hint
 from keras_lstmgen.cli.parser import build_parser
 from keras_lstmgen.config import recipe
 from keras_lstmgen.data import prepared_corpus, sources, token_cache
@@ -296,8 +297,19 @@ def test_the_next_command_of_each_verb_works_as_it_is_printed(
     line, verbs = f"info {shell_quoted(copied)}", []
     for _ in range(4):
         verbs.append(line.split()[0])
+        build_parser().parse_args(shlex.split(line))
         line = command(say(line, 0))
     assert (verbs, line) == (["info", "generate", "evaluate", "export"], f"info {shell_quoted(copied)}")
+
+
+def test_the_demo_ends_with_the_line_that_makes_its_commands_known() -> None:
+    """So that the next command, which ``export`` prints, runs as it is printed."""
+    lines = re.search(r"^demo:.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    assert lines
+    *commands, last = lines[1].replace("$(BIN)", ".venv/bin").splitlines()
+    for line in commands:
+        build_parser().parse_args(shlex.split(line.strip())[1:])
+    assert last.endswith(": source .venv/bin/activate'")
 
 
 def test_a_run_names_its_texts_so_that_they_are_found_from_any_working_directory(

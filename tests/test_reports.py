@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_lstmgen.cli import evaluation_report
+from keras_lstmgen.cli.display import evaluation_report
 from keras_lstmgen.config import recipe
 from keras_lstmgen.data import splits
 from keras_lstmgen.evaluation import likelihood

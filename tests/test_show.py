@@ -13,8 +13,9 @@ import keras
 import pytest
 from rich.console import Console
 
-from keras_lstmgen.cli import console, training_hint, training_screen
-from keras_lstmgen.cli.training_screen import TrainingScreen, loss_figures
+from keras_lstmgen.cli import console
+from keras_lstmgen.cli.display import training_hint, training_screen
+from keras_lstmgen.cli.display.training_screen import TrainingScreen, loss_figures
 from keras_lstmgen.config import recipe
 from keras_lstmgen.data.splits import Split
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator  # type: ignore[import-untyped]
 
 from keras_lstmgen.cli import console
-from keras_lstmgen.cli.training_screen import loss_figures
+from keras_lstmgen.cli.display.training_screen import loss_figures
 from keras_lstmgen.config import recipe
 from keras_lstmgen.data import stream_windows, token_cache
 from keras_lstmgen.distribution.stop_votes import StopRequest
@@ -516,7 +516,8 @@ def test_while_it_runs_it_tells_speed_and_losses_in_three_units(straight: Path, 
             loss_figures(val_loss, tokens_per_character=303 / 299)
         )  # a character that training lacks is bytes
         assert re.search(rf"^epoch {epoch}  [\d,]+ tokens/s  train {loss:.3f}  validation {units}$", told, re.M)
-    assert f"{straight}: 7,716 parameters, char vocabulary of 314, 2,700 tokens to train on, 304 held out" in told
+    vocabulary = "char vocabulary of 314 (256 byte pieces)"
+    assert f"{straight}: 7,716 parameters, {vocabulary}, 2,700 tokens to train on, 304 held out" in told
 
 
 @pytest.fixture(scope="module")

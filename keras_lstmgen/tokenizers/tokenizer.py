@@ -66,6 +66,7 @@ class Tokenizer:
     Attributes:
         model: bytes of the SentencePiece model.
         vocab_size: V, including byte pieces.
+        byte_pieces: number of byte pieces.
         unk_id: id of unknown words.
         start_id: id of the start symbol.
         end_id: id of the end symbol.
@@ -84,8 +85,8 @@ class Tokenizer:
         self.vocab_size = len(pieces)
         self.unk_id, self.start_id, self.end_id, self.newline_id = UNK, START, END, NEWLINE
         self._bytes = [_bytes_of(piece, unk_surface) for piece in pieces]
-        has_byte_pieces = any(piece.type == piece.BYTE for piece in pieces)
-        self.by_word = not has_byte_pieces
+        self.byte_pieces = sum(piece.type == piece.BYTE for piece in pieces)
+        self.by_word = not self.byte_pieces
         self._words = _numbered_words(self._bytes) if self.by_word else None
 
     def encode(self, text: str) -> NDArray[np.int32]:

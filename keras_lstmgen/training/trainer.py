@@ -288,7 +288,8 @@ def _metadata(data: TrainingData, model: keras.Sequential) -> Metadata:
 def _report_start(data: TrainingData, model: keras.Sequential, folder: Path) -> None:
     """Report the sizes of model and text, a missing kernel, and the share of unknown tokens."""
     encoded = data.encoded
-    vocabulary = f"{data.recipe.tokenizer.type} vocabulary of {data.vocab_size:,}"
+    byte_pieces = f" ({encoded.tokenizer.byte_pieces} byte pieces)" if encoded.tokenizer.byte_pieces else ""
+    vocabulary = f"{data.recipe.tokenizer.type} vocabulary of {data.vocab_size:,}{byte_pieces}"
     tokens = f"{encoded.counts['train']['tokens']:,} tokens to train on, {len(encoded.validation):,} held out"
     reporter.message(f"{folder}: {model.count_params():,} parameters, {vocabulary}, {tokens}")
     if warning := lstm.missing_kernel_warning():

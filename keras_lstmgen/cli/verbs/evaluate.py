@@ -3,7 +3,8 @@
 import argparse
 import json
 
-from keras_lstmgen.cli import console, evaluation_report
+from keras_lstmgen.cli import console
+from keras_lstmgen.cli.display import evaluation_report
 from keras_lstmgen.cli.verbs.recipe_arguments import recipe_values
 from keras_lstmgen.cli.verbs.run_arguments import check_range, find_run, note_reserved_names
 from keras_lstmgen.config import effects, recipe

@@ -5,9 +5,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from keras_lstmgen.cli import console, training_hint
+from keras_lstmgen.cli import console
+from keras_lstmgen.cli.display import training_hint
+from keras_lstmgen.cli.display.training_screen import TrainingScreen
 from keras_lstmgen.cli.stop_signals import stop_on_signals
-from keras_lstmgen.cli.training_screen import TrainingScreen
 from keras_lstmgen.distribution.stop_votes import StopRequest
 from keras_lstmgen.training.loop import Display, TrainingView
 from keras_lstmgen.training.trainer import CURVE, TrainingResult, TrainingSummary

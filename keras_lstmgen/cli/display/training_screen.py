@@ -17,7 +17,7 @@ SPEED_BATCHES = 50  # batches over which the speed on the progress bar is averag
 def loss_figures(cross_entropy: float, tokens_per_character: float) -> list[str]:
     """Format a loss in three units, the most important first.
 
-    >>> from keras_lstmgen.cli.training_screen import loss_figures
+    >>> from keras_lstmgen.cli.display.training_screen import loss_figures
     >>> loss_figures(1.5, tokens_per_character=1.0)
     ['1.500 nats/token', '2.16 bits/character', 'perplexity 4.48']
 
