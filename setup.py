@@ -1,4 +1,4 @@
-"""What setup.cfg cannot say: the code in C of LSTM and loss, and the web page's files. All else stands there."""
+"""Build steps that setup.cfg cannot declare: the C extension and the files of the web page."""
 
 import shutil
 from pathlib import Path
@@ -8,10 +8,10 @@ from setuptools.command.build_py import build_py
 
 
 class BuildPy(build_py):
-    """Takes the files of the web page, which lie among the kits, into the package; an editable one finds them there."""
+    """Copies the files of the web page into the package; an editable installation reads them from ``export/browser``."""
 
     def run(self) -> None:
-        """Copy them after the modules."""
+        """Build the Python modules, and copy the files."""
         super().run()
         if not self.editable_mode:
             place = Path(self.build_lib, "keras_lstmgen", "exporters", "browser")
@@ -27,7 +27,7 @@ setup(
             sources=["keras_lstmgen/native/lstm.c", "keras_lstmgen/native/softmax.c"],
             depends=sorted(map(str, Path("keras_lstmgen", "native").glob("*.h"))),
             extra_compile_args=["-std=gnu11", "-O3", "-Wno-psabi", "-pthread"],
-            optional=True,  # without a C compiler the rest is installed, and trains by Keras's own loop
+            optional=True,  # without a C compiler, the package is installed without it and uses the loop of Keras
         )
     ],
 )

@@ -498,7 +498,7 @@ def test_a_gradient_of_its_gradient_is_refused_and_not_taken_for_nothing() -> No
             inner.watch(x)
             total = tf.reduce_sum(layer(x)[0])
         penalty = tf.reduce_sum(inner.gradient(total, x) ** 2)
-    with pytest.raises(NotImplementedError, match=r"take keras\.layers\.LSTM"):
+    with pytest.raises(NotImplementedError, match=r"use keras\.layers\.LSTM"):
         outer.gradient(penalty, x)
 
 

@@ -62,7 +62,7 @@ def output(made: keras.Sequential) -> Any:
 def test_looks_are_summed_by_the_ids_that_were_read() -> None:
     looks, read = np.array([[0.1, 0.2, 0.7], [0.5, 0.5, 0.0]], np.float32), np.array([[4, 1, 4], [0, 2, 2]], np.int32)
     expected = [[0, 0.2, 0, 0, 0.8], [0.5, 0, 0.5, 0, 0]]
-    np.testing.assert_allclose(pointer_generator.summed(looks, read, 5), expected, atol=1e-7)
+    np.testing.assert_allclose(pointer_generator.sum_by_id(looks, read, 5), expected, atol=1e-7)
 
 
 def test_its_logits_are_the_logarithm_of_the_mixture(built: keras.Sequential) -> None:

@@ -9,7 +9,7 @@ Lapata, "Long Short-Term Memory-Networks for Machine Reading", 2016 (self-attent
     h'      = h + (sum of p v) O
 
 The memory of a text has M slots. A slot consists of a key, a value and the number 1. With a pointer-generator
-(``pointer``), the number is 1 + id, where id is the token read at that step. A slot of zeros is empty.
+(``pointer_generator``), the number is 1 + id, where id is the token read at that step. A slot of zeros is empty.
 """
 
 from typing import Any, NamedTuple
@@ -46,10 +46,10 @@ def attend(weights: Heads, h: Any, memory: Any, ids: Any = None) -> tuple[Any, A
     """
     M = memory.shape[1]
     slots = tf.concat([memory, _slots(weights, h, ids)], axis=1)
-    outputs, looks = _looked(weights, h, slots, M, ids is not None)
+    outputs, attention_weights = _attended(weights, h, slots, M, ids is not None)
     after = slots[:, tf.shape(h)[1] if h.shape[1] is None else h.shape[1] :]
     after.set_shape(memory.shape)  # not inferred if T is unknown
-    return outputs, after, looks
+    return outputs, after, attention_weights
 
 
 def attend_anew(weights: Heads, h: Any, M: int, ids: Any = None) -> tuple[Any, Any]:
@@ -58,7 +58,7 @@ def attend_anew(weights: Heads, h: Any, M: int, ids: Any = None) -> tuple[Any, A
     Returns:
         h' as float32 [B, T, H], and the attention weights as float32 [B, T, T].
     """
-    return _looked(weights, h, _slots(weights, h, ids), M, ids is not None)
+    return _attended(weights, h, _slots(weights, h, ids), M, ids is not None)
 
 
 def _slots(weights: Heads, h: Any, ids: Any) -> Any:
@@ -67,14 +67,14 @@ def _slots(weights: Heads, h: Any, ids: Any) -> Any:
     return tf.concat([k, v, tf.ones_like(k[..., :1]) if ids is None else tf.cast(ids, k.dtype)[..., None] + 1], axis=2)
 
 
-def _looked(weights: Heads, h: Any, slots: Any, M: int, with_ids: bool) -> tuple[Any, Any]:
+def _attended(weights: Heads, h: Any, slots: Any, M: int, with_ids: bool) -> tuple[Any, Any]:
     """Compute h' [B, T, H] and the attention weights [B, T, N]; the last T of the N slots are those of the T steps."""
     T, N, D = (tf.shape(x)[1] if x.shape[1] is None else x.shape[1] for x in (h, slots, weights.query))
     keys, values, written = slots[:, :, :D], slots[:, :, D : 2 * D], slots[:, :, 2 * D]
     written = tf.minimum(written, 1) if with_ids else written
     logits = tf.matmul(tf.matmul(h, weights.query), keys, transpose_b=True) / np.float32(np.sqrt(D)) + _band(T, N, M)
-    looks = tf.nn.softmax(logits + (1 - tf.expand_dims(written, 1)) * NOTHING)
-    return h + tf.matmul(tf.matmul(looks, values), weights.output), looks
+    attention_weights = tf.nn.softmax(logits + (1 - tf.expand_dims(written, 1)) * NOTHING)
+    return h + tf.matmul(tf.matmul(attention_weights, values), weights.output), attention_weights
 
 
 def _band(T: Any, N: Any, M: int) -> Any:

@@ -27,7 +27,7 @@ class Gate(NamedTuple):
     bias: Any  # float32 [1], b
 
 
-def with_copies(gate: Gate, h: Any, logits: Any, looks: Any, read: Any) -> Any:
+def with_copies(gate: Gate, h: Any, logits: Any, attention_weights: Any, read: Any) -> Any:
     """Compute the logarithm of p.
 
     The function adds log-probabilities, because a sigmoid close to 0 underflows in ONNX Runtime.
@@ -36,7 +36,7 @@ def with_copies(gate: Gate, h: Any, logits: Any, looks: Any, read: Any) -> Any:
         gate: weights of the gate.
         h: float32 [R, H], outputs h' of the attention.
         logits: float32 [R, V], outputs of the output layer.
-        looks: float32 [R, N], attention weights.
+        attention_weights: float32 [R, N], attention weights.
         read: int32 [R, N], the token of each attended step.
 
     Returns:
@@ -44,7 +44,7 @@ def with_copies(gate: Gate, h: Any, logits: Any, looks: Any, read: Any) -> Any:
     """
     written, copied = shares(gate, h)
     written += tf.nn.log_softmax(logits)
-    copied += tf.math.log(summed(looks, read, logits.shape[1]) + NEVER)
+    copied += tf.math.log(sum_by_id(attention_weights, read, logits.shape[1]) + NEVER)
     return tf.maximum(written, copied) + _log_1p_exp_minus(tf.abs(written - copied))
 
 
@@ -60,19 +60,19 @@ def _log_1p_exp_minus(x: Any) -> Any:
     return tf.math.log(1 + tf.exp(-x))
 
 
-def in_windows(gate: Gate, h: Any, logits: Any, looks: Any, read: Any) -> Any:
+def in_windows(gate: Gate, h: Any, logits: Any, attention_weights: Any, read: Any) -> Any:
     """Apply ``with_copies`` to T steps: [B, T, H], [B, T, V], [B, T, N] and the ids of slots [B, N] to [B, T, V]."""
-    read = tf.repeat(read[:, tf.newaxis], tf.shape(looks)[1], axis=1)
-    rows = [tf.reshape(part, [-1, tf.shape(part)[2]]) for part in (looks, read)]
+    read = tf.repeat(read[:, tf.newaxis], tf.shape(attention_weights)[1], axis=1)
+    rows = [tf.reshape(part, [-1, tf.shape(part)[2]]) for part in (attention_weights, read)]
     flat = with_copies(gate, tf.reshape(h, [-1, h.shape[2]]), tf.reshape(logits, [-1, logits.shape[2]]), *rows)
     return tf.reshape(flat, tf.shape(logits))
 
 
-def summed(looks: Any, read: Any, V: int) -> Any:
+def sum_by_id(attention_weights: Any, read: Any, V: int) -> Any:
     """Sum the attention weights [R, N] by the id that was read at each step: [R, V]."""
     rows = tf.shape(read)[0]
     places = read + V * tf.expand_dims(tf.range(rows), 1)
-    sums = tf.scatter_nd(tf.reshape(places, [-1, 1]), tf.reshape(looks, [-1]), tf.reshape(rows * V, [1]))
+    sums = tf.scatter_nd(tf.reshape(places, [-1, 1]), tf.reshape(attention_weights, [-1]), tf.reshape(rows * V, [1]))
     return tf.reshape(sums, [-1, V])
 
 
@@ -108,22 +108,22 @@ class Pointer(keras.layers.Layer):
 
     def call(self, inputs: Any, training: bool = False) -> Any:
         """Return the log-probabilities, or the inputs of the loss during training."""
-        h, looks = self._read(inputs, training)
+        h, attention_weights = self._read(inputs, training)
         if not training:
-            return in_windows(self.gate_now(), h, self.member.layers[-1](h), looks, inputs)
+            return in_windows(self.gate_now(), h, self.member.layers[-1](h), attention_weights, inputs)
         read = tf.repeat(tf.cast(inputs, tf.float32)[:, tf.newaxis], tf.shape(inputs)[1], axis=1)
-        return tf.concat([h, looks, read], axis=2)
+        return tf.concat([h, attention_weights, read], axis=2)
 
     def _read(self, ids: Any, training: bool) -> tuple[Any, Any]:
         """Return the input of the output layer, [B, T, H], and the attention weights, [B, T, T]."""
         x: Any = ids
-        looks: Any = None
+        attention_weights: Any = None
         for layer in self.member.layers[:-1]:
             if isinstance(layer, Attention):
-                x, looks = attend_anew(layer.weights_now(), x, layer.slots, ids)
+                x, attention_weights = attend_anew(layer.weights_now(), x, layer.slots, ids)
             else:
                 x = layer(x, training=training)
-        return x, looks
+        return x, attention_weights
 
     def gate_now(self) -> Gate:
         """Return the weights of the gate as ``tf.Variable`` objects."""
