@@ -191,7 +191,7 @@ def test_other_bad_input_is_one_line_and_exit_status_2(
 
 
 def places(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[set[str]]]:
-    """The options that each column of the README's table has, as parsers, signatures and files have them."""
+    """The options of each column of the table in docs/generation.md, as parsers, signatures and files have them."""
     monkeypatch.setattr(sys, "argv", ["generate.py", "model"])
     in_c = re.findall(
         r'\{"([\w-]+)", required_argument', (ROOT / "export/tflite/generate.c").read_text(encoding="utf-8")
@@ -213,8 +213,8 @@ def places(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[set[str]]]:
     }
 
 
-def test_the_table_of_the_readme_says_which_option_runs_where(monkeypatch: pytest.MonkeyPatch) -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_table_of_the_options_says_which_one_works_where(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (ROOT / "docs/generation.md").read_text(encoding="utf-8")
     head, _, *rows = re.search(r"^\| option .*(?:\n\|.*)+", text, re.MULTILINE)[0].splitlines()  # type: ignore[index]
     assert len(rows) == 4
     for row in rows:
