@@ -1,10 +1,6 @@
-"""From a text of yours to an LSTM that writes, and from there to wherever it has to run.
+"""Train an LSTM text generator with Keras, and export it to TF Serving, TFLite, ONNX and the browser.
 
-The way of the data, one file a stage:
-
-    recipe → sources → corpus → tokenizer → streams → model → training → run
-                                                        ↓
-                                    decode → generation, evaluation → exporters
+``docs/architecture.md`` shows how data flows through the packages.
 """
 
 import os
