@@ -8,7 +8,7 @@ from setuptools.command.build_py import build_py
 
 
 class BuildPy(build_py):
-    """Copies the files of the web page into the package; an editable installation reads them from ``export/browser``."""
+    """Copies the files of the web page into the package; an editable one reads ``export/browser``."""
 
     def run(self) -> None:
         """Build the Python modules, and copy the files."""

@@ -1,14 +1,14 @@
 /**
- * How an exported model writes, for one text at a time: docs/contract.md as code.
+ * Text generation with an exported model, one text at a time, as specified in docs/contract.md.
  *
- * The noise that a seed stands for, the choice of a token from logits, and the loop around the graph `step`. V is the
- * vocabulary size, S the state size. JavaScript computes in float64: what the page wants in float32 is rounded by
- * `Math.fround` or by a Float32Array after every operation, and probabilities are added up as whole numbers, so that the
- * same seed chooses the same tokens as elsewhere.
+ * The module contains the random numbers of a seed, the sampling of a token from logits, and the generation loop around
+ * the graph `step`. V is the vocabulary size, S the state size. JavaScript computes in float64. `Math.fround` or a
+ * Float32Array rounds to float32 after each operation, and probabilities are summed as integers, so a seed selects the
+ * same tokens as in other runtimes.
  */
 
 /**
- * What the JSON beside a model says.
+ * Metadata of a model.
  * @typedef {object} Metadata
  * @property {number} format_version
  * @property {number} vocab_size V
@@ -23,7 +23,7 @@
  */
 
 /**
- * How a token is chosen.
+ * Sampling options.
  * @typedef {object} Options
  * @property {number} repetition_penalty
  * @property {number} temperature
@@ -33,12 +33,12 @@
  */
 
 /**
- * The graph: an id and a state [S] give logits [V] and the next state [S].
+ * The graph `step`: maps an id and a state [S] to logits [V] and the next state [S].
  * @typedef {(id: number, state: Float32Array) => Promise<{logits: Float32Array, state: Float32Array}>} Step
  */
 
 /**
- * A token of the prompt or, if `written`, of the text; `logprob` is null where the model was not asked.
+ * A token of the prompt or, if `written`, of the generated text; `logprob` is null if the model did not predict it.
  * @typedef {object} Token
  * @property {number} id
  * @property {number | null} logprob
@@ -47,15 +47,15 @@
 
 const FORMAT_VERSION = 1;
 const GOLDEN = 0x9e3779b9;
-const UNIT = 2 ** 36; // of a probability
-const STEPS = 2 ** 24; // of noise and of top_p
+const UNIT = 2 ** 36; // integer units per probability of 1
+const STEPS = 2 ** 24; // resolution of the noise and of top_p
 const { fround } = Math;
 
-/** Options that change nothing. */
+/** Neutral options. */
 export const NEUTRAL = Object.freeze({ repetition_penalty: 1, temperature: 1, top_k: 0, top_p: 1, min_p: 0 });
 
 /**
- * Read the JSON of a model; an Error if it is not of the format that is known here.
+ * Read the metadata of a model from JSON; throw an Error for an unknown format.
  * @param {string} text
  * @returns {Metadata}
  */
@@ -72,7 +72,7 @@ export function readMetadata(text) {
 }
 
 /**
- * Hold every option against its range; a RangeError names the first that is out of it. NaN is out of any.
+ * Check the range of every option; throw a RangeError with the name of the first one out of range. NaN is out of range.
  * @param {Options} options
  */
 export function checkOptions({ repetition_penalty: r, temperature: T, top_k: k, top_p: p, min_p: m }) {
@@ -93,9 +93,9 @@ function hold(option, holds, wanted) {
 }
 
 /**
- * Numbers `start` to `start + n - 1` of a 64-bit seed, in [0, 1); number t chooses token t of the text.
+ * Generate the random numbers `start` to `start + n - 1` of a 64-bit seed, in [0, 1), one per token.
  *
- * Negative seeds count as their two's complement. `noise(0n, 2)` is about [0.2202, 0.6937].
+ * A negative seed is its two's complement. `noise(0n, 2)` is about [0.2202, 0.6937].
  * @param {bigint} seed
  * @param {number} n
  */
@@ -107,7 +107,7 @@ export function noise(seed, n, start = 0) {
 }
 
 /**
- * The hash "lowbias32", in unsigned arithmetic of 32 bits that wraps.
+ * Apply the hash "lowbias32" (Wellons, 2018) in uint32 arithmetic.
  * @param {number} x
  */
 function mix(x) {
@@ -118,7 +118,7 @@ function mix(x) {
 }
 
 /**
- * Choose the next token by one number of noise, in the contract's order.
+ * Sample the next token with one random number, in the order of docs/contract.md.
  * @param {Float32Array} logits [V], of `step`
  * @param {number} number of noise
  * @param {Uint8Array} seen [V], 1 for every id of the prompt and of the text so far
@@ -127,7 +127,7 @@ function mix(x) {
  */
 export function choose(logits, number, seen, options, sampled) {
   const scaled = penalised(logits, seen, options, sampled);
-  if (options.temperature === 0) return scaled.indexOf(largest(scaled)); // the lowest id among equals
+  if (options.temperature === 0) return scaled.indexOf(largest(scaled)); // the lowest id if tied
 
   const temperature = fround(options.temperature);
   for (let i = 0; i < scaled.length; i++) scaled[i] /= temperature;
@@ -138,7 +138,7 @@ export function choose(logits, number, seen, options, sampled) {
 }
 
 /**
- * The logits [V] without what is never written, and with less of what was written.
+ * Return the logits [V] with bans of unsampled ids and with the repetition penalty.
  * @param {Float32Array} logits
  * @param {Uint8Array} seen
  * @param {Options} options
@@ -154,7 +154,7 @@ function penalised(logits, seen, options, sampled) {
 }
 
 /**
- * The highest of the thresholds that `top_k`, `top_p` and `min_p` set on the scaled logits [V].
+ * Return the highest threshold that `top_k`, `top_p` and `min_p` set for the scaled logits [V].
  * @param {Float32Array} scaled
  * @param {Options} options
  */
@@ -169,7 +169,7 @@ function threshold(scaled, { top_k, top_p, min_p }) {
 }
 
 /**
- * Where in falling order the sum of probabilities is first at least p.
+ * Return the first position, in descending order, at which the sum of the probabilities is at least p.
  * @param {Float32Array} falling
  * @param {number} p
  */
@@ -179,7 +179,7 @@ function nucleus(falling, p) {
 }
 
 /**
- * Where the sum of parts is first at least as large as wanted.
+ * Return the first position at which the sum of the parts reaches a value.
  * @param {Float64Array} shares
  * @param {number} wanted at most their whole sum
  */
@@ -190,7 +190,7 @@ function reaching(shares, wanted) {
 }
 
 /**
- * So many steps of the sum of parts, rounded down. The product has more bits than a number.
+ * Return a share of the sum of the parts, in steps, rounded down. BigInt is used because the product exceeds 2^53.
  * @param {number} steps
  * @param {Float64Array} shares
  */
@@ -200,7 +200,7 @@ function share(steps, shares) {
 }
 
 /**
- * Probabilities [V] in whole units, whose sums are the same in every order.
+ * Return the probabilities [V] in integer units, whose sums do not depend on the order.
  * @param {Float32Array} logits
  */
 function parts(logits) {
@@ -220,7 +220,7 @@ function largest(values) {
 }
 
 /**
- * The log-probability of an id, as the model has it before any option.
+ * Return the log-probability of an id before the sampling options.
  * @param {Float32Array} logits [V]
  * @param {number} id
  */
@@ -232,8 +232,8 @@ export function logprob(logits, id) {
 }
 
 /**
- * The ids to feed for a prompt: behind the start symbol if training had one there, or if it is empty.
- * A model of pairs answers a source: a prompt that does not end one gets its end.
+ * Return the ids to feed for a prompt. The start symbol is prepended if the prompt is empty or the metadata require it.
+ * For a model of pairs, the end symbol of the source is appended to a prompt without one.
  * @param {number[]} encoded
  * @param {Metadata} metadata
  */
@@ -244,10 +244,10 @@ export function promptIds(encoded, metadata) {
 }
 
 /**
- * Feed `ids` (at least one), and then write a token for each number of noise, up to the end token.
+ * Read `ids` (at least one), and generate a token for each random number, up to the end token.
  *
- * Yields the tokens of the prompt as they are read, and those of the text as they are chosen. Ids that end with the end
- * token are a text that is over: nothing follows.
+ * Yields the tokens of the prompt when they are read, and the tokens of the text when they are sampled. Nothing is
+ * generated if the last id is the end token.
  * @param {Step} step
  * @param {number[]} ids
  * @param {Metadata} metadata
@@ -277,7 +277,7 @@ export async function* generate(step, ids, metadata, options, numbers) {
 }
 
 /**
- * `stop` if the model ended the text itself, `length` if the limit did.
+ * Return `stop` if the model ended the text, or `length` if the limit did.
  * @param {number[]} tokens
  * @param {Metadata} metadata
  */

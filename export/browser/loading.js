@@ -1,5 +1,5 @@
 /**
- * Says why the page does not load. Not a module: browsers load no modules on a page that was opened as a file.
+ * Explains why the page does not load. Not a module, because browsers load no modules for a page opened as a file.
  */
 
 const FILE =
@@ -7,7 +7,7 @@ const FILE =
   "“python3 -m http.server” in the folder of this page, and open localhost:8000 in the browser.";
 
 if (location.protocol === "file:") tell(FILE);
-else addEventListener("error", tellOfScript, true); // it does not bubble
+else addEventListener("error", tellOfScript, true); // the event does not bubble
 
 /** @param {Event} event */
 function tellOfScript({ target }) {

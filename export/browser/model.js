@@ -1,7 +1,7 @@
 /**
- * A model in a folder: `model.onnx`, `tokenizer.model` and `keras_lstmgen.json`, opened, and the text that it writes.
+ * Opens the model of a folder (`model.onnx`, `tokenizer.model`, `keras_lstmgen.json`) and generates text with it.
  *
- * The caller brings ONNX Runtime and the way to read a file, so that a browser and Node both can.
+ * The caller passes ONNX Runtime and a function that reads a file, so the module works in browsers and in Node.
  */
 
 import { checkOptions, finishReason, generate, noise, promptIds, readMetadata } from "./contract.js";
@@ -21,7 +21,7 @@ import { decoder, encode, read } from "./tokenizer.js";
  */
 
 /**
- * A text to write. A seed beyond 2^53 is a bigint or a string: no number holds it.
+ * A request for a text. A seed above 2^53 is a bigint or a string.
  * @typedef {object} Request
  * @property {string} prompt
  * @property {Options} options
@@ -30,8 +30,8 @@ import { decoder, encode, read } from "./tokenizer.js";
  */
 
 /**
- * What one token adds: text, which is "" while a character lacks bytes, and how surprised the model was, in nats (null
- * where it was not asked). The tokens of the prompt come first; they are not `written`.
+ * The text that a token adds ("" for an incomplete character) and the surprise of the model in nats (null if the model
+ * did not predict it). The tokens of the prompt come first; their `written` is false.
  * @typedef {object} Piece
  * @property {number | null} id null for what is left over behind the last token
  * @property {string} text
@@ -40,7 +40,7 @@ import { decoder, encode, read } from "./tokenizer.js";
  */
 
 /**
- * Open the model; an Error says what is wrong with it.
+ * Open the model; throw an Error if it is damaged.
  * @param {(name: string) => Promise<Uint8Array>} file
  * @param {Runtime} ort
  * @returns {Promise<Model>}
@@ -70,7 +70,7 @@ function floats({ data }) {
 }
 
 /**
- * Write a text, token by token; a RangeError if something of the request is out of its range. Returns why it ended.
+ * Generate a text token by token; throw a RangeError for a request out of range. Returns the finish reason.
  * @param {Model} model
  * @param {Request} request
  * @returns {AsyncGenerator<Piece, "stop" | "length", void>}
@@ -81,7 +81,7 @@ export async function* write({ step, metadata, tokenizer }, { prompt, options, s
   const encoded = encode(tokenizer, prompt);
   const ids = promptIds(encoded, metadata);
   const [inPrompt, inText] = [decoder(tokenizer), decoder(tokenizer)];
-  let unseen = ids.length - encoded.length; // the start symbol, which may be a newline, is no text of the prompt
+  let unseen = ids.length - encoded.length; // the start symbol may be a newline, but is not a part of the prompt
   /** @type {number[]} */
   const tokens = [];
   for await (const { id, logprob, written } of generate(step, ids, metadata, options, numbers)) {

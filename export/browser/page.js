@@ -1,11 +1,11 @@
-/** The page: what is typed goes to the worker, and what that writes is shown as it comes. */
+/** User interface: sends requests to the worker, and displays the text while it is generated. */
 
 import { strip } from "./strip.js";
 
 /** @typedef {import("./model.js").Piece} Piece */
 /** @typedef {import("./strip.js").Shown} Shown */
 
-const LINE = 32; // pixels of a line of text
+const LINE = 32; // height of a line of text in pixels
 
 /**
  * @template {HTMLElement} T
@@ -36,7 +36,7 @@ let writing = false;
 let characters = 0;
 let speed = "";
 /** @type {{text: string, nats: number | null} | undefined} */
-let half; // bytes of a character that is not whole yet
+let half; // the bytes of an incomplete character
 
 worker.addEventListener("message", ({ data }) => {
   const answer = /** @type {import("./worker.js").Answer} */ (data);
@@ -55,7 +55,7 @@ function ready({ vocab_size, recipe, metrics }) {
   const quality = loss ? `, ${loss.toFixed(2)} nats a token on text it has not seen` : "";
   const about = `${size}${vocab_size.toLocaleString("en")} tokens${quality}.`;
   element("about", HTMLElement).textContent = `${about} It runs in this browser; what you type stays here.`;
-  // A full bar is the surprise of one who expects all tokens alike.
+  // A full bar is the surprise of a uniform distribution over all tokens.
   bars = strip(element("strip", HTMLElement), text, element("readout", HTMLElement), Math.log(vocab_size));
   status.textContent = "Ready.";
   go.disabled = false;
@@ -94,7 +94,7 @@ function drawSeed() {
 function setWriting(now) {
   writing = now;
   go.textContent = now ? "Stop" : "Write";
-  text.ariaBusy = status.ariaBusy = `${now}`; // what changes many times a second is not read out
+  text.ariaBusy = status.ariaBusy = `${now}`; // screen readers skip text that changes many times per second
 }
 
 /**
@@ -110,14 +110,14 @@ function show(pieces, seconds) {
   worker.postMessage({ seen: true });
 }
 
-/** How many pixels of the text are behind the panel at the foot, or below. */
+/** Return the height in pixels of the text that is below the visible area or behind the panel at the bottom. */
 function hidden() {
   const end = text.lastElementChild?.getBoundingClientRect().bottom ?? 0;
   return end - panel.getBoundingClientRect().top;
 }
 
 /**
- * Show a piece, once it is whole: what surprised in its bytes adds up.
+ * Display a piece when its character is complete; the surprise is the sum over its bytes.
  * @param {Piece} piece
  */
 function append({ text: added, nats, written }) {
@@ -132,7 +132,7 @@ function append({ text: added, nats, written }) {
   if (written) characters += [...added].length;
 }
 
-/** The block of the last line: as it grows, a browser lays out that one again and not the whole text. */
+/** Return the block of the last line, so that a browser updates the layout of this block only. */
 function line() {
   const last = text.lastElementChild;
   const goesOn = last && !last.lastChild?.textContent?.endsWith("\n");
@@ -149,7 +149,7 @@ function finish(reason) {
 
 /** @param {string} message */
 function fail(message) {
-  if (location.protocol === "file:") return; // loading.js has said what to do
+  if (location.protocol === "file:") return; // loading.js displays an explanation
   setWriting(false);
   status.textContent = "";
   error.textContent = message;
@@ -165,23 +165,23 @@ form.addEventListener("submit", (event) => {
   else start();
 });
 document.addEventListener("keydown", (event) => {
-  if (event.key === "Escape" && writing && !event.isComposing) stop(); // of an input method it only ends a choice
+  if (event.key === "Escape" && writing && !event.isComposing) stop(); // Escape closes the input method first
 });
 prompt.addEventListener("keydown", (event) => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && !go.disabled && !writing) start();
 });
 seed.addEventListener("input", () => (fresh.checked = false));
 
-// A number and its slider say the same; the number may be beyond the slider's ends.
+// A number field and its slider have the same value; the number can exceed the range of the slider.
 for (const slider of document.querySelectorAll("input[type=range]")) {
   if (!(slider instanceof HTMLInputElement)) continue;
   const number = element(slider.dataset.of ?? "", HTMLInputElement);
   slider.addEventListener("input", () => (number.value = slider.value));
   number.addEventListener("input", () => (slider.value = number.value));
-  slider.value = number.value; // after a reload a browser may have kept either
+  slider.value = number.value; // a browser may restore either of them after a reload
 }
 
 if (fresh.checked) drawSeed();
 
-// On a phone the options would push the text out of sight.
+// On a phone, the open options would hide the text.
 element("options", HTMLDetailsElement).open = matchMedia("(min-width: 50rem)").matches;

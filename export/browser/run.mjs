@@ -1,11 +1,11 @@
 /**
- * A web folder without a browser: its own modules and its own runtime, in Node.
+ * Runs the modules and the runtime of a web folder in Node, without a browser.
  *
  *     node run.mjs WEB_FOLDER < requests.json > texts.json
  *
- * reads a JSON list of {prompt, options, seed, max_new_tokens}, all of which have defaults, and writes a list of
- * {text, tokens, finish_reason, logprob}. A seed beyond 2^53 is a string. With `--graphs` it answers each line,
- * {graph, inputs}, with a line, {outputs} or {error}, a row of inputs with a row of outputs: so an export is proved.
+ * reads a JSON list of {prompt, options, seed, max_new_tokens}, all with defaults, and writes a list of
+ * {text, tokens, finish_reason, logprob}. A seed above 2^53 is a string. With `--graphs`, it reads lines {graph, inputs}
+ * and writes a line {outputs} or {error} for each, with one row of outputs per row of inputs. The export uses this mode.
  */
 
 import { readFile } from "node:fs/promises";
@@ -22,7 +22,7 @@ import { pathToFileURL } from "node:url";
  */
 
 /**
- * Open a folder's model with the code that lies beside it.
+ * Open the model of a folder with the code in this folder.
  * @param {string} folder
  * @returns {Promise<Opened>}
  */
@@ -31,14 +31,14 @@ async function load(folder) {
   const [ort, contract, { open, write }] = await Promise.all(
     ["onnxruntime/ort.js", "contract.js", "model.js"].map((name) => import(pathToFileURL(resolve(folder, name)).href)),
   );
-  ort.env.logLevel = "fatal"; // what is wrong is raised too; once is enough
+  ort.env.logLevel = "fatal"; // errors are thrown as exceptions too
   ort.env.wasm.numThreads = 1;
-  ort.env.wasm.wasmBinary = (await file("onnxruntime/ort-wasm-simd-threaded.wasm")).buffer; // Node fetches no files
+  ort.env.wasm.wasmBinary = (await file("onnxruntime/ort-wasm-simd-threaded.wasm")).buffer; // Node cannot fetch files
   return { model: await open(file, ort), write, contract };
 }
 
 /**
- * Answer the list on standard input.
+ * Generate the texts of the list on standard input.
  * @param {string} folder
  */
 async function texts(folder) {
@@ -66,12 +66,12 @@ async function textOf({ model, write, contract }, { prompt = "", seed = 0, max_n
 }
 
 /**
- * Answer line by line.
+ * Answer requests line by line.
  * @param {string} folder
  */
 async function graphs(folder) {
   const opened = load(folder);
-  opened.catch(() => {}); // it is told with the first answer
+  opened.catch(() => {}); // the first response reports the error
   for await (const line of createInterface({ input: process.stdin })) {
     const answer = await outputsOf(opened, JSON.parse(line)).catch((error) => ({ error: lineOf(error) }));
     process.stdout.write(`${JSON.stringify(answer)}\n`);
@@ -92,7 +92,7 @@ async function outputsOf(opened, { graph, inputs }) {
 }
 
 /**
- * The graphs of docs/contract.md for one row. The folder has the first alone: its code makes the others of that.
+ * The graphs of docs/contract.md for one row. The folder contains only `step`; the code of the page computes the others.
  * @type {Record<string, (opened: Opened, row: any) => Promise<object>>}
  */
 const GRAPHS = {
@@ -126,7 +126,7 @@ function lineOf(error) {
 }
 
 /**
- * Say in one line why it ends.
+ * Print an error in one line.
  * @param {unknown} error
  */
 function fail(error) {
@@ -134,7 +134,7 @@ function fail(error) {
   process.exitCode = 2;
 }
 
-process.stderr.on("error", () => {}); // nobody reads it: there is nowhere to say so
+process.stderr.on("error", () => {}); // the reader of standard error is gone
 process.stdout.on("error", (error) => {
   if (/** @type {NodeJS.ErrnoException} */ (error).code !== "EPIPE") fail(error); // else the reader has what it wanted
   process.exit();

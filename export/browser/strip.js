@@ -1,19 +1,19 @@
 /**
- * The strip: a bar for each piece of the text, the taller and stronger the more the model was surprised at it. Pointing
- * at a bar or at the text, or the arrow keys, tell its value.
+ * Strip with a bar for each piece of the text. The height and color of a bar represent the surprise of the model. Its
+ * value is displayed when the user points at the bar or at the text, or uses the arrow keys.
  */
 
 /**
- * A piece of the text as it is shown: a character, or as many as a token has.
+ * A displayed piece of the text: the characters of a token.
  * @typedef {{text: string, nats: number | null, span: HTMLElement}} Shown
  */
 
-const WIDEST = 7; // pixels of a bar
-const LEAP = 10; // pieces that Page Up and Page Down pass over
+const WIDEST = 7; // maximum width of a bar in pixels
+const LEAP = 10; // number of pieces that Page Up and Page Down skip
 const NAMES = new Map([[" ", "A space"], ["\n", "A new line"], ["\t", "A tab"]]);
 
 /**
- * Make a strip of an element that holds a canvas. `add` shows a piece more, `clear` none.
+ * Create a strip in an element with a canvas. `add` adds a piece, `clear` removes all.
  * @param {HTMLElement} slider
  * @param {HTMLElement} text where the pieces stand
  * @param {HTMLElement} readout where the value is told
@@ -93,7 +93,7 @@ export function strip(slider, text, readout, top) {
 }
 
 /**
- * How high a bar is, 0 to 1.
+ * Return the height of a bar, 0 to 1.
  * @param {Shown} piece
  * @param {number} top
  */
@@ -102,7 +102,7 @@ function share({ nats }, top) {
 }
 
 /**
- * The width of a bar, so that all have room.
+ * Return the width of a bar with which all bars fit.
  * @param {HTMLElement} slider
  * @param {Shown[]} pieces
  */
@@ -140,7 +140,7 @@ function paint(canvas, pieces, chosen, top) {
     brush.fillRect(x, height - tall, Math.max(bar - gap, 1), tall);
   };
   /** @type {number[]} */
-  const tallest = []; // by column of the screen, of which a long text has fewer than pieces
+  const tallest = []; // per column of the screen; a long text has more pieces than columns
   pieces.forEach((piece, at) => {
     const column = Math.floor(at * bar);
     tallest[column] = Math.max(tallest[column] ?? 0, share(piece, top));

@@ -1,12 +1,12 @@
 /**
- * The tokenizer of an exported model, read from its SentencePiece file.
+ * Tokenizer of an exported model: encodes and decodes text with a SentencePiece model.
  *
- * It reads the models that these artifacts carry: char, word, bpe or unigram over text taken as it is (nothing
- * normalised, no space put before it), in which a space is written U+2581. `../tokenizer.py` does the same in Python.
+ * It supports SentencePiece models of the types char, word, bpe and unigram without normalization and without a dummy
+ * prefix. In pieces, U+2581 represents a space. `../tokenizer.py` is the same tokenizer in Python.
  */
 
 /**
- * A SentencePiece model: piece, score and type of each id, and the rules that go with them.
+ * A SentencePiece model: the piece, score and type of each id, and the options of the model.
  * @typedef {object} Tokenizer
  * @property {string} kind
  * @property {string[]} pieces
@@ -21,18 +21,18 @@
  */
 
 /**
- * A protobuf message: its fields by number, varints as numbers, everything else as bytes.
+ * Fields of a protobuf message by number: varints as numbers, all others as bytes.
  * @typedef {Map<number, (number | Uint8Array<ArrayBuffer>)[]>} Fields
  */
 
 const SPACE = "\u2581";
-const [NORMAL, UNKNOWN, CONTROL, USER_DEFINED, , BYTE] = [1, 2, 3, 4, 5, 6]; // the types of a piece
+const [NORMAL, UNKNOWN, CONTROL, USER_DEFINED, , BYTE] = [1, 2, 3, 4, 5, 6]; // types of pieces
 const KINDS = new Map([[1, "unigram"], [2, "bpe"], [3, "word"], [4, "char"]]);
 const SIZES = new Map([[1, 8], [5, 4]]); // bytes of a protobuf value by its wire type
 const UTF8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 
 /**
- * Read a SentencePiece `ModelProto`; an Error if it is damaged or needs rules not known here.
+ * Read a SentencePiece `ModelProto`; throw an Error if it is damaged or uses unsupported options.
  * @param {Uint8Array} model
  * @returns {Tokenizer}
  */
@@ -45,7 +45,7 @@ export function read(model) {
   } catch (error) {
     throw new Error("its tokenizer is not a SentencePiece model", { cause: error });
   }
-  // A charsmap; add_dummy_prefix, remove_extra_whitespaces, escape_whitespaces, which are on by default.
+  // Fields: charsmap, add_dummy_prefix, remove_extra_whitespaces, escape_whitespaces. The last three default to true.
   const charsmap = bytes(normalizer, 2, new Uint8Array()).length > 0;
   const [prefix, remove, escape] = [3, 4, 5].map((field) => number(normalizer, field, 1) !== 0);
   if (charsmap || prefix || remove || !escape) {
@@ -82,7 +82,7 @@ function tokenizerOf(trainer, list) {
 }
 
 /**
- * The fields of a protobuf message: `fields([0x08, 0x96, 0x01])` is `{1 => [150]}`.
+ * Read the fields of a protobuf message: `fields([0x08, 0x96, 0x01])` is `{1 => [150]}`.
  * @param {Uint8Array} message
  * @returns {Fields}
  */
@@ -146,7 +146,7 @@ function float(four) {
 }
 
 /**
- * The byte that a piece such as `<0x0A>` stands for.
+ * Return the byte of a piece such as `<0x0A>`.
  * @param {string} piece
  */
 function byteOf(piece) {
@@ -154,7 +154,7 @@ function byteOf(piece) {
 }
 
 /**
- * Ids of the text, line by line. What no piece covers becomes its bytes or, in a word model, unknown.
+ * Encode a text line by line. A part without a piece becomes its UTF-8 bytes, or the unknown id without byte pieces.
  * @param {Tokenizer} tokenizer
  * @param {string} text
  */
@@ -185,7 +185,7 @@ function idOf(tokenizer, byte) {
 }
 
 /**
- * Cut into characters, but user-defined symbols whole, the longest first.
+ * Split into characters and user-defined symbols; longer symbols are matched first.
  * @param {Tokenizer} tokenizer
  * @param {string} text
  * @returns {string[]}
@@ -197,7 +197,7 @@ function chars({ userDefined }, text) {
 }
 
 /**
- * Cut before each space and each newline, but keep a space that is followed by a newline with it.
+ * Split before each space and newline, but not between a space and a newline.
  * @param {Tokenizer} _
  * @param {string} text
  * @returns {string[]}
@@ -207,12 +207,12 @@ function words(_, text) {
 }
 
 /**
- * Join, again and again, the two neighbours whose joint piece scores best, the leftmost of equals.
+ * Merge the adjacent pair with the best score, the leftmost if tied, until no pair can be merged.
  * @param {Tokenizer} tokenizer
  * @param {string} text
  */
 function bpe(tokenizer, text) {
-  // The empty part at the end stands for the neighbour that the first (place -1) and the last one lack.
+  // The empty part at the end (also place -1) is the neighbour of the first and the last part.
   const parts = [...chars(tokenizer, text), ""];
   const end = parts.length - 1;
   const before = parts.map((_, at) => (at ? at - 1 : end));
@@ -230,7 +230,7 @@ function bpe(tokenizer, text) {
   for (let at = 0; at < end; at++) propose(at, at + 1);
   for (let joint = pop(agenda); joint; joint = pop(agenda)) {
     const { left, right, piece } = joint;
-    if (!parts[left] || !parts[right] || parts[left] + parts[right] !== piece) continue; // joined elsewhere since
+    if (!parts[left] || !parts[right] || parts[left] + parts[right] !== piece) continue; // merged with another part
     [parts[left], parts[right]] = [piece, ""];
     after[left] = after[right];
     before[after[left]] = left;
@@ -241,7 +241,7 @@ function bpe(tokenizer, text) {
 }
 
 /**
- * Two neighbours that may be joined.
+ * An adjacent pair that can be merged.
  * @typedef {{score: number, left: number, right: number, piece: string}} Joint
  */
 
@@ -254,7 +254,7 @@ function comesFirst(a, b) {
 }
 
 /**
- * Put a joint into a binary heap, whose first is the one that comes first.
+ * Add a pair to a binary heap.
  * @param {Joint[]} heap
  * @param {Joint} joint
  */
@@ -268,7 +268,7 @@ function push(heap, joint) {
 }
 
 /**
- * Take the first one out of a heap.
+ * Remove the first pair of a heap.
  * @param {Joint[]} heap
  * @returns {Joint | undefined}
  */
@@ -288,7 +288,7 @@ function pop(heap) {
 }
 
 /**
- * The cut with the highest sum of scores (Viterbi), with SentencePiece's scores and its float32 sums.
+ * Find the split with the highest sum of scores by the Viterbi algorithm, with float32 sums like SentencePiece.
  * @param {Tokenizer} tokenizer
  * @param {string} text
  */
@@ -316,7 +316,7 @@ function unigram(tokenizer, text) {
 }
 
 /**
- * The score of a piece. That of a user-defined one is above any normal piece's, which is the log of its probability.
+ * Return the score of a piece. The score of a user-defined piece is higher than that of a normal piece, a log-probability.
  * @param {Tokenizer} tokenizer
  * @param {string} part
  */
@@ -330,7 +330,7 @@ function scoreOf(tokenizer, part) {
 const CUT = { char: chars, word: words, bpe, unigram };
 
 /**
- * The text of the ids, always valid Unicode: a byte that is part of no character becomes U+FFFD.
+ * Decode ids to a text; a byte that is not part of a character becomes U+FFFD.
  * @param {Tokenizer} tokenizer
  * @param {number[]} ids
  */
@@ -340,8 +340,8 @@ export function decode(tokenizer, ids) {
 }
 
 /**
- * The text of ids as they come. `push` gives what an id completes, "" while a character lacks bytes; `flush` what is
- * left over in the end, each byte as U+FFFD.
+ * Create an incremental decoder. `push` returns the text that an id completes, "" for an incomplete character; `flush`
+ * returns the remaining bytes, each as U+FFFD.
  * @param {Tokenizer} tokenizer
  */
 export function decoder(tokenizer) {
@@ -362,7 +362,7 @@ export function decoder(tokenizer) {
 }
 
 /**
- * The characters that are decided, and the bytes that may still become one (none if `final`).
+ * Decode bytes; return the text and the incomplete character at the end (empty if `final`).
  * @param {number[]} data
  * @param {boolean} final
  * @returns {[string, number[]]}
@@ -381,7 +381,7 @@ function readUtf8(data, final) {
 }
 
 /**
- * How an id that is no byte looks in text: control symbols are invisible.
+ * Return the text of an id that is not a byte; control symbols have none.
  * @param {Tokenizer} tokenizer
  * @param {number} id
  */
@@ -392,13 +392,13 @@ function surface(tokenizer, id) {
 }
 
 /**
- * The size of the UTF-8 character that these bytes begin, which may lack its end; 0 if they begin none.
+ * Return the size of the UTF-8 character at the start of the bytes, which may be incomplete; 0 if there is none.
  * @param {number[]} data
  */
 function characterSize([first, second, ...rest]) {
   if (first < 0x80) return 1;
   const size = first < 0xc2 || first > 0xf4 ? 0 : first < 0xe0 ? 2 : first < 0xf0 ? 3 : 4;
-  // Not every second byte may follow: some would spell a shorter character, a surrogate, or none.
+  // Some second bytes are invalid: overlong encodings, surrogates and numbers above U+10FFFF.
   const low = first === 0xe0 ? 0xa0 : first === 0xf0 ? 0x90 : 0x80;
   const high = first === 0xed ? 0x9f : first === 0xf4 ? 0x8f : 0xbf;
   const follows = second === undefined || (second >= low && second <= high);

@@ -1,5 +1,5 @@
 /**
- * The model at work beside the page, which stays responsive: it is asked to write and to stop, and tells what it wrote.
+ * Runs the model in a worker, so that the page stays responsive: it receives requests and sends the generated text.
  */
 
 import { open, write } from "./model.js";
@@ -8,16 +8,16 @@ import * as ort from "./onnxruntime/ort.js";
 /** @typedef {import("./model.js").Piece} Piece */
 
 /**
- * What the page is told.
+ * Messages to the page.
  * @typedef {{ready: import("./contract.js").Metadata}
  *   | {pieces: Piece[], seconds: number}
  *   | {done: "stop" | "length" | "stopped"}
  *   | {error: string}} Answer
  */
 
-const FRAME = 16; // milliseconds between two answers, about one a frame of the screen
+const FRAME = 16; // milliseconds between two messages, about one frame of the screen
 
-ort.env.wasm.numThreads = 1; // more would need headers that a plain static host does not send
+ort.env.wasm.numThreads = 1; // more threads need headers that a static web server does not send
 const opened = open(fetched, ort);
 let stopped = false;
 let seen = () => {};
@@ -46,11 +46,11 @@ async function run(request) {
       return tell({ done: next.value });
     }
     waiting.push(next.value);
-    if (!next.value.written) began = performance.now(); // the speed is that of writing, not of reading the prompt
+    if (!next.value.written) began = performance.now(); // measure generation without reading the prompt
     if (performance.now() - told < FRAME) continue;
     const shown = new Promise((/** @type {(value: void) => void} */ resolve) => (seen = resolve));
     report();
-    await shown; // or a fast model would be far ahead of the page, which could not stop it
+    await shown; // otherwise a fast model would run far ahead of the page
     if (stopped) return tell({ done: "stopped" });
     told = performance.now();
   }
