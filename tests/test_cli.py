@@ -379,7 +379,10 @@ def test_log_probabilities_are_a_line_of_json_a_token(
         (["--beams", "-1"], "--beams: -1 is out of range; give 1 or more"),
         (["--beams", "2", "--length-penalty", "-1"], "--length-penalty: -1.0 is out of range; give a number from 0 "),
         (["--length-penalty", "1"], "--length-penalty: is of a beam search; give --beams too"),
-        (["--beams", "2", "--top-p", "0.5"], "--top-p: has no place in a beam search, which draws nothing; leave it "),
+        (
+            ["--beams", "2", "--top-p", "0.5"],
+            "--top-p: has no effect in a beam search, which does not sample; leave it ",
+        ),
         (["--beams", "2", "--n", "3"], "--n: 3 is out of range; a search with --beams 2 finds no more texts"),
     ],
 )

@@ -1,0 +1,207 @@
+"""``generate``: write texts to the terminal or to a file."""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from rich.markup import escape
+
+from keras_lstmgen.cli import chat_terminal, console
+from keras_lstmgen.cli.verbs.run_arguments import check_range, find_run, sampling_options
+from keras_lstmgen.config import effects
+from keras_lstmgen.data import splits
+from keras_lstmgen.files import atomic
+from keras_lstmgen.generation import decoding_loop, text_generation
+from keras_lstmgen.generation.beam_search import BeamSearchConfig
+from keras_lstmgen.generation.growing_text import Sample
+from keras_lstmgen.generation.logits_processors import HostOptions
+from keras_lstmgen.generation.sampling import Options
+from keras_lstmgen.generation.text_generation import GenerationConfig, Generator
+from keras_lstmgen.models import run_directory
+from keras_lstmgen.models.run_directory import Run
+from keras_lstmgen.utils.errors import UserError
+
+MAX_TEXTS = 65_536  # of one batch
+Emit = Callable[[int, str], None]  # receives the number of a text, and the next part of it
+
+
+def run(arguments: argparse.Namespace) -> None:
+    """Generate texts, and show each as it is generated or write it to a file."""
+    config, search = _generation_config(arguments), _beam_search_config(arguments)
+    effects.check_sampling(arguments)
+    if arguments.output:
+        _check_output(arguments.output)
+    folder = find_run(arguments.run, arguments.runs)
+    generation = _Generation(run_directory.load(folder), arguments, config, search)
+    prompts = _typed_prompts() if arguments.interactive else [_read_prompt(arguments)]
+    texts = [generation.show(prompt, arguments.seed + number) for number, prompt in enumerate(prompts)]
+    if arguments.output:
+        _write_file(arguments.output, ("\n\n" if arguments.logprobs is None else "\n").join(texts))
+    console.next_beside("keras-lstmgen", "evaluate", folder)
+
+
+def _generation_config(arguments: argparse.Namespace) -> GenerationConfig:
+    """Return how tokens are sampled; raise UserError for values out of range."""
+    options = sampling_options(arguments)
+    values = {name: getattr(arguments, name) for name in HostOptions.__dataclass_fields__}
+    processors = HostOptions(**{**values, "logit_bias": tuple(arguments.logit_bias)})
+    check_range("--n", arguments.n, 1, MAX_TEXTS)
+    check_range("--max-new-tokens", arguments.max_new_tokens, 1)
+    if arguments.logprobs is not None:
+        check_range("--logprobs", arguments.logprobs, 0)
+    # A text that is not used again is not kept, so that the longest text needs no more memory than the shortest.
+    keep = bool(arguments.n > 1 or arguments.output or arguments.logprobs is not None)
+    processors_or_none = processors if processors != HostOptions() else None
+    return GenerationConfig(arguments.max_new_tokens, options, arguments.stop, processors_or_none, keep)
+
+
+def _beam_search_config(arguments: argparse.Namespace) -> BeamSearchConfig | None:
+    """Return the configuration of a beam search; None without ``--beams``."""
+    if not arguments.beams:
+        if arguments.length_penalty:
+            raise UserError("--length-penalty: is of a beam search; give --beams too")
+        return None
+    search = BeamSearchConfig(arguments.beams, arguments.length_penalty, arguments.max_new_tokens)
+    for name, default in asdict(Options()).items():
+        if getattr(arguments, name) != default:
+            option = f"--{name.replace('_', '-')}"
+            raise UserError(f"{option}: has no effect in a beam search, which does not sample; leave it or --beams out")
+    if arguments.n > arguments.beams:
+        raise UserError(
+            f"--n: {arguments.n} is out of range; a search with --beams {arguments.beams} finds no more texts"
+        )
+    return search
+
+
+def _check_output(path: Path) -> None:
+    """Raise UserError, before anything is generated, if the output file cannot be written."""
+    try:
+        atomic.check_output(path)
+    except UserError as error:
+        raise UserError(f"--output {error}") from error
+
+
+def _write_file(path: Path, text: str) -> None:
+    """Write the text to a file; print it if that fails, so that it is not lost."""
+    try:
+        atomic.write_output(path, text)
+    except UserError:
+        sys.stdout.write(f"{text}\n")
+        raise
+
+
+def _read_prompt(arguments: argparse.Namespace) -> str:
+    """Return the prompt of ``--prompt`` or ``--prompt-file``."""
+    if not arguments.prompt_file:
+        return str(arguments.prompt)
+    try:
+        data = sys.stdin.buffer.read() if arguments.prompt_file == "-" else Path(arguments.prompt_file).read_bytes()
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{arguments.prompt_file}: not UTF-8 at byte {error.start}; convert it first") from error
+    except OSError as error:
+        raise UserError(f"{arguments.prompt_file}: cannot be read ({error.strerror})") from error
+
+
+def _typed_prompts() -> Iterator[str]:
+    """Read prompts from the keyboard, until the end of input."""
+    while (prompt := chat_terminal.read_line("prompt> ")) is not None:
+        yield prompt
+
+
+class _Generation:
+    """Generates the texts of a prompt and shows them."""
+
+    def __init__(
+        self, run: Run, arguments: argparse.Namespace, config: GenerationConfig, search: BeamSearchConfig | None
+    ) -> None:
+        """Prepare the run; raise UserError if its vocabulary cannot satisfy an option.
+
+        Args:
+            run: the run.
+            arguments: the command line.
+            config: how texts are sampled.
+            search: the beam search to use instead of sampling, or None.
+        """
+        self.run, self.arguments, self.search = run, arguments, search
+        self.config = replace(config, stop=[splits.normalized(text, run.recipe.corpus) for text in config.stop])
+        self.step = decoding_loop.compile_step(run.weights)
+        self.generator = Generator(run)
+        if config.host or search:
+            self.constraints = self.generator.constraints(config.host or HostOptions())
+
+    def show(self, prompt: str, seed: int) -> str:
+        """Generate ``--n`` texts: the first one is printed while it is generated, the others follow.
+
+        Returns:
+            The texts, with a blank line between two; with ``--logprobs``, lines of JSON.
+        """
+        ids_prompt = splits.normalized_prompt(prompt, self.run.recipe.corpus)
+        prefix = self._prefix(prompt)
+        shown = 0  # characters
+
+        def emit(row: int, text: str) -> None:
+            nonlocal shown
+            if row == 0 and self.arguments.logprobs is None and not self.arguments.output:
+                shown += len(text)
+                sys.stdout.write(text)
+                sys.stdout.flush()
+
+        if prefix:
+            emit(0, prefix)
+        began = time.perf_counter()
+        samples = self._samples(ids_prompt, seed, emit)
+        seconds = time.perf_counter() - began
+        if self.arguments.logprobs is None:
+            whole = "\n\n".join(prefix + sample.text for sample in samples)
+        else:
+            whole = "\n".join(self._logprobs(ids_prompt, samples))
+        if not self.arguments.output:
+            sys.stdout.write(f"{whole[shown:]}\n")
+            sys.stdout.flush()
+        _note_results(samples, seconds)
+        return whole
+
+    def _prefix(self, prompt: str) -> str:
+        """Return the prompt as it is shown before a text: on a terminal only, and if it was not typed there."""
+        arguments = self.arguments
+        if not sys.stdout.isatty() or arguments.interactive or arguments.output or arguments.logprobs is not None:
+            return ""
+        has_own_line = self.run.metadata.source_end_id != run_directory.NONE and not prompt.endswith("\n")
+        return f"{prompt}\n" if prompt and has_own_line else prompt
+
+    def _samples(self, prompt: str, seed: int, emit: Emit) -> list[Sample]:
+        """Generate the texts of a prompt."""
+        if self.search is not None:
+            samples = text_generation.search(
+                self.run, self.step, prompt, self.search, constraints=self.constraints, stop=self.config.stop
+            )
+            return samples[: self.arguments.n]
+        return self.generator.generate(
+            prompt, self.config, seeds=[seed + row for row in range(self.arguments.n)], emit=emit
+        )
+
+    def _logprobs(self, prompt: str, samples: list[Sample]) -> Iterator[str]:
+        """Return a line of JSON for each token of each text."""
+        for number, sample in enumerate(samples):
+            entries = text_generation.token_logprobs(
+                self.run, self.step, prompt, sample.tokens, self.arguments.logprobs
+            )
+            for entry in entries:
+                yield json.dumps({"text": number, **entry}, ensure_ascii=False)
+
+
+def _note_results(samples: list[Sample], seconds: float) -> None:
+    """Print to standard error how many tokens were generated, why each text ended, and notes about it."""
+    tokens = sum(sample.length for sample in samples)
+    reasons = ", ".join(sample.finish_reason for sample in samples)
+    scores = ", ".join(f"{sample.score:.4f}" for sample in samples if sample.score is not None)
+    summary = f"{tokens} tokens in {seconds:.1f} s, including compilation on the first call; ended by: {reasons}"
+    console.notes.print(f"[dim]{summary}{f'; scores: {scores}' if scores else ''}[/dim]")
+    for number, sample in enumerate(samples, 1):
+        if sample.note:
+            console.notes.print(f"[bold]text {number}:[/bold] {escape(sample.note)}")
