@@ -5,6 +5,7 @@ import importlib.metadata
 import io
 import json
 import os
+import pty
 import re
 import shlex
 import shutil
@@ -266,6 +267,18 @@ def test_the_text_alone_goes_to_standard_output_and_the_notes_beside_it(
     assert "80 tokens in" in err
     assert "ended by: length, length" in err
     assert printed_next(err) == ["keras-lstmgen", "evaluate", str(trained)]
+
+
+def test_on_a_terminal_the_prompt_stands_before_the_text(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [str(trained), "--prompt", "The ", "--max-new-tokens", "5"]
+    piped, _ = typed(capsys, "generate", *words)
+    master, slave = pty.openpty()
+    command = [sys.executable, "-m", "keras_lstmgen.generate", *words]
+    subprocess.run(command, stdout=slave, stderr=subprocess.DEVNULL, check=True)
+    os.close(slave)
+    shown = os.read(master, 10_000).decode().replace("\r\n", "\n")
+    os.close(master)
+    assert shown == f"The {piped}"
 
 
 def test_a_prompt_comes_from_the_command_line_a_file_or_standard_input(
