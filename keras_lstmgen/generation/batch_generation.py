@@ -99,7 +99,7 @@ def beam_search_answers(run: Run, sources: Sequence[str], config: beam_search.Be
 
 
 def samples_per_source(run: Run, sources: Sequence[str], samples: int, max_new_tokens: int) -> dict[str, list[str]]:
-    """Generate texts with neutral sampling options for each source, with the seeds 0, 1, …
+    """Generate texts with neutral sampling options for each source, with the seeds 0, 1, and so on.
 
     Args:
         run: the run.
