@@ -1,4 +1,4 @@
-/* docs/contract.md, from "Noise" on. */
+/* Noise and sampling as specified in docs/contract.md. */
 
 #include "contract.h"
 
@@ -8,7 +8,7 @@
 
 const struct options NEUTRAL = {.repetition_penalty = 1, .temperature = 1, .top_p = 1};
 
-/* The comparisons refuse NaN too. */
+/* NaN is out of range. */
 const char *out_of_range(const struct options *options)
 {
     double penalty = options->repetition_penalty, heat = options->temperature;
@@ -25,7 +25,7 @@ const char *out_of_range(const struct options *options)
     return NULL;
 }
 
-/* The hash "lowbias32". */
+/* Apply the hash "lowbias32" (Wellons, 2018). */
 static uint32_t mix(uint32_t x)
 {
     x ^= x >> 16;
@@ -41,7 +41,7 @@ float noise(uint64_t seed, uint32_t t)
     return (float)(mix(key ^ mix(t + 0x9e3779b9)) >> 8) / 16777216;
 }
 
-/* Where the first of the largest numbers stands. */
+/* Return the index of the largest number, the first one if tied. */
 static size_t largest(const float *numbers, size_t count)
 {
     size_t best = 0;
@@ -51,11 +51,11 @@ static size_t largest(const float *numbers, size_t count)
     return best;
 }
 
-/* Units of a probability, and steps of noise and of top_p: a sum of probabilities times steps is below 2^62. */
+/* Integer units per probability of 1, and resolution of noise and top_p. A sum of probabilities times STEPS is below 2^62. */
 #define UNIT 68719476736.0f
 #define STEPS 16777216
 
-/* The sum of e^(x - top) over all x, which turns such powers into probabilities. */
+/* Return the sum of e^(x - top) over all x, the denominator of the softmax. */
 static float sum_of_powers(const float *x, size_t count, float top)
 {
     double sum = 0;
@@ -64,7 +64,7 @@ static float sum_of_powers(const float *x, size_t count, float top)
     return (float)sum;
 }
 
-/* A probability in whole units; sums of those are the same in every order. */
+/* Return a probability in integer units, whose sums do not depend on the order. */
 static int64_t part(float x, float top, float total)
 {
     return (int64_t)(expf(x - top) / total * UNIT);
@@ -84,7 +84,7 @@ static int falling(const void *left, const void *right)
     return (a < b) - (a > b);
 }
 
-/* The first of the falling logits [V] at which the sum of probabilities is at least p. */
+/* Return the first position of the descending logits [V] at which the sum of the probabilities is at least p. */
 static size_t nucleus_end(const float *sorted, size_t V, float p)
 {
     float top = sorted[0], total = sum_of_powers(sorted, V, top);
@@ -94,10 +94,10 @@ static size_t nucleus_end(const float *sorted, size_t V, float p)
         if (sum * STEPS >= wanted)
             return i;
     }
-    return V - 1; /* never with logits that are numbers */
+    return V - 1; /* not reached with finite logits */
 }
 
-/* The highest of the thresholds that top_k, top_p and min_p set on the scaled logits [V]. */
+/* Return the highest threshold that top_k, top_p and min_p set for the scaled logits [V]. */
 static float threshold(const float *scaled, size_t V, const struct options *options, float *sorted)
 {
     bool best = options->top_k > 0 && (unsigned long long)options->top_k <= V, nucleus = (float)options->top_p < 1;
@@ -115,7 +115,7 @@ static float threshold(const float *scaled, size_t V, const struct options *opti
     return highest;
 }
 
-/* The first id whose cumulative probability exceeds the noise, which is below the whole. */
+/* Return the first id whose cumulative probability exceeds the noise. */
 static size_t draw(const float *kept, size_t V, float noise)
 {
     float top = kept[largest(kept, V)], total = sum_of_powers(kept, V, top);
@@ -126,7 +126,7 @@ static size_t draw(const float *kept, size_t V, float noise)
         if (sum * STEPS > passed)
             return i;
     }
-    return V - 1; /* never with logits that are numbers */
+    return V - 1; /* not reached with finite logits */
 }
 
 int32_t choose(float *logits, size_t V, float noise, const bool *seen, const bool *unsampled,

@@ -1,6 +1,6 @@
-/* How an exported model writes (docs/contract.md): noise and the choice of a token. V is the vocabulary size.
+/* Random numbers and sampling for an exported model (docs/contract.md). V is the vocabulary size.
 
-   Arithmetic is float32, so that the same seed chooses the same tokens in every runtime.
+   Arithmetic is float32, so a seed selects the same tokens in every runtime.
 */
 
 #ifndef CONTRACT_H
@@ -10,22 +10,22 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* How a token is chosen. */
+/* Sampling options. */
 struct options {
     double repetition_penalty, temperature, top_p, min_p;
     long long top_k;
 };
 
-extern const struct options NEUTRAL; /* changes nothing */
+extern const struct options NEUTRAL; /* all options off */
 
-/* NULL, or a line that names an option out of its range. */
+/* Return NULL, or a message that names an option out of range. */
 const char *out_of_range(const struct options *options);
 
-/* Number t of a 64-bit seed, in [0,1). */
+/* Return random number t of a 64-bit seed, in [0,1). */
 float noise(uint64_t seed, uint32_t t);
 
-/* Choose the next token from the logits [V] of a step, which are changed. `seen` [V] holds the ids of prompt and output,
-   `unsampled` [V] those never written; `sorted` [V] is scratch. */
+/* Sample the next token from the logits [V] of a step; the logits are modified. `seen` [V] marks the ids of prompt and
+   output, `unsampled` [V] marks the ids that are never generated, `sorted` [V] is temporary memory. */
 int32_t choose(float *logits, size_t V, float noise, const bool *seen, const bool *unsampled,
                const struct options *options, float *sorted);
 

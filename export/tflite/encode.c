@@ -1,4 +1,4 @@
-/* Text to ids: each line is cut into pieces by the rules of the model's kind. */
+/* Encode text to ids: split each line into pieces by the rules of the model type. */
 
 #include "tokenizer.h"
 
@@ -11,7 +11,7 @@
 static const char SPACE[] = "\xe2\x96\x81"; /* U+2581 */
 enum { SPACE_SIZE = 3 };
 
-/* A text whose spaces are U+2581, or a line of it. */
+/* A text, or a line of it, with U+2581 for each space. */
 struct text {
     const char *at;
     size_t size;
@@ -33,7 +33,7 @@ bool append(struct ids *ids, int32_t id)
     return true;
 }
 
-/* The id of a part, or those of its bytes, or unknown. */
+/* Append the id of a part, or the ids of its bytes, or the unknown id. */
 static bool append_part(const struct tokenizer *tokenizer, const char *part, size_t size, struct ids *ids)
 {
     const struct piece *piece = find_piece(tokenizer, part, size);
@@ -47,7 +47,7 @@ static bool append_part(const struct tokenizer *tokenizer, const char *part, siz
     return true;
 }
 
-/* The size of the first part of a text: a user-defined symbol, the longest that fits, or a character. */
+/* Return the size of the first part of a text: the longest matching user-defined symbol, or a character. */
 static size_t first_part(const struct tokenizer *tokenizer, struct text text)
 {
     size_t size = tokenizer->longest_symbol < text.size ? tokenizer->longest_symbol : text.size;
@@ -80,7 +80,7 @@ static bool begins_with_space(struct text text)
     return text.size >= SPACE_SIZE && memcmp(text.at, SPACE, SPACE_SIZE) == 0;
 }
 
-/* The size of the first word of a line: a space, if there is one, and then a newline or all up to the next of both. */
+/* Return the size of the first word of a line: an optional space, then a newline or all up to the next of both. */
 static size_t first_word(struct text line)
 {
     size_t size = begins_with_space(line) ? SPACE_SIZE : 0;
@@ -102,19 +102,19 @@ static bool cut_words(const struct tokenizer *tokenizer, struct text line, struc
     return true;
 }
 
-/* Byte pair encoding. Parts stand in a list; joined to its left neighbour, a part is empty. */
+/* Byte pair encoding. The parts are a linked list; a part that was merged with its left neighbour is empty. */
 struct part {
     size_t at, size, before, after;
-    bool fixed; /* a user-defined symbol is never joined */
+    bool fixed; /* a user-defined symbol is never merged */
 };
 
-/* Two neighbours that could be joined, and how well that scores. */
+/* An adjacent pair that can be merged, with its score. */
 struct pair {
     float score;
     size_t left, right, size;
 };
 
-/* The best pair is on top: the highest score, the leftmost of equals. */
+/* Heap with the best pair on top: the highest score, the leftmost if tied. */
 struct heap {
     struct pair *pairs;
     size_t count;
@@ -152,7 +152,7 @@ static struct pair pop(struct heap *heap)
 struct merging {
     const struct tokenizer *tokenizer;
     struct text line;
-    struct part *parts; /* the first and the last one stand for the neighbours that are not there */
+    struct part *parts; /* the first and the last part are empty sentinels */
     size_t count;
     struct heap heap;
 };
@@ -192,7 +192,7 @@ static void merge(struct merging *merging)
         struct pair best = pop(&merging->heap);
         struct part *left = &parts[best.left], *right = &parts[best.right];
         if (left->size == 0 || right->size == 0 || left->size + right->size != best.size)
-            continue; /* one of the two has been joined elsewhere since */
+            continue; /* one of the two was merged with another part */
         left->size = best.size;
         right->size = 0;
         left->after = right->after;
@@ -204,7 +204,7 @@ static void merge(struct merging *merging)
 
 static bool cut_pairs(const struct tokenizer *tokenizer, struct text line, struct ids *ids)
 {
-    /* A pair is proposed for each gap between parts, and two more for each of fewer joints. */
+    /* Each gap between parts adds one pair, and each merge adds at most two. */
     struct merging merging = {tokenizer, line, calloc(line.size + 2, sizeof(struct part)), 0,
                               {calloc(3 * line.size + 1, sizeof(struct pair)), 0}};
     bool done = merging.parts != NULL && merging.heap.pairs != NULL;
@@ -220,14 +220,14 @@ static bool cut_pairs(const struct tokenizer *tokenizer, struct text line, struc
     return done;
 }
 
-/* The best cut of what lies before a character: its sum of scores, and where its last part begins. */
+/* Best split of the text before a character: the sum of its scores, and the start of its last part. */
 struct best {
     size_t at; /* in bytes */
     float score;
     size_t from;
 };
 
-/* Score of a part with SentencePiece's own rules; false where it is none. */
+/* Compute the score of a part by the rules of SentencePiece; return false if it is not a piece. */
 static bool score_of(const struct tokenizer *tokenizer, const char *part, size_t size, bool single, double *score)
 {
     const struct piece *piece = find_piece(tokenizer, part, size);
@@ -235,12 +235,12 @@ static bool score_of(const struct tokenizer *tokenizer, const char *part, size_t
         return false;
     if (piece == NULL)
         *score = (double)tokenizer->lowest - 10;
-    else /* a symbol is above any normal piece, whose score is the log of its probability */
+    else /* a symbol scores higher than a normal piece, whose score is a log-probability */
         *score = piece->type == USER_DEFINED ? -0.1 : (double)piece->score;
     return true;
 }
 
-/* The cut with the highest sum of scores (Viterbi); sums are float32. */
+/* Find the split with the highest sum of scores by the Viterbi algorithm, with float32 sums. */
 static void find_best_cut(const struct tokenizer *tokenizer, struct text line, struct best *best, size_t count)
 {
     double score;
@@ -279,7 +279,7 @@ static bool cut_likeliest(const struct tokenizer *tokenizer, struct text line, s
     return done;
 }
 
-/* The text with U+2581 for each space. */
+/* Return the text with U+2581 for each space. */
 static char *with_signs(const char *text, size_t size, size_t *written)
 {
     char *signs = malloc(SPACE_SIZE * size + 1);

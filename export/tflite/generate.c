@@ -1,4 +1,4 @@
-/* Write text with a TFLite file: needs libLiteRt.so, of the package ai-edge-litert, alone.
+/* Generate text with a TFLite file; requires libLiteRt.so of the Python package ai-edge-litert.
 
    make && build/generate model.tflite --prompt "Once" --seed 1
 */
@@ -37,12 +37,12 @@ static const char HELP[] =
 struct arguments {
     const char *path, *prompt;
     uint64_t seed;
-    bool negative; /* a seed is shown as it was given */
+    bool negative; /* whether the seed was given as a negative number */
     int n, max_new_tokens;
     struct options options;
 };
 
-/* All that writing needs: the artifact, opened, and room to work in. */
+/* The opened artifact, with memory for generation. */
 struct writer {
     struct model model;
     struct metadata metadata;
@@ -52,7 +52,7 @@ struct writer {
     float *sorted;          /* [V] */
 };
 
-/* A whole number from `low` to `high`. */
+/* Parse an integer from `low` to `high`. */
 static bool read_whole(const char *text, long long low, long long high, long long *number)
 {
     char *end;
@@ -76,7 +76,7 @@ static bool read_real(const char *text, double *number)
     return end != text && *end == '\0';
 }
 
-/* From -2^63 to 2^64 - 1; a negative one counts as its two's complement. */
+/* Parse a seed from -2^63 to 2^64 - 1; a negative seed is its two's complement. */
 static bool read_seed(const char *text, struct arguments *arguments)
 {
     long long whole;
@@ -106,7 +106,7 @@ static const struct option OPTIONS[] = {
     {NULL, 0, NULL, 0},
 };
 
-/* Read the value of one option; NULL, or what it should have been. */
+/* Parse the value of one option; return NULL, or a description of valid values. */
 static const char *read_option(int option, const char *text, struct arguments *arguments)
 {
     switch (option) {
@@ -132,7 +132,7 @@ static const char *read_option(int option, const char *text, struct arguments *a
     }
 }
 
-/* Whether all of standard output was written; else why not has been said. */
+/* Return whether standard output was written completely; print an error otherwise. */
 static bool written(void)
 {
     if (fflush(stdout) == 0 && !ferror(stdout))
@@ -141,13 +141,13 @@ static bool written(void)
     return false;
 }
 
-/* Read the command line. What is wrong with it has been said where this is false. */
+/* Parse the command line; return false after printing an error. */
 static bool read_arguments(int argc, char **argv, struct arguments *arguments)
 {
     int option, which = 0;
     while ((option = getopt_long(argc, argv, "h", OPTIONS, &which)) != -1) {
         if (option == '?')
-            return false; /* getopt_long has said it */
+            return false; /* getopt_long printed the error */
         if (option == HELP_WANTED || option == 'h') {
             fputs(HELP, stdout);
             exit(written() ? EXIT_SUCCESS : BAD_INPUT);
@@ -181,7 +181,7 @@ static const char *open_parts(struct writer *writer, const char *path)
     return why;
 }
 
-/* Make room for one text at a time. */
+/* Allocate memory for one text at a time. */
 static const char *make_room(struct writer *writer)
 {
     size_t V = writer->model.V;
@@ -199,7 +199,7 @@ static const char *make_room(struct writer *writer)
     return writable > 0 ? NULL : "its metadata leaves no id to write";
 }
 
-/* Whether a prompt, whose ids begin at `from`, is a source that a model of pairs is to answer and that has no end. */
+/* Return whether a model of pairs needs the end symbol of a source after the prompt, whose ids begin at `from`. */
 static bool is_open(const struct writer *writer, size_t from)
 {
     int32_t end = writer->metadata.source_end_id;
@@ -209,7 +209,7 @@ static bool is_open(const struct writer *writer, size_t from)
     return end != NO_ID && from < writer->prompt.count;
 }
 
-/* The ids to feed for a prompt: behind the start symbol if training had one there, or if it is empty. */
+/* Encode a prompt, after the start symbol if the prompt is empty or the metadata require it. */
 static const char *encode_prompt(struct writer *writer, const char *prompt)
 {
     bool start = writer->metadata.prompt_start || *prompt == '\0';
@@ -225,7 +225,7 @@ static void put(void *file, const char *text, size_t size)
     fwrite(text, 1, size, file);
 }
 
-/* Read the prompt, from the beginning. */
+/* Reset the state and read the prompt. */
 static const char *read_prompt(struct writer *writer)
 {
     const char *why = NULL;
@@ -238,7 +238,7 @@ static const char *read_prompt(struct writer *writer)
     return why;
 }
 
-/* Stream one text to standard output, up to the end token or the limit. Every token but the last is read. */
+/* Stream one text to standard output, up to the end token or the limit. All tokens except the last one are read. */
 static const char *write_text(struct writer *writer, const struct arguments *arguments, uint64_t seed, int *count,
                               bool *ended)
 {
@@ -275,7 +275,7 @@ static double seconds(void)
     return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
 }
 
-/* Write the texts, and then count, speed and why each ended to standard error. */
+/* Generate the texts, and print the number of tokens, the speed and the finish reasons to standard error. */
 static const char *write_all(struct writer *writer, const struct arguments *arguments)
 {
     double begun = seconds();
@@ -301,12 +301,12 @@ static const char *write_all(struct writer *writer, const struct arguments *argu
     return why;
 }
 
-/* Open the null device in place of each standard stream that is closed: else the model would get its number. */
+/* Replace closed standard streams by the null device. Otherwise the file of the model would get their number. */
 static void open_closed(void)
 {
     for (int number = 0; number < 3; number++)
         if (fcntl(number, F_GETFD) == -1)
-            (void)!open("/dev/null", O_RDWR); /* takes the lowest number that is free */
+            (void)!open("/dev/null", O_RDWR); /* gets the lowest free number */
 }
 
 static void close_all(struct writer *writer)

@@ -1,7 +1,7 @@
-/* The part of LiteRT's C API that runs one signature of a model on the CPU.
+/* Declarations of the functions of LiteRT's C API that run one signature of a model on the CPU.
 
-   libLiteRt.so of the package ai-edge-litert exports it and brings no headers. What stands here is that of its versions
-   2.1 to 2.3 on 64-bit machines; every function but those that destroy returns 0 where all went well.
+   The package ai-edge-litert contains libLiteRt.so without headers. The declarations are valid for its versions 2.1 to 2.3
+   on 64-bit machines. All functions except the destructors return 0 on success.
 */
 
 #ifndef LITERT_H
@@ -20,11 +20,11 @@ typedef struct LiteRtOpaqueOptionsT *LiteRtOpaqueOptions;
 typedef struct LiteRtCompiledModelT *LiteRtCompiledModel;
 typedef struct LiteRtTensorBufferT *LiteRtTensorBuffer;
 
-enum { LITERT_FLOAT32 = 1, LITERT_INT32 = 2 }; /* types of numbers */
-enum { LITERT_CPU = 1 };                       /* a set of accelerators, one a bit */
-enum { LITERT_ALIGNMENT = 64 };                /* of memory that a tensor buffer is made of, in bytes */
+enum { LITERT_FLOAT32 = 1, LITERT_INT32 = 2 }; /* element types */
+enum { LITERT_CPU = 1 };                       /* bit set of accelerators */
+enum { LITERT_ALIGNMENT = 64 };                /* alignment of the memory of tensor buffers, in bytes */
 
-/* Type and shape of a tensor; a dimension that is left open is -1. */
+/* Type and shape of a tensor; an unknown dimension is -1. */
 typedef struct {
     int32_t type;
     struct {
@@ -36,19 +36,19 @@ typedef struct {
 } LiteRtRankedTensorType;
 _Static_assert(sizeof(LiteRtRankedTensorType) == 72, "LiteRT passes this by its address");
 
-/* An environment is what models and their memory belong to; options may be NULL. */
+/* Create an environment, which owns models and their memory; options may be NULL. */
 int LiteRtCreateEnvironment(int count, const void *options, LiteRtEnvironment *environment);
 void LiteRtDestroyEnvironment(LiteRtEnvironment environment);
 
-/* The bytes of a file, which are checked and must outlive the model. (LiteRtCreateModelFromFile checks nothing:
-   a file that was cut short ends the process.) */
+/* Create a model from the bytes of a file, which are verified and must outlive the model. (LiteRtCreateModelFromFile
+   does not verify the file: a truncated file crashes the process.) */
 int LiteRtCreateModelFromBuffer(LiteRtEnvironment environment, const void *bytes, size_t size, LiteRtModel *model);
 void LiteRtDestroyModel(LiteRtModel model);
 
-/* A metadata buffer by its name; the bytes are the model's. */
+/* Get a metadata buffer by its name; the model owns the bytes. */
 int LiteRtGetModelMetadata(LiteRtModel model, const char *name, const void **bytes, size_t *size);
 
-/* Signatures by number, their inputs and outputs by number or name. */
+/* Get signatures by number, and their inputs and outputs by number or name. */
 int LiteRtGetNumModelSignatures(LiteRtModel model, size_t *count);
 int LiteRtGetModelSignature(LiteRtModel model, size_t number, LiteRtSignature *signature);
 int LiteRtGetSignatureKey(LiteRtSignature signature, const char **name);

@@ -1,4 +1,4 @@
-/* A reader of JSON that knows one object, and skips what else it holds. */
+/* JSON parser for one object; skips unknown entries. */
 
 #include "metadata.h"
 
@@ -11,7 +11,7 @@ enum { FORMAT_VERSION = 1, DEEPEST = 64 };
 
 static const char DAMAGED[] = "its metadata is no JSON, or damaged";
 
-/* What is left to read. Reading functions return false where it is no JSON, or not what they look for. */
+/* The unread text. Parsing functions return false for invalid JSON or another type of value. */
 struct json {
     const char *at, *end;
 };
@@ -32,7 +32,7 @@ static bool take(struct json *json, const char *token)
     return true;
 }
 
-/* A string, as it is spelled: no name that is looked for needs an escape. */
+/* Parse a string without resolving escapes; no expected name contains one. */
 static bool read_string(struct json *json, const char **text, size_t *size)
 {
     if (!take(json, "\""))
@@ -53,7 +53,7 @@ static bool digit(const struct json *json)
     return json->at < json->end && *json->at >= '0' && *json->at <= '9';
 }
 
-/* Digits, at least one; what they amount to, up to 2^31 - 1. */
+/* Parse one or more digits to a number up to 2^31 - 1. */
 static bool read_digits(struct json *json, int64_t *number)
 {
     bool some = digit(json);
@@ -65,7 +65,7 @@ static bool read_digits(struct json *json, int64_t *number)
     return some;
 }
 
-/* A whole number of 0 or more. */
+/* Parse an integer of at least 0. */
 static bool read_whole(struct json *json, int64_t *number)
 {
     skip_space(json);
@@ -94,7 +94,7 @@ static bool skip_number(struct json *json)
 
 static bool skip_value(struct json *json, int depth);
 
-/* The rest of an object or an array, whose first sign has been read. */
+/* Skip the rest of an object or array after its first character. */
 static bool skip_entries(struct json *json, bool object, int depth)
 {
     const char *close = object ? "}" : "]", *name;
@@ -133,7 +133,7 @@ static bool read_id(struct json *json, int32_t *id)
     return read;
 }
 
-/* An array of ids; there is room for as many as the text could hold. */
+/* Parse an array of ids; the memory is sufficient for any array in the text. */
 static bool read_ids(struct json *json, struct metadata *metadata)
 {
     int64_t id;
@@ -150,7 +150,7 @@ static bool read_ids(struct json *json, struct metadata *metadata)
     return take(json, "]");
 }
 
-/* The entries that are known, by name; the first ones are numbers. */
+/* Names of the known entries; the first ones are numbers. */
 enum { VERSION, VOCAB_SIZE, STATE_SIZE, START_ID, END_ID, UNSAMPLED_IDS, PROMPT_START, SOURCE_END_ID, KNOWN };
 
 static const struct {
@@ -214,7 +214,7 @@ static bool read_object(struct json *json, struct metadata *metadata, struct fou
     return json->at == json->end;
 }
 
-/* Take the numbers over, if all is there and every id is one. */
+/* Copy the numbers if all entries exist and all ids are valid. */
 static const char *check(struct metadata *metadata, const struct found *found)
 {
     if (found->number[VERSION] != FORMAT_VERSION)
@@ -239,7 +239,7 @@ const char *metadata_read(struct metadata *metadata, const char *json, size_t si
     struct found found = {0};
     memset(metadata, 0, sizeof *metadata);
     metadata->source_end_id = NO_ID;
-    metadata->unsampled_ids = calloc(size + 1, sizeof *metadata->unsampled_ids); /* more than it can hold */
+    metadata->unsampled_ids = calloc(size + 1, sizeof *metadata->unsampled_ids); /* an upper bound */
     if (metadata->unsampled_ids == NULL)
         return "there is not enough memory";
     if (!utf8_valid(json, size) || !read_object(&all, metadata, &found))

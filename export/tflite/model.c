@@ -1,4 +1,4 @@
-/* The way to LiteRT: open a file, find the signature `step`, run it. */
+/* Open a file with LiteRT, and run its signature `step`. */
 
 #include "model.h"
 
@@ -10,7 +10,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { MOST_THREADS = 4 }; /* a step is little more than one reading of all weights, which many do no faster */
+enum { MOST_THREADS = 4 }; /* a step mainly reads all weights, which more threads do not accelerate */
 
 #define TRY(call)               \
     do {                        \
@@ -19,7 +19,7 @@ enum { MOST_THREADS = 4 }; /* a step is little more than one reading of all weig
             return why;         \
     } while (0)
 
-/* Memory that a tensor, or a whole file, may lie in; NULL if there is none. */
+/* Allocate aligned memory for a tensor or a file; return NULL on failure. */
 static void *aligned(size_t size)
 {
     size_t whole = (size / LITERT_ALIGNMENT + 1) * LITERT_ALIGNMENT;
@@ -42,7 +42,7 @@ static const char *read_file(struct model *model, const char *path, size_t *size
     return *size > 0 && *size == (size_t)end ? NULL : "it is empty, or cannot be read";
 }
 
-/* The flatbuffer, once LiteRT has checked that it is whole, and what it carries beside the graphs. */
+/* Open the flatbuffer, which LiteRT verifies, and get its metadata buffers. */
 static const char *read_model(struct model *model, const char *path)
 {
     size_t size = 0;
@@ -77,7 +77,7 @@ static bool find_step(struct model *model, LiteRtSignature *signature)
     return false;
 }
 
-/* The number of an input or an output, 0 or 1; 2 if it has none of that name. */
+/* Return the number of an input or output by its name, 0 or 1; 2 if it does not exist. */
 static size_t place_of(LiteRtSignature signature, bool input, const char *name)
 {
     const char *found;
@@ -88,7 +88,7 @@ static size_t place_of(LiteRtSignature signature, bool input, const char *name)
     return 2;
 }
 
-/* One tensor of one row, int32 [1] or, where `width` is wanted, float32 [1, width]: memory, and a buffer made of it. */
+/* Create a buffer for a tensor with one row: int32 [1], or float32 [1, width] if `width` is requested. */
 static bool make_tensor(struct model *model, LiteRtSignature signature, int which, const char *name, size_t *width)
 {
     bool input = which == IDS || which == STATE;
@@ -100,7 +100,7 @@ static bool make_tensor(struct model *model, LiteRtSignature signature, int whic
         || LiteRtGetRankedTensorType(tensor, &type) != 0 || type.type != (width ? LITERT_FLOAT32 : LITERT_INT32)
         || type.layout.rank != (width ? 2 : 1) || (width && type.layout.dimensions[1] < 1))
         return false;
-    type.layout.dimensions[0] = 1; /* the file leaves it open, with one row as it lies */
+    type.layout.dimensions[0] = 1; /* unknown in the file */
     size_t size = 4 * (width ? (size_t)type.layout.dimensions[1] : 1);
     if (width)
         *width = size / 4;
@@ -126,7 +126,7 @@ static const char *make_tensors(struct model *model)
     return NULL;
 }
 
-/* How many threads work within an operator, as LiteRT wants to be told. */
+/* Set the number of threads inside an operator. */
 static bool set_threads(LiteRtOptions options)
 {
     long cores = sysconf(_SC_NPROCESSORS_ONLN);
@@ -159,12 +159,12 @@ static const char *open_all(struct model *model, const char *path)
     TRY(read_model(model, path));
     TRY(make_tensors(model));
     TRY(compile(model));
-    TRY(model_step(model, 0)); /* a model that cannot run says so here */
+    TRY(model_step(model, 0)); /* reports models that cannot run */
     model_begin(model);
     return NULL;
 }
 
-/* Keep what LiteRT says on standard error to itself, until `speak` is given what this returns. */
+/* Discard the output of LiteRT to standard error until `speak` is called with the result. */
 static int silence(void)
 {
     fflush(stderr);

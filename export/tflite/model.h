@@ -1,6 +1,6 @@
-/* A TFLite file that keras_lstmgen wrote, opened: its signature `step` and the two metadata buffers that it carries.
+/* An opened TFLite file of keras_lstmgen: its signature `step` and its two metadata buffers.
 
-   V is the vocabulary size, S the state size. Functions that can fail return NULL, or a line that says what is wrong.
+   V is the vocabulary size, S the state size. Functions that can fail return NULL or an error message.
 */
 
 #ifndef MODEL_H
@@ -13,25 +13,25 @@ enum { IDS, STATE, LOGITS, NEXT_STATE, TENSORS };
 struct model {
     size_t V, S;
     float *logits;                /* [V], after a step */
-    const char *json, *tokenizer; /* the metadata buffers, which go with the model */
+    const char *json, *tokenizer; /* metadata buffers, owned by the model */
     size_t json_size, tokenizer_size;
-    /* What LiteRT needs to know. */
+    /* Objects of LiteRT. */
     void *file, *memory[TENSORS];
-    size_t signature; /* its number */
+    size_t signature; /* number of the signature */
     LiteRtEnvironment environment;
     LiteRtModel handle;
     LiteRtCompiledModel compiled;
     LiteRtTensorBuffer inputs[2], outputs[2];
 };
 
-/* Open a file; close the model in either case. */
+/* Open a file; close the model in both cases. */
 const char *model_open(struct model *model, const char *path);
 void model_close(struct model *model);
 
-/* Read an id below V: its successor's logits, and the state after it. */
+/* Read an id below V; compute the logits of the next token and the next state. */
 const char *model_step(struct model *model, int32_t id);
 
-/* Forget what was read: a text begins. */
+/* Reset the state for a new text. */
 void model_begin(struct model *model);
 
 #endif

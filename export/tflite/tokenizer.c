@@ -1,4 +1,4 @@
-/* Reading the file, looking pieces up, and the way back from ids to text. encode.c is the way from text to ids. */
+/* Parse the SentencePiece model, look up pieces and decode ids to text. encode.c encodes text. */
 
 #include "tokenizer.h"
 
@@ -9,7 +9,7 @@
 
 static const char DAMAGED[] = "its tokenizer is not a SentencePiece model";
 
-/* A protobuf message, and one field of it: a number or, with any other wire type, bytes. */
+/* A protobuf message, and one of its fields: a number, or bytes for all other wire types. */
 struct message {
     const char *at, *end;
 };
@@ -19,7 +19,7 @@ struct field {
     struct message bytes;
 };
 
-/* Seven bits a byte, the lowest first. */
+/* Read a varint: seven bits per byte, the lowest first. */
 static bool read_varint(struct message *message, uint64_t *value)
 {
     *value = 0;
@@ -34,7 +34,7 @@ static bool read_varint(struct message *message, uint64_t *value)
     return false;
 }
 
-/* The next field, of a message that is not at its end; false if it is damaged. */
+/* Read the next field of a message that is not at its end; return false if it is damaged. */
 static bool read_field(struct message *message, struct field *field)
 {
     uint64_t key, size;
@@ -64,7 +64,7 @@ static bool valid_text(struct message text)
     return utf8_valid(text.at, (size_t)(text.end - text.at));
 }
 
-/* The piece `<0x0A>` stands for byte 10. */
+/* Return the byte of a byte piece; for example, `<0x0A>` is byte 10. */
 static bool read_byte_piece(struct tokenizer *tokenizer, const struct piece *piece)
 {
     char digits[3] = {0};
@@ -127,7 +127,7 @@ static bool read_trainer(struct tokenizer *tokenizer, struct message message)
 }
 
 /* NormalizerSpec: precompiled_charsmap (2), add_dummy_prefix (3), remove_extra_whitespaces (4), escape_whitespaces (5);
-   the last three are on by default. */
+   the last three default to true. */
 static bool read_normalizer(struct message message, bool *changes_text)
 {
     struct field field;
@@ -144,7 +144,7 @@ static bool read_normalizer(struct message message, bool *changes_text)
     return true;
 }
 
-/* ModelProto: pieces (1), trainer_spec (2), normalizer_spec (3), of which the first two must be there. */
+/* ModelProto: pieces (1), trainer_spec (2), normalizer_spec (3); the first two are required. */
 static bool read_proto(struct tokenizer *tokenizer, struct message message, bool *changes_text)
 {
     struct field field;
@@ -183,7 +183,7 @@ static size_t characters(const char *text, size_t size)
     return count;
 }
 
-/* Order the pieces that text is cut into, and find out how long and how unlikely they get. */
+/* Sort the pieces of text, and determine their maximum length and minimum score. */
 static void index_pieces(struct tokenizer *tokenizer)
 {
     bool normal = false;
@@ -204,7 +204,7 @@ static void index_pieces(struct tokenizer *tokenizer)
     qsort(tokenizer->written, tokenizer->written_count, sizeof *tokenizer->written, by_text);
 }
 
-/* Every character must have an id: by its bytes, or as unknown. */
+/* Return whether every character has an id: by its bytes, or the unknown id. */
 static bool covers_all_text(const struct tokenizer *tokenizer)
 {
     if (!tokenizer->byte_fallback)
@@ -221,7 +221,7 @@ const char *tokenizer_read(struct tokenizer *tokenizer, const char *model, size_
     bool changes_text = true;
     *tokenizer = (struct tokenizer){.kind = UNIGRAM, .unknown_id = -1, .surface = {.text = SURFACE, .size = 5}};
     memset(tokenizer->byte_ids, -1, sizeof tokenizer->byte_ids);
-    tokenizer->pieces = calloc(size / 2 + 1, sizeof *tokenizer->pieces); /* a piece takes two bytes at least */
+    tokenizer->pieces = calloc(size / 2 + 1, sizeof *tokenizer->pieces); /* a piece has at least two bytes */
     tokenizer->written = calloc(size / 2 + 1, sizeof *tokenizer->written);
     if (tokenizer->pieces == NULL || tokenizer->written == NULL)
         return "there is not enough memory";
@@ -241,7 +241,7 @@ void tokenizer_free(struct tokenizer *tokenizer)
 
 const struct piece *find_piece(const struct tokenizer *tokenizer, const char *text, size_t size)
 {
-    size_t low = 0, high = tokenizer->written_count; /* the last one that is not behind the text, which it may be */
+    size_t low = 0, high = tokenizer->written_count; /* find the last piece that is not greater than the text */
     while (low < high) {
         size_t middle = low + (high - low) / 2;
         if (compare(tokenizer->written[middle].text, tokenizer->written[middle].size, text, size) <= 0)
@@ -253,7 +253,7 @@ const struct piece *find_piece(const struct tokenizer *tokenizer, const char *te
     return piece != NULL && compare(piece->text, piece->size, text, size) == 0 ? piece : NULL;
 }
 
-/* Give away the characters that are decided, and keep the bytes that may still become one (none at the end). */
+/* Output the complete characters, and hold back an incomplete one (not at the end). */
 static void release(struct tail *tail, bool final, put_text *put, void *to)
 {
     size_t at = 0;
@@ -276,7 +276,7 @@ void decode_end(struct tail *tail, put_text *put, void *to)
     release(tail, true, put, to);
 }
 
-/* Give a piece with a space for each U+2581. */
+/* Output a piece with a space for each U+2581. */
 static void put_piece(const struct piece *piece, put_text *put, void *to)
 {
     const char *text = piece->text, *end = text + piece->size;

@@ -1,4 +1,4 @@
-/* The table of well-formed sequences of the Unicode standard (table 3-7): no surrogates, no longer way than needed. */
+/* Well-formed UTF-8 sequences of the Unicode standard (table 3-7): no surrogates and no overlong encodings. */
 
 #include "utf8.h"
 
@@ -11,7 +11,7 @@ static int size_of(unsigned char first)
     return first < 0xe0 ? 2 : first < 0xf0 ? 3 : 4;
 }
 
-/* The byte behind the first has bounds of its own, by which both rules are kept. */
+/* The second byte has separate bounds, which exclude surrogates and overlong encodings. */
 static bool second_fits(unsigned char first, unsigned char second)
 {
     unsigned char low = first == 0xe0 ? 0xa0 : first == 0xf0 ? 0x90 : 0x80;

@@ -1,4 +1,4 @@
-/* Characters in UTF-8. */
+/* Characters of UTF-8 text. */
 
 #ifndef UTF8_H
 #define UTF8_H
@@ -6,7 +6,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 
-/* The size of the character at `at`, 1 to 4 bytes; 0 if none begins so; -1 if one does, but goes on behind the end. */
+/* Return the size of the character at `at`, 1 to 4 bytes; 0 if it is invalid; -1 if it is incomplete at the end of the text. */
 int utf8_character(const char *at, size_t left);
 
 bool utf8_valid(const char *text, size_t size);
