@@ -144,13 +144,13 @@ def test_a_variable_that_names_the_workers_is_refused_in_a_line(
     about = {"cluster": {"worker": [f"127.0.0.1:{port}", "127.0.0.1:5001"]}, "task": {"type": "worker", "index": index}}
     monkeypatch.setenv("TF_CONFIG", json.dumps(about))
     with pytest.raises(UserError, match=r"^TF_CONFIG: does not name the workers .*$") as refused:
-        workers._named()
+        workers._read_config()
     assert len(str(refused.value)) < 300
 
 
 def test_an_empty_variable_counts_as_one_that_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TF_CONFIG", "")
-    assert workers._named() == ([""], 0)
+    assert workers._read_config() == ([""], 0)
     monkeypatch.setattr(launcher, "report_idle_gpus", lambda _: 1 / 0)  # which comes next
     with pytest.raises(ZeroDivisionError):
         launcher.launch([], 2)

@@ -213,7 +213,7 @@ def test_one_that_never_comes_is_named_after_a_time(work: Work, folder: Path) ->
             [line] = answer.said.splitlines()
             assert line.startswith("keras-lstmgen: worker ")
             assert "2 (127.0.0.1:" in line
-            assert line.endswith("has not come within 4 seconds; start all of them anew")
+            assert line.endswith("has not connected within 4 seconds; start all workers again")
     assert not (folder / "runs/waiting").exists()
 
 
@@ -235,7 +235,7 @@ def test_what_the_chief_cannot_use_it_says_itself(work: Work, folder: Path) -> N
 def test_the_chief_takes_nobody_for_a_worker_who_is_none_and_none_for_two() -> None:
     names = [f"127.0.0.1:{port}" for port in launcher._free_ports(3)]
     with ThreadPoolExecutor() as pool, ExitStack() as stack:
-        missing = pool.submit(workers._receive, names, time.monotonic() + 60)
+        missing = pool.submit(workers._accept_workers, names, time.monotonic() + 60)
         guests = [stack.enter_context(greeting(names[0], said)) for said in (b"9", b"0", b"-1", b"x", b"1", b"1", b"2")]
         assert missing.result(60) == []
         assert [guest.makefile("rb").readline() for guest in guests] == [*[b""] * 4, b"[]\n", b"", b"[]\n"]
@@ -257,7 +257,7 @@ def greeting(name: str, said: bytes) -> socket.socket:
 @pytest.mark.parametrize(("host", "bound"), [("127.0.0.1", "127.0.0.1"), ("localhost", "127.0.0.1"), ("a", "0.0.0.0")])
 def test_the_chief_of_workers_on_one_machine_listens_to_that_machine_alone(host: str, bound: str) -> None:
     (port,) = launcher._free_ports(1)
-    with workers._door(f"{host}:{port}") as door:
+    with workers._listen(f"{host}:{port}") as door:
         assert door.getsockname()[0] == bound
 
 
@@ -279,7 +279,7 @@ def test_the_chief_comes_before_the_workers(monkeypatch: pytest.MonkeyPatch) -> 
     cluster = {"worker": ["a:1", "b:1"], "chief": ["c:1"]}
     for kind, index, rank in (("chief", 0, 0), ("worker", 0, 1), ("worker", 1, 2)):
         monkeypatch.setenv("TF_CONFIG", json.dumps({"cluster": cluster, "task": {"type": kind, "index": index}}))
-        assert workers._named() == (["c:1", "a:1", "b:1"], rank)
+        assert workers._read_config() == (["c:1", "a:1", "b:1"], rank)
 
 
 def test_a_cluster_of_one_is_a_process_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -338,7 +338,7 @@ def test_the_examples_name_the_workers_and_go_on_with_the_run_where_it_is(
         (runs / "big").mkdir(parents=True, exist_ok=True)
         (runs / "big/recipe.toml").touch()
     monkeypatch.setenv("TF_CONFIG", (tmp_path / "TF_CONFIG").read_text())
-    assert workers._named() == (named, 1)
+    assert workers._read_config() == (named, 1)
 
 
 # train --workers
@@ -386,7 +386,7 @@ def test_one_that_fails_ends_the_others_and_is_the_one_that_is_heard(
     sleep, fail = "import time; time.sleep(60)", "import sys; print('mine', file=sys.stderr); sys.exit(2)"
     assert programs(sleep, fail) == 2
     assert capsys.readouterr().err == "mine\n"
-    with pytest.raises(UserError, match="worker 0 was ended by SIGKILL; go on with: keras-lstmgen train --resume RUN"):
+    with pytest.raises(UserError, match=r"worker 0 was ended by SIGKILL; .* keras-lstmgen train --resume RUN"):
         programs("import os; os.kill(os.getpid(), 9)", sleep)
     assert programs("pass", "pass") == 0
 
@@ -425,9 +425,9 @@ def test_gpus_that_would_be_idle_are_told_of(
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5,6,7")
     assert command_line.main(["train", "no.txt"]) == 2
-    said = "1 of 4 GPUs: --workers 4 takes all, if training.batch_size is a multiple of 4\n"
+    said = "1 of 4 GPUs: --workers 4 uses all, if training.batch_size is a multiple of 4\n"
     assert capsys.readouterr().out == said
-    with pytest.raises(UserError, match="--workers 5: each wants a GPU of its own"):
+    with pytest.raises(UserError, match="--workers 5: each needs a GPU of its own"):
         launcher.launch(["train"], 5)
     assert capsys.readouterr().out == ""
 
@@ -449,7 +449,7 @@ def test_each_has_its_place_its_cores_and_its_gpu(
     if cpu.available() > 1:
         assert set(first[1]) | set(second[1]) == os.sched_getaffinity(0)
         assert not set(first[1]) & set(second[1])
-    with pytest.raises(UserError, match="--workers 3: each wants a GPU of its own, and there are 2"):
+    with pytest.raises(UserError, match="--workers 3: each needs a GPU of its own, and there are 2"):
         programs(report, report, report)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert launcher._gpus() == []

@@ -58,7 +58,10 @@ def _command(argv: Sequence[str] | None, output: standard_streams.Output) -> int
 def _verb(arguments: argparse.Namespace, words: Sequence[str]) -> int:
     environment.configure()
     if getattr(arguments, "workers", 1) > 1:
-        return launcher.launch(words, arguments.workers)
+        from keras_lstmgen.cli.console_reporter import ConsoleReporter  # imports rich
+
+        with reporter.use(ConsoleReporter()):
+            return launcher.launch(words, arguments.workers)
     cpu.configure()
     malloc.configure()
     with environment.without_matplotlib():
