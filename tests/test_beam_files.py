@@ -135,7 +135,7 @@ def test_shards_at_an_address_are_those_of_a_folder(files: dict[str, bytes], tmp
     assert set(files) == {f"shelf://out/ids/{name}" for name in (
         "prepared.json", "tokenizer.model", *(shard["file"] for side in shards.values() for shard in side)
     )} | {"shelf://elsewhere/a.txt"}  # fmt: skip
-    with pytest.raises(UserError, match="is there already"):
+    with pytest.raises(UserError, match="exists already"):
         pipeline.prepare(settings, "shelf://out/ids", HERE)
 
 

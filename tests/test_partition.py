@@ -31,8 +31,8 @@ def parts(settings: recipe.Corpus) -> list[partition.Part]:
     """What workers are given, without a runner."""
     plan = partition.plan(settings)
     if settings.documents == "stream":
-        counted = dict(partition.surveyed(part, settings) for part in plan)
-        return list(partition.lay_out(None, counted, plan, settings))
+        counted = dict(partition.measure(part, settings) for part in plan)
+        return list(partition.cut_stream(None, counted, plan, settings))
     return plan
 
 

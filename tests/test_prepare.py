@@ -276,7 +276,7 @@ def test_what_was_prepared_otherwise_is_refused(whole: Path, tmp_path: Path) -> 
             adopted(**values)
     with pytest.raises(UserError, match="is a prepared corpus, not text"):
         list(splits.pieces(recipe.Corpus((str(whole),)), "train"))
-    with pytest.raises(UserError, match="is prepared; train on it"):
+    with pytest.raises(UserError, match="is already prepared; train on it"):
         pipeline.prepare(recipe.override(Recipe(), {"corpus.source": str(whole)}), tmp_path / "again", HERE)
 
 
@@ -334,7 +334,7 @@ def test_options_that_beam_does_not_know_are_one_line(
 
 def test_what_is_there_already_is_kept(tmp_path: Path) -> None:
     (tmp_path / "mine").write_text("mine")
-    with pytest.raises(UserError, match="is there already"):
+    with pytest.raises(UserError, match="exists already"):
         pipeline.prepare(Recipe(), tmp_path, HERE)
     assert (tmp_path / "mine").read_text() == "mine"
 
@@ -386,7 +386,7 @@ def test_progress_is_told_while_workers_write(tmp_path: Path) -> None:
         while not any("shards" in line for line in told):
             yield
 
-    with pipeline._watched(str(tmp_path), 7, told.append):
+    with pipeline._progress_reported(str(tmp_path), 7, told.append):
         (tmp_path / "train-00000.ids").touch()
         for _ in until():
             pass

@@ -161,7 +161,7 @@ def _create_strategy(rank: int) -> None:
     """Create the strategy of TensorFlow, which connects the workers."""
     global _strategy, _rank
     try:
-        with captured_stderr(), signals.restored(signal.SIGINT, signal.SIGTERM):  # TensorFlow sets its own SIGTERM handler
+        with captured_stderr(), signals.restored(signal.SIGINT, signal.SIGTERM):  # TensorFlow sets its own handlers
             _strategy, _rank = tf.distribute.MultiWorkerMirroredStrategy(), rank
             all_reduce_sum(np.zeros(1))
     except RuntimeError as error:

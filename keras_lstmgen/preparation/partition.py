@@ -1,7 +1,8 @@
-"""The parts that a corpus is prepared in: texts of about 16 MiB, which one worker reads at a time.
+"""Divide a corpus into parts of about 16 MiB, which workers process independently.
 
-A file is cut where its documents may begin, at any line for most. Of a stream, a part has to begin a line and to be on
-one side of the split, which is only known when all have been counted: ``plan`` → ``surveyed`` → ``lay_out``.
+Files are cut at positions where a document may begin; for most formats, at the beginning of a line. A part of a stream
+must begin with a line and belong to one side of the split. The position of the split is known after all parts have been
+measured: ``plan`` → ``measure`` → ``cut_stream``.
 """
 
 from collections.abc import Iterable, Iterator
@@ -13,17 +14,22 @@ from keras_lstmgen.data.splits import Split
 from keras_lstmgen.data.text_reader import Source
 from keras_lstmgen.utils.errors import UserError, shell_quoted
 
-PART = 1 << 24  # bytes of a file, packed or not, that make a part
-# Behind which a part may begin.
-MARKS = {"stream": b"\n", "lines": b"\n", "jsonl": b"\n", "pairs": b"\n", "blocks": b"\n\n"}
+PART = 1 << 24  # bytes of a part, packed or not
+# Separators after which a part may begin, by corpus.documents.
+SEPARATORS = {"stream": b"\n", "lines": b"\n", "jsonl": b"\n", "pairs": b"\n", "blocks": b"\n\n"}
 
 
 @dataclass(frozen=True)
 class Part:
-    """Texts that one worker reads at a time.
+    """Texts that one worker processes.
 
-    ``split`` is the side of all of it, None where documents go to either. Of a stream, the characters from ``start`` up
-    to ``end`` count; of documents, those whose numbers in the part are in ``kept``, or all.
+    Attributes:
+        number: place of the part in the corpus.
+        sources: the texts, or parts of texts.
+        split: the side to which the whole part belongs; None if its documents are assigned one by one.
+        start: first character of a part of a stream.
+        end: character behind the last one of a part of a stream.
+        kept: numbers of the documents that are not duplicates; None for all.
     """
 
     number: int
@@ -35,12 +41,16 @@ class Part:
 
 
 def plan(settings: recipe.Corpus) -> list[Part]:
-    """Cut the corpus into parts; the same for the same files."""
+    """Return the parts of a corpus. The same files give the same parts.
+
+    Raises:
+        UserError: the corpus is already prepared, or has labels.
+    """
     if folder := prepared_corpus.folder_of(settings):
-        raise UserError(f"{folder}: is prepared; train on it: keras-lstmgen train {shell_quoted(folder)}")
+        raise UserError(f"{folder}: is already prepared; train on it: keras-lstmgen train {shell_quoted(folder)}")
     if settings.labels:
         raise UserError(
-            "corpus.labels: cannot be prepared; write the labels into the text, as corpus.documents = 'pairs' has them"
+            "corpus.labels: cannot be prepared; write the labels into the text, with corpus.documents = 'pairs'"
         )
     sides: list[tuple[Split | None, list[Source]]] = [(None, sources.resolve(settings))]
     if settings.validation:
@@ -50,11 +60,11 @@ def plan(settings: recipe.Corpus) -> list[Part]:
 
 
 def _groups(texts: list[Source], documents: str) -> Iterator[tuple[Source, ...]]:
-    """Files that are large, cut where they can be; files that are small, together."""
+    """Yield the texts of each part: large files are cut where possible, small files are combined."""
     group: list[Source] = []
     size = 0
     for text in texts:
-        for part in text_reader.split(text, PART, MARKS[documents]) if documents in MARKS else (text,):
+        for part in text_reader.split(text, PART, SEPARATORS[documents]) if documents in SEPARATORS else (text,):
             group.append(part)
             size += text_reader.size_of(part)
             if size >= PART:
@@ -64,21 +74,30 @@ def _groups(texts: list[Source], documents: str) -> Iterator[tuple[Source, ...]]
         yield tuple(group)
 
 
-def surveyed(part: Part, settings: recipe.Corpus) -> tuple[int, tuple[int, bool]]:
-    """Return how many characters a part has, and whether it ends with a newline."""
+def measure(part: Part, settings: recipe.Corpus) -> tuple[int, tuple[int, bool]]:
+    """Return the number of a part, its characters, and whether it ends with a newline."""
     characters, last = 0, ""
     for text in splits.texts(settings, part.sources):
         characters, last = characters + len(text), text[-1]
     return part.number, (characters, last == "\n")
 
 
-def lay_out(_: None, counted: dict[int, tuple[int, bool]], plan: list[Part], settings: recipe.Corpus) -> Iterator[Part]:
-    """The parts of a stream, numbered anew: each begins a line, and is on one side of the split."""
+def cut_stream(
+    _: None, counted: dict[int, tuple[int, bool]], plan: list[Part], settings: recipe.Corpus
+) -> Iterator[Part]:
+    """Return the parts of a stream, numbered again: each begins with a line and belongs to one side of the split.
+
+    Args:
+        _: unused element, to which Beam applies this function.
+        counted: results of ``measure`` by part number.
+        plan: parts of ``plan``.
+        settings: the corpus.
+    """
     return (replace(part, number=number) for number, part in enumerate(_cut(_merged(plan, counted), settings)))
 
 
 def _merged(plan: list[Part], counted: dict[int, tuple[int, bool]]) -> Iterator[Part]:
-    """Yield the parts, one without a newline at its end together with the next: ``corpus.texts`` puts one between."""
+    """Yield the parts; a part without a final newline is joined with the next by a newline, as in ``splits.texts``."""
     waiting: Part | None = None
     for part in plan:
         characters, ends_a_line = counted[part.number]
@@ -98,7 +117,7 @@ def _merged(plan: list[Part], counted: dict[int, tuple[int, bool]]) -> Iterator[
 
 
 def _cut(merged: Iterable[Part], settings: recipe.Corpus) -> Iterator[Part]:
-    """Parts of a stream on one side each: the one that the split goes through becomes two."""
+    """Yield the parts of a stream; the part that contains the split is cut in two."""
     parts = list(merged)
     cut = splits.cut_at(sum(part.end for part in parts), settings)
     for part in parts:
@@ -113,7 +132,7 @@ def _cut(merged: Iterable[Part], settings: recipe.Corpus) -> Iterator[Part]:
 
 
 def texts(part: Part, settings: recipe.Corpus, split: Split) -> Iterator[str]:
-    """What ``corpus.pieces`` yields of this part."""
+    """Yield the text of one side of a part: documents, or chunks of a stream."""
     if settings.documents == "stream":
         return splits.stream(settings, part.sources, part.start, part.end) if part.split == split else iter(())
     return (

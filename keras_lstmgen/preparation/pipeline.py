@@ -1,8 +1,8 @@
-"""From text to shards of ids, with Apache Beam: by as many workers as there are, always the same shards.
+"""Tokenize a corpus in parallel with Apache Beam. The shards do not depend on the number of workers.
 
-The text is cut into numbered parts (``partition``). Each worker reads the parts that it is given, so that nothing of
-the text goes from worker to worker but counts, hashes and the lines that a vocabulary learns from. Shard n of a side
-holds the ids of part n. Whoever made them, the shards in their order are what ``encoding`` writes.
+The text is divided into numbered parts (``partition``). Each worker reads its parts from the files; only counts, hashes
+and the sampled lines for a vocabulary are sent between workers. Shard n of a split contains the ids of part n. All
+shards in order are equal to the ids of ``token_cache.encode``.
 
     parts → (each document once) → symbols or lines counted → vocabulary
       └────────────────────────────────────────────────────────┴→ shards
@@ -47,42 +47,49 @@ RESULTS = "results"
 UNFINISHED = ".shard-"
 SAFE_PATH = "PYTHONSAFEPATH"
 LOCAL = "apache_beam.runners.portability.fn_api_runner.fn_runner.FnApiRunner"
-SAID = re.compile(r"UserError: (.*?)(?: \[while running .*)?$", re.MULTILINE)  # a worker's, in what a runner tells
+WORKER_ERROR = re.compile(r"UserError: (.*?)(?: \[while running .*)?$", re.MULTILINE)  # in the message of a runner
 
 
 def prepare(
     settings: recipe.Recipe, output: Path | str, options: Sequence[str], report: Callable[[str], None] = lambda _: None
 ) -> dict[str, Any]:
-    """Write a prepared corpus to the folder ``output``, which must not be there yet; return what its manifest says.
+    """Write a prepared corpus. The memory use depends on the size of a part, not of the corpus.
 
-    ``output`` may be an address, as ``remote`` has them; what was written there is removed if not all could be.
-    ``options`` are Beam's own; without a runner among them the local one runs, on all cores. ``report`` is told from
-    time to time how many shards there are.
-    Raises UserError for text, recipe or options that cannot be used. Memory is bounded by a part, not by the corpus.
+    Args:
+        settings: the recipe; only its tables ``corpus`` and ``tokenizer`` are used.
+        output: a folder or an address that does not exist yet; it is removed if the preparation fails.
+        options: options of Beam; without a runner, the local runner uses all cores.
+        report: function that is called once a second with the progress.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        UserError: the text, the recipe or an option is invalid, or the output exists.
     """
     tokenizer.check(settings.tokenizer)
     settings = replace(settings, corpus=sources.spool(settings.corpus))
     parts = partition.plan(settings.corpus)
     chosen = _options(options, len(parts))
-    with _made(str(output)) as folder:
-        with _watched(folder, len(parts), report):
+    with _output_folder(str(output)) as folder:
+        with _progress_reported(folder, len(parts), report):
             _run(settings, parts, folder, chosen)
-        about = _manifest(replace(settings, corpus=sources.with_absolute_paths(settings.corpus)), folder)
-        _write(f"{folder}/{MANIFEST}", json.dumps(about, indent=2, ensure_ascii=False).encode())
-    return about
+        manifest = _manifest(replace(settings, corpus=sources.with_absolute_paths(settings.corpus)), folder)
+        _write(f"{folder}/{MANIFEST}", json.dumps(manifest, indent=2, ensure_ascii=False).encode())
+    return manifest
 
 
 @contextlib.contextmanager
-def _made(output: str) -> Iterator[str]:
-    """The folder that shards are written to: one that is renamed to ``output`` when it is whole, or the address."""
+def _output_folder(output: str) -> Iterator[str]:
+    """Yield the folder for the shards: a temporary folder that is renamed to ``output``, or the address itself."""
     is_address = remote.is_address(output)
     if beam_files.list_files(output) if is_address else Path(output).exists():
-        raise UserError(f"--output {output}: is there already; name a folder that is not")
+        raise UserError(f"--output {output}: exists already; name a new folder")
     if not is_address:
         with atomic.replacing(Path(output)) as folder:
             folder.mkdir()
             yield str(folder.absolute())
-            for left in folder.glob(f"{UNFINISHED}*"):  # of a worker that was ended and begun again
+            for left in folder.glob(f"{UNFINISHED}*"):  # of a worker that was killed and restarted
                 shutil.rmtree(left)
         return
     try:
@@ -93,7 +100,7 @@ def _made(output: str) -> Iterator[str]:
 
 
 def _write(path: str, data: bytes) -> None:
-    """Write a small file of the folder."""
+    """Write a small file to a folder or an address."""
     if not remote.is_address(path):
         atomic.write_bytes(Path(path), data)
         return
@@ -102,18 +109,19 @@ def _write(path: str, data: bytes) -> None:
 
 
 def _read(path: str) -> bytes:
+    """Return the content of a file in a folder or at an address."""
     if not remote.is_address(path):
         return Path(path).read_bytes()
     return beam_files.read(path)
 
 
 def _options(given: Sequence[str], parts: int) -> PipelineOptions:
-    """Beam's options: those given, before them the local runner with a process for each core that gets a part."""
+    """Return the options of Beam; by default, the local runner with a process for each core that gets a part."""
     workers = min(cpu.available(), parts)
     local = [f"--runner={LOCAL}", f"--direct_num_workers={workers}"]
     local += ["--direct_running_mode=multi_processing"] if workers > 1 else []
     if any(word.startswith("--runner") for word in given):
-        return PipelineOptions(given)  # what it does not know, the runner's job server may
+        return PipelineOptions(given)  # unknown options may be options of the runner's job server
     options = PipelineOptions([*local, *given])
     if unknown := _parsed(options, retain_unknown_options=True).keys() - _parsed(options).keys():
         raise UserError(f"--{min(unknown)}: the local runner of Apache Beam has no such option")
@@ -121,24 +129,24 @@ def _options(given: Sequence[str], parts: int) -> PipelineOptions:
 
 
 def _parsed(options: PipelineOptions, **values: bool) -> dict[str, Any]:
-    """Beam's options by name. UserError in place of argparse's usage and exit."""
-    with contextlib.redirect_stderr(io.StringIO()) as said:
+    """Return the options by name; raise UserError if Beam rejects them."""
+    with contextlib.redirect_stderr(io.StringIO()) as errors:
         try:
             return dict(options.get_all_options(**values))
         except SystemExit as error:
-            reason = said.getvalue().strip().rpartition("error: ")[2]
+            reason = errors.getvalue().strip().rpartition("error: ")[2]
             raise UserError(f"Apache Beam's options: {reason}") from error
 
 
 @contextlib.contextmanager
-def _watched(folder: str, parts: int, report: Callable[[str], None]) -> Iterator[None]:
-    """Tell every second how far the workers are, by the shards that they have written."""
+def _progress_reported(folder: str, parts: int, report: Callable[[str], None]) -> Iterator[None]:
+    """Report the number of written shards every second."""
     done = threading.Event()
 
     def watch() -> None:
         while not done.wait(1):
-            shards = sum(1 for _ in Path(folder).glob("train-*.ids"))  # none at an address: its runner has a page
-            report(f"{shards:,} of about {parts:,} shards" if shards else "reading the corpus, learning a vocabulary")
+            shards = sum(1 for _ in Path(folder).glob("train-*.ids"))  # none at an address
+            report(f"{shards:,} of about {parts:,} shards" if shards else "reading the corpus, training a vocabulary")
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -150,9 +158,9 @@ def _watched(folder: str, parts: int, report: Callable[[str], None]) -> Iterator
 
 
 def _run(settings: recipe.Recipe, parts: list[Part], folder: str, options: PipelineOptions) -> None:
-    """Run the pipeline to its end. UserError for what a worker or the runner could not do.
+    """Run the pipeline to its end; raise UserError if a worker or the runner fails.
 
-    The local runner's processes have nothing to tell but how they begin and end; of others it is worth reading.
+    The log of the local runner is discarded, because it only reports that processes start and end.
     """
     is_local = options.view_as(StandardOptions).runner == LOCAL
     try:
@@ -160,15 +168,15 @@ def _run(settings: recipe.Recipe, parts: list[Part], folder: str, options: Pipel
             pipeline = beam.Pipeline(options=options)
             _build(pipeline, settings, parts, folder)
             pipeline.run().wait_until_finish()
-    except Exception as error:  # each runner has its own, with what a worker raised somewhere in their text
-        said = SAID.findall(f"{type(error).__name__}: {error}")
+    except Exception as error:  # each runner has its own errors, with the worker's error in their message
+        messages = WORKER_ERROR.findall(f"{type(error).__name__}: {error}")
         reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise UserError(said[-1] if said else f"Apache Beam could not run this: {reason[-1]}") from error
+        raise UserError(messages[-1] if messages else f"Apache Beam could not run this: {reason[-1]}") from error
 
 
 @contextlib.contextmanager
 def _safe_path() -> Iterator[None]:
-    """Let the Python processes that a runner starts in the block import nothing from the working directory."""
+    """Set an environment variable so that Python processes of the runner import nothing from the working directory."""
     before = os.environ.get(SAFE_PATH)
     os.environ[SAFE_PATH] = "1"
     try:
@@ -181,12 +189,12 @@ def _safe_path() -> Iterator[None]:
 
 
 def _build(pipeline: Any, settings: recipe.Recipe, plan: list[Part], folder: str) -> None:
-    """The whole of it: parts, vocabulary, shards, and a line of JSON on each shard."""
+    """Add all steps to a pipeline: parts, vocabulary, shards, and a line of JSON for each shard."""
     parts = pipeline | "parts" >> beam.Create(plan) | "deal" >> beam.Reshuffle()
     if settings.corpus.documents == "stream":
-        counted = parts | "characters" >> beam.Map(partition.surveyed, settings.corpus)
+        counted = parts | "characters" >> beam.Map(partition.measure, settings.corpus)
         once = pipeline | "once" >> beam.Create([None])
-        laid = once | "lay out" >> beam.FlatMap(partition.lay_out, pvalue.AsDict(counted), plan, settings.corpus)
+        laid = once | "lay out" >> beam.FlatMap(partition.cut_stream, pvalue.AsDict(counted), plan, settings.corpus)
         parts = laid | "deal again" >> beam.Reshuffle()
     if settings.corpus.unique:
         parts = _each_once(parts, settings.corpus)
@@ -198,7 +206,7 @@ def _build(pipeline: Any, settings: recipe.Recipe, plan: list[Part], folder: str
 
 
 def _each_once(parts: Any, settings: recipe.Corpus) -> Any:
-    """The parts, told which of their documents come first among equals."""
+    """Return the parts with the numbers of their documents that are not duplicates."""
     first = parts | "hash" >> beam.FlatMap(_keys, settings) | "first" >> beam.CombinePerKey(min)
     kept = first | "where" >> beam.Values() | "by part" >> beam.GroupByKey()
     both = {"part": parts | "number" >> beam.Map(_numbered), "kept": kept}
@@ -206,27 +214,29 @@ def _each_once(parts: Any, settings: recipe.Corpus) -> Any:
 
 
 def _keys(part: Part, settings: recipe.Corpus) -> Iterator[tuple[bytes, tuple[int, int]]]:
-    """What equal documents of one side share, and where each stands."""
+    """Yield a key that equal documents of a side share, and the position of the document."""
     for number, document in enumerate(splits.documents(settings, part.sources)):
         side = part.split or splits.split_of(document, settings)
         yield side.encode() + splits.document_key(document), (part.number, number)
 
 
 def _numbered(part: Part) -> tuple[int, Part]:
+    """Return a part with its number as key."""
     return part.number, part
 
 
 def _keep(joined: tuple[int, dict[str, Any]]) -> Part:
+    """Return a part with the numbers of its documents that are not duplicates."""
     [part] = joined[1]["part"]
     return replace(part, kept=frozenset(chain.from_iterable(joined[1]["kept"])))
 
 
 def _count(parts: Any, settings: recipe.Recipe) -> Any:
-    """A vocabulary of the most frequent symbols."""
+    """Return a vocabulary of the most frequent symbols, for the types char and word."""
     counts = parts | "symbols" >> beam.FlatMap(_symbols, settings) | "add" >> beam.CombinePerKey(sum)
     total = counts | "counts" >> beam.Values() | "total" >> beam.CombineGlobally(sum)
-    most = tokenizer.max_symbols(settings.tokenizer)
-    ranked = counts | "rank" >> combiners.Top.Of(most, key=tokenizer.rank, reverse=True)
+    limit = tokenizer.max_symbols(settings.tokenizer)
+    ranked = counts | "rank" >> combiners.Top.Of(limit, key=tokenizer.rank, reverse=True)
     return ranked | "vocabulary" >> beam.Map(_counted, pvalue.AsSingleton(total), settings)
 
 
@@ -240,7 +250,7 @@ def _counted(ranked: list[tuple[str, int]], total: int, settings: recipe.Recipe)
 
 
 def _learn(parts: Any, settings: recipe.Recipe) -> Any:
-    """A vocabulary that SentencePiece learns, in one place, from the lines that ``tokenizer.train`` takes."""
+    """Return a vocabulary of SentencePiece, trained in one process on the lines that ``tokenizer.train`` samples."""
     lines = parts | "lines" >> beam.Map(_line_count, settings)
     once = parts.pipeline | "once more" >> beam.Create([None])
     chosen = once | "choose" >> beam.FlatMap(_choose, pvalue.AsDict(lines))
@@ -258,7 +268,7 @@ def _line_count(part: Part, settings: recipe.Recipe) -> tuple[int, int]:
 
 
 def _choose(_: None, counts: dict[int, int]) -> Iterator[tuple[int, tuple[int, list[int]]]]:
-    """For each part the number of its first line in the whole text, and those of the chosen ones in the part."""
+    """Yield for each part the number of its first line in the text, and the numbers of its sampled lines."""
     chosen = np.array(tokenizer.sampled_lines(sum(counts.values())), np.int64)
     start = 0
     for number in sorted(counts):
@@ -275,18 +285,19 @@ def _chosen_lines(joined: tuple[int, dict[str, Any]], settings: recipe.Recipe) -
 
 def _learned(sample: list[tuple[int, str]], settings: recipe.Recipe) -> bytes:
     if not sample:
-        next(splits.pieces(settings.corpus, "train"))  # which says why there is none
+        next(splits.pieces(settings.corpus, "train"))  # raises UserError with the reason
     return tokenizer.train_from_lines(settings.tokenizer, [line for _, line in sorted(sample)])
 
 
 def _encode(part: Part, model: bytes, settings: recipe.Recipe, folder: str) -> Iterator[dict[str, Any]]:
-    """Write the shards of a part, one a side where there is text; tell what is in each."""
+    """Write the shards of a part, one for each side with text, and yield a description of each."""
     words = _opened(model)
     for split in token_cache.SPLITS:
         if part.split not in (None, split):
             continue
-        with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=None if remote.is_address(folder) else folder) as place:
-            path = Path(place, f"{split}-{part.number:05}.ids")
+        parent = None if remote.is_address(folder) else folder
+        with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=parent) as temporary:
+            path = Path(temporary, f"{split}-{part.number:05}.ids")
             texts, dtype = partition.texts(part, settings.corpus, split), token_cache.dtype_of(words)
             counts, seen = token_cache.write_ids(texts, settings.corpus, words, path, dtype)
             if not (tokens := path.stat().st_size // np.dtype(dtype).itemsize):
@@ -294,12 +305,12 @@ def _encode(part: Part, model: bytes, settings: recipe.Recipe, folder: str) -> I
             shard = {"file": path.name, "tokens": tokens, "sha256": token_cache.sha256(path)}
             first = int(np.fromfile(path, dtype, 1)[0])
             _deliver(path, folder)
-        told = {"split": split, "number": part.number, "shard": shard, "counts": counts}
-        yield told | {"first": first, "seen": _packed(seen)}
+        summary = {"split": split, "number": part.number, "shard": shard, "counts": counts}
+        yield summary | {"first": first, "seen": _packed(seen)}
 
 
 def _deliver(path: Path, folder: str) -> None:
-    """Put a whole shard in its place; that of a worker begun again is the same, and takes the place of the first."""
+    """Move a complete shard to the output; a restarted worker replaces a shard by an equal one."""
     if not remote.is_address(folder):
         path.replace(Path(folder, path.name))
         return
@@ -311,18 +322,18 @@ _opened = functools.lru_cache(1)(Tokenizer)
 
 
 def _packed(seen: Any) -> str:
-    """Which ids occur, a bit each: ``_packed(np.array([True, False, True]))`` is ``"a0"``."""
+    """Return a bit for each id that occurs, as hexadecimal: ``_packed(np.array([True, False, True]))`` is ``"a0"``."""
     return np.packbits(seen).tobytes().hex()
 
 
 def _manifest(settings: recipe.Recipe, folder: str) -> dict[str, Any]:
-    """What all workers told, as one."""
+    """Return the manifest of the descriptions of all shards."""
     lines = _read(f"{folder}/{RESULTS}").splitlines()
-    told = sorted(map(json.loads, lines), key=lambda line: int(line["number"]))
+    descriptions = sorted(map(json.loads, lines), key=lambda line: int(line["number"]))
     FileSystems.delete([f"{folder}/{RESULTS}"])
     model = _read(f"{folder}/{prepared_corpus.TOKENIZER}")
     words = Tokenizer(model)
-    sides = {split: [line for line in told if line["split"] == split] for split in token_cache.SPLITS}
+    sides = {split: [line for line in descriptions if line["split"] == split] for split in token_cache.SPLITS}
     for split, lines in sides.items():
         if not lines:
             raise UserError(splits.empty_split_message(settings.corpus, split))
@@ -330,7 +341,7 @@ def _manifest(settings: recipe.Recipe, folder: str) -> dict[str, Any]:
     seen, first = _seen(sides["train"], words.vocab_size), sides["train"][0]["first"]
     values = {
         "dtype": token_cache.dtype_of(words),
-        "counts": {split: _added(settings.corpus, lines) for split, lines in sides.items()},
+        "counts": {split: _total_counts(settings.corpus, lines) for split, lines in sides.items()},
         **token_cache.special_ids(settings.corpus, words, seen, first),
         "sha256": hashlib.sha256(model).hexdigest(),
         "shards": shards,
@@ -338,12 +349,12 @@ def _manifest(settings: recipe.Recipe, folder: str) -> dict[str, Any]:
     return prepared_corpus.manifest(settings, values)
 
 
-def _added(settings: recipe.Corpus, told: list[dict[str, Any]]) -> dict[str, int]:
-    counts = {name: sum(line["counts"][name] for line in told) for name in token_cache.COUNTS}
+def _total_counts(settings: recipe.Corpus, shards: list[dict[str, Any]]) -> dict[str, int]:
+    counts = {name: sum(line["counts"][name] for line in shards) for name in token_cache.COUNTS}
     return counts | ({"documents": 1} if settings.documents == "stream" else {})
 
 
-def _seen(told: list[dict[str, Any]], V: int) -> Any:
-    """Which ids occur in any of these shards, bool (V,)."""
-    bits = functools.reduce(np.bitwise_or, (np.frombuffer(bytes.fromhex(line["seen"]), np.uint8) for line in told))
+def _seen(shards: list[dict[str, Any]], V: int) -> Any:
+    """Return the ids that occur in any of these shards, bool, shape (V,)."""
+    bits = functools.reduce(np.bitwise_or, (np.frombuffer(bytes.fromhex(line["seen"]), np.uint8) for line in shards))
     return np.unpackbits(bits, count=V).astype(np.bool_)
