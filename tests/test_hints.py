@@ -266,7 +266,7 @@ SITUATIONS: dict[str, Callable[[Say, Path], None]] = {
     "--help'": _help, "a recipe stands alone": _recipe_with_a_text,
     "has no effect beside --corpus.source": _recipe_with_a_text, "is not TOML": _text_called_like_a_recipe,
     "finds no more texts": _beams, "give --beams too": _beams, "leave it or --beams out": _beams,
-    "--training.window {} reads each whole": _window, "is already prepared; train on it": _prepared,
+    "--training.window {} reads each document whole": _window, "is already prepared; train on it": _prepared,
     "is a prepared corpus, not text": _prepared, "to continue its training": _run_as_text,
     "give --samples 0": _moved_text,
     "give --evaluate.measures without": _moved_text, "--corpus.source PATH": _moved_text, "give another --name": _names,

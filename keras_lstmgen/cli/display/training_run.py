@@ -29,8 +29,10 @@ def run_training(train: Train) -> Path:
     if result.summary:
         _print_summary(result.folder, result.summary)
     if result.interrupted:
-        command = f"keras-lstmgen train --resume {shell_quoted(result.folder)}"
-        console.out.print(f"Stopped by Ctrl-C, and saved. To go on: {command}", markup=False)
+        folder = shell_quoted(result.folder)
+        console.out.print(
+            f"Stopped by Ctrl-C, and saved. To go on: keras-lstmgen train --resume {folder}", markup=False
+        )
     return result.folder
 
 
