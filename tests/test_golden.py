@@ -17,7 +17,7 @@ import pytest
 from ai_edge_litert.tools import flatbuffer_utils
 
 from keras_lstmgen.exporters import onnx as onnx_exporter
-from keras_lstmgen.exporters import saved_model, tflite, web
+from keras_lstmgen.exporters import registry, saved_model, tflite, web
 from keras_lstmgen.exporters.registry import Call
 from keras_lstmgen.generation import sampling
 from keras_lstmgen.generation.text_generation import GenerationConfig, Generator
@@ -43,8 +43,8 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The golden run with artifacts that are made here, by the exporters of today."""
     folder = Path(shutil.copytree(RUN, tmp_path_factory.mktemp("golden") / "run"))
     model = run_directory.load(folder)
-    for exporter in (saved_model, tflite, onnx_exporter):
-        exporter.write(model, folder)
+    for name in ("saved_model", "tflite", "onnx"):
+        registry.exporter(name).write(model, folder)
     return folder
 
 
