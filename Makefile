@@ -81,7 +81,7 @@ parity: $(VENV)/installed  ## a thousand texts in every runtime, held against Ke
 SHAKESPEARE := saved_models/shakespeare
 TRANSLATION := saved_models/translation_of_four_minutes
 
-pictures: $(VENV)/installed  ## the pictures of docs/lstm.md, anew (of two runs, trained if they are not there)
+pictures: $(VENV)/installed  ## draw the figures of docs/lstm.md (trains two runs if they are missing)
 	[ -f $(SHAKESPEARE)/model.keras ] || $(BIN)/keras-lstmgen train pipelines/shakespeare.toml
 	$(BIN)/keras-lstmgen inspect $(SHAKESPEARE) --max-new-tokens 30 --temperature 0.5 \
 		--prompt "$$(printf 'ROMEO:\nBut soft, what light')"
@@ -92,7 +92,7 @@ pictures: $(VENV)/installed  ## the pictures of docs/lstm.md, anew (of two runs,
 		--prompt 'I have never seen such a beautiful house.'
 	cp $(TRANSLATION)/inspect/looks.png docs/pictures/
 
-gallery: $(VENV)/installed  ## docs/gallery.md, what the recipes' runs write; RUNS="folders" for those alone
+gallery: $(VENV)/installed  ## write docs/gallery.md from the runs of the recipes; RUNS="folders" for some of them
 	$(BIN)/python -m benchmarks.gallery $(RUNS)
 
 clean:  ## remove .venv and caches, never a run
