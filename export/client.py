@@ -241,7 +241,7 @@ def _count(text: str) -> int:
 
 
 def open_model(load: Load, path: Path) -> Model:
-    """Open an artifact; whatever is wrong with it is a ``ValueError`` that begins with its path."""
+    """Open an artifact; raise ValueError with its path if it is missing or damaged."""
     if not path.exists():
         raise ValueError(f"{path}: there is no such model")
     try:

@@ -582,7 +582,7 @@ def test_a_text_that_cannot_be_kept_is_printed(
 def test_what_takes_long_begins_only_where_its_results_can_be_written(
     copied: Path, refusing: dict[str, int], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exporters.verify, "trial", None)
+    monkeypatch.setattr(exporters.verify, "compute_reference", None)
     monkeypatch.setattr(inspect_run, "inspect", None)
     refusing[atomic.WRITING] = errno.EROFS
     for words in (["export", str(copied)], ["inspect", str(copied), "--prompt", "a"]):

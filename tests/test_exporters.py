@@ -665,10 +665,10 @@ def test_a_damaged_export_json_is_one_clear_line_before_anything_is_written(copi
 
 
 @pytest.fixture(scope="module")
-def tried(trained: Path) -> tuple[run_directory.Run, verify.Trial, Call]:
+def tried(trained: Path) -> tuple[run_directory.Run, verify.Reference, Call]:
     """A run, what Keras writes, and its ONNX files."""
     model = run_directory.load(trained)
-    return model, verify.trial(model, texts=20, tokens=3), onnx.open_artifact(trained)
+    return model, verify.compute_reference(model, texts=20, tokens=3), onnx.open_artifact(trained)
 
 
 Outputs = dict[str, Any]
@@ -688,7 +688,7 @@ Outputs = dict[str, Any]
 )
 @pytest.mark.filterwarnings("ignore:divide by zero")
 def test_a_proof_sees_what_is_wrong_in_any_graph_and_batch(
-    tried: tuple[run_directory.Run, verify.Trial, Call],
+    tried: tuple[run_directory.Run, verify.Reference, Call],
     graph: str,
     rows: int,
     change: Callable[[Outputs], Outputs],
@@ -708,7 +708,7 @@ def test_a_proof_sees_what_is_wrong_in_any_graph_and_batch(
 
 def test_a_proof_sees_what_is_wrong_in_the_texts_of_the_signature_in_strings(trained: Path) -> None:
     model, call = run_directory.load(trained), saved_model.open_artifact(trained)
-    trial = verify.trial(model, texts=20, tokens=5)
+    trial = verify.compute_reference(model, texts=20, tokens=5)
     compared = []
 
     def wrong(name: str, **values: Any) -> Outputs:
@@ -735,7 +735,7 @@ def test_the_texts_of_a_proof_try_several_lengths_batches_and_all_mixes_of_optio
     trained_lines: Path,
 ) -> None:
     model = run_directory.load(trained_lines)
-    trial = verify.trial(model, texts=48, tokens=2)
+    trial = verify.compute_reference(model, texts=48, tokens=2)
     assert trial.tokens.shape == (48, 2)
     assert len({len(case.prompt) for case in trial.cases}) >= len(verify.LENGTHS)
     assert {case.options for case in trial.cases} == set(verify.MIXES)

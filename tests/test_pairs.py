@@ -345,7 +345,7 @@ def test_rounded_weights_are_tried_on_pairs_each_read_by_itself(colours: Path) -
         logprobs, after = reads(ids, state)
         return {"logprobs": logprobs.numpy() - np.float32(0.01), "next_state": after}
 
-    text, name = verify._held_out(loaded, verify.trial(loaded, texts=2, tokens=3))
+    text, name = verify._held_out(loaded, verify.compute_reference(loaded, texts=2, tokens=3))
     assert isinstance(text, example_batches.Examples)
     assert example_batches.count(text) == len(
         list(splits.pieces(recipe.load(colours / run_directory.RECIPE).corpus, "validation"))
@@ -362,7 +362,7 @@ def test_where_the_corpus_is_gone_they_are_tried_on_what_keras_wrote_each_behind
     loaded = run_directory.load(colours)
     gone = replace(loaded.recipe, corpus=replace(loaded.recipe.corpus, source=("gone.jsonl",)))
     loaded = loaded._replace(recipe=gone)
-    tried = verify.trial(loaded, texts=5, tokens=3)
+    tried = verify.compute_reference(loaded, texts=5, tokens=3)
     text, name = verify._held_out(loaded, tried)
     assert isinstance(text, example_batches.Examples)
     assert (example_batches.count(text), name) == (5, "texts that Keras wrote")

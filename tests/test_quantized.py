@@ -182,7 +182,7 @@ def test_a_file_that_writes_another_text_the_second_time_is_refused(quantized: P
         shifted = {"noise": inputs["noise"] * np.float32(0.5)} if graph == "generate" else {}
         return call(graph, **inputs | shifted)
 
-    proof = verify.verify_quantized(model, verify.trial(model, texts=12, tokens=30), call, again, 0.02)
+    proof = verify.verify_quantized(model, verify.compute_reference(model, texts=12, tokens=30), call, again, 0.02)
     assert len(proof.reasons) == 1
     assert "texts differ when they are generated again" in proof.reasons[0]
 

@@ -33,7 +33,7 @@ import { decoder, encode, read } from "./tokenizer.js";
  * The text that a token adds ("" for an incomplete character) and the surprise of the model in nats (null if the model
  * did not predict it). The tokens of the prompt come first; their `written` is false.
  * @typedef {object} Piece
- * @property {number | null} id null for what is left over behind the last token
+ * @property {number | null} id null for the text that remains after the last token
  * @property {string} text
  * @property {number | null} nats
  * @property {boolean} written

@@ -15,7 +15,7 @@
  * @property {boolean} byteFallback
  * @property {string} unknownSurface
  * @property {Map<string, number>} ids of each piece that text is cut into: not symbols like `<s>`, and not bytes
- * @property {Map<number, number>} byteIds of each byte 0 to 255: the piece `<0x0A>` stands for byte 10
+ * @property {Map<number, number>} byteIds ids of the bytes 0 to 255; for example, the piece `<0x0A>` is byte 10
  * @property {Set<string>} userDefined pieces that are always cut out whole and never merged
  * @property {number} longest characters of a piece
  */

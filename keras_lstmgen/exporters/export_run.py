@@ -12,7 +12,7 @@ import tensorflow as tf
 from keras_lstmgen.config import recipe
 from keras_lstmgen.exporters import graphs, registry, verify
 from keras_lstmgen.exporters.registry import Exporter
-from keras_lstmgen.exporters.verify import Proof, Trial
+from keras_lstmgen.exporters.verify import Proof, Reference
 from keras_lstmgen.files import atomic
 from keras_lstmgen.models import run_directory
 from keras_lstmgen.models.run_directory import Run
@@ -121,8 +121,8 @@ def _export_all(
     graphs.check_weights(run)
     atomic.check_writable(folder)
     with reporter.status(f"Keras generates {settings.texts} texts of {settings.tokens} tokens"):
-        trial = verify.trial(run, settings.texts, settings.tokens)
-    job = _Job(run, folder, trial, record)
+        reference = verify.compute_reference(run, settings.texts, settings.tokens)
+    job = _Job(run, folder, reference, record)
     results: dict[str, Exported] = {}
     failures: list[str] = []
     for name, exporter in exporters.items():
@@ -140,7 +140,7 @@ class _Job:
 
     run: Run
     folder: Path
-    trial: Trial
+    reference: Reference
     record: dict[str, Any]  # content of ``export.json``
 
     def export(self, name: str, exporter: Exporter) -> Exported:
@@ -149,7 +149,7 @@ class _Job:
             with reporter.status(f"{exporter.title}: converting") as update:
                 _write(exporter, self.run, place)
                 update(f"{exporter.title}: generating the same texts")
-                proof = _prove(exporter, self.run, place, self.trial)
+                proof = _prove(exporter, self.run, place, self.reference)
             if proof.reasons:
                 return Exported(exporter.title, None, 0, proof, exporter.max_loss_increase)
             self._replace(name, exporter, place)
@@ -191,27 +191,27 @@ def _write(exporter: Exporter, run: Run, folder: Path) -> None:
         raise UserError(f"{exporter.title}: cannot be converted ({first_line(error)}); nothing was written") from error
 
 
-def _prove(exporter: Exporter, run: Run, folder: Path, trial: Trial) -> Proof:
+def _prove(exporter: Exporter, run: Run, folder: Path, reference: Reference) -> Proof:
     """Compare an artifact with Keras; an artifact that cannot be run gets a proof with a reason."""
     try:
-        return _compare(exporter, run, folder, trial)
+        return _compare(exporter, run, folder, reference)
     except Exception as error:  # each runtime has its own exceptions for models that it cannot run
         if isinstance(error, OSError) and error.errno:  # not caused by the artifact; for example, the disk is full
             raise UserError(f"{exporter.title}: the check failed ({error.strerror}); {DISCARDED}") from error
-        return Proof(None, 0, len(trial.cases), 0.0, (f"cannot be run ({first_line(error)})",))
+        return Proof(None, 0, len(reference.cases), 0.0, (f"cannot be run ({first_line(error)})",))
 
 
-def _compare(exporter: Exporter, run: Run, folder: Path, trial: Trial) -> Proof:
+def _compare(exporter: Exporter, run: Run, folder: Path, reference: Reference) -> Proof:
     """Open an artifact and verify what its format promises."""
     with captured_stderr():
         call = exporter.open_artifact(folder)
         if exporter.max_loss_increase is not None:
             second = exporter.open_artifact(folder)
-            return verify.verify_quantized(run, trial, call, second, exporter.max_loss_increase)
-        proof = verify.verify(run, trial, call)
+            return verify.verify_quantized(run, reference, call, second, exporter.max_loss_increase)
+        proof = verify.verify(run, reference, call)
         if not exporter.string_signatures:
             return proof
-        return replace(proof, reasons=proof.reasons + verify.reasons_in_strings(run, trial, call))
+        return replace(proof, reasons=proof.reasons + verify.reasons_in_strings(run, reference, call))
 
 
 def _read_record(path: Path) -> dict[str, Any]:

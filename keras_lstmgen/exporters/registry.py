@@ -1,4 +1,4 @@
-"""The export formats: where each artifact lies in a run, and the functions that write and open it."""
+"""Registry of the export formats: the path of each artifact in a run, and the functions that write and open it."""
 
 import importlib
 from collections.abc import Callable

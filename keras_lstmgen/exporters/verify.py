@@ -77,7 +77,7 @@ class Case(NamedTuple):
     seed: int
 
 
-class Trial(NamedTuple):
+class Reference(NamedTuple):
     """Results of Keras, to compare artifacts with."""
 
     cases: list[Case]
@@ -86,7 +86,7 @@ class Trial(NamedTuple):
     logits: np.ndarray[Any, Any]  # float32 [max(BATCHES), P, V], computed by the Keras model from whole sequences
 
 
-def trial(run: Run, texts: int, tokens: int) -> Trial:
+def compute_reference(run: Run, texts: int, tokens: int) -> Reference:
     """Compute the results of Keras.
 
     Args:
@@ -100,7 +100,7 @@ def trial(run: Run, texts: int, tokens: int) -> Trial:
     ids = np.stack([np.resize(text, max(LENGTHS)) for text in own[: max(BATCHES)]])
     cases = [_case(run, i, text) for i, text in enumerate(own[:texts])]
     expected = [keras_texts(run, generator.loop, group, tokens) for group in groups(cases, [texts])]
-    return Trial(cases, np.concatenate(expected), ids, run.model(ids, training=False).numpy())
+    return Reference(cases, np.concatenate(expected), ids, run.model(ids, training=False).numpy())
 
 
 def _case(run: Run, i: int, text: np.ndarray[Any, Any]) -> Case:
@@ -120,37 +120,37 @@ def _length(prompt: np.ndarray[Any, Any], end_id: int) -> int:
     return max(1, int(np.argmax(prompt == end_id))) if end_id in prompt else len(prompt)
 
 
-def verify(run: Run, tried: Trial, call: Call) -> Proof:
+def verify(run: Run, reference: Reference, call: Call) -> Proof:
     """Compare an artifact of a format that must generate the same texts as Keras."""
-    texts, tokens = tried.tokens.shape
-    difference = _largest_logit_difference(run, tried, call)
-    identical = int((_all_texts(run, tried, call, BATCHES) == tried.tokens).all(axis=1).sum())
+    texts, tokens = reference.tokens.shape
+    difference = _largest_logit_difference(run, reference, call)
+    identical = int((_all_texts(run, reference, call, BATCHES) == reference.tokens).all(axis=1).sum())
     reasons = _reasons(difference, identical, texts, needed(run))
     return Proof(_finite(difference), identical, texts, _speed(run, call, tokens), reasons)
 
 
-def verify_quantized(run: Run, tried: Trial, call: Call, again: Call, max_increase: float) -> Proof:
+def verify_quantized(run: Run, reference: Reference, call: Call, again: Call, max_increase: float) -> Proof:
     """Compare an artifact with rounded weights: its loss must be close to that of Keras, and its texts reproducible.
 
     Args:
         run: the run.
-        tried: results of Keras.
+        reference: results of Keras.
         call: the artifact.
         again: the artifact, opened a second time. It generates the same texts with batch size 1.
         max_increase: largest permitted increase of the loss over Keras, in nats per token.
     """
-    texts, tokens = tried.tokens.shape
-    generated = _all_texts(run, tried, call, BATCHES)
-    repeated = int((_all_texts(run, tried, again, [1]) == generated).all(axis=1).sum())
-    text, name = _held_out(run, tried)
+    texts, tokens = reference.tokens.shape
+    generated = _all_texts(run, reference, call, BATCHES)
+    repeated = int((_all_texts(run, reference, again, [1]) == generated).all(axis=1).sum())
+    text, name = _held_out(run, reference)
     loss = _loss_difference(run, call, text)
     reasons = _reasons_quantized(loss, max_increase, repeated, texts)
-    difference = _largest_logit_difference(run, tried, call)
-    identical = int((generated == tried.tokens).all(axis=1).sum())
+    difference = _largest_logit_difference(run, reference, call)
+    identical = int((generated == reference.tokens).all(axis=1).sum())
     return Proof(_finite(difference), identical, texts, _speed(run, call, tokens), reasons, _finite(loss), name)
 
 
-def reasons_in_strings(run: Run, tried: Trial, call: Call) -> tuple[str, ...]:
+def reasons_in_strings(run: Run, reference: Reference, call: Call) -> tuple[str, ...]:
     """Compare the string signature with Keras, with prompts of all lengths in one request.
 
     Prompts that do not survive decoding and encoding are skipped.
@@ -158,18 +158,18 @@ def reasons_in_strings(run: Run, tried: Trial, call: Call) -> tuple[str, ...]:
     Returns:
         The reasons why the artifact failed; empty if it passed.
     """
-    ordered = sorted(tried.cases, key=lambda case: len(case.prompt))  # the order of ``tried.tokens``
+    ordered = sorted(reference.cases, key=lambda case: len(case.prompt))  # the order of ``reference.tokens``
     prompts = [run.tokenizer.decode(case.prompt) for case in ordered]
     usable = [run.prompt_ids(text) == case.prompt.tolist() for text, case in zip(prompts, ordered, strict=True)]
     if not any(usable):
         return ()
     options = sampling.rows(list(itertools.compress((case.options for case in ordered), usable)))
-    expected = [run.tokenizer.decode(text[: _length(text, run.metadata.end_id)]) for text in tried.tokens[usable]]
+    expected = [run.tokenizer.decode(text[: _length(text, run.metadata.end_id)]) for text in reference.tokens[usable]]
     written = call(
         "serving_default",
         prompt=np.array([text.encode() for text in itertools.compress(prompts, usable)], object),
         seed=np.array([case.seed for case in itertools.compress(ordered, usable)], np.uint64).view(np.int64),
-        max_new_tokens=np.full(len(expected), tried.tokens.shape[1], np.int32),
+        max_new_tokens=np.full(len(expected), reference.tokens.shape[1], np.int32),
         **options._asdict(),
     )["text"]
     identical = sum(text.decode() == other for text, other in zip(written, expected, strict=True))
@@ -208,7 +208,7 @@ def _reasons_quantized(loss: float, max_increase: float, repeated: int, texts: i
     return tuple(reasons)
 
 
-def _held_out(run: Run, tried: Trial) -> tuple[Text, str]:
+def _held_out(run: Run, reference: Reference) -> tuple[Text, str]:
     """Return the validation text of the run and its name, or texts of Keras if the validation text is not available."""
     settings = run.recipe
     try:
@@ -221,7 +221,7 @@ def _held_out(run: Run, tried: Trial) -> tuple[Text, str]:
                 return _first(ids, settings), splits.validation_kind(settings.corpus)
     except UserError:
         pass
-    return _generated(run, tried, settings.carries), "texts that Keras wrote"
+    return _generated(run, reference, settings.carries), "texts that Keras wrote"
 
 
 def _first(ids: np.ndarray[Any, Any], settings: recipe.Recipe) -> Text:
@@ -232,12 +232,12 @@ def _first(ids: np.ndarray[Any, Any], settings: recipe.Recipe) -> Text:
     return some._replace(ids=np.array(some.ids))
 
 
-def _generated(run: Run, tried: Trial, carries: bool) -> Text:
+def _generated(run: Run, reference: Reference, carries: bool) -> Text:
     """Return the texts of Keras: joined to one text if the run carries states, otherwise as separate examples."""
-    texts = [text[: _length(text, run.metadata.end_id)] for text in tried.tokens]
+    texts = [text[: _length(text, run.metadata.end_id)] for text in reference.tokens]
     if carries:
         return np.concatenate(texts)[:LOSS_TOKENS]
-    ordered = sorted(tried.cases, key=lambda case: len(case.prompt))  # the order of ``tried.tokens``
+    ordered = sorted(reference.cases, key=lambda case: len(case.prompt))  # the order of ``reference.tokens``
     whole = [part for case, text in zip(ordered, texts, strict=True) for part in (case.prompt, text)]
     return example_batches.first_examples(example_batches.find_documents(np.concatenate(whole)), LOSS_TOKENS)
 
@@ -258,15 +258,15 @@ def _loss_difference(run: Run, call: Call, text: Text) -> float:
     return (artifact - keras) / (len(text) - 1)
 
 
-def _largest_logit_difference(run: Run, tried: Trial, call: Call) -> float:
+def _largest_logit_difference(run: Run, reference: Reference, call: Call) -> float:
     """Return the largest difference of a logit or log-probability for all batch sizes."""
-    return float(np.max([_logit_difference(run, tried, call, B) for B in BATCHES]))
+    return float(np.max([_logit_difference(run, reference, call, B) for B in BATCHES]))
 
 
-def _all_texts(run: Run, tried: Trial, call: Call, sizes: Sequence[int]) -> Any:
+def _all_texts(run: Run, reference: Reference, call: Call, sizes: Sequence[int]) -> Any:
     """Return the texts of an artifact for all cases, int32 [texts, N], with the batch sizes ``sizes`` in turn."""
-    N = tried.tokens.shape[1]
-    return np.concatenate([artifact_texts(run, call, group, N) for group in groups(tried.cases, sizes)])
+    N = reference.tokens.shape[1]
+    return np.concatenate([artifact_texts(run, call, group, N) for group in groups(reference.cases, sizes)])
 
 
 def groups(cases: list[Case], sizes: Sequence[int]) -> Iterator[list[Case]]:
@@ -305,9 +305,9 @@ def artifact_texts(run: Run, call: Call, group: list[Case], tokens: int) -> Any:
     return call("generate", ids=ids, state=state, noise=noise, **options._asdict())["tokens"]
 
 
-def _logit_difference(run: Run, tried: Trial, call: Call, B: int) -> float:
+def _logit_difference(run: Run, reference: Reference, call: Call, B: int) -> float:
     """Return the largest difference from Keras: logits of ``step`` for each token, log-probabilities of ``score``."""
-    ids, logits = tried.ids[:B], tried.logits[:B]
+    ids, logits = reference.ids[:B], reference.logits[:B]
     zeros = np.zeros((B, run.metadata.state_size), np.float32)
     state, worst = zeros, 0.0
     for t in range(ids.shape[1]):
