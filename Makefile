@@ -90,7 +90,7 @@ pictures: $(VENV)/installed  ## draw the figures of docs/lstm.md (trains two run
 		--name $(notdir $(TRANSLATION))
 	$(BIN)/keras-lstmgen inspect $(TRANSLATION) --max-new-tokens 30 --temperature 0 \
 		--prompt 'I have never seen such a beautiful house.'
-	cp $(TRANSLATION)/inspect/looks.png docs/pictures/
+	cp $(TRANSLATION)/inspect/attention.png docs/pictures/
 
 gallery: $(VENV)/installed  ## write docs/gallery.md from the runs of the recipes; RUNS="folders" for some of them
 	$(BIN)/python -m benchmarks.gallery $(RUNS)

@@ -71,9 +71,9 @@ CALLS: dict[str, Callable[[run_directory.Run], Any]] = {
     "export.texts: 0 is out of range": lambda _: exported(texts=0),
     "export.tokens: -1 is out of range": lambda _: exported(tokens=-1),
     "--max-new-tokens: -2 is out of range": lambda model: inspect_run.inspect(
-        model, inspect_run.Asked("a", max_new_tokens=-2), Path("nowhere")
+        model, inspect_run.InspectOptions("a", max_new_tokens=-2)
     ),
-    "--prompt: is empty": lambda model: inspect_run.inspect(model, inspect_run.Asked(""), Path("nowhere")),
+    "--prompt: is empty": lambda model: inspect_run.inspect(model, inspect_run.InspectOptions("")),
 }
 
 
@@ -95,5 +95,5 @@ def test_no_sources_have_no_answers(model: run_directory.Run) -> None:
 
 def test_probes_of_an_empty_text_tell_of_no_cell() -> None:
     labels = probes.features([])
-    found, rare = probes.follow(np.zeros((0, 12), np.float32), labels)
+    found, rare = probes.find_cells(np.zeros((0, 12), np.float32), labels)
     assert (found, rare) == ([], list(labels))

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from keras_lstmgen.cli import chat_terminal, command_line
+from keras_lstmgen.cli import chat_terminal, command_line, inspection_report
 from keras_lstmgen.config import recipe
 from keras_lstmgen.generation import chat_session, text_generation
 from keras_lstmgen.generation.chat_session import ChatModel, ChatSession, Conversation, answer
@@ -25,7 +25,6 @@ from keras_lstmgen.generation.decoding_loop import DecodingState, Request
 from keras_lstmgen.generation.growing_text import Sample
 from keras_lstmgen.generation.sampling import Options
 from keras_lstmgen.generation.text_generation import GenerationConfig, Generator
-from keras_lstmgen.interpret import inspect_run
 from keras_lstmgen.models import run_directory
 from keras_lstmgen.system import signals
 from keras_lstmgen.training import trainer
@@ -463,7 +462,7 @@ def test_a_prompt_from_windows_is_read_as_the_corpus_was_wherever_it_comes_from(
 
     monkeypatch.setattr(Generator, "generate", generated)
     monkeypatch.setattr(ChatSession, "answer", answered)
-    monkeypatch.setattr(inspect_run, "inspect", lambda _run, asked, _folder: read.append(asked.prompt))
+    monkeypatch.setattr(inspection_report, "inspect", lambda _run, asked, _folder: read.append(asked.prompt))
     verb, *others = words
     others = [str(tmp_path / "prompt.txt") if word == "FILE" else word for word in others]
     assert command_line.main([verb, str(dialogues), *others]) == 0

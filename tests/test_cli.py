@@ -558,7 +558,7 @@ def test_tables_of_inspect_are_printed_where_its_pictures_cannot_be_kept(
     assert command_line.main(["inspect", str(copied), "--prompt", "The class"]) == 2
     out, err = capsys.readouterr()
     assert "likeliest next tokens" in out
-    assert "that follow something readable" in out
+    assert "that follow a feature of the text" in out
     assert "forget.png: could not be written (No space left on device)" in err
 
 

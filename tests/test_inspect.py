@@ -19,7 +19,7 @@ from keras_lstmgen.config import recipe
 from keras_lstmgen.data import splits
 from keras_lstmgen.generation.sampling import Options
 from keras_lstmgen.generation.text_generation import GenerationConfig, Generator
-from keras_lstmgen.interpret import activations, html_page, inspect_run, probes
+from keras_lstmgen.interpret import activations, html_page, inspect_run, probes, token_texts
 from keras_lstmgen.layers import attention
 from keras_lstmgen.models import builder, inference_step, run_directory
 from keras_lstmgen.reporting import plots
@@ -82,19 +82,19 @@ def test_the_gates_of_every_layer_are_those_of_the_equations() -> None:
 @pytest.mark.parametrize("layer", range(L))
 def test_a_trace_holds_the_gates_and_cells_of_its_layer_and_the_logits(layer: int) -> None:
     expected, h = oracle(PLAIN, IDS[np.newaxis], np.zeros((1, 2 * L * H)))
-    found = activations.trace(PLAIN, IDS, layer, activations.begin(PLAIN))
+    found = activations.trace(PLAIN, IDS, layer, activations.initial_state(PLAIN))
     wanted = dict(zip(("input", "forget", "candidate", "output", "cells"), expected[layer], strict=True))
     for name, values in wanted.items():
         np.testing.assert_allclose(getattr(found, name), values[0], atol=1e-5, err_msg=name)
     logits = h[0] @ np.asarray(PLAIN.output, np.float64) + np.asarray(PLAIN.output_bias)
     np.testing.assert_allclose(found.logits, logits, atol=1e-5)
-    assert found.looks is None
+    assert found.attention_weights is None
 
 
 @pytest.mark.parametrize("weights", [PLAIN, LOOKING], ids=["plain", "attention"])
 def test_the_gates_rebuild_the_states_and_logits_of_the_step_that_writes(weights: inference_step.Weights) -> None:
-    found = activations.trace(weights, IDS, L - 1, activations.begin(weights))
-    state, before = tf.constant(activations.begin(weights)), np.zeros(H)
+    found = activations.trace(weights, IDS, L - 1, activations.initial_state(weights))
+    state, before = tf.constant(activations.initial_state(weights)), np.zeros(H)
     for t, token in enumerate(IDS):
         logits, state = inference_step.step(weights, tf.constant([token]), state)
         parts, _ = inference_step.split_state(weights, state)
@@ -109,10 +109,10 @@ def test_the_gates_rebuild_the_states_and_logits_of_the_step_that_writes(weights
 def test_a_text_read_in_windows_has_the_cells_of_the_whole(cut: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(activations, "WINDOW", 3)
     for layer in range(L):
-        read = activations.reader(LOOKING, layer)
-        first, state = read(IDS[:cut], activations.begin(LOOKING))
+        read = activations.cell_reader(LOOKING, layer)
+        first, state = read(IDS[:cut], activations.initial_state(LOOKING))
         second, _ = read(IDS[cut:], state)
-        whole = activations.trace(LOOKING, IDS, layer, activations.begin(LOOKING)).cells
+        whole = activations.trace(LOOKING, IDS, layer, activations.initial_state(LOOKING)).cells
         np.testing.assert_allclose(np.concatenate([first, second]), whole, atol=1e-6)
         assert (first.shape, second.shape) == ((cut, H), (T - cut, H))
 
@@ -124,8 +124,8 @@ def test_looks_are_those_of_the_attention_over_the_whole_text(cut: int) -> None:
     nothing = np.zeros((1, M, 2 * attention.SIZE + 1), np.float32)
     assert LOOKING.heads
     *_, looks = attention.attend(LOOKING.heads, h.astype(np.float32), nothing)
-    _, state = activations.reader(LOOKING, 0)(IDS[:cut], activations.begin(LOOKING))
-    found = activations.trace(LOOKING, IDS[cut:], 0, state).looks
+    _, state = activations.cell_reader(LOOKING, 0)(IDS[:cut], activations.initial_state(LOOKING))
+    found = activations.trace(LOOKING, IDS[cut:], 0, state).attention_weights
     assert found is not None
     np.testing.assert_allclose(found, looks[0, cut:, M + cut :], atol=1e-5)
 
@@ -239,7 +239,7 @@ def test_a_text_longer_than_a_picture_is_coloured_whole_and_its_end_is_drawn(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole = inspected(capsys, trained, "--prompt", "abcdefgh" * 3, "--output", tmp_path / "whole")
-    monkeypatch.setattr(inspect_run, "DRAWN", 5)
+    monkeypatch.setattr(inspect_run, "MAX_DRAWN_TOKENS", 5)
     end = inspected(capsys, trained, "--prompt", "abcdefgh" * 3, "--output", tmp_path / "end")
     rows = [re.findall(r"^  ([a-h] .*%)", out, re.MULTILINE) for out in (whole, end)]
     assert (len(rows[0]), rows[1]) == (24, rows[0][-5:])
@@ -278,13 +278,13 @@ def test_a_planted_cell_is_found_and_follows_the_other_half_too(
 ) -> None:
     loaded = planted(copied)
     ids = loaded.tokenizer.encode(capitals.read_text(encoding="utf-8"))
-    cells, _ = activations.reader(loaded.weights, 1)(ids, activations.begin(loaded.weights))
+    cells, _ = activations.cell_reader(loaded.weights, 1)(ids, activations.initial_state(loaded.weights))
     parts = [loaded.tokenizer.decode([token]) for token in ids]
-    findings = {finding.feature: finding for finding in probes.follow(cells, probes.features(parts))[0]}
+    findings = {finding.feature: finding for finding in probes.find_cells(cells, probes.features(parts))[0]}
     assert findings["upper case"].cell == 7
-    assert findings["upper case"].figure == 1
-    assert findings["upper case"].chance < 0.75
-    assert all(finding.figure < 1 for name, finding in findings.items() if name != "upper case")
+    assert findings["upper case"].score == 1
+    assert findings["upper case"].chance_score < 0.75
+    assert all(finding.score < 1 for name, finding in findings.items() if name != "upper case")
 
     loaded.model.save(copied / run_directory.MODEL)
     out = inspected(capsys, copied, "--prompt", "a B", "--text", capitals)
@@ -306,7 +306,7 @@ def test_the_layer_and_the_cell_that_are_asked_for_are_shown(
     assert "<h1>Cell 10 of layer 1</h1>" in page
     loaded = run_directory.load(trained)
     found = activations.trace(
-        loaded.weights, loaded.prompt_ids("The state"), 0, activations.begin(loaded.weights)
+        loaded.weights, loaded.prompt_ids("The state"), 0, activations.initial_state(loaded.weights)
     ).cells[:, 10]
     assert re.findall(r'title="([^"]+)"', page)[:9] == [f"{value:+.2f}" for value in found]
 
@@ -317,14 +317,14 @@ def test_cells_are_looked_for_in_the_held_out_text_or_where_it_is_gone_in_the_mo
     held_out = text.read_text(encoding="utf-8")[10_800:]
     assert "on the run's held-out text: 1,200 tokens" in inspected(capsys, copied, "--prompt", "a")
     assert page_of(copied / "inspect").passages[1] == held_out[600:].replace("\n", "↵\n")
-    monkeypatch.setattr(inspect_run, "PROBED", 16 * 50)
+    monkeypatch.setattr(inspect_run, "MAX_PROBED_TOKENS", 16 * 50)
     assert "on the run's held-out text: 800 tokens" in inspected(capsys, copied, "--prompt", "a")
     metadata = json.loads((copied / run_directory.METADATA).read_text(encoding="utf-8"))
     metadata["recipe"]["corpus"]["source"] = [str(tmp_path / "gone.txt")]
     (copied / run_directory.METADATA).write_text(json.dumps(metadata), encoding="utf-8")
     out = inspected(capsys, copied, "--prompt", "a")
     assert "gone.txt: " in out.splitlines()[0]
-    assert "on text that the model wrote: 800 tokens" in out
+    assert "on text that the model generated: 800 tokens" in out
 
 
 @pytest.mark.parametrize("prompt", ["床前明月光", "疑 is 😀\n\0▁"])
@@ -342,8 +342,8 @@ def test_a_token_is_labelled_by_the_text_that_it_completes_or_as_it_is_spelled(t
     ids = [1, *tokenizer.encode("a 床\n\x1b[床"), 2, *tokenizer.encode("床")[:2]]
     han = ["<0xE5>", "<0xBA>", "床"]
     labels = ["<s>", "a", "␣", *han, "↵", "\\x1b", "[", *han, "</s>", "<0xE5>", "<0xBA>"]
-    assert inspect_run._labels(tokenizer, ids) == labels
-    assert "".join(inspect_run._parts(tokenizer, ids)) == "a 床\n\x1b[床\n\n" + "\N{REPLACEMENT CHARACTER}" * 2
+    assert token_texts.labels(tokenizer, ids) == labels
+    assert "".join(token_texts.parts(tokenizer, ids)) == "a 床\n\x1b[床\n\n" + "\N{REPLACEMENT CHARACTER}" * 2
 
 
 def test_with_attention_where_it_looks_is_drawn_too(
@@ -355,7 +355,7 @@ def test_with_attention_where_it_looks_is_drawn_too(
     )
     inspected(capsys, tmp_path / text.stem, "--prompt", "The state of", "--max-new-tokens", "3")
     names = sorted(path.name for path in (tmp_path / text.stem / "inspect").iterdir())
-    assert names == sorted([*NAMES, "looks.png"])
+    assert names == sorted([*NAMES, "attention.png"])
 
 
 @pytest.fixture(scope="module")
@@ -390,14 +390,14 @@ def test_of_an_ensemble_the_probabilities_are_those_of_all_and_the_gates_of_the_
     loaded = run_directory.load(kinds)
     ids, first = loaded.prompt_ids("hard saw fig"), inference_step.each_member(loaded.weights)[0]
     whole, alone = (
-        activations.trace(weights, ids, 0, activations.begin(weights)) for weights in (loaded.weights, first)
+        activations.trace(weights, ids, 0, activations.initial_state(weights)) for weights in (loaded.weights, first)
     )
     shares = tf.nn.softmax(loaded.model(np.array([ids]))[0]).numpy()
     np.testing.assert_allclose(tf.nn.softmax(whole.logits), shares, atol=1e-6)
     assert np.abs(tf.nn.softmax(alone.logits) - shares).max() > 1e-3
-    for name in ("input", "forget", "candidate", "output", "cells", "looks"):
+    for name in ("input", "forget", "candidate", "output", "cells", "attention_weights"):
         np.testing.assert_allclose(getattr(whole, name), getattr(alone, name), atol=1e-6, err_msg=name)
-    _, state = activations.reader(loaded.weights, 0)(ids[:4], activations.begin(loaded.weights))
+    _, state = activations.cell_reader(loaded.weights, 0)(ids[:4], activations.initial_state(loaded.weights))
     np.testing.assert_allclose(activations.trace(loaded.weights, ids[4:], 0, state).logits, whole.logits[4:], atol=1e-5)
     out = inspected(capsys, kinds, "--prompt", "hard saw fig", "--output", tmp_path)
     assert "cells of layer 1 of the first of 2 members that follow" in out
@@ -408,10 +408,10 @@ def test_of_an_ensemble_the_probabilities_are_those_of_all_and_the_gates_of_the_
 def test_examples_that_a_run_reads_by_themselves_are_probed_each_from_an_empty_state(kinds: Path) -> None:
     loaded = run_directory.load(kinds)
     first = inference_step.each_member(loaded.weights)[0]
-    read, nothing = activations.reader(first, 0), activations.begin(first)
+    read, nothing = activations.cell_reader(first, 0), activations.initial_state(first)
     texts = list(splits.pieces(recipe.load(kinds / run_directory.RECIPE).corpus, "validation"))
     ids = [[START, *loaded.tokenizer.encode(text), END] for text in texts]
-    found = inspect_run._probed(loaded, inspect_run.Asked("hard"), 0)
+    found = inspect_run._probe(loaded, inspect_run.InspectOptions("hard"), 0)
     np.testing.assert_allclose(found.cells, np.concatenate([read(part, nothing)[0] for part in ids]), atol=1e-6)
     assert "".join(found.parts) == "".join(f"{text}\n\n" for text in texts)
     carried, _ = read(np.concatenate(ids), nothing)
@@ -471,7 +471,7 @@ def test_of_a_script_without_spaces_it_is_said_that_its_letters_make_no_words(
     assert not re.search(r"^ *(inside a word|a word begins next|letters of the word so far) +[a-z]", out, re.MULTILINE)
     assert out.count("a script without spaces between words") == 1
     assert out.count("inside a word") == 1
-    assert probes.without_spaces(["The frost", " is white, 霜"]) < 0.1
+    assert probes.unspaced_share(["The frost", " is white, 霜"]) < 0.1
 
 
 def test_characters_that_no_font_has_are_named_once_with_a_font_that_has_them(
@@ -489,10 +489,10 @@ def test_characters_that_no_font_has_are_named_once_with_a_font_that_has_them(
 
 
 def test_of_a_long_prompt_the_end_alone_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    loaded, read, reader = run_directory.load(GOLDEN), list[int](), activations.reader
+    loaded, read, reader = run_directory.load(GOLDEN), list[int](), activations.cell_reader
     prompt = "The state of each cell is seen. " * 3
     ids = loaded.prompt_ids(prompt)
-    whole = activations.trace(loaded.weights, ids, 0, activations.begin(loaded.weights))
+    whole = activations.trace(loaded.weights, ids, 0, activations.initial_state(loaded.weights))
 
     def counting(*given: Any) -> activations.Reader:
         def call(ids: Any, state: Any) -> Any:
@@ -501,10 +501,10 @@ def test_of_a_long_prompt_the_end_alone_is_kept(monkeypatch: pytest.MonkeyPatch)
 
         return call
 
-    monkeypatch.setattr(activations, "reader", counting)
-    monkeypatch.setattr(inspect_run, "DRAWN", 7)
-    monkeypatch.setattr(inspect_run, "EXCERPT", 20)
-    shown = inspect_run._shown(loaded, inspect_run.Asked(prompt), 0)
+    monkeypatch.setattr(activations, "cell_reader", counting)
+    monkeypatch.setattr(inspect_run, "MAX_DRAWN_TOKENS", 7)
+    monkeypatch.setattr(inspect_run, "MAX_EXCERPT_TOKENS", 20)
+    shown = inspect_run._watch(loaded, inspect_run.InspectOptions(prompt), 0)
     assert shown.ids == ids[-20:]
     np.testing.assert_allclose(shown.cells, whole.cells[-20:], atol=1e-6)
     np.testing.assert_allclose(shown.trace.logits, whole.logits[-7:], atol=1e-5)

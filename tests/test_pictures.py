@@ -16,6 +16,10 @@ N, U, K = 9, 5, 3
 STRANGE = ["$a$", "床", "\t", "\0", "\\frac", "␣", "↵", "😀", "<0xE5>"]
 
 
+def tokens(first_generated: int) -> plots.TokenAxis:
+    return plots.TokenAxis(STRANGE, first_generated)
+
+
 def size(path: Path) -> tuple[int, int]:
     """Width and height; decoding needs all of the file."""
     height, width, _ = tf.io.decode_png(path.read_bytes()).shape
@@ -28,7 +32,7 @@ def pixels(path: Path) -> Any:
 
 def test_the_curve_is_drawn_whole_or_not_at_all(tmp_path: Path) -> None:
     rows = [{"windows": 1, "seconds": 60.0, "loss": 2.0 - n, "val_loss": 2.1 - n} for n in range(2)]
-    plots.curve(tmp_path / "curve.png", rows)
+    plots.loss_curve(tmp_path / "curve.png", rows)
     assert size(tmp_path / "curve.png") == (840, 480)
     assert [path.name for path in tmp_path.iterdir()] == ["curve.png"]
 
@@ -37,13 +41,13 @@ def test_every_kind_of_picture_takes_strange_labels_and_leaves_nothing_beside_it
     dice = np.random.default_rng(0)
     for signed in (True, False):
         name = f"heat-{signed}.png"
-        plots.heat(tmp_path / name, "a $title$", dice.random((N, U)), STRANGE, range(U), signed, written=N // 2)
+        plots.unit_heatmap(tmp_path / name, "a $title$", dice.random((N, U)), tokens(N // 2), range(U), signed)
     rows = [[(label, 0.9), ("x", 0.05), ("床", 0.05)] for label in STRANGE]
-    plots.candidates(tmp_path / "next.png", STRANGE, rows, [0, 1, 2, -1, 0, 1, 2, -1, -1], written=N)
-    plots.looks(tmp_path / "looks.png", dice.random((N, N)), STRANGE, written=0)
+    plots.next_tokens(tmp_path / "next.png", tokens(N), rows, [0, 1, 2, -1, 0, 1, 2, -1, -1])
+    plots.attention_weights(tmp_path / "attention.png", dice.random((N, N)), tokens(0))
     written = sorted(tmp_path.iterdir())
-    assert [path.name for path in written] == ["heat-False.png", "heat-True.png", "looks.png", "next.png"]
-    assert all(width >= 6 * plots.SIZE and height >= 2 * plots.SIZE for width, height in map(size, written))
+    assert [path.name for path in written] == ["attention.png", "heat-False.png", "heat-True.png", "next.png"]
+    assert all(width >= 6 * plots.DPI and height >= 2 * plots.DPI for width, height in map(size, written))
 
 
 def test_a_coloured_text_has_a_line_for_each_line_and_wraps_what_is_longer(tmp_path: Path) -> None:
@@ -54,7 +58,7 @@ def test_a_coloured_text_has_a_line_for_each_line_and_wraps_what_is_longer(tmp_p
     assert lines[3][-1] == ("床", 5)
     assert len(plots._lines(["x\n"] * 99, np.zeros(99))) == plots.LINES
     for number, some in enumerate((parts, parts[:4], ["a"])):
-        plots.coloured(tmp_path / f"{number}.png", "cell", some, np.linspace(-1, 1, len(some)))
+        plots.coloured_text(tmp_path / f"{number}.png", "cell", some, np.linspace(-1, 1, len(some)))
     heights = [size(tmp_path / f"{number}.png")[1] for number in range(3)]
     assert heights[0] > heights[1] > heights[2]
 
@@ -63,17 +67,18 @@ def test_a_picture_is_wider_for_more_tokens_and_higher_for_more_units(tmp_path: 
     sizes = {}
     for tokens, units in ((60, 20), (90, 20), (60, 30)):
         path = tmp_path / "heat.png"
-        plots.heat(path, "", np.zeros((tokens, units)), ["a"] * tokens, range(units), False, tokens)
+        axis = plots.TokenAxis(["a"] * tokens, tokens)
+        plots.unit_heatmap(path, "", np.zeros((tokens, units)), axis, range(units), False)
         sizes[tokens, units] = size(path)
-    assert sizes[90, 20][0] - sizes[60, 20][0] == pytest.approx(30 * plots.TOKEN * plots.SIZE, abs=2)
-    assert sizes[60, 30][1] - sizes[60, 20][1] == pytest.approx(10 * plots.UNIT * plots.SIZE, abs=2)
+    assert sizes[90, 20][0] - sizes[60, 20][0] == pytest.approx(30 * plots.TOKEN * plots.DPI, abs=2)
+    assert sizes[60, 30][1] - sizes[60, 20][1] == pytest.approx(10 * plots.UNIT * plots.DPI, abs=2)
 
 
 def test_an_open_gate_and_a_shut_one_look_different_where_they_are(tmp_path: Path) -> None:
     shut, opened = np.zeros((40, 8)), np.zeros((40, 8))
     opened[20:, :4] = 1  # the later half of the tokens, the upper half of the units
     for name, values in (("shut", shut), ("open", opened)):
-        plots.heat(tmp_path / f"{name}.png", "", values, ["a"] * 40, range(8), False, 40)
+        plots.unit_heatmap(tmp_path / f"{name}.png", "", values, plots.TokenAxis(["a"] * 40, 40), range(8), False)
     differs = (pixels(tmp_path / "shut.png") != pixels(tmp_path / "open.png")).any(axis=2)
     rows, columns = np.nonzero(differs)
     height, width = differs.shape
@@ -95,7 +100,7 @@ def test_a_picture_that_cannot_be_written_leaves_the_one_before(
 
     monkeypatch.setattr(Figure, "savefig", full)
     with pytest.raises(UserError, match=r"heat\.png: could not be written \(No space left on device\)"):
-        plots.heat(path, "", np.zeros((2, 2)), ["a", "b"], [0, 1], True, 2)
+        plots.unit_heatmap(path, "", np.zeros((2, 2)), plots.TokenAxis("ab", 2), [0, 1], True)
     assert path.read_bytes() == b"before"
     assert [found.name for found in tmp_path.iterdir()] == ["heat.png"]
 
@@ -135,11 +140,11 @@ def test_a_line_names_what_no_font_has_and_what_to_install(monkeypatch: pytest.M
     own = [face for face in plots._faces() if face[0] == "DejaVu Sans"][:1]
     monkeypatch.setattr(plots, "_faces", lambda: own)
     monkeypatch.setattr(plots, "_font_of", plots._font_of.__wrapped__)
-    assert plots.told_of_missing("a\té␣") == ""
-    assert "has 床: the pictures show codes such as \\u5e8a" in plots.told_of_missing("床a床")
+    assert plots.missing_characters("a\té␣") == ""
+    assert "has 床: the pictures show codes such as \\u5e8a" in plots.missing_characters("床a床")
     for character, package in (("가", "noto-cjk"), ("ក", "noto-core"), ("\U0001f9a4", "symbola")):
-        assert f"fonts-{package}" in plots.told_of_missing(character)
-    said = plots.told_of_missing("".join(map(chr, range(0x4E00, 0x4E00 + 12))))
+        assert f"fonts-{package}" in plots.missing_characters(character)
+    said = plots.missing_characters("".join(map(chr, range(0x4E00, 0x4E00 + 12))))
     assert f"丁 {chr(0x4E02)} " in said
     assert " and 2 more:" in said
     assert said.count("fonts-noto-cjk") == 1
@@ -160,4 +165,4 @@ def test_a_font_that_was_installed_since_is_found(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_label_of_wide_characters_is_written_smaller() -> None:
-    assert plots._fitting("明月") == plots._fitting("abcd") < plots._fitting("ab")
+    assert plots._fitting_size("明月") == plots._fitting_size("abcd") < plots._fitting_size("ab")

@@ -115,16 +115,16 @@ def test_a_planted_cell_is_found_and_its_figure_is_that_of_the_other_half(noise:
     noise[spoilt, 4] *= -1
     number = dice.normal(size=N)
     noise[:, 9] = -2 * number
-    (first, second), rare = probes.follow(noise, {"yes": yes, "number": number})
+    (first, second), rare = probes.find_cells(noise, {"yes": yes, "number": number})
     half = yes[N // 2 :]
     wrong = np.isin(np.arange(N // 2, N), spoilt)
     expected = 1 - (np.mean(wrong[half]) + np.mean(wrong[~half])) / 2
-    assert (first.feature, first.measure, first.cell, first.constant) == ("yes", "balanced accuracy", 4, 0.5)
-    assert first.figure == pytest.approx(expected)
-    assert first.chance < 0.6
-    assert (second.feature, second.measure, second.cell, second.constant) == ("number", "correlation", 9, 0)
-    assert second.figure == pytest.approx(1)
-    assert abs(second.chance) < 0.2
+    assert (first.feature, first.measure, first.cell, first.constant_score) == ("yes", "balanced accuracy", 4, 0.5)
+    assert first.score == pytest.approx(expected)
+    assert first.chance_score < 0.6
+    assert (second.feature, second.measure, second.cell, second.constant_score) == ("number", "correlation", 9, 0)
+    assert second.score == pytest.approx(1)
+    assert abs(second.chance_score) < 0.2
     assert rare == []
 
 
@@ -132,15 +132,15 @@ def test_a_cell_that_turns_round_in_the_second_half_has_a_bad_figure(noise: Any)
     yes = np.random.default_rng(2).random(N) < 0.3
     noise[:, 4] = np.where(yes, 1, -1) * np.where(np.arange(N) < N // 2, 1, -1)
     noise[:, 5] = noise[:, 4]
-    (first, second), _ = probes.follow(noise, {"yes": yes, "number": yes.astype(float)})
-    assert first.figure == 0
-    assert second.figure == pytest.approx(-1)
+    (first, second), _ = probes.find_cells(noise, {"yes": yes, "number": yes.astype(float)})
+    assert first.score == 0
+    assert second.score == pytest.approx(-1)
 
 
 def test_noise_is_no_better_than_chance(noise: Any) -> None:
     yes = np.random.default_rng(3).random(N) < 0.4
-    ((finding,), _) = probes.follow(noise, {"yes": yes})
-    assert finding.figure == pytest.approx(finding.chance, abs=0.08)
+    ((finding,), _) = probes.find_cells(noise, {"yes": yes})
+    assert finding.score == pytest.approx(finding.chance_score, abs=0.08)
     assert abs(finding.margin) < 0.16
 
 
@@ -148,23 +148,23 @@ def test_chance_knows_that_what_recurs_is_easily_followed() -> None:
     """Waves of all phases follow any wave of their length; labels shuffled one by one would not show it."""
     phases = 2 * np.pi * (np.arange(N)[:, np.newaxis] / 100 + np.arange(H) / H)
     waves = np.sin(phases).astype(np.float32)
-    ((finding,), _) = probes.follow(waves, {"yes": np.arange(N) % 100 < 50})
-    assert finding.figure > 0.9
-    assert finding.chance > 0.9
+    ((finding,), _) = probes.find_cells(waves, {"yes": np.arange(N) % 100 < 50})
+    assert finding.score > 0.9
+    assert finding.chance_score > 0.9
     assert abs(finding.margin) < 0.2
 
 
 def test_what_a_half_has_too_little_of_is_named_and_not_told(noise: Any) -> None:
     late = np.arange(N) > N // 2 + 100
     never = np.zeros(N, bool)
-    few = np.arange(N) % (N // 2) < probes.FEWEST - 1
-    enough = np.arange(N) % (N // 2) < probes.FEWEST
+    few = np.arange(N) % (N // 2) < probes.MIN_TOKENS - 1
+    enough = np.arange(N) % (N // 2) < probes.MIN_TOKENS
     labels = {"late": late, "never": never, "few": few, "enough": enough, "same": np.ones(N)}
-    findings, rare = probes.follow(noise, labels)
+    findings, rare = probes.find_cells(noise, labels)
     assert [finding.feature for finding in findings] == ["enough"]
     assert rare == ["late", "never", "few", "same"]
 
 
 def test_a_text_too_short_to_tell_anything_is_no_error() -> None:
     parts = ["a"]
-    assert probes.follow(np.zeros((1, H), np.float32), probes.features(parts))[0] == []
+    assert probes.find_cells(np.zeros((1, H), np.float32), probes.features(parts))[0] == []

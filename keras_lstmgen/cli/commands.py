@@ -9,7 +9,7 @@ from keras_lstmgen.system.native_stderr import captured_stderr
 from keras_lstmgen.utils.errors import UserError
 
 with captured_stderr():
-    from keras_lstmgen.cli import console
+    from keras_lstmgen.cli import console, inspection_report
     from keras_lstmgen.cli.verbs.chat import run as chat
     from keras_lstmgen.cli.verbs.evaluate import run as evaluate
     from keras_lstmgen.cli.verbs.export import run as export
@@ -35,12 +35,14 @@ def inspect(arguments: argparse.Namespace) -> None:
     _tell_of_reserved(arguments.text)
     options = _drawn(arguments)
     effects.check_sampling(arguments)
-    asked = {name: getattr(arguments, name) for name in inspect_run.Asked.__dataclass_fields__ if name != "options"}
+    asked = {
+        name: getattr(arguments, name) for name in inspect_run.InspectOptions.__dataclass_fields__ if name != "options"
+    }
     folder = _found(arguments.run, arguments.runs)
     model = run_directory.load(folder)
     asked["prompt"] = splits.normalized_prompt(arguments.prompt, model.recipe.corpus)
     console.left_out(sources.left_out(arguments.text))
-    inspect_run.inspect(model, inspect_run.Asked(**asked, options=options), _folder(arguments, folder))
+    inspection_report.inspect(model, inspect_run.InspectOptions(**asked, options=options), _folder(arguments, folder))
     console.next_command("keras-lstmgen", "evaluate", folder)
 
 

@@ -34,15 +34,15 @@ class Trace(NamedTuple):
     output: Array  # [N, H]
     cells: Array  # [N, H], c after the token
     logits: Array  # [N, V]
-    looks: Array | None  # [N, N], attention weights: row is the attending token, column the attended token
+    attention_weights: Array | None  # [N, N]: row is the attending token, column the attended token; None without
 
 
-def begin(weights: Weights) -> Array:
+def initial_state(weights: Weights) -> Array:
     """Return the initial state, float32 [1, S] of zeros."""
     return np.zeros((1, state_size(weights)), np.float32)
 
 
-def reader(weights: Weights, layer: int) -> Reader:
+def cell_reader(weights: Weights, layer: int) -> Reader:
     """Create a function that computes the cell states of a layer.
 
     Args:
@@ -57,21 +57,21 @@ def reader(weights: Weights, layer: int) -> Reader:
         input_signature=[tf.TensorSpec([None], tf.int32), tf.TensorSpec([1, state_size(weights)])], autograph=False
     )
     def window(ids: Any, state: Any) -> tuple[Any, Any]:
-        def advance(t: Any, state: Any, cells: Any) -> tuple[Any, Any, Any]:
+        def read_token(t: Any, state: Any, cells: Any) -> tuple[Any, Any, Any]:
             _, state = step(weights, tf.expand_dims(ids[t], 0), state)
             return t + 1, state, cells.write(t, _cells(weights, layer, state)[0])
 
         N = tf.shape(ids)[0]
         start = (0, state, tf.TensorArray(tf.float32, N))
-        _, state, cells = tf.while_loop(lambda t, *_: t < N, advance, start)
+        _, state, cells = tf.while_loop(lambda t, *_: t < N, read_token, start)
         return tf.ensure_shape(cells.stack(), [None, weights.cells[layer].recurrent.shape[0]]), state
 
     def read(ids: Any, state: Any) -> tuple[Array, Array]:
-        found = [np.zeros((0, int(weights.cells[layer].recurrent.shape[0])), np.float32)]
+        windows = [np.zeros((0, int(weights.cells[layer].recurrent.shape[0])), np.float32)]
         for start in range(0, len(ids), WINDOW):
             cells, state = window(np.asarray(ids[start : start + WINDOW], np.int32), state)
-            found.append(cells.numpy())
-        return np.concatenate(found), np.asarray(state)
+            windows.append(cells.numpy())
+        return np.concatenate(windows), np.asarray(state)
 
     return read
 
@@ -89,23 +89,23 @@ def trace(weights: Weights, ids: Any, layer: int, state: Any) -> Trace:
     @tf.function(
         input_signature=[tf.TensorSpec([1], tf.int32), tf.TensorSpec([1, state_size(weights)])], autograph=False
     )
-    def watch(token: Any, state: Any) -> tuple[Any, Any, Any]:
-        seen: list[StepTrace] = []  # one entry per member
+    def watched_token(token: Any, state: Any) -> tuple[Any, Any, Any]:
+        members: list[StepTrace] = []
 
-        def ask(member: Weights, part: Any) -> tuple[Any, Any]:
-            seen.append(traced_step(member, token, part))
-            return seen[-1].logits, seen[-1].state
+        def step_member(member: Weights, part: Any) -> tuple[Any, Any]:
+            members.append(traced_step(member, token, part))
+            return members[-1].logits, members[-1].state
 
-        logits, state = for_each_member(weights, ask, state)
-        return [*seen[0].gates[layer], _cells(weights, layer, state), logits], seen[0].attention_weights, state
+        logits, state = for_each_member(weights, step_member, state)
+        return [*members[0].gates[layer], _cells(weights, layer, state), logits], members[0].attention_weights, state
 
-    rows, looks = [], []
+    rows, attention_rows = [], []
     for token in ids:
-        told, looked, state = watch(tf.constant([token], tf.int32), state)
-        rows.append([values[0].numpy() for values in told])
-        looks.append(None if looked is None else looked[0, 0].numpy())
+        activations, attention_weights, state = watched_token(tf.constant([token], tf.int32), state)
+        rows.append([values[0].numpy() for values in activations])
+        attention_rows.append(None if attention_weights is None else attention_weights[0, 0].numpy())
     columns = [np.stack(column) for column in zip(*rows, strict=True)]
-    return Trace._make([*columns, _by_token(looks)])
+    return Trace._make([*columns, _by_token(attention_rows)])
 
 
 def _cells(weights: Weights, layer: int, state: Any) -> Any:
@@ -114,15 +114,15 @@ def _cells(weights: Weights, layer: int, state: Any) -> Any:
     return split_state(weights, first)[0][2 * layer + 1]
 
 
-def _by_token(looks: list[Any]) -> Array | None:
+def _by_token(rows: list[Any]) -> Array | None:
     """Arrange the attention weights of N steps, [M + 1] each with the own slot last, as [N, N].
 
     Weights of tokens before the N tokens are omitted.
     """
-    if looks[0] is None:
+    if rows[0] is None:
         return None
-    shares = np.zeros((len(looks), len(looks)), np.float32)
-    for t, row in enumerate(looks):
+    weights = np.zeros((len(rows), len(rows)), np.float32)
+    for t, row in enumerate(rows):
         reach = min(len(row) - 1, t + 1)
-        shares[t, t + 1 - reach : t + 1] = row[-reach:]
-    return shares
+        weights[t, t + 1 - reach : t + 1] = row[-reach:]
+    return weights

@@ -1,4 +1,4 @@
-"""A text coloured by one cell, as a page of HTML that needs nothing else: no script, no file beside it."""
+"""Write text coloured by the values of one cell as an HTML page without scripts or external files."""
 
 from collections.abc import Sequence
 from html import escape
@@ -6,8 +6,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-SHADES = 7  # on either side of white
-BLUE, RED = (33, 102, 172), (178, 24, 43)  # below 0 and above
+SHADES = 7  # number of shades of blue, and of red
+BLUE, RED = (33, 102, 172), (178, 24, 43)  # darkest shade of negative and of positive values
+MAX_QUANTILE = 0.99  # absolute values above this quantile have the darkest shade
 PAGE = """<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -30,43 +31,50 @@ body {{ max-width: 50em; margin: 2em auto; padding: 0 1em; font: 16px/1.5 sans-s
 
 
 class Passage(NamedTuple):
-    """A part of the page."""
+    """A coloured text with a heading."""
 
     heading: str
-    parts: Sequence[str]  # the text of each of N tokens
-    values: Any  # float [N], the cell after each
+    parts: Sequence[str]  # text of each of N tokens
+    values: Any  # float [N], value of the cell after each token
 
 
 def page(title: str, about: str, passages: Sequence[Passage]) -> str:
-    """The page: blue below 0, red above, white at 0; the deepest is the largest value of a passage, nearly."""
-    said = "\n".join(_passage(passage) for passage in passages)
-    return PAGE.format(title=escape(title), about=escape(about), shades="\n".join(_shades()), passages=said)
+    """Return an HTML page: negative values are blue, positive values red, and 0 is white.
+
+    Args:
+        title: title and heading of the page.
+        about: text of the first paragraph.
+        passages: the coloured texts. Each has its own scale.
+    """
+    html = "\n".join(_passage(passage) for passage in passages)
+    return PAGE.format(title=escape(title), about=escape(about), shades="\n".join(_shade_rules()), passages=html)
 
 
-def _shades() -> list[str]:
-    """A class for each shade: ``.s-7`` would be no name, so they count from 0."""
+def _shade_rules() -> list[str]:
+    """Return a CSS rule for each shade. Shades are numbered from 0, because class names cannot contain ``-7``."""
     rules = []
     for number in range(2 * SHADES + 1):
         depth = abs(number - SHADES) / SHADES
         red, green, blue = (round(255 + (c - 255) * depth) for c in (BLUE if number < SHADES else RED))
-        ink = " color: #fff;" if depth > 0.8 else ""
-        rules.append(f".s{number} {{ background: #{red:02x}{green:02x}{blue:02x};{ink} }}")
+        text_colour = " color: #fff;" if depth > 0.8 else ""
+        rules.append(f".s{number} {{ background: #{red:02x}{green:02x}{blue:02x};{text_colour} }}")
     return rules
 
 
 def _passage(passage: Passage) -> str:
-    # The hundredth part that is largest may be far beyond the rest, which would all be pale beside it.
-    most = max(float(np.quantile(np.abs(passage.values), 0.99)), 1e-6) if len(passage.values) else 1.0
-    shades = np.rint(np.clip(np.asarray(passage.values) / most, -1, 1) * SHADES).astype(int) + SHADES
+    """Return the HTML of a passage."""
+    # The largest values can be far above the others. On their scale, all other values would look pale.
+    scale = max(float(np.quantile(np.abs(passage.values), MAX_QUANTILE)), 1e-6) if len(passage.values) else 1.0
+    shades = np.rint(np.clip(np.asarray(passage.values) / scale, -1, 1) * SHADES).astype(int) + SHADES
     spans = [
-        f'<span class="s{shade}" title="{value:+.2f}">{_shown(part)}</span>'
+        f'<span class="s{shade}" title="{value:+.2f}">{_visible(part)}</span>'
         for part, value, shade in zip(passage.parts, passage.values, shades, strict=True)
         if part
     ]
-    heading = f"{passage.heading} (deepest red {most:.2f}, deepest blue {-most:.2f})"
+    heading = f"{passage.heading} (darkest red {scale:.2f}, darkest blue {-scale:.2f})"
     return f'<h2>{escape(heading)}</h2>\n<p class="text" lang="" dir="auto">{"".join(spans)}</p>'
 
 
-def _shown(part: str) -> str:
-    """A token's text; the colour of a newline is seen on a sign before it."""
+def _visible(part: str) -> str:
+    """Escape the text of a token; a sign before each newline shows the colour of the newline."""
     return escape(part).replace("\n", "↵\n")

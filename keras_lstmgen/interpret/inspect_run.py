@@ -1,303 +1,236 @@
-"""A run seen at work: what a layer does over a text, and which of its cells follow something readable."""
+"""Inspect a run: activations of a layer, most likely next tokens, and cells that follow a feature of the text."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import islice
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_lstmgen.cli import console
 from keras_lstmgen.config import recipe
 from keras_lstmgen.data import prepared_corpus, splits
 from keras_lstmgen.data.token_cache import encode_texts
-from keras_lstmgen.files import atomic
 from keras_lstmgen.generation import beam_search
-from keras_lstmgen.generation.detokenizer import Detokenizer
 from keras_lstmgen.generation.sampling import Options
 from keras_lstmgen.generation.text_generation import GenerationConfig, Generator
-from keras_lstmgen.interpret import activations, html_page, probes
+from keras_lstmgen.interpret import activations, probes, token_texts
 from keras_lstmgen.models.inference_step import Weights, each_member
 from keras_lstmgen.models.run_directory import Run
-from keras_lstmgen.reporting import plots, reporter
-from keras_lstmgen.tokenizers.tokenizer import Tokenizer
+from keras_lstmgen.reporting import reporter
 from keras_lstmgen.utils.errors import UserError, check_at_least
 
-DRAWN = 160  # tokens in a picture, at most
-UNITS = 32  # units in a picture, at most
-CANDIDATES = 5  # likeliest next tokens that are shown
-PROBED = 16_384  # tokens that cells are held against what can be read, at most
-EXCERPT = 3_000  # tokens of that text on the page
-OWN_TEXTS = 16  # that the model writes where there is no other text
+MAX_DRAWN_TOKENS = 160  # in a picture
+MAX_EXCERPT_TOKENS = 3_000  # of a text on the HTML page
+MAX_PROBED_TOKENS = 16_384  # of the text in which features are searched
+NEXT_TOKENS = 5  # number of most likely next tokens that are reported
+GENERATED_TEXTS = 16  # number of texts that the model generates if no text is available for the search
+
+Array = NDArray[np.float32]
+NextTokens = list[tuple[str, float]]  # label and probability, the most likely token first
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What is to be seen."""
+class InspectOptions:
+    """The text, the layer and the cell to inspect."""
 
     prompt: str
-    max_new_tokens: int = 0
+    max_new_tokens: int = 0  # tokens that the model appends to the prompt
     seed: int = 0
-    options: Options = field(default_factory=Options)
-    layer: int | None = None  # from 1, the one next to the input; None: the last
-    cell: int | None = None  # from 0; None: the one that follows something readable best
-    text: Sequence[str] = ()  # files to look for such cells in; none: what the run validates on
+    options: Options = field(default_factory=Options)  # sampling options for the appended tokens
+    layer: int | None = None  # from 1, the layer next to the input; None selects the last layer
+    cell: int | None = None  # from 0; None selects the cell that follows a feature best
+    text: Sequence[str] = ()  # files in which features are searched; by default, the validation text of the run
 
 
-class Shown(NamedTuple):
-    """A text that the layer was watched over: its last ``EXCERPT`` tokens at most, and its end, which is drawn."""
+class WatchedText(NamedTuple):
+    """The last tokens of the prompt with its continuation, and the activations at these tokens."""
 
-    ids: Sequence[int]
-    cells: NDArray[np.float32]  # [N, H], of these tokens
-    trace: activations.Trace  # of the last ones
-    written: int  # from which of the last ones on the model wrote
+    ids: Sequence[int]  # N token ids, at most ``MAX_EXCERPT_TOKENS``
+    parts: Sequence[str]  # text of each of the N tokens
+    cells: Array  # [N, H]
+    trace: activations.Trace  # of the last D tokens, at most ``MAX_DRAWN_TOKENS``
+    labels: Sequence[str]  # D visible labels
+    first_generated: int  # index among the D tokens of the first token that the model generated
 
 
-class Probed(NamedTuple):
-    """The text that cells were held against."""
+class ProbedText(NamedTuple):
+    """The text in which features were searched, and the cells that follow them."""
 
     name: str
-    parts: Sequence[str]  # the text of each token
-    cells: NDArray[np.float32]  # [N, H]
-    findings: Sequence[probes.Finding]
-    rare: Sequence[str]  # features that the text has too little of
+    parts: Sequence[str]  # text of each of N tokens
+    cells: Array  # [N, H]
+    findings: Sequence[probes.Finding]  # the largest margin first
+    rare: Sequence[str]  # features that occur too rarely in the text
 
 
-def _watched(model: Run) -> Weights:
-    """The weights whose cells are looked at: of an ensemble those of its first member, by itself."""
-    return each_member(model.weights)[0]
+@dataclass(frozen=True)
+class Inspection:
+    """The result of ``inspect``."""
+
+    layer: str  # name of the layer
+    members: int  # of the ensemble; the activations belong to the first member
+    watched: WatchedText
+    next_tokens: list[NextTokens]  # after each of the D drawn tokens
+    actual_ranks: list[int]  # rank of the actual next token among ``next_tokens``, from 0; -1 if it is not among them
+    probed: ProbedText
+    cell: int  # the selected cell
 
 
-def _of_the_first(model: Run) -> str:
-    """What to say behind the name of a layer."""
-    members = len(each_member(model.weights))
-    return f" of the first of {members} members" if members > 1 else ""
+def inspect(run: Run, options: InspectOptions) -> Inspection:
+    """Record a layer over the prompt and its continuation, and search for cells that follow a feature of a text.
 
+    Args:
+        run: the run.
+        options: text, layer and cell.
 
-def inspect(model: Run, asked: Asked, output: Path) -> None:
-    """Look, print the tables, write pictures and page into the folder ``output``."""
-    layer = _check(model, asked)
-    named_layer = f"layer {layer + 1}{_of_the_first(model)}"
-    with reporter.status("watching the layer"):
-        shown = _shown(model, asked, layer)
-        probed = _probed(model, asked, layer)
-    best = max(probed.findings, key=lambda finding: finding.margin, default=None)
-    found = best.cell if best else _liveliest(shown.trace.cells)[0]
-    cell = found if asked.cell is None else asked.cell
-    tokens, likeliest = _labels(model.tokenizer, shown.ids)[-len(shown.trace.cells) :], _likeliest(model, shown)
-    named = [cell, *(finding.cell for finding in probed.findings)]
-    _show_likeliest(tokens, likeliest)
-    if _of_the_first(model):
-        console.out.print("gates and cells, and where it looks, are of the first member; probabilities of all together")
-    _show_findings(probed, named_layer)
-    _draw(shown, named_layer, tokens, _units(shown.trace, named), output)
-    plots.candidates(output / "next.png", tokens, likeliest, _came(shown), shown.written)
-    passages = _passages(model, shown, probed, cell)
-    title = f"Cell {cell} of {named_layer}"
-    plots.coloured(output / "text.png", title, *passages[1][1:])
-    atomic.write_text(output / "text.html", html_page.page(title, _about(probed, cell), passages))
-    _show_missing(tokens, likeliest, passages[1])
-    console.out.print(
-        "units in the pictures: the cells of the table, then those that vary most; above, those that forget least"
+    Raises:
+        UserError: an option is out of range, or a text cannot be read.
+    """
+    layer = _checked_layer(run, options)
+    with reporter.status("recording the activations of the layer"):
+        watched = _watch(run, options, layer)
+        probed = _probe(run, options, layer)
+    ranked = np.argsort(-watched.trace.logits, axis=1, kind="stable")[:, :NEXT_TOKENS]
+    return Inspection(
+        layer=layer_name(run, layer),
+        members=len(each_member(run.weights)),
+        watched=watched,
+        next_tokens=_next_tokens(run, watched, ranked),
+        actual_ranks=_actual_ranks(watched, ranked),
+        probed=probed,
+        cell=_selected_cell(watched, probed) if options.cell is None else options.cell,
     )
-    console.out.print(f"pictures, and text coloured by cell {cell} (text.html, text.png): {output}", markup=False)
 
 
-def _check(model: Run, asked: Asked) -> int:
-    """The layer from 0; UserError for what is not there to be seen."""
-    layers = _watched(model).cells
-    layer = len(layers) if asked.layer is None else asked.layer
-    check_at_least("--max-new-tokens", asked.max_new_tokens, 0)
-    if not asked.prompt:
+def layer_name(run: Run, layer: int) -> str:
+    """Return the name of a layer, numbered from 0: ``"layer 1"`` or ``"layer 1 of the first of 2 members"``."""
+    members = len(each_member(run.weights))
+    return f"layer {layer + 1}" + (f" of the first of {members} members" if members > 1 else "")
+
+
+def most_variable(cells: Array) -> list[int]:
+    """Return the numbers of all cells [N, H], sorted by decreasing standard deviation.
+
+    >>> import numpy as np
+    >>> from keras_lstmgen.interpret.inspect_run import most_variable
+    >>> most_variable(np.array([[0.0, -1.0, 0.5], [0.1, 1.0, 0.5]]))
+    [1, 0, 2]
+    """
+    return [int(cell) for cell in np.argsort(-cells.std(axis=0), kind="stable")]
+
+
+def _checked_layer(run: Run, options: InspectOptions) -> int:
+    """Return the number of the layer, from 0; raise UserError for an option that is out of range."""
+    layers = _first_member(run).cells
+    layer = len(layers) if options.layer is None else options.layer
+    check_at_least("--max-new-tokens", options.max_new_tokens, 0)
+    if not options.prompt:
         raise UserError("--prompt: is empty; give a text to watch the layer over")
     if not 1 <= layer <= len(layers):
         raise UserError(f"--layer: {layer} is out of range; this model's layers are 1 to {len(layers)}")
     units = int(layers[layer - 1].recurrent.shape[0])
-    if asked.cell is not None and not 0 <= asked.cell < units:
-        raise UserError(f"--cell: {asked.cell} is out of range; the cells of this layer are 0 to {units - 1}")
+    if options.cell is not None and not 0 <= options.cell < units:
+        raise UserError(f"--cell: {options.cell} is out of range; the cells of this layer are 0 to {units - 1}")
     return layer - 1
 
 
-def _shown(model: Run, asked: Asked, layer: int) -> Shown:
-    """All members read: the probabilities are those of the text, the gates those of the first."""
-    prompt = model.prompt_ids(asked.prompt)
-    ids = [*prompt, *_written(model, asked)]
-    first, kept = (max(len(ids) - most, 0) for most in (DRAWN, EXCERPT))
-    read, state = activations.reader(model.weights, layer), activations.begin(model.weights)
-    for start in range(0, kept, EXCERPT):  # whatever the length of the prompt, its cells are not all held
-        _, state = read(ids[start : min(start + EXCERPT, kept)], state)
-    before, state = read(ids[kept:first], state)
-    trace = activations.trace(model.weights, ids[first:], layer, state)
-    return Shown(ids[kept:], np.concatenate([before, trace.cells]), trace, max(len(prompt) - first, 0))
+def _first_member(run: Run) -> Weights:
+    return each_member(run.weights)[0]
 
 
-def _written(model: Run, asked: Asked) -> list[int]:
-    """What the model goes on with, the text of ``generate`` with the same seed and options."""
-    if not asked.max_new_tokens:
-        return []
-    limit = asked.max_new_tokens
-    return Generator(model).generate(asked.prompt, GenerationConfig(limit, asked.options), seeds=[asked.seed])[0].tokens
-
-
-def _probed(model: Run, asked: Asked, layer: int) -> Probed:
-    name, ids = _text(model, asked)
-    read, nothing = activations.reader(_watched(model), layer), activations.begin(_watched(model))
-    cells = np.concatenate([read(part, nothing)[0] for part in _read_as_trained(model, ids)])
-    parts = _parts(model.tokenizer, ids)
-    return Probed(name, parts, cells, *probes.follow(cells, probes.features(parts)))
-
-
-def _read_as_trained(model: Run, ids: list[int]) -> list[NDArray[np.int32]]:
-    """The ids in one piece, if the run carries its state over them; else each example, which it begins anew with."""
-    whole = np.array(ids, np.int32)
-    if model.recipe.carries:
-        return [whole]
-    return [part for part in np.split(whole, np.flatnonzero(whole == model.metadata.start_id)) if len(part)]
-
-
-def _text(model: Run, asked: Asked) -> tuple[str, list[int]]:
-    """The text that is asked for; else the run's held-out text; else, where that is gone, text of the model's own."""
-    settings = model.recipe.corpus
-    if asked.text:
-        return ", ".join(asked.text), _ids_of_corpus(model, splits.with_validation_texts(settings, asked.text))
-    try:
-        return f"the run's {splits.validation_kind(settings)}", _ids_of_corpus(
-            model, prepared_corpus.source_corpus(settings)
-        )
-    except UserError as error:
-        reporter.message(f"{error}; the model writes a text instead")
-        samples = Generator(model).generate(asked.prompt, GenerationConfig(PROBED // OWN_TEXTS), seeds=range(OWN_TEXTS))
-        prompt = model.prompt_ids(asked.prompt)
-        written = (token for sample in samples for token in (*prompt, *sample.tokens))
-        return "text that the model wrote", list(islice(written, PROBED))
-
-
-def _ids_of_corpus(model: Run, settings: recipe.Corpus) -> list[int]:
-    """The first tokens of the validation side, at most ``PROBED``."""
-    found: list[int] = []
-    for text in splits.pieces(settings, "validation"):
-        ids = encode_texts([text], model.tokenizer, settings.documents == "stream")
-        found += ids[: PROBED - len(found)].tolist()
-        if len(found) == PROBED:
-            break
-    return found
-
-
-def _parts(tokenizer: Tokenizer, ids: Iterable[int]) -> list[str]:
-    """The text that each token completes: of a character in bytes with the last; a document ends with an empty line."""
-    tail = Detokenizer(tokenizer)
-    parts = [tail.push(token) + ("\n\n" if token == tokenizer.end_id else "") for token in ids]
-    return [*parts[:-1], parts[-1] + tail.flush()]
-
-
-def _labels(tokenizer: Tokenizer, ids: Iterable[int]) -> list[str]:
-    """What stands at each token in a picture: the text that it completes, or how it is spelled where that is none."""
-    tail = Detokenizer(tokenizer)
-    return [_visible(tail.push(token)) or tokenizer.piece(token) for token in ids]
-
-
-def _visible(text: str) -> str:
-    """A text as it can be seen: the end of a line, spaces, and what a terminal would take for a command."""
-    signs = {"\n": "↵", " ": "␣"}
-    return "".join(signs.get(c, c if c.isprintable() else ascii(c)[1:-1]) for c in text)
-
-
-def _units(trace: activations.Trace, named: Iterable[int]) -> list[int]:
-    """The units that are drawn: those named, then those that vary most; that which keeps its cell longest first."""
-    chosen = list(dict.fromkeys([*named, *_liveliest(trace.cells)]))[:UNITS]
-    return sorted(chosen, key=lambda unit: -float(trace.forget[:, unit].mean()))
-
-
-def _liveliest(cells: NDArray[np.float32]) -> list[int]:
-    return [int(unit) for unit in np.argsort(-cells.std(axis=0), kind="stable")]
-
-
-def _draw(shown: Shown, layer: str, tokens: list[str], units: list[int], output: Path) -> None:
-    heat = partial(plots.heat, tokens=tokens, units=units, written=shown.written)
-    for gate in ("forget", "input", "output"):
-        values = getattr(shown.trace, gate)[:, units]
-        heat(output / f"{gate}.png", f"{layer}, {gate} gate: 0 shut, 1 open", values, signed=False)
-    heat(output / "cell.png", f"{layer}, cell", shown.trace.cells[:, units], signed=True)
-    if shown.trace.looks is not None:
-        plots.looks(output / "looks.png", shown.trace.looks, tokens, shown.written)
-
-
-def _likeliest(model: Run, shown: Shown) -> list[list[tuple[str, float]]]:
-    """The likeliest next tokens after each token that is drawn: (label, probability), equals by id."""
-    probabilities = np.exp(beam_search.log_softmax(shown.trace.logits))
-    return [
-        [(_labels(model.tokenizer, [token])[0], float(row[token])) for token in ids]
-        for ids, row in zip(_ranked(shown), probabilities, strict=True)
-    ]
-
-
-def _ranked(shown: Shown) -> list[list[int]]:
-    ranked: list[list[int]] = np.argsort(-shown.trace.logits, axis=1, kind="stable")[:, :CANDIDATES].tolist()
-    return ranked
-
-
-def _came(shown: Shown) -> list[int]:
-    """Which of the likeliest tokens came next; -1: none of them, or the text ends."""
-    ranked = _ranked(shown)
-    follows = [*shown.ids[len(shown.ids) - len(ranked) + 1 :], -1]
-    return [ids.index(token) if token in ids else -1 for ids, token in zip(ranked, follows, strict=True)]
-
-
-def _passages(model: Run, shown: Shown, probed: Probed, cell: int) -> list[html_page.Passage]:
-    """The texts that a cell colours: the one that was watched, and some of the other's second half."""
-    half = slice(start := len(probed.parts) // 2, start + EXCERPT)
-    whole = len(shown.ids) < EXCERPT
-    watched = "The prompt, and what follows" if whole else f"The last {EXCERPT:,} tokens of the prompt and what follows"
-    return [
-        html_page.Passage(watched, _parts(model.tokenizer, shown.ids), shown.cells[:, cell]),
-        html_page.Passage(f"From {probed.name}", probed.parts[half], probed.cells[half, cell]),
-    ]
-
-
-def _about(probed: Probed, cell: int) -> str:
-    follows = [_said(finding) for finding in probed.findings if finding.cell == cell]
-    return "; ".join(follows) or "No feature of the table has it as its best cell."
-
-
-def _said(finding: probes.Finding) -> str:
-    return (
-        f"{finding.feature}: {finding.measure} {finding.figure:.3f} on text that the cell was not chosen on "
-        f"(a constant guess {finding.constant:g}, chance {finding.chance:.3f})"
+def _watch(run: Run, options: InspectOptions, layer: int) -> WatchedText:
+    """Record the activations at the last tokens of the prompt and its continuation."""
+    prompt = run.prompt_ids(options.prompt)
+    ids = [*prompt, *_continuation(run, options)]
+    first_drawn, first_kept = (max(len(ids) - limit, 0) for limit in (MAX_DRAWN_TOKENS, MAX_EXCERPT_TOKENS))
+    read, state = activations.cell_reader(run.weights, layer), activations.initial_state(run.weights)
+    for start in range(0, first_kept, MAX_EXCERPT_TOKENS):  # in pieces, so that memory does not grow with the prompt
+        _, state = read(ids[start : min(start + MAX_EXCERPT_TOKENS, first_kept)], state)
+    before, state = read(ids[first_kept:first_drawn], state)
+    trace = activations.trace(run.weights, ids[first_drawn:], layer, state)
+    kept = ids[first_kept:]
+    return WatchedText(
+        ids=kept,
+        parts=token_texts.parts(run.tokenizer, kept),
+        cells=np.concatenate([before, trace.cells]),
+        trace=trace,
+        labels=token_texts.labels(run.tokenizer, kept)[-len(trace.cells) :],
+        first_generated=max(len(prompt) - first_drawn, 0),
     )
 
 
-def _show_likeliest(tokens: list[str], likeliest: list[list[tuple[str, float]]]) -> None:
-    """Print the likeliest next tokens."""
-    rows = [
-        (token, *(f"{label} {share:.0%}" for label, share in row)) for token, row in zip(tokens, likeliest, strict=True)
-    ]
-    console.table("likeliest next tokens", ("after", *map(str, range(1, len(likeliest[0]) + 1))), rows)
+def _continuation(run: Run, options: InspectOptions) -> list[int]:
+    """Generate the tokens that ``generate`` appends to the prompt with the same seed and options."""
+    if not options.max_new_tokens:
+        return []
+    config = GenerationConfig(options.max_new_tokens, options.options)
+    return Generator(run).generate(options.prompt, config, seeds=[options.seed])[0].tokens
 
 
-def _show_findings(probed: Probed, layer: str) -> None:
-    """Print the cells that follow something readable, and what cannot be told of this text."""
-    title = f"cells of {layer} that follow something readable, on {probed.name}: {len(probed.parts):,} tokens"
-    rows = [
-        (f.feature, f.measure, f.cell, f"{f.figure:.3f}", f"{f.constant:.3f}", f"{f.chance:.3f}")
-        for f in sorted(probed.findings, key=lambda finding: -finding.margin)
+def _next_tokens(run: Run, watched: WatchedText, ranked: NDArray[np.intp]) -> list[NextTokens]:
+    """Return label and probability of the tokens ``ranked`` [D, K] after each drawn token."""
+    probabilities = np.exp(beam_search.log_softmax(watched.trace.logits))
+    return [
+        [(token_texts.labels(run.tokenizer, [token])[0], float(row[token])) for token in ids]
+        for ids, row in zip(ranked.tolist(), probabilities, strict=True)
     ]
-    console.table(title, ("feature", "measure", "cell", "second half", "constant guess", "chance"), rows)
-    if probed.rare:
-        console.out.print(f"too rare in this text to tell: {', '.join(probed.rare)}", markup=False)
-    if probes.without_spaces(probed.parts) > 0.5:
-        console.out.print(
-            "most letters of this text are of a script without spaces between words: what is said of words is said of "
-            "the others alone",
-            markup=False,
+
+
+def _actual_ranks(watched: WatchedText, ranked: NDArray[np.intp]) -> list[int]:
+    """Return the rank of each actual next token in ``ranked`` [D, K], or -1 if it is not there or the text ends."""
+    actual = [*watched.ids[len(watched.ids) - len(ranked) + 1 :], -1]
+    return [ids.index(token) if token in ids else -1 for ids, token in zip(ranked.tolist(), actual, strict=True)]
+
+
+def _probe(run: Run, options: InspectOptions, layer: int) -> ProbedText:
+    """Search for cells of the first member that follow a feature of a text."""
+    name, ids = _probed_ids(run, options)
+    weights = _first_member(run)
+    read, state = activations.cell_reader(weights, layer), activations.initial_state(weights)
+    cells = np.concatenate([read(part, state)[0] for part in _read_as_trained(run, ids)])
+    parts = token_texts.parts(run.tokenizer, ids)
+    findings, rare = probes.find_cells(cells, probes.features(parts))
+    return ProbedText(name, parts, cells, sorted(findings, key=lambda finding: -finding.margin), rare)
+
+
+def _read_as_trained(run: Run, ids: list[int]) -> list[NDArray[np.int32]]:
+    """Split the ids into the examples that training reads from a zero state; a stream is not split."""
+    stream = np.array(ids, np.int32)
+    if run.recipe.carries:
+        return [stream]
+    return [part for part in np.split(stream, np.flatnonzero(stream == run.metadata.start_id)) if len(part)]
+
+
+def _probed_ids(run: Run, options: InspectOptions) -> tuple[str, list[int]]:
+    """Return name and ids of the given text, or of the validation text, or if that is missing, of generated text."""
+    corpus = run.recipe.corpus
+    if options.text:
+        return ", ".join(options.text), _validation_ids(run, splits.with_validation_texts(corpus, options.text))
+    try:
+        return f"the run's {splits.validation_kind(corpus)}", _validation_ids(
+            run, prepared_corpus.source_corpus(corpus)
         )
+    except UserError as error:
+        reporter.message(f"{error}; using text that the model generates instead")
+        config = GenerationConfig(MAX_PROBED_TOKENS // GENERATED_TEXTS)
+        samples = Generator(run).generate(options.prompt, config, seeds=range(GENERATED_TEXTS))
+        prompt = run.prompt_ids(options.prompt)
+        ids = (token for sample in samples for token in (*prompt, *sample.tokens))
+        return "text that the model generated", list(islice(ids, MAX_PROBED_TOKENS))
 
 
-def _show_missing(tokens: list[str], likeliest: list[list[tuple[str, float]]], passage: html_page.Passage) -> None:
-    """Print which characters of the pictures no font has."""
-    labels = [label for row in likeliest for label, _ in row]
-    drawn = "".join(passage.parts)[: plots.COLUMNS * plots.LINES]
-    if told := plots.told_of_missing("".join([*tokens, *labels, drawn])):
-        console.out.print(told, markup=False)
+def _validation_ids(run: Run, corpus: recipe.Corpus) -> list[int]:
+    """Encode the first ``MAX_PROBED_TOKENS`` tokens of the validation text."""
+    ids: list[int] = []
+    for text in splits.pieces(corpus, "validation"):
+        new = encode_texts([text], run.tokenizer, corpus.documents == "stream")
+        ids += new[: MAX_PROBED_TOKENS - len(ids)].tolist()
+        if len(ids) == MAX_PROBED_TOKENS:
+            break
+    return ids
+
+
+def _selected_cell(watched: WatchedText, probed: ProbedText) -> int:
+    """Return the cell with the largest margin, or the most variable one if no feature was measured."""
+    return probed.findings[0].cell if probed.findings else most_variable(watched.trace.cells)[0]

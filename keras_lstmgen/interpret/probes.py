@@ -1,223 +1,303 @@
-"""Cells that follow something readable: what a text shows at each token, and the one cell that follows it best.
+"""Search for LSTM cells that follow a feature of the text, such as quotations or the position in the line.
 
-Source: Karpathy, Johnson and Li, "Visualizing and Understanding Recurrent Networks", 2015, who found such cells by eye.
-Here a cell is chosen on the first half of a text, and what is reported of it was measured on the second.
+Source: Karpathy, Johnson and Li, "Visualizing and Understanding Recurrent Networks", 2015, who found such cells by
+visual inspection. Here, the first half of a text selects the cell of a feature, and the second half measures it.
 """
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-# What opens, what closes. Languages differ: “ opens in English and closes in German, » the other way round than «.
+# Opening and closing marks. A mark can be in both lists, because languages differ: “ opens in English and closes in
+# German, and «…» and »…« are both in use.
 QUOTES, BRACKETS = ('"“”„«»‹›「『', '"“”«»‹›」』'), ("([{（【〔《〈", ")]}）】〕》〉")
 SENTENCE_ENDS = r"[.!?…。！？．؟۔।॥։።][\s\"'“”’»›」』)）】]*"
-# Letters of scripts that put no spaces between words: Thai to Tibetan, Burmese, Khmer, Japanese, Chinese.
+# Letters of scripts without spaces between words: Thai to Tibetan, Burmese, Khmer, Japanese, Chinese.
 UNSPACED = re.compile(
     "[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u3100-\u312f\u31a0-\u31bf\u31f0-\u31ff"
     "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff]"
 )
-JOINERS = "\u200c\u200d"  # of letters within a word, in Persian and in scripts of India
-FEWEST = 20  # tokens of each kind that a half must have: of fewer, chance makes anything
-TURNS = 5  # of the labels, to see what chance makes
+JOINERS = "\u200c\u200d"  # zero-width characters inside words of Persian and Indian scripts
+MIN_TOKENS = 20  # minimum number of tokens of each class in each half; results for fewer tokens are mostly chance
+ROTATIONS = 5  # number of random rotations of the labels that estimate the chance score
 Labels = NDArray[Any]
 
 
 class Finding(NamedTuple):
-    """The cell that follows a feature best, and how well it does on text that it was not chosen on."""
+    """The cell that follows a feature best, with its score on the half of the text that did not select the cell."""
 
     feature: str
-    measure: str  # "balanced accuracy" of a threshold for a yes or no, "correlation" for a number
+    measure: str  # "balanced accuracy" of a threshold for a boolean feature, "correlation" for a numeric feature
     cell: int
-    figure: float
-    constant: float  # the figure of the best constant guess
-    chance: float  # the largest figure of a best cell where the labels are those of another place in the text
+    score: float
+    constant_score: float  # score of the best constant guess
+    chance_score: float  # maximum score of the same search with rotated labels
 
     @property
     def margin(self) -> float:
-        """How far above chance, 1 being all that there is above a constant guess."""
-        return (self.figure - self.chance) / (1 - self.constant)
+        """Difference between the score and the chance score, relative to the range above a constant guess."""
+        return (self.score - self.chance_score) / (1 - self.constant_score)
 
 
 def features(parts: Sequence[str]) -> dict[str, Labels]:
-    """Return what can be read off a text after each of its N tokens, given the text of each: bool [N], or float [N].
+    """Compute features of a text after each token.
 
-    A token of several characters is as its last one is; it is upper case or a digit if any of them is. A quotation or a
-    bracket ends at an empty line at the latest, so that one that stands alone does not turn round all that follows.
-    A word is a run of letters of a script that separates words by spaces; Chinese, for example, has none.
+    A token of several characters has the feature of its last character. It is upper case or a digit if any of its
+    characters is. An empty line ends all quotations and brackets, so an unpaired mark affects only its paragraph. Words
+    consist of letters of a script that separates words by spaces.
+
+    Args:
+        parts: text of each of N tokens.
+
+    Returns:
+        The labels of each feature by name, bool [N] or float [N].
+
+    >>> from keras_lstmgen.interpret.probes import features
+    >>> features(["He ", "(", "x", ")"])["inside brackets"].tolist()
+    [False, True, True, False]
     """
-    text = "\n" + "".join(parts)  # as if after a line, so that a token without text may come first
+    text = "\n" + "".join(parts)  # a newline first, so that a first token without text has a character
     ends = np.cumsum([len(part) for part in parts], dtype=int)
-    letters = np.array([_is_in_word(character) for character in text])
-    begins = np.append(~letters[:-1] & letters[1:], False)
-    place = np.arange(len(text))
-    of_characters: dict[str, Labels] = {
-        "inside quotes": _inside(text, *QUOTES),
-        "inside brackets": _inside(text, *BRACKETS),
-        "inside a word": letters,
-        "a word begins next": begins,
-        "a sentence has ended": _matched(SENTENCE_ENDS, text),
-        "first line of a paragraph": _matched(r"(?<=\n\n)[^\n]+", text),
-        "place in the line": place - _last(np.array([character == "\n" for character in text])),
-        "letters of the word so far": place - _last(~letters),
-        "spaces that begin the line": _indents(text),
-    }
+    of_characters = _character_features(text)
     any_of = {"upper case": str.isupper, "a digit": str.isdigit}
     of_tokens = {name: np.array([any(map(holds, part)) for part in parts]) for name, holds in any_of.items()}
     return of_tokens | {name: labels[ends] for name, labels in of_characters.items()}
 
 
+def _character_features(text: str) -> dict[str, Labels]:
+    """Compute features after each character of a text that begins with a newline."""
+    is_letter = np.array([_is_in_word(character) for character in text])
+    positions = np.arange(len(text))
+    return {
+        "inside quotes": _inside(text, *QUOTES),
+        "inside brackets": _inside(text, *BRACKETS),
+        "inside a word": is_letter,
+        "a word begins next": np.append(~is_letter[:-1] & is_letter[1:], False),
+        "a sentence has ended": _matched(SENTENCE_ENDS, text),
+        "first line of a paragraph": _matched(r"(?<=\n\n)[^\n]+", text),
+        "place in the line": positions - _last_mark(np.array([character == "\n" for character in text])),
+        "letters of the word so far": positions - _last_mark(~is_letter),
+        "spaces that begin the line": _indents(text),
+    }
+
+
 def _is_in_word(character: str) -> bool:
     """Return whether a character is a letter, digit or accent of a script that separates words by spaces."""
-    of_letters = character.isalnum() or unicodedata.category(character).startswith("M") or character in JOINERS
-    return of_letters and not UNSPACED.match(character)
+    in_word = character.isalnum() or unicodedata.category(character).startswith("M") or character in JOINERS
+    return in_word and not UNSPACED.match(character)
 
 
-def without_spaces(parts: Sequence[str]) -> float:
-    """Return the share of the letters of a text that are of a script without spaces between words."""
+def unspaced_share(parts: Sequence[str]) -> float:
+    """Return the share of the letters of a text that belong to scripts without spaces between words, from 0 to 1.
+
+    >>> from keras_lstmgen.interpret.probes import unspaced_share
+    >>> unspaced_share(["ab", "明月"])
+    0.5
+    """
     text = "".join(parts)
     return len(UNSPACED.findall(text)) / max(sum(map(str.isalnum, text)), 1)
 
 
 def _inside(text: str, opening: str, closing: str) -> Labels:
-    """Whether something is open after each character; what opens and closes alike closes where anything is open."""
-    depth, inside, before = 0, [], ""
+    """Return whether a pair of marks is open after each character.
+
+    A mark that can open and close closes if any mark is open.
+    """
+    depth, inside, previous = 0, [], ""
     for character in text:
-        if before == character == "\n":
+        if previous == character == "\n":
             depth = 0
         elif character in closing and (depth or character not in opening):
             depth = max(depth - 1, 0)
         elif character in opening:
             depth += 1
         inside.append(depth > 0)
-        before = character
+        previous = character
     return np.array(inside)
 
 
 def _matched(pattern: str, text: str) -> Labels:
-    """Whether each character is part of a match."""
+    """Return whether each character is part of a match of a regular expression."""
     marks = np.zeros(len(text), bool)
     for match in re.finditer(pattern, text):
         marks[match.start() : match.end()] = True
     return marks
 
 
-def _last(marks: Labels) -> Labels:
-    """Where the last mark up to each place is; float, of a text whose first place has a mark."""
+def _last_mark(marks: Labels) -> Labels:
+    """Return the position of the last mark up to each position, as float; the first position must have a mark."""
     return np.maximum.accumulate(np.where(marks, np.arange(len(marks)), 0)).astype(float)
 
 
 def _indents(text: str) -> Labels:
-    """Return how many spaces, of a letter's width or a Chinese character's, the line of each character begins with."""
+    """Return the number of spaces, half-width or full-width, at the beginning of the line of each character."""
     counts = np.zeros(len(text))
     for line in re.finditer(r"(?<=\n)([ \u3000]+)[^\n]*", text):
-        reach = np.arange(1, len(line[0]) + 1)
-        counts[line.start() : line.end()] = np.minimum(reach, len(line[1]))
+        positions = np.arange(1, len(line[0]) + 1)
+        counts[line.start() : line.end()] = np.minimum(positions, len(line[1]))
     return counts
 
 
-def follow(cells: NDArray[np.float32], labels: dict[str, Labels], seed: int = 0) -> tuple[list[Finding], list[str]]:
-    """Find the cell of [N, H] that follows each feature best; and the features that are too rare in this text to tell.
+def find_cells(cells: NDArray[np.float32], labels: dict[str, Labels], seed: int = 0) -> tuple[list[Finding], list[str]]:
+    """Find the cell that follows each feature best.
 
-    Chance is what the same search finds, at most, when the labels are turned round the text by ``TURNS`` random
-    distances: as frequent as before, in runs as long, but of another place. (Shuffled one by one they would lose their
-    runs, and chance, which likes slow labels and slow cells, would look smaller than it is.)
+    The chance score is the highest score of the same search with labels that are rotated by ``ROTATIONS`` random
+    distances. Rotated labels keep their frequency and the lengths of their runs. Shuffled labels would lose their runs
+    and underestimate the chance score, because slowly changing cells correlate with slowly changing labels.
+
+    Args:
+        cells: float [N, H], cell states after each token.
+        labels: labels of each feature by name, bool [N] or float [N].
+        seed: seed of the rotations.
+
+    Returns:
+        The findings, and the names of the features that occur too rarely to be measured.
     """
     half = len(cells) // 2
-    told = {name: values for name, values in labels.items() if _enough(values[:half]) and _enough(values[half:])}
-    flags = {name: values for name, values in told.items() if values.dtype == bool}
-    numbers = {name: values for name, values in told.items() if name not in flags}
-    findings = _findings(cells, flags, seed, _fit_thresholds, "balanced accuracy", 0.5)
-    findings += _findings(cells, numbers, seed, _fit_numbers, "correlation", 0.0)
-    return findings, [name for name in labels if name not in told]
+    measured = {
+        name: values for name, values in labels.items() if _is_frequent(values[:half]) and _is_frequent(values[half:])
+    }
+    flags = {name: values for name, values in measured.items() if values.dtype == bool}
+    numbers = {name: values for name, values in measured.items() if name not in flags}
+    findings = _findings(cells, flags, seed, BOOLEAN) + _findings(cells, numbers, seed, NUMERIC)
+    return findings, [name for name in labels if name not in measured]
 
 
-def _findings(cells: Any, labels: dict[str, Labels], seed: int, fit: Any, measure: str, constant: float) -> Any:
-    """A finding for each of the features, which are all of one kind."""
-    if not labels:
-        return []
-    half, turned = len(cells) // 2, _turned(np.stack(list(labels.values()), axis=1), seed)
-    chosen, figures = fit(cells[:half], turned[:half], cells[half:], turned[half:])
-    return [
-        Finding(name, measure, int(chosen[0, n]), float(figures[0, n]), constant, float(figures[1:, n].max()))
-        for n, name in enumerate(labels)
-    ]
-
-
-def _enough(values: Labels) -> bool:
-    """Whether a half has enough of both kinds, or numbers that differ at so many places from the commonest."""
+def _is_frequent(values: Labels) -> bool:
+    """Return whether at least ``MIN_TOKENS`` labels differ from the most frequent label."""
     _, counts = np.unique(values, return_counts=True)
-    return len(counts) > 1 and int(counts.sum() - counts.max()) >= FEWEST
+    return len(counts) > 1 and int(counts.sum() - counts.max()) >= MIN_TOKENS
 
 
-def _turned(labels: Labels, seed: int) -> Labels:
-    """Labels [N, F] as they are and turned by ``TURNS`` distances, neither near 0 nor N: [N, 1 + TURNS, F]."""
+def _rotated(labels: Labels, seed: int) -> Labels:
+    """Rotate labels [N, F] by 0 and by ``ROTATIONS`` distances that are far from 0 and N: [N, 1 + ROTATIONS, F]."""
     N = len(labels)
-    distances = np.random.default_rng(seed).integers(N // 8, N - N // 8, TURNS)
+    distances = np.random.default_rng(seed).integers(N // 8, N - N // 8, ROTATIONS)
     return np.stack([labels, *(np.roll(labels, distance, axis=0) for distance in distances)], axis=1)
 
 
-def _fit_thresholds(cells: Any, labels: Any, others: Any, other_labels: Any) -> tuple[Any, Any]:
-    """The best cell [R, F] for yes or no, and its balanced accuracy [R, F] on the other half.
+def _fit_thresholds(cells: Any, labels: Any, test_cells: Any, test_labels: Any) -> tuple[Any, Any]:
+    """Select the cell, the threshold and its direction on one half; measure them on the other half.
 
-    ``cells`` [N, H] and ``labels`` bool [N, R, F] choose the cell, the threshold and which side of it means yes.
+    Args:
+        cells: float [N, H], of the half that selects.
+        labels: bool [N, R, F], for R rotations and F features.
+        test_cells: float [M, H], of the half that measures.
+        test_labels: bool [M, R, F].
+
+    Returns:
+        The number of the best cell [R, F], and its balanced accuracy [R, F] on the other half.
     """
-    best = np.zeros((3, *labels.shape[1:]))  # figure, cell, threshold
-    above = np.zeros(labels.shape[1:], bool)
+    best = np.zeros((3, *labels.shape[1:]))  # score, cell, threshold
+    is_above = np.zeros(labels.shape[1:], bool)
     for number, values in enumerate(cells.T):
-        figures, thresholds, sides = best_threshold(values, labels)
-        better = figures > best[0]
-        found = np.stack([figures, np.full_like(figures, number), thresholds])
-        best, above = np.where(better, found, best), np.where(better, sides, above)
-    chosen = best[1].astype(int)
-    guessed = (others[:, chosen] > best[2]) == above
-    return chosen, _balanced(guessed, other_labels)
+        scores, thresholds, directions = best_threshold(values, labels)
+        is_better = scores > best[0]
+        candidates = np.stack([scores, np.full_like(scores, number), thresholds])
+        best, is_above = np.where(is_better, candidates, best), np.where(is_better, directions, is_above)
+    selected = best[1].astype(int)
+    predictions = (test_cells[:, selected] > best[2]) == is_above
+    return selected, _balanced_accuracy(predictions, test_labels)
 
 
 def best_threshold(values: Any, labels: Any) -> tuple[Any, Any, Any]:
-    """The threshold [...] on values [N] that tells labels bool [N, ...] best: its balanced accuracy and itself.
+    """Find the threshold on values that predicts boolean labels best.
 
-    The third result says whether what lies above it is yes. A threshold lies between two values that differ.
+    Args:
+        values: float [N].
+        labels: bool [N, ...].
+
+    Returns:
+        The balanced accuracy [...], the threshold [...], which lies between two different values, and bool [...]:
+        whether values above the threshold predict True.
+
+    >>> import numpy as np
+    >>> from keras_lstmgen.interpret.probes import best_threshold
+    >>> score, threshold, is_above = best_threshold(np.array([1.0, 2.0, 3.0]), np.array([True, True, False]))
+    >>> float(score), float(threshold), bool(is_above)
+    (1.0, 2.5, False)
     """
     order = np.argsort(values, kind="stable")
     ranked, marks = values[order], labels[order]
-    below = np.cumsum(marks, axis=0, dtype=np.int32)  # how many of the k + 1 lowest are yes
+    positives_below = np.cumsum(marks, axis=0, dtype=np.int32)  # number of True labels among the k + 1 lowest values
     rank = np.arange(1, len(values) + 1).reshape(-1, *[1] * (labels.ndim - 1))
-    yes, no = below[-1], len(values) - below[-1]
-    above = ((yes - below) / np.maximum(yes, 1) + (rank - below) / np.maximum(no, 1)) / 2
-    above[np.append(ranked[1:] == ranked[:-1], True)] = 0.5  # no place for a threshold
-    cut = np.abs(above - 0.5).argmax(axis=0)
-    figure = np.take_along_axis(above, cut[np.newaxis], axis=0)[0]
-    # In float64 the mean of two float32 that differ lies between them, however near they are.
-    between = np.append((ranked[:-1].astype(np.float64) + ranked[1:]) / 2, ranked[-1])
-    return np.maximum(figure, 1 - figure), between[cut], figure >= 0.5
+    positives, negatives = positives_below[-1], len(values) - positives_below[-1]
+    true_positive_rate = (positives - positives_below) / np.maximum(positives, 1)
+    true_negative_rate = (rank - positives_below) / np.maximum(negatives, 1)
+    accuracy = (true_positive_rate + true_negative_rate) / 2
+    accuracy[np.append(ranked[1:] == ranked[:-1], True)] = 0.5  # a threshold cannot lie between equal values
+    cut = np.abs(accuracy - 0.5).argmax(axis=0)
+    score = np.take_along_axis(accuracy, cut[np.newaxis], axis=0)[0]
+    # The float64 mean of two different float32 values lies strictly between them.
+    thresholds = np.append((ranked[:-1].astype(np.float64) + ranked[1:]) / 2, ranked[-1])
+    return np.maximum(score, 1 - score), thresholds[cut], score >= 0.5
 
 
-def _balanced(guessed: Any, labels: Any) -> Any:
-    """The mean of the shares of yes and of no that are guessed right: bool [N, ...] twice give [...]."""
-    right = guessed == labels
-    shares = [(right & kind).sum(0) / np.maximum(kind.sum(0), 1) for kind in (labels, ~labels)]
-    return (shares[0] + shares[1]) / 2
+def _balanced_accuracy(predictions: Any, labels: Any) -> Any:
+    """Return the mean of the true positive rate and the true negative rate, [...], of bool [N, ...]."""
+    is_correct = predictions == labels
+    rates = [(is_correct & classes).sum(0) / np.maximum(classes.sum(0), 1) for classes in (labels, ~labels)]
+    return (rates[0] + rates[1]) / 2
 
 
-def _fit_numbers(cells: Any, labels: Any, others: Any, other_labels: Any) -> tuple[Any, Any]:
-    """The cell [R, F] that correlates most, and its correlation on the other half, above 0 if of the same direction."""
-    found = _correlation(cells, labels)
-    chosen = np.abs(found).argmax(axis=0)
-    picked = np.take_along_axis(_correlation(others, other_labels), chosen[np.newaxis], axis=0)[0]
-    return chosen, picked * np.sign(np.take_along_axis(found, chosen[np.newaxis], axis=0)[0])
+def _fit_numbers(cells: Any, labels: Any, test_cells: Any, test_labels: Any) -> tuple[Any, Any]:
+    """Select the cell with the largest absolute correlation on one half; measure it on the other half.
+
+    The arguments are those of ``_fit_thresholds``, with float labels.
+
+    Returns:
+        The number of the best cell [R, F], and its correlation [R, F] on the other half, which is negative if the sign
+        of the correlation differs between the halves.
+    """
+    correlation = _correlation(cells, labels)
+    selected = np.abs(correlation).argmax(axis=0)
+    sign = np.sign(np.take_along_axis(correlation, selected[np.newaxis], axis=0)[0])
+    test_correlation = np.take_along_axis(_correlation(test_cells, test_labels), selected[np.newaxis], axis=0)[0]
+    return selected, test_correlation * sign
 
 
 def _correlation(cells: Any, labels: Any) -> Any:
-    """Pearson's r of [N, H] with [N, ...]: [H, ...]; 0 for what does not vary."""
-    return np.tensordot(_standard(cells), _standard(labels), axes=(0, 0)) / len(cells)
+    """Return Pearson's r of cells [N, H] with labels [N, ...] as [H, ...]; 0 for constant values."""
+    return np.tensordot(_standardized(cells), _standardized(labels), axes=(0, 0)) / len(cells)
 
 
-def _standard(values: Any) -> Any:
-    """Less the mean, in standard deviations."""
+def _standardized(values: Any) -> Any:
+    """Subtract the mean and divide by the standard deviation along the first axis."""
     centred = np.asarray(values, np.float64) - np.mean(values, axis=0, dtype=np.float64)
-    spread = centred.std(axis=0)
-    return centred / np.where(spread > 0, spread, 1)
+    deviation = centred.std(axis=0)
+    return centred / np.where(deviation > 0, deviation, 1)
+
+
+class _Probe(NamedTuple):
+    """How the features of one type are fitted and scored."""
+
+    fit: Callable[[Any, Any, Any, Any], tuple[Any, Any]]
+    measure: str
+    constant_score: float
+
+
+BOOLEAN = _Probe(_fit_thresholds, "balanced accuracy", 0.5)
+NUMERIC = _Probe(_fit_numbers, "correlation", 0.0)
+
+
+def _findings(cells: Any, labels: dict[str, Labels], seed: int, probe: _Probe) -> list[Finding]:
+    """Find the best cell of each feature; all features have the type of the probe."""
+    if not labels:
+        return []
+    half, rotated = len(cells) // 2, _rotated(np.stack(list(labels.values()), axis=1), seed)
+    selected, scores = probe.fit(cells[:half], rotated[:half], cells[half:], rotated[half:])
+    return [
+        Finding(
+            feature=name,
+            measure=probe.measure,
+            cell=int(selected[0, n]),
+            score=float(scores[0, n]),
+            constant_score=probe.constant_score,
+            chance_score=float(scores[1:, n].max()),
+        )
+        for n, name in enumerate(labels)
+    ]

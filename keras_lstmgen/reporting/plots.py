@@ -1,28 +1,42 @@
-"""What is drawn, as PNG: the losses of a training, and a layer at work, token by token."""
+"""Draw plots as PNG files: the loss curve of a training, and the activations of a layer token by token."""
 
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from rich.cells import cell_len
 
 from keras_lstmgen.files import atomic
 
-SIZE = 120  # dots an inch
-TOKEN, UNIT, MARGIN = 0.17, 0.17, 1.6  # inches that a column takes, a row, and what stands around them
-NARROWEST = 6.0  # inches, so that a title has room
-COLUMNS, LINES = 72, 14  # characters of a drawn text
-NAMED = 10  # missing characters that are named, at most
-# How the names of characters begin that the fonts of Chinese, Japanese and Korean have.
+DPI = 120  # dots per inch
+TOKEN, UNIT, MARGIN = 0.17, 0.17, 1.6  # inches: width of a column, height of a row, space around the grid
+MIN_WIDTH = 6.0  # inches, so that the title fits
+MIN_HEIGHT = 2.5  # inches
+COLUMNS, LINES = 72, 14  # size of a coloured text in characters
+SCALE_QUANTILE = 0.98  # absolute values above this quantile have the darkest colour
+MAX_NAMED = 10  # maximum number of missing characters that a message names
+# First words of the Unicode names of characters that Chinese, Japanese and Korean fonts contain.
 HAN = ("CJK ", "HIRAGANA ", "KATAKANA", "HANGUL ", "BOPOMOFO ", "IDEOGRAPHIC ", "FULLWIDTH ", "HALFWIDTH ")
 
 
-def curve(path: Path, history: Sequence[dict[str, float]]) -> None:
-    """Draw training and validation loss against minutes."""
+class TokenAxis(NamedTuple):
+    """The tokens along an axis of a plot."""
+
+    labels: Sequence[str]  # N labels
+    first_generated: int  # index of the first token that the model generated, 0 to N; a line is drawn before it
+
+
+def loss_curve(path: Path, history: Sequence[dict[str, float]]) -> None:
+    """Draw training and validation loss against time.
+
+    Args:
+        path: output file.
+        history: one row per epoch with ``seconds`` since the start, ``loss`` and ``val_loss`` in nats per token.
+    """
     with _axes(path, 7, 4) as axes:
         minutes = [row["seconds"] / 60 for row in history]
         axes.plot(minutes, [row["loss"] for row in history], "o-", label="training (with dropout)")
@@ -32,81 +46,94 @@ def curve(path: Path, history: Sequence[dict[str, float]]) -> None:
         axes.legend(frameon=False)
 
 
-def heat(
-    path: Path, title: str, values: Any, tokens: Sequence[str], units: Sequence[int], signed: bool, written: int
-) -> None:
-    """Draw what units do over tokens.
+def unit_heatmap(path: Path, title: str, values: Any, tokens: TokenAxis, units: Sequence[int], signed: bool) -> None:
+    """Draw the values of units as a heat map over tokens.
 
     Args:
-        path: of the PNG.
-        title: above it.
-        values: float [N, U], of U units at N tokens: from 0 to 1, or if ``signed`` of any size, 0 in the middle.
-        tokens: N labels.
+        path: output file.
+        title: title of the plot.
+        values: float [N, U], values of U units at N tokens.
+        tokens: the N tokens.
         units: numbers of the U units.
-        signed: see ``values``.
-        written: from which token on the model wrote itself; N if all was given.
+        signed: if true, the values have any size and the colour of 0 is white; else they are between 0 and 1.
     """
-    with _grid(path, title, tokens, [str(unit) for unit in units], written) as axes:
-        shares = {"aspect": "auto", "cmap": "viridis", "vmin": 0, "vmax": 1}
-        image = _signed(axes, values.T) if signed else axes.imshow(values.T, **shares)
+    with _grid(path, title, tokens, [str(unit) for unit in units]) as axes:
+        if signed:
+            image = _signed_image(axes, values.T)
+        else:
+            image = axes.imshow(values.T, aspect="auto", cmap="viridis", vmin=0, vmax=1)
         axes.set_ylabel("unit")
         axes.figure.colorbar(image, ax=axes, pad=0.01, extend="both" if signed else "neither")
 
 
-def candidates(
-    path: Path, tokens: Sequence[str], rows: Sequence[Sequence[tuple[str, float]]], came: Sequence[int], written: int
+def next_tokens(
+    path: Path, tokens: TokenAxis, candidates: Sequence[Sequence[tuple[str, float]]], actual_ranks: Sequence[int]
 ) -> None:
-    """Draw the likeliest next tokens after each of N tokens, darker for likelier.
+    """Draw the most likely next tokens after each of N tokens; darker cells have a higher probability.
 
-    ``rows`` holds the K candidates of each token, (label, probability), likeliest first; ``came`` which of them came
-    next, which is framed, or -1 for none of them.
+    Args:
+        path: output file.
+        tokens: the N tokens.
+        candidates: K pairs of label and probability for each token, the most likely first.
+        actual_ranks: for each token, the index of the actual next token among the K candidates, which gets a frame; -1
+            if it is not among them.
     """
-    ranks = [str(rank) for rank in range(1, len(rows[0]) + 1)]
-    probabilities = np.array([[probability for _, probability in row] for row in rows])
-    labels = [label for row in rows for label, _ in row]
-    with _grid(path, "likeliest next token (framed: the one that came)", tokens, ranks, written, labels) as axes:
+    ranks = [str(rank) for rank in range(1, len(candidates[0]) + 1)]
+    probabilities = np.array([[probability for _, probability in row] for row in candidates])
+    labels = [label for row in candidates for label, _ in row]
+    with _grid(path, "most likely next tokens (frame: actual next token)", tokens, ranks, labels) as axes:
         image = axes.imshow(probabilities.T, aspect="auto", cmap="Blues", vmin=0, vmax=1)
-        for t, row in enumerate(rows):
+        for t, row in enumerate(candidates):
             for rank, (label, probability) in enumerate(row):
-                colour = "white" if probability > 0.6 else "black"
-                axes.text(
-                    t, rank, drawable(label), ha="center", va="center", color=colour, fontsize=_fitting(drawable(label))
-                )
-        for t, rank in enumerate(came):
+                _draw_label(axes, (t, rank), drawable(label), "white" if probability > 0.6 else "black")
+        for t, rank in enumerate(actual_ranks):
             if rank >= 0:
                 axes.add_patch(_frame(t - 0.5, rank - 0.5))
         axes.set_ylabel("rank")
         axes.figure.colorbar(image, ax=axes, pad=0.01)
 
 
-def looks(path: Path, shares: Any, tokens: Sequence[str], written: int) -> None:
-    """Draw where the attention looked: float [N, N], at each token (a row) the share of each token looked at."""
-    with _grid(path, "where each token looks", tokens, tokens, written) as axes:
-        image = axes.imshow(shares, aspect="auto", cmap="magma_r", vmin=0)
-        axes.set(xlabel="token that is looked at", ylabel="token that looks")
+def attention_weights(path: Path, weights: Any, tokens: TokenAxis) -> None:
+    """Draw attention weights as a heat map.
+
+    Args:
+        path: output file.
+        weights: float [N, N]; a row is the attending token, a column the attended token.
+        tokens: the N tokens.
+    """
+    with _grid(path, "attention weights", tokens, tokens.labels) as axes:
+        image = axes.imshow(weights, aspect="auto", cmap="magma_r", vmin=0)
+        axes.set(xlabel="attended token", ylabel="attending token")
         axes.figure.colorbar(image, ax=axes, pad=0.01)
 
 
-def coloured(path: Path, title: str, parts: Sequence[str], values: Any) -> None:
-    """Draw the first lines of a text, the text of each of N tokens, on the colours of a cell, float [N]."""
+def coloured_text(path: Path, title: str, parts: Sequence[str], values: Any) -> None:
+    """Draw the first lines of a text on a background that shows the values of a cell.
+
+    Args:
+        path: output file.
+        title: title of the plot.
+        parts: text of each of N tokens.
+        values: float [N], value of the cell after each token.
+    """
     rows = _lines(parts, values)
     grid = np.full((len(rows), COLUMNS), np.nan)
     for row, line in enumerate(rows):
         grid[row, : len(line)] = [value for _, value in line]
     text = "".join(character for line in rows for character, _ in line)
     with _axes(path, COLUMNS * TOKEN / 1.3 + 1, len(rows) * UNIT * 1.2 + 0.8, text=text) as axes:
-        image = _signed(axes, grid)
+        image = _signed_image(axes, grid)
         for row, line in enumerate(rows):
             for column, (character, value) in enumerate(line):
-                ink = "white" if abs(value) > 0.8 * image.norm.vmax else "black"
-                axes.text(column, row, drawable(character), ha="center", va="center", color=ink, fontsize=8)
+                colour = "white" if abs(value) > 0.8 * image.norm.vmax else "black"
+                axes.text(column, row, drawable(character), ha="center", va="center", color=colour, fontsize=8)
         axes.set_axis_off()
         axes.set_title(title, fontsize=10)
         axes.figure.colorbar(image, ax=axes, pad=0.01, extend="both")
 
 
 def _lines(parts: Sequence[str], values: Any) -> list[list[tuple[str, float]]]:
-    """Lines of (character, value of its token), a long one in several, ``LINES`` at most."""
+    """Split a text into at most ``LINES`` lines of at most ``COLUMNS`` pairs (character, value of its token)."""
     lines: list[list[tuple[str, float]]] = [[]]
     for part, value in zip(parts, values, strict=True):
         for character in part:
@@ -118,11 +145,16 @@ def _lines(parts: Sequence[str], values: Any) -> list[list[tuple[str, float]]]:
     return lines
 
 
-def _signed(axes: Any, values: Any) -> Any:
-    """Colours of numbers of any size, 0 in the middle."""
-    # What is beyond nearly all the rest has the last colour too: the rest would be pale beside it.
-    most = max(float(np.nanquantile(np.abs(values), 0.98)), 1e-6)
-    return axes.imshow(values, aspect="auto", cmap="RdBu_r", vmin=-most, vmax=most)
+def _signed_image(axes: Any, values: Any) -> Any:
+    """Draw values of any size, with 0 in the middle of the colour scale."""
+    # The largest values can be far above the others. On their scale, all other values would look pale.
+    limit = max(float(np.nanquantile(np.abs(values), SCALE_QUANTILE)), 1e-6)
+    return axes.imshow(values, aspect="auto", cmap="RdBu_r", vmin=-limit, vmax=limit)
+
+
+def _draw_label(axes: Any, position: tuple[int, int], label: str, colour: str) -> None:
+    """Draw a label in the middle of a cell of the grid."""
+    axes.text(*position, label, ha="center", va="center", color=colour, fontsize=_fitting_size(label))
 
 
 def _frame(x: float, y: float) -> Any:
@@ -133,59 +165,70 @@ def _frame(x: float, y: float) -> Any:
 
 @contextmanager
 def _grid(
-    path: Path, title: str, columns: Sequence[str], rows: Sequence[str], written: int, others: Iterable[str] = ()
+    path: Path, title: str, tokens: TokenAxis, rows: Sequence[str], inner_labels: Iterable[str] = ()
 ) -> Iterator[Any]:
-    """Axes with a labelled column for each token, and a line before what the model wrote; ``others`` stand inside."""
-    inches = max(len(columns) * TOKEN + MARGIN, NARROWEST), max(len(rows) * UNIT + MARGIN, 2.5)
-    with _axes(path, *inches, text="".join([*columns, *rows, *others])) as axes:
+    """Yield axes with a labelled column for each token and a labelled row for each of ``rows``.
+
+    The font is chosen so that it contains all labels, and ``inner_labels``, which the caller draws.
+    """
+    columns = tokens.labels
+    inches = max(len(columns) * TOKEN + MARGIN, MIN_WIDTH), max(len(rows) * UNIT + MARGIN, MIN_HEIGHT)
+    with _axes(path, *inches, text="".join([*columns, *rows, *inner_labels])) as axes:
         yield axes
-        turned = any(len(label) > 1 for label in columns)
-        axes.set_xticks(range(len(columns)), [drawable(label) for label in columns], rotation=90 if turned else 0)
+        is_vertical = any(len(label) > 1 for label in columns)
+        axes.set_xticks(range(len(columns)), [drawable(label) for label in columns], rotation=90 if is_vertical else 0)
         axes.set_yticks(range(len(rows)), [drawable(label) for label in rows])
         axes.tick_params(length=0, labelsize=8)
         axes.set_title(title, fontsize=10)
-        if 0 < written < len(columns):
-            axes.axvline(written - 0.5, color="tab:red", linewidth=1)
+        if 0 < tokens.first_generated < len(columns):
+            axes.axvline(tokens.first_generated - 0.5, color="tab:red", linewidth=1)
 
 
 @contextmanager
 def _axes(path: Path, width: float, height: float, text: str = "") -> Iterator[Any]:
-    """Axes of so many inches, with a font for all of ``text``; written, whole, when the block is done."""
-    import matplotlib
-    from matplotlib.figure import Figure  # slow to import, and few commands draw
+    """Yield axes with fonts for all characters of ``text``; save the figure at the end of the block.
 
-    # A dollar sign is a dollar sign, no formula.
+    Args:
+        path: output file; it is replaced atomically.
+        width: width in inches.
+        height: height in inches.
+        text: all text that will be drawn.
+    """
+    import matplotlib
+    from matplotlib.figure import Figure  # imported here because the import is slow and few commands draw
+
+    # Without this setting, matplotlib would read text between dollar signs as a formula.
     with matplotlib.rc_context({"font.family": fonts(text), "text.parse_math": False}):
-        figure = Figure(figsize=(width, height), dpi=SIZE, layout="constrained")
+        figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
         yield figure.add_subplot()
         with atomic.replacing(path) as temporary:
             figure.savefig(temporary)
 
 
-def _fitting(label: str) -> float:
-    """The size of letters, in points, with which a label stays in its column."""
-    return min(8.0, TOKEN * 72 * 1.4 / max(1, cell_len(label)))  # a Chinese character is two letters wide
+def _fitting_size(label: str) -> float:
+    """Return the font size, in points, with which a label fits into a column."""
+    return min(8.0, TOKEN * 72 * 1.4 / max(1, cell_len(label)))  # cell_len counts a Chinese character as two
 
 
 def drawable(label: str) -> str:
-    """A label with each character that no font here has as its code: ``"床"`` may be ``"\\u5e8a"``."""
+    """Replace characters that no installed font has by escape sequences: ``"床"`` may become ``"\\u5e8a"``."""
     return "".join(_escaped(character) if _font_of(character) is None else character for character in label)
 
 
-def told_of_missing(text: str) -> str:
-    """Return a line that names the characters of a text that no font here has, and fonts that do; "" if none lacks."""
+def missing_characters(text: str) -> str:
+    """Return a message about the characters of a text that no installed font has, or an empty string."""
     missing = [character for character in dict.fromkeys(text) if character.isprintable() and not _font_of(character)]
     if not missing:
         return ""
-    shown = " ".join(missing[:NAMED]) + (f" and {len(missing) - NAMED:,} more" if len(missing) > NAMED else "")
-    fonts = dict.fromkeys(map(_font_for, missing))
+    more = f" and {len(missing) - MAX_NAMED:,} more" if len(missing) > MAX_NAMED else ""
+    recommended = dict.fromkeys(map(_recommended_font, missing))
     return (
-        f"no installed font has {shown}: the pictures show codes such as {_escaped(missing[0])} in their place; "
-        f"install {' and '.join(fonts)}, and inspect again"
+        f"no installed font has {' '.join(missing[:MAX_NAMED])}{more}: the pictures show codes such as "
+        f"{_escaped(missing[0])} in their place; install {' and '.join(recommended)}, and inspect again"
     )
 
 
-def _font_for(character: str) -> str:
+def _recommended_font(character: str) -> str:
     """Return a font that has a character, and its package on Debian and Ubuntu."""
     if unicodedata.name(character, "").startswith(HAN):
         return "Noto Sans CJK (the package fonts-noto-cjk)"
@@ -199,14 +242,14 @@ def _escaped(character: str) -> str:
 
 
 def fonts(text: str) -> list[str]:
-    """The families that draw a text: matplotlib's own, and those that have what it lacks."""
-    found = (_font_of(character) for character in dict.fromkeys(text))
-    return list(dict.fromkeys(["DejaVu Sans", *filter(None, found)]))
+    """Return the font families for a text: DejaVu Sans, and fonts with the characters that it lacks."""
+    families = (_font_of(character) for character in dict.fromkeys(text))
+    return list(dict.fromkeys(["DejaVu Sans", *filter(None, families)]))
 
 
 @cache
 def _font_of(character: str) -> str | None:
-    """The first family with a glyph for a character; None where there is none, or nothing to see."""
+    """Return the first font family with a glyph for a character; None without one, or if it cannot be printed."""
     if not character.isprintable():
         return None
     return next((name for name, font in _faces() if font.get_char_index(ord(character))), None)
@@ -214,22 +257,32 @@ def _font_of(character: str) -> str | None:
 
 @cache
 def _faces() -> list[tuple[str, Any]]:
-    """The fonts of the machine: matplotlib's DejaVu Sans first; its others are for formulas, and are left out."""
-    import matplotlib
-    from matplotlib.font_manager import findSystemFonts, fontManager, get_font
+    """Return name and face of each installed font, DejaVu Sans first.
 
-    for path in sorted({*map(str, findSystemFonts())} - {entry.fname for entry in fontManager.ttflist}):
-        with suppress(OSError, RuntimeError):  # of a kind that cannot be drawn
-            fontManager.addfont(path)  # installed since matplotlib made its list, which it keeps on the disk
-    own = matplotlib.get_data_path()
-    first = [entry for entry in fontManager.ttflist if entry.fname.startswith(own) and entry.name == "DejaVu Sans"]
-    others = [entry for entry in fontManager.ttflist if not entry.fname.startswith(own)]
+    The other fonts that matplotlib contains are omitted, because they are for formulas.
+    """
+    from matplotlib.font_manager import get_font
+
     faces = []
-    for entry in [*first, *sorted(others, key=lambda entry: (entry.name, entry.fname))]:
+    for entry in _font_entries():
         try:
             face = get_font(entry.fname)
-        except (OSError, RuntimeError):  # gone since the list was made, or of a kind that cannot be drawn
+        except (OSError, RuntimeError):  # removed since matplotlib made its list, or of an unsupported type
             continue
         if face.scalable:
             faces.append((entry.name, face))
     return faces
+
+
+def _font_entries() -> list[Any]:
+    """Return matplotlib's entries of DejaVu Sans and of the fonts that are installed on the machine."""
+    import matplotlib
+    from matplotlib.font_manager import findSystemFonts, fontManager
+
+    for path in sorted({*map(str, findSystemFonts())} - {entry.fname for entry in fontManager.ttflist}):
+        with suppress(OSError, RuntimeError):  # of an unsupported type
+            fontManager.addfont(path)  # installed since matplotlib made its list, which is stored on disk
+    own = matplotlib.get_data_path()
+    first = [entry for entry in fontManager.ttflist if entry.fname.startswith(own) and entry.name == "DejaVu Sans"]
+    others = [entry for entry in fontManager.ttflist if not entry.fname.startswith(own)]
+    return [*first, *sorted(others, key=lambda entry: (entry.name, entry.fname))]

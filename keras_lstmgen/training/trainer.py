@@ -306,7 +306,7 @@ def _summarize(training: Training) -> TrainingSummary:
     metrics = _metrics(training)
     run_directory.save_metadata(folder, replace(training.run.metadata, metrics=metrics))
     atomic.write_json(folder / METRICS, metrics)
-    plots.curve(folder / CURVE, history)
+    plots.loss_curve(folder / CURVE, history)
     scored_text = validation_kind(data.recipe.corpus)
     if len(data.held_out_ids) < len(data.encoded.validation):
         scored_text = f"the first {data.scored_tokens:,} tokens of {scored_text}"

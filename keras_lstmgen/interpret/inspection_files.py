@@ -1,0 +1,86 @@
+"""Draw an inspection as pictures, and write its HTML page."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from keras_lstmgen.files import atomic
+from keras_lstmgen.interpret import activations, html_page, probes
+from keras_lstmgen.interpret.inspect_run import MAX_EXCERPT_TOKENS, Inspection, ProbedText, WatchedText, most_variable
+from keras_lstmgen.reporting import plots
+
+MAX_DRAWN_UNITS = 32  # in a picture
+
+
+def write(inspection: Inspection, folder: Path) -> None:
+    """Write all pictures and ``text.html`` into a folder; other files in the folder stay.
+
+    Args:
+        inspection: the inspection.
+        folder: output folder; it is created if necessary.
+
+    Raises:
+        UserError: a file cannot be written.
+    """
+    watched = inspection.watched
+    tokens = plots.TokenAxis(watched.labels, watched.first_generated)
+    _draw_gates(inspection, tokens, folder)
+    if watched.trace.attention_weights is not None:
+        plots.attention_weights(folder / "attention.png", watched.trace.attention_weights, tokens)
+    plots.next_tokens(folder / "next.png", tokens, inspection.next_tokens, inspection.actual_ranks)
+    title, passages = f"Cell {inspection.cell} of {inspection.layer}", _passages(inspection)
+    plots.coloured_text(folder / "text.png", title, passages[1].parts, passages[1].values)
+    about = _description(inspection.probed, inspection.cell)
+    atomic.write_text(folder / "text.html", html_page.page(title, about, passages))
+
+
+def missing_characters(inspection: Inspection) -> str:
+    """Return a message about characters in the pictures that no installed font has, or an empty string."""
+    labels = [label for row in inspection.next_tokens for label, _ in row]
+    text = "".join(_passages(inspection)[1].parts)[: plots.COLUMNS * plots.LINES]
+    return plots.missing_characters("".join([*inspection.watched.labels, *labels, text]))
+
+
+def _draw_gates(inspection: Inspection, tokens: plots.TokenAxis, folder: Path) -> None:
+    """Draw a heat map of each gate and of the cells."""
+    trace, layer = inspection.watched.trace, inspection.layer
+    units = _drawn_units(trace, [inspection.cell, *(finding.cell for finding in inspection.probed.findings)])
+    for gate in ("forget", "input", "output"):
+        title, values = f"{layer}, {gate} gate: 0 closed, 1 open", getattr(trace, gate)[:, units]
+        plots.unit_heatmap(folder / f"{gate}.png", title, values, tokens, units, signed=False)
+    plots.unit_heatmap(folder / "cell.png", f"{layer}, cell", trace.cells[:, units], tokens, units, signed=True)
+
+
+def _drawn_units(trace: activations.Trace, named: Iterable[int]) -> list[int]:
+    """Select the named units and then the most variable ones; sort them by decreasing mean of the forget gate."""
+    units = list(dict.fromkeys([*named, *most_variable(trace.cells)]))[:MAX_DRAWN_UNITS]
+    return sorted(units, key=lambda unit: -float(trace.forget[:, unit].mean()))
+
+
+def _passages(inspection: Inspection) -> list[html_page.Passage]:
+    """Return the watched text, and the beginning of the second half of the probed text."""
+    watched, probed, cell = inspection.watched, inspection.probed, inspection.cell
+    middle = len(probed.parts) // 2
+    excerpt = slice(middle, middle + MAX_EXCERPT_TOKENS)
+    return [
+        html_page.Passage(_heading(watched), watched.parts, watched.cells[:, cell]),
+        html_page.Passage(f"From {probed.name}", probed.parts[excerpt], probed.cells[excerpt, cell]),
+    ]
+
+
+def _heading(watched: WatchedText) -> str:
+    if len(watched.ids) < MAX_EXCERPT_TOKENS:
+        return "The prompt and its continuation"
+    return f"The last {MAX_EXCERPT_TOKENS:,} tokens of the prompt and its continuation"
+
+
+def _description(probed: ProbedText, cell: int) -> str:
+    """Describe the features that a cell follows."""
+    features = [_finding(finding) for finding in probed.findings if finding.cell == cell]
+    return "; ".join(features) or "This cell is not the best cell of any feature."
+
+
+def _finding(finding: probes.Finding) -> str:
+    return (
+        f"{finding.feature}: {finding.measure} {finding.score:.3f} on the half of the text that was not used to select "
+        f"the cell (constant guess {finding.constant_score:g}, chance {finding.chance_score:.3f})"
+    )
