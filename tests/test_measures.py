@@ -23,8 +23,7 @@ from keras_lstmgen.evaluation import (
     metrics,
     naive_bayes,
     ngram_model,
-    quatrains,
-    task_metrics,
+    task,
     tfidf_retrieval,
 )
 from keras_lstmgen.evaluation.report import evaluate
@@ -38,6 +37,7 @@ from keras_lstmgen.generation import (
 )
 from keras_lstmgen.generation.text_generation import GenerationConfig, Generator
 from keras_lstmgen.models import run_directory
+from keras_lstmgen.recipe_measures import quatrains
 from keras_lstmgen.training import trainer
 from keras_lstmgen.utils.errors import UserError
 
@@ -92,15 +92,15 @@ def test_the_first_sentence_ends_with_its_mark_and_not_within_a_number() -> None
 
 
 def test_answers_match_after_squad_s_normalisation() -> None:
-    assert metrics.normalised("  The U.S.A.,\tan  Area") == "usa area"
-    assert metrics.normalised("Theory of a band") == "theory of band"
+    assert metrics.normalized("  The U.S.A.,\tan  Area") == "usa area"
+    assert metrics.normalized("Theory of a band") == "theory of band"
     found = metrics.exact_match(["the Beatles!", "John Lennon", "no"], [["Beatles"], ["x", "Lennon"], ["The"]])
     assert found == {"exact_match": pytest.approx(1 / 3), "f1": pytest.approx((1 + 2 * 1 * 0.5 / 1.5 + 0) / 3)}
 
 
 @given(texts, texts)
 def test_token_f1_is_the_harmonic_mean_of_precision_and_recall(answer: str, target: str) -> None:
-    ours, theirs = metrics.normalised(answer).split(), metrics.normalised(target).split()
+    ours, theirs = metrics.normalized(answer).split(), metrics.normalized(target).split()
     same = sum(min(ours.count(word), theirs.count(word)) for word in set(ours))
     found = metrics.exact_match([answer], [[target]])["f1"]
     if not ours or not theirs:
@@ -135,28 +135,31 @@ def test_the_most_similar_text_is_that_of_the_largest_cosine(known: list[str], a
         return found / max(float(np.linalg.norm(found)), 1e-9)
 
     cosines = [float(vector(text) @ vector(asked)) for text in known]
-    assert cosines[tfidf_retrieval.nearest(tfidf_retrieval.index(known), asked)] == pytest.approx(
-        max(cosines), abs=1e-6
-    )
+    assert cosines[tfidf_retrieval.most_similar(known, [asked])[0]] == pytest.approx(max(cosines), abs=1e-6)
 
 
 def test_of_equally_similar_texts_the_first_counts() -> None:
-    known = tfidf_retrieval.index(["who wrote Hamlet", "the red one", "the red one", "it"])
-    assert tfidf_retrieval.nearest(known, "the red") == 1
-    assert tfidf_retrieval.nearest(known, "nothing else") == 0
+    known = ["who wrote Hamlet", "the red one", "the red one", "it"]
+    assert tfidf_retrieval.most_similar(known, ["the red", "nothing else"]) == [1, 0]
+    assert tfidf_retrieval.most_similar(["", "?"], ["the red"]) == [0]
+    assert tfidf_retrieval.most_similar(known, []) == []
 
 
 def test_the_judge_is_naive_bayes_over_words_and_pairs_of_words() -> None:
-    known = naive_bayes.judge([("spam", "buy now"), ("spam", "buy it"), ("ham", "it is here")])
+    known = naive_bayes.train([("spam", "buy now"), ("spam", "buy it"), ("ham", "it is here")])
     assert naive_bayes.features("New York, new") == ["new", "york", "new", "new york", "york new"]
     # spam: buy 2, now, it, "buy now", "buy it": 6; ham: it, is, here, "it is", "is here": 5; 9 features in all.
-    assert naive_bayes._log_likelihood(known, "spam", naive_bayes.features("buy here")) == pytest.approx(
-        math.log(2) + math.log(3 / 15) + math.log(1 / 15) + math.log(1 / 15)
-    )
-    assert naive_bayes._log_likelihood(known, "ham", naive_bayes.features("it")) == pytest.approx(
-        math.log(1) + math.log(2 / 14)
-    )
-    assert [naive_bayes.kind(known, text) for text in ("buy now", "is here")] == ["spam", "ham"]
+    found = naive_bayes.joint_log_likelihood(known, ["buy here", "it"])
+    (_, spam), (ham, _) = found  # "buy here" is unknown as a pair
+    assert spam == pytest.approx(math.log(2 / 3) + math.log(3 / 15) + math.log(1 / 15) + math.log(1 / 15))
+    assert ham == pytest.approx(math.log(1 / 3) + math.log(2 / 14))
+    assert naive_bayes.predict(known, ["buy now", "is here"]) == ["spam", "ham"]
+    assert naive_bayes.predict(known, []) == []
+
+
+def test_texts_without_words_train_no_judge() -> None:
+    with pytest.raises(UserError, match=r"'kind' needs words in the training text"):
+        naive_bayes.train([("spam", "?"), ("ham", "")])
 
 
 # Counted characters
@@ -164,7 +167,7 @@ def test_the_judge_is_naive_bayes_over_words_and_pairs_of_words() -> None:
 
 def test_characters_are_counted_and_interpolated_as_witten_and_bell_do() -> None:
     """By hand: of "abab" a stands twice, b twice; behind a come b, b; behind b comes a."""
-    counts = ngram_model.counted(["aba", "b"])
+    counts = ngram_model.count(["aba", "b"])
     unseen = 1 / 0x110000
     b = (2 + 2 * unseen) / (4 + 2)
     assert ngram_model.probabilities(counts, "", "b")[0] == pytest.approx(b)
@@ -176,15 +179,15 @@ def test_characters_are_counted_and_interpolated_as_witten_and_bell_do() -> None
         [2 * unseen / 6, (2 * unseen / 6) / 2, (2 * unseen / 6) / 2 / 2]
     )
     of_b_and_a = [-math.log(p) for p in (b, behind_a)], [-math.log((2 + 2 * unseen) / 6), -math.log((1 + b) / 2)]
-    assert ngram_model.nats(counts, ["a", "ba"], 2) == pytest.approx(np.mean(of_b_and_a, axis=0))
+    assert ngram_model.cross_entropy(counts, ["a", "ba"], 2) == pytest.approx(np.mean(of_b_and_a, axis=0))
 
 
 @given(st.lists(st.text("abc\n字"), max_size=6), st.text("abc\n字"))
 def test_counts_do_not_depend_on_where_a_text_is_cut_and_probabilities_sum_to_one(
     parts: list[str], before: str
 ) -> None:
-    counts = ngram_model.counted(parts)
-    assert counts == ngram_model.counted(["".join(parts)])
+    counts = ngram_model.count(parts)
+    assert counts == ngram_model.count(["".join(parts)])
     each = np.array([ngram_model.probabilities(counts, before, character) for character in "abc\n字"])
     unseen = np.array(ngram_model.probabilities(counts, before, "z"))
     np.testing.assert_allclose(each.sum(axis=0) + (0x110000 - 5) * unseen, 1, rtol=1e-9)
@@ -194,8 +197,8 @@ def test_a_run_on_one_text_is_held_against_them(trained: Path, text: Path) -> No
     model = run_directory.load(trained)
     found = evaluate(model, [], 0, 1, recipe.Evaluate(measures=("ngram",)))["measures"]["ngram"]
     whole = text.read_text(encoding="utf-8")
-    wanted = ngram_model.nats(ngram_model.counted([whole[:10_800]]), [whole[10_800:]])
-    assert list(found) == [f"up to {n} characters" for n in range(1, ngram_model.LONGEST + 1)]
+    wanted = ngram_model.cross_entropy(ngram_model.count([whole[:10_800]]), [whole[10_800:]])
+    assert list(found) == [f"up to {n} characters" for n in range(1, ngram_model.MAX_ORDER + 1)]
     assert [row["nats_per_character"] for row in found.values()] == pytest.approx(wanted)
     assert 1 < min(wanted) < wanted[0] < 4
 
@@ -224,7 +227,7 @@ SEVEN = "朝辭白帝彩雲間，千里江陵一日還！兩岸猿聲啼不住�
     ],
 )
 def test_a_quatrain_has_four_verses_of_five_or_seven(text: str, ends: tuple[str, str] | None) -> None:
-    assert quatrains.ends(text) == ends
+    assert quatrains.verse_ends(text) == ends
 
 
 def poem(one: str, other: str) -> str:
@@ -238,18 +241,18 @@ def test_characters_rhyme_that_a_chain_of_pairs_joins_each_seen_often_enough() -
         + [poem("丁", "戊")] * 2
         + [poem("丁", "甲"), poem("己", "己")] * 1
     )
-    classes = quatrains.rhymes(known)
+    classes = quatrains.rhyme_classes(known)
     assert set(classes) == set("甲乙丙丁戊")
-    assert quatrains.rhyme(classes, "甲", "丙")
-    assert not quatrains.rhyme(classes, "甲", "丁")
-    assert not quatrains.rhyme(classes, "甲", "甲")
-    assert not quatrains.rhyme(classes, "己", "庚")
-    assert quatrains.rhyme(quatrains.rhymes(known, seen=1), "丙", "戊")
+    assert quatrains.is_rhyme(classes, "甲", "丙")
+    assert not quatrains.is_rhyme(classes, "甲", "丁")
+    assert not quatrains.is_rhyme(classes, "甲", "甲")
+    assert not quatrains.is_rhyme(classes, "己", "庚")
+    assert quatrains.is_rhyme(quatrains.rhyme_classes(known, min_poems=1), "丙", "戊")
 
 
 @given(st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), max_size=12))
 def test_rhymes_are_the_connected_parts_of_the_pairs(made: list[tuple[int, int]]) -> None:
-    classes = quatrains.rhymes((poem(chr(0x4E00 + a), chr(0x4E00 + b)) for a, b in made), seen=1)
+    classes = quatrains.rhyme_classes((poem(chr(0x4E00 + a), chr(0x4E00 + b)) for a, b in made), min_poems=1)
     joined = np.eye(10, dtype=bool)
     for a, b in made:
         joined[a, b] = joined[b, a] = True
@@ -257,16 +260,16 @@ def test_rhymes_are_the_connected_parts_of_the_pairs(made: list[tuple[int, int]]
         joined = joined @ joined
     for a in range(10):
         for b in range(10):
-            assert quatrains.rhyme(classes, chr(0x4E00 + a), chr(0x4E00 + b)) == (a != b and joined[a, b])
+            assert quatrains.is_rhyme(classes, chr(0x4E00 + a), chr(0x4E00 + b)) == (a != b and joined[a, b])
 
 
 def test_the_form_of_poems_is_a_share_of_all_of_them_and_chance_takes_other_ends() -> None:
-    classes = quatrains.rhymes([poem("甲", "乙"), poem("丙", "丁")] * 2)
+    classes = quatrains.rhyme_classes([poem("甲", "乙"), poem("丙", "丁")] * 2)
     poems = [poem("甲", "乙"), "no poem", poem("丙", "丁"), poem("甲", "丙")]
     assert quatrains.form(poems, classes) == {"four_equal_verses": 0.75, "rhyming": 0.5}
     # Ends of fourth verses move on by one: (甲, 丙), (丙, 乙), (甲, 丁).
-    assert quatrains.by_chance(poems, classes) == 0
-    assert quatrains.by_chance([poem("甲", "丁"), poem("丙", "乙")], classes) == 1
+    assert quatrains.chance_of_rhyme(poems, classes) == 0
+    assert quatrains.chance_of_rhyme([poem("甲", "丁"), poem("丙", "乙")], classes) == 1
 
 
 # On a run
@@ -323,7 +326,7 @@ def small(folder: Path, values: dict[str, Any]) -> Path:
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
     """Draw few samples."""
-    monkeypatch.setattr(task_metrics, "DRAWN", 20)
+    monkeypatch.setattr(task, "SAMPLES", 20)
     monkeypatch.setattr(batch_generation, "BATCH_SIZE", 7)
 
 
@@ -404,7 +407,7 @@ def test_all_measures_of_answers_are_reported_and_shown(colours: Path, capsys: p
     found = json.loads((colours / "evaluation.json").read_text(encoding="utf-8"))["measures"]
     assert list(found) == ["bleu", "rouge", "exact_match", "recall", "distinct_2"]
     model, settings = run_directory.load(colours), recipe.load(colours / run_directory.RECIPE).corpus
-    known = task_metrics.by_source(splits.pieces(settings, "validation"))
+    known = task.by_source(splits.pieces(settings, "validation"))
     greedy = batch_generation.greedy_answers(model, list(known), 6)
     step, limits = (
         decoding_loop.compile_step(model.weights),
@@ -415,8 +418,8 @@ def test_all_measures_of_answers_are_reported_and_shown(colours: Path, capsys: p
         for source in known
     ]
     training_pairs = [text.split("\n") for text in splits.pieces(settings, "train")]
-    index = tfidf_retrieval.index(source for source, _ in training_pairs)
-    likened = [training_pairs[tfidf_retrieval.nearest(index, source)][1] for source in known]
+    nearest = tfidf_retrieval.most_similar([source for source, _ in training_pairs], list(known))
+    likened = [training_pairs[number][1] for number in nearest]
     rows = {"greedy": greedy, "3 beams": best, "target of the most similar source": likened}
     assert found["bleu"] == {name: metrics.bleu(texts, list(known.values())) for name, texts in rows.items()}
     assert set(found["rouge"]) == {
@@ -464,7 +467,7 @@ def test_poems_are_held_against_their_form(poems: Path, capsys: pytest.CaptureFi
         for sample in Generator(run_directory.load(poems)).generate(prompt, GenerationConfig(40), seeds=range(20))
     ]
     assert found["generated"]["poems"] == 20
-    assert found["generated"]["four_equal_verses"] == sum(quatrains.ends(text) is not None for text in drawn) / 20
+    assert found["generated"]["four_equal_verses"] == sum(quatrains.verse_ends(text) is not None for text in drawn) / 20
     assert found["held out"] == {"poems": 36, "four_equal_verses": 1.0, "rhyming": 1.0}
     assert found["rhyme table"] == {"characters": 6, "rhymes": 2}
 
@@ -491,16 +494,24 @@ def test_a_measure_that_does_not_fit_the_corpus_is_refused(values: dict[str, Any
         recipe.override(recipe.Recipe(), values)
 
 
-@pytest.mark.parametrize(("measure", "package"), [("bleu", "sacrebleu"), ("rouge", "rouge_score")])
+@pytest.mark.parametrize(
+    ("measure", "module", "package"),
+    [
+        ("bleu", "sacrebleu", "sacrebleu"),
+        ("rouge", "rouge_score", "rouge_score"),
+        ("exact_match", "sklearn", "scikit-learn"),
+    ],
+)
 def test_a_missing_library_is_one_line_before_anything_is_measured(
     colours: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     measure: str,
+    module: str,
     package: str,
 ) -> None:
-    monkeypatch.setitem(sys.modules, package, None)
-    for name in [name for name in sys.modules if name.startswith(f"{package}.")]:
+    monkeypatch.setitem(sys.modules, module, None)
+    for name in [name for name in sys.modules if name.startswith(f"{module}.")]:
         monkeypatch.delitem(sys.modules, name)
     assert command_line.main(["evaluate", str(colours), "--evaluate.measures", "distinct_2", measure]) == 2
     said = f"evaluate.measures: '{measure}' needs the package {package}; pip install 'keras_lstmgen[measures]'"

@@ -12,7 +12,7 @@ import pytest
 
 from keras_lstmgen.config import recipe
 from keras_lstmgen.data import readers, splits, text_reader
-from keras_lstmgen.evaluation import memorization, metrics, naive_bayes, report, task_metrics
+from keras_lstmgen.evaluation import memorization, metrics, naive_bayes, report, task
 from keras_lstmgen.generation import batch_generation, beam_search, decoding_loop, detokenizer, text_generation
 from keras_lstmgen.generation.growing_text import Sample
 from keras_lstmgen.generation.logits_processors import Constraints, HostOptions
@@ -204,9 +204,8 @@ def test_a_search_keeps_no_more_texts_than_it_gives_back() -> None:
 # What is the same for every row
 
 
-def test_the_judge_adds_up_its_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    known = naive_bayes.judge((f"kind {number % 3}", f"word{number} of it") for number in range(30))
-    monkeypatch.setattr(Counter, "total", lambda _: pytest.fail("the counts are added up again"))
+def test_the_judge_reads_each_text_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    known = naive_bayes.train((f"kind {number % 3}", f"word{number} of it") for number in range(30))
     asked, features = list[str](), naive_bayes.features
 
     def counting(text: str) -> list[str]:
@@ -214,20 +213,19 @@ def test_the_judge_adds_up_its_counts_once(monkeypatch: pytest.MonkeyPatch) -> N
         return features(text)
 
     monkeypatch.setattr(naive_bayes, "features", counting)
-    assert [naive_bayes.kind(known, f"word{number}") for number in range(6)] == [
-        f"kind {number % 3}" for number in range(6)
-    ]
+    found = naive_bayes.predict(known, [f"word{number}" for number in range(6)])
+    assert found == [f"kind {number % 3}" for number in range(6)]
     assert len(asked) == 6
 
 
 def test_an_answer_is_brought_to_its_form_once_for_all_its_targets(monkeypatch: pytest.MonkeyPatch) -> None:
-    formed, normalised = Counter[str](), metrics.normalised
+    formed, normalised = Counter[str](), metrics.normalized
 
     def counting(text: str) -> str:
         formed[text] += 1
         return normalised(text)
 
-    monkeypatch.setattr(metrics, "normalised", counting)
+    monkeypatch.setattr(metrics, "normalized", counting)
     metrics.exact_match(["an answer"], [["one", "two", "three"]])
     assert formed == Counter(["an answer", "one", "two", "three"])
 
@@ -247,8 +245,8 @@ def test_the_training_text_is_read_once_for_all_samples_and_kinds(
     assert report._copies_report(written, settings)["longest_copy"] == "the text"
     assert len(read) == 2  # for copies, and for lines
     read.clear()
-    task = task_metrics.Task(model, settings, settings, recipe.Evaluate(), 1)
-    assert task_metrics._seen(task, {"a": ["x", ""], "b": []}) == {"a": 0.0, "b": 0.0}
+    of_kinds = task.Task(model, settings, settings, recipe.Evaluate(), 1)
+    assert of_kinds.shares_in_training({"a": ["x", ""], "b": []}) == {"a": 0.0, "b": 0.0}
     assert len(read) == 1
 
 

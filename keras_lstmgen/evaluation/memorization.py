@@ -6,45 +6,66 @@ from keras_lstmgen.data.token_cache import batches
 
 
 def longest_copies(samples: Sequence[str], training: Iterable[str]) -> list[str]:
-    """Return for each sample its longest passage that stands in the training text, which is read once, in pieces.
+    """Return the longest passage of each sample that occurs in the training text.
 
-    A passage is looked for only where it would be longer than the best so far, so one search for each character of the
-    samples and piece of the text is enough. Short pieces are joined first.
+    The search looks only for passages that are longer than the best one so far, so it needs about one substring search
+    for each character of the samples and each block of the text.
+
+    Args:
+        samples: the samples.
+        training: the training text in consecutive pieces; it is read once.
+
+    >>> from keras_lstmgen.evaluation.memorization import longest_copies
+    >>> longest_copies(["a red fox", "no"], ["the red ", "fence"])
+    [' red f', 'n']
     """
-    best, before = [""] * len(samples), ""
-    kept = max(map(len, samples), default=0)
+    longest, previous = [""] * len(samples), ""
+    overlap = max(map(len, samples), default=0)
     for pieces in batches(training):
-        text = before + "".join(pieces)
-        best = [_longer_copy(sample, copy, text) for sample, copy in zip(samples, best, strict=True)]
-        before = text[max(len(text) - kept, 0) :]  # so that no passage is cut in two
-    return best
+        text = previous + "".join(pieces)
+        longest = [_longer_copy(sample, copy, text) for sample, copy in zip(samples, longest, strict=True)]
+        previous = text[max(len(text) - overlap, 0) :]  # so that passages across two blocks are found
+    return longest
 
 
-def _longer_copy(sample: str, best: str, text: str) -> str:
-    """Return the first longest passage of a sample that stands in a text and is longer than ``best``, or ``best``."""
+def _longer_copy(sample: str, longest: str, text: str) -> str:
+    """Return the longest passage of a sample that occurs in a text, or ``longest`` if no passage is longer."""
     for start in range(len(sample)):
-        while (end := start + len(best) + 1) <= len(sample) and sample[start:end] in text:
-            best = sample[start:end]
-    return best
+        while (end := start + len(longest) + 1) <= len(sample) and sample[start:end] in text:
+            longest = sample[start:end]
+    return longest
 
 
 def whole_lines(sample: str) -> list[str]:
-    """Return the lines of a sample but the last, which is cut, and empty ones."""
+    r"""Return the lines of a sample, without empty lines and without the last line, which may be incomplete.
+
+    >>> from keras_lstmgen.evaluation.memorization import whole_lines
+    >>> whole_lines("one\n\ntwo\nthr")
+    ['one', 'two']
+    """
     return [line for line in sample.split("\n")[:-1] if line.strip()]
 
 
 def lines_seen(lines: Iterable[str], training: Iterable[str]) -> set[str]:
-    """Return those of these lines that stand whole in the training text, which is read once, in pieces.
+    r"""Return the given lines that occur as whole lines in the training text.
 
-    Memory is bounded by the lines: a longer one of the training text is none of them, and is not kept whole.
+    Memory is bounded by the given lines: longer lines of the training text cannot match and are not kept.
+
+    Args:
+        lines: the lines to search for.
+        training: the training text in consecutive pieces; it is read once.
+
+    >>> from keras_lstmgen.evaluation.memorization import lines_seen
+    >>> sorted(lines_seen(["one", "two"], ["one\nt", "wo three\n"]))
+    ['one']
     """
     wanted = set(lines)
-    missing, most = set(wanted), max(map(len, wanted), default=0) + 1
-    rest = ""  # the line that the next piece goes on with, as far as it matters
+    missing, limit = set(wanted), max(map(len, wanted), default=0) + 1
+    unfinished = ""  # beginning of the line that continues in the next piece
     for piece in training:
         first, *others = piece.split("\n")
-        rest = (rest + first[:most])[:most]
+        unfinished = (unfinished + first[:limit])[:limit]
         if others:
-            missing -= {rest, *others[:-1]}
-            rest = others[-1][:most]
-    return wanted - (missing - {rest})
+            missing -= {unfinished, *others[:-1]}
+            unfinished = others[-1][:limit]
+    return wanted - (missing - {unfinished})

@@ -1,6 +1,6 @@
-"""How good answers are: against what people wrote, and against each other. Strings in, numbers out.
+"""Compare generated answers with reference answers, and with each other.
 
-A share is a number from 0 to 1; BLEU is one from 0 to 100, as its library has it.
+Shares and F1 are numbers from 0 to 1. BLEU is from 0 to 100, as in sacrebleu.
 """
 
 import re
@@ -10,9 +10,9 @@ from collections.abc import Collection, Iterable, Sequence
 from itertools import pairwise, zip_longest
 from typing import Any
 
-from keras_lstmgen.utils.errors import UserError
+from keras_lstmgen.evaluation.optional_packages import import_optional
 
-ROUGE = {"rouge_1": "rouge1", "rouge_2": "rouge2", "rouge_l": "rougeL"}
+ROUGE = {"rouge_1": "rouge1", "rouge_2": "rouge2", "rouge_l": "rougeL"}  # names in the report and in rouge-score
 WORD = re.compile(r"[\u3400-\u9fff]|[^\W\u3400-\u9fff]+")  # a Chinese character, or a word of letters and digits
 SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[^a-z])|(?<=[。！？])")
 ARTICLES = re.compile(r"\b(a|an|the)\b")
@@ -20,94 +20,135 @@ References = Sequence[Collection[str]]  # all targets of each source
 
 
 def bleu(answers: Sequence[str], references: References) -> dict[str, Any]:
-    """Corpus BLEU (Papineni et al., 2002) of answers to all targets of their sources, and the library's signature.
+    """Compute corpus BLEU with sacrebleu and its default tokenizer.
 
-    It is sacrebleu's (Post, 2018), with its default tokenizer; the signature says all that it depends on.
+    Sources: Papineni et al., "BLEU: a Method for Automatic Evaluation of Machine Translation", 2002; Post, "A Call for
+    Clarity in Reporting BLEU Scores", 2018.
+
+    Args:
+        answers: one answer for each source.
+        references: all targets of each source.
+
+    Returns:
+        ``bleu``, and ``signature``, which describes the settings of sacrebleu.
+
+    Raises:
+        UserError: sacrebleu is not installed.
     """
-    metric = library("bleu").BLEU()
-    # A stream has one reference of each answer; where a source has fewer targets than another, sacrebleu wants None.
+    metric = import_optional("sacrebleu.metrics.bleu", "bleu").BLEU()
+    # A stream has one reference for each answer. zip_longest adds None for sources with fewer targets than others.
     streams = [list(stream) for stream in zip_longest(*references)]
     score = metric.corpus_score(list(answers), streams).score
     return {"bleu": float(score), "signature": str(metric.get_signature())}
 
 
 def rouge(answers: Sequence[str], references: References) -> dict[str, float]:
-    """Mean F1 of ROUGE-1, ROUGE-2 and ROUGE-L (Lin, 2004), each answer by the target that it is nearest to.
+    """Compute the mean F1 of ROUGE-1, ROUGE-2 and ROUGE-L with rouge-score.
 
-    The scores are those of rouge-score, with its stemmer, which knows letters a to z and digits alone.
+    Each answer is compared with its best target. The tokenizer and the stemmer of rouge-score keep only digits and the
+    letters a to z.
+
+    Source: Lin, "ROUGE: A Package for Automatic Evaluation of Summaries", 2004.
+
+    Args:
+        answers: one answer for each source.
+        references: all targets of each source.
+
+    Raises:
+        UserError: rouge-score is not installed.
     """
-    scorer = library("rouge").RougeScorer(list(ROUGE.values()), use_stemmer=True)
+    scorer = import_optional("rouge_score.rouge_scorer", "rouge").RougeScorer(list(ROUGE.values()), use_stemmer=True)
     scores = [scorer.score_multi(list(targets), answer) for answer, targets in zip(answers, references, strict=True)]
     return {name: _mean(score[kind].fmeasure for score in scores) for name, kind in ROUGE.items()}
 
 
-def library(measure: str) -> Any:
-    """The library that a measure needs; UserError with what to install. None for a measure of our own."""
-    try:
-        if measure == "bleu":
-            from sacrebleu.metrics import bleu as found
-        elif measure == "rouge":
-            from rouge_score import rouge_scorer as found
-        else:
-            return None
-    except ImportError as error:
-        package = str(error.name).partition(".")[0]
-        raise UserError(
-            f"evaluate.measures: '{measure}' needs the package {package}; pip install 'keras_lstmgen[measures]'"
-        ) from error
-    return found
-
-
 def first_sentence(text: str) -> str:
-    """A text up to its first full stop, as a trivial summary: "A b. C d." gives "A b."."""
+    """Return the first sentence of a text, a baseline for summaries.
+
+    >>> from keras_lstmgen.evaluation.metrics import first_sentence
+    >>> first_sentence("It is 3.5 % better. It wins.")
+    'It is 3.5 % better.'
+    """
     return SENTENCE.split(text.strip(), maxsplit=1)[0]
 
 
 def exact_match(answers: Sequence[str], references: References) -> dict[str, float]:
-    """Share of answers that are a target, and mean F1 of words with the nearest target (Rajpurkar et al., SQuAD, 2016).
+    """Compute the share of answers that equal a target, and the mean F1 of their words with the best target.
 
-    Both after ``normalised``.
+    Answers and targets are normalized first.
+
+    Source: Rajpurkar et al., "SQuAD: 100,000+ Questions for Machine Comprehension of Text", 2016.
+
+    Args:
+        answers: one answer for each source.
+        references: all targets of each source.
+
+    >>> from keras_lstmgen.evaluation.metrics import exact_match
+    >>> exact_match(["The Beatles!", "John Lennon"], [["Beatles"], ["Lennon", "Paul"]])
+    {'exact_match': 0.5, 'f1': 0.8333333333333333}
     """
-    scores = [_matched(answer, known) for answer, known in zip(answers, references, strict=True)]
-    return {"exact_match": _mean(exact for exact, _ in scores), "f1": _mean(words for _, words in scores)}
+    scores = [_match(answer, targets) for answer, targets in zip(answers, references, strict=True)]
+    return {"exact_match": _mean(exact for exact, _ in scores), "f1": _mean(f1 for _, f1 in scores)}
 
 
-def _matched(answer: str, known: Collection[str]) -> tuple[bool, float]:
-    """Return whether an answer is one of its targets, and its F1 with the nearest."""
-    ours, theirs = normalised(answer), [normalised(target) for target in known]
-    counts = Counter(ours.split())
-    return ours in theirs, max(_f1(counts, Counter(other.split())) for other in theirs)
+def _match(answer: str, targets: Collection[str]) -> tuple[bool, float]:
+    """Return whether an answer equals one of its targets, and its best F1."""
+    answer, targets = normalized(answer), [normalized(target) for target in targets]
+    counts = Counter(answer.split())
+    return answer in targets, max(_f1(counts, Counter(target.split())) for target in targets)
 
 
-def normalised(text: str) -> str:
-    """SQuAD's form of an answer: lower case, no punctuation of ASCII, no articles, single spaces."""
-    kept = "".join(letter for letter in text.lower() if letter not in string.punctuation)
-    return " ".join(ARTICLES.sub(" ", kept).split())
+def normalized(text: str) -> str:
+    """Normalize an answer as SQuAD does: lower case, without ASCII punctuation and articles, single spaces.
+
+    >>> from keras_lstmgen.evaluation.metrics import normalized
+    >>> normalized("  The U.S.A., an  Area")
+    'usa area'
+    """
+    letters = "".join(letter for letter in text.lower() if letter not in string.punctuation)
+    return " ".join(ARTICLES.sub(" ", letters).split())
 
 
-def _f1(ours: Counter[str], theirs: Counter[str]) -> float:
-    """Return the harmonic mean of the shares of each side's words that the other has; 1 if both have none."""
-    if not ours or not theirs:
-        return float(ours == theirs)
-    return 2 * (ours & theirs).total() / (ours.total() + theirs.total())
+def _f1(answer: Counter[str], target: Counter[str]) -> float:
+    """Return the harmonic mean of precision and recall of word counts; 1 if both are empty."""
+    if not answer or not target:
+        return float(answer == target)
+    return 2 * (answer & target).total() / (answer.total() + target.total())
 
 
 def recall(answers: Sequence[str], references: References) -> float:
-    """Share of answers that are one of their targets, word for word."""
-    return _mean(answer in known for answer, known in zip(answers, references, strict=True))
+    """Return the share of answers that equal one of their targets, without normalization.
+
+    >>> from keras_lstmgen.evaluation.metrics import recall
+    >>> recall(["Fine.", "fine."], [["Well.", "Fine."], ["Fine."]])
+    0.5
+    """
+    return _mean(answer in targets for answer, targets in zip(answers, references, strict=True))
 
 
 def distinct_2(texts: Iterable[str]) -> float:
-    """Distinct bigrams as a share of all bigrams of words in texts (after Li et al., 2016); 0 where there is none."""
+    """Return the number of distinct word bigrams divided by the number of bigrams; 0 without bigrams.
+
+    Source: Li et al., "A Diversity-Promoting Objective Function for Neural Conversation Models", 2016.
+
+    >>> from keras_lstmgen.evaluation.metrics import distinct_2
+    >>> distinct_2(["I do not know.", "I do not", "yes"])
+    0.6
+    """
     bigrams = [bigram for text in texts for bigram in pairwise(words(text))]
     return len(set(bigrams)) / max(len(bigrams), 1)
 
 
 def words(text: str) -> list[str]:
-    """Its words in lower case, without punctuation; each Chinese character counts as one."""
+    """Return the words of a text in lower case without punctuation; each Chinese character is a word.
+
+    >>> from keras_lstmgen.evaluation.metrics import words
+    >>> words("It's 明月!")
+    ['it', 's', '明', '月']
+    """
     return WORD.findall(text.lower())
 
 
 def _mean(numbers: Iterable[float]) -> float:
-    known = list(numbers)
-    return sum(known) / max(len(known), 1)
+    values = list(numbers)
+    return sum(values) / max(len(values), 1)

@@ -1,48 +1,79 @@
-"""A simple judge of what kind a text is of: multinomial naive Bayes (McCallum and Nigam, 1998).
+"""Multinomial naive Bayes classifier over words and word bigrams, a baseline that predicts the label of a text.
 
-It counts words and pairs of neighbouring words, and adds one to each count (Laplace).
+Source: McCallum and Nigam, "A Comparison of Event Models for Naive Bayes Text Classification", 1998. Each count is
+increased by one (Laplace smoothing).
 """
 
-import math
-from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from keras_lstmgen.evaluation.metrics import words
+from keras_lstmgen.utils.errors import UserError
 
 
-class Judge(NamedTuple):
-    """What was counted, kind by kind."""
+class Classifier(NamedTuple):
+    """A trained classifier with V features and K labels."""
 
-    documents: Counter[str]  # of each kind
-    features: dict[str, Counter[str]]  # how often each kind has each feature
-    totals: dict[str, int]  # the sum of these counts, each of all known features being one higher
+    vectorizer: Any  # sklearn.feature_extraction.text.CountVectorizer
+    model: Any  # sklearn.naive_bayes.MultinomialNB
 
 
-def judge(documents: Iterable[tuple[str, str]]) -> Judge:
-    """Read pairs of kind and text once. Memory grows with the distinct words and pairs of words."""
-    seen, counts = Counter[str](), dict[str, Counter[str]]()
-    for kind, text in documents:
-        seen[kind] += 1
-        counts.setdefault(kind, Counter()).update(features(text))
-    known = len(set().union(*counts.values()))
-    return Judge(seen, counts, {kind: found.total() + known for kind, found in counts.items()})
+def train(documents: Iterable[tuple[str, str]]) -> Classifier:
+    """Train a classifier on pairs of label and text, which are read once.
+
+    Raises:
+        UserError: the texts contain no words.
+    """
+    from sklearn.feature_extraction.text import CountVectorizer
+    from sklearn.naive_bayes import MultinomialNB
+
+    labels: list[str] = []
+
+    def read() -> Iterator[list[str]]:
+        for label, text in documents:
+            labels.append(label)
+            yield features(text)
+
+    vectorizer = CountVectorizer(analyzer=iter)  # the documents are lists of features already
+    try:
+        counts = vectorizer.fit_transform(read())
+    except ValueError as error:
+        raise UserError(f"evaluate.measures: 'kind' needs words in the training text ({error})") from error
+    return Classifier(vectorizer, MultinomialNB(alpha=1.0).fit(counts, labels))
 
 
 def features(text: str) -> list[str]:
-    """``["new", "york", "new york"]`` of "New York"."""
-    found = words(text)
-    return found + [" ".join(neighbours) for neighbours in pairwise(found)]
+    """Return the words of a text and its word bigrams.
+
+    >>> from keras_lstmgen.evaluation.naive_bayes import features
+    >>> features("New York")
+    ['new', 'york', 'new york']
+    """
+    unigrams = words(text)
+    return unigrams + [" ".join(bigram) for bigram in pairwise(unigrams)]
 
 
-def kind(known: Judge, text: str) -> str:
-    """Return the likeliest kind of a text, the first that was read of equals."""
-    found = features(text)
-    return max(known.documents, key=lambda name: _log_likelihood(known, name, found))
+def predict(classifier: Classifier, texts: Sequence[str]) -> list[str]:
+    """Return the most likely label of each text; of equally likely labels, the first in alphabetical order."""
+    if not texts:
+        return []
+    best = joint_log_likelihood(classifier, texts).argmax(axis=1)
+    return [str(label) for label in classifier.model.classes_[best]]
 
 
-def _log_likelihood(judged: Judge, name: str, found: list[str]) -> float:
-    """Return ln of the documents of a kind times the probability of each feature in it."""
-    counts, total = judged.features[name], judged.totals[name]
-    return math.log(judged.documents[name]) + sum(math.log((counts[feature] + 1) / total) for feature in found)
+def joint_log_likelihood(classifier: Classifier, texts: Sequence[str]) -> NDArray[np.float64]:
+    """Compute ln P(label) + ln P(text | label) for N texts and K labels, float64 [N, K].
+
+    scikit-learn ignores features that the training text does not contain. Here, they count like features with a
+    frequency of zero, so that a label with little training text gets no advantage from unknown words.
+    """
+    of_texts = [features(text) for text in texts]
+    counts = classifier.vectorizer.transform(of_texts)
+    unknown = np.array([len(found) for found in of_texts]) - np.asarray(counts.sum(axis=1)).ravel()
+    totals = classifier.model.feature_count_.sum(axis=1) + counts.shape[1]  # [K], after smoothing
+    scores = classifier.model.predict_joint_log_proba(counts) - np.outer(unknown, np.log(totals))
+    return np.asarray(scores, np.float64)

@@ -12,15 +12,14 @@ from numpy.typing import NDArray
 from keras_lstmgen.config import recipe
 from keras_lstmgen.data import example_batches, prepared_corpus, sources, splits
 from keras_lstmgen.data.token_cache import encode_split
-from keras_lstmgen.evaluation import likelihood, memorization, metrics, task_metrics
+from keras_lstmgen.evaluation import likelihood, measures, memorization
+from keras_lstmgen.evaluation.task import Task, split
 from keras_lstmgen.files import filenames
 from keras_lstmgen.generation.growing_text import Sample
 from keras_lstmgen.generation.text_generation import GenerationConfig, Generator
 from keras_lstmgen.models.run_directory import Run
 from keras_lstmgen.reporting import reporter
 from keras_lstmgen.utils.errors import UserError
-
-OF_TRAINING = {"bleu", "exact_match", "recall", "kind", "verses", "ngram"}  # measures that read the training text
 
 
 def evaluate(
@@ -51,16 +50,15 @@ def evaluate(
     if samples:
         report["samples"] = _samples_report(run, training, held_out, samples, sample_tokens)
     if options.measures:
-        task = task_metrics.Task(run, training, held_out, options, sample_tokens)
-        report["measures"] = task_metrics.measured(task)
+        report["measures"] = measures.compute(Task(run, training, held_out, options, sample_tokens))
     return report
 
 
 def _check(training: recipe.Corpus, texts: Sequence[str], samples: int, options: recipe.Evaluate) -> None:
     """Raise UserError for missing packages and texts before the evaluation begins."""
     for name in options.measures:
-        metrics.library(name)
-    of_training = [name for name in options.measures if name in OF_TRAINING]
+        measures.check_packages(name)
+    of_training = [name for name in options.measures if measures.MEASURES[name].reads_training]
     reads_source = bool(samples or of_training or not (texts or training.validation))
     try:
         if reads_source:
@@ -138,9 +136,7 @@ def _samples_report(
     if not training.is_pairs:
         texts = Generator(run).generate("", GenerationConfig(max_new_tokens), seeds=range(samples))
         return _copies_report(texts, training)
-    held_out_sources = dict.fromkeys(
-        source for source, _ in map(task_metrics.split, splits.pieces(held_out, "validation"))
-    )
+    held_out_sources = dict.fromkeys(source for source, _ in map(split, splits.pieces(held_out, "validation")))
     prompts = list(islice(cycle(held_out_sources), samples))
     return {"sources": prompts, **_copies_report(_answers(run, prompts, max_new_tokens), training)}
 
@@ -178,6 +174,6 @@ def _training_texts(training: recipe.Corpus) -> Iterable[str]:
     """Yield the training text; of pairs, only the targets."""
     texts = splits.pieces(training, "train")
     if training.is_pairs:
-        texts = (target for _, target in map(task_metrics.split, texts))
+        texts = (target for _, target in map(split, texts))
     separator = "" if training.documents == "stream" else "\n"
     return (text + separator for text in texts)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_lstmgen.cli import console
-from keras_lstmgen.evaluation.task_metrics import Figures
+from keras_lstmgen.evaluation.task import Figures
 
 COUNTS = ("documents", "tokens", "characters", "words", "unknown")
 

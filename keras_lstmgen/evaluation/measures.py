@@ -1,0 +1,53 @@
+"""Registry of the measures that ``evaluate`` computes in addition to the loss.
+
+A measure is a function from a ``Task`` to a table. It is named by module and function, so that this package does not
+import the measures of single recipes, and optional packages are imported only when they are needed.
+"""
+
+from importlib import import_module
+from typing import Any, NamedTuple
+
+from keras_lstmgen.evaluation.optional_packages import import_optional
+from keras_lstmgen.evaluation.task import Figures, Task
+
+
+class Measure(NamedTuple):
+    """An entry of the registry."""
+
+    module: str  # module of the function
+    function: str  # name of a function from a ``Task`` to ``Figures``
+    optional: tuple[str, ...] = ()  # optional modules that the function imports
+    reads_training: bool = False  # whether the function reads the training text
+
+
+CORE = "keras_lstmgen.evaluation.task_metrics"
+SACREBLEU, ROUGE, SKLEARN = "sacrebleu.metrics.bleu", "rouge_score.rouge_scorer", "sklearn"
+MEASURES = {
+    "bleu": Measure(CORE, "bleu", (SACREBLEU, SKLEARN), reads_training=True),
+    "rouge": Measure(CORE, "rouge", (ROUGE,)),
+    "exact_match": Measure(CORE, "exact_match", (SKLEARN,), reads_training=True),
+    "recall": Measure(CORE, "recall", reads_training=True),
+    "distinct_2": Measure(CORE, "distinct_2"),
+    "kind": Measure(CORE, "kind", (SKLEARN,), reads_training=True),
+    "ngram": Measure(CORE, "ngram", reads_training=True),
+    "verses": Measure("keras_lstmgen.recipe_measures.quatrains", "verses", reads_training=True),
+}
+
+
+def check_packages(name: str) -> None:
+    """Raise UserError if an optional package of a measure is missing.
+
+    Args:
+        name: name of the measure in ``evaluate.measures``.
+    """
+    for module in MEASURES[name].optional:
+        import_optional(module, name)
+
+
+def compute(task: Task) -> dict[str, Figures]:
+    """Compute all measures in the options of a task; return their tables by name."""
+    return {name: _function(MEASURES[name])(task) for name in task.options.measures}
+
+
+def _function(measure: Measure) -> Any:
+    return getattr(import_module(measure.module), measure.function)

@@ -1,0 +1,1 @@
+"""Measures that belong to a single recipe of ``pipelines/``; ``evaluation.measures`` registers them by name."""
