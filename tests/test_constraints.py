@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -50,11 +50,19 @@ def limited(options: HostOptions, bias: dict[int, float] | None = None, unsample
 # The order, against an oracle in Python's float64, from the words of the page
 
 
-def oracle(
-    logits: list[float], options: Options, host: HostOptions, bias: dict[int, float], prompt: list[int],
-    output: list[int], unsampled: set[int], noise: float,
-) -> tuple[int | None, float]:  # fmt: skip
+class Drawing(NamedTuple):
+    """Of one token: what the model says, what is read and written, and the noise."""
+
+    logits: list[float]
+    bias: dict[int, float]
+    prompt: list[int]
+    output: list[int]
+    noise: float
+
+
+def oracle(drawing: Drawing, options: Options, host: HostOptions, unsampled: set[int]) -> tuple[int | None, float]:
     """The token that is drawn, None where nothing is left; and how near the noise is to another."""
+    logits, bias, prompt, output, noise = drawing
     left = {}
     for token, x in enumerate(logits):
         if token in unsampled or bias.get(token, 0) == -math.inf or repeated(prompt + output, token, host):
@@ -135,19 +143,14 @@ biases = st.dictionaries(st.integers(2, V - 1), st.sampled_from([-math.inf, -1.3
 
 
 @settings(max_examples=300)
-@given(logits(V), mixes, hosts, biases, ids.filter(bool), ids, st.floats(0, 0.999))
+@given(st.builds(Drawing, logits(V), biases, ids.filter(bool), ids, st.floats(0, 0.999)), mixes, hosts)
 def test_any_mix_of_options_is_applied_in_the_order_of_the_page(
-    logits: list[float],
-    options: Options,
-    host: HostOptions,
-    bias: dict[int, float],
-    prompt: list[int],
-    output: list[int],
-    noise: float,
+    drawing: Drawing, options: Options, host: HostOptions
 ) -> None:
     unsampled = {0, 1}
-    expected, near = oracle(logits, options, host, bias, prompt, output, unsampled, noise)
+    expected, near = oracle(drawing, options, host, unsampled)
     assume(near > 1e-5)
+    logits, bias, prompt, output, noise = drawing
     assert chosen(logits, options, limited(host, bias, unsampled), prompt, output, noise) == expected
 
 

@@ -527,7 +527,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize(
-    ("name", "refused", "error"),
+    "failure",
     [
         ("tflite", "/model.tflite", errno.ENOSPC),
         ("onnx", "/generate.onnx", errno.ENOSPC),
@@ -538,10 +538,14 @@ def contents(folder: Path) -> dict[str, bytes]:
     ],
 )
 def test_a_disk_that_is_full_or_read_only_in_an_export_leaves_all_as_it_was(
-    trained: Path, copied: Path, refusing: dict[str, int], monkeypatch: pytest.MonkeyPatch,
-    name: str, refused: str, error: int,
-) -> None:  # fmt: skip
+    trained: Path,
+    copied: Path,
+    refusing: dict[str, int],
+    monkeypatch: pytest.MonkeyPatch,
+    failure: tuple[str, str, int],
+) -> None:
     """The artifact that was exported before too, and its proof."""
+    name, refused, error = failure
     if refused == "/export.json":
         monkeypatch.setattr(export_run, "_exporter", converters_that_copy(trained))
     (copied / FORMATS[name].path.parts[0] / "mine.txt").write_text("mine")

@@ -86,10 +86,11 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[float, ...]]:
 # The disk
 
 
-@pytest.mark.parametrize(("name", "error"), REFUSED)
+@pytest.mark.parametrize("failure", REFUSED)
 def test_a_disk_that_is_full_or_read_only_at_whatever_write_of_a_training(
-    text: Path, tmp_path: Path, whole: Any, refusing: dict[str, int], capsys: Any, name: str, error: int
+    text: Path, tmp_path: Path, whole: Any, refusing: dict[str, int], capsys: Any, failure: tuple[str, int]
 ) -> None:
+    name, error = failure
     runs = tmp_path / "runs"
     atomic.write_text(runs / "other" / "precious.txt", "mine")
     refusing[name] = error
