@@ -391,7 +391,7 @@ def test_log_probabilities_are_a_line_of_json_a_token(
         (["--logprobs", "-1"], "--logprobs: -1 is out of range; give 0 or more"),
         (["--beams", "-1"], "--beams: -1 is out of range; give 1 or more"),
         (["--beams", "2", "--length-penalty", "-1"], "--length-penalty: -1.0 is out of range; give a number from 0 "),
-        (["--length-penalty", "1"], "--length-penalty: is of a beam search; give --beams too"),
+        (["--length-penalty", "1"], "--length-penalty: applies to a beam search; give --beams too"),
         (
             ["--beams", "2", "--top-p", "0.5"],
             "--top-p: has no effect in a beam search, which does not sample; leave it ",
@@ -617,7 +617,7 @@ def test_how_a_value_with_a_minus_sign_is_given_is_said_and_works(
     words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert command_line.main(["generate", *words]) == 2
-    hint = re.search(r"a value that begins with a minus sign is given as (.*); see", capsys.readouterr().err)
+    hint = re.search(r"a value that begins with a minus sign is typed as (.*); see", capsys.readouterr().err)
     assert hint
     arguments = vars(build_parser().parse_args(["generate", *shlex.split(hint[1])]))
     assert words[1] in (str(value) for value in [arguments["prompt"], *arguments["stop"], "-1e-3"])

@@ -122,7 +122,7 @@ def test_every_value_of_the_recipes_has_an_effect(path: Path) -> None:
         ("generate --temperature 0 --seed 7", "--seed has no effect here: it needs a --temperature above 0"),
         ("chat --temperature 0 --top-p 0.5", "--top-p has no effect here: it needs a --temperature above 0"),
         ("generate --beams 2 --seed 7", "--seed has no effect here: it needs sampling; leave it or --beams out"),
-        ("generate --length-penalty 1", "--length-penalty: is of a beam search; give --beams too"),
+        ("generate --length-penalty 1", "--length-penalty: applies to a beam search; give --beams too"),
         ("inspect --prompt a --seed 7", "--seed has no effect here: it needs --max-new-tokens"),
         ("inspect --prompt a --temperature 2", "--temperature has no effect here: it needs --max-new-tokens"),
         ("evaluate RUN --samples 0 --sample-tokens 9", "--sample-tokens has no effect here: it needs --samples, or"),

@@ -1,4 +1,4 @@
-"""The command line: eight verbs, and how each may end. ``--help`` never imports TensorFlow."""
+"""Run a verb of the command line and return its exit status. ``--help`` does not import TensorFlow."""
 
 import argparse
 import sys
@@ -10,7 +10,7 @@ from keras_lstmgen.reporting import reporter
 from keras_lstmgen.system import cpu, environment, malloc, signals, standard_streams
 from keras_lstmgen.utils.errors import ReaderLeft, Terminated, UserError, visible
 
-PRINTING = ("generate", "chat", "info")  # end when the reader of their output leaves; the others continue
+PRINTING = ("generate", "chat", "info")  # they end when a pipe closes that reads their output; the others continue
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -23,6 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _status(argv: Sequence[str] | None, output: standard_streams.Output) -> int:
+    """Run the command, and convert each way to end to an exit status."""
     try:
         with signals.raise_terminated():
             return _command(argv, output)
@@ -30,10 +31,10 @@ def _status(argv: Sequence[str] | None, output: standard_streams.Output) -> int:
         return _failed(str(error))
     except ReaderLeft:
         return 0
-    except OSError as error:  # a full disk, a folder that may not be written, wherever it is noticed
+    except OSError as error:  # for example a full disk, or a folder without permission to write
         return _failed(f"{error.filename or 'reading or writing'}: {error.strerror or error}")
     except MemoryError:
-        return _failed("not enough memory; give it a smaller text, model or batch")
+        return _failed("not enough memory; use a smaller text, model or batch")
     except KeyboardInterrupt:
         return 130
     except Terminated as ended:
@@ -47,6 +48,7 @@ def _failed(message: str, status: int = 2) -> int:
 
 
 def _command(argv: Sequence[str] | None, output: standard_streams.Output) -> int:
+    """Parse the command line, run its verb, and check that all output was written."""
     arguments = build_parser().parse_args(argv)
     output.goes_on = arguments.verb not in PRINTING
     status = _verb(arguments, sys.argv[1:] if argv is None else argv)
@@ -56,6 +58,7 @@ def _command(argv: Sequence[str] | None, output: standard_streams.Output) -> int
 
 
 def _verb(arguments: argparse.Namespace, words: Sequence[str]) -> int:
+    """Configure the process and run a verb, or start several workers that run it."""
     environment.configure()
     if getattr(arguments, "workers", 1) > 1:
         from keras_lstmgen.cli.console_reporter import ConsoleReporter  # imports rich

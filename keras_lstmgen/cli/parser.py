@@ -58,7 +58,7 @@ class _Parser(argparse.ArgumentParser):
         value = self._words[self._words.index(missing[1]) + 1]
         if not value.startswith("-") or value in self._option_string_actions:
             return ""
-        return f"; a value that begins with a minus sign is given as {shlex.join([f'{missing[1]}={value}'])}"
+        return f"; a value that begins with a minus sign is typed as {shlex.join([f'{missing[1]}={value}'])}"
 
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
         """Exit after ``--help`` or ``--version``, once the text is written."""
@@ -76,7 +76,7 @@ class _Parser(argparse.ArgumentParser):
             option = unknown[0].partition("=")[0]
             raise UserError(f"there is no option '{option}'{self._suggestion(option)}")
         if unknown:
-            raise UserError(f"{unknown[0]}: is one word too many; such words stand together, before the options")
+            raise UserError(f"{unknown[0]}: is one word too many; place such words together, before the options")
         return known, unknown
 
     def _suggestion(self, option: str) -> str:

@@ -63,7 +63,7 @@ def _beam_search_config(arguments: argparse.Namespace) -> BeamSearchConfig | Non
     """Return the configuration of a beam search; None without ``--beams``."""
     if not arguments.beams:
         if arguments.length_penalty:
-            raise UserError("--length-penalty: is of a beam search; give --beams too")
+            raise UserError("--length-penalty: applies to a beam search; give --beams too")
         return None
     search = BeamSearchConfig(arguments.beams, arguments.length_penalty, arguments.max_new_tokens)
     for name, default in asdict(Options()).items():
