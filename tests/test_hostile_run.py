@@ -346,10 +346,10 @@ def test_a_bomb_of_zip_is_refused_before_it_is_unpacked(made: Made, name: str) -
         assert (folder / archive).stat().st_size < 200_000
     tracemalloc.start()
     with pytest.raises(
-        UserError, match=r"model\.keras: holds no weights of this model \(.* is packed, as this package"
+        UserError, match=r"model\.keras: holds no weights of this model \(.* is compressed; this package"
     ):
         run_directory.load(folder)
-    with pytest.raises(UserError, match=r"checkpoint\.keras: is damaged \(.* is packed, as this package"):
+    with pytest.raises(UserError, match=r"checkpoint\.keras: is damaged \(.* is compressed; this package"):
         checkpoint.load(folder, made.model, made.text)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
