@@ -1,4 +1,4 @@
-"""What each option against over-fitting is worth: the base recipe, and it again with one option turned over.
+"""Measure each regularization option: train the base recipe, and again with one option changed.
 
     python -m benchmarks.ablation
     python -m benchmarks.ablation --recipe benchmarks/subwords.toml --epochs 20 --seeds 0 1 2

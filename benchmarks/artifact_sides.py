@@ -1,4 +1,4 @@
-"""What writes of ours: each artifact by its graph ``generate`` and by its client; and Keras, in two ways."""
+"""Measure text generation with each exported artifact, by its graph ``generate`` and by its client, and with Keras."""
 
 import importlib
 import itertools

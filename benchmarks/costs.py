@@ -1,4 +1,4 @@
-"""What a large corpus, a large model and many texts at once would cost: computed, not run.
+"""Compute, without a run, the cost of a large corpus, a large model and many texts in parallel.
 
     python -m benchmarks.costs
     python -m benchmarks.costs --terabytes 0.1 --units 1024 --gpus 1 4 --share 0.1

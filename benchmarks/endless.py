@@ -1,4 +1,4 @@
-"""A million characters in one text: memory while they come, that all numbers stay numbers, and the speed.
+"""Generate a million characters in one text; record memory and speed, and check that all numbers are finite.
 
     python -m benchmarks.endless RUN
     python -m benchmarks.endless RUN --tokens 100000

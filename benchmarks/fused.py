@@ -1,4 +1,4 @@
-"""TFLite's fused LSTM and arithmetic in integers alone: what they would do for the graph ``score``.
+"""Measure the fused LSTM and the integer arithmetic of TFLite for the graph ``score``.
 
     python -m benchmarks.fused
     python -m benchmarks.fused --units 256 --rounds 3

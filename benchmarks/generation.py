@@ -1,4 +1,4 @@
-"""Generation, characters per second: every artifact of ours, Keras and PyTorch, from the same weights, side by side.
+"""Compare the generation speed, in characters per second, of every artifact, Keras and PyTorch with the same weights.
 
     python -m benchmarks.generation
     python -m benchmarks.generation --batches 1 --rounds 3 --sides PyTorch int8

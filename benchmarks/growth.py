@@ -1,4 +1,4 @@
-"""What grows with the corpus and the model: time, memory, tokens per second; and how soon each command answers.
+"""Measure how time, memory and tokens per second grow with corpus and model, and how fast each command responds.
 
     python -m benchmarks.growth
     python -m benchmarks.growth --megabytes 1 10

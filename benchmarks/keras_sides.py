@@ -1,4 +1,4 @@
-"""What trains in TensorFlow: the model of this tool on the tool's own path, and the same one of Keras's layers."""
+"""Measure training in TensorFlow: the model of this package, and the same model built from Keras layers."""
 
 import re
 import tempfile

@@ -1,4 +1,4 @@
-"""What the benchmarks share: sides that take turns, medians of ratios, the machine, and the files of the results."""
+"""Shared functions of the benchmarks: alternating runs, medians of ratios, machine description and result files."""
 
 import argparse
 import json

@@ -1,4 +1,4 @@
-"""What the web page writes: by its own worker in a real browser or, where none starts, by its modules in Node."""
+"""Generate text with the web page: with its worker in a browser, or with its modules in Node."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""The same text everywhere: a thousand prompts and seeds, all options mixed, written by every artifact and by Keras.
+"""Compare the texts of all artifacts and of Keras for a thousand prompts and seeds with mixed options.
 
     python -m benchmarks.parity saved_models/quickstart
     python -m benchmarks.parity saved_models/quickstart --texts 100 --tokens 50

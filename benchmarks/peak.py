@@ -1,4 +1,4 @@
-"""What the machine can do at most: the product of two large matrices, in TensorFlow and in PyTorch."""
+"""Measure the peak speed of the machine: the product of two large matrices in TensorFlow and PyTorch."""
 
 import statistics
 import time

@@ -1,4 +1,4 @@
-"""Whether copying from the source pays: a recipe of pairs with attention, trained without a pointer and with one.
+"""Compare a recipe of pairs with attention, trained with and without a pointer-generator.
 
     python -m benchmarks.pointer
     python -m benchmarks.pointer --epochs 6 --change model.units=256 'corpus.field=["1", "3"]' --name pointer_titles

@@ -1,4 +1,4 @@
-"""How fast Apache Beam's local runner prepares a corpus, documents and MB a second, with one worker and more.
+"""Measure the speed of Apache Beam's local runner, in documents and MB per second, with one or more workers.
 
     python -m benchmarks.preparing
     python -m benchmarks.preparing --megabytes 48 --workers 1 2 --rounds 1

@@ -1,4 +1,4 @@
-"""Where the time of writing goes in SavedModel and in ONNX: each kind of operator, how often a token, its share.
+"""Profile text generation in SavedModel and ONNX: calls per token and share of the time for each type of operator.
 
     python -m benchmarks.profile
 

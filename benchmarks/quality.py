@@ -1,4 +1,4 @@
-"""Quality against time: what so many minutes of training on tiny Shakespeare are worth.
+"""Measure quality against time: the loss after several minutes of training on tiny Shakespeare.
 
     python -m benchmarks.quality
     python -m benchmarks.quality --minutes 1 3      # these anew, beside what the results have of others

@@ -1,4 +1,4 @@
-"""What a server gets out of the SavedModel: characters per second and memory, with 1 to 256 texts in progress.
+"""Measure a server with the SavedModel: characters per second and memory, with 1 to 256 texts in parallel.
 
     python -m benchmarks.serving
     python -m benchmarks.serving --rows 1 1024

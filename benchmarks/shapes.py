@@ -1,4 +1,4 @@
-"""The models that the sides of a benchmark all train, and the work that they are."""
+"""Define the models that all sides of a benchmark train, and compute their number of operations."""
 
 import re
 from typing import NamedTuple

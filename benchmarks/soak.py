@@ -1,4 +1,4 @@
-"""Trains, exports and writes for an hour while it is killed, its disk fills up and its files are damaged.
+"""Train, export and generate for an hour while processes are killed, the disk fills up and files are damaged.
 
     python -m benchmarks.soak --minutes 60
     python -m benchmarks.soak --minutes 3 --seed 1

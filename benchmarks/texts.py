@@ -1,4 +1,4 @@
-"""What the sides of ``generation`` share: texts of so many characters, for some seconds, by the best number of threads.
+"""Shared code of the sides of ``generation``: texts of a fixed length, with the best number of threads.
 
 Beside NumPy it imports the package's count of cores alone, so that no side loads what it does not use.
 """

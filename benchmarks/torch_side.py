@@ -1,4 +1,4 @@
-"""What trains in PyTorch: the same model, on ``nn.LSTM``."""
+"""Measure training in PyTorch: the same model with ``nn.LSTM``."""
 
 import time
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What writes in PyTorch, with our weights: ``LSTMCell`` and ``nn.LSTM``, in float32 and dynamic int8.
+"""Generate text in PyTorch with the same weights: ``LSTMCell`` and ``nn.LSTM``, in float32 and dynamic int8.
 
 As fast as it gets: no gradients, one tensor operation draws all rows, and each side has the threads that suit it best.
 """

@@ -1,4 +1,4 @@
-"""Training tokens per second: ours, ``keras.layers.LSTM`` and PyTorch's ``nn.LSTM``, the same model side by side.
+"""Compare training speed, in tokens per second, of this package, ``keras.layers.LSTM`` and PyTorch's ``nn.LSTM``.
 
     python -m benchmarks.training
     python -m benchmarks.training --device gpu

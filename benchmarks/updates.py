@@ -1,4 +1,4 @@
-"""Where the time of an update goes in our training: the LSTM's code, and the operators around it, part by part.
+"""Profile a training update: the LSTM kernel and the operators around it.
 
     python -m benchmarks.updates
     python -m benchmarks.updates --shapes 1x512,32,64 --precision float32

@@ -1,4 +1,4 @@
-"""A side of a benchmark in a process of its own, so that no library disturbs the threads of another.
+"""Run a side of a benchmark in its own process, so that libraries do not disturb each other's threads.
 
 Here a ``Worker`` starts the process, asks it numbers over a pipe and reads its answers. Between two questions the
 process is stopped by a signal: whatever threads it has, sleeping, spinning or prefetching, none of them runs.
