@@ -225,7 +225,7 @@ def test_tsv_takes_quotation_marks_as_they_are(make: Make) -> None:
     ("kind", "field", "text", "message"),
     [
         ("jsonl", "t", '{"t": "a"}\n\n{"t": ', r"0\.txt, line 3: invalid JSON"),
-        ("jsonl", "t", "[" * 100_000, r"0\.txt, line 1: not JSON"),
+        ("jsonl", "t", "[" * 100_000, r"0\.txt, line 1: invalid JSON"),
         ("jsonl", "t", '{"t": "a"}\n["a"]', r"0\.txt, line 2: not an object with a string 't'"),
         ("jsonl", "t", '{"t": 5}', r"0\.txt, line 1: not an object with a string 't'"),
         ("jsonl", "t", '{"text": "a"}', r"0\.txt, line 1: not an object with a string 't'"),

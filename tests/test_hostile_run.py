@@ -361,7 +361,7 @@ def test_a_bomb_among_the_states_is_refused_before_it_is_unpacked(made: Made) ->
     np.savez_compressed(states, np.zeros(15_000_000, np.float32))
     for name in (run_directory.CHECKPOINT, run_directory.PREVIOUS):
         put(folder / name, made.members[name] | {"carried.npz": states.getvalue()})
-    with pytest.raises(UserError, match=r"arr_0\.npy is packed"):
+    with pytest.raises(UserError, match=r"arr_0\.npy is compressed"):
         checkpoint.load(folder, made.model, made.text)
 
 
