@@ -23,13 +23,14 @@ from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-from keras_lstmgen.cli import command_line, commands
+from keras_lstmgen.cli import command_line
+from keras_lstmgen.cli.verbs import train
 from keras_lstmgen.distribution import workers
 from keras_lstmgen.evaluation import likelihood
 from keras_lstmgen.training.controller import TrainingController
 from keras_lstmgen.training.validation import Validation
 
-assert commands  # imported here, so that no worker has to
+assert train  # imported here, so that no worker has to
 
 
 def signal_at(batch: int, number: int) -> None:

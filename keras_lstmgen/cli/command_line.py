@@ -1,6 +1,7 @@
 """Run a verb of the command line and return its exit status. ``--help`` does not import TensorFlow."""
 
 import argparse
+import importlib
 import sys
 from collections.abc import Sequence
 
@@ -8,6 +9,7 @@ from keras_lstmgen.cli.parser import build_parser
 from keras_lstmgen.distribution import launcher
 from keras_lstmgen.reporting import reporter
 from keras_lstmgen.system import cpu, environment, malloc, signals, standard_streams
+from keras_lstmgen.system.native_stderr import captured_stderr
 from keras_lstmgen.utils.errors import ReaderLeft, Terminated, UserError, visible
 
 PRINTING = ("generate", "chat", "info")  # they end when a pipe closes that reads their output; the others continue
@@ -61,16 +63,13 @@ def _verb(arguments: argparse.Namespace, words: Sequence[str]) -> int:
     """Configure the process and run a verb, or start several workers that run it."""
     environment.configure()
     if getattr(arguments, "workers", 1) > 1:
-        from keras_lstmgen.cli.console_reporter import ConsoleReporter  # imports rich
-
-        with reporter.use(ConsoleReporter()):
-            return launcher.launch(words, arguments.workers)
+        return launcher.launch(words, arguments.workers)
     cpu.configure()
     malloc.configure()
-    with environment.without_matplotlib():
-        from keras_lstmgen.cli import commands  # imports TensorFlow, which --help does not wait for
+    with environment.without_matplotlib(), captured_stderr():
         from keras_lstmgen.cli.console_reporter import ConsoleReporter
 
+        verb = importlib.import_module(f"keras_lstmgen.cli.verbs.{arguments.verb}")  # imports TensorFlow
     with reporter.use(ConsoleReporter()):
-        getattr(commands, arguments.verb)(arguments)
+        verb.run(arguments)
     return 0

@@ -183,7 +183,7 @@ def _with_defaults(complete: Callable[..., Any]) -> Any:
     specs = [tf.TensorSpec([None], kind, name) for name, (kind, _) in DEFAULTS.items()]
     seed, limit, penalty, temperature, k, p, m = (tf.constant([value], kind) for kind, value in DEFAULTS.values())
 
-    def serving_default(  # the names of the parameters are the names of the inputs
+    def serving_default(  # noqa: PLR0913  # the names of the parameters are the names of the inputs
         prompt: Any, seed: Any = seed, max_new_tokens: Any = limit, repetition_penalty: Any = penalty,
         temperature: Any = temperature, top_k: Any = k, top_p: Any = p, min_p: Any = m,
     ) -> Any:  # fmt: skip
