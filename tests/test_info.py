@@ -116,6 +116,7 @@ MISSING = (
 )
 
 
+@pytest.mark.usefixtures("on_console")
 def test_missing_native_code_is_told_in_a_line_where_a_training_begins_and_by_info(
     copied: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
