@@ -46,9 +46,9 @@ def trains(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[recipe.Recip
     """What ``train`` is asked for. Nothing is trained."""
     asked: list[recipe.Recipe] = []
 
-    def note(settings: recipe.Recipe, runs: Path, name: str) -> Path:
+    def note(settings: recipe.Recipe, runs: Path, name: str, **_: object) -> trainer.TrainingResult:
         asked.append(settings)
-        return runs / name
+        return trainer.TrainingResult(runs / name)
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(trainer, "train", note)
