@@ -12,6 +12,7 @@ from keras_lstmgen.config import recipe
 from keras_lstmgen.layers import compute_dtype, lstm, native_ops
 from keras_lstmgen.models import run_directory
 from keras_lstmgen.training import trainer
+from tests.shown import shown
 
 
 @pytest.fixture
@@ -116,7 +117,6 @@ MISSING = (
 )
 
 
-@pytest.mark.usefixtures("on_console")
 def test_missing_native_code_is_told_in_a_line_where_a_training_begins_and_by_info(
     copied: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -126,7 +126,7 @@ def test_missing_native_code_is_told_in_a_line_where_a_training_begins_and_by_in
         monkeypatch.setattr(native_ops, "library", library)
         for command in commands:
             assert command_line.main(command) == 0
-        trainer.resume(copied, recipe.load(copied / run_directory.RECIPE))
+        shown(trainer.resume, copied, recipe.load(copied / run_directory.RECIPE))
         printed[library()] = [line for line in capsys.readouterr().out.splitlines() if line.startswith(MISSING)]
     assert [len(lines) for lines in printed.values()] == [0, 3]
 
