@@ -18,12 +18,12 @@ from typing import Any
 
 import pytest
 
-from keras_lstmgen import exporters
 from keras_lstmgen.cli import command_line
 from keras_lstmgen.cli.parser import build_parser
 from keras_lstmgen.cli.verbs.recipe_arguments import run_name
 from keras_lstmgen.config import recipe
 from keras_lstmgen.data import sources
+from keras_lstmgen.exporters import verify
 from keras_lstmgen.files import atomic, spooling
 from keras_lstmgen.generation import beam_search, decoding_loop, text_generation
 from keras_lstmgen.generation.logits_processors import HostOptions
@@ -582,7 +582,7 @@ def test_a_text_that_cannot_be_kept_is_printed(
 def test_what_takes_long_begins_only_where_its_results_can_be_written(
     copied: Path, refusing: dict[str, int], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(exporters.verify, "compute_reference", None)
+    monkeypatch.setattr(verify, "compute_reference", None)
     monkeypatch.setattr(inspect_run, "inspect", None)
     refusing[atomic.WRITING] = errno.EROFS
     for words in (["export", str(copied)], ["inspect", str(copied), "--prompt", "a"]):
