@@ -29,7 +29,7 @@ from keras_lstmgen.generation.logits_processors import Constraints, HostOptions
 from keras_lstmgen.generation.sampling import Options
 from keras_lstmgen.generation.text_generation import GenerationConfig, Generator
 from keras_lstmgen.models import run_directory
-from keras_lstmgen.tokenizers import tokenizer
+from keras_lstmgen.tokenizers import tokenizer, vocabulary
 from keras_lstmgen.utils.errors import UserError
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the tests are no package that is installed
@@ -187,9 +187,9 @@ def test_behind_an_end_token_nothing_follows_and_no_option_is_to_blame() -> None
 
 # Patterns, against Python's own
 
-CHARACTERS = tokenizer.Tokenizer(tokenizer.train(recipe.Tokenizer(type="char"), lambda: iter(["ab \n"])))
+CHARACTERS = tokenizer.Tokenizer(vocabulary.train(recipe.Tokenizer(type="char"), lambda: iter(["ab \n"])))
 PIECES = tokenizer.Tokenizer(
-    tokenizer.train(recipe.Tokenizer(type="bpe", vocab_size=12), lambda: iter(["abab ab aab 字a abé 字字 " * 20]))
+    vocabulary.train(recipe.Tokenizer(type="bpe", vocab_size=12), lambda: iter(["abab ab aab 字a abé 字字 " * 20]))
 )
 ALPHABET, LONGEST = "ab字é", 5
 TEXTS = ["".join(text) for n in range(LONGEST + 1) for text in itertools.product(ALPHABET, repeat=n)]

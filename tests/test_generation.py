@@ -18,10 +18,10 @@ from keras_lstmgen.generation.detokenizer import Detokenizer
 from keras_lstmgen.generation.sampling import Options
 from keras_lstmgen.generation.text_generation import GenerationConfig, Generator
 from keras_lstmgen.models import inference_step, run_directory
-from keras_lstmgen.tokenizers import tokenizer
+from keras_lstmgen.tokenizers import tokenizer, vocabulary
 
 GOLDEN = Path(__file__).with_name("golden") / "run"
-TOKENIZER = tokenizer.Tokenizer(tokenizer.train(recipe.Tokenizer(type="char"), lambda: iter(["abc \n字"])))
+TOKENIZER = tokenizer.Tokenizer(vocabulary.train(recipe.Tokenizer(type="char"), lambda: iter(["abc \n字"])))
 ids_of = TOKENIZER.encode
 
 

@@ -16,11 +16,11 @@ from export import beam, client, contract
 from export import tokenizer as kit
 from export.tflite.generate import metadata_buffers
 from keras_lstmgen.config import recipe
-from keras_lstmgen.tokenizers import tokenizer
+from keras_lstmgen.tokenizers import vocabulary
 from tests.hostile import VALUES, damaged
 
 V, S = 291, 5
-WORDS = tokenizer.train(
+WORDS = vocabulary.train(
     recipe.Tokenizer(type="bpe", vocab_size=V - 256), lambda: iter(["the cat sat on the mat\n" * 9])
 )
 METADATA: dict[str, Any] = {

@@ -19,7 +19,7 @@ from keras_lstmgen.cli import command_line
 from keras_lstmgen.config import recipe
 from keras_lstmgen.data import readers, sources, splits, token_cache
 from keras_lstmgen.files import downloads
-from keras_lstmgen.tokenizers import tokenizer
+from keras_lstmgen.tokenizers import tokenizer, vocabulary
 from keras_lstmgen.utils.errors import UserError
 from tests.hostile import HEAVY, LETTERS, TEXTS, VALUES, damaged, refused_or
 
@@ -213,7 +213,7 @@ def models() -> dict[str, bytes]:
     def texts() -> Iterator[str]:
         yield "the cat sat on the mat, 床前明月光\n" * 30
 
-    return {kind: tokenizer.train(recipe.Tokenizer(type=kind), texts) for kind in ("char", "word", "bpe", "unigram")}
+    return {kind: vocabulary.train(recipe.Tokenizer(type=kind), texts) for kind in ("char", "word", "bpe", "unigram")}
 
 
 MODELS = models()

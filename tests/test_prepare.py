@@ -22,7 +22,7 @@ from keras_lstmgen.data import prepared_corpus, sources, splits, token_cache
 from keras_lstmgen.data.token_cache import Encoded, encode
 from keras_lstmgen.evaluation import likelihood
 from keras_lstmgen.models import run_directory
-from keras_lstmgen.tokenizers import tokenizer
+from keras_lstmgen.tokenizers import vocabulary
 from keras_lstmgen.training import trainer
 from keras_lstmgen.utils.errors import UserError
 from tests.conftest import SMALL
@@ -123,7 +123,7 @@ def test_three_workers_write_the_files_of_one(
 def test_a_vocabulary_learns_from_the_same_sample_of_lines(
     tmp_path: Path, make: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tokenizer, "SAMPLED_LINES", 50)
+    monkeypatch.setattr(vocabulary, "SAMPLED_LINES", 50)
     asked = make("bpe", "stream", 60)
     pipeline.prepare(asked, tmp_path / "prepared", HERE)
     same(opened(tmp_path / "prepared"), encode(asked, tmp_path / "cache"))
@@ -132,10 +132,10 @@ def test_a_vocabulary_learns_from_the_same_sample_of_lines(
 @given(count=st.integers(0, 300), most=st.integers(1, 40))
 def test_the_numbers_of_sampled_lines_are_those_of_the_sample(count: int, most: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tokenizer, "SAMPLED_LINES", most)
+        patch.setattr(vocabulary, "SAMPLED_LINES", most)
         lines = [str(number) for number in range(count)]
-        sample = tokenizer._sample(lambda: iter(["\n".join(lines)]))
-        assert [lines[number] for number in tokenizer.sampled_lines(count)] == sample
+        sample = vocabulary._sample(lambda: iter(["\n".join(lines)]))
+        assert [lines[number] for number in vocabulary.sampled_lines(count)] == sample
 
 
 def test_lines_longer_than_a_piece_are_cut_alike_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

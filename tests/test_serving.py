@@ -21,7 +21,7 @@ from keras_lstmgen.generation import sampling
 from keras_lstmgen.generation.growing_text import Sample
 from keras_lstmgen.generation.text_generation import GenerationConfig, Generator
 from keras_lstmgen.models import run_directory
-from keras_lstmgen.tokenizers import tokenizer
+from keras_lstmgen.tokenizers import tokenizer, vocabulary
 from keras_lstmgen.training import trainer
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the kit is no package: it travels as a folder
@@ -392,7 +392,7 @@ def dialect(request: pytest.FixtureRequest, trained: Path) -> Dialect:
     """Every kind, learned from a little text."""
     text = 'the moon is bright\n  the frost, "white"\n床前明月光\n疑是地上霜\n' * 20
     settings = recipe.Tokenizer(type=request.param, vocab_size=0 if request.param in ("char", "word") else 30)
-    host = tokenizer.Tokenizer(tokenizer.train(settings, lambda: iter([text])))
+    host = tokenizer.Tokenizer(vocabulary.train(settings, lambda: iter([text])))
     model = run_directory.load(trained)._replace(tokenizer=host)
     return Dialect(host, string_signatures.Strings(model, None))  # type: ignore[arg-type]
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from keras_lstmgen.config.recipe import Tokenizer as Settings
 from keras_lstmgen.generation.detokenizer import Detokenizer
-from keras_lstmgen.tokenizers import sentencepiece_trainer, tokenizer
+from keras_lstmgen.tokenizers import sentencepiece_trainer, tokenizer, vocabulary
 from keras_lstmgen.tokenizers.tokenizer import Tokenizer
 from keras_lstmgen.utils.errors import UserError
 
@@ -35,7 +35,7 @@ def learn(kind: str, text: str = TEXT, vocab_size: int = 0) -> Tokenizer:
         lines = text.splitlines(keepends=True)
         yield from ("".join(lines[i : i + 3]) for i in range(0, len(lines), 3))
 
-    return Tokenizer(tokenizer.train(Settings(type=kind, vocab_size=vocab_size), texts))
+    return Tokenizer(vocabulary.train(Settings(type=kind, vocab_size=vocab_size), texts))
 
 
 TOKENIZERS = {kind: learn(kind) for kind in (*LOSSLESS, "word")}
@@ -313,21 +313,21 @@ def test_a_process_that_is_killed_while_it_learns_is_told(monkeypatch: pytest.Mo
 
 
 def test_the_sample_is_bounded_seeded_and_from_the_whole_text(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tokenizer, "SAMPLED_LINES", 50)
-    monkeypatch.setattr(tokenizer, "LONGEST_LINE", 10)
+    monkeypatch.setattr(vocabulary, "SAMPLED_LINES", 50)
+    monkeypatch.setattr(vocabulary, "LONGEST_LINE", 10)
     lines = [f"line {number}" for number in range(2000)]
-    sample = tokenizer._sample(lambda: iter(["\n".join(lines[:700]), "x" * 25, "\n".join(lines[700:])]))
+    sample = vocabulary._sample(lambda: iter(["\n".join(lines[:700]), "x" * 25, "\n".join(lines[700:])]))
     assert len(sample) == 50
     assert set(sample) <= {*lines, "x" * 10, "x" * 5}
     numbers = [int(line.split()[1]) for line in sample if line.startswith("line")]
     assert numbers == sorted(numbers)
     assert numbers[0] < 300
     assert numbers[-1] > 1700
-    assert sample == tokenizer._sample(lambda: iter(["\n".join(lines[:700]), "x" * 25, "\n".join(lines[700:])]))
+    assert sample == vocabulary._sample(lambda: iter(["\n".join(lines[:700]), "x" * 25, "\n".join(lines[700:])]))
 
 
 def test_a_text_within_the_sample_is_taken_whole() -> None:
-    assert tokenizer._sample(lambda: iter(["a\n\nb ", "c" * 2500])) == [
+    assert vocabulary._sample(lambda: iter(["a\n\nb ", "c" * 2500])) == [
         "a",
         "b ",
         "c" * 1000,
@@ -337,8 +337,8 @@ def test_a_text_within_the_sample_is_taken_whole() -> None:
 
 
 def test_counting_words_forgets_the_rarest_when_there_are_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tokenizer, "DISTINCT_WORDS", 10)
-    counts = tokenizer._count_words(lambda: (f"often {number} {number + 1}\n" for number in range(0, 1000, 2)))
+    monkeypatch.setattr(vocabulary, "DISTINCT_WORDS", 10)
+    counts = vocabulary._count_words(lambda: (f"often {number} {number + 1}\n" for number in range(0, 1000, 2)))
     assert counts["often"] == 500
     assert len(counts) <= 10
 

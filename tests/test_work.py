@@ -18,7 +18,7 @@ from keras_lstmgen.generation.growing_text import Sample
 from keras_lstmgen.generation.logits_processors import Constraints, HostOptions
 from keras_lstmgen.generation.text_generation import GenerationConfig, Generator
 from keras_lstmgen.models import run_directory
-from keras_lstmgen.tokenizers import tokenizer
+from keras_lstmgen.tokenizers import vocabulary
 from keras_lstmgen.tokenizers.tokenizer import Tokenizer
 
 
@@ -161,7 +161,7 @@ def test_a_search_reads_only_the_end_of_a_text_for_stop_strings(
 
 def test_the_end_of_a_text_has_the_stop_strings_that_the_whole_ends_with() -> None:
     """Over texts of bytes, half characters among them, of which no beginning has the string."""
-    words = Tokenizer(tokenizer.train(recipe.Tokenizer(type="char"), lambda: iter(["am"])))
+    words = Tokenizer(vocabulary.train(recipe.Tokenizer(type="char"), lambda: iter(["am"])))
     spelled = [*words.encode("明m"), *words.encode("é€😀")]
     dice, found = np.random.default_rng(0), 0
     for _ in range(3000):

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from keras_lstmgen.config.recipe import Corpus, Recipe
 from keras_lstmgen.data.splits import Split, fingerprint, pieces
 from keras_lstmgen.files.atomic import exclusive_lock, read_json, replacing, write_json
-from keras_lstmgen.tokenizers.tokenizer import Tokenizer, check_writable, train
+from keras_lstmgen.tokenizers.tokenizer import Tokenizer, check_writable
+from keras_lstmgen.tokenizers.vocabulary import train
 from keras_lstmgen.utils.errors import UserError
 
 FORMAT = 3

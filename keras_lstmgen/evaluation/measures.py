@@ -7,8 +7,8 @@ import the measures of single recipes, and optional packages are imported only w
 from importlib import import_module
 from typing import Any, NamedTuple
 
-from keras_lstmgen.evaluation.optional_packages import import_optional
 from keras_lstmgen.evaluation.task import Figures, Task
+from keras_lstmgen.utils.optional_packages import import_optional
 
 
 class Measure(NamedTuple):

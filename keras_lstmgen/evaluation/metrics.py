@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable, Sequence
 from itertools import pairwise, zip_longest
 from typing import Any
 
-from keras_lstmgen.evaluation.optional_packages import import_optional
+from keras_lstmgen.utils.optional_packages import import_optional
 
 ROUGE = {"rouge_1": "rouge1", "rouge_2": "rouge2", "rouge_l": "rougeL"}  # names in the report and in rouge-score
 WORD = re.compile(r"[\u3400-\u9fff]|[^\W\u3400-\u9fff]+")  # a Chinese character, or a word of letters and digits

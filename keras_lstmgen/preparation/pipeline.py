@@ -15,7 +15,6 @@ import io
 import json
 import os
 import re
-import shutil
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -33,18 +32,17 @@ from apache_beam.transforms import combiners
 
 from keras_lstmgen.config import recipe
 from keras_lstmgen.data import prepared_corpus, sources, splits, token_cache
-from keras_lstmgen.files import atomic, remote
+from keras_lstmgen.files import remote
 from keras_lstmgen.files.folders import MANIFEST
-from keras_lstmgen.preparation import beam_files, partition
+from keras_lstmgen.preparation import output_folder, partition
 from keras_lstmgen.preparation.partition import Part
 from keras_lstmgen.system import cpu
 from keras_lstmgen.system.native_stderr import captured_stderr
-from keras_lstmgen.tokenizers import tokenizer
+from keras_lstmgen.tokenizers import vocabulary
 from keras_lstmgen.tokenizers.tokenizer import Tokenizer
 from keras_lstmgen.utils.errors import UserError
 
 RESULTS = "results"
-UNFINISHED = ".shard-"
 SAFE_PATH = "PYTHONSAFEPATH"
 LOCAL = "apache_beam.runners.portability.fn_api_runner.fn_runner.FnApiRunner"
 WORKER_ERROR = re.compile(r"UserError: (.*?)(?: \[while running .*)?$", re.MULTILINE)  # in the message of a runner
@@ -67,52 +65,16 @@ def prepare(
     Raises:
         UserError: the text, the recipe or an option is invalid, or the output exists.
     """
-    tokenizer.check(settings.tokenizer)
+    vocabulary.check(settings.tokenizer)
     settings = replace(settings, corpus=sources.spool(settings.corpus))
     parts = partition.plan(settings.corpus)
     chosen = _options(options, len(parts))
-    with _output_folder(str(output)) as folder:
+    with output_folder.new_folder(str(output)) as folder:
         with _progress_reported(folder, len(parts), report):
             _run(settings, parts, folder, chosen)
         manifest = _manifest(replace(settings, corpus=sources.with_absolute_paths(settings.corpus)), folder)
-        _write(f"{folder}/{MANIFEST}", json.dumps(manifest, indent=2, ensure_ascii=False).encode())
+        output_folder.write(f"{folder}/{MANIFEST}", json.dumps(manifest, indent=2, ensure_ascii=False).encode())
     return manifest
-
-
-@contextlib.contextmanager
-def _output_folder(output: str) -> Iterator[str]:
-    """Yield the folder for the shards: a temporary folder that is renamed to ``output``, or the address itself."""
-    is_address = remote.is_address(output)
-    if beam_files.list_files(output) if is_address else Path(output).exists():
-        raise UserError(f"--output {output}: exists already; name a new folder")
-    if not is_address:
-        with atomic.replacing(Path(output)) as folder:
-            folder.mkdir()
-            yield str(folder.absolute())
-            for left in folder.glob(f"{UNFINISHED}*"):  # of a worker that was killed and restarted
-                shutil.rmtree(left)
-        return
-    try:
-        yield output.rstrip("/")
-    except BaseException:
-        beam_files.delete(beam_files.list_files(output))
-        raise
-
-
-def _write(path: str, data: bytes) -> None:
-    """Write a small file to a folder or an address."""
-    if not remote.is_address(path):
-        atomic.write_bytes(Path(path), data)
-        return
-    with beam_files.create(path) as file:
-        file.write(data)
-
-
-def _read(path: str) -> bytes:
-    """Return the content of a file in a folder or at an address."""
-    if not remote.is_address(path):
-        return Path(path).read_bytes()
-    return beam_files.read(path)
 
 
 def _options(given: Sequence[str], parts: int) -> PipelineOptions:
@@ -198,11 +160,11 @@ def _build(pipeline: Any, settings: recipe.Recipe, plan: list[Part], folder: str
         parts = laid | "deal again" >> beam.Reshuffle()
     if settings.corpus.unique:
         parts = _each_once(parts, settings.corpus)
-    model = (_count if settings.tokenizer.type in tokenizer.COUNTED else _learn)(parts, settings)
+    model = (_count if settings.tokenizer.type in vocabulary.COUNTED else _learn)(parts, settings)
     shards = parts | "encode" >> beam.FlatMap(_encode, pvalue.AsSingleton(model), settings, folder)
     lines = shards | "tell" >> beam.Map(json.dumps)
     _ = lines | "write" >> beam.io.WriteToText(f"{folder}/{RESULTS}", num_shards=1, shard_name_template="")
-    _ = model | "save" >> beam.Map(functools.partial(_write, f"{folder}/{prepared_corpus.TOKENIZER}"))
+    _ = model | "save" >> beam.Map(functools.partial(output_folder.write, f"{folder}/{prepared_corpus.TOKENIZER}"))
 
 
 def _each_once(parts: Any, settings: recipe.Corpus) -> Any:
@@ -235,18 +197,18 @@ def _count(parts: Any, settings: recipe.Recipe) -> Any:
     """Return a vocabulary of the most frequent symbols, for the types char and word."""
     counts = parts | "symbols" >> beam.FlatMap(_symbols, settings) | "add" >> beam.CombinePerKey(sum)
     total = counts | "counts" >> beam.Values() | "total" >> beam.CombineGlobally(sum)
-    limit = tokenizer.max_symbols(settings.tokenizer)
-    ranked = counts | "rank" >> combiners.Top.Of(limit, key=tokenizer.rank, reverse=True)
+    limit = vocabulary.max_symbols(settings.tokenizer)
+    ranked = counts | "rank" >> combiners.Top.Of(limit, key=vocabulary.rank, reverse=True)
     return ranked | "vocabulary" >> beam.Map(_counted, pvalue.AsSingleton(total), settings)
 
 
 def _symbols(part: Part, settings: recipe.Recipe) -> Iterable[tuple[str, int]]:
     texts = functools.partial(partition.texts, part, settings.corpus, "train")
-    return tokenizer.count_symbols(settings.tokenizer.type, texts).items()
+    return vocabulary.count_symbols(settings.tokenizer.type, texts).items()
 
 
 def _counted(ranked: list[tuple[str, int]], total: int, settings: recipe.Recipe) -> bytes:
-    return tokenizer.train_from_counts(settings.tokenizer, ranked, total)
+    return vocabulary.train_from_counts(settings.tokenizer, ranked, total)
 
 
 def _learn(parts: Any, settings: recipe.Recipe) -> Any:
@@ -260,7 +222,7 @@ def _learn(parts: Any, settings: recipe.Recipe) -> Any:
 
 
 def _lines(part: Part, settings: recipe.Recipe) -> Iterator[str]:
-    return chain.from_iterable(map(tokenizer.short_lines, partition.texts(part, settings.corpus, "train")))
+    return chain.from_iterable(map(vocabulary.short_lines, partition.texts(part, settings.corpus, "train")))
 
 
 def _line_count(part: Part, settings: recipe.Recipe) -> tuple[int, int]:
@@ -269,7 +231,7 @@ def _line_count(part: Part, settings: recipe.Recipe) -> tuple[int, int]:
 
 def _choose(_: None, counts: dict[int, int]) -> Iterator[tuple[int, tuple[int, list[int]]]]:
     """Yield for each part the number of its first line in the text, and the numbers of its sampled lines."""
-    chosen = np.array(tokenizer.sampled_lines(sum(counts.values())), np.int64)
+    chosen = np.array(vocabulary.sampled_lines(sum(counts.values())), np.int64)
     start = 0
     for number in sorted(counts):
         first, last = np.searchsorted(chosen, [start, start + counts[number]])
@@ -286,7 +248,7 @@ def _chosen_lines(joined: tuple[int, dict[str, Any]], settings: recipe.Recipe) -
 def _learned(sample: list[tuple[int, str]], settings: recipe.Recipe) -> bytes:
     if not sample:
         next(splits.pieces(settings.corpus, "train"))  # raises UserError with the reason
-    return tokenizer.train_from_lines(settings.tokenizer, [line for _, line in sorted(sample)])
+    return vocabulary.train_from_lines(settings.tokenizer, [line for _, line in sorted(sample)])
 
 
 def _encode(part: Part, model: bytes, settings: recipe.Recipe, folder: str) -> Iterator[dict[str, Any]]:
@@ -296,7 +258,7 @@ def _encode(part: Part, model: bytes, settings: recipe.Recipe, folder: str) -> I
         if part.split not in (None, split):
             continue
         parent = None if remote.is_address(folder) else folder
-        with tempfile.TemporaryDirectory(prefix=UNFINISHED, dir=parent) as temporary:
+        with tempfile.TemporaryDirectory(prefix=output_folder.UNFINISHED, dir=parent) as temporary:
             path = Path(temporary, f"{split}-{part.number:05}.ids")
             texts, dtype = partition.texts(part, settings.corpus, split), token_cache.dtype_of(words)
             counts, seen = token_cache.write_ids(texts, settings.corpus, words, path, dtype)
@@ -304,18 +266,9 @@ def _encode(part: Part, model: bytes, settings: recipe.Recipe, folder: str) -> I
                 continue
             shard = {"file": path.name, "tokens": tokens, "sha256": token_cache.sha256(path)}
             first = int(np.fromfile(path, dtype, 1)[0])
-            _deliver(path, folder)
+            output_folder.move(path, folder)
         summary = {"split": split, "number": part.number, "shard": shard, "counts": counts}
         yield summary | {"first": first, "seen": _packed(seen)}
-
-
-def _deliver(path: Path, folder: str) -> None:
-    """Move a complete shard to the output; a restarted worker replaces a shard by an equal one."""
-    if not remote.is_address(folder):
-        path.replace(Path(folder, path.name))
-        return
-    with path.open("rb") as shard, beam_files.create(f"{folder}/{path.name}") as file:
-        shutil.copyfileobj(shard, file)
 
 
 _opened = functools.lru_cache(1)(Tokenizer)
@@ -328,10 +281,10 @@ def _packed(seen: Any) -> str:
 
 def _manifest(settings: recipe.Recipe, folder: str) -> dict[str, Any]:
     """Return the manifest of the descriptions of all shards."""
-    lines = _read(f"{folder}/{RESULTS}").splitlines()
+    lines = output_folder.read(f"{folder}/{RESULTS}").splitlines()
     descriptions = sorted(map(json.loads, lines), key=lambda line: int(line["number"]))
     FileSystems.delete([f"{folder}/{RESULTS}"])
-    model = _read(f"{folder}/{prepared_corpus.TOKENIZER}")
+    model = output_folder.read(f"{folder}/{prepared_corpus.TOKENIZER}")
     words = Tokenizer(model)
     sides = {split: [line for line in descriptions if line["split"] == split] for split in token_cache.SPLITS}
     for split, lines in sides.items():
