@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from keras_lstmgen.config import recipe
-from keras_lstmgen.tokenizers import tokenizer as own
+from keras_lstmgen.tokenizers import vocabulary
 from keras_lstmgen.tokenizers.sentencepiece_proto import proto
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the kit is no package: it travels as a folder
@@ -192,7 +192,7 @@ def test_metadata_that_leaves_nothing_to_write_is_refused(ask: Answers) -> None:
 
 
 def trained(kind: str) -> bytes:
-    return own.train(recipe.Tokenizer(type=kind, vocab_size=SIZES[kind]), lambda: iter(LINES))
+    return vocabulary.train(recipe.Tokenizer(type=kind, vocab_size=SIZES[kind]), lambda: iter(LINES))
 
 
 def with_symbols(kind: str) -> bytes:

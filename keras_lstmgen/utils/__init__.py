@@ -1,4 +1,4 @@
-"""Error messages for users, and numbers in text; every package may import these modules.
+"""Error messages for users, numbers in text, and imports of optional packages; every package may import these modules.
 
 Code that touches files, the system or the screen does not belong here.
 """
