@@ -20,10 +20,10 @@ from keras_lstmgen.config import recipe
 from keras_lstmgen.data import example_batches, splits, token_cache
 from keras_lstmgen.evaluation import (
     likelihood,
-    metrics,
     naive_bayes,
     ngram_model,
     task,
+    text_metrics,
     tfidf_retrieval,
 )
 from keras_lstmgen.evaluation.report import evaluate
@@ -64,12 +64,12 @@ def test_bleu_takes_all_targets_of_a_source_however_many_it_has() -> None:
             guessed = [count + ours.total() * (place == n - 1) for place, count in enumerate(guessed)]
     length, closest = 7 + 7, 7 + 6
     precision = math.exp(sum(math.log(a / b) for a, b in zip(right, guessed, strict=True)) / 4)
-    score = metrics.bleu(given, targets)
+    score = text_metrics.bleu(given, targets)
     assert score["bleu"] == pytest.approx(100 * precision * min(1, math.exp(1 - closest / length)))
     assert f"version:{sacrebleu.__version__}" in score["signature"]
     assert "nrefs:var" in score["signature"]
     one = sacrebleu.corpus_bleu(given, [[known[0] for known in targets]]).score
-    assert metrics.bleu(given, [known[:1] for known in targets])["bleu"] == pytest.approx(one)
+    assert text_metrics.bleu(given, [known[:1] for known in targets])["bleu"] == pytest.approx(one)
 
 
 def test_rouge_is_the_library_s_f1_against_the_nearest_target() -> None:
@@ -80,29 +80,32 @@ def test_rouge_is_the_library_s_f1_against_the_nearest_target() -> None:
             max(scorer.score(target, answer)[kind].fmeasure for target in known)
             for answer, known in zip(given, targets, strict=True)
         ]
-        assert metrics.rouge(given, targets)[name] == pytest.approx(sum(best) / 2)
+        assert text_metrics.rouge(given, targets)[name] == pytest.approx(sum(best) / 2)
     # Without its stem: "new" and "loss", "a" too: 3 of 3 and 3 of 5.
-    assert metrics.rouge(given[1:], targets[1:])["rouge_1"] == pytest.approx(2 * 1 * 0.6 / 1.6)
+    assert text_metrics.rouge(given[1:], targets[1:])["rouge_1"] == pytest.approx(2 * 1 * 0.6 / 1.6)
 
 
 def test_the_first_sentence_ends_with_its_mark_and_not_within_a_number() -> None:
-    assert metrics.first_sentence("It is 3.5 % better, e.g. here. It wins! Or not.") == "It is 3.5 % better, e.g. here."
-    assert metrics.first_sentence("这是一。这是二。") == "这是一。"
-    assert metrics.first_sentence("no mark") == "no mark"
+    assert (
+        text_metrics.first_sentence("It is 3.5 % better, e.g. here. It wins! Or not.")
+        == "It is 3.5 % better, e.g. here."
+    )
+    assert text_metrics.first_sentence("这是一。这是二。") == "这是一。"
+    assert text_metrics.first_sentence("no mark") == "no mark"
 
 
 def test_answers_match_after_squad_s_normalisation() -> None:
-    assert metrics.normalized("  The U.S.A.,\tan  Area") == "usa area"
-    assert metrics.normalized("Theory of a band") == "theory of band"
-    found = metrics.exact_match(["the Beatles!", "John Lennon", "no"], [["Beatles"], ["x", "Lennon"], ["The"]])
+    assert text_metrics.normalized("  The U.S.A.,\tan  Area") == "usa area"
+    assert text_metrics.normalized("Theory of a band") == "theory of band"
+    found = text_metrics.exact_match(["the Beatles!", "John Lennon", "no"], [["Beatles"], ["x", "Lennon"], ["The"]])
     assert found == {"exact_match": pytest.approx(1 / 3), "f1": pytest.approx((1 + 2 * 1 * 0.5 / 1.5 + 0) / 3)}
 
 
 @given(texts, texts)
 def test_token_f1_is_the_harmonic_mean_of_precision_and_recall(answer: str, target: str) -> None:
-    ours, theirs = metrics.normalized(answer).split(), metrics.normalized(target).split()
+    ours, theirs = text_metrics.normalized(answer).split(), text_metrics.normalized(target).split()
     same = sum(min(ours.count(word), theirs.count(word)) for word in set(ours))
-    found = metrics.exact_match([answer], [[target]])["f1"]
+    found = text_metrics.exact_match([answer], [[target]])["f1"]
     if not ours or not theirs:
         assert found == (ours == theirs)
     elif not same:
@@ -113,25 +116,27 @@ def test_token_f1_is_the_harmonic_mean_of_precision_and_recall(answer: str, targ
 
 
 def test_recall_counts_answers_that_are_a_target_word_for_word() -> None:
-    assert metrics.recall(["Fine.", "fine.", "bye"], [["Well.", "Fine."], ["Fine."], ["see you"]]) == pytest.approx(
-        1 / 3
-    )
+    assert text_metrics.recall(
+        ["Fine.", "fine.", "bye"], [["Well.", "Fine."], ["Fine."], ["see you"]]
+    ) == pytest.approx(1 / 3)
 
 
 def test_distinct_bigrams_are_counted_over_all_answers_and_in_any_script() -> None:
-    assert metrics.distinct_2(["I do not know.", "I do not", "yes"]) == pytest.approx(3 / 5)
-    assert metrics.distinct_2(["我不知道", "我不"]) == pytest.approx(3 / 4)
-    assert metrics.distinct_2(["yes", ""]) == 0
+    assert text_metrics.distinct_2(["I do not know.", "I do not", "yes"]) == pytest.approx(3 / 5)
+    assert text_metrics.distinct_2(["我不知道", "我不"]) == pytest.approx(3 / 4)
+    assert text_metrics.distinct_2(["yes", ""]) == 0
 
 
 @given(st.lists(texts, min_size=1, max_size=8), texts)
 def test_the_most_similar_text_is_that_of_the_largest_cosine(known: list[str], asked: str) -> None:
     """Against vectors over all words."""
-    every = sorted({word for text in known for word in metrics.words(text)})
-    rarity = [1 + math.log((1 + len(known)) / (1 + sum(w in metrics.words(text) for text in known))) for w in every]
+    every = sorted({word for text in known for word in text_metrics.words(text)})
+    rarity = [
+        1 + math.log((1 + len(known)) / (1 + sum(w in text_metrics.words(text) for text in known))) for w in every
+    ]
 
     def vector(text: str) -> np.ndarray[Any, Any]:
-        found = np.array([metrics.words(text).count(word) for word in every], float) * rarity
+        found = np.array([text_metrics.words(text).count(word) for word in every], float) * rarity
         return found / max(float(np.linalg.norm(found)), 1e-9)
 
     cosines = [float(vector(text) @ vector(asked)) for text in known]
@@ -421,14 +426,14 @@ def test_all_measures_of_answers_are_reported_and_shown(colours: Path, capsys: p
     nearest = tfidf_retrieval.most_similar([source for source, _ in training_pairs], list(known))
     likened = [training_pairs[number][1] for number in nearest]
     rows = {"greedy": greedy, "3 beams": best, "target of the most similar source": likened}
-    assert found["bleu"] == {name: metrics.bleu(texts, list(known.values())) for name, texts in rows.items()}
+    assert found["bleu"] == {name: text_metrics.bleu(texts, list(known.values())) for name, texts in rows.items()}
     assert set(found["rouge"]) == {
         "greedy", "3 beams", "first sentence of the source", "target of another source",
     }  # fmt: skip
     frequent = Counter(target for _, target in training_pairs).most_common(1)[0][0]
     exact = found["exact_match"]
-    assert exact["greedy"] == pytest.approx(metrics.exact_match(greedy, list(known.values())))
-    constant = metrics.exact_match([frequent] * len(known), list(known.values()))
+    assert exact["greedy"] == pytest.approx(text_metrics.exact_match(greedy, list(known.values())))
+    constant = text_metrics.exact_match([frequent] * len(known), list(known.values()))
     assert exact["most frequent target"] == pytest.approx(constant)
     assert exact["greedy"]["exact_match"] > exact["most frequent target"]["exact_match"]
     assert found["recall"]["greedy"]["training_sources"] == len({source for source, _ in training_pairs})

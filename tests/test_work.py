@@ -12,7 +12,7 @@ import pytest
 
 from keras_lstmgen.config import recipe
 from keras_lstmgen.data import readers, splits, text_reader
-from keras_lstmgen.evaluation import memorization, metrics, naive_bayes, report, task
+from keras_lstmgen.evaluation import memorization, naive_bayes, report, task, text_metrics
 from keras_lstmgen.generation import batch_generation, beam_search, decoding_loop, detokenizer, text_generation
 from keras_lstmgen.generation.growing_text import Sample
 from keras_lstmgen.generation.logits_processors import Constraints, HostOptions
@@ -219,14 +219,14 @@ def test_the_judge_reads_each_text_once(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_an_answer_is_brought_to_its_form_once_for_all_its_targets(monkeypatch: pytest.MonkeyPatch) -> None:
-    formed, normalised = Counter[str](), metrics.normalized
+    formed, normalised = Counter[str](), text_metrics.normalized
 
     def counting(text: str) -> str:
         formed[text] += 1
         return normalised(text)
 
-    monkeypatch.setattr(metrics, "normalized", counting)
-    metrics.exact_match(["an answer"], [["one", "two", "three"]])
+    monkeypatch.setattr(text_metrics, "normalized", counting)
+    text_metrics.exact_match(["an answer"], [["one", "two", "three"]])
     assert formed == Counter(["an answer", "one", "two", "three"])
 
 

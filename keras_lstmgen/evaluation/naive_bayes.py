@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_lstmgen.evaluation.metrics import words
+from keras_lstmgen.evaluation.text_metrics import words
 from keras_lstmgen.utils.errors import UserError
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from keras_lstmgen.config import recipe
 from keras_lstmgen.data import example_batches, prepared_corpus, sources, splits
 from keras_lstmgen.data.token_cache import encode_split
-from keras_lstmgen.evaluation import likelihood, measures, memorization
+from keras_lstmgen.evaluation import likelihood, memorization, metric_registry
 from keras_lstmgen.evaluation.task import Task, split
 from keras_lstmgen.files import filenames
 from keras_lstmgen.generation.growing_text import Sample
@@ -50,15 +50,15 @@ def evaluate(
     if samples:
         report["samples"] = _samples_report(run, training, held_out, samples, sample_tokens)
     if options.measures:
-        report["measures"] = measures.compute(Task(run, training, held_out, options, sample_tokens))
+        report["measures"] = metric_registry.compute(Task(run, training, held_out, options, sample_tokens))
     return report
 
 
 def _check(training: recipe.Corpus, texts: Sequence[str], samples: int, options: recipe.Evaluate) -> None:
     """Raise UserError for missing packages and texts before the evaluation begins."""
     for name in options.measures:
-        measures.check_packages(name)
-    of_training = [name for name in options.measures if measures.MEASURES[name].reads_training]
+        metric_registry.check_packages(name)
+    of_training = [name for name in options.measures if metric_registry.MEASURES[name].reads_training]
     reads_source = bool(samples or of_training or not (texts or training.validation))
     try:
         if reads_source:

@@ -4,22 +4,22 @@ from collections import Counter
 from typing import Any
 
 from keras_lstmgen.data import splits
-from keras_lstmgen.evaluation import metrics, naive_bayes, ngram_model
+from keras_lstmgen.evaluation import naive_bayes, ngram_model, text_metrics
 from keras_lstmgen.evaluation.task import Figures, Task, by_source
 from keras_lstmgen.generation import batch_generation
 
 
 def bleu(task: Task) -> Figures:
     """Compute BLEU of the answers; the baseline is the target of the most similar training source."""
-    return task.compare(metrics.bleu, target_of_the_most_similar_source=task.retrieved_targets)
+    return task.compare(text_metrics.bleu, target_of_the_most_similar_source=task.retrieved_targets)
 
 
 def rouge(task: Task) -> Figures:
     """Compute ROUGE of the answers; the baselines are the first sentence of the source, and another target."""
     targets = [known[0] for known in task.references.values()]
     return task.compare(
-        metrics.rouge,
-        first_sentence_of_the_source=[metrics.first_sentence(source) for source in task.references],
+        text_metrics.rouge,
+        first_sentence_of_the_source=[text_metrics.first_sentence(source) for source in task.references],
         target_of_another_source=targets[-1:] + targets[:-1],
     )
 
@@ -28,7 +28,7 @@ def exact_match(task: Task) -> Figures:
     """Compute exact match and F1 of the answers; the baselines are the most frequent and a retrieved target."""
     ((most_frequent, _),) = Counter(target for _, target in task.training_pairs()).most_common(1)
     return task.compare(
-        metrics.exact_match,
+        text_metrics.exact_match,
         most_frequent_target=[most_frequent] * len(task.references),
         target_of_the_most_similar_source=task.retrieved_targets,
     )
@@ -38,7 +38,7 @@ def recall(task: Task) -> Figures:
     """Compute the share of training sources that the model answers with one of their targets."""
     references = by_source(splits.pieces(task.training, "train"))
     answers = batch_generation.greedy_answers(task.run, list(references), task.max_new_tokens)
-    share = metrics.recall(answers, list(references.values()))
+    share = text_metrics.recall(answers, list(references.values()))
     return {"greedy": {"recall": share, "training_sources": len(references)}}
 
 
@@ -46,7 +46,7 @@ def distinct_2(task: Task) -> Figures:
     """Compute the share of distinct bigrams in the answers and in the targets."""
     targets = [known[0] for known in task.references.values()]
     texts = task.answers | {"targets": targets}
-    return {name: {"distinct_2": metrics.distinct_2(answers)} for name, answers in texts.items()}
+    return {name: {"distinct_2": text_metrics.distinct_2(answers)} for name, answers in texts.items()}
 
 
 def kind(task: Task) -> Figures:

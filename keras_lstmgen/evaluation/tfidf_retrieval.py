@@ -6,7 +6,7 @@ document frequencies are smoothed as in scikit-learn.
 
 from collections.abc import Sequence
 
-from keras_lstmgen.evaluation.metrics import words
+from keras_lstmgen.evaluation.text_metrics import words
 
 MEMORY = 64  # MiB of similarities that are held at a time
 

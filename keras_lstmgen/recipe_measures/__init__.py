@@ -1,4 +1,4 @@
-"""Measures that belong to a single recipe of ``pipelines/``; ``evaluation.measures`` registers them by name.
+"""Measures that belong to a single recipe of ``pipelines/``; ``evaluation.metric_registry`` registers them by name.
 
 Measures that several recipes use belong to ``evaluation``.
 """

@@ -65,7 +65,7 @@ def rouge(answers: Sequence[str], references: References) -> dict[str, float]:
 def first_sentence(text: str) -> str:
     """Return the first sentence of a text, a baseline for summaries.
 
-    >>> from keras_lstmgen.evaluation.metrics import first_sentence
+    >>> from keras_lstmgen.evaluation.text_metrics import first_sentence
     >>> first_sentence("It is 3.5 % better. It wins.")
     'It is 3.5 % better.'
     """
@@ -83,7 +83,7 @@ def exact_match(answers: Sequence[str], references: References) -> dict[str, flo
         answers: one answer for each source.
         references: all targets of each source.
 
-    >>> from keras_lstmgen.evaluation.metrics import exact_match
+    >>> from keras_lstmgen.evaluation.text_metrics import exact_match
     >>> exact_match(["The Beatles!", "John Lennon"], [["Beatles"], ["Lennon", "Paul"]])
     {'exact_match': 0.5, 'f1': 0.8333333333333333}
     """
@@ -101,7 +101,7 @@ def _match(answer: str, targets: Collection[str]) -> tuple[bool, float]:
 def normalized(text: str) -> str:
     """Normalize an answer as SQuAD does: lower case, without ASCII punctuation and articles, single spaces.
 
-    >>> from keras_lstmgen.evaluation.metrics import normalized
+    >>> from keras_lstmgen.evaluation.text_metrics import normalized
     >>> normalized("  The U.S.A., an  Area")
     'usa area'
     """
@@ -119,7 +119,7 @@ def _f1(answer: Counter[str], target: Counter[str]) -> float:
 def recall(answers: Sequence[str], references: References) -> float:
     """Return the share of answers that equal one of their targets, without normalization.
 
-    >>> from keras_lstmgen.evaluation.metrics import recall
+    >>> from keras_lstmgen.evaluation.text_metrics import recall
     >>> recall(["Fine.", "fine."], [["Well.", "Fine."], ["Fine."]])
     0.5
     """
@@ -131,7 +131,7 @@ def distinct_2(texts: Iterable[str]) -> float:
 
     Source: Li et al., "A Diversity-Promoting Objective Function for Neural Conversation Models", 2016.
 
-    >>> from keras_lstmgen.evaluation.metrics import distinct_2
+    >>> from keras_lstmgen.evaluation.text_metrics import distinct_2
     >>> distinct_2(["I do not know.", "I do not", "yes"])
     0.6
     """
@@ -142,7 +142,7 @@ def distinct_2(texts: Iterable[str]) -> float:
 def words(text: str) -> list[str]:
     """Return the words of a text in lower case without punctuation; each Chinese character is a word.
 
-    >>> from keras_lstmgen.evaluation.metrics import words
+    >>> from keras_lstmgen.evaluation.text_metrics import words
     >>> words("It's 明月!")
     ['it', 's', '明', '月']
     """
