@@ -1,4 +1,4 @@
-"""The corpus: source files, documents, splits, ids on disk, and batches as ``tf.data.Dataset``.
+"""Read, split, tokenize, cache and batch a corpus.
 
-Everything here works without a model.
+No module of this package needs a model. The batches are ``tf.data.Dataset`` objects.
 """

@@ -1,8 +1,9 @@
-"""Batches of separate examples: pairs ``<s> source newline target </s>`` or documents ``<s> text </s>``.
+"""Create batches of separate examples for training and evaluation.
 
-A batch contains examples of similar lengths, padded on the right. Every example starts with a zero state. The loss
-covers the tokens of the targets, and those of the sources with the weight ``training.source_loss``. A document is an
-example without a source.
+An example is a pair with the ids ``<s> source newline target </s>``, or a document with the ids ``<s> text </s>``. A
+document has no source, so its whole text is the target. A batch contains examples of similar lengths, padded on the
+right. Every example starts with a zero LSTM state. In the loss, a token of a target has weight 1, and a token of a
+source has the weight ``training.source_loss``.
 """
 
 from functools import lru_cache
@@ -15,16 +16,19 @@ from numpy.typing import NDArray
 from keras_lstmgen.data.stream_windows import ENDLESS, PIECE, Batching, untuned
 from keras_lstmgen.tokenizers.tokenizer import END, NEWLINE, START
 
-POOL = 50  # batches whose examples are sorted by length together; a larger pool has less padding but mixes less
+# The examples of POOL batches are sorted by length together. A larger pool reduces the padding, but the examples are
+# then mixed less randomly.
+POOL = 50
 
 
 class Examples(NamedTuple):
-    """Positions of examples in the ids of a corpus.
+    """The ids of a corpus, and the positions of its n examples in them.
 
     Attributes:
-        ids: integer [N], token ids of the corpus, which may be mapped from a file.
-        starts: int64 [n + 1], position of the start symbol of each example, and N.
-        targets: int64 [n], position of the newline before each target; of a document, of its start symbol.
+        ids: integer array of shape [N] with the token ids of the corpus. It may be memory-mapped from a file.
+        starts: int64 array of shape [n + 1] with the position of the start symbol of each example. The last entry is N.
+        targets: int64 array of shape [n] with the position of the token before each target. In a pair, this token is
+            the newline between source and target. In a document, it is the start symbol.
     """
 
     ids: NDArray[np.integer]
@@ -33,12 +37,12 @@ class Examples(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """One batch as ``keras.Model.fit`` takes it: B examples, T steps of the longest one.
+    """One batch of B examples, in the format of ``keras.Model.fit``. T is the length of the longest example.
 
     Attributes:
-        ids: int32 [B, T], input tokens.
-        next_ids: int32 [B, T], correct outputs.
-        weights: float32 [B, T], weights of the losses; 0 in the padding.
+        ids: int32 array of shape [B, T] with the input tokens.
+        next_ids: int32 array of shape [B, T] with the token that follows each input token.
+        weights: float32 array of shape [B, T] with the weight of each token in the loss. Padding has weight 0.
     """
 
     ids: NDArray[np.int32]
@@ -47,7 +51,10 @@ class Batch(NamedTuple):
 
 
 def find_pairs(ids: NDArray[np.integer]) -> Examples:
-    """Find the pairs in the ids of a corpus, reading them in pieces.
+    """Find the pairs in the ids of a corpus. The ids are read in pieces.
+
+    Args:
+        ids: integer array of shape [N] with the token ids of the corpus.
 
     Raises:
         ValueError: if an example has no newline between its source and its target.
@@ -60,14 +67,17 @@ def find_pairs(ids: NDArray[np.integer]) -> Examples:
     """
     starts = np.append(_positions(ids, START), len(ids))
     newlines = _positions(ids, NEWLINE)
-    last = np.searchsorted(newlines, starts[1:]) - 1  # index of the last newline of each example
+    last = np.searchsorted(newlines, starts[1:]) - 1  # index in ``newlines`` of the last newline of each example
     if (last < 0).any() or (newlines[last] < starts[:-1]).any():
         raise ValueError("an example has no newline between its source and its target")
     return Examples(ids, starts, newlines[last])
 
 
 def find_documents(ids: NDArray[np.integer]) -> Examples:
-    """Find the documents in the ids of a corpus, reading them in pieces.
+    """Find the documents in the ids of a corpus. The ids are read in pieces.
+
+    Args:
+        ids: integer array of shape [N] with the token ids of the corpus.
 
     >>> import numpy as np
     >>> from keras_lstmgen.data.example_batches import find_documents
@@ -81,20 +91,29 @@ def find_documents(ids: NDArray[np.integer]) -> Examples:
 def find_examples(ids: NDArray[np.integer], are_pairs: bool) -> Examples:
     """Find the pairs or the documents in the ids of a corpus.
 
+    Args:
+        ids: integer array of shape [N] with the token ids of the corpus.
+        are_pairs: True to find pairs, False to find documents.
+
     Raises:
-        ValueError: if an example of a corpus of pairs has no newline.
+        ValueError: if a pair has no newline between its source and its target.
     """
     return find_pairs(ids) if are_pairs else find_documents(ids)
 
 
 def _positions(ids: NDArray[np.integer], token: int) -> NDArray[np.int64]:
-    """Return the positions of a token, reading the ids in pieces."""
+    """Return all positions of a token, int64 of shape [count]. The ids are read in pieces."""
     pieces = (np.flatnonzero(ids[at : at + PIECE] == token) + at for at in range(0, len(ids), PIECE))
     return np.concatenate([np.zeros(0, np.int64), *pieces])
 
 
 def length_quantile(examples: Examples, left_out: float) -> int:
-    """Return the number of predicted tokens that all examples have at most, except a share of the longest ones."""
+    """Return a quantile of the lengths of the examples, in predicted tokens.
+
+    Args:
+        examples: the examples.
+        left_out: share of the examples that may be longer than the result, from 0 to 1.
+    """
     return int(np.quantile(np.diff(examples.starts) - 1, 1 - left_out, method="inverted_cdf"))
 
 
@@ -109,30 +128,48 @@ def target_tokens(examples: Examples) -> int:
 
 
 def loss_weights(examples: Examples, source_loss: float) -> NDArray[np.float64]:
-    """Return the total weight of each example in the loss, float64 [n].
+    """Return the sum of the loss weights of each example.
 
-    A token of a target has weight 1, a token of a source has weight ``source_loss``, and the start symbol has none.
+    A token of a target has weight 1, and a token of a source has weight ``source_loss``. The start symbol is not
+    predicted, so it has no weight.
+
+    Args:
+        examples: n examples.
+        source_loss: weight of a token of a source.
+
+    Returns:
+        A float64 array of shape [n].
     """
     targets, whole = examples.starts[1:] - examples.targets - 1, np.diff(examples.starts) - 1
     return targets + source_loss * (whole - targets)
 
 
 def batches_per_epoch(examples: Examples, B: int) -> int:
-    """Return the number of batches per epoch; the last one is filled with examples that the epoch already has."""
+    """Return the number of batches per epoch.
+
+    If the number of examples is not a multiple of B, the last batch repeats examples of the same epoch.
+
+    Args:
+        examples: the examples.
+        B: number of examples in a batch.
+    """
     return -(-count(examples) // B)
 
 
 def truncated(examples: Examples, number: int, max_tokens: int) -> tuple[NDArray[np.int32], int]:
-    """Return the ids of one example, and how many of them precede those of its target.
+    """Return the ids of one example, truncated to a maximum number of tokens.
 
-    An example that is too long is shortened in its source. A source of one turn loses its end, because the beginning of
-    a text usually names its subject. A source of several turns loses its first tokens, because the target answers the
-    last turn.
+    If the example is too long, its source is truncated first. A source of one turn is truncated at the end, because the
+    beginning of a text usually names its subject. A source of several turns is truncated at the beginning, because the
+    target answers the last turn.
 
     Args:
         examples: all examples.
         number: index of the example.
         max_tokens: maximum number of ids.
+
+    Returns:
+        The ids, an int32 array of shape [length], and the number of ids before the first id of the target.
     """
     start, target, end = (
         int(at) for at in (examples.starts[number], examples.targets[number], examples.starts[number + 1])
@@ -145,13 +182,13 @@ def truncated(examples: Examples, number: int, max_tokens: int) -> tuple[NDArray
 
 
 def padded_batch(examples: Examples, numbers: NDArray[np.int64], T: int, source_loss: float = 0.0) -> Batch:
-    """Put examples into one batch and pad them to the length of the longest.
+    """Create one batch of examples, padded to the length of the longest example.
 
     Args:
         examples: all examples.
-        numbers: int64 [B], indices of the examples.
-        T: maximum number of time steps; longer examples are truncated.
-        source_loss: weight of the tokens of the sources; those of the targets have weight 1.
+        numbers: int64 array of shape [B] with the indices of the examples in the batch.
+        T: maximum number of time steps. Longer examples are truncated.
+        source_loss: loss weight of a token of a source. A token of a target has weight 1.
     """
     rows = [truncated(examples, int(number), T + 1) for number in numbers]
     longest = max(len(ids) for ids, _ in rows)
@@ -165,21 +202,22 @@ def padded_batch(examples: Examples, numbers: NDArray[np.int64], T: int, source_
 
 
 def dataset(examples: Examples, batching: Batching, source_loss: float = 0.0) -> tf.data.Dataset:
-    """Create a dataset of ``epochs * batches_per_epoch`` triples (ids, next ids, weights).
+    """Create a dataset of ``epochs * batches_per_epoch`` batches.
 
     Each epoch contains every example, in an order that depends only on the seed and the epoch.
 
-    ``fit`` divides the loss of a batch by its number of positions. The weights are scaled so that all batches are
-    divided by the same number instead, the average weight of a batch. Every token therefore counts equally, as in the
-    loss of a text.
+    ``fit`` divides the loss of a batch by the number of positions in the batch, including padding. Tokens in batches
+    with much padding would therefore count less. To prevent this, the weights are scaled so that the loss of every
+    batch is divided by the same number: the mean total weight of a batch.
 
     Args:
         examples: the examples.
         batching: sizes, number and order of the batches.
-        source_loss: weight of the tokens of the sources; those of the targets have weight 1.
+        source_loss: loss weight of a token of a source. A token of a target has weight 1.
 
     Returns:
-        A dataset of int32, int32 and float32 [rows, T'], with T' at most T.
+        A dataset of triples (ids, next ids, weights). Each has the shape [rows, T'], with T' at most T. The dtypes are
+        int32, int32 and float32.
     """
     B, T, epochs, seed, first, rows = batching
     count = len(range(B)[rows])
@@ -201,7 +239,10 @@ def dataset(examples: Examples, batching: Batching, source_loss: float = 0.0) ->
 
 
 def _order(examples: Examples, B: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    """Return the examples of each batch of an epoch, int64 [batches, B]: random, with similar lengths in a batch."""
+    """Return the indices of the examples in each batch of an epoch, int64 of shape [batches, B].
+
+    The order is random, but the examples in a batch have similar lengths.
+    """
     rng = np.random.default_rng([seed, epoch])
     n = batches_per_epoch(examples, B)
     numbers = np.resize(rng.permutation(count(examples)), n * B)
@@ -212,10 +253,11 @@ def _order(examples: Examples, B: int, seed: int, epoch: int) -> NDArray[np.int6
 
 
 def with_other_sources(examples: Examples) -> Examples:
-    """Return the same targets, each with the source of another example.
+    """Return the same targets, each combined with the source of another example.
 
-    The higher loss on them shows how much a model uses its sources. The other example is the nearest previous one with
-    a different source; the last example precedes the first. If all sources are equal, nothing changes.
+    The loss of these examples is higher if a model uses the sources. Each target gets the source of the nearest
+    previous example whose source is different. The examples form a circle, in which the last one precedes the first.
+    If all sources are equal, the examples do not change.
     """
     sources = [examples.ids[start:end] for start, end in zip(examples.starts, examples.targets, strict=False)]
     other = _nearest_other(sources)
@@ -227,9 +269,13 @@ def with_other_sources(examples: Examples) -> Examples:
 
 
 def _nearest_other(sources: list[NDArray[np.integer]]) -> list[int]:
-    """Return for each source the index of the nearest previous different one: [3, 0, 0, 2] for a, b, b, c."""
+    """Return for each source the index of the nearest previous source that is different.
+
+    For the sources a, b, b, c, the result is [3, 0, 0, 2].
+    """
     other = list(range(len(sources)))
-    # The first pass does not yet know which source precedes the first one; the second pass does.
+    # The result of a source can depend on the results of later sources, because the last source precedes the first
+    # one. A second pass computes these results.
     for number in [*range(len(sources)), *range(len(sources))]:
         same = np.array_equal(sources[number - 1], sources[number])
         other[number] = other[number - 1] if same else (number - 1) % len(sources)
@@ -237,6 +283,6 @@ def _nearest_other(sources: list[NDArray[np.integer]]) -> list[int]:
 
 
 def first_examples(examples: Examples, tokens: int) -> Examples:
-    """Return the first examples that have at most ``tokens`` ids together, but at least one."""
+    """Return the first examples that have at most ``tokens`` ids in total, but at least one example."""
     n = max(int(np.searchsorted(examples.starts, tokens, side="right")) - 1, 1)
     return Examples(examples.ids[: examples.starts[n]], examples.starts[: n + 1], examples.targets[:n])

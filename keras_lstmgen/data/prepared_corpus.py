@@ -1,9 +1,10 @@
-"""Prepared corpora: folders of token ids, which ``keras-lstmgen prepare`` writes and ``train`` reads.
+"""Read prepared corpora: folders of token ids, which ``keras-lstmgen prepare`` writes and ``train`` reads.
 
-A folder contains ``tokenizer.model``, the shards ``train-00000.ids`` …, ``validation-00000.ids`` … (little-endian
-uint16 or int32), and ``prepared.json``. That file has the recipe of the corpus, its counts, and the shards in their
-order with their checksums. The concatenated shards equal the ids of ``token_cache``. A folder may come from an
-untrusted source, so everything in it is checked.
+A folder contains ``tokenizer.model``, ``prepared.json`` and shards of ids. The shards of the training split are
+``train-00000.ids``, ``train-00001.ids`` and so on; the names of the other shards begin with ``validation``. Their dtype
+is little-endian uint16 or int32. Concatenated, the shards of a split have the same ids as ``token_cache`` would write.
+The manifest ``prepared.json`` contains the recipe of the corpus, its counts, and the name and checksum of each shard in
+order. All values and files are checked, because a folder may come from an untrusted source.
 """
 
 import hashlib
@@ -28,7 +29,7 @@ from keras_lstmgen.utils.errors import UserError
 
 TOKENIZER = "tokenizer.model"
 FORMAT = 1
-PIECE = 1 << 20  # bytes of a shard read at once
+PIECE = 1 << 20  # number of bytes of a shard that are read at a time
 MAX_COUNT = 2**53
 TYPES = {
     "corpus": dict, "tokenizer": dict, "dtype": str, "counts": dict, "start_id": int, "unsampled_ids": list,
@@ -37,10 +38,10 @@ TYPES = {
 
 
 def folder_of(corpus: recipe.Corpus) -> Path | None:
-    """Return the folder of a prepared corpus; None if the corpus is text.
+    """Return the folder of a prepared corpus, or None if the corpus is text.
 
     Raises:
-        UserError: if a prepared corpus is combined with other sources.
+        UserError: if the corpus contains a prepared folder and other sources.
     """
     paths = [Path(filenames.native(name)) for name in (*corpus.source, *corpus.validation) if "\0" not in name]
     found = [path for path in paths if (path / MANIFEST).is_file()]
@@ -52,10 +53,12 @@ def folder_of(corpus: recipe.Corpus) -> Path | None:
 
 
 def with_prepared_tables(settings: recipe.Recipe) -> recipe.Recipe:
-    """Return the recipe with the corpus and tokenizer tables of its prepared corpus; any other recipe as it is.
+    """Return a recipe whose tables ``corpus`` and ``tokenizer`` are those of its prepared corpus.
+
+    A recipe without a prepared corpus is returned unchanged.
 
     Raises:
-        UserError: if the recipe itself sets these tables differently.
+        UserError: if the recipe sets a value in these tables that differs from the value in the prepared corpus.
     """
     folder = folder_of(settings.corpus)
     if folder is None:
@@ -73,13 +76,13 @@ def with_prepared_tables(settings: recipe.Recipe) -> recipe.Recipe:
 
 
 def source_corpus(corpus: recipe.Corpus) -> recipe.Corpus:
-    """Return the texts from which a prepared corpus was made; any other corpus as it is."""
+    """Return the corpus of texts from which a prepared corpus was made. Other corpora are returned unchanged."""
     folder = folder_of(corpus)
     return corpus if folder is None else recipe.parse({"corpus": _manifest(folder)["corpus"]}, f"{folder}: ").corpus
 
 
 def load(corpus: recipe.Corpus) -> Encoded | None:
-    """Return the ids of a prepared corpus after checking every file; None if the corpus is text.
+    """Check all files of a prepared corpus and return its ids, or None if the corpus is text.
 
     Raises:
         UserError: if a file is missing or damaged.
@@ -94,7 +97,11 @@ def load(corpus: recipe.Corpus) -> Encoded | None:
 
 
 def _read(folder: Path, about: dict[str, Any]) -> Encoded:
-    """Return the contents of a folder.
+    """Check the files of a folder and return its contents.
+
+    Args:
+        folder: the folder of the prepared corpus.
+        about: the manifest of the folder.
 
     Raises:
         UserError: if a file does not match the manifest.
@@ -132,7 +139,7 @@ def _check_values(about: dict[str, Any], V: int) -> None:
 
 
 def _check_shards(folder: Path, about: dict[str, Any], split: Split, V: int) -> None:
-    """Check the entries of a split's shards before opening any file, and then the files."""
+    """Check the manifest entries of all shards of a split. Then check the files."""
     shards, name = about["shards"][split], re.compile(rf"{split}-[0-9]{{5,}}\.ids")
     for shard in shards:
         if shard.keys() != {"file", "tokens", "sha256"} or not name.fullmatch(shard["file"]):
@@ -146,7 +153,17 @@ def _check_shards(folder: Path, about: dict[str, Any], split: Split, V: int) -> 
 
 
 def _check_shard(path: Path, shard: dict[str, Any], about: dict[str, Any], V: int) -> None:
-    """Read a shard once, and check its size, its checksum, its ids, and the symbols around each document."""
+    """Check the size, the checksum and the ids of a shard, and the symbols around each document in it.
+
+    Args:
+        path: the file.
+        shard: the entry of the shard in the manifest.
+        about: the manifest.
+        V: vocabulary size.
+
+    Raises:
+        UserError: if the file is damaged or cannot be read.
+    """
     dtype, is_framed = np.dtype(about["dtype"]), about["corpus"]["documents"] != "stream"
     digest, last, is_valid = hashlib.sha256(), END, True
     try:
@@ -165,7 +182,10 @@ def _check_shard(path: Path, shard: dict[str, Any], about: dict[str, Any], V: in
 
 
 def _check_counts(about: dict[str, Any], split: Split) -> None:
-    """Raise ValueError if the counts of a split are impossible for its ids; losses are divided by these counts."""
+    """Raise ValueError if the counts of a split are impossible for its ids.
+
+    The evaluation divides losses by these counts, so wrong counts would give wrong results.
+    """
     counts, documents = about["counts"][split], about["corpus"]["documents"]
     ids = sum(shard["tokens"] for shard in about["shards"][split])
     minimum = dict.fromkeys(COUNTS, 1) | {"words": 0, "unknown": 0}
@@ -184,14 +204,14 @@ def manifest(settings: recipe.Recipe, values: dict[str, Any]) -> dict[str, Any]:
 
     Args:
         settings: the recipe of the corpus.
-        values: dtype, counts, start_id, unsampled_ids, sha256 and shards.
+        values: values of the keys dtype, counts, start_id, unsampled_ids, sha256 and shards.
     """
     tables = recipe.to_tables(settings)
     return {"format_version": FORMAT, "corpus": tables["corpus"], "tokenizer": tables["tokenizer"], **values}
 
 
 def _shards(folder: Path, shards: list[dict[str, Any]], dtype: str) -> NDArray[Any]:
-    """Return the shards of a split as one array."""
+    """Return the shards of a split as one array of shape [N]."""
     tokens = [shard["tokens"] for shard in shards]
     return cast(NDArray[Any], Shards([folder / shard["file"] for shard in shards], tokens, dtype))
 
@@ -213,7 +233,16 @@ def _manifest(folder: Path) -> dict[str, Any]:
 
 
 def _check_same(folder: Path, table: str, given: dict[str, Any], stored: dict[str, Any]) -> None:
-    """Raise UserError if a recipe sets a value that differs from the folder's; a default counts as not set."""
+    """Raise UserError if a recipe sets a value of a table that differs from the value in the prepared folder.
+
+    A value that equals the default counts as not set.
+
+    Args:
+        folder: the folder of the prepared corpus.
+        table: name of the table.
+        given: the table in the recipe.
+        stored: the table in the manifest of the folder.
+    """
     defaults = recipe.to_tables(recipe.Recipe())[table]
     for key, value in given.items():
         if key not in ("source", "sha256") and value not in (defaults[key], stored.get(key)):
@@ -224,7 +253,7 @@ def _check_same(folder: Path, table: str, given: dict[str, Any], stored: dict[st
 
 
 def _check(path: Path, checksum: str) -> None:
-    """Raise UserError if a file does not have its checksum."""
+    """Raise UserError if the sha256 of a file differs from a checksum."""
     try:
         found = sha256(path)
     except OSError as error:
@@ -234,4 +263,5 @@ def _check(path: Path, checksum: str) -> None:
 
 
 def _unreadable(path: Path, error: OSError) -> UserError:
+    """Return the error for a file that cannot be read."""
     return UserError(f"{path}: cannot be read ({error.strerror}); copy or prepare the corpus again")

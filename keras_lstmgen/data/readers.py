@@ -1,7 +1,7 @@
 """Read the documents of a source: lines, blocks, files, rows of a table, JSON objects or pairs.
 
-A pair is a document of two or more lines. The last line is the target, and the lines before it are the source: one
-text, or the turns of a dialogue.
+A pair is a document of two or more lines. The last line is the target, and the other lines are the source. A source of
+several lines is a dialogue, and each line is a turn.
 """
 
 import csv
@@ -13,20 +13,20 @@ from typing import Any
 from keras_lstmgen.data.text_reader import Source, lines_before, read_text
 from keras_lstmgen.utils.errors import UserError
 
-LONGEST_FIELD = 1 << 24  # maximum characters in a field of a CSV or TSV file
-LONGEST = 1 << 24  # maximum characters in a line, a block, a file that is one document, or a row
+LONGEST_FIELD = 1 << 24  # maximum number of characters in a field of a CSV or TSV file
+LONGEST = 1 << 24  # maximum number of characters in a document
 
 Fields = tuple[str, ...]
 
 
 def pair(turns: Iterable[str]) -> str:
-    """Return the document of a pair: one line for each turn.
+    """Return the document of a pair, with one line for each turn.
 
-    Newlines inside a turn become spaces. Spaces around a turn are removed, because a word vocabulary joins a space with
-    the newline that follows it.
+    Newlines inside a turn become spaces. White space around a turn is removed, because a word vocabulary encodes a
+    space and the newline after it as one token.
 
     Args:
-        turns: the source or its turns, then the target.
+        turns: the turns of the source in order, followed by the target.
 
     >>> pair(["How are\\nyou? ", "Fine."])
     'How are you?\\nFine.'
@@ -35,7 +35,12 @@ def pair(turns: Iterable[str]) -> str:
 
 
 def whole_pair(turns: Sequence[str]) -> str:
-    """Return the document of a pair, or "" if its source or target is blank; empty documents are ignored.
+    """Return the document of a pair, or an empty string if the first turn or the target is blank.
+
+    Callers ignore empty documents.
+
+    Args:
+        turns: the turns of the source in order, followed by the target.
 
     >>> whole_pair(["question", " "])
     ''
@@ -44,11 +49,13 @@ def whole_pair(turns: Sequence[str]) -> str:
 
 
 def check_length(source: Source, size: int) -> None:
-    """Raise UserError if a document exceeds the limit; a gzip file may unpack to a thousand times its size.
+    """Raise UserError if a document is longer than ``LONGEST`` characters.
+
+    The limit protects the memory: the unpacked text of a gzip file can be a thousand times as large as the file.
 
     Args:
-        source: the text, for the message.
-        size: characters of the document so far.
+        source: the text that contains the document. Its name is used in the message.
+        size: number of characters of the document that have been read.
     """
     if size > LONGEST:
         raise UserError(
@@ -58,7 +65,7 @@ def check_length(source: Source, size: int) -> None:
 
 
 def _lines(source: Source, fields: Fields = ()) -> Iterator[str]:  # noqa: ARG001
-    """Yield the lines of a text without their "\\n" or "\\r\\n"."""
+    """Yield the lines of a text without the line ends "\\n" and "\\r\\n"."""
     parts: list[str] = []
     size = 0
     for text in read_text(source):
@@ -74,7 +81,7 @@ def _lines(source: Source, fields: Fields = ()) -> Iterator[str]:  # noqa: ARG00
 
 
 def _blocks(source: Source, fields: Fields) -> Iterator[str]:  # noqa: ARG001
-    """Yield blocks of lines; empty lines separate them."""
+    """Yield the blocks of a text. Blocks are separated by empty lines."""
     block: list[str] = []
     size = 0
     for line in _lines(source):
@@ -98,18 +105,18 @@ def _file(source: Source, fields: Fields) -> Iterator[str]:  # noqa: ARG001
 
 
 def _pairs(source: Source, fields: Fields) -> Iterator[str]:  # noqa: ARG001
-    """Yield the pairs of lines whose turns are separated by tabs."""
+    """Yield the pair in each line of a text. Tabs separate the turns of a pair."""
     for number, line in enumerate(_lines(source), 1):
         if line.strip() and "\t" not in line:
             raise UserError(
                 f"{_location(source, number)}: not a source, a tab and a target; correct the line, or give "
                 "another corpus.documents"
             )
-        yield whole_pair(line.rstrip().split("\t"))  # rows of a table may be padded with tabs
+        yield whole_pair(line.rstrip().split("\t"))  # exported tables often have extra tabs at the end of a line
 
 
 def _jsonl(source: Source, fields: Fields) -> Iterator[str]:
-    """Yield the fields of the JSON object in each line that is not blank."""
+    """Yield a document for each line that is not blank. The line must be a JSON object that has the given fields."""
     for number, line in enumerate(_lines(source), 1):
         if not line.strip():
             continue
@@ -129,40 +136,49 @@ def _jsonl(source: Source, fields: Fields) -> Iterator[str]:
 
 
 def _location(source: Source, number: int) -> str:
-    """Return file and line for a message; ``number`` counts from 1 in the part of the file that is read."""
+    """Return the name of a file and a line number in it, for a message.
+
+    Args:
+        source: the file, or a part of a file.
+        number: line number in ``source``, from 1.
+    """
     return f"{source.name}, line {lines_before(source) + number}"
 
 
 def _is_valid_text(text: str) -> bool:
-    """Return whether a string of JSON has no NUL and can be encoded as UTF-8, as ``read_text`` requires."""
+    """Return whether a string from a JSON file has no NUL and can be encoded as UTF-8.
+
+    ``read_text`` requires the same of files.
+    """
     return "\0" not in text and not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def _document(values: list[str]) -> str:
-    """Return the document of the fields: a single field unchanged, several as a pair."""
+    """Return the document that fields form: one field is the document itself, several fields are a pair."""
     return values[0] if len(values) == 1 else whole_pair(values)
 
 
 def _csv(source: Source, fields: Fields) -> Iterator[str]:
-    """Yield the columns of each row of a CSV file."""
+    """Yield a document for each row of a CSV file, made of the columns that ``fields`` names."""
     return _table(source, fields, partial(csv.reader, strict=True))
 
 
 def _tsv(source: Source, fields: Fields) -> Iterator[str]:
-    """Yield the columns of each row of a TSV file, in which quotation marks have no special meaning."""
+    """Yield a document for each row of a TSV file, in which quotation marks have no special meaning."""
     return _table(source, fields, partial(csv.reader, delimiter="\t", quoting=csv.QUOTE_NONE))
 
 
 def _table(source: Source, fields: Fields, reader: Callable[[Iterator[str]], Any]) -> Iterator[str]:
-    """Yield the columns of each row.
+    """Yield a document for each row of a table, made of the columns that ``fields`` selects.
 
     Args:
         source: the text of the table.
-        fields: numbers of columns from 1, or their names in the first row, which is then not a document.
-        reader: constructor of a ``csv.reader`` for an iterator of lines.
+        fields: column numbers from 1, or column names. If a field is a name, the first row is the header and not a
+            document.
+        reader: function that creates a ``csv.reader`` from an iterator of lines.
     """
     csv.field_size_limit(LONGEST_FIELD)
-    size = 0  # characters of the row so far; a quoted field may contain newlines
+    size = 0  # number of characters of the current row, which may have several lines: a quoted field can have newlines
 
     def lines() -> Iterator[str]:
         nonlocal size
@@ -185,9 +201,13 @@ def _table(source: Source, fields: Fields, reader: Callable[[Iterator[str]], Any
 
 
 def _column_index(source: Source, field: str, header: list[str]) -> int:
-    """Return the index of a column from 0, by its number or name."""
+    """Return the index from 0 of the column with a number or a name.
+
+    Raises:
+        UserError: if the header has no column with this name.
+    """
     if not header and field.isdecimal():
-        return int(field[:18]) - 1  # no file has more columns, so further digits do not matter
+        return int(field[:18]) - 1  # no file has 10^18 columns, so further digits do not matter
     if field not in header:
         raise UserError(
             f"{source.name}, line 1: no column '{field}' (corpus.field) among {', '.join(header) or 'none'}"
@@ -196,7 +216,7 @@ def _column_index(source: Source, field: str, header: list[str]) -> int:
 
 
 def _cell(source: Source, row: list[str], index: int, field: str, line: int) -> str:
-    """Return a cell of a row; raise UserError if the row is too short."""
+    """Return a cell of a row, or raise UserError if the row is too short."""
     if not 0 <= index < len(row):
         raise UserError(f"{source.name}, line {line}: {len(row)} columns, no column '{field}' (corpus.field)")
     return row[index]

@@ -1,4 +1,4 @@
-"""Read-only array of ids that is stored in several memory-mapped files."""
+"""Provide a read-only array of ids that is stored in several memory-mapped files."""
 
 import functools
 from collections.abc import Sequence
@@ -10,14 +10,16 @@ from numpy.typing import NDArray
 
 from keras_lstmgen.utils.errors import UserError
 
-MAPS = 256  # files mapped at once; a process may typically open a thousand, and each stream reads from one
+# Maximum number of files that are mapped at the same time. Operating systems often limit a process to about 1,000 open
+# files.
+MAPS = 256
 
 
 class Shards:
-    """One-dimensional array over several memory-mapped files; supports slices and index arrays.
+    """One-dimensional array over several memory-mapped files. It supports slices and index arrays.
 
     Args:
-        paths: files in their order.
+        paths: the files in order.
         tokens: number of ids in each file, at least 1.
         dtype: NumPy dtype of the ids, such as ``"<u2"``.
     """
@@ -37,7 +39,15 @@ class Shards:
         return int(self._ends[-1])
 
     def __getitem__(self, index: slice | NDArray[np.int64]) -> NDArray[Any]:
-        """Return the ids of a slice without a step, or of an int64 array of indices, in the shape of that array."""
+        """Return the ids at some positions.
+
+        Args:
+            index: a slice without a step, or an int64 array of positions.
+
+        Returns:
+            For a slice, a one-dimensional array in the dtype of the files. For an array of positions, an int32 array of
+            the same shape.
+        """
         if isinstance(index, slice):
             start, stop, _ = index.indices(len(self))
             return self._between(start, max(start, stop))
@@ -49,7 +59,7 @@ class Shards:
         return ids
 
     def _between(self, start: int, stop: int) -> NDArray[Any]:
-        """Return the ids from ``start`` up to ``stop``, which may be stored in several files."""
+        """Return the ids from ``start`` up to, but not including, ``stop``. They may be stored in several files."""
         first = int(np.searchsorted(self._ends, start, side="right"))
         last = int(np.searchsorted(self._starts, stop, side="left"))
         parts = [
@@ -60,7 +70,7 @@ class Shards:
 
 
 def _mapped(path: Path, dtype: str, tokens: int) -> NDArray[Any]:
-    """Map a file of ``tokens`` ids into memory."""
+    """Map a file of ``tokens`` ids into memory, or raise UserError if this fails."""
     try:
         return np.memmap(path, dtype, "r", shape=(tokens,))
     except (OSError, ValueError) as error:

@@ -1,7 +1,8 @@
-"""Resolve the sources of a recipe: files, globs, folders, downloads, addresses, pipes, standard input and ``pydoc``.
+"""Find the files of a corpus from the source names in its recipe.
 
-Files that do not exist under the given name are searched in the folder that the environment variable
-``KERAS_LSTMGEN_DATA`` names, by path, file name and checksum.
+A source can be a file, a glob, a folder, a URL to download, an address of a remote file system, a pipe, standard input
+(``-``) or ``pydoc``. A file that does not exist under its name is searched by path, file name and checksum in the data
+folder. The environment variable ``KERAS_LSTMGEN_DATA`` contains the path of that folder.
 """
 
 import glob
@@ -20,32 +21,37 @@ from keras_lstmgen.utils.errors import UserError, shell_quoted
 
 
 class Match(NamedTuple):
-    """The files that a name stands for, and the files and folders that are left out."""
+    """The files that match a source name, and the files and folders that match but are not read."""
 
     files: Sequence[Path]
     left_out: Sequence[LeftOut] = ()
 
 
 def resolve(corpus: recipe.Corpus) -> list[Source]:
-    """Return the texts of ``corpus.source`` in their order; download missing files and verify all checksums.
+    """Return the texts of ``corpus.source`` in order. Downloads missing files and verifies all checksums.
 
     Args:
         corpus: the table ``corpus`` of a recipe.
 
     Raises:
-        UserError: a source does not exist, a folder has no text or an unreadable one, or a checksum is wrong.
+        UserError: if a source does not exist, if a folder has no text or contains a text that cannot be read, or if a
+            checksum is wrong.
     """
     return [source for name, checksum in _entries(corpus) for source in _resolve(name, checksum)]
 
 
 def _entries(corpus: recipe.Corpus) -> Iterator[tuple[str, str]]:
-    """Yield each source with its checksum in lower case, "" if it has none."""
+    """Yield the name and the lower-case checksum of each source. The checksum is "" if the recipe has none."""
     sums = corpus.sha256 or ("",) * len(corpus.source)
     return ((name, checksum.lower()) for name, checksum in zip(corpus.source, sums, strict=True))
 
 
 def left_out(names: Sequence[str]) -> list[LeftOut]:
-    """Return the files and folders that ``resolve`` does not read of these folders and globs, with the reasons."""
+    """Return the files and folders that ``resolve`` skips in the given sources, with the reason for each.
+
+    Args:
+        names: names of sources. Only folders and globs can have skipped files.
+    """
     local = [name for name in names if name and _is_local(name) and "\0" not in name]
     plain = [name for name in local if not spooling.is_read_once(name)]
     texts = [name for name in plain if not (Path(filenames.native(name)) / MANIFEST).is_file()]
@@ -53,7 +59,10 @@ def left_out(names: Sequence[str]) -> list[LeftOut]:
 
 
 def spool(corpus: recipe.Corpus) -> recipe.Corpus:
-    """Replace pipes and standard input by copies in the cache folder, so that a run can be resumed and evaluated."""
+    """Copy pipes and standard input to files in the cache folder, and return the corpus with these files as sources.
+
+    A pipe can be read only once, but resuming and evaluating a run read the corpus again.
+    """
     source, validation = (
         tuple(str(spooling.spool(name)) if spooling.is_read_once(name) else name for name in names)
         for names in (corpus.source, corpus.validation)
@@ -62,15 +71,16 @@ def spool(corpus: recipe.Corpus) -> recipe.Corpus:
 
 
 def with_absolute_paths(corpus: recipe.Corpus) -> recipe.Corpus:
-    """Replace the names of local files by absolute paths, which are valid in any working directory.
+    """Return the corpus with absolute paths for local files, so that it is valid in any working directory.
 
-    A file that does not exist here keeps its name: it may be in the folder of ``KERAS_LSTMGEN_DATA``.
+    The name of a file that does not exist is not changed, because the file may be in the data folder.
     """
     source, validation = (tuple(map(_absolute, names)) for names in (corpus.source, corpus.validation))
     return replace(corpus, source=source, validation=validation)
 
 
 def _absolute(name: str) -> str:
+    """Return the absolute path of a local source, or the name itself for any other source."""
     if not _is_local(name):
         return name
     path = Path(os.path.expanduser(filenames.native(name)))
@@ -82,19 +92,20 @@ def _absolute(name: str) -> str:
 
 
 def _is_local(name: str) -> bool:
-    """Return whether a source is a name of files on this machine."""
+    """Return whether the name of a source is a path or a glob on this machine."""
     return name not in ("pydoc", "-") and (name.startswith(filenames.SCHEME) or "://" not in name)
 
 
 def is_available(corpus: recipe.Corpus) -> bool:
-    """Return whether all texts can be read now, without a download, a remote file system or standard input.
+    """Return whether all texts of a corpus can be read without a download, a remote file system or standard input.
 
-    A prepared corpus is not a text.
+    The result is False for a prepared corpus, because it contains ids and no text.
     """
     return all(_is_available(name, checksum) for name, checksum in _entries(corpus))
 
 
 def _is_available(name: str, checksum: str) -> bool:
+    """Return whether a source can be read without a download, a remote file system or standard input."""
     if downloads.is_url(name):
         return downloads.local_copy(name, checksum) is not None
     if spooling.is_read_once(name) or remote.is_address(name):
@@ -106,6 +117,7 @@ def _is_available(name: str, checksum: str) -> bool:
 
 
 def _resolve(name: str, checksum: str) -> list[Source]:
+    """Return the texts of a source after verifying its checksum."""
     if not name:
         raise UserError("corpus.source: a source has an empty name; give a file, a folder or '.' for this folder")
     if "\0" in name:
@@ -119,7 +131,7 @@ def _resolve(name: str, checksum: str) -> list[Source]:
 
 
 def _files(name: str, checksum: str) -> list[Source]:
-    """Return the sources of a name that is not ``pydoc``."""
+    """Return the texts of a source that is not ``pydoc``."""
     if spooling.is_read_once(name):
         return [Source("standard input" if name == "-" else name, spooling.spool(name))]
     if remote.is_address(name):
@@ -130,7 +142,7 @@ def _files(name: str, checksum: str) -> list[Source]:
 
 
 def _verify(sources: list[Source], name: str, checksum: str) -> None:
-    """Raise UserError if the sources are not one file with this checksum."""
+    """Raise UserError if the texts of a source are not a single file with this checksum."""
     if len(sources) != 1:
         raise UserError(f"{name}: corpus.sha256 is for single files, and this is {len(sources)}; give '' for it")
     path = sources[0].path
@@ -142,7 +154,11 @@ def _verify(sources: list[Source], name: str, checksum: str) -> None:
 
 
 def _local(name: str, checksum: str) -> Sequence[Path]:
-    """Return the files of a path, glob or folder, here or in the folder of ``KERAS_LSTMGEN_DATA``."""
+    """Return the files of a path, glob or folder, relative to the working directory or to the data folder.
+
+    Raises:
+        UserError: if no file matches, or if several files in the data folder match.
+    """
     if files := _expand_anywhere(name).files:
         return files
     files = data_folder.find(Path(filenames.native(name)).name, checksum)
@@ -155,7 +171,7 @@ def _local(name: str, checksum: str) -> Sequence[Path]:
 
 
 def _expand_anywhere(name: str) -> Match:
-    """Expand a path, glob or folder here or, if nothing matches, in the folder of ``KERAS_LSTMGEN_DATA``."""
+    """Find the files of a path, glob or folder in the working directory, or if none match, in the data folder."""
     path = filenames.native(name)
     match = _expand(Path(os.path.expanduser(path)))
     folder = data_folder.data_folder()
@@ -163,13 +179,17 @@ def _expand_anywhere(name: str) -> Match:
 
 
 def _expand(path: Path) -> Match:
+    """Find the files of a folder, a file or a glob."""
     if path.is_dir():
         return _expand_folder(path)
     return Match([path]) if path.exists() else _expand_glob(path)
 
 
 def _expand_glob(pattern: Path) -> Match:
-    """Return the files that match a glob, sorted; files of a run only if the glob begins inside the run."""
+    """Return the files that match a glob, sorted.
+
+    Files inside a run directory are left out, unless the part of the glob before the first wildcard is inside it.
+    """
     literal = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), pattern.parts))
     files: list[Path] = []
     left_out: list[LeftOut] = []
@@ -186,7 +206,11 @@ def _expand_glob(pattern: Path) -> Match:
 
 
 def _expand_folder(folder: Path) -> Match:
-    """Return the texts of a folder; raise UserError if it has none, or is a run or an artifact."""
+    """Return the texts in a folder.
+
+    Raises:
+        UserError: if the folder contains no text, or is a prepared corpus, a run or an exported artifact.
+    """
     _check_holds_texts(folder)
     files, left_out = folders.files_below(folder)
     reasons = {path: _reason_to_skip(path, folder) for path in files}
@@ -198,6 +222,7 @@ def _expand_folder(folder: Path) -> Match:
 
 
 def _check_holds_texts(folder: Path) -> None:
+    """Raise UserError if a folder is a prepared corpus, a run or an exported artifact."""
     kind = folders.why_no_texts(folder)
     if kind == "prepared corpus":
         raise UserError(
@@ -209,9 +234,12 @@ def _check_holds_texts(folder: Path) -> None:
 
 
 def _reason_to_skip(path: Path, folder: Path) -> str:
-    """Return why a file of a folder is left out, or "" if it is a text; only its first chunks are read.
+    """Return the reason to skip a file of a folder, or "" if the file is a text.
 
-    Files of other formats, such as pictures, are left out. A text that must be converted first raises UserError.
+    Files in other formats, such as pictures, are skipped. The decision depends on the first two chunks of the file.
+
+    Raises:
+        UserError: if the file is a text that must be converted before it can be read.
     """
     source = Source(str(path), path)
     head = b"".join(itertools.islice(read_bytes(source), 2))

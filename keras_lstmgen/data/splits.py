@@ -1,11 +1,13 @@
 """Divide a corpus into a training split and a validation split.
 
-A stream is the concatenation of its files, each starting on a new line. It is cut once, at a character. Documents are
-assigned to a split by a seeded hash of their text, so that equal documents are in the same split. Pairs are assigned by
-the hash of their source, or of their target if the source is a label.
+A stream is the concatenation of its files. Each file starts on a new line. The beginning of the stream is the training
+split, and the rest is the validation split.
 
-A corpus may be converted to a Unicode normalization form. This is done before the assignment: for each document, or for
-each file of a stream.
+In all other corpora, a seeded hash assigns each document to a split. Documents with the same text are therefore in the
+same split. The hash of a pair depends only on its source, or only on its target if the source is a label.
+
+Before the corpus is divided, it can be converted to a Unicode normalization form. The conversion is applied to each
+document, or to each file of a stream.
 """
 
 import hashlib
@@ -25,8 +27,9 @@ from keras_lstmgen.data.text_reader import Source, read_bytes, read_text
 from keras_lstmgen.utils.errors import UserError
 
 PIECE = 1 << 16  # approximate number of characters in a piece of a stream
-FORMS: dict[str, Literal["NFC", "NFKC"]] = {"nfc": "NFC", "nfkc": "NFKC"}  # by corpus.normalize
-# Text before the last character that no normalization form combines with the text before it: ASCII or Chinese.
+FORMS: dict[str, Literal["NFC", "NFKC"]] = {"nfc": "NFC", "nfkc": "NFKC"}  # key: value of corpus.normalize
+# Matches the text before the last ASCII or Chinese character. Normalization never combines these characters with the
+# text before them, so the text on both sides can be normalized separately.
 SAFE = re.compile(r".*(?=[\0-\x7f\u4e00-\u9fff])", re.DOTALL)
 
 Split = Literal["train", "validation"]
@@ -35,9 +38,9 @@ Split = Literal["train", "validation"]
 def pieces(corpus: recipe.Corpus, split: Split) -> Iterator[str]:
     """Yield the text of one split.
 
-    A stream is yielded in pieces of about 64k characters, which end after a newline if possible, otherwise before a
-    space. Tokenizing the pieces gives the same ids as tokenizing the whole. All other kinds of corpus are yielded
-    document by document, without empty ones.
+    A stream is divided into pieces of about 64k characters. A piece ends after a newline if possible, otherwise before
+    a space. The ids of the pieces are the same as the ids of the whole stream. All other kinds of corpus are yielded
+    document by document. Empty documents are skipped.
 
     Args:
         corpus: the corpus.
@@ -56,9 +59,9 @@ def pieces(corpus: recipe.Corpus, split: Split) -> Iterator[str]:
 
 
 def fingerprint(corpus: recipe.Corpus) -> str:
-    """Return a hash of the texts and of all options that change documents or splits; hexadecimal sha256.
+    """Return the hexadecimal sha256 of the texts and of all options that change the documents or the splits.
 
-    The names, folders and compression of the files have no influence.
+    The hash does not depend on the names, the folders and the compression of the files.
     """
     digest = hashlib.sha256(json.dumps(_values_that_matter(corpus), sort_keys=True).encode())
     for sources in (resolve(corpus), validation_sources(corpus)):
@@ -67,12 +70,12 @@ def fingerprint(corpus: recipe.Corpus) -> str:
             text, last = _hashed(source)
             digest.update(text)
             if corpus.documents == "stream" and number < len(sources) and last not in (b"", b"\n"):
-                digest.update(b"newline")  # that ``texts`` inserts after it
+                digest.update(b"newline")  # the newline that ``texts`` inserts between two files
     return digest.hexdigest()
 
 
 def _hashed(source: Source) -> tuple[bytes, bytes]:
-    """Return the sha256 of the decompressed bytes of a file, and its last byte."""
+    """Return the sha256 of the unpacked bytes of a file, and the last of these bytes."""
     text, last = hashlib.sha256(), b""
     for chunk in read_bytes(source):
         text.update(chunk)
@@ -81,7 +84,7 @@ def _hashed(source: Source) -> tuple[bytes, bytes]:
 
 
 def _values_that_matter(corpus: recipe.Corpus) -> dict[str, Any]:
-    """Return the options that change the documents or the splits."""
+    """Return the options of a corpus that change the documents or the splits."""
     values: dict[str, Any] = {"documents": corpus.documents}
     if corpus.documents in ("jsonl", "csv", "tsv"):
         values["field"] = corpus.field
@@ -95,14 +98,14 @@ def _values_that_matter(corpus: recipe.Corpus) -> dict[str, Any]:
 
 
 def with_validation_texts(corpus: recipe.Corpus, texts: Sequence[str]) -> recipe.Corpus:
-    """Return the corpus with other validation texts, if any are given.
+    """Return the corpus with the given validation texts, or unchanged if none are given.
 
     Args:
         corpus: the corpus.
-        texts: validation texts; for a corpus with labels, one for each label.
+        texts: names of validation texts. A corpus with labels needs one text for each label.
 
     Raises:
-        UserError: if the number of texts differs from that of the labels.
+        UserError: if the number of texts differs from the number of labels.
     """
     if texts and corpus.labels and len(texts) != len(corpus.labels):
         labels = ", ".join(corpus.labels)
@@ -111,17 +114,17 @@ def with_validation_texts(corpus: recipe.Corpus, texts: Sequence[str]) -> recipe
 
 
 def validation_kind(corpus: recipe.Corpus) -> str:
-    """Return what the validation text is: "held-out text", or "training text" if it is also a source."""
+    """Return a name for the validation text: "training text" if all of it is also trained on, else "held-out text"."""
     return "training text" if corpus.validation and set(corpus.validation) <= set(corpus.source) else "held-out text"
 
 
 def validation_sources(corpus: recipe.Corpus) -> list[Source]:
-    """Return the resolved sources of ``corpus.validation``."""
+    """Return the texts of ``corpus.validation``."""
     return resolve(replace(corpus, source=corpus.validation, sha256=()))
 
 
 def _sources(corpus: recipe.Corpus, split: Split) -> list[Source]:
-    """Return the resolved sources that contain a split, possibly together with the other split."""
+    """Return the texts that contain a split. They may also contain the other split."""
     return validation_sources(corpus) if corpus.validation and split == "validation" else resolve(corpus)
 
 
@@ -155,9 +158,9 @@ def cut_at(characters: int, corpus: recipe.Corpus) -> int:
 
 
 def texts(corpus: recipe.Corpus, sources: Iterable[Source]) -> Iterator[str]:
-    """Yield the texts of all sources in pieces, each source normalized separately.
+    """Yield the text of all sources in pieces. Each source is normalized separately.
 
-    Each source starts on a new line: a newline is inserted if the previous source does not end with one.
+    If a source does not end with a newline, a newline is inserted before the next source.
     """
     last = "\n"
     for source in sources:
@@ -168,7 +171,10 @@ def texts(corpus: recipe.Corpus, sources: Iterable[Source]) -> Iterator[str]:
 
 
 def _in_form(source: Source, pieces: Iterator[str], corpus: recipe.Corpus) -> Iterator[str]:
-    """Yield a text in its Unicode normalization form; characters that may combine with the next piece wait for it."""
+    """Yield a text in the Unicode normalization form of the corpus.
+
+    The last characters of a piece may combine with the next piece. They are yielded together with the next piece.
+    """
     if corpus.normalize == recipe.NONE:
         yield from pieces
         return
@@ -198,15 +204,16 @@ def normalized(text: str, corpus: recipe.Corpus) -> str:
 
 
 def normalized_prompt(text: str, corpus: recipe.Corpus) -> str:
-    """Return a prompt in the form in which the corpus was read: byte order mark, line ends and normalization.
+    """Convert a prompt in the same way as the texts of the corpus.
 
-    A newline at the end remains, except if each document is one line. In a corpus of pairs each line is a turn, and a
-    newline after the last turn ends the source.
+    The conversion removes a byte order mark, replaces line ends, and applies the Unicode normalization. A newline at
+    the end of the prompt is removed only if each document is one line. In a corpus of pairs, each line of the prompt is
+    a turn, and a newline after the last turn ends the source.
     """
     text = text.removeprefix("\ufeff")
     if corpus.is_pairs:
         return _prompt_of_pairs(text, corpus)
-    if corpus.documents not in ("stream", "files", "jsonl"):  # these keep the line ends of their text
+    if corpus.documents not in ("stream", "files", "jsonl"):  # the readers of these three kinds keep "\r\n"
         text = text.replace("\r\n", "\n")
     if corpus.documents in ("lines", "tsv"):
         text = text.removesuffix("\n").removesuffix("\r")
@@ -214,17 +221,21 @@ def normalized_prompt(text: str, corpus: recipe.Corpus) -> str:
 
 
 def _prompt_of_pairs(text: str, corpus: recipe.Corpus) -> str:
-    """Return the turns of a prompt, and the beginning of the answer after the last newline; labels do not change."""
+    """Convert a prompt for a corpus of pairs.
+
+    The text after the last newline is the beginning of the answer. The text before it is the source. If the source is a
+    label, it is not normalized.
+    """
     source, end, answer = text.rpartition("\n") if "\n" in text else (text, "", "")
     turns = (source if corpus.labels else normalized(source, corpus)).rstrip().split("\n")
     return pair(turns) + end + normalized(answer, corpus).lstrip()
 
 
 def stream(corpus: recipe.Corpus, sources: Iterable[Source], start: int, end: int) -> Iterator[str]:
-    """Yield the characters from ``start`` up to ``end`` of a stream in pieces for a tokenizer.
+    """Yield a range of characters of a stream, in pieces that a tokenizer can encode one by one.
 
-    A line that is too long for a piece is cut at positions that depend on that line only. Reading from a later line on
-    therefore gives the same pieces.
+    A line that is longer than a piece is cut at positions that depend only on that line. Therefore, the pieces do not
+    change if reading starts at a later line.
 
     Args:
         corpus: the corpus.
@@ -236,7 +247,10 @@ def stream(corpus: recipe.Corpus, sources: Iterable[Source], start: int, end: in
 
 
 def _between(texts: Iterator[str], start: int, end: int) -> Iterator[str]:
-    """Yield the characters from ``start`` up to ``end``: "c" and "d" for ``_between(["abc", "def"], 2, 4)``."""
+    """Yield the characters from ``start`` up to, but not including, ``end``.
+
+    ``_between(iter(["abc", "def"]), 2, 4)`` yields "c" and "d".
+    """
     for text in texts:
         if part := text[max(start, 0) : max(end, 0)]:
             yield part
@@ -246,7 +260,7 @@ def _between(texts: Iterator[str], start: int, end: int) -> Iterator[str]:
 
 
 def _cut_after_newlines(texts: Iterator[str]) -> Iterator[str]:
-    """Yield the same characters in pieces of at most ``PIECE``, cut where tokenizers separate pieces."""
+    """Yield the same text in pieces of at most ``PIECE`` characters. A cut does not change the ids of the text."""
     rest = ""
     for text in texts:
         rest, start = rest + text, 0
@@ -260,7 +274,11 @@ def _cut_after_newlines(texts: Iterator[str]) -> Iterator[str]:
 
 
 def _cut(text: str) -> int:
-    """Return the position to cut a text at: after the last newline, otherwise before the last spaces, or the end."""
+    """Return the position at which to cut a text.
+
+    The text is cut after its last newline. A text without a newline is cut before its last spaces, and a text without
+    spaces at its end.
+    """
     if newline := text.rfind("\n") + 1:
         return newline
     spaces = re.match(r".*[^ ](?= )", text, re.DOTALL)
@@ -268,8 +286,8 @@ def _cut(text: str) -> int:
 
 
 def _documents_of(corpus: recipe.Corpus, split: Split) -> Iterator[str]:
-    """Yield the documents of one split; with ``corpus.unique`` each text once."""
-    seen: set[bytes] = set()  # about 100 bytes of memory for each document
+    """Yield the documents of one split. If ``corpus.unique`` is set, documents with the same text are yielded once."""
+    seen: set[bytes] = set()  # needs about 100 bytes of memory for each document
     for document in chain.from_iterable(documents(corpus, group, label) for label, group in _labelled(corpus, split)):
         if corpus.validation or split_of(document, corpus) == split:
             if corpus.unique:
@@ -280,12 +298,13 @@ def _documents_of(corpus: recipe.Corpus, split: Split) -> Iterator[str]:
 
 
 def documents(corpus: recipe.Corpus, sources: Iterable[Source], label: str = "") -> Iterator[str]:
-    """Yield all documents of these sources in their order, without empty ones.
+    """Yield all documents of some sources in order. Empty documents are skipped.
 
     Args:
         corpus: the corpus.
         sources: the files.
-        label: label of the files; each document is then the target of a pair whose source is the label.
+        label: label of the files, or "" for none. With a label, each document becomes the target of a pair whose source
+            is the label.
     """
     for document in chain.from_iterable(READERS[corpus.documents](source, corpus.field) for source in sources):
         if text := _normalized_document(document, corpus, label):
@@ -293,18 +312,16 @@ def documents(corpus: recipe.Corpus, sources: Iterable[Source], label: str = "")
 
 
 def _normalized_document(document: str, corpus: recipe.Corpus, label: str) -> str:
-    """Return a document in its Unicode normalization form, after its label if there is one; "" if it is empty.
-
-    Normalization may add spaces around a turn of a pair. Therefore the pair is built again.
-    """
+    """Return a document in its normalization form, or the pair of the label and the document; "" if it is empty."""
     text = normalized(document, corpus)
     if label:
         return whole_pair([label, text])
+    # Normalization may add spaces around a turn, so a pair that has changed is built again.
     return whole_pair(text.split("\n")) if text != document and corpus.is_pairs else text
 
 
 def _labelled(corpus: recipe.Corpus, split: Split) -> Iterator[tuple[str, list[Source]]]:
-    """Yield the label of each group of sources of a split, "" for none, and the sources."""
+    """Yield each label with its sources of a split. A corpus without labels yields "" with all sources."""
     if not corpus.labels:
         yield "", _sources(corpus, split)
         return
@@ -315,13 +332,17 @@ def _labelled(corpus: recipe.Corpus, split: Split) -> Iterator[tuple[str, list[S
 
 
 def document_key(document: str) -> bytes:
-    """Return 16 bytes that identify the text of a document."""
+    """Return a hash of 16 bytes that identifies the text of a document."""
     return hashlib.sha256(document.encode()).digest()[:16]
 
 
 def split_of(document: str, corpus: recipe.Corpus) -> Split:
-    """Return the split of a document, which depends on a hash of the split seed and of its text or a part of it."""
+    """Return the split of a document. It depends on a hash of the split seed and of the text of the document.
+
+    For pairs, only the source is hashed. If the source is a label, only the target is hashed.
+    """
     source, _, target = document.rpartition("\n")
-    key = target if corpus.labels else source if corpus.is_pairs else document  # too many pairs have the same label
+    # A hash of a label would assign all documents with this label to the same split.
+    key = target if corpus.labels else source if corpus.is_pairs else document
     digest = hashlib.sha256(f"{corpus.split_seed}\n{key}".encode()).digest()
     return "validation" if int.from_bytes(digest[:8]) < corpus.validation_fraction * 2**64 else "train"

@@ -1,7 +1,8 @@
-"""Training windows of a continuous text: B contiguous streams, T time steps at a time.
+"""Create training windows of a continuous text for a stateful LSTM.
 
-An epoch divides the text into B streams of equal length. Each batch contains the next T tokens of every stream, so a
-state that is carried from batch to batch has read the whole stream. The offset of the streams changes every epoch.
+An epoch divides the text into B contiguous streams of equal length. Each batch contains the next T tokens of every
+stream, so a state that is carried from batch to batch reads the streams from beginning to end. The position at which
+the first stream begins (the offset) changes in every epoch.
 """
 
 import mmap
@@ -17,20 +18,20 @@ from keras_lstmgen.utils.errors import UserError
 
 ENDLESS = 1 << 62  # number of batches of a dataset without an end
 ALL = slice(None)
-PIECE = 1 << 20  # ids read at once
-RELEASE_INTERVAL = 256  # windows between two releases of mapped pages
+PIECE = 1 << 20  # number of ids that are read at a time
+RELEASE_INTERVAL = 256  # number of windows between two releases of memory-mapped pages
 
 
 class Batching(NamedTuple):
     """Sizes, number and order of the batches of a dataset.
 
     Attributes:
-        B: rows of a batch, over all workers.
-        T: time steps of a batch, at most.
-        epochs: number of epochs; 0 for an infinite dataset.
-        seed: seed of the order of the examples or of the offsets of the streams.
-        first: number of batches to skip without reading them.
-        rows: rows of each batch that this worker reads.
+        B: number of rows in a batch, summed over all workers.
+        T: maximum number of time steps in a batch.
+        epochs: number of epochs, or 0 for an infinite dataset.
+        seed: random seed of the order of the examples, or of the offsets of the streams.
+        first: number of batches to skip. They are not read.
+        rows: slice of the rows of each batch that this worker reads.
     """
 
     B: int
@@ -42,15 +43,17 @@ class Batching(NamedTuple):
 
 
 def windows_per_epoch(tokens: int, B: int, T: int) -> int:
-    """Return the number of windows per epoch, which leaves T possible offsets, but at least 1.
+    """Return the number of windows per epoch, at least 1.
+
+    If the text is long enough, at least T tokens are not part of a stream, so that the offset can vary.
 
     Args:
         tokens: number of ids of the text.
         B: number of streams.
-        T: time steps per window.
+        T: number of time steps in a window.
 
     Raises:
-        UserError: if the text is shorter than B windows of T steps and their next ids.
+        UserError: if the text has fewer than B * T + 1 tokens.
 
     >>> from keras_lstmgen.data.stream_windows import windows_per_epoch
     >>> windows_per_epoch(100, B=2, T=5)
@@ -65,18 +68,18 @@ def windows_per_epoch(tokens: int, B: int, T: int) -> int:
 
 
 def dataset(ids: NDArray[np.integer], batching: Batching, shifted: bool = True) -> tf.data.Dataset:
-    """Create a dataset of ``epochs * windows_per_epoch`` pairs (ids, next ids).
+    """Create a dataset of ``epochs * windows_per_epoch`` windows.
 
     Within an epoch, row b of window n + 1 continues row b of window n. The offset of an epoch depends only on the seed
-    and the epoch. Each window reads B * (T + 1) ids, so ``ids`` may be mapped from a file.
+    and the epoch. A window reads only B * (T + 1) ids, so the text does not have to fit into memory.
 
     Args:
-        ids: integer [N], the training text.
+        ids: integer array of shape [N] with the ids of the training text. It may be memory-mapped from a file.
         batching: sizes, number and order of the batches.
-        shifted: whether each epoch has a random offset; otherwise all offsets are 0.
+        shifted: True for a random offset in each epoch, False for an offset of 0 in all epochs.
 
     Returns:
-        A dataset of pairs of int32 [rows, T].
+        A dataset of pairs (ids, next ids). Both are int32 of shape [rows, T].
     """
     B, T, epochs, seed, first, rows = batching
     total = epochs * windows_per_epoch(len(ids), B, T) if epochs else ENDLESS
@@ -94,28 +97,31 @@ def dataset(ids: NDArray[np.integer], batching: Batching, shifted: bool = True) 
 
 
 def untuned() -> tf.data.Options:
-    """Return options that disable autotuning, because deleting an autotuned pipeline can block for up to a minute."""
+    """Return options that disable autotuning of a dataset.
+
+    Deleting an autotuned dataset can block the program for up to a minute.
+    """
     options = tf.data.Options()
     options.autotune.enabled = False
     return options
 
 
 def counts(ids: NDArray[np.integer], V: int) -> NDArray[np.int64]:
-    """Count the occurrences of each id, int64 [V], reading the ids in pieces."""
+    """Return the number of occurrences of each id, int64 of shape [V]. The ids are read in pieces."""
     return sum((np.bincount(piece, minlength=V) for piece in pieces(ids)), np.zeros(V, np.int64))
 
 
 def pieces(ids: NDArray[np.integer]) -> Iterator[NDArray[np.integer]]:
-    """Iterate over all ids in pieces; each piece is unmapped before the next one is read."""
+    """Yield all ids in pieces. The memory of each piece is released before the next piece is read."""
     for start in range(0, len(ids), PIECE):
         yield ids[start : start + PIECE]
         release_pages(ids)
 
 
 def release_pages(ids: NDArray[np.integer]) -> None:
-    """Unmap the pages of a mapped array that were read, so that they do not count as memory of this process.
+    """Release the pages of a memory-mapped array, so that they do not count as memory of this process.
 
-    The system keeps the pages in its cache and maps them again on the next access.
+    The operating system keeps the pages in its cache and maps them again on the next access.
     """
     if isinstance(ids, Shards):
         ids.release_pages()
@@ -127,14 +133,18 @@ def release_pages(ids: NDArray[np.integer]) -> None:
 
 
 def positions(window: int, tokens: int, B: int, T: int, seed: int | None) -> NDArray[np.int64]:
-    """Return the positions in the text of the ids and next ids of a window, int64 [B, T + 1].
+    """Return the positions in the text of the tokens of a window.
 
     Args:
         window: index of the window, counted over all epochs.
         tokens: number of ids of the text.
         B: number of streams.
-        T: time steps per window.
-        seed: seed of the offsets; None for offsets of 0.
+        T: number of time steps in a window.
+        seed: random seed of the offsets, or None for an offset of 0 in all epochs.
+
+    Returns:
+        An int64 array of shape [B, T + 1]. The first T columns are the positions of the ids. The last T columns are the
+        positions of the next ids.
 
     >>> from keras_lstmgen.data.stream_windows import positions
     >>> positions(1, tokens=20, B=2, T=3, seed=None).tolist()

@@ -1,4 +1,4 @@
-"""Read a text in chunks: unpack gzip, decode UTF-8, and report where a file is not plain text."""
+"""Read a text in chunks: unpack gzip, decode UTF-8, and report the position of bytes that are not plain text."""
 
 import codecs
 import gzip
@@ -21,13 +21,14 @@ CHUNK = 1 << 16  # bytes read at a time
 
 @dataclass(frozen=True)
 class Source:
-    """One readable text, or a part of one.
+    """A text, or a part of a text.
 
     Attributes:
-        name: how messages call the text.
-        path: a local file, an address such as ``gs://bucket/text.txt``, or None for Python's own ``pydoc``.
-        start: first byte of the part.
-        end: byte behind the last one of the part; None for the end of the file.
+        name: name of the text in messages.
+        path: a local file, or an address such as ``gs://bucket/text.txt``. None stands for the language reference that
+            is included in Python (``pydoc``).
+        start: position of the first byte of the part.
+        end: position after the last byte of the part, or None for the end of the file.
     """
 
     name: str
@@ -40,14 +41,14 @@ def read_text(source: Source) -> Iterator[str]:
     """Yield a text in chunks of about 64k characters, without a byte order mark.
 
     Args:
-        source: a text in UTF-8, packed by gzip or not.
+        source: a text in UTF-8, optionally packed by gzip.
 
     Yields:
         Strings that are not empty.
 
     Raises:
-        UserError: the file cannot be read, is not UTF-8, has a NUL, has CR line endings or is of another format. The
-            message names the byte, counted from 0, or a command that converts the file.
+        UserError: if the file cannot be read, is not UTF-8, contains a NUL, has CR line endings, or has another format.
+            The message contains the position of the invalid byte (from 0), or a command that converts the file.
     """
     chunks = _decode(source)
     if source.start == 0:
@@ -59,16 +60,18 @@ def read_text(source: Source) -> Iterator[str]:
 
 
 def _wrong_format(source: Source, format_: formats.Format) -> UserError:
+    """Return the error for a file that has another format than text."""
     advice = f"convert it: {_command(source, format_.command)}" if format_.command else "give text in UTF-8"
     return UserError(f"{source.name}: is {format_.name}, not text in UTF-8; {advice}")
 
 
 def _command(source: Source, command: str) -> str:
+    """Return a shell command that converts a source to text in UTF-8."""
     return formats.fill_command(command, source.path, _is_packed(source))
 
 
 def _decode(source: Source) -> Iterator[str]:
-    """Yield the decoded chunks that are not empty."""
+    """Yield the decoded text of a source in chunks that are not empty."""
     decoder = codecs.getincrementaldecoder("utf-8")()
     position = source.start
     for chunk in chain(read_bytes(source), [b""]):
@@ -76,7 +79,7 @@ def _decode(source: Source) -> Iterator[str]:
             raise _wrong_format(source, format_)
         if b"\0" in chunk:
             raise UserError(f"{source.name}: binary file (NUL at byte {position + chunk.index(0)}); give text in UTF-8")
-        pending = len(decoder.getstate()[0])  # bytes of a character that the chunk before has begun
+        pending = len(decoder.getstate()[0])  # number of bytes of a character that began in the previous chunk
         try:
             text = decoder.decode(chunk, final=not chunk)
         except UnicodeDecodeError as error:
@@ -87,6 +90,7 @@ def _decode(source: Source) -> Iterator[str]:
 
 
 def _not_utf8(source: Source, position: int) -> UserError:
+    """Return the error for a file with an invalid byte at a position."""
     command = _command(source, formats.WINDOWS)
     return UserError(
         f"{source.name}: not UTF-8 at byte {position}; convert it with iconv, for example from Windows-1252: {command}"
@@ -94,10 +98,10 @@ def _not_utf8(source: Source, position: int) -> UserError:
 
 
 def read_bytes(source: Source) -> Iterator[bytes]:
-    """Yield the unpacked bytes of a source in chunks of 64 KiB.
+    """Yield the unpacked bytes of a source in chunks of at most 64 KiB.
 
     Raises:
-        UserError: the file cannot be read, or is a damaged gzip file.
+        UserError: if the file cannot be read or is a damaged gzip file.
     """
     left = sys.maxsize if source.end is None else source.end - source.start
     try:
@@ -116,10 +120,12 @@ def read_bytes(source: Source) -> Iterator[bytes]:
 def split(source: Source, size: int, separator: bytes) -> Iterator[Source]:
     """Split a file into parts that end with a separator.
 
+    Empty files, gzip files and ``pydoc`` are not split.
+
     Args:
-        source: the file. A file that is packed, empty or ``pydoc`` stays whole.
-        size: minimum length of a part in bytes. The part then continues to the end of the next separator.
-        separator: bytes at which a file may be cut, such as a newline.
+        source: the file.
+        size: minimum length of a part in bytes. A part ends at the first separator after this length.
+        separator: bytes after which a file may be split, such as a newline.
 
     Yields:
         The parts in the order of the file.
@@ -136,11 +142,11 @@ def split(source: Source, size: int, separator: bytes) -> Iterator[Source]:
 
 
 def _after_separator(separator: bytes, file: BinaryIO, position: int) -> int:
-    """Return the first position from ``position`` on that follows a separator, or the end of the file."""
+    """Return the position after the first separator that ends at or after ``position``, or the end of the file."""
     position = file.seek(max(position - len(separator), 0))
     window = b""
     for chunk in iter(lambda: file.read(CHUNK), b""):
-        window = window[-len(separator) :] + chunk  # a separator may begin in the chunk before
+        window = window[-len(separator) :] + chunk  # a separator may begin in the previous chunk
         position += len(chunk)
         if (index := window.find(separator)) >= 0:
             return position - len(window) + index + len(separator)
@@ -148,7 +154,7 @@ def _after_separator(separator: bytes, file: BinaryIO, position: int) -> int:
 
 
 def size_of(source: Source) -> int:
-    """Return the number of bytes of a source on disk; 0 for ``pydoc``."""
+    """Return the size of a source in bytes, without unpacking it. The size of ``pydoc`` is 0."""
     if source.end is not None:
         return source.end - source.start
     if source.path is None:
@@ -157,13 +163,13 @@ def size_of(source: Source) -> int:
 
 
 def lines_before(source: Source) -> int:
-    """Count the lines of the file before the part."""
+    """Return the number of lines of a file that precede a part of it."""
     return sum(chunk.count(b"\n") for chunk in read_bytes(replace(source, start=0, end=source.start)))
 
 
 @contextmanager
 def _unpacked(source: Source) -> Iterator[BinaryIO]:
-    """Open a source for reading its unpacked bytes."""
+    """Open a source. Reading the yielded file returns unpacked bytes."""
     if source.path is None:
         yield io.BytesIO(_pydoc())
         return
@@ -172,11 +178,12 @@ def _unpacked(source: Source) -> Iterator[BinaryIO]:
 
 
 def _open(path: Path | str) -> BinaryIO:
+    """Open a local file or an address for reading bytes."""
     return remote.open_file(path) if isinstance(path, str) else path.open("rb")
 
 
 def _is_packed(source: Source) -> bool:
-    """Return whether a file is packed by gzip, whatever its name."""
+    """Return whether a file is packed by gzip. The name of the file does not matter."""
     if source.path is None:
         return False
     with _open(source.path) as file:
@@ -184,13 +191,14 @@ def _is_packed(source: Source) -> bool:
 
 
 def _has_gzip_header(file: BinaryIO) -> bool:
+    """Return whether a file begins with the bytes of a gzip file. The file is then at its beginning again."""
     header = file.read(len(formats.GZIP))
     file.seek(0)
     return header == formats.GZIP
 
 
 def _pydoc() -> bytes:
-    """Return the language reference that is a part of CPython."""
-    from pydoc_data.topics import topics  # 0.5 MB that other sources do not need
+    """Return the language reference that is included in CPython."""
+    from pydoc_data.topics import topics  # imported here because it needs 0.5 MB of memory
 
     return "\n".join(topics[name] for name in sorted(topics)).encode()

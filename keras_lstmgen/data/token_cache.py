@@ -1,8 +1,9 @@
-"""Cache of tokenized corpora, whose ids are mapped into memory.
+"""Tokenize corpora and keep their ids in a cache folder.
 
-A folder of the cache contains ``tokenizer.model``, ``train.ids``, ``validation.ids`` (little-endian, uint16 or int32)
-and ``encoding.json``. Its name is a hash of the texts, the split and the tokenizer settings. A folder appears only when
-it is complete.
+The cache contains one folder for each tokenized corpus. The name of the folder is a hash of the texts, the split and
+the tokenizer settings. The folder contains ``tokenizer.model``, ``train.ids``, ``validation.ids`` and
+``encoding.json``. The ids are stored as little-endian uint16 or int32, and the files are memory-mapped when they are
+read. A folder is written under a temporary name and renamed when it is complete.
 """
 
 import hashlib
@@ -30,7 +31,7 @@ SPLITS: tuple[Split, Split] = ("train", "validation")
 COUNTS = ("characters", "bytes", "words", "documents", "tokens", "unknown")
 WORD = re.compile(r"[\u3400-\u9fff]|[^\s\u3400-\u9fff]+")  # a Chinese character, or other text without white space
 PARTS = ("tokenizer.model", "train.ids", "validation.ids")
-BATCH = 1 << 16  # characters of the short documents that are tokenized and written together
+BATCH = 1 << 16  # approximate number of characters of the documents that are tokenized and written together
 
 
 @dataclass(frozen=True)
@@ -38,17 +39,17 @@ class Encoded:
     """A tokenized corpus.
 
     Attributes:
-        tokenizer: the vocabulary.
-        train: uint16 or int32 [N], ids of the training split: an array mapped from a file, or ``sharded_array.Shards``,
-            which supports the same slices and index arrays.
-        validation: ids of the validation split, likewise.
-        counts: for each split its ``COUNTS``: characters, bytes, words, documents, tokens and unknown tokens. Words are
-            separated by white space, and each Chinese character is one. For pairs, the counts cover the targets only.
-        start_id: id before the first generated token: ``<s>`` for documents; for a stream the newline, or the first id
-            of a stream without newlines.
+        tokenizer: the tokenizer.
+        train: ids of the training split, a uint16 or int32 array of shape [N]. It is memory-mapped from one file, or it
+            is a ``sharded_array.Shards`` object, which supports the same slices and index arrays.
+        validation: ids of the validation split, in the same format as ``train``.
+        counts: for each split, the number of characters, bytes, words, documents, tokens and unknown tokens. Words are
+            separated by white space, and each Chinese character is a word. For pairs, only the targets are counted.
+        start_id: id that precedes the first generated token. For documents, it is the id of ``<s>``. For a stream, it
+            is the id of the newline, or the first id of the stream if the stream has no newline.
         end_id: id of ``</s>``.
-        unsampled_ids: sorted ids that are never generated: ``<unk>``, ``<s>`` and all ids that the training split does
-            not contain.
+        unsampled_ids: ids that are never generated, sorted. They are ``<unk>``, ``<s>`` and all ids that the training
+            split does not contain.
     """
 
     tokenizer: Tokenizer
@@ -63,15 +64,15 @@ class Encoded:
 def encode(recipe: Recipe, cache: Path, report: Callable[[str], None] = lambda _: None) -> Encoded:
     """Tokenize the corpus of a recipe into a folder of the cache, or reuse the folder if nothing has changed.
 
-    A damaged folder is replaced. The memory needed depends on the longest document, not on the size of the corpus.
+    A damaged folder is replaced. Memory use depends on the longest document, not on the size of the corpus.
 
     Args:
-        recipe: the recipe; its corpus and its tokenizer matter.
+        recipe: the recipe. Only the tables ``corpus`` and ``tokenizer`` are used.
         cache: folder of the cache.
-        report: called with one line of text for each step.
+        report: function that is called with a line of text for each step.
 
     Raises:
-        UserError: if the corpus cannot be read or changes meanwhile, or if the folder cannot be written.
+        UserError: if the corpus cannot be read, if a text changes while it is read, or if the folder cannot be written.
     """
     folder = cache / _key(recipe)
     if (encoded := _load(folder)) is not None:
@@ -92,7 +93,10 @@ def encode(recipe: Recipe, cache: Path, report: Callable[[str], None] = lambda _
 
 @contextmanager
 def _exclusive(folder: Path, report: Callable[[str], None]) -> Iterator[None]:
-    """Wait until no other process tokenizes the same corpus, and keep others waiting inside the context."""
+    """Hold a lock on a folder of the cache, so that only one process at a time tokenizes the same corpus.
+
+    If another process holds the lock, this function waits for it.
+    """
     lock = folder.with_suffix(".lock")
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
@@ -104,13 +108,13 @@ def _exclusive(folder: Path, report: Callable[[str], None]) -> Iterator[None]:
 
 
 def _key(recipe: Recipe) -> str:
-    """Return the name of the folder: a hash of everything that determines the ids."""
+    """Return the name of the folder of a recipe: a hash of the tokenizer settings, the texts and the split."""
     settings = json.dumps([FORMAT, asdict(recipe.tokenizer), fingerprint(recipe.corpus)], sort_keys=True)
     return hashlib.sha256(settings.encode()).hexdigest()[:16]
 
 
 def _load(folder: Path) -> Encoded | None:
-    """Return the contents of a folder; None if it is missing or damaged."""
+    """Return the contents of a folder, or None if the folder is missing or damaged."""
     try:
         about = read_json(folder / "encoding.json")
         if any(sha256(folder / name) != about["sha256"][name] for name in PARTS):
@@ -122,7 +126,16 @@ def _load(folder: Path) -> Encoded | None:
 
 
 def _encoded(folder: Path, about: dict[str, Any], tokenizer: Tokenizer) -> Encoded:
-    """Return the contents of a folder with mapped ids; raise ValueError if the type of the ids is invalid."""
+    """Return the contents of a folder, with memory-mapped ids.
+
+    Args:
+        folder: the folder.
+        about: contents of its ``encoding.json``.
+        tokenizer: its tokenizer.
+
+    Raises:
+        ValueError: if the dtype of the ids is not supported.
+    """
     if about["dtype"] not in ("<u2", "<i4"):
         raise ValueError(f"ids of type {about['dtype']}")
     return Encoded(
@@ -137,13 +150,13 @@ def _encoded(folder: Path, about: dict[str, Any], tokenizer: Tokenizer) -> Encod
 
 
 def sha256(path: Path) -> str:
-    """Return the sha256 of a file, hexadecimal."""
+    """Return the hexadecimal sha256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _write(recipe: Recipe, folder: Path, report: Callable[[str], None]) -> None:
-    """Learn the vocabulary, write the ids of both splits, and finally ``encoding.json``."""
+    """Train the vocabulary and write all files of a folder. ``encoding.json`` is written last."""
     report(f"Learning a vocabulary of type {recipe.tokenizer.type}")
     tokenizer = Tokenizer(train(recipe.tokenizer, partial(pieces, recipe.corpus, "train")))
     (folder / "tokenizer.model").write_bytes(tokenizer.model)
@@ -165,7 +178,7 @@ def _write(recipe: Recipe, folder: Path, report: Callable[[str], None]) -> None:
 
 
 def dtype_of(tokenizer: Tokenizer) -> str:
-    """Return the NumPy dtype in which ids are stored: little-endian, of two bytes if all ids fit, otherwise of four."""
+    """Return the NumPy dtype in which ids are stored: little-endian uint16 if all ids fit, otherwise int32."""
     return "<u2" if tokenizer.vocab_size <= 1 << 16 else "<i4"
 
 
@@ -174,12 +187,12 @@ def special_ids(corpus: Corpus, tokenizer: Tokenizer, seen: NDArray[np.bool_], f
 
     Args:
         corpus: the corpus.
-        tokenizer: the vocabulary.
-        seen: bool [V], whether the training split contains each id.
-        first: the first id of the training split.
+        tokenizer: the tokenizer.
+        seen: bool array of shape [V]. An entry is True if the training split contains the id.
+        first: first id of the training split.
 
     Raises:
-        UserError: if no id is left to generate.
+        UserError: if a model could generate only newlines and ends of documents.
     """
     newline = tokenizer.newline_id
     of_a_stream = newline if seen[newline] else first
@@ -190,7 +203,7 @@ def special_ids(corpus: Corpus, tokenizer: Tokenizer, seen: NDArray[np.bool_], f
 
 
 def _unsampled(seen: NDArray[np.bool_], tokenizer: Tokenizer) -> list[int]:
-    """Return the ids that are never generated, sorted."""
+    """Return the sorted ids that are never generated: ``<unk>``, ``<s>`` and the ids that are not in ``seen``."""
     writable = seen.copy()
     writable[[tokenizer.unk_id, tokenizer.start_id]] = False
     return [int(unsampled) for unsampled in np.flatnonzero(~writable)]
@@ -204,12 +217,13 @@ def encode_split(
     Args:
         corpus: the corpus.
         split: the split.
-        tokenizer: the vocabulary.
-        path: file of the ids.
+        tokenizer: the tokenizer.
+        path: output file of the ids.
         dtype: NumPy dtype of the ids in the file.
 
     Returns:
-        The counts of the split, which for pairs cover the targets only, and bool [V], whether it contains each id.
+        The counts of the split, and a bool array of shape [V]. An entry of the array is True if the split contains the
+        id. For pairs, the counts cover only the targets.
     """
     counts, seen = write_ids(pieces(corpus, split), corpus, tokenizer, path, dtype)
     return counts | ({"documents": 1} if corpus.documents == "stream" else {}), seen
@@ -218,7 +232,18 @@ def encode_split(
 def write_ids(
     texts: Iterator[str], corpus: Corpus, tokenizer: Tokenizer, path: Path, dtype: str
 ) -> tuple[dict[str, int], NDArray[np.bool_]]:
-    """Tokenize documents, or pieces of a stream, into a file; return the same as ``encode_split``."""
+    """Tokenize documents or pieces of a stream into a file.
+
+    Args:
+        texts: the documents or pieces.
+        corpus: the corpus, which determines how texts are encoded and counted.
+        tokenizer: the tokenizer.
+        path: output file of the ids.
+        dtype: NumPy dtype of the ids in the file.
+
+    Returns:
+        The counts and the bool array of ``encode_split``. In the counts, each piece of a stream is a document.
+    """
     counts = dict.fromkeys(COUNTS, 0)
     seen = np.zeros(tokenizer.vocab_size, np.bool_)
     with path.open("wb") as file:
@@ -229,13 +254,13 @@ def write_ids(
             if corpus.is_pairs:
                 batch = [text.rpartition("\n")[2] for text in batch]
                 ids = encode_texts(batch, tokenizer, is_stream=True)
-                counts["tokens"] += len(batch)  # the end symbol of each target
+                counts["tokens"] += len(batch)  # adds the end symbol of each target
             _add_counts(counts, batch, ids, tokenizer.unk_id)
     return counts, seen
 
 
 def batches(texts: Iterable[str]) -> Iterator[list[str]]:
-    """Group texts into lists of about 64k characters, so that short texts are processed together."""
+    """Group texts into lists of about 64k characters, so that many short texts are processed in one call."""
     batch: list[str] = []
     characters = 0
     for text in texts:
@@ -249,13 +274,26 @@ def batches(texts: Iterable[str]) -> Iterator[list[str]]:
 
 
 def encode_texts(texts: list[str], tokenizer: Tokenizer, is_stream: bool) -> NDArray[np.int32]:
-    """Return the concatenated ids of texts, int32 [N]; documents get ``<s>`` and ``</s>`` around them."""
+    """Return the concatenated ids of texts, int32 of shape [N].
+
+    Args:
+        texts: documents, or pieces of a stream.
+        tokenizer: the tokenizer.
+        is_stream: False to add ``<s>`` before and ``</s>`` after the ids of each text.
+    """
     start, end = ([], []) if is_stream else ([tokenizer.start_id], [tokenizer.end_id])
     return np.concatenate([part for text in texts for part in (start, tokenizer.encode(text), end)]).astype(np.int32)
 
 
 def _add_counts(counts: dict[str, int], texts: list[str], ids: NDArray[np.int32], unk_id: int) -> None:
-    """Add the counts of texts and of their ids to ``counts``."""
+    """Add the counts of texts and of their ids to ``counts``.
+
+    Args:
+        counts: the counts to increase.
+        texts: the texts.
+        ids: concatenated ids of the texts.
+        unk_id: id of unknown tokens.
+    """
     counts["characters"] += sum(map(len, texts))
     counts["bytes"] += sum(len(text.encode()) for text in texts)
     counts["words"] += sum(len(text.split() if text.isascii() else WORD.findall(text)) for text in texts)
