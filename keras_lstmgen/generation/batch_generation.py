@@ -1,4 +1,4 @@
-"""Generation of many texts in batches, for evaluation: answers to many sources, or many samples per source."""
+"""Generate many texts in batches for evaluation: one answer for each source, or several samples for each source."""
 
 from collections.abc import Sequence
 
@@ -20,11 +20,12 @@ GREEDY = sampling.Options(temperature=0)
 def greedy_answers(run: Run, sources: Sequence[str], max_new_tokens: int) -> list[str]:
     """Generate the greedy answer to each source.
 
-    The answers equal those of ``Generator.generate`` for one source at a time. Sources of similar length share a batch.
+    Sources of similar length share a batch. The batch does not change an answer: ``Generator.generate`` with the
+    temperature 0 returns the same answer for a single source.
 
     Args:
-        run: a run on pairs.
-        sources: the sources.
+        run: a run that was trained on pairs.
+        sources: the source texts, for example questions.
         max_new_tokens: maximum number of tokens per answer, 1 or more.
 
     Returns:
@@ -48,22 +49,25 @@ def greedy_answers(run: Run, sources: Sequence[str], max_new_tokens: int) -> lis
 
 
 def _greedy_batch(run: Run, loop: Loop, prompts: list[list[int]], max_new_tokens: int) -> list[str]:
+    """Generate the greedy answers to the prompts of one batch."""
     ids, starts = pad_left(prompts)
     B = len(prompts)
     noise, options = np.zeros((B, max_new_tokens), np.float32), sampling.rows([GREEDY] * B)
     state = decoding_loop.initial_state(B, run.metadata.state_size, run.metadata.vocab_size)
     tokens = loop(decoding_loop.Request(ids, noise, options, starts), state).tokens
-    return [run.tokenizer.decode(row) for row in tokens.numpy()]  # end tokens decode to no characters
+    return [run.tokenizer.decode(row) for row in tokens.numpy()]  # an end token decodes to an empty string
 
 
 def pad_left(prompts: list[list[int]]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Pad prompts on the left with their own first ids.
+    """Pad prompts on the left to the length P of the longest prompt.
+
+    Each prompt is padded with copies of its first id, so the padding adds no id that the prompt does not contain.
 
     Args:
-        prompts: B prompts of one id or more.
+        prompts: B prompts. Each prompt contains at least one id.
 
     Returns:
-        The padded prompts, int32 [B, P], and the column of the first id of each prompt, int32 [B, 1].
+        The padded prompts, int32 [B, P], and the number of padding columns of each prompt, int32 [B, 1].
 
     >>> from keras_lstmgen.generation.batch_generation import pad_left
     >>> ids, starts = pad_left([[1, 5, 3], [1, 3]])
@@ -79,8 +83,8 @@ def beam_search_answers(run: Run, sources: Sequence[str], config: beam_search.Be
     """Find the best answer to each source by beam search.
 
     Args:
-        run: a run on pairs.
-        sources: the sources.
+        run: a run that was trained on pairs.
+        sources: the source texts.
         config: parameters of the search.
 
     Returns:
@@ -99,19 +103,21 @@ def beam_search_answers(run: Run, sources: Sequence[str], config: beam_search.Be
 
 
 def samples_per_source(run: Run, sources: Sequence[str], samples: int, max_new_tokens: int) -> dict[str, list[str]]:
-    """Generate texts with neutral sampling options for each source, with the seeds 0, 1, and so on.
+    """Generate several texts for each source with the default sampling options.
+
+    The texts of a source have the seeds 0, 1, and so on.
 
     Args:
-        run: the run.
-        sources: the sources; an empty source stands for documents without a source.
+        run: the trained run.
+        sources: the source texts. For a run whose documents have no source, pass one empty string.
         samples: number of texts per source, 0 or more.
         max_new_tokens: maximum number of tokens per text, 1 or more.
 
     Returns:
-        ``{source: texts}``.
+        A dictionary from each source to its texts.
 
     Raises:
-        UserError: if a number is out of range.
+        UserError: if ``samples`` or ``max_new_tokens`` is out of range.
     """
     check_at_least("samples", samples, 0)
     generator, config = Generator(run), GenerationConfig(max_new_tokens)
@@ -119,6 +125,7 @@ def samples_per_source(run: Run, sources: Sequence[str], samples: int, max_new_t
 
 
 def _samples(generator: Generator, source: str, samples: int, config: GenerationConfig) -> list[str]:
+    """Generate the texts of one source."""
     texts, prompt = list[str](), source + "\n" if source else ""
     with reporter.progress(f"samples: {source}" if source else "samples", samples) as advance:
         for start in range(0, samples, BATCH_SIZE):

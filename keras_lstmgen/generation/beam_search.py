@@ -1,26 +1,29 @@
-"""Beam search: deterministic search for the texts with the highest scores.
+"""Beam search: a deterministic search for the texts with the highest scores.
 
-The score of a text of n tokens, including an end token, whose log-probabilities sum to ``total`` is
+The total of a text is the sum of the log-probabilities and biases of its tokens. The score of a text of n tokens is
 
     total / ((5 + n) / 6) ** A
 
-This is the length penalty of Wu et al., "Google's Neural Machine Translation System", 2016, equation 14, without the
-coverage penalty. With A = 0 the score is the sum, which favors short texts.
+The number n includes the end token. The divisor is the length penalty of Wu et al., "Google's Neural Machine
+Translation System", 2016, equation 14, without the coverage penalty. With A = 0 the score equals the total. This favors
+short texts.
 
-The search with N beams:
+The search keeps N unfinished texts, the live texts:
 
-1. Start with one live text, the empty text.
-2. Extend each live text by each allowed token. The total of a candidate is the total of its text, plus the
-   log-probability of the token over all V ids, plus the ``bias`` of the token (``logits_processors``), in float64.
-3. Take the 2 N candidates with the largest totals; ties are in the order of their texts, then of ids. Finished
-   candidates among the first N are collected. The first N unfinished candidates become the live texts.
-4. Repeat from step 2. Stop after ``max_new_tokens`` and collect the live texts too; or stop when no live text remains;
-   or stop when N texts are collected and no live text can score higher than the Nth best. The bound is the largest live
-   total, divided by the penalty of ``max_new_tokens`` tokens. It is exact unless a bias is positive, because
-   log-probabilities only decrease a total.
-5. The result is the N best collected texts; ties are in the order of collection.
+1. Start with one live text, which is empty.
+2. Extend each live text by each allowed token. Each extended text is a candidate. Its total is the total of the live
+   text, plus the log-probability of the token over all V ids, plus the ``bias`` of the token (``logits_processors``).
+   Totals are computed in float64.
+3. Select the 2 N candidates with the largest totals. Order equal totals by their live texts, then by the ids of their
+   tokens. Collect the finished candidates among the first N. The first N unfinished candidates become the live texts.
+4. Repeat from step 2 until one of three conditions holds. First, the texts have ``max_new_tokens`` tokens; the search
+   then collects the live texts too. Second, no live text remains. Third, N texts are collected, and no live text can
+   reach a higher score than the Nth best. The search estimates the highest score that a live text can reach: it
+   divides the largest live total by the length penalty of ``max_new_tokens`` tokens. The estimate holds unless a bias
+   is positive, because log-probabilities can only decrease a total.
+5. Return the N collected texts with the highest scores. Texts with equal scores keep the order of collection.
 
-``export/beam.py`` implements the same search for clients that have only an artifact.
+``export/beam.py`` implements the same search for clients that only have an exported artifact.
 """
 
 from collections.abc import Callable, Generator, Sequence
@@ -44,13 +47,13 @@ class Hypothesis(NamedTuple):
     """A candidate text.
 
     Attributes:
-        draft: prompt and text.
-        outlook: the tokens that may follow.
-        total: sum of log-probabilities and biases, by which the search orders the texts.
-        logprob: sum of the log-probabilities under the model.
-        score: total divided by the length penalty.
-        ended: whether the text has ended, by an end token, a stop string, or because no token may follow.
-        parent: index of the live text that this text extends.
+        draft: ids of the prompt and of the text.
+        outlook: the tokens that may follow the text.
+        total: sum of the log-probabilities and biases of the tokens. The search orders candidates by their totals.
+        logprob: sum of the log-probabilities under the model, without biases.
+        score: the total divided by the length penalty.
+        ended: whether the text has ended: by an end token, by a stop string, or because no token may follow.
+        parent: index of the live text that this text extends by one token.
     """
 
     draft: Draft
@@ -69,15 +72,15 @@ class Hypothesis(NamedTuple):
 
 @dataclass(frozen=True)
 class BeamSearchConfig:
-    """Parameters of a search.
+    """Parameters of a beam search.
 
     Attributes:
-        beams: N, number of live texts and of results.
-        length_penalty: A, from 0 (off) to 10.
+        beams: N, the maximum number of live texts and of results, from 1 to ``MAX_BEAMS``.
+        length_penalty: A, the exponent of the length penalty, from 0 (off) to 10.
         max_new_tokens: maximum number of tokens per text, 1 or more.
 
     Raises:
-        UserError: if a value is out of range; the message names the command line option.
+        UserError: if a value is out of range. The message names the command line option.
     """
 
     beams: int
@@ -85,7 +88,7 @@ class BeamSearchConfig:
     max_new_tokens: int = 300
 
     def __post_init__(self) -> None:
-        """Check the range of every value; NaN is out of range."""
+        """Check the range of every value. NaN is out of range."""
         check_at_least("--beams", self.beams, 1)
         if self.beams > MAX_BEAMS:
             raise UserError(f"--beams: {self.beams} is out of range; give {MAX_BEAMS} or less")
@@ -97,13 +100,19 @@ class BeamSearchConfig:
 
 
 class StepRequest(NamedTuple):
-    """Input of one step of the model: ids, integer [B], and states, float32 [B, S]."""
+    """Input of one step of the model.
+
+    Attributes:
+        ids: integer [B], the ids that the model reads next.
+        state: float32 [B, S], the states of the B texts before these ids.
+    """
 
     ids: NDArray[np.integer]
     state: NDArray[np.float32]
 
 
-# A search yields a request, receives the logits [B, V] and states [B, S] of the step, and returns the best texts.
+# A search is a Python generator. It yields a request for one step of the model, and receives the logits [B, V] and the
+# states [B, S] that the step returns. At its end, it returns the best texts.
 Search = Generator[StepRequest, tuple[Any, Any], list[Hypothesis]]
 
 
@@ -118,32 +127,34 @@ def search(
     """Find the best continuations of a prompt.
 
     Args:
-        step: reads ids, int32 [B], and states, float32 [B, S]; returns logits, float32 [B, V], and states [B, S].
+        step: a function that takes ids, int32 [B], and states, float32 [B, S]. It returns the logits of the next
+            tokens, float32 [B, V], and the new states, float32 [B, S].
         config: parameters of the search.
         constraints: compiled logits processors.
         ids: ids of the prompt, at least one.
         S: state size of the model.
-        has_ended: whether a text of these tokens has ended, apart from texts that end with the end token.
+        has_ended: a function that takes the ids of a text without its prompt and returns whether a stop string ends
+            the text. The search itself detects end tokens.
 
     Returns:
         At most ``config.beams`` texts, best first.
 
     Raises:
-        UserError: if there are no ids.
+        UserError: if ``ids`` is empty.
     """
     (hypotheses,) = run_together(step, [start(config, constraints, ids, S, has_ended)])
     return hypotheses
 
 
 def run_together(step: Step, searches: Sequence[Search]) -> list[list[Hypothesis]]:
-    """Run several searches and combine their requests into one batch per step.
+    """Run several searches at the same time, with one batch per step of the model for all of them.
 
     Args:
         step: see ``search``.
-        searches: results of ``start``.
+        searches: searches that ``start`` created.
 
     Returns:
-        The texts that each search finds, best first.
+        One list per search: the texts that the search returns, best first.
     """
     results: list[list[Hypothesis]] = [[] for _ in searches]
     requests = {i: request for i in range(len(searches)) if (request := _resume(searches, i, None, results))}
@@ -157,7 +168,10 @@ def run_together(step: Step, searches: Sequence[Search]) -> list[list[Hypothesis
 
 
 def _resume(searches: Sequence[Search], index: int, answer: Any, results: list[list[Hypothesis]]) -> StepRequest | None:
-    """Send the output of a step to a search; return its next request, or store its result and return None."""
+    """Send the output of a step to a search and return the next request of the search.
+
+    If the search has ended, store its texts in ``results[index]`` and return None.
+    """
     try:
         return searches[index].send(answer)
     except StopIteration as end:
@@ -172,7 +186,7 @@ def start(
     S: int,
     has_ended: HasEnded = lambda _: False,
 ) -> Search:
-    """Create a search as a generator of requests. See ``search`` for the arguments."""
+    """Create a search that ``run_together`` can run. See ``search`` for the arguments."""
     check_not_empty("ids", ids)
     draft = logits_processors.begin(constraints, ids)
     empty = Hypothesis(draft, logits_processors.outlook(constraints, draft))
@@ -197,14 +211,14 @@ def start(
 
 
 def _best(config: BeamSearchConfig, ended: list[Hypothesis]) -> list[Hypothesis]:
-    """Return the N texts with the highest scores, best first; ties are in the order of collection."""
+    """Return the N texts with the highest scores, best first. Texts with equal scores keep their order."""
     return sorted(ended, key=lambda text: -text.score)[: config.beams]
 
 
 def _candidates(
     config: BeamSearchConfig, constraints: Constraints, live: list[Hypothesis], logits: Any, has_ended: HasEnded
 ) -> list[Hypothesis]:
-    """Return the 2 N candidates with the largest totals, in descending order."""
+    """Extend each live text by each token, and return the 2 N candidates with the largest totals, largest first."""
     logprobs = log_softmax(logits)
     totals = logprobs + [text.outlook.bias for text in live] + [[text.total] for text in live]
     candidates = []
@@ -226,14 +240,17 @@ def _candidates(
 
 
 def _largest(totals: Floats, limit: int) -> NDArray[np.intp]:
-    """Return the indices of the largest finite totals, at most ``limit``, in descending order; ties by index."""
+    """Return the indices of at most ``limit`` largest finite totals, largest total first.
+
+    Equal totals are in the order of their indices.
+    """
     least = np.partition(totals, -limit)[-limit] if limit < len(totals) else -np.inf
-    places = np.flatnonzero((totals >= least) & (totals > -np.inf))  # only these are sorted, which is faster
+    places = np.flatnonzero((totals >= least) & (totals > -np.inf))  # sorting only these is faster
     return places[np.argsort(-totals[places], kind="stable")][:limit]
 
 
 def log_softmax(logits: NDArray[np.float32]) -> Floats:
-    """Compute the log-probabilities over the last axis in float64.
+    """Convert logits, float32 [..., V], to log-probabilities, float64 [..., V], over the last axis.
 
     >>> import numpy as np
     >>> from keras_lstmgen.generation.beam_search import log_softmax
@@ -245,7 +262,9 @@ def log_softmax(logits: NDArray[np.float32]) -> Floats:
 
 
 def penalty(n: int, A: float) -> float:
-    """Compute the length penalty by which the total of a text of n tokens is divided (Wu et al., 2016).
+    """Compute the length penalty of a text of n tokens with the exponent A (Wu et al., 2016).
+
+    The score of the text is its total divided by this penalty.
 
     >>> from keras_lstmgen.generation.beam_search import penalty
     >>> penalty(1, 0.6), penalty(7, 1.0), penalty(7, 0.0)
@@ -255,7 +274,13 @@ def penalty(n: int, A: float) -> float:
 
 
 def _is_settled(config: BeamSearchConfig, best: Hypothesis, ended: list[Hypothesis]) -> bool:
-    """Return whether N texts are collected and ``best``, the best live text, cannot score higher than all of them."""
+    """Return whether N texts are collected and no live text can reach a higher score than the worst of them.
+
+    Args:
+        config: parameters of the search.
+        best: the live text with the largest total.
+        ended: the collected texts, best first.
+    """
     if len(ended) < config.beams:
         return False
     return best.total / penalty(config.max_new_tokens, config.length_penalty) <= ended[-1].score

@@ -1,8 +1,14 @@
-"""Chat with a run: answers to turns, without reading earlier turns again.
+"""Chat with a run: generate an answer to each turn without reading the earlier turns again.
 
-A run on pairs answers each turn like a source of its corpus: the model reads the last turns of both sides, as many as
-it remembers, and then the turn. Any other run continues one text: the model reads each turn after the text so far, and
-an end token ends the text. Every answer equals the text that ``Generator.generate`` gives for the whole prompt.
+A turn is one line of text from the user. The prompt depends on the corpus of the run:
+
+- For a run that was trained on pairs, the prompt has the format of a source of the corpus. It consists of the last
+  turns and answers, followed by the new turn. ``ChatModel.memory`` limits the number of turns and answers.
+- Any other run continues one text. The prompt consists of all text so far, followed by the new turn. If the text so far
+  ends with an end token, the new turn starts a new text.
+
+In both cases, the answer is the text that ``Generator.generate`` returns for the same prompt, options and seed. A chat
+is faster, because it reuses the cached LSTM state of the part of the prompt that the model has already read.
 """
 
 import codecs
@@ -24,15 +30,15 @@ from keras_lstmgen.models.run_directory import NONE, Metadata, Run
 from keras_lstmgen.tokenizers.tokenizer import BYTE_BY_BYTE, Tokenizer
 from keras_lstmgen.utils.errors import UserError, check_at_least
 
-MAX_DIALOGUES = 1000  # of a corpus, whose turns are counted
+MAX_DIALOGUES = 1000  # number of dialogues at the start of a corpus in which turns are counted
 
 
 class CachedState(NamedTuple):
-    """State of the model after reading some ids. It serves every text that begins with these ids.
+    """LSTM state after the model has read some ids. Every prompt that begins with these ids can reuse it.
 
     Attributes:
-        ids: the ids.
-        recurrent: float32 [1, S]; None: no id was read.
+        ids: the ids that the model has read.
+        recurrent: float32 [1, S], the state after these ids. None if the model has read no id.
     """
 
     ids: list[int]
@@ -40,12 +46,12 @@ class CachedState(NamedTuple):
 
 
 class Conversation(NamedTuple):
-    """Immutable history of a conversation; ``answer`` returns the next one.
+    """Immutable history of a conversation. ``answer`` returns a new history that includes the answer.
 
     Attributes:
-        ids: ids of the text so far; for a run on pairs, ids of the last prompt and its answer.
-        turns: the turns that a run on pairs remembers.
-        cached: states before and after the last answer.
+        ids: ids of the text so far. For a run on pairs, ids of the last prompt and of its answer.
+        turns: for a run on pairs, the last turns and answers, which become part of the next prompt. Otherwise empty.
+        cached: LSTM states before and after the last answer.
     """
 
     ids: tuple[int, ...] = ()
@@ -55,12 +61,13 @@ class Conversation(NamedTuple):
 
 @dataclass(frozen=True)
 class ChatModel:
-    """The model of a chat and its options.
+    """A run to chat with, and the options of the chat.
 
     Attributes:
-        generator: generator of the run.
-        config: how answers are generated.
-        memory: number of turns that a run on pairs remembers, 0 or more.
+        generator: the text generator of the run.
+        config: settings of the generation of each answer.
+        memory: for a run on pairs, the maximum number of earlier turns and answers in a prompt, 0 or more. Each turn
+            and each answer counts as one.
 
     Raises:
         UserError: if ``memory`` is out of range.
@@ -76,7 +83,7 @@ class ChatModel:
 
     @property
     def run(self) -> Run:
-        """Return the run."""
+        """Return the run that the generator uses."""
         return self.generator.run
 
     @property
@@ -90,10 +97,10 @@ class ChatSession:
     """A conversation with a model.
 
     Attributes:
-        model: the model.
-        seed: seed of the next answer. Each answer increases it by 1.
-        conversation: history including the last answer.
-        previous: history before the last turn; None: there is no turn.
+        model: the run and its options.
+        seed: 64-bit seed of the next answer. Each answer increases it by 1.
+        conversation: the history, including the last answer.
+        previous: the history before the last turn. None before the first turn.
         turn: the last turn.
     """
 
@@ -104,15 +111,17 @@ class ChatSession:
     turn: str = ""
 
     def answer(self, turn: str, emit: Callable[[str], None], should_stop: Callable[[], bool]) -> Sample:
-        """Answer a turn. See ``answer`` of this module for the arguments."""
+        """Generate and return the answer to a turn. See the function ``answer`` for the arguments."""
         self.turn, self.previous = turn, self.conversation
         return self.answer_again(emit, should_stop)
 
     def answer_again(self, emit: Callable[[str], None], should_stop: Callable[[], bool]) -> Sample:
-        """Replace the answer to the last turn by an answer with the next seed.
+        """Generate another answer to the last turn with the next seed. It replaces the last answer in the history.
+
+        See the function ``answer`` for the arguments.
 
         Raises:
-            UserError: if there is no turn.
+            UserError: if no turn has been answered yet.
         """
         if self.previous is None:
             raise UserError("There is no turn to answer again.")
@@ -122,16 +131,20 @@ class ChatSession:
         return sample
 
     def forget(self) -> None:
-        """Start a new conversation; the seed stays."""
+        """Start a new conversation, without resetting the seed."""
         self.conversation, self.previous = Conversation(), None
 
 
 def remembered_turns(metadata: Metadata, memory: int | None) -> int:
-    """Return the number of turns that a chat remembers.
+    """Return the value of ``ChatModel.memory`` for a run.
 
     Args:
         metadata: metadata of the run.
-        memory: the number to use; None: as many turns as the dialogues of the corpus have before the turn to answer.
+        memory: the number of turns and answers that the user chose. None to use the number of earlier turns in the
+            longest dialogues of the corpus.
+
+    Returns:
+        The maximum number of earlier turns and answers in a prompt. 0 for a run that was not trained on pairs.
 
     Raises:
         UserError: if ``memory`` is out of range, or is given for a run that was not trained on pairs.
@@ -147,7 +160,10 @@ def remembered_turns(metadata: Metadata, memory: int | None) -> int:
 
 
 def _longest_dialogue(settings: recipe.Corpus) -> int:
-    """Return the number of turns of the longest dialogues, including the answer; 2 if the corpus is unavailable."""
+    """Return the number of turns of the longest dialogue of a corpus, including the answer.
+
+    Only the first ``MAX_DIALOGUES`` dialogues are read. Return 2 if the corpus is not available.
+    """
     if len(settings.field) > 1:
         return len(settings.field)
     if settings.documents != "pairs" or settings.labels:
@@ -168,18 +184,18 @@ def answer(
     emit: Callable[[str], None] = lambda _: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> tuple[Conversation, Sample]:
-    """Answer a turn. The model reads only the ids that it has not read yet.
+    """Generate the answer to a turn. The model reads only the ids of the prompt that it has not read yet.
 
     Args:
-        model: the model.
-        conversation: history before the turn.
+        model: the run and its options.
+        conversation: the history before the turn.
         turn: one line of text.
         seed: 64-bit seed of the answer.
-        emit: called with new characters, as soon as these can no longer change.
-        should_stop: called before each chunk of tokens; True interrupts the answer.
+        emit: a function that is called with new characters of the answer when they are final.
+        should_stop: a function that is called before each chunk of tokens. If it returns True, the answer ends.
 
     Returns:
-        The history including the answer, and the answer.
+        The history that includes the turn and the answer, and the answer.
     """
     prompt, run = _prompt(model, conversation, turn), model.run
     cached = _longest_cached(conversation, prompt)
@@ -208,13 +224,16 @@ def _prompt(model: ChatModel, conversation: Conversation, turn: str) -> list[int
 
 
 def _longest_cached(conversation: Conversation, ids: list[int]) -> CachedState:
-    """Return the cached state of the longest beginning of ``ids`` that leaves at least one id to read."""
+    """Return the cached state after the longest proper prefix of ``ids``, or the empty state if there is none."""
     usable = [c for c in conversation.cached if len(c.ids) < len(ids) and c.ids == ids[: len(c.ids)]]
     return max(usable, key=lambda cached: len(cached.ids), default=CachedState([], None))
 
 
 def _decoding_state(run: Run, cached: CachedState) -> DecodingState:
-    """Return the state from which the answer continues. A generated end token was not read and is not seen."""
+    """Convert a cached state to the state that the decoding loop continues from.
+
+    Only the ids that the model has read count as seen. An end token at the end of the last answer is not one of them.
+    """
     seen = np.zeros((1, run.metadata.vocab_size), bool)
     seen[0, np.array(cached.ids, np.int64)] = True
     zeros = np.zeros((1, run.metadata.state_size), np.float32)
@@ -222,7 +241,7 @@ def _decoding_state(run: Run, cached: CachedState) -> DecodingState:
 
 
 def _whole_characters(tokenizer: Tokenizer, ids: list[int]) -> list[int]:
-    """Remove byte tokens of an incomplete character from the end of a text."""
+    """Remove the byte tokens of an incomplete character from the end of the ids of a text."""
     decoder = codecs.getincrementaldecoder("utf-8")(BYTE_BY_BYTE)
     decoder.decode(b"".join(tokenizer.piece_bytes(token) for token in ids[-4:]))  # a character has at most 4 bytes
     return ids[: len(ids) - len(decoder.getstate()[0])]

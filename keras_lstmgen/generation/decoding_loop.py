@@ -1,6 +1,6 @@
-"""The decoding loop as a TensorFlow graph: reads the ids of a prompt and generates ids.
+"""The decoding loop as a TensorFlow graph: it reads the ids of a prompt and generates the ids of a text.
 
-Keras generates with it, and every exported artifact contains it.
+``Generator`` runs this loop, and every exported artifact contains it.
 """
 
 from collections.abc import Callable
@@ -13,17 +13,17 @@ import tensorflow as tf
 from keras_lstmgen.generation import sampling
 from keras_lstmgen.models.inference_step import Weights, column, in_parts, pick, put, state_size, step
 
-NO_ID = -1
-Step = Callable[[Any, Any], tuple[Any, Any]]  # (int32 [B], float32 [B, S]) -> (logits [B, V], state [B, S]), as arrays
+NO_ID = -1  # an id that no token has
+Step = Callable[[Any, Any], tuple[Any, Any]]  # takes ids [B] and states [B, S]; returns logits [B, V] and states [B, S]
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
 
 class Decoder(NamedTuple):
-    """The constants of the loop.
+    """The model and the constants of the decoding loop.
 
     Attributes:
         weights: weights of the model.
-        unsampled: bool [V], the ids that are never generated.
+        unsampled: bool [V], True for the ids that the loop never generates.
         end_id: id that ends a text.
     """
 
@@ -33,11 +33,12 @@ class Decoder(NamedTuple):
 
 
 class DecodingState(NamedTuple):
-    """State of B texts between two calls of the loop.
+    """State of B texts between two calls of the decoding loop.
 
     Attributes:
-        recurrent: float32 [B, S], state of the model.
-        seen: bool [B, V], the ids that occur in the prompt or in the output.
+        recurrent: float32 [B, S], LSTM states of the model.
+        seen: bool [B, V], True for the ids that occur in the prompt or in the generated text. The repetition penalty
+            applies to these ids.
     """
 
     recurrent: Any
@@ -45,15 +46,16 @@ class DecodingState(NamedTuple):
 
 
 class Request(NamedTuple):
-    """Inputs of one call of the loop.
+    """Inputs of one call of the decoding loop.
 
     Attributes:
         ids: int32 [B, P], the ids to read, P ≥ 1.
-        noise: float32 [B, N] from ``sampling.noise``; one token is generated per column.
+        noise: float32 [B, N], random numbers from ``sampling.noise``. The loop generates one token per column.
         options: sampling options of the B texts.
-        starts: int32 [B, 1], first column of ``ids`` that belongs to each text; None: 0. Columns before it are padding.
-        limits: int32 [B, 1], maximum number of tokens of each text; None: N. Tokens beyond it have no meaning.
-        bias: float32 [B, V] that logits processors add to the logits of all N tokens; None: 0.
+        starts: int32 [B, 1], the number of padding columns at the left of ``ids`` in each row. None for no padding.
+        limits: int32 [B, 1], maximum number of tokens of each text. None for N. The caller must ignore the tokens of a
+            text beyond its limit.
+        bias: float32 [B, V], added to the logits of each of the N tokens. Logits processors compute it. None for 0.
     """
 
     ids: Any
@@ -65,12 +67,13 @@ class Request(NamedTuple):
 
 
 class DecodingResult(NamedTuple):
-    """Outputs of one call of the loop.
+    """Outputs of one call of the decoding loop.
 
     Attributes:
-        tokens: int32 [B, N]; every token after an end token is an end token.
-        logprobs: float32 [B, N], log-probabilities under the model before all options; 0 after an end token.
-        state: state of the texts. It has read all tokens except the last one.
+        tokens: int32 [B, N], the generated ids. Every id after an end token is an end token too.
+        logprobs: float32 [B, N], log-probability of each token under the model, before the sampling options apply. 0
+            after an end token.
+        state: state of the texts after all generated tokens except the last one, which the model has not read.
     """
 
     tokens: Any
@@ -79,17 +82,17 @@ class DecodingResult(NamedTuple):
 
 
 def compile_step(weights: Weights) -> Step:
-    """Return a function that reads one token per text, for loops outside the graph.
+    """Return a function that reads one token per text, for decoding loops in Python such as beam search.
 
-    The first call compiles the function. For a large vocabulary it also copies the weights
+    The first call of the function compiles it. If the vocabulary is large, the first call also copies the weights
     (``inference_step.in_parts``).
 
     Args:
         weights: weights of the model.
 
     Returns:
-        A function of ids, int32 [B], and a state, float32 [B, S], which returns float32 arrays: the logits [B, V] of
-        the next token and the new state [B, S].
+        A function that takes ids, int32 [B], and states, float32 [B, S]. It returns two NumPy arrays: the logits of the
+        next tokens, float32 [B, V], and the new states, float32 [B, S].
     """
 
     @cache
@@ -106,28 +109,28 @@ def compile_step(weights: Weights) -> Step:
 
 
 def initial_state(B: int, S: int, V: int) -> DecodingState:
-    """Return the state of B empty texts, for a model of state size S and vocabulary size V."""
+    """Return the state of B empty texts for a model with state size S and vocabulary size V."""
     return DecodingState(tf.zeros((B, S)), tf.zeros((B, V), tf.bool))
 
 
 def decode(decoder: Decoder, request: Request, state: DecodingState) -> DecodingResult:
-    """Read ids and generate one token for each column of the noise.
+    """Read the ids of a request, and then generate one token per text for each column of the noise.
 
-    The loop ends early when every text has ended. To continue, pass the last token as ``ids`` [B, 1] together with the
-    returned state.
+    The loop ends early when every text has ended. To continue the texts, call this function again with the last tokens
+    as ``request.ids``, int32 [B, 1], and with the returned state.
 
     Args:
-        decoder: model and constants.
-        request: ids to read, noise and options.
+        decoder: the model and the constants of the loop.
+        request: the ids to read, the noise and the sampling options.
         state: state of the B texts before ``request.ids``.
 
     Returns:
-        Tokens, log-probabilities and the new state.
+        The generated tokens, their log-probabilities and the new state.
     """
     state, end_id = _read(decoder.weights, request, state), decoder.end_id
     N, columns = tf.shape(request.noise)[1], tf.expand_dims(tf.range(tf.shape(request.noise)[1]), 0)
     limits = N if request.limits is None else request.limits
-    # Sampling considers only the A allowed ids. With a vocabulary of characters this is much faster.
+    # Sampling considers only the A allowed ids. For a character vocabulary, this is much faster than using all V ids.
     allowed = np.flatnonzero(~decoder.unsampled).astype(np.int32)
     places = np.arange(len(allowed), dtype=np.int32)[np.newaxis, :]
     ready = sampling.ready(request.options, len(allowed))
@@ -153,7 +156,7 @@ def decode(decoder: Decoder, request: Request, state: DecodingState) -> Decoding
 
 
 def _read(weights: Weights, request: Request, state: DecodingState) -> DecodingState:
-    """Read all ids of the request except the last column, and mark all of them as seen."""
+    """Read the ids of all columns except the last, and mark the ids of all columns as seen."""
     ids, starts, P = request.ids, request.starts, tf.shape(request.ids)[1]
 
     def read_token(t: Any, recurrent: Any, seen: Any) -> tuple[Any, Any, Any]:
@@ -169,12 +172,12 @@ def _read(weights: Weights, request: Request, state: DecodingState) -> DecodingS
 
 
 def _mark(seen: Any, ids: Any) -> Any:
-    """Set the entries of bool [B, V] that int32 ids [B, 1] name."""
+    """Return ``seen``, bool [B, V], with the entry of one id per row, int32 [B, 1], set to True."""
     return seen | (np.arange(seen.shape[1], dtype=np.int32)[np.newaxis, :] == ids)
 
 
 def _all_seen(seen: Any, before: Any, allowed: np.ndarray[Any, Any]) -> Any:
-    """Scatter bool [B, A] over the allowed ids into bool [B, V] and combine it with ``before``."""
+    """Return ``before``, bool [B, V], with the allowed ids that ``seen``, bool [B, A], marks also set to True."""
     places = np.full(before.shape[1], len(allowed), np.int32)
     places[allowed] = np.arange(len(allowed))
     return before | tf.gather(tf.pad(seen, [[0, 0], [0, 1]]), places, axis=1)

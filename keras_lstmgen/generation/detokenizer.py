@@ -1,4 +1,4 @@
-"""Incremental conversion of ids to text: holds back incomplete characters and possible stop strings."""
+"""Convert ids to text while the text is generated, without incomplete characters and stop strings."""
 
 import codecs
 from collections.abc import Sequence
@@ -7,10 +7,13 @@ from keras_lstmgen.tokenizers.tokenizer import BYTE_BY_BYTE, Tokenizer
 
 
 class Detokenizer:
-    """Converts the ids of one text to characters as soon as they can no longer change.
+    """Convert the ids of one text to characters, one id at a time.
+
+    The detokenizer returns a character only when it is final. It keeps back the bytes of an incomplete character, and
+    characters that may be the beginning of a stop string.
 
     Attributes:
-        stopped: whether a stop string has occurred.
+        stopped: whether the text has reached a stop string.
     """
 
     def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = ()) -> None:
@@ -18,7 +21,7 @@ class Detokenizer:
 
         Args:
             tokenizer: tokenizer of the model.
-            stop: strings that end the text; empty strings are ignored.
+            stop: strings that end the text. Empty strings are ignored.
         """
         self.stopped = False
         self._bytes = tokenizer.piece_bytes
@@ -27,17 +30,17 @@ class Detokenizer:
         self._pending = ""
 
     def push(self, token: int) -> str:
-        """Add a token and return the text that is now certain, without any stop string."""
+        """Add a token and return the new final characters, without any stop string."""
         new = self._bytes(token)
-        # A token without bytes is a special symbol. An incomplete character before it stays incomplete.
+        # A token without bytes is a special symbol. Bytes after it cannot complete a character that began before it.
         return self._release(self._decoder.decode(new, final=not new), final=False)
 
     def flush(self) -> str:
-        """End the text and return the characters that were held back."""
+        """End the text and return the characters that were kept back."""
         return self._release(self._decoder.decode(b"", final=True), final=True)
 
     def _release(self, new: str, final: bool) -> str:
-        """Add characters and return those that can no longer become part of a stop string."""
+        """Add characters, and return the kept-back and new characters that cannot begin a stop string."""
         pending = self._pending + new
         ends = [pending.find(word) for word in self._stop if word in pending]
         if ends:
@@ -59,13 +62,14 @@ def last_characters(tokenizer: Tokenizer, tokens: Sequence[int], size: int) -> s
 
     Args:
         tokenizer: tokenizer of the model.
-        tokens: ids of the text, each of one byte or more.
-        size: minimum number of bytes to decode.
+        tokens: ids of the text. Each id must stand for at least one byte.
+        size: minimum number of UTF-8 bytes to decode.
 
     Returns:
-        The last characters of the text, of at least ``size`` bytes if the text has so many.
+        The last characters of the text. They have at least ``size`` bytes, unless the whole text has fewer.
     """
     start = max(len(tokens) - size, 0)
-    while start and b"\x80" <= tokenizer.piece_bytes(tokens[start])[:1] < b"\xc0":  # a UTF-8 continuation byte
+    # A first byte from 0x80 to 0xBF continues a UTF-8 character, so decoding must start earlier.
+    while start and b"\x80" <= tokenizer.piece_bytes(tokens[start])[:1] < b"\xc0":
         start -= 1
     return tokenizer.decode(tokens[start:])

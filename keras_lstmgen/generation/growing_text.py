@@ -1,4 +1,4 @@
-"""Generated texts: the sample that a caller gets, and its growth token by token."""
+"""Generated texts: the finished sample that a caller receives, and a text to which tokens are added."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -15,14 +15,14 @@ class Sample:
     """A generated text.
 
     Attributes:
-        text: the text; empty until the text has ended.
+        text: the text without the prompt. Empty until the text has ended.
         tokens: ids of the text, including an end token and the tokens of a stop string.
         length: number of tokens.
-        logprob: sum of the log-probabilities of the tokens under the model, before all options.
-        finish_reason: "stop" after an end token, after a stop string, or if no token may follow; "length" at the
-            maximum length; "break" after an interruption; "" while the text grows.
-        note: a sentence on constraints that were not met; "" if there is none.
-        score: score of a beam search, otherwise None.
+        logprob: sum of the log-probabilities of the tokens under the model, before the sampling options apply.
+        finish_reason: "stop" if an end token or a stop string ended the text, or if no token was allowed. "length" if
+            the text reached the maximum length. "break" if the caller interrupted it. "" if it has not ended.
+        note: a message about constraints that the text does not meet. "" if it meets all of them.
+        score: the score of the text in a beam search. None for a sampled text.
     """
 
     text: str = ""
@@ -36,14 +36,14 @@ class Sample:
 
 @dataclass
 class GrowingText:
-    """A text that is not finished.
+    """A text that is being generated.
 
     Attributes:
-        sample: the sample to fill.
-        detokenizer: converts its tokens.
-        emit: called with new characters.
-        draft: state of the logits processors; None: off.
-        keep_text: whether the sample holds text and tokens.
+        sample: the sample that receives the text.
+        detokenizer: converts the tokens of the text to characters.
+        emit: a function that is called with new characters when they are final.
+        draft: state of the logits processors. None if there are no logits processors.
+        keep_text: whether the sample stores the text and its tokens.
     """
 
     sample: Sample
@@ -51,10 +51,10 @@ class GrowingText:
     emit: Callable[[str], None] = lambda _: None
     draft: Draft | None = None
     keep_text: bool = True
-    _parts: list[str] = field(default_factory=list, init=False)  # joined once, when the text ends
+    _parts: list[str] = field(default_factory=list, init=False)  # the characters so far; ``finish`` joins them
 
     def extend(self, tokens: Iterable[int], logprobs: Iterable[float], end_id: int) -> None:
-        """Add a chunk of tokens with their log-probabilities, up to the end of the text."""
+        """Add tokens and their log-probabilities. Ignore the tokens after the end of the text."""
         sample = self.sample
         for token, logprob in zip(tokens, logprobs, strict=True):
             if sample.finish_reason:
@@ -70,11 +70,11 @@ class GrowingText:
                 self.finish("stop")
 
     def push(self, token: int) -> None:
-        """Add the characters of a token, without counting the token."""
+        """Add the characters of a token. The length and the log-probability of the sample do not change."""
         self._add(self.detokenizer.push(token))
 
     def finish(self, reason: str) -> None:
-        """End the text for a reason, unless it has ended, and note an incomplete match."""
+        """End the text, unless it has ended already. Add a note if it does not match its regular expression."""
         sample = self.sample
         if sample.finish_reason:
             return
@@ -86,6 +86,7 @@ class GrowingText:
             sample.note = "; ".join(filter(None, [sample.note, UNFINISHED]))
 
     def _add(self, new: str) -> None:
+        """Store and emit new characters."""
         if new and self.keep_text:
             self._parts.append(new)
         if new:

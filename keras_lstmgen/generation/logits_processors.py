@@ -1,17 +1,18 @@
-"""Logits processors: penalties, biases, bans and regular expressions, applied outside the graph.
+"""Logits processors: options that forbid tokens or change their logits, applied outside the TensorFlow graph.
 
-The options change the logits of a token in this order:
+The processors compute a bias for each token of the vocabulary. The logits of the next token change in this order:
 
-1. The contract's ``unsampled_ids`` are removed, and its ``repetition_penalty`` is applied.
-2. The bias is added: ``logit_bias``, minus ``presence_penalty`` once for each token that occurs in the output, minus
-   ``frequency_penalty`` for each occurrence.
-3. Tokens that ``no_repeat_ngram``, ``regex`` or a ``logit_bias`` of minus infinity forbids are removed: their bias is
-   minus infinity.
-4. The contract's ``temperature``, ``top_k``, ``top_p``, ``min_p`` and noise see only the remaining tokens.
+1. The tokens of ``unsampled_ids`` are removed, and ``repetition_penalty`` is applied (``docs/contract.md``).
+2. The bias of each token is added to its logit. The bias is ``logit_bias``, minus ``presence_penalty`` if the token
+   occurs in the output, minus ``frequency_penalty`` times the number of its occurrences.
+3. Forbidden tokens are removed, because their bias is minus infinity. ``no_repeat_ngram``, ``regex`` and a
+   ``logit_bias`` of minus infinity can forbid a token.
+4. ``temperature``, ``top_k``, ``top_p``, ``min_p`` and the noise select one of the remaining tokens
+   (``docs/contract.md``).
 
-Beam search adds the bias to the log-probability of a token (``beam_search``).
+Beam search adds the bias to the log-probability of a token instead (``beam_search``).
 
-If no token remains, the text ends as after an end token, and a note names the options that forbid all tokens.
+If all tokens are forbidden, the text ends as if an end token followed. A note then names the options that forbid them.
 """
 
 import re
@@ -34,17 +35,22 @@ MAX_BIAS = 1e6  # larger than any logit, and finite in float32 after division by
 
 @dataclass(frozen=True)
 class HostOptions:
-    """Options of the logits processors. The defaults are neutral.
+    """Options of the logits processors. The default values change nothing.
+
+    The host is the Python program that calls the graph.
 
     Attributes:
-        no_repeat_ngram: n; each sequence of n tokens occurs at most once in prompt and output; 0: off.
-        presence_penalty: subtracted from the logit of each token that occurs in the output.
-        frequency_penalty: subtracted from the logit of a token for each occurrence in the output.
-        logit_bias: ``"TOKEN=X"`` or ``"#ID=X"``; X is added to the logit of the token, and ``-inf`` forbids it.
-        regex: pattern that the whole output must match; None: off.
+        no_repeat_ngram: n, the length of n-grams that may not repeat. The output cannot repeat a sequence of n tokens
+            of the prompt or of the output. 0 to allow repetitions.
+        presence_penalty: a number that is subtracted from the logit of each token that occurs in the output.
+        frequency_penalty: a number that is subtracted from the logit of a token once for each of its occurrences in the
+            output.
+        logit_bias: strings of the form ``"TOKEN=X"`` or ``"#ID=X"``. X is added to the logit of the token. ``-inf``
+            forbids the token.
+        regex: a regular expression that the whole output must match. None for no constraint.
 
     Raises:
-        UserError: if a value is out of range or not UTF-8; the message names the command line option.
+        UserError: if a value is out of range or not UTF-8. The message names the command line option.
     """
 
     no_repeat_ngram: int = 0
@@ -54,7 +60,7 @@ class HostOptions:
     regex: str | None = None
 
     def __post_init__(self) -> None:
-        """Check every value; NaN is out of range."""
+        """Check every value. NaN is out of range."""
         if not self.no_repeat_ngram >= 0:
             raise UserError(f"--no-repeat-ngram: {self.no_repeat_ngram} is out of range; give 0 (off) or more")
         for name in ("presence_penalty", "frequency_penalty"):
@@ -67,18 +73,19 @@ class HostOptions:
 
 
 def _is_unicode(word: str) -> bool:
-    """Return whether a word has no surrogates, which stand for invalid bytes of the command line."""
+    """Return whether a word is valid Unicode. Python replaces invalid bytes of the command line by surrogates."""
     return not any("\ud800" <= character <= "\udfff" for character in word)
 
 
 class Constraints(NamedTuple):
-    """Options that are compiled for a vocabulary.
+    """Options of the logits processors, compiled for the vocabulary of a model.
 
     Attributes:
         options: the options.
-        fixed: float32 [V], the bias of ``logit_bias``; minus infinity also for ids that the model never generates.
+        fixed: float32 [V], the part of the bias that is the same for every token of a text. It is minus infinity for
+            ids that the model never generates, and the value of ``logit_bias`` for all other ids.
         end_id: id that ends a text.
-        match: state of the pattern for an empty text; None: no pattern.
+        match: state of the regular expression before the first token. None if there is no regular expression.
     """
 
     options: HostOptions
@@ -88,12 +95,14 @@ class Constraints(NamedTuple):
 
 
 class Draft(NamedTuple):
-    """Immutable state of a text that grows; ``follow`` returns the next state.
+    """Immutable state of the logits processors for one unfinished text.
+
+    ``follow`` returns the state after one more token.
 
     Attributes:
-        ids: int32, prompt and output.
-        begins: index of the first id of the output.
-        match: state of the pattern; None: no pattern.
+        ids: int32, the ids of the prompt and of the output.
+        begins: index in ``ids`` of the first id of the output.
+        match: state of the regular expression. None if there is no regular expression.
     """
 
     ids: Ids
@@ -107,12 +116,12 @@ class Draft(NamedTuple):
 
 
 class Outlook(NamedTuple):
-    """The tokens that may follow a text.
+    """The bias of the next token of a text, or the reason why the text must end.
 
     Attributes:
-        bias: float32 [V] to add to the logits; minus infinity forbids a token.
-        over: whether the text has to end here: no token may follow, or it has ended.
-        note: the options that forbid all tokens, as a sentence; "" if there are none.
+        bias: float32 [V], added to the logits of the next token. Minus infinity forbids a token.
+        over: whether no token may follow, either because all tokens are forbidden or because the text has ended.
+        note: a message that names the options that forbid all tokens. "" if there are no such options.
     """
 
     bias: Floats
@@ -121,7 +130,7 @@ class Outlook(NamedTuple):
 
 
 def compiled(options: HostOptions, tokenizer: Tokenizer, unsampled_ids: Sequence[int], end_id: int) -> Constraints:
-    """Compile options for the vocabulary of a model.
+    """Compile the options of the logits processors for the vocabulary of a model.
 
     Args:
         options: the options.
@@ -133,8 +142,8 @@ def compiled(options: HostOptions, tokenizer: Tokenizer, unsampled_ids: Sequence
         The compiled options.
 
     Raises:
-        UserError: if a bias names an unknown token or enables one of ``unsampled_ids``, if the pattern is invalid, or
-            if no text of the vocabulary matches it.
+        UserError: if ``logit_bias`` names an unknown token or has a positive value for one of ``unsampled_ids``. Also
+            if the regular expression is invalid, or if the model cannot generate a text that matches it.
     """
     fixed = np.zeros(tokenizer.vocab_size, np.float32)
     fixed[list(unsampled_ids)] = -np.inf
@@ -149,7 +158,7 @@ def compiled(options: HostOptions, tokenizer: Tokenizer, unsampled_ids: Sequence
 
 
 def _parse_bias(word: str, tokenizer: Tokenizer) -> tuple[int, float]:
-    """Return the id and the bias of ``TOKEN=X`` or ``#ID=X``."""
+    """Parse ``TOKEN=X`` or ``#ID=X``, and return the id of the token and its bias X."""
     name, equals, number = word.rpartition("=")
     try:
         value = numerals.parse_float(number)
@@ -165,12 +174,16 @@ def _parse_bias(word: str, tokenizer: Tokenizer) -> tuple[int, float]:
 
 
 def _parse_id(name: str) -> int:
-    """Return the id of ``#ID``; a number with too many digits is cut, because it exceeds every vocabulary anyway."""
+    """Parse ``#ID`` and return the id.
+
+    A number with more than ``MAX_DIGITS`` digits is shortened before the conversion, because Python limits the number
+    of digits. It is larger than every vocabulary in any case.
+    """
     return int(name[1 : numerals.MAX_DIGITS + 1]) if len(name.lstrip("#0")) > numerals.MAX_DIGITS else int(name[1:])
 
 
 def _unknown_token(name: str, token: int | None, tokenizer: Tokenizer) -> str:
-    """Explain why a name is not a token of the vocabulary, and which tokens can replace it."""
+    """Return the end of an error message: why the vocabulary has no such token, and which tokens it has instead."""
     if token is not None:
         return f"there is no such id; give one below {tokenizer.vocab_size}"
     pieces = " ".join(tokenizer.piece(int(part)) for part in tokenizer.encode(name))
@@ -178,18 +191,18 @@ def _unknown_token(name: str, token: int | None, tokenizer: Tokenizer) -> str:
 
 
 def begin(constraints: Constraints, ids: Sequence[int]) -> Draft:
-    """Return the state of an empty output after the ids of a prompt, including the start symbol."""
+    """Return the state before the first generated token. ``ids`` contains the prompt with its start symbol."""
     return Draft(np.array(ids, np.int32), len(ids), constraints.match)
 
 
 def follow(draft: Draft, token: int, end_id: int) -> Draft:
-    """Return the state after one more token, which must be allowed."""
+    """Return the state after one more token. The token must be allowed."""
     match = regex_mask.follow(draft.match, token) if draft.match and token != end_id else draft.match
     return draft._replace(ids=np.append(draft.ids, np.int32(token)), match=match)
 
 
 def outlook(constraints: Constraints, draft: Draft) -> Outlook:
-    """Compute the bias of the next token, and whether the text has to end instead."""
+    """Compute the bias of the next token, or the reason why the text must end."""
     options, fixed = constraints.options, constraints.fixed
     if draft.ids[-1] == constraints.end_id:
         return Outlook(fixed, over=True)
@@ -209,10 +222,13 @@ def outlook(constraints: Constraints, draft: Draft) -> Outlook:
 
 
 def _penalties(options: HostOptions, output: Ids, V: int) -> Floats:
-    """Compute the presence and frequency penalties, float32 [V], as defined by OpenAI's API.
+    """Compute the sum of the presence and frequency penalties of each token, float32 [V].
 
-    ``counts[j] * frequency_penalty + (counts[j] > 0) * presence_penalty``, where ``counts[j]`` is the number of times
-    that token j occurs in the output.
+    OpenAI's API defines the penalty of token j as
+
+        counts[j] * frequency_penalty + (counts[j] > 0) * presence_penalty
+
+    The number ``counts[j]`` is the number of occurrences of token j in the output.
     """
     counts = np.bincount(output, minlength=V)
     penalties = counts * options.frequency_penalty + (counts > 0) * options.presence_penalty
@@ -220,11 +236,14 @@ def _penalties(options: HostOptions, output: Ids, V: int) -> Floats:
 
 
 def repeats(ids: Ids, n: int) -> Ids:
-    """Return the tokens that would repeat an n-gram of ``ids`` (Paulus, Xiong and Socher, 2017).
+    """Return the tokens that would repeat an n-gram if they followed ``ids`` (Paulus, Xiong and Socher, 2017).
 
     Args:
-        ids: int32, prompt and output.
-        n: length of the n-grams; 0: off; 1: every token of ``ids``.
+        ids: int32, the ids of the prompt and of the output.
+        n: length of the n-grams. With 0, the result is empty. With 1, the result contains every token of ``ids``.
+
+    Returns:
+        The ids of the tokens, int32. An id can occur several times.
 
     >>> import numpy as np
     >>> from keras_lstmgen.generation.logits_processors import repeats
@@ -239,7 +258,7 @@ def repeats(ids: Ids, n: int) -> Ids:
 
 
 def _forbidding_options(options: HostOptions, repeated: bool) -> str:
-    """Name the options that forbid all tokens."""
+    """Return a message that names the options that together forbid all tokens."""
     names = {
         "--no-repeat-ngram": repeated,
         "--regex": options.regex is not None,
@@ -249,5 +268,5 @@ def _forbidding_options(options: HostOptions, repeated: bool) -> str:
 
 
 def unfinished(draft: Draft) -> bool:
-    """Return whether the output does not match its pattern yet."""
+    """Return whether the output does not match its regular expression yet."""
     return draft.match is not None and not regex_mask.complete(draft.match)

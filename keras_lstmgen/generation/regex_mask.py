@@ -1,9 +1,11 @@
-"""Constraint of a text to a regular expression, as a mask over the pieces of the tokenizer.
+"""Compute which tokens may follow, so that the generated text matches a regular expression.
 
-The automaton is that of llguidance. It operates on bytes, so byte pieces can spell the characters of a pattern. It
-computes the derivatives of the pattern (Brzozowski, "Derivatives of Regular Expressions", 1964) lazily while a text
-grows, so large patterns need no set-up. The syntax is that of Rust's ``regex`` crate without look-around, word
-boundaries and back-references. The whole text must match; lazy and greedy quantifiers are equivalent.
+The package llguidance runs the regular expression as an automaton on bytes. A text may therefore spell a character with
+byte pieces. llguidance computes the states of the automaton only when a text reaches them, so a large pattern causes no
+delay before the first token (Brzozowski, "Derivatives of Regular Expressions", 1964).
+
+The whole text must match the pattern. The syntax is the syntax of Rust's ``regex`` crate without look-around, word
+boundaries and back-references. Lazy and greedy quantifiers are equivalent.
 """
 
 import json
@@ -18,26 +20,26 @@ from keras_lstmgen.utils.errors import UserError
 
 Mask = NDArray[np.bool_]
 SPECIAL = [UNK, START, END]
-NO_TOKEN_ALLOWED = "NoExtension"  # prefix of llguidance's message that no piece may follow
+NO_TOKEN_ALLOWED = "NoExtension"  # llguidance's error message begins with this word if no piece may follow
 TRAILING_BACKSLASH = re.compile(r"(?<!\\)(\\\\)*\\\Z")
 
 
 class Match(NamedTuple):
-    """Immutable state of the match of a text; ``follow`` returns the next state."""
+    """Immutable state of the automaton for one text. ``follow`` returns the state after one more token."""
 
     matcher: Any  # llguidance.LLMatcher
 
 
 def begin(regex: str, tokenizer: Tokenizer, writable: Mask) -> Match:
-    """Create the state of an empty text.
+    """Create the state of the automaton for an empty text.
 
     Args:
-        regex: the pattern.
+        regex: the regular expression.
         tokenizer: tokenizer of the model.
-        writable: bool [V], pieces that the model may generate.
+        writable: bool [V], True for the pieces that the model may generate.
 
     Raises:
-        UserError: if the pattern is invalid, or if no text of these pieces matches it.
+        UserError: if llguidance is not installed, if the pattern is invalid, or if no text of these pieces matches it.
     """
     engine = _engine()
     pieces = engine.LLTokenizer(engine.TokenizerWrapper(_Pieces(tokenizer)), slices=[])
@@ -53,7 +55,7 @@ def begin(regex: str, tokenizer: Tokenizer, writable: Mask) -> Match:
 
 
 def follow(match: Match, token: int) -> Match:
-    """Return the state after one more token, which must be allowed."""
+    """Return the state after one more token. The token must be allowed."""
     matcher = match.matcher.deep_copy()
     matcher.consume_token(token)
     _check_limits(matcher)
@@ -61,7 +63,7 @@ def follow(match: Match, token: int) -> Match:
 
 
 def allowed(match: Match) -> Mask:
-    """Return the pieces that may follow, bool [V], without the start, end and unknown symbols."""
+    """Return bool [V], True for each piece that may follow. The start, end and unknown symbols are always False."""
     mask = np.frombuffer(match.matcher.compute_logit_bias(), np.uint8) > 0
     _check_limits(match.matcher)
     mask[SPECIAL] = False
@@ -81,7 +83,7 @@ def complete(match: Match) -> bool:
 
 
 class _Pieces:
-    """Adapter of a tokenizer to llguidance."""
+    """A tokenizer with the attributes that llguidance requires."""
 
     eos_token_id, bos_token_id, special_token_ids = END, START, SPECIAL
 
@@ -94,7 +96,7 @@ class _Pieces:
 
 
 def _engine() -> Any:
-    """Import llguidance; raise UserError if it is not installed."""
+    """Import and return llguidance. Raise UserError if it is not installed."""
     try:
         import llguidance
     except ImportError as error:
@@ -103,10 +105,10 @@ def _engine() -> Any:
 
 
 def _grammar(engine: Any, regex: str, characters: str) -> str:
-    """Build a grammar of the intersection of the pattern and the spellable texts.
+    """Build a grammar that accepts a text if both ``regex`` and ``characters`` match it.
 
-    The intersection avoids characters that no piece can complete. ``no_forcing`` keeps llguidance from assuming a
-    tokenization of text that is certain to follow.
+    Without ``characters``, a text could begin a character with a byte piece although no other piece completes it. With
+    ``no_forcing``, llguidance allows every tokenization of a passage that the pattern prescribes.
     """
     whole, possible = (
         json.loads(engine.LLMatcher.grammar_from_regex(part))["grammars"][0]["lark_grammar"].removeprefix("start: ")
@@ -117,9 +119,9 @@ def _grammar(engine: Any, regex: str, characters: str) -> str:
 
 
 def _characters(tokenizer: Tokenizer, writable: Mask) -> str:
-    """Build a pattern of all texts that consist of characters the pieces can spell, such as ``[ab]*``.
+    """Build a pattern that matches each text whose characters the pieces can spell, such as ``[ab]*``.
 
-    If a piece is a byte above ASCII, the pattern includes every character above ASCII.
+    If any piece is a byte outside ASCII, the pattern allows every character outside ASCII.
     """
     spelled, non_ascii = set[str](), ""
     for token in np.flatnonzero(writable):
@@ -132,7 +134,7 @@ def _characters(tokenizer: Tokenizer, writable: Mask) -> str:
 
 
 def _reason(message: str) -> str:
-    """Extract the line that describes the error from a message of llguidance."""
+    """Extract the line that describes the error from an error message of llguidance."""
     error = re.search(r"^ *error: (.+)$", message, re.MULTILINE)
     first = (message.splitlines() or [""])[0]
     return error[1] if error else first.rpartition("): ")[2]

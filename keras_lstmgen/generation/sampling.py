@@ -1,11 +1,16 @@
-"""Sampling of one token from logits, by five options and one random number per token.
+"""Sample one token from logits, with five sampling options and one random number per token.
 
-Keras and every export share this definition; ``docs/contract.md`` specifies it. All thresholds apply to the same
-scaled logits, the highest threshold decides, and ties are kept. The remaining probabilities are renormalized. The
-sampled token is the first id whose cumulative probability exceeds the random number.
+Keras and all exported artifacts sample in the same way. ``docs/contract.md`` specifies the algorithm:
 
-Probabilities are summed as integers, so the sum does not depend on the order. Float32 sums over tens of thousands of
-ids differ between runtimes by more than the smallest probabilities, so the generated texts would differ.
+1. Apply the repetition penalty, and divide the logits by the temperature. The results are the scaled logits.
+2. Compute one threshold each for ``top_k``, ``top_p`` and ``min_p`` from these scaled logits. Keep the tokens whose
+   scaled logit is at least the highest threshold. Tokens with a logit equal to the threshold are kept.
+3. Renormalize the probabilities of the kept tokens.
+4. Select the first id whose cumulative probability exceeds the random number.
+
+Probabilities are summed as integers, because the order of summation does not change a sum of integers. Float32 sums
+over tens of thousands of ids differ between runtimes by more than the smallest probabilities. With them, two runtimes
+could generate different texts.
 """
 
 from dataclasses import astuple, dataclass
@@ -16,26 +21,28 @@ import tensorflow as tf
 
 from keras_lstmgen.utils.errors import UserError
 
-UNIT = 2.0**36  # integer units per probability of 1; sums times ``STEPS`` fit into 64 bits
-STEPS = 2**24  # resolution of the noise and of top_p
+UNIT = 2.0**36  # integer that stands for a probability of 1; a sum multiplied by ``STEPS`` fits into 64 bits
+STEPS = 2**24  # the noise and top_p are rounded to multiples of 1 / STEPS
 
 
 @dataclass(frozen=True)
 class Options:
-    """Sampling options of one text. The defaults are neutral.
+    """Sampling options of one text. With the default values, tokens are sampled from the probabilities of the model.
 
     Attributes:
-        repetition_penalty: divides positive and multiplies negative logits of tokens that already occurred (Keskar et
-            al., "CTRL", 2019); 1: off.
-        temperature: divides the logits; 0: greedy.
-        top_k: keeps the k largest logits (Fan et al., "Hierarchical Neural Story Generation", 2018); 0: off.
-        top_p: keeps the most likely tokens with a total probability of at least p (Holtzman et al., "The Curious Case
-            of Neural Text Degeneration", 2020); 1: off.
-        min_p: keeps tokens with at least this share of the largest probability (Nguyen et al., "Turning Up the Heat:
-            Min-p Sampling", 2024); 0: off.
+        repetition_penalty: a number for tokens that already occur in the prompt or in the text. Their positive logits
+            are divided by it, and their negative logits are multiplied by it (Keskar et al., "CTRL", 2019). 1 for no
+            penalty.
+        temperature: a number by which all logits are divided. 0 for greedy decoding.
+        top_k: keep only the k most likely tokens (Fan et al., "Hierarchical Neural Story Generation", 2018). 0 to keep
+            all tokens.
+        top_p: keep only the most likely tokens, so many that their total probability is at least ``top_p`` (Holtzman
+            et al., "The Curious Case of Neural Text Degeneration", 2020). 1 to keep all tokens.
+        min_p: keep only the tokens whose probability is at least ``min_p`` times the largest probability (Nguyen et
+            al., "Turning Up the Heat: Min-p Sampling", 2024). 0 to keep all tokens.
 
     Raises:
-        UserError: if an option is out of range; the message names the option.
+        UserError: if an option is out of range. The message names the option.
     """
 
     repetition_penalty: float = 1.0
@@ -45,24 +52,25 @@ class Options:
     min_p: float = 0.0
 
     def __post_init__(self) -> None:
-        """Check the range of every option; NaN is out of range."""
+        """Check the range of every option. NaN is out of range."""
         for name, (is_valid, expected) in ranges(*astuple(self)).items():
             if not is_valid:
                 raise UserError(f"{name}: {getattr(self, name)} is out of range; give a number {expected}")
 
 
 def ranges(r: Any, T: Any, k: Any, p: Any, m: Any) -> dict[str, tuple[Any, str]]:
-    """Check the range of each option.
+    """Check the range of each option. Every argument can be a number or a tensor.
 
     Args:
-        r: repetition penalty, a number or a tensor, like all others.
+        r: repetition penalty.
         T: temperature.
         k: top_k.
         p: top_p.
         m: min_p.
 
     Returns:
-        ``{name: (is in range, range in words)}``.
+        A dictionary from the name of each option to two values: whether the option is in range, as a bool or a bool
+        tensor, and a description of the range.
     """
     return {
         "repetition_penalty": ((r >= 1e-6) & (r <= 1e6), "from 0.000001 to 1000000 (1: off)"),
@@ -77,7 +85,7 @@ def ranges(r: Any, T: Any, k: Any, p: Any, m: Any) -> dict[str, tuple[Any, str]]
 
 
 class Rows(NamedTuple):
-    """Sampling options of B texts, each a tensor [B]; ``top_k`` is int32, the others are float32."""
+    """Sampling options of B texts. Each option has the shape [B]. ``top_k`` is int32, and the others are float32."""
 
     repetition_penalty: Any
     temperature: Any
@@ -87,7 +95,7 @@ class Rows(NamedTuple):
 
 
 def rows(options: list[Options]) -> Rows:
-    """Convert a list of B options to arrays [B].
+    """Convert the options of B texts to arrays of shape [B].
 
     >>> from keras_lstmgen.generation.sampling import Options, rows
     >>> rows([Options(top_k=5), Options()]).top_k.tolist()
@@ -99,18 +107,18 @@ def rows(options: list[Options]) -> Rows:
 
 
 def noise(seeds: list[int], N: int, start: int = 0) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """Generate uniform random numbers in [0, 1), one per token.
+    """Generate one uniform random number in [0, 1) for each token of B texts.
 
-    The numbers are the same on every platform, because they use integer arithmetic only. Source: the hash "lowbias32",
-    Chris Wellons, 2018.
+    Each number is a hash of the seed and of the position of the token. The computation uses only integer arithmetic, so
+    the numbers are the same on every platform. Source of the hash: "lowbias32", Chris Wellons, 2018.
 
     Args:
-        seeds: B seeds of 64 bits.
-        N: number of positions.
-        start: first position.
+        seeds: B seeds of 64 bits, one per text.
+        N: number of tokens per text.
+        start: position of the first token in its text.
 
     Returns:
-        float32 [B, N].
+        The random numbers, float32 [B, N].
 
     >>> from keras_lstmgen.generation.sampling import noise
     >>> noise([0, 1], 3).round(4).tolist() == noise([0, 1], 4)[:, :3].round(4).tolist()
@@ -128,7 +136,7 @@ def noise(seeds: list[int], N: int, start: int = 0) -> np.ndarray[Any, np.dtype[
 
 
 def _mix(x: np.ndarray[Any, np.dtype[np.uint32]]) -> np.ndarray[Any, np.dtype[np.uint32]]:
-    """Apply the hash "lowbias32" to each number."""
+    """Return the hash "lowbias32" of each number, uint32 of the same shape."""
     x = x ^ (x >> np.uint32(16))
     x = x * np.uint32(0x7FEB352D)
     x = x ^ (x >> np.uint32(15))
@@ -137,46 +145,61 @@ def _mix(x: np.ndarray[Any, np.dtype[np.uint32]]) -> np.ndarray[Any, np.dtype[np
 
 
 class Ready(NamedTuple):
-    """Sampling options of B texts over the A allowed ids, precomputed once per text for ``choose``."""
+    """Values that ``ready`` computes once per text from the sampling options, and that ``choose`` uses for each token.
 
-    penalty: Any  # float32 [B, 1]
-    temperature: Any  # float32 [B, 1]; 1 where greedy
-    # int64 [B, K], for the K largest logits in descending order: a logit is kept if the probability of those before it
-    # is below this value, in STEPS. It is top_p; 2 (never reached) without top_p; 0 beyond top_k or if both are off.
+    Attributes:
+        penalty: float32 [B, 1], the repetition penalty.
+        temperature: float32 [B, 1], the temperature. 1 for a greedy row.
+        mass: int64 [B, K], limits for the K largest logits, sorted from the largest to the smallest. ``choose`` keeps a
+            logit if the total probability of all larger logits, in multiples of 1 / STEPS, is below its limit. The
+            limit is top_p. Without top_p it is 2, which no probability reaches. With top_k, it is 0 for all logits
+            after the first k. In a row that is greedy or has neither top_k nor top_p, all limits are 0.
+        lowest: float32 [B, 1], replaces the logits that are not kept when the smallest kept logit is computed. Minus
+            infinity in a row that is greedy or has neither top_k nor top_p, otherwise infinity.
+        distance: float32 [B, 1], the natural logarithm of min_p, and 0 in a greedy row. The threshold of min_p is the
+            largest scaled logit plus this number.
+    """
+
+    penalty: Any
+    temperature: Any
     mass: Any
-    lowest: Any  # float32 [B, 1], value in place of removed logits: -inf if top_k and top_p are off, else inf
-    distance: Any  # float32 [B, 1], log of min_p: lowest kept logit relative to the largest logit
+    lowest: Any
+    distance: Any
 
 
 def ready(options: Rows, A: int) -> Ready:
-    """Precompute the values that do not change from token to token.
+    """Compute the values of the sampling options that are the same for all tokens of a text.
 
-    Sorting is expensive, so only the K largest logits are sorted, where K is the largest number that any row needs: A
-    for top_p, k for top_k, 1 if both are off. A greedy row keeps the largest logit and its ties.
+    Sorting is expensive, so ``choose`` sorts only the K largest logits. A row with top_p needs all A logits, a row with
+    top_k needs k, and any other row needs 1. K is the largest of these numbers in the batch. A greedy row keeps the
+    largest logit and all logits equal to it.
 
     Args:
-        options: options of B texts.
+        options: sampling options of B texts.
         A: number of allowed ids.
 
     Returns:
-        The precomputed options.
+        The values for ``choose``.
     """
     r, T, k, p, m = (tf.expand_dims(option, 1) for option in options)
     greedy = T <= 0
     nucleus, best = ~greedy & (p < 1), ~greedy & (k > 0)
-    K = tf.maximum(tf.reduce_max(tf.where(nucleus, A, tf.where(best, tf.minimum(k, A), 1))), 1)  # 1: of no rows
+    K = tf.maximum(tf.reduce_max(tf.where(nucleus, A, tf.where(best, tf.minimum(k, A), 1))), 1)  # ≥ 1, even if B is 0
     ranked = (best & (tf.expand_dims(tf.range(K), 0) < k)) | (nucleus & (k <= 0))
     return Ready(
         penalty=r,
         temperature=tf.where(greedy, 1.0, T),
         mass=tf.where(ranked, tf.cast(tf.math.ceil(tf.where(nucleus, p, 2.0) * STEPS), tf.int64), 0),
         lowest=tf.where(nucleus | best, np.inf, -np.inf),
-        distance=tf.math.log(tf.where(greedy, 1.0, m)),  # log 0 is -inf: off
+        distance=tf.math.log(tf.where(greedy, 1.0, m)),  # log(0) is -inf, which keeps all logits
     )
 
 
 def ready_noise(noise: Any, options: Rows) -> Any:
-    """Convert noise, float32 [B, N], to int64 [B, N] in STEPS; greedy rows get 0, which selects the lowest id."""
+    """Convert random numbers, float32 [B, N], to multiples of 1 / STEPS, int64 [B, N].
+
+    The numbers of a greedy row become 0, so the lowest of its kept ids is selected.
+    """
     sampled = tf.where(tf.expand_dims(options.temperature, 1) > 0, noise, 0.0)
     return tf.minimum(tf.cast(sampled * STEPS, tf.int64), STEPS - 1)
 
@@ -184,35 +207,37 @@ def ready_noise(noise: Any, options: Rows) -> Any:
 def choose(logits: Any, noise: Any, seen: Any, options: Ready, bias: Any = None) -> Any:
     """Sample one token per row from the A allowed ids.
 
-    The function runs once per token on small tensors, so its cost is the number of operators.
+    The graph runs this function for each token. The tensors are small, so the time depends on the number of operators
+    and the function uses few of them.
 
     Args:
         logits: float32 [B, A], logits of the model.
-        noise: int64 [B, 1], one column of ``ready_noise``.
-        seen: bool [B, A], ids that occur in the prompt or in the output.
+        noise: int64 [B, 1], one column of the result of ``ready_noise``.
+        seen: bool [B, A], True for the ids that occur in the prompt or in the output.
         options: result of ``ready``.
-        bias: float32 [B, A], added after the repetition penalty and before the temperature; None in exported graphs.
-            Ids with minus infinity are never sampled. Each row needs at least one other id.
+        bias: float32 [B, A], added after the repetition penalty and before the division by the temperature. An id with
+            a bias of minus infinity is never sampled. Each row must contain at least one finite bias. None for no bias,
+            as in exported graphs.
 
     Returns:
-        int32 [B, 1], indices into the A allowed ids.
+        The indices of the sampled tokens among the A allowed ids, int32 [B, 1].
     """
     penalised = _penalised(logits, seen, options.penalty)
     if bias is None:
         scaled = penalised / options.temperature
         return _draw(scaled, scaled >= _threshold(scaled, options), noise)
     scaled = (penalised + bias) / options.temperature
-    # If fewer than top_k ids are allowed, the threshold is minus infinity, so forbidden ids are excluded explicitly.
+    # If the bias leaves fewer than top_k ids, the threshold is minus infinity. Forbidden ids are then excluded here.
     return _draw(scaled, (scaled >= _threshold(scaled, options)) & (bias > -np.inf), noise)
 
 
 def _penalised(logits: Any, seen: Any, penalty: Any) -> Any:
-    """Apply the repetition penalty (Keskar et al., "CTRL", 2019)."""
+    """Apply the repetition penalty to logits, float32 [B, A] (Keskar et al., "CTRL", 2019)."""
     return tf.where(seen, tf.where(logits > 0, logits / penalty, logits * penalty), logits)
 
 
 def _threshold(scaled: Any, options: Ready) -> Any:
-    """Compute the lowest scaled logit that top_k, top_p and min_p all keep: float32 [B, A] to float32 [B, 1]."""
+    """Compute the highest threshold of top_k, top_p and min_p, float32 [B, 1], for scaled logits, float32 [B, A]."""
     falling = tf.math.top_k(scaled, tf.shape(options.mass)[1]).values
     parts = _parts(falling)
     before = tf.cumsum(parts, axis=1, exclusive=True)  # total probability of the larger logits
@@ -223,15 +248,18 @@ def _threshold(scaled: Any, options: Ready) -> Any:
 
 
 def _draw(scaled: Any, kept: Any, noise: Any) -> Any:
-    """Return the first id whose cumulative probability exceeds the noise; one exists, as noise is below STEPS."""
+    """Return the first id whose cumulative probability exceeds the noise.
+
+    Such an id exists, because the noise is below STEPS.
+    """
     A = scaled.shape[1]
     ids = np.arange(A, dtype=np.int32)[np.newaxis, :]
-    # The cumulative sum grows only at kept ids, so the first id that exceeds the noise is a kept one.
+    # The cumulative sum grows only at kept ids, so the first id whose sum exceeds the noise is a kept id.
     sums = tf.cumsum(_parts(tf.where(kept, scaled, -np.inf)), axis=1)
     above = sums * STEPS > tf.reduce_max(sums, axis=1, keepdims=True) * noise
     return tf.reduce_min(tf.where(above, ids, A - 1), axis=1, keepdims=True)
 
 
 def _parts(logits: Any) -> Any:
-    """Convert logits to probabilities [B, A] in units of 1 / UNIT, int64, rounded down."""
+    """Convert logits, float32 [B, A], to probabilities in multiples of 1 / UNIT, int64 [B, A], rounded down."""
     return tf.cast(tf.nn.softmax(logits) * UNIT, tf.int64)

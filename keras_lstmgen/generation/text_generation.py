@@ -1,4 +1,4 @@
-"""Text generation with a trained run: from a prompt to texts, by sampling or by beam search."""
+"""Generate texts from a prompt with a trained run, by sampling or by beam search."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -26,22 +26,23 @@ from keras_lstmgen.models.inference_step import Weights, in_parts
 from keras_lstmgen.models.run_directory import Run
 from keras_lstmgen.utils.errors import check_at_least, check_not_empty
 
-CHUNK = 16  # tokens per call of the loop: small enough to stream the text, large enough to be fast
+CHUNK = 16  # tokens per call of the loop; a smaller number streams more smoothly, a larger number is faster
 Emit = Callable[[int, str], None]
 Loop = Callable[[Request, DecodingState], Any]
 
 
 @dataclass(frozen=True)
 class GenerationConfig:
-    """How texts are generated.
+    """Settings of the text generation.
 
     Attributes:
         max_new_tokens: maximum number of tokens per text, 1 or more.
-        options: sampling options; the defaults sample from the probabilities of the model.
-        stop: strings that end a text; the text does not include them.
-        host: logits processors, applied to every token outside the graph; None: off, which is faster.
-        keep_text: whether the samples hold text and tokens. Without it, texts are only emitted, and the memory does
-            not grow with their length.
+        options: sampling options. With the defaults, tokens are sampled from the probabilities of the model.
+        stop: strings that end a text. The text does not include them.
+        host: options of the logits processors, which run outside the graph after each token. None for no logits
+            processors, which is faster.
+        keep_text: whether the samples store their text and tokens. If False, texts are only passed to ``emit``, and the
+            memory does not grow with their length.
 
     Raises:
         UserError: if ``max_new_tokens`` is out of range.
@@ -59,12 +60,12 @@ class GenerationConfig:
 
 
 def compile_loop(run: Run, weights: Weights | None = None) -> Loop:
-    """Return the decoding loop of a run as a ``tf.function`` for requests of any B, P and N.
+    """Return the decoding loop of a run as a ``tf.function``, for requests with any B, P and N.
 
     Args:
-        run: the run.
-        weights: weights that training may still change. By default, the weights of the run; those of a large
-            vocabulary are copied (``inference_step.in_parts``).
+        run: the trained run.
+        weights: weights that the loop reads at each call, so that it follows a training that still changes them. None
+            for the weights of the run, of which the loop may use a copy (``inference_step.in_parts``).
     """
     decoder = Decoder(weights or in_parts(run.weights), unsampled_mask(run), run.metadata.end_id)
 
@@ -77,36 +78,38 @@ def compile_loop(run: Run, weights: Weights | None = None) -> Loop:
 
 
 def unsampled_mask(run: Run) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """Return the ids that a run never generates, as bool [V]."""
+    """Return bool [V], True for the ids that a run never generates."""
     mask = np.zeros(run.metadata.vocab_size, bool)
     mask[list(run.metadata.unsampled_ids)] = True
     return mask
 
 
 def compile_constraints(run: Run, options: HostOptions) -> Constraints:
-    """Compile logits processors for the vocabulary of a run.
+    """Compile the options of the logits processors for the vocabulary of a run.
 
     Raises:
-        UserError: if the vocabulary cannot satisfy an option, such as a bias for an unknown token.
+        UserError: if the vocabulary cannot satisfy an option. An example is a bias for an unknown token.
     """
     return logits_processors.compiled(options, run.tokenizer, run.metadata.unsampled_ids, run.metadata.end_id)
 
 
 class Generator:
-    """Generates texts with a run. The decoding loop is compiled by the first call and reused by all others.
+    """Generate texts with a trained run.
+
+    The first call of ``generate`` compiles the decoding loop, and later calls reuse it.
 
     Attributes:
-        run: the run.
-        loop: the compiled decoding loop, for callers that have ids and noise instead of a prompt and seeds.
+        run: the trained run.
+        loop: the decoding loop. It takes ids and noise instead of a prompt and seeds.
         constraints: a cached function that compiles ``HostOptions`` for the run. Call it to detect invalid options
-            before the first text.
+            before the first text is generated.
     """
 
     def __init__(self, run: Run, weights: Weights | None = None) -> None:
-        """Create the loop.
+        """Create the decoding loop of a run.
 
         Args:
-            run: the run.
+            run: the trained run.
             weights: see ``compile_loop``.
         """
         self.run = run
@@ -124,16 +127,16 @@ class Generator:
         """Generate one text per seed, all in one batch.
 
         Args:
-            prompt: text to continue; an empty prompt starts at the start symbol.
-            config: how to generate.
-            seeds: 64-bit seeds, at least one. A seed gives the same text in every batch.
-            emit: called with the index of a text and new characters, as soon as these can no longer change.
+            prompt: the text to continue. If it is empty, the texts begin after the start symbol.
+            config: settings of the generation. None for the default settings.
+            seeds: 64-bit seeds, at least one. The text of a seed does not depend on the other seeds of the batch.
+            emit: a function that is called with the index of a text and its new characters when they are final.
 
         Returns:
             One sample per seed.
 
         Raises:
-            UserError: if there is no seed, or if a logits processor does not fit the vocabulary.
+            UserError: if ``seeds`` is empty, or if the vocabulary cannot satisfy an option of ``config.host``.
         """
         metadata = self.run.metadata
         state = initial_state(len(seeds), metadata.state_size, metadata.vocab_size)
@@ -150,22 +153,23 @@ class Generator:
         emit: Emit = lambda _row, _text: None,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> tuple[list[Sample], DecodingState]:
-        """Read ids after an earlier state, then generate one text per seed.
+        """Continue texts from an earlier state: read ids, and then generate one text per seed.
 
         Args:
-            ids: the ids to read, at least one, the same for all texts.
-            state: state of the texts, one per seed.
-            config: how to generate.
+            ids: ids to read before the generation, at least one. They are the same for all texts.
+            state: state of the texts before ``ids``, with one row per seed.
+            config: settings of the generation.
             seeds: see ``generate``.
             emit: see ``generate``.
-            should_stop: called before each chunk of tokens; True interrupts the generation.
+            should_stop: a function that is called before each chunk of tokens. If it returns True, the generation ends.
 
         Returns:
-            The samples, and the state after all generated tokens except the last token of the longest text. After a
-            stop string the state has read more tokens than the sample shows.
+            The samples, and the state after all generated tokens except the last token of the longest text. If a stop
+            string ended a text, its state includes tokens after the stop string that the sample does not contain.
 
         Raises:
-            UserError: see ``generate``; also if there are no ids.
+            UserError: if ``ids`` or ``seeds`` is empty, or if the vocabulary cannot satisfy an option of
+                ``config.host``.
         """
         check_not_empty("seeds", seeds)
         check_not_empty("ids", ids)
@@ -188,10 +192,12 @@ class Generator:
     def _start(
         self, ids: Sequence[int], config: GenerationConfig, constraints: Constraints | None, emit: Callable[[str], None]
     ) -> GrowingText:
+        """Create an empty text after the ids of a prompt."""
         draft = logits_processors.begin(constraints, ids) if constraints else None
         return GrowingText(Sample(), Detokenizer(self.run.tokenizer, config.stop), emit, draft, config.keep_text)
 
     def _extend(self, texts: list[GrowingText], result: DecodingResult) -> None:
+        """Add the tokens of one call of the loop to the texts."""
         for text, tokens, logprobs in zip(texts, result.tokens.numpy(), result.logprobs.numpy(), strict=True):
             text.extend(tokens, logprobs, self.run.metadata.end_id)
 
@@ -208,12 +214,12 @@ def search(
     """Generate the texts with the best scores by beam search.
 
     Args:
-        run: the run.
+        run: the trained run.
         step: result of ``decoding_loop.compile_step``.
         prompt: see ``Generator.generate``.
-        config: width, length penalty and maximum length of the search.
-        constraints: result of ``compile_constraints``; None: off.
-        stop: strings that end a text. Their tokens count for the score; the text does not include them.
+        config: parameters of the search.
+        constraints: result of ``compile_constraints``. None for no logits processors.
+        stop: strings that end a text. The score includes their tokens, but the text does not include them.
 
     Returns:
         At most ``config.beams`` samples, best first.
@@ -222,7 +228,7 @@ def search(
     size = max((len(word.encode()) for word in words), default=0)
 
     def has_ended(tokens: Sequence[int]) -> bool:
-        # Only the end is decoded: with an earlier stop string, the text would have ended there.
+        # It is enough to decode the end of the text, because an earlier stop string would have ended the text.
         text = last_characters(run.tokenizer, tokens, size) if words else ""
         return any(word in text for word in words)
 
@@ -232,7 +238,7 @@ def search(
 
 
 def sample_of(hypothesis: beam_search.Hypothesis, detokenizer: Detokenizer) -> Sample:
-    """Convert a hypothesis of a beam search to a sample, with an unused detokenizer."""
+    """Convert a hypothesis of a beam search to a sample. The detokenizer must be new."""
     tokens, note = hypothesis.tokens, hypothesis.outlook.note
     sample = Sample(tokens=tokens, length=len(tokens), logprob=hypothesis.logprob, note=note, score=hypothesis.score)
     text = GrowingText(sample, detokenizer, draft=hypothesis.draft)
@@ -245,21 +251,23 @@ def sample_of(hypothesis: beam_search.Hypothesis, detokenizer: Detokenizer) -> S
 
 
 def token_logprobs(run: Run, step: Step, prompt: str, tokens: Sequence[int], K: int) -> list[dict[str, Any]]:
-    """Compute the log-probabilities of the tokens of a text under the model, before all options.
+    """Compute the log-probability of each token of a text under the model, before the sampling options apply.
 
     Args:
-        run: the run.
+        run: the trained run.
         step: result of ``decoding_loop.compile_step``.
         prompt: prompt of the text.
-        tokens: ids of the text.
-        K: number of alternatives per token, 0 or more.
+        tokens: ids of the text without the prompt.
+        K: number of most likely tokens to return for each position, 0 or more.
 
     Returns:
-        One dictionary per token: ``position``, ``id``, ``token`` (its piece), ``logprob`` over all V ids, and
-        ``top_logprobs``: the K most likely tokens as ``id``, ``token`` and ``logprob``, most likely first, ties by id.
+        One dictionary per token, with five keys: ``position``, the index of the token in the text; ``id``; ``token``,
+        the piece of the tokenizer; ``logprob``, the natural logarithm of its probability among all V ids; and
+        ``top_logprobs``, the K most likely tokens at this position. Each of these is a dictionary with the keys ``id``,
+        ``token`` and ``logprob``. They are sorted from the most likely to the least likely, and equal ones by id.
 
     Raises:
-        UserError: if K is out of range.
+        UserError: if K is negative.
     """
     check_at_least("K", K, 0)
     state: Any = np.zeros((1, run.metadata.state_size), np.float32)
@@ -275,11 +283,12 @@ def token_logprobs(run: Run, step: Step, prompt: str, tokens: Sequence[int], K: 
 
 
 def _logprob_entry(run: Run, token: int, logprobs: Any) -> dict[str, Any]:
+    """Return the id, the piece and the log-probability of a token, for log-probabilities [V]."""
     return {"id": token, "token": run.tokenizer.piece(token), "logprob": round(float(logprobs[token]), 6)}
 
 
 def _bias(texts: list[GrowingText], constraints: Constraints | None) -> Any:
-    """Return the bias of the next token, float32 [B, V] or None, and finish the texts that no token may follow."""
+    """Return the bias of the next tokens, float32 [B, V], or None. Finish the texts that no token may follow."""
     if constraints is None:
         return None
     biases = np.zeros((len(texts), len(constraints.fixed)), np.float32)
