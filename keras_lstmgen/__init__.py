@@ -10,9 +10,10 @@ __version__ = "0.1.0"
 
 
 def _leave_out_working_directory() -> None:
-    """Import nothing from the working directory if this process is ``python -m keras_lstmgen.VERB``.
+    """Remove the working directory from ``sys.path`` if this process is ``python -m keras_lstmgen.VERB``.
 
-    Python puts that directory first in ``sys.path``, so that a file ``numpy.py`` there would be executed.
+    With ``-m``, Python puts the working directory first in ``sys.path``. Without this function, ``import numpy`` would
+    execute a file ``numpy.py`` in the working directory.
     """
     is_being_located = sys.argv[:1] == ["-m"] and any(f"{__name__}." in word for word in sys.orig_argv)
     if is_being_located and not sys.flags.safe_path:
@@ -20,5 +21,5 @@ def _leave_out_working_directory() -> None:
 
 
 _leave_out_working_directory()
-# For Keras, which reads it when it is imported; ``keras.json`` is no choice made for this package.
+# Keras reads this variable when it is imported. If it is set, Keras ignores the backend in ``keras.json``.
 os.environ["KERAS_BACKEND"] = os.environ.get("KERAS_BACKEND") or "tensorflow"

@@ -37,7 +37,7 @@ def run_at(home: Path, *words: str, **variables: str) -> "subprocess.CompletedPr
         (
             "KERAS_MAX_EPOCHS",
             "1",
-            "KERAS_MAX_EPOCHS=1: would cut a training short; .* use --training.epochs",
+            "KERAS_MAX_EPOCHS=1: would stop a training early; .* use --training.epochs",
         ),
         ("KERAS_MAX_STEPS_PER_EPOCH", "x", "KERAS_MAX_STEPS_PER_EPOCH=x: would .*, and use --training.minutes"),
     ],

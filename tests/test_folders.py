@@ -82,7 +82,7 @@ def test_all_that_a_folder_has_beside_texts_is_named_with_the_reason(books: Path
         ("hidden", "books/.git/"),
         ("hidden", "books/.notes.txt"),
         ("link to a folder", "books/shelf/"),
-        ("no plain file", "books/pipe"),
+        ("not a plain file", "books/pipe"),
         ("picture", "books/cover.png"),
         ("prepared corpus", "books/ids/"),
         ("run", "books/saved_models/base/"),

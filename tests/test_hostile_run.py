@@ -514,14 +514,19 @@ def test_any_ids_of_a_prepared_folder_are_read_or_refused(
 
 
 @pytest.mark.parametrize(
-    ("name", "said"), [("train-00001.ids", "is no file"), ("train-00001.ids", "leads out"), ("more", "leads out")]
+    ("name", "said"),
+    [
+        ("train-00001.ids", "is not a plain file"),
+        ("train-00001.ids", "is a link to a path outside"),
+        ("more", "is a link to a path outside"),
+    ],
 )
 def test_a_prepared_folder_with_a_pipe_or_a_link_in_it_is_refused(
     whole: Path, tmp_path: Path, name: str, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = Path(shutil.copytree(whole, tmp_path / "ids"))
     (folder / name).unlink(missing_ok=True)
-    if said == "is no file":
+    if said == "is not a plain file":
         os.mkfifo(folder / name)
     else:
         (folder / name).symlink_to(whole / "train-00001.ids")
@@ -569,7 +574,7 @@ def test_a_run_in_which_a_link_leads_out_is_refused(
     (copied / name).unlink(missing_ok=True)
     (copied / name).symlink_to(outside / name)
     before = contents(copied)
-    assert f"{copied / name}: leads out of the folder; " in refused(capsys, *typed(verb, copied))
+    assert f"{copied / name}: is a link to a path outside the folder; " in refused(capsys, *typed(verb, copied))
     assert contents(copied) == before
 
 
@@ -579,7 +584,7 @@ def test_a_run_in_which_a_pipe_lies_is_refused_and_nobody_waits_for_it(
 ) -> None:
     (copied / "metrics.json").unlink()
     os.mkfifo(copied / "metrics.json")
-    assert "metrics.json: is no file; " in refused(capsys, *typed(verb, copied))
+    assert "metrics.json: is not a plain file; " in refused(capsys, *typed(verb, copied))
     assert refused(capsys, verb, "--runs", copied.parent) if verb != "train" else True
 
 

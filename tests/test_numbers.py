@@ -159,7 +159,7 @@ def test_an_empty_variable_counts_as_one_that_is_not_set(monkeypatch: pytest.Mon
 @pytest.mark.parametrize("value", [LONG, "-5", "nan", "1e400", "٣"])
 def test_a_variable_with_a_number_of_threads_is_refused_in_a_line(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     monkeypatch.setenv("TF_NUM_INTRAOP_THREADS", value)
-    with pytest.raises(UserError, match=r"^TF_NUM_INTRAOP_THREADS: '.{1,40}' is no number of threads"):
+    with pytest.raises(UserError, match=r"^TF_NUM_INTRAOP_THREADS: '.{1,40}' is not a number of threads"):
         cpu.configure()
 
 

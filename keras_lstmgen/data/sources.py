@@ -199,7 +199,7 @@ def _expand_glob(pattern: Path) -> Match:
         elif path.is_file():
             files.append(path)
         elif not path.is_dir():
-            left_out.append(LeftOut("no plain file", str(path)))
+            left_out.append(LeftOut("not a plain file", str(path)))
         elif "**" not in pattern.parts:
             left_out.append(LeftOut("folder", f"{path}/"))
     return Match(files, left_out)

@@ -1,4 +1,4 @@
-"""Local and remote files: atomic writes, names, folders, and formats that are not plain text.
+"""Work with local and remote files: write atomically, list folders, download, and recognize file formats.
 
-The content of a corpus is read in ``data``.
+Code that reads the content of a corpus belongs to ``data``.
 """

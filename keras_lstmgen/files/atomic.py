@@ -1,4 +1,4 @@
-"""Write files and folders atomically: under a temporary name, which is then renamed."""
+"""Write files and folders atomically: write to a temporary name first, then rename."""
 
 import errno
 import fcntl
@@ -16,22 +16,22 @@ from typing import Any
 
 from keras_lstmgen.utils.errors import ReaderLeft, UserError
 
-PLAIN = re.compile(r"[A-Za-z0-9_./-]+")  # a path without characters that a library interprets
-WRITING = ".writing-"  # prefix of the temporary folders
-ONE_NAME = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)  # from file systems without hard links
+PLAIN = re.compile(r"[A-Za-z0-9_./-]+")  # matches paths without characters that TensorFlow interprets
+WRITING = ".writing-"  # prefix of the names of temporary folders
+ONE_NAME = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)  # errors of file systems without hard links
 
 
 @contextmanager
 def replacing(path: Path, before: Path | None = None) -> Iterator[Path]:
     """Yield a temporary path for a file or folder, and rename it to ``path`` if the block succeeds.
 
-    The old file is kept until then, also if the disk is full. The new file gets the mode and the owner of the old one.
-    If ``path`` is a symbolic link, its target is replaced. Temporary folders of killed processes are removed by the
-    next process that writes into the same folder.
+    The old file stays in place until the rename, so that it is not lost if the disk is full. The new file gets the mode
+    and the owner of the old file. If ``path`` is a symbolic link, the function replaces the target of the link. The
+    temporary folder of a killed process is removed by the next process that writes into the same parent folder.
 
     Args:
         path: the file or folder to write.
-        before: new path of the old file or folder; None to remove it.
+        before: path to which the old file or folder is renamed; None to remove the old file or folder.
 
     Raises:
         UserError: the operating system refuses to write.
@@ -72,10 +72,11 @@ def temporary_folder(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def plain_path(folder: Path) -> Iterator[Path]:
-    """Yield a path to ``folder`` without characters that TensorFlow interprets.
+    """Yield a path to ``folder`` that contains no characters that TensorFlow interprets.
 
-    TensorFlow reads the path of a checkpoint as a pattern, in which ``[ ] * ? \\`` match other names. For a folder with
-    such a character in its path, the block gets a symbolic link in the folder for temporary files.
+    TensorFlow reads the path of a checkpoint as a glob pattern, in which ``[ ] * ? \\`` have a special meaning. If the
+    path of ``folder`` contains such a character, the function creates a symbolic link to ``folder`` in the folder for
+    temporary files, and yields the path of the link.
     """
     if PLAIN.fullmatch(str(folder)):
         yield folder
@@ -92,13 +93,13 @@ def plain_path(folder: Path) -> Iterator[Path]:
 
 
 def _plain_temporary_folder() -> str | None:
-    """Return a writable folder for temporary files with a plain path, or None."""
+    """Return a writable folder for temporary files whose path matches ``PLAIN``, or None."""
     folders = (tempfile.gettempdir(), "/tmp", "/var/tmp")
     return next((folder for folder in folders if PLAIN.fullmatch(folder) and os.access(folder, os.W_OK)), None)
 
 
 def move_into_place(new: Path, path: Path) -> None:
-    """Move a file or folder from ``temporary_folder`` to ``path`` and replace what is there."""
+    """Move a file or folder from ``temporary_folder`` to ``path``, and replace an existing file or folder."""
     try:
         path = Path(os.path.realpath(path)) if path.is_symlink() else path
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -109,13 +110,13 @@ def move_into_place(new: Path, path: Path) -> None:
 
 
 def check_writable(folder: Path) -> None:
-    """Raise UserError if no file can be created in a folder, before any work is done."""
+    """Raise UserError if no file can be created in a folder. Callers check this before a long computation."""
     with temporary_folder(folder):
         pass
 
 
 def check_output(path: Path) -> None:
-    """Raise UserError if ``write_output`` cannot write to ``path``, before any work is done."""
+    """Raise UserError if ``write_output`` cannot write to ``path``. Callers check this before a long computation."""
     folder = Path(os.path.realpath(path)).parent
     if path.is_dir():
         raise UserError(f"{path}: is a folder; name a file in a folder of yours")
@@ -128,9 +129,9 @@ def check_output(path: Path) -> None:
 def write_output(path: Path, text: str) -> None:
     """Write ``text`` as UTF-8 to a path that the user named.
 
-    A plain file is replaced atomically. A device, a pipe, a file with several names, and a file in a read-only folder
-    are opened and written to, because a rename would replace them. The file to which standard output or error is
-    redirected is appended to.
+    A plain file is replaced atomically. A rename cannot replace a device, a pipe, a file with several hard links, or a
+    file in a read-only folder. These are opened and written directly. If standard output or standard error is
+    redirected to the file, the text is appended.
 
     Raises:
         UserError: the operating system refuses to write.
@@ -149,7 +150,7 @@ def write_output(path: Path, text: str) -> None:
 
 
 def _is_replaceable(path: Path) -> bool:
-    """Return whether the file at ``path``, or the target of a link, can be replaced by a rename."""
+    """Return whether a rename can replace the file at ``path``. If ``path`` is a link, its target is checked."""
     folder = Path(os.path.realpath(path)).parent
     if not path.exists():
         return True
@@ -173,19 +174,23 @@ def _keep_rights(old: Path, new: Path) -> None:
 
 
 def _begin(parent: Path) -> tuple[Path, int]:
-    """Create a temporary folder and lock it until the descriptor is closed, so that ``_sweep`` does not remove it."""
+    """Create a temporary folder and lock it, so that ``_sweep`` of another process does not remove it.
+
+    Returns:
+        The folder, and a file descriptor that holds the lock until the caller closes it.
+    """
     while True:
         folder = Path(tempfile.mkdtemp(prefix=WRITING, dir=parent))
         lock = os.open(folder, os.O_RDONLY)
-        with suppress(OSError):  # on a file system without locks, _sweep removes nothing either
+        with suppress(OSError):  # a file system without locks raises OSError in _sweep too, which then removes nothing
             fcntl.flock(lock, fcntl.LOCK_EX)
         if folder.is_dir():
             return folder, lock
-        os.close(lock)  # another process removed it before it was locked
+        os.close(lock)  # another process removed the folder before this process locked it
 
 
 def _sweep(parent: Path) -> None:
-    """Remove temporary folders without a lock: their processes have ended."""
+    """Remove temporary folders that no process has locked, because the process that created them has ended."""
     for folder in parent.glob(f"{WRITING}*"):
         with suppress(OSError):
             lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -198,13 +203,14 @@ def _sweep(parent: Path) -> None:
 
 @contextmanager
 def exclusive_lock(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
-    """Run the block in one process at a time, by a lock on a file or folder.
+    """Lock a file or folder inside the context, so that only one process at a time runs the block.
 
-    A killed process releases its lock. On a file system without locks, the block runs in all processes at once.
+    The operating system releases the lock of a killed process. On a file system without locks, several processes may
+    run the block at the same time.
 
     Args:
         path: an existing file or folder.
-        waiting: function to call before waiting for another process.
+        waiting: function that is called once if another process holds the lock, before this process waits for it.
     """
     lock = os.open(path, os.O_RDONLY)
     try:
@@ -221,14 +227,18 @@ def exclusive_lock(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
 
 
 def _put(new: Path, path: Path, before: Path | None) -> None:
-    """Rename ``new`` to ``path`` durably; a file or folder with this name is renamed to ``before`` or removed."""
+    """Rename ``new`` to ``path``, and write the rename to the disk.
+
+    An existing file or folder at ``path`` is renamed to ``before``, or removed if ``before`` is None.
+    """
     _rename(new, path, before)
-    with suppress(OSError):  # not all file systems can synchronize a folder; the rename is done
+    with suppress(OSError):  # some file systems cannot synchronize a folder; the rename itself has succeeded
         _sync(path.parent)
 
 
 def _rename(new: Path, path: Path, before: Path | None) -> None:
-    if new.is_dir() and path.is_dir():  # a folder can only be renamed to an unused name
+    """Rename ``new`` to ``path``, after an existing file or folder has been renamed to ``before``."""
+    if new.is_dir() and path.is_dir():  # a folder cannot be renamed to the name of an existing folder
         before = before or new.with_name(f"{path.name}.before")
     if before is None or not path.exists():
         os.replace(new, path)
@@ -239,7 +249,11 @@ def _rename(new: Path, path: Path, before: Path | None) -> None:
 
 
 def _linked(path: Path, before: Path, new: Path) -> bool:
-    """Link a file to the name ``before``, so that it always has a name; return False without hard links."""
+    """Give the file at ``path`` the second name ``before`` by a hard link, so that the file always has a name.
+
+    Returns:
+        False if the file system does not support hard links; the file is then unchanged.
+    """
     link = new.with_name(f"{path.name}.before")
     try:
         os.link(path, link)
@@ -262,7 +276,7 @@ def _rename_in_turn(new: Path, path: Path, before: Path) -> None:
 
 
 def _sync(path: Path) -> None:
-    """Write the bytes of a file, or the names in a folder, to the disk."""
+    """Force the operating system to write a file, or the list of names in a folder, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -271,21 +285,24 @@ def _sync(path: Path) -> None:
 
 
 def check_inside(folder: Path) -> None:
-    """Raise UserError if a folder contains a link to a place outside, or a file that is not plain, such as a pipe.
+    """Raise UserError if a folder contains a link to a path outside, or a special file such as a pipe.
 
-    Writing into such a folder, or removing it, would change files elsewhere.
+    A program that writes into such a folder could change files outside the folder.
     """
     real = os.path.realpath(folder)
     for parent, folders, names in os.walk(folder):
         for path in (Path(parent, name) for name in (*folders, *names)):
             leads_out = path.is_symlink() and not os.path.realpath(path).startswith(real + os.sep)
             if leads_out or not (path.is_file() or path.is_dir() or path.is_symlink()):
-                problem = "leads out of the folder" if leads_out else "is no file"
+                problem = "is a link to a path outside the folder" if leads_out else "is not a plain file"
                 raise UserError(f"{path}: {problem}; a run or a corpus must contain its files: copy the file here")
 
 
 def check_zip(archive: zipfile.ZipFile) -> None:
-    """Raise BadZipFile if a member is compressed, and thus may unpack to any size, or is damaged."""
+    """Raise BadZipFile if a member of an archive is damaged or compressed.
+
+    This package never writes compressed members, and a compressed member could have any size when it is unpacked.
+    """
     for member in archive.infolist():
         if member.compress_type != zipfile.ZIP_STORED:
             raise zipfile.BadZipFile(f"{member.filename} is compressed; this package never compresses files")
@@ -294,19 +311,23 @@ def check_zip(archive: zipfile.ZipFile) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write ``text`` as UTF-8 atomically."""
+    """Write ``text`` to a file as UTF-8. The file is replaced atomically."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="")
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write ``data`` atomically."""
+    """Write ``data`` to a file. The file is replaced atomically."""
     with replacing(path) as temporary:
         temporary.write_bytes(data)
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write ``value`` as indented JSON atomically; raise ValueError for NaN and infinity."""
+    """Write ``value`` to a file as indented JSON. The file is replaced atomically.
+
+    Raises:
+        ValueError: ``value`` contains NaN or infinity.
+    """
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 

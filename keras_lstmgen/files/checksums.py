@@ -1,4 +1,4 @@
-"""SHA-256 checksums of local files, computed once for each version of a file."""
+"""Compute SHA-256 checksums of local files. The checksum of an unchanged file is computed only once."""
 
 import functools
 import hashlib
@@ -23,12 +23,13 @@ def sha256(path: Path) -> str:
 
 @functools.lru_cache(maxsize=1024)
 def _cached_sha256(path: Path, size: int, modified: int) -> str:  # noqa: ARG001 a changed file is hashed again
+    """Return the SHA-256 of a file; the cache key contains size and modification time, which change with the file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_chunks(chunks: Iterable[bytes], path: Path) -> str:
-    """Write chunks to a file and return the SHA-256 of the file in hexadecimal."""
+    """Write chunks of bytes to a file, and return the SHA-256 of the whole file in hexadecimal."""
     digest = hashlib.sha256()
     with path.open("wb") as file:
         for chunk in chunks:

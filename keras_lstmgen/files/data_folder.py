@@ -1,4 +1,7 @@
-"""Search the folder that the environment variable ``KERAS_LSTMGEN_DATA`` names, and locate the cache folder."""
+"""Locate the user's data folder and the cache folder, and search the data folder for a file.
+
+The environment variable ``KERAS_LSTMGEN_DATA`` contains the path of the data folder.
+"""
 
 import os
 from itertools import islice
@@ -11,25 +14,26 @@ VARIABLE = "KERAS_LSTMGEN_DATA"
 
 
 def data_folder() -> Path | None:
-    """Return the folder of texts of the user, or None if the variable is not set."""
+    """Return the user's data folder, or None if ``KERAS_LSTMGEN_DATA`` is not set."""
     name = os.environ.get(VARIABLE)
     return Path(name) if name else None
 
 
 def cache_folder() -> Path:
-    """Return the folder for downloads and for copies of pipes and standard input."""
+    """Return the folder that contains downloaded files and copies of pipes and standard input."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "keras_lstmgen"
 
 
 def find(name: str, checksum: str) -> list[Path]:
-    """Return the files of the data folder with a file name, or with a checksum.
+    """Search the data folder for files with the given checksum or the given name.
 
     Args:
         name: file name without folders.
-        checksum: SHA-256 in hexadecimal, or "".
+        checksum: SHA-256 in hexadecimal; "" to search only by name.
 
     Returns:
-        The file with the checksum, whatever its name, if there is one, then all files with the name.
+        First a file with the checksum, if the data folder contains one; its name may differ from ``name``. Then all
+        files with the name.
     """
     folder = data_folder()
     files = folders.files_below(folder)[0] if folder else []

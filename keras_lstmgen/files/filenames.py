@@ -1,8 +1,8 @@
 """Convert file names between the command line, recipes and the operating system.
 
-A file name is a sequence of bytes. Its text is the bytes decoded as UTF-8, whatever the locale. A byte that is not
-UTF-8 becomes a lone surrogate, as in ``os.fsdecode``. Recipes and reports cannot contain surrogates, so they store such
-a name as a ``file:`` URI.
+A file name is a sequence of bytes. This package decodes file names as UTF-8 in every locale. A byte that is not UTF-8
+becomes a surrogate, as in ``os.fsdecode``. Recipes and reports cannot contain surrogates, so they store such a name as
+a ``file:`` URI.
 """
 
 import os
@@ -12,12 +12,14 @@ SCHEME = "file:"
 
 
 def of_argument(word: str) -> str:
-    """Return the text of a command line argument, which Python decodes with the encoding of the locale."""
+    """Return the UTF-8 text of a command line argument, which Python has decoded with the encoding of the locale."""
     return os.fsencode(word).decode("utf-8", "surrogateescape")
 
 
 def stored(name: str) -> str:
-    r"""Return a file name as recipes and reports store it.
+    r"""Return the form in which recipes and reports store a file name.
+
+    This is the name itself, or a ``file:`` URI if the name contains surrogates.
 
     >>> stored("/caf\udce9.txt"), stored("/café.txt")
     ('file:///caf%E9.txt', '/café.txt')
@@ -31,7 +33,10 @@ def stored(name: str) -> str:
 
 
 def native(name: str) -> str:
-    """Return the path of a file name for Python's file functions; ``name`` may be a ``file:`` URI.
+    """Return the path that Python's file functions accept.
+
+    Args:
+        name: a file name or a ``file:`` URI.
 
     >>> native("file:///tmp/a%20b.txt")
     '/tmp/a b.txt'

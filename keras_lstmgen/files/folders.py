@@ -1,4 +1,4 @@
-"""List the files of a folder of texts, and the files and folders that are left out, with the reasons."""
+"""List the text files in a folder, and the files and folders that are skipped, each with a reason."""
 
 import os
 from collections.abc import Callable, Iterable
@@ -8,30 +8,31 @@ from typing import NamedTuple
 
 from keras_lstmgen.utils.errors import UserError
 
-METADATA = "keras_lstmgen.json"  # identifies a run, or an artifact
-RECIPE, TOKENIZER = "recipe.toml", "tokenizer.model"  # the only files of a run whose training ended at once
-SAVED_MODEL = "saved_model.pb"
-MANIFEST = "prepared.json"  # identifies a prepared corpus
-MAX_NAMES = 3  # names for each reason in a summary
+METADATA = "keras_lstmgen.json"  # file that identifies the folder of a run or of an exported artifact
+RECIPE, TOKENIZER = "recipe.toml", "tokenizer.model"  # files of a run whose training ended before the first checkpoint
+SAVED_MODEL = "saved_model.pb"  # file that identifies a SavedModel
+MANIFEST = "prepared.json"  # file that identifies a prepared corpus
+MAX_NAMES = 3  # maximum number of names for each reason in a summary
 
 
 class LeftOut(NamedTuple):
-    """A file or folder that is not read: the reason, and the path, which ends with a slash if it is a folder."""
+    """A file or folder that is not read as text."""
 
-    why: str
-    path: str
+    why: str  # the reason, such as "hidden"
+    path: str  # ends with a slash if it is a folder
 
 
 def files_below(folder: Path) -> tuple[list[Path], list[LeftOut]]:
-    """Return the files below a folder, and the files and folders that are left out.
+    """List the text files below a folder, and the files and folders that are skipped.
 
-    Left out are hidden files, links to folders, runs, prepared corpora, and everything that is not a plain file.
+    The function skips hidden files and folders, links to folders, runs, prepared corpora, SavedModels, and files that
+    are not plain files.
 
     Args:
         folder: the folder to search.
 
     Returns:
-        The files, sorted by path, and the rest with the reasons.
+        The paths of the text files, sorted, and a list of the skipped files and folders.
 
     Raises:
         UserError: a folder cannot be read.
@@ -48,25 +49,37 @@ def files_below(folder: Path) -> tuple[list[Path], list[LeftOut]]:
 
 
 def _partition(parent: str, names: list[str], why: Callable[[Path], str]) -> tuple[list[str], list[LeftOut]]:
-    """Return the names without a reason to be left out, and the paths with one."""
+    """Divide the names in a folder into those to read and those to skip.
+
+    Args:
+        parent: the folder.
+        names: names of files or folders in it.
+        why: function that returns the reason to skip a path, or "".
+
+    Returns:
+        The names to read, and the skipped paths with their reasons.
+    """
     reasons = {name: why(Path(parent, name)) for name in names}
     left_out = [LeftOut(reason, str(Path(parent, name))) for name, reason in reasons.items() if reason]
     return [name for name in names if not reasons[name]], left_out
 
 
 def _raise_unreadable(error: OSError) -> None:
-    raise UserError(f"{error.filename}: cannot be read ({error.strerror}); allow it, or name the texts one by one")
+    """Raise UserError for a folder that cannot be listed."""
+    raise UserError(
+        f"{error.filename}: cannot be read ({error.strerror}); change its permissions, or name the texts one by one"
+    )
 
 
 def _why_skip_folder(folder: Path) -> str:
-    """Return why the files of a folder are left out, or ""."""
+    """Return the reason to skip all files of a folder, or "" if they are read."""
     if folder.name.startswith("."):
         return "hidden"
     return "link to a folder" if folder.is_symlink() else why_no_texts(folder)
 
 
 def why_no_texts(folder: Path) -> str:
-    """Return "run", "prepared corpus" or "SavedModel" for such a folder, "" for a folder of texts."""
+    """Return the kind of a folder without texts: "run", "prepared corpus" or "SavedModel"; "" for other folders."""
     if (folder / METADATA).is_file():
         return "run"
     if (folder / MANIFEST).is_file():
@@ -77,27 +90,30 @@ def why_no_texts(folder: Path) -> str:
 
 
 def _why_skip_file(path: Path) -> str:
-    """Return why a file is left out, or ""."""
+    """Return the reason to skip a file, or "" if it is read."""
     if path.name.startswith("."):
         return "hidden"
     if path.is_file():
         return ""
-    return "broken link" if path.is_symlink() and not path.exists() else "no plain file"
+    return "broken link" if path.is_symlink() and not path.exists() else "not a plain file"
 
 
 def run_above(path: Path, below: Path) -> str:
-    """Return the run, prepared corpus or SavedModel that contains a path, or "".
+    """Return the path of the run, prepared corpus or SavedModel that contains a file or folder.
 
     Args:
-        path: a file or folder below ``below``.
-        below: only folders below this one are considered.
+        path: the file or folder.
+        below: a parent folder of ``path``; only folders between the two are checked.
+
+    Returns:
+        The path of the innermost such folder with a slash at its end, or "" if there is none.
     """
     inside = path.parents[: len(path.parents) - len(below.parents) - 1]
     return next((f"{folder}/" for folder in inside if why_no_texts(folder)), "")
 
 
 def summary(left_out: Iterable[LeftOut]) -> str:
-    """Return a summary of files and folders that are left out, grouped by reason.
+    """Return one line that lists skipped files and folders, grouped by reason.
 
     >>> summary([LeftOut("hidden", "a/.b"), LeftOut("binary", "c.png")])
     'binary (c.png), hidden (a/.b)'
@@ -107,5 +123,6 @@ def summary(left_out: Iterable[LeftOut]) -> str:
 
 
 def _shortened(names: list[str]) -> str:
+    """Join at most ``MAX_NAMES`` names, and add the number of the other names."""
     more = f" and {len(names) - MAX_NAMES:,} more" if len(names) > MAX_NAMES else ""
     return ", ".join(names[:MAX_NAMES]) + more

@@ -1,7 +1,7 @@
-"""Recognize files that are not text in UTF-8 by their first bytes, and give the command that converts them.
+"""Recognize files that are not UTF-8 text by their first bytes, and return a shell command that converts them.
 
-Text in other encodings or with CR line endings is distinguished from other formats, such as pictures: in a folder of
-texts, the former is an error and the latter is left out.
+``Format.is_text`` separates text in another encoding or with CR line endings from other formats, such as pictures. In
+a folder of texts, a text in another encoding is an error, and a picture is skipped.
 """
 
 import re
@@ -10,19 +10,19 @@ from typing import NamedTuple
 
 from keras_lstmgen.utils.errors import shell_quoted
 
-HEADER = 1 << 12  # bytes that are sufficient to recognize any format
-GZIP = b"\x1f\x8b"  # the only format that is unpacked while reading
+HEADER = 1 << 12  # number of bytes at the beginning of a file that are compared with the patterns
+GZIP = b"\x1f\x8b"  # first bytes of a gzip file; the readers unpack only this format
 PANDOC = "pandoc --to plain --output {text} {file}"
 ICONV = "iconv -f {name} -t UTF-8 {{file}} > {{text}}"
-CONTROL = re.compile(rb"[\0-\x08\x0e-\x1a\x1c-\x1f\x7f]")  # bytes that text in no 8-bit encoding contains
+CONTROL = re.compile(rb"[\0-\x08\x0e-\x1a\x1c-\x1f\x7f]")  # bytes that do not occur in text of any 8-bit encoding
 
 
 class Format(NamedTuple):
     """A file format.
 
     Attributes:
-        name: description for messages, with an article.
-        command: shell command that converts ``{file}`` to ``{text}``, or "".
+        name: description that completes "the file is …" in messages.
+        command: shell command that converts ``{file}`` to ``{text}``, or "" if no command is known.
         is_text: whether the file is text in another encoding.
     """
 
@@ -32,6 +32,7 @@ class Format(NamedTuple):
 
 
 def _iconv(encoding: str, name: str = "") -> Format:
+    """Return the format of text in an encoding that ``iconv`` converts; ``name`` replaces the encoding in messages."""
     return Format(f"text in {name or encoding}", ICONV.format(name=encoding), is_text=True)
 
 
@@ -66,7 +67,13 @@ FORMATS: tuple[tuple[bytes, Format], ...] = (
 
 
 def recognize(head: bytes) -> Format | None:
-    """Return the format of a file by its first bytes, or None for UTF-8 and unknown formats.
+    """Recognize the format of a file by its first bytes.
+
+    Args:
+        head: the first bytes of the file; at most 4096 are used.
+
+    Returns:
+        The format; None for UTF-8 text and unknown formats.
 
     >>> recognize(b"%PDF-1.7").name
     'a PDF document'
@@ -75,7 +82,10 @@ def recognize(head: bytes) -> Format | None:
 
 
 def has_cr_line_endings(text: str) -> bool:
-    r"""Return whether the beginning of a text uses "\r" alone as line ending, as on old Macs.
+    r"""Return whether a text uses CR line endings: "\r" without "\n", as on old Macs.
+
+    Args:
+        text: the beginning of the text.
 
     >>> has_cr_line_endings("one\rtwo\r"), has_cr_line_endings("one\r\ntwo")
     (True, False)
@@ -84,7 +94,10 @@ def has_cr_line_endings(text: str) -> bool:
 
 
 def is_binary(head: bytes) -> bool:
-    """Return whether the first bytes of a file are neither UTF-8 nor text in an 8-bit encoding.
+    """Return whether a file is neither UTF-8 text nor text in an 8-bit encoding.
+
+    Args:
+        head: the first bytes of the file.
 
     >>> is_binary(b"\\x00\\x01"), is_binary(b"caf\\xe9")
     (True, False)
@@ -92,19 +105,19 @@ def is_binary(head: bytes) -> bool:
     if b"\0" in head or not CONTROL.search(head):
         return b"\0" in head
     try:
-        head[:-3].decode()  # the last character may be incomplete
+        head[:-3].decode()  # omit the last character, because some of its bytes may be missing
     except UnicodeDecodeError as error:
         return error.start < len(head) - 6
     return False
 
 
 def fill_command(command: str, path: Path | str | None, is_packed: bool) -> str:
-    """Return the shell command that converts a file.
+    """Return the shell command that converts a file to text.
 
     Args:
-        command: command of a format.
-        path: the file, or None if it has no name.
-        is_packed: whether the file is packed by gzip; the command then unpacks it first.
+        command: the command of a ``Format``, with the placeholders ``{file}`` and ``{text}``.
+        path: the file; None if it has no name, such as standard input.
+        is_packed: whether the file is packed by gzip. The returned command then unpacks it first.
     """
     file = Path(path or "TEXT")
     unpacked = file.with_suffix("") if file.suffix.lower() == ".gz" else file.with_name(f"{file.name}.unpacked")

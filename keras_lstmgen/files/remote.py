@@ -1,4 +1,4 @@
-"""Read files at addresses such as ``gs://bucket/text.txt`` with fsspec."""
+"""Read files of remote file systems, such as ``gs://bucket/text.txt``, with the package fsspec."""
 
 import hashlib
 from collections.abc import Callable
@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 def is_address(name: str) -> bool:
-    """Return whether a name is the address of a remote file system. URLs and local files are not.
+    """Return whether a name is an address that fsspec opens. Returns False for http(s) URLs and local files.
 
     >>> is_address("s3://bucket/text.txt"), is_address("https://example.org/text.txt"), is_address("text.txt")
     (True, False, False)
@@ -19,10 +19,10 @@ def is_address(name: str) -> bool:
 
 
 def glob(pattern: str) -> list[str]:
-    """Return the addresses that match a pattern, sorted.
+    """Return the sorted addresses of the files that match a pattern.
 
     Args:
-        pattern: an address, in which ``*`` matches any characters but a slash.
+        pattern: an address, in which ``*`` matches any characters except a slash.
 
     Raises:
         UserError: nothing matches, or the file system cannot be reached.
@@ -34,34 +34,39 @@ def glob(pattern: str) -> list[str]:
 
 
 def _files(system: Any, pattern: str) -> list[str]:
+    """Return the paths that match a pattern in an fsspec file system, without folders."""
     return [path for path, about in system.glob(pattern, detail=True).items() if about["type"] == "file"]
 
 
 def size(address: str) -> int:
-    """Return the size of a file in bytes."""
+    """Return the size of a remote file in bytes."""
     return _call(address, lambda system, path: int(system.size(path)))
 
 
 def open_file(address: str) -> BinaryIO:
-    """Open a file for reading its bytes, without unpacking it."""
+    """Open a remote file for reading bytes. A packed file is not unpacked."""
     return _call(address, lambda system, path: cast(BinaryIO, system.open(path, "rb")))
 
 
 def sha256(address: str) -> str:
-    """Return the SHA-256 of a file in hexadecimal."""
+    """Return the SHA-256 of a remote file in hexadecimal."""
     with open_file(address) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
 
 
 def _call(address: str, operation: Callable[[Any, str], T]) -> T:
-    """Call an operation with the file system of an address and the path in it; raise UserError if it fails."""
+    """Call a function with the fsspec file system of an address and the path in it.
+
+    Raises:
+        UserError: fsspec is not installed, the address is not supported, or the function fails.
+    """
     try:
         import fsspec
     except ModuleNotFoundError as error:
         raise UserError(f"{address}: needs fsspec; pip install 'keras_lstmgen[remote]'") from error
-    if "::" in address:  # file systems inside files: archives, caches, and references that may hold templates
+    if "::" in address:  # such addresses open files inside other files, which may contain code templates
         raise UserError(f"{address}: a chain of file systems ('::') is not supported; give the address of the text")
     try:
         return operation(*fsspec.core.url_to_fs(address))
-    except Exception as error:  # each file system has its own errors
+    except Exception as error:  # each file system raises its own exception classes
         raise UserError(f"{address}: cannot be reached ({first_line(error)})") from error

@@ -16,7 +16,7 @@ from keras_lstmgen.files.checksums import write_chunks
 from keras_lstmgen.files.data_folder import cache_folder
 from keras_lstmgen.utils.errors import UserError
 
-CHUNK = 1 << 16  # bytes
+CHUNK = 1 << 16  # bytes to read at a time
 STANDARD_INPUT = ("-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0")
 OPEN_FILE = re.compile(r"/dev/stdin|/dev/fd/\d+|/proc/(self|\d+)/fd/\d+")
 
@@ -24,7 +24,8 @@ OPEN_FILE = re.compile(r"/dev/stdin|/dev/fd/\d+|/proc/(self|\d+)/fd/\d+")
 def is_read_once(name: str) -> bool:
     """Return whether a source can be read only once.
 
-    Such sources are standard input, named pipes, devices, and open files such as those of the shell's ``<(...)``.
+    Standard input, named pipes and devices can be read only once. Open files such as ``/dev/fd/63``, which the shell
+    passes for ``<(...)``, can also be read only once.
 
     >>> is_read_once("-"), is_read_once("/dev/fd/63")
     (True, True)
@@ -38,12 +39,12 @@ def is_read_once(name: str) -> bool:
     return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
-@functools.cache  # the second call with the same name must not read again
+@functools.cache  # a second call with the same name returns the same file, because the source cannot be read again
 def spool(name: str) -> Path:
-    """Copy standard input or a pipe to a file of the cache folder and return its path.
+    """Copy standard input or a pipe to a file in the cache folder, and return the path of the copy.
 
     Raises:
-        UserError: the source is closed, cannot be opened, or is a device, which may never end.
+        UserError: the source is closed, cannot be opened, or is a device, whose data may never end.
     """
     kind = "stdin" if name in STANDARD_INPUT else "pipe"
     path = cache_folder() / f"{os.getpid()}-{kind}"

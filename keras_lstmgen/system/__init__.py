@@ -1,4 +1,4 @@
-"""Settings and properties of the process: processors, memory, signals, native output, environment variables.
+"""Control the process: cores, memory, signals, standard streams and environment variables.
 
-Files belong to ``files``; whatever knows a model or a corpus does not belong here.
+Code for files belongs to ``files``. Code that uses a model or a corpus does not belong here.
 """

@@ -1,7 +1,7 @@
-"""Read the CPU and memory limits of a container from the control groups of Linux, versions 1 and 2.
+"""Read the CPU and memory limits of a container from Linux control groups (cgroups), versions 1 and 2.
 
-The limits of all parent groups apply too. Inside a container, the path of the group may be the path outside it. The
-files of the group are then at the root of the tree, which is read as well.
+The limits of all parent groups apply too. Inside a container, ``/proc/self/cgroup`` may contain a path that exists only
+outside the container. The files of the group are then in the root folder, so this module always reads that folder too.
 """
 
 import functools
@@ -9,28 +9,35 @@ import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-GROUPS, OWN = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")  # their places on Linux
+GROUPS = Path("/sys/fs/cgroup")  # the folder of all control groups on Linux
+OWN = Path("/proc/self/cgroup")  # the file that lists the groups of this process
 
 
 @functools.cache
 def cores(groups: Path = GROUPS, own: Path = OWN) -> float:
-    """Return the CPU quota of this process in cores; infinity without a quota."""
+    """Return the CPU quota of this process in cores, or infinity if there is no quota."""
     return _lowest(groups, own, "cpu", _quota)
 
 
 @functools.cache
 def memory(groups: Path = GROUPS, own: Path = OWN) -> float:
-    """Return the memory limit of this process in bytes; infinity without a limit."""
+    """Return the memory limit of this process in bytes, or infinity if there is no limit."""
     return _lowest(groups, own, "memory", _bytes)
 
 
 def _lowest(groups: Path, own: Path, controller: str, read: Callable[[Path], float]) -> float:
-    """Return the lowest limit of the group and its parents."""
+    """Return the lowest limit of the group of this process and its parent groups, or infinity."""
     return min((_or_infinity(read, folder) for folder in _folders(groups, own, controller)), default=math.inf)
 
 
 def _folders(groups: Path, own: Path, controller: str) -> Iterator[Path]:
-    """Yield the folders of the group of this process and of its parents for a controller."""
+    """Yield the folders of the group of this process and its parent groups.
+
+    Args:
+        groups: the folder of all control groups.
+        own: the file that lists the groups of this process, one ``number:controllers:path`` per line.
+        controller: ``"cpu"`` or ``"memory"``.
+    """
     try:
         lines = own.read_text().splitlines()
     except OSError:
@@ -39,13 +46,13 @@ def _folders(groups: Path, own: Path, controller: str) -> Iterator[Path]:
         number, _, rest = line.partition(":")
         names, _, path = rest.partition(":")
         if number == "0" or controller in names.split(","):
-            root = groups / names  # version 2 has no names, and one tree for all controllers
+            root = groups / names  # in version 2, ``names`` is "", because all controllers share one folder tree
             group = root / path.strip().lstrip("/")
             yield from (folder for folder in (group, *group.parents) if folder.is_relative_to(root))
 
 
 def _or_infinity(read: Callable[[Path], float], folder: Path) -> float:
-    """Return the limit of a group; infinity if the files are missing or invalid."""
+    """Return the limit that ``read`` returns for the folder of a group, or infinity if its files cannot be read."""
     try:
         return read(folder)
     except (OSError, ValueError, ZeroDivisionError):
@@ -53,7 +60,11 @@ def _or_infinity(read: Callable[[Path], float], folder: Path) -> float:
 
 
 def _quota(folder: Path) -> float:
-    """Return the quota in cores: ``cpu.max`` of version 2 (microseconds and period), or the two files of version 1."""
+    """Return the CPU quota of a group in cores.
+
+    The quota is the CPU time per period, both in microseconds. Version 2 stores both numbers in ``cpu.max``. Version 1
+    stores them in two files.
+    """
     if (folder / "cpu.max").exists():
         quota, period = (folder / "cpu.max").read_text().split()
     else:
@@ -62,11 +73,12 @@ def _quota(folder: Path) -> float:
 
 
 def _bytes(folder: Path) -> float:
-    """Return the limit in bytes; in version 1, a number larger than any memory means no limit."""
+    """Return the memory limit of a group in bytes. In version 1, a very large number means that there is no limit."""
     name = "memory.max" if (folder / "memory.max").exists() else "memory.limit_in_bytes"
     limit = _text(folder, name)
     return math.inf if limit == "max" else int(limit)
 
 
 def _text(folder: Path, name: str) -> str:
+    """Return the content of a file without surrounding white space."""
     return (folder / name).read_text().strip()

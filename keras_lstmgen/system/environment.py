@@ -1,4 +1,4 @@
-"""Prepare the environment for TensorFlow and Keras before they are imported: backend, configuration, folders."""
+"""Set up the process before TensorFlow and Keras are imported: backend, configuration and temporary folder."""
 
 import os
 import sys
@@ -9,33 +9,33 @@ from contextlib import contextmanager
 from keras_lstmgen.utils.errors import UserError
 
 BACKEND = "KERAS_BACKEND"
-# Variables with which Keras silently shortens a training, and the options to use instead.
+# Variables with which a user can make Keras stop a training early without a message, and the options to use instead.
 LIMITS = {"KERAS_MAX_EPOCHS": "--training.epochs", "KERAS_MAX_STEPS_PER_EPOCH": "--training.minutes"}
 
 
 def configure() -> None:
-    """Set the variables of Keras, and name a folder for temporary files.
+    """Set the environment variables of Keras, and make sure that ``tempfile`` returns a folder.
 
-    ``keras.json`` is neither read nor written: this package sets every precision and shape explicitly, so that an
-    invalid file, or the file of another program, has no effect.
+    Keras neither reads nor writes ``keras.json``, so that a file of another program cannot change a training.
 
     Raises:
-        UserError: the user has set another backend, or a variable that would shorten a training.
+        UserError: ``KERAS_BACKEND`` names another backend, or a variable would make Keras stop a training early.
     """
     if (chosen := os.environ.get(BACKEND, "tensorflow")) != "tensorflow":
         raise UserError(f"{BACKEND}={chosen}: keras-lstmgen needs the backend 'tensorflow'; unset {BACKEND}")
     for name, option in LIMITS.items():
         if name in os.environ:
-            raise UserError(f"{name}={os.environ[name]}: would cut a training short; unset it, and use {option}")
-    os.environ["KERAS_NNX_ENABLED"] = "0"  # NNX is for the JAX backend
-    os.environ["KERAS_HOME"] = os.devnull  # folder of keras.json; no file can be below the null device
+            raise UserError(f"{name}={os.environ[name]}: would stop a training early; unset it, and use {option}")
+    os.environ["KERAS_NNX_ENABLED"] = "0"  # only the JAX backend supports NNX
+    os.environ["KERAS_HOME"] = os.devnull  # Keras looks for keras.json in this folder and cannot create it there
     _name_temporary_folder()
 
 
 def _name_temporary_folder() -> None:
-    """Set a name for the folder for temporary files if Python finds no writable one.
+    """Set ``tempfile.tempdir`` to ``/tmp`` if Python does not find a writable folder for temporary files.
 
-    TensorFlow needs the name when it is imported, and writes nothing there. Code that writes there fails later.
+    TensorFlow calls ``tempfile.gettempdir`` when it is imported, but does not write into the folder. Code that writes
+    temporary files fails later, with its own message.
     """
     try:
         tempfile.gettempdir()
@@ -45,9 +45,9 @@ def _name_temporary_folder() -> None:
 
 @contextmanager
 def without_matplotlib() -> Iterator[None]:
-    """Hide Matplotlib from Keras, which otherwise imports it for its own plots.
+    """Make ``import matplotlib`` fail inside the context, so that Keras does not import it for its own plots.
 
-    Matplotlib fails if it cannot write to its configuration folder, and few commands need it.
+    The import of Matplotlib fails if its configuration folder is not writable. Commands that draw no plots still work.
     """
     if "matplotlib" in sys.modules:
         yield

@@ -1,9 +1,9 @@
-"""Configure glibc to keep freed memory between training steps, in huge pages.
+"""Configure the C library glibc so that it keeps freed memory between training steps, in huge pages.
 
-Each update allocates and frees tensors of tens of megabytes. By default, glibc returns freed memory to the operating
-system, which then provides it again in pages of 4 KiB and clears each of them. With large batches and vocabularies,
-this takes a third of the time. With the settings of this module, glibc keeps freed memory, and Linux uses pages of 2
-MiB. The process reserves more addresses, but uses no more memory.
+Each training step allocates and frees tensors of tens of megabytes. By default, glibc returns freed memory to the
+operating system. For the next step, the operating system provides pages of 4 KiB again and fills each with zeros. With
+large batches and vocabularies, this takes a third of the time. With the settings of this module, glibc keeps freed
+memory, and Linux uses pages of 2 MiB. The process reserves more addresses, but does not use more memory.
 """
 
 import ctypes
@@ -15,17 +15,20 @@ from keras_lstmgen.system import containers
 # Constants of <malloc.h> and <sys/mman.h> for glibc and Linux.
 TRIM_THRESHOLD, MMAP_MAX, ARENA_MAX = -1, -4, -8
 NEVER, HUGE_PAGES = -1, 14
-SHARE = 2  # the inverse of the share of the memory whose addresses are reserved
-MINIMUM = 1 << 30  # bytes; with less memory, nothing is changed
+SHARE = 2  # ``configure`` reserves addresses for 1/SHARE of the memory
+MINIMUM = 1 << 30  # bytes; with a smaller reservation, ``configure`` changes nothing
 
 
 def available() -> int:
-    """Return the memory of this machine, or the limit of its container, in bytes."""
+    """Return the memory of this machine in bytes, or the limit of the container if it is lower."""
     return int(min(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), containers.memory()))
 
 
 def configure() -> None:
-    """Apply the settings to glibc, before TensorFlow is imported and starts threads; do nothing on other systems."""
+    """Configure glibc. Call this function before TensorFlow is imported, because TensorFlow starts threads.
+
+    The function does nothing on systems without glibc, or if the user has set ``GLIBC_TUNABLES``.
+    """
     if not sys.platform.startswith("linux") or "GLIBC_TUNABLES" in os.environ:
         return
     library = ctypes.CDLL(None)
@@ -38,7 +41,7 @@ def configure() -> None:
 
 
 def _reserve(library: ctypes.CDLL, size: int) -> None:
-    """Extend the heap by ``size`` bytes, request huge pages for them, and return them to glibc."""
+    """Extend the heap by ``size`` bytes, request huge pages for this memory, and free it for later allocations."""
     library.malloc.restype, library.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
     library.free.argtypes = [ctypes.c_void_p]
     library.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]

@@ -12,13 +12,13 @@ from keras_lstmgen.system import standard_streams
 
 @contextmanager
 def captured_stderr(show_on_failure: bool = True) -> Iterator[None]:
-    """Capture file descriptor 2 in the block; write the messages to standard error only if the block fails.
+    """Capture the output to file descriptor 2 inside the context, and discard it if the block succeeds.
 
-    TensorFlow reports a missing GPU before its log level applies, and converters report each pass. Python's logging and
-    warnings cannot filter these messages.
+    TensorFlow prints a message about a missing GPU before its log level applies, and converters print a message for
+    each pass. Python's logging and warnings modules cannot filter these messages.
 
     Args:
-        show_on_failure: whether the messages are written if the block fails.
+        show_on_failure: whether to write the captured output to standard error if the block raises an exception.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     standard_streams.open_closed()
@@ -31,7 +31,7 @@ def captured_stderr(show_on_failure: bool = True) -> Iterator[None]:
             yield
         except BaseException:
             file.seek(0)
-            with suppress(OSError):  # the reader of standard error has closed it
+            with suppress(OSError):  # the write fails if the reader of standard error has closed it
                 os.write(original, file.read() if show_on_failure else b"")
             raise
         finally:
@@ -40,7 +40,7 @@ def captured_stderr(show_on_failure: bool = True) -> Iterator[None]:
 
 
 def _memory_file() -> IO[bytes]:
-    """Open a file in memory, or a temporary file on systems without files in memory."""
+    """Open a file in memory, or a temporary file if the system does not support files in memory."""
     try:
         return open(os.memfd_create("standard error"), "w+b")
     except (AttributeError, OSError):  # macOS has no memfd_create

@@ -1,4 +1,4 @@
-"""Handle signals. Only the command line installs handlers, while it runs a command in the main thread."""
+"""Install and restore signal handlers. Handlers are installed only while the command line runs a command."""
 
 import os
 import signal
@@ -10,21 +10,21 @@ from typing import Any, NoReturn
 
 from keras_lstmgen.utils.errors import Terminated
 
-NUMBERS: dict[Any, int] = {Terminated: signal.SIGTERM, KeyboardInterrupt: signal.SIGINT}
-RETRY = 0.1  # seconds until a lost signal is sent again
+NUMBERS: dict[Any, int] = {Terminated: signal.SIGTERM, KeyboardInterrupt: signal.SIGINT}  # signal of each exception
+RETRY = 0.1  # seconds until ``raise_terminated`` sends a lost signal again
 Handler = Callable[[int, Any], Any]
 _is_listening = False  # whether ``raise_terminated`` is active
 
 
 @contextmanager
 def raise_terminated() -> Iterator[None]:
-    """Raise Terminated in the block on SIGTERM, so that incomplete files are removed as after an error.
+    """Raise Terminated inside the context when SIGTERM arrives.
 
-    The command line runs each command in this context. Python allows signal handlers only in the main thread; in other
-    threads the context does nothing.
+    Incomplete files are then removed in the same way as after an error. The command line runs each command in this
+    context. Python allows signal handlers only in the main thread. In other threads the context does nothing.
 
-    Python ignores exceptions in ``__del__`` and in callbacks of weak references, and the signal would be lost. SIGTERM
-    and Ctrl-C are then sent again.
+    Python ignores an exception that a handler raises during ``__del__`` or during a callback of a weak reference. In
+    this case the context sends SIGTERM or SIGINT (Ctrl-C) again after ``RETRY`` seconds.
     """
     global _is_listening
     if not _in_main_thread():
@@ -34,6 +34,7 @@ def raise_terminated() -> Iterator[None]:
     listened, _is_listening = _is_listening, True
 
     def send_again(ignored: Any) -> None:
+        """Send the signal of an ignored exception again; pass other ignored exceptions to the previous hook."""
         number = NUMBERS.get(ignored.exc_type)
         if number is None:
             hook(ignored)
@@ -53,9 +54,10 @@ def raise_terminated() -> Iterator[None]:
 
 @contextmanager
 def installed(handlers: Mapping[int, Handler]) -> Iterator[None]:
-    """Install signal handlers for the block if the command line runs it.
+    """Install signal handlers inside the context if the command line is running.
 
-    In a program that uses this package as a library, the context does nothing.
+    In a program that uses this package as a library, and in threads other than the main thread, the context does
+    nothing.
 
     Args:
         handlers: handler functions by signal number.
@@ -72,7 +74,7 @@ def installed(handlers: Mapping[int, Handler]) -> Iterator[None]:
 
 @contextmanager
 def restored(*numbers: int) -> Iterator[None]:
-    """Restore the handlers of these signals when the block ends, after a library has replaced them."""
+    """Restore the handlers of the given signals when the block ends, because a library may replace them inside it."""
     before = {number: signal.getsignal(number) for number in numbers}
     try:
         yield
@@ -82,16 +84,17 @@ def restored(*numbers: int) -> Iterator[None]:
 
 
 def _install(handlers: Mapping[int, Any]) -> None:
-    """Install handlers, except those of native code, which Python cannot represent."""
+    """Install handlers by signal number. None stands for a handler of native code, which is skipped."""
     for number, handler in handlers.items():
         if handler is not None:
             signal.signal(number, handler)
 
 
 def _in_main_thread() -> bool:
+    """Return whether this code runs in the main thread."""
     return threading.current_thread() is threading.main_thread()
 
 
 def handle_sigterm(number: int, frame: Any) -> NoReturn:  # noqa: ARG001
-    """Raise Terminated: the handler of SIGTERM inside ``raise_terminated``."""
+    """Handle SIGTERM inside ``raise_terminated``: raise Terminated."""
     raise Terminated("stopped by SIGTERM; no earlier result is lost")

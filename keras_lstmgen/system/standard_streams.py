@@ -1,4 +1,7 @@
-"""Make standard input, output and error safe to use: open, in UTF-8, and valid after their reader has closed them."""
+"""Make standard input, output and error safe to use.
+
+All three streams are open and use UTF-8. They stay usable after the reader of a pipe has closed it.
+"""
 
 import io
 import os
@@ -10,16 +13,16 @@ from typing import Any
 
 from keras_lstmgen.utils.errors import ReaderLeft, UserError
 
-NAMES = ("stdin", "stdout", "stderr")  # by file descriptor
+NAMES = ("stdin", "stdout", "stderr")  # the index of a name is its file descriptor
 
 
 @dataclass
 class Output:
-    """The state of a standard output stream.
+    """The state of standard output or standard error.
 
     Attributes:
-        goes_on: whether the work continues after the reader has closed the stream; output is then discarded.
-        failure: the error of the operating system if a write failed, or "".
+        goes_on: whether the command continues after the reader has closed the stream. Further output is then discarded.
+        failure: message of the operating system if a write failed, otherwise "".
     """
 
     goes_on: bool = False
@@ -32,14 +35,25 @@ class Output:
 
 
 class _Descriptor(io.FileIO):
-    """A file descriptor that is replaced by the null device at the first failed write."""
+    """A file descriptor that is redirected to the null device after the first failed write."""
 
     def __init__(self, number: int, output: Output) -> None:
         super().__init__(number, "w", closefd=False)
         self.output = output
 
     def write(self, data: Any, /) -> int:
-        """Write the data, or discard it after a failure; raise ReaderLeft if the work needs a reader."""
+        """Write data to the file descriptor.
+
+        Args:
+            data: bytes to write.
+
+        Returns:
+            The number of bytes that were written or discarded.
+
+        Raises:
+            ReaderLeft: the reader has closed the pipe, and the command does not continue without a reader.
+            UserError: the write failed for another reason, and the command does not continue without its output.
+        """
         try:
             return super().write(data)
         except OSError as error:
@@ -54,9 +68,10 @@ class _Descriptor(io.FileIO):
 
 @contextmanager
 def streams() -> Iterator[Output]:
-    """Replace the standard streams in the block, and yield the state of standard output.
+    """Replace the standard streams inside the context, and yield the state of standard output.
 
-    A closed stream becomes the null device. A write to standard error never fails, because it could not be reported.
+    A closed stream becomes the null device. A write to standard error never raises an exception, because there would be
+    no stream left on which to report it.
     """
     open_closed()
     before, output = [getattr(sys, name) for name in NAMES], Output()
@@ -75,13 +90,14 @@ def streams() -> Iterator[Output]:
 def open_closed() -> None:
     """Open the null device for each closed standard stream.
 
-    Otherwise the next file that is opened gets the number of the stream, and native code prints into that file.
+    Otherwise the next file that Python opens would get the file descriptor of the stream, and native code would print
+    into this file.
     """
     for number in range(len(NAMES)):
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # gets the lowest unused number
+            os.open(os.devnull, os.O_RDWR)  # returns the lowest unused descriptor, which is ``number``
     if sys.stdin is None:
         sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115 (open until the process ends)
 
@@ -94,7 +110,13 @@ def discard(number: int) -> None:
 
 
 def _writing(number: int, output: Output, before: io.TextIOWrapper | None) -> io.TextIOWrapper:
-    """Return a text stream for a descriptor, with the settings of the stream that it replaces."""
+    """Return a text stream for a file descriptor.
+
+    Args:
+        number: the file descriptor.
+        output: state of the stream, which records a failed write.
+        before: the stream to replace, whose encoding and buffering are kept; None if it was closed.
+    """
     buffer = io.BufferedWriter(_Descriptor(number, output))
     if before is None:
         return io.TextIOWrapper(buffer, encoding="utf-8")
@@ -103,7 +125,7 @@ def _writing(number: int, output: Output, before: io.TextIOWrapper | None) -> io
 
 
 def _use_utf8() -> None:
-    """Set the encoding of the standard streams to UTF-8, because other encodings lack characters."""
+    """Set the encoding of standard input and output to UTF-8, because other encodings cannot represent all text."""
     for stream in (sys.stdin, sys.stdout):
         if isinstance(stream, io.TextIOWrapper) and stream.encoding.lower() != "utf-8":
             stream.reconfigure(encoding="utf-8")

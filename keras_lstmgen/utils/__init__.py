@@ -1,4 +1,4 @@
-"""Error messages for users, numbers in text, and imports of optional packages; every package may import these modules.
+"""Helpers that every package may import: errors for users, parsing of numbers, and imports of optional packages.
 
-Code that touches files, the system or the screen does not belong here.
+Code that reads files, changes the process or prints does not belong here.
 """

@@ -1,4 +1,4 @@
-"""Errors that a user can correct, checks that raise them, and text for messages."""
+"""Define the exceptions that the command line handles, check values, and format text for messages."""
 
 import os
 import re
@@ -8,25 +8,26 @@ from pathlib import Path
 
 
 class UserError(Exception):
-    """Invalid input. The message is one line: what is wrong, where (file, line, byte, key) and what to do.
+    """Report an error that the user can correct, such as invalid input or a missing file.
 
-    The command line prints it and exits with status 2.
+    The message is one line. It names the place (file, line, byte or key), the problem, and the correction. The command
+    line prints the message and exits with status 2.
     """
 
 
 class Terminated(BaseException):
-    """SIGTERM ended the work after its state was saved. The message says how to continue; the exit status is 143."""
+    """Report that SIGTERM ended the command. The command line prints the message and exits with status 143."""
 
 
 class ReaderLeft(BaseException):
-    """The reader of standard output has closed the pipe; the command ends with status 0."""
+    """Report that the reader of a pipe has closed it. The command line prints nothing and exits with status 0."""
 
 
 def check_at_least(name: str, value: float, minimum: int) -> None:
     """Raise UserError if a value is NaN or below a minimum.
 
     Args:
-        name: argument or option, for the message.
+        name: name of the argument or option, which the message begins with.
         value: the value to check.
         minimum: smallest valid value.
 
@@ -42,7 +43,7 @@ def check_not_empty(name: str, values: Sized) -> None:
     """Raise UserError if ``values`` is empty.
 
     Args:
-        name: argument, for the message.
+        name: name of the argument, which the message begins with.
         values: the collection to check.
     """
     if not len(values):
@@ -50,9 +51,10 @@ def check_not_empty(name: str, values: Sized) -> None:
 
 
 def readable(text: str) -> str:
-    r"""Replace surrogates, with which Python represents undecodable bytes of file names, so that text can be printed.
+    r"""Replace the surrogates in a file name, so that the name can be printed.
 
-    Bytes that are UTF-8 become their characters. Other bytes become escapes.
+    Python decodes a file name to a string. A byte that it cannot decode becomes a surrogate. This function decodes such
+    bytes as UTF-8, and writes bytes that are not UTF-8 as escapes.
 
     >>> print(readable("caf\udce9.txt"))
     caf\xe9.txt
@@ -61,6 +63,7 @@ def readable(text: str) -> str:
 
 
 def _decoded(surrogates: str) -> str:
+    """Decode the bytes that surrogates represent; bytes that are not UTF-8 become escapes."""
     return surrogates.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
@@ -77,12 +80,13 @@ def shell_quoted(word: str | Path) -> str:
     r"""Quote a word for the shell, so that users can copy commands from messages.
 
     Args:
-        word: a string, or a path. A relative path of one name gets ``./``: without it, it would be the name of a run.
+        word: a string or a path. A path without a slash gets the prefix ``./``, because the command line would read it
+            as the name of a run.
 
     >>> print(shell_quoted(Path("my run")), shell_quoted("my run"))
     './my run' 'my run'
 
-    Characters that are not printable are escaped in octal:
+    Bytes of characters that are not printable are written in octal:
 
     >>> print(shell_quoted("caf\udce9"))
     $'caf\351'
@@ -94,7 +98,7 @@ def shell_quoted(word: str | Path) -> str:
 
 
 def _escaped(letter: str) -> str:
-    """Return a character as it is written between ``$'`` and ``'``."""
+    """Return the form of a character inside the shell's quotes ``$'…'``."""
     if letter.isprintable():
         return f"\\{letter}" if letter in "'\\" else letter
     return "".join(f"\\{byte:03o}" for byte in os.fsencode(letter))

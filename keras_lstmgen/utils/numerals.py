@@ -1,17 +1,17 @@
-"""Parse numbers of the command line strictly: ASCII digits and a limited length."""
+"""Parse numbers from the command line. Only ASCII digits are accepted, and the number of digits is limited."""
 
 import re
 
-MAX_DIGITS = 20  # digits of the largest 64-bit number
-SEEDS = range(-(2**63), 2**64)  # negative seeds are used as their two's complement
-MAX_SHOWN = 40  # characters of a word in a message
+MAX_DIGITS = 20  # number of digits of the largest unsigned 64-bit number
+SEEDS = range(-(2**63), 2**64)  # a negative seed is converted to an unsigned one by two's complement
+MAX_SHOWN = 40  # maximum number of characters of a word in a message
 
 
 def parse_int(word: str) -> int:
     """Parse a whole number of at most 20 digits.
 
     Raises:
-        ValueError: the word is not a whole number, or has more digits. The message is for the user.
+        ValueError: the word is not a whole number, or it has more than 20 digits. The message is for the user.
 
     >>> parse_int("-5")
     -5
@@ -41,7 +41,8 @@ def parse_seed(word: str) -> int:
     """Parse a 64-bit seed, signed or unsigned.
 
     Raises:
-        ValueError: the word is not a whole number, or does not fit in 64 bits.
+        ValueError: the word is not a whole number, or the number does not fit into 64 bits. The message is for the
+            user.
 
     >>> parse_seed("-1")
     -1
@@ -53,7 +54,7 @@ def parse_seed(word: str) -> int:
 
 
 def shortened(word: str) -> str:
-    """Return a word of at most 40 characters for a message; a longer one ends with an ellipsis.
+    """Shorten a word to at most 40 characters for a message. A shortened word ends with an ellipsis.
 
     >>> shortened("1" * 100)[-3:]
     '11…'

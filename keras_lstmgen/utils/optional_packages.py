@@ -1,19 +1,22 @@
-"""Import packages that only some measures need."""
+"""Import packages that only some metrics of ``evaluate`` need."""
 
 from importlib import import_module
 from typing import Any
 
 from keras_lstmgen.utils.errors import UserError
 
-DISTRIBUTIONS = {"sklearn": "scikit-learn"}  # names of packages that differ from the name of their module
+DISTRIBUTIONS = {"sklearn": "scikit-learn"}  # the name on PyPI of each package whose module has another name
 
 
 def import_optional(module: str, measure: str) -> Any:
-    """Import a module of the extra ``measures``.
+    """Import a module that is installed with the extra ``measures`` of this package.
 
     Args:
         module: dotted name of the module.
-        measure: name of the measure that needs it, for the message.
+        measure: name of the metric that needs the module; the error message contains it.
+
+    Returns:
+        The imported module.
 
     Raises:
         UserError: the package is not installed.
