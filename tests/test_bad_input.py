@@ -111,7 +111,7 @@ def test_a_folder_without_text(refuses_to_train: Any, tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_not_there(refuses_to_train: Any) -> None:
-    assert "nowhere.txt: no file, folder or glob match here" in refuses_to_train("nowhere.txt")
+    assert "nowhere.txt: no file, folder or glob match in the working directory" in refuses_to_train("nowhere.txt")
     assert "nowhere.toml: there is no such recipe" in refuses_to_train("nowhere.toml")
 
 

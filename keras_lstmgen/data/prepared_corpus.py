@@ -65,7 +65,7 @@ def with_prepared_tables(settings: recipe.Recipe) -> recipe.Recipe:
         return settings
     if any(settings.corpus.sha256):
         raise UserError(
-            f"{folder}: corpus.sha256 has no effect on a prepared corpus, which has its own checksums; leave it out"
+            f"{folder}: corpus.sha256 has no effect on a prepared corpus, which has its own checksums; remove it"
         )
     about = _manifest(folder)
     for table in ("corpus", "tokenizer"):
@@ -129,13 +129,13 @@ def _check_values(about: dict[str, Any], V: int) -> None:
     """Raise ValueError if the types, ids or splits in the manifest are invalid."""
     unsampled = about["unsampled_ids"]
     if about["dtype"] not in ("<u2", "<i4"):
-        raise ValueError(f"ids of type {about['dtype']}")
+        raise ValueError(f"dtype is {about['dtype']}, not <u2 or <i4")
     if not all(type(token) is int and 0 <= token < V for token in (about["start_id"], *unsampled)):
-        raise ValueError(f"it names ids outside the vocabulary of {V}")
+        raise ValueError(f"start_id or unsampled_ids contains an id outside the vocabulary of {V} ids")
     if sorted(set(unsampled)) != unsampled or len(unsampled) >= V:
         raise ValueError("unsampled_ids are not sorted, or contain every id")
     if not about["shards"].keys() == about["counts"].keys() == set(SPLITS):
-        raise ValueError("it has other splits than train and validation")
+        raise ValueError("the splits of shards and counts must be train and validation")
 
 
 def _check_shards(folder: Path, about: dict[str, Any], split: Split, V: int) -> None:
@@ -147,7 +147,7 @@ def _check_shards(folder: Path, about: dict[str, Any], split: Split, V: int) -> 
         if type(shard["tokens"]) is not int or not 0 < shard["tokens"] <= MAX_COUNT:
             raise ValueError(f"{shard['file']} cannot have {shard['tokens']!r:.60} tokens")
     if len({shard["file"] for shard in shards}) != len(shards) or not shards:
-        raise ValueError(f"{split} has no shard, or the same one twice")
+        raise ValueError(f"{split} has no shards, or has the same shard twice")
     for shard in shards:
         _check_shard(folder / shard["file"], shard, about, V)
 
@@ -190,7 +190,7 @@ def _check_counts(about: dict[str, Any], split: Split) -> None:
     ids = sum(shard["tokens"] for shard in about["shards"][split])
     minimum = dict.fromkeys(COUNTS, 1) | {"words": 0, "unknown": 0}
     if counts.keys() != minimum.keys() or not all(type(counts[name]) is int for name in COUNTS):
-        raise ValueError(f"the counts of {split} have other names or types")
+        raise ValueError(f"the counts of {split} have wrong names or types")
     is_valid = (
         all(minimum[name] <= counts[name] <= MAX_COUNT for name in COUNTS) and counts["unknown"] <= counts["tokens"]
     )
@@ -248,7 +248,7 @@ def _check_same(folder: Path, table: str, given: dict[str, Any], stored: dict[st
         if key not in ("source", "sha256") and value not in (defaults[key], stored.get(key)):
             raise UserError(
                 f"{folder}: was prepared with {table}.{key} = {stored.get(key)}, not {value}; "
-                "leave it out, or prepare the text again"
+                "remove this option, or prepare the text again"
             )
 
 

@@ -144,7 +144,9 @@ def _files(name: str, checksum: str) -> list[Source]:
 def _verify(sources: list[Source], name: str, checksum: str) -> None:
     """Raise UserError if the texts of a source are not a single file with this checksum."""
     if len(sources) != 1:
-        raise UserError(f"{name}: corpus.sha256 is for single files, and this is {len(sources)}; give '' for it")
+        raise UserError(
+            f"{name}: corpus.sha256 needs a single file, but this source has {len(sources)}; give '' as its checksum"
+        )
     path = sources[0].path
     if path is None:
         return
@@ -166,7 +168,9 @@ def _local(name: str, checksum: str) -> Sequence[Path]:
         shown = ", ".join(str(path) for path in files[:3])
         raise UserError(f"{name}: {len(files)} files have this name ({shown}); give more of the path or a sha256")
     if not files:
-        raise UserError(f"{name}: no file, folder or glob match here, nor in the folder KERAS_LSTMGEN_DATA names")
+        raise UserError(
+            f"{name}: no file, folder or glob match in the working directory or in the folder KERAS_LSTMGEN_DATA"
+        )
     return files[:1]
 
 

@@ -137,7 +137,7 @@ def _encoded(folder: Path, about: dict[str, Any], tokenizer: Tokenizer) -> Encod
         ValueError: if the dtype of the ids is not supported.
     """
     if about["dtype"] not in ("<u2", "<i4"):
-        raise ValueError(f"ids of type {about['dtype']}")
+        raise ValueError(f"dtype is {about['dtype']}, not <u2 or <i4")
     return Encoded(
         tokenizer=tokenizer,
         train=np.memmap(folder / "train.ids", about["dtype"], "r"),

@@ -1,4 +1,4 @@
-"""Parallel preparation of a large corpus with Apache Beam; the extra ``beam`` installs it.
+"""Prepare a large corpus in parallel with Apache Beam, which the extra ``beam`` installs.
 
-Corpora prepared this way are read in ``data``.
+The module ``data.prepared_corpus`` reads the result.
 """

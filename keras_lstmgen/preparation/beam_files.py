@@ -1,4 +1,4 @@
-"""Write, list and remove files at addresses with the file systems of Apache Beam."""
+"""Read, write, list and remove files in remote file systems with Apache Beam."""
 
 from collections.abc import Callable
 from typing import Any, BinaryIO, TypeVar
@@ -12,13 +12,13 @@ T = TypeVar("T")
 
 
 def read(address: str) -> bytes:
-    """Return the content of a file, without unpacking it."""
+    """Return the bytes of a file. A compressed file is not unpacked."""
     with _call(address, lambda: FileSystems.open(address, compression_type=CompressionTypes.UNCOMPRESSED)) as file:
         return bytes(file.read())
 
 
 def create(address: str) -> BinaryIO:
-    """Open a file for writing its bytes, without packing them."""
+    """Open a file for writing bytes. They are not compressed, even if the name ends with ``.gz``."""
     return _call(address, lambda: FileSystems.create(address, compression_type=CompressionTypes.UNCOMPRESSED))
 
 
@@ -30,14 +30,14 @@ def list_files(folder: str) -> list[str]:
 
 
 def delete(addresses: list[str]) -> None:
-    """Remove files."""
+    """Remove the files at some addresses."""
     if addresses:
         _call(addresses[0], lambda: FileSystems.delete(addresses))
 
 
 def _call(address: str, operation: Callable[[], T]) -> T:
-    """Call an operation; raise UserError if it fails."""
+    """Call an operation on an address and return its result, or raise UserError if it fails."""
     try:
         return operation()
-    except Exception as error:  # each file system has its own errors
+    except Exception as error:  # the file systems have no common error class
         raise UserError(f"{address}: cannot be reached ({first_line(error)})") from error

@@ -1,4 +1,4 @@
-"""Write a prepared corpus to a folder, or to an address with the file systems of Apache Beam."""
+"""Write the files of a prepared corpus to a local folder or to an address of a remote file system."""
 
 import contextlib
 import shutil
@@ -9,12 +9,19 @@ from keras_lstmgen.files import atomic, remote
 from keras_lstmgen.preparation import beam_files
 from keras_lstmgen.utils.errors import UserError
 
-UNFINISHED = ".shard-"
+UNFINISHED = ".shard-"  # prefix of the names of temporary folders in which shards are written
 
 
 @contextlib.contextmanager
 def new_folder(output: str) -> Iterator[str]:
-    """Yield the folder for the shards: a temporary folder that is renamed to ``output``, or the address itself."""
+    """Yield the folder in which to write the files of a prepared corpus.
+
+    For a local output, it is a temporary folder, which is renamed to ``output`` if no error occurs. For a remote
+    output, it is the address itself, and the files at the address are removed if an error occurs.
+
+    Raises:
+        UserError: if the output exists.
+    """
     is_address = remote.is_address(output)
     if beam_files.list_files(output) if is_address else Path(output).exists():
         raise UserError(f"--output {output}: exists already; name a new folder")
@@ -22,7 +29,7 @@ def new_folder(output: str) -> Iterator[str]:
         with atomic.replacing(Path(output)) as folder:
             folder.mkdir()
             yield str(folder.absolute())
-            for left in folder.glob(f"{UNFINISHED}*"):  # of a worker that was killed and restarted
+            for left in folder.glob(f"{UNFINISHED}*"):  # a worker that was killed leaves its temporary folder
                 shutil.rmtree(left)
         return
     try:
@@ -33,7 +40,7 @@ def new_folder(output: str) -> Iterator[str]:
 
 
 def write(path: str, data: bytes) -> None:
-    """Write a small file to a folder or an address."""
+    """Write a small file at a local path or an address."""
     if not remote.is_address(path):
         atomic.write_bytes(Path(path), data)
         return
@@ -42,14 +49,17 @@ def write(path: str, data: bytes) -> None:
 
 
 def read(path: str) -> bytes:
-    """Return the content of a file in a folder or at an address."""
+    """Return the bytes of a file at a local path or an address."""
     if not remote.is_address(path):
         return Path(path).read_bytes()
     return beam_files.read(path)
 
 
 def move(path: Path, folder: str) -> None:
-    """Move a complete shard to the output; a restarted worker replaces a shard by an equal one."""
+    """Move a complete shard to the output folder or address.
+
+    A shard with the same name is replaced. This happens if a worker was restarted; both shards are then equal.
+    """
     if not remote.is_address(folder):
         path.replace(Path(folder, path.name))
         return

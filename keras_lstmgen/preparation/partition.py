@@ -1,8 +1,10 @@
 """Divide a corpus into parts of about 16 MiB, which workers process independently.
 
-Files are cut at positions where a document may begin; for most formats, at the beginning of a line. A part of a stream
-must begin with a line and belong to one side of the split. The position of the split is known after all parts have been
-measured: ``plan`` → ``measure`` → ``cut_stream``.
+``plan`` cuts large files at positions where a document may begin. In most formats, this is the beginning of a line.
+
+A stream needs two more steps, because each of its parts must begin at the beginning of a line and contain text of only
+one split. The boundary between the splits depends on the length of the whole stream. Therefore, ``measure`` counts the
+characters of all parts, and ``cut_stream`` then cuts the part that contains the boundary.
 """
 
 from collections.abc import Iterable, Iterator
@@ -14,22 +16,22 @@ from keras_lstmgen.data.splits import Split
 from keras_lstmgen.data.text_reader import Source
 from keras_lstmgen.utils.errors import UserError, shell_quoted
 
-PART = 1 << 24  # bytes of a part, packed or not
-# Separators after which a part may begin, by corpus.documents.
+PART = 1 << 24  # minimum size of a part in bytes on disk, except for the last part
+# For each value of corpus.documents, the bytes after which a part may begin.
 SEPARATORS = {"stream": b"\n", "lines": b"\n", "jsonl": b"\n", "pairs": b"\n", "blocks": b"\n\n"}
 
 
 @dataclass(frozen=True)
 class Part:
-    """Texts that one worker processes.
+    """The part of a corpus that one worker processes at a time.
 
     Attributes:
-        number: place of the part in the corpus.
-        sources: the texts, or parts of texts.
-        split: the side to which the whole part belongs; None if its documents are assigned one by one.
-        start: first character of a part of a stream.
-        end: character behind the last one of a part of a stream.
-        kept: numbers of the documents that are not duplicates; None for all.
+        number: index of the part in the corpus.
+        sources: the texts of the part, which may be parts of files.
+        split: split of the whole part. None if each document of the part is assigned to a split separately.
+        start: index in ``sources`` of the first character. It is used only for streams.
+        end: index in ``sources`` after the last character. It is used only for streams.
+        kept: indices of the documents that are not duplicates. None if all documents are used.
     """
 
     number: int
@@ -41,10 +43,10 @@ class Part:
 
 
 def plan(settings: recipe.Corpus) -> list[Part]:
-    """Return the parts of a corpus. The same files give the same parts.
+    """Return the parts of a corpus. The same files always give the same parts.
 
     Raises:
-        UserError: the corpus is already prepared, or has labels.
+        UserError: if the corpus is already prepared or has labels.
     """
     if folder := prepared_corpus.folder_of(settings):
         raise UserError(f"{folder}: is already prepared; train on it: keras-lstmgen train {shell_quoted(folder)}")
@@ -60,7 +62,12 @@ def plan(settings: recipe.Corpus) -> list[Part]:
 
 
 def _groups(texts: list[Source], documents: str) -> Iterator[tuple[Source, ...]]:
-    """Yield the texts of each part: large files are cut where possible, small files are combined."""
+    """Yield the texts of each part. Large files are cut where possible, and small files are combined.
+
+    Args:
+        texts: all texts of the corpus or of a split.
+        documents: value of ``corpus.documents``.
+    """
     group: list[Source] = []
     size = 0
     for text in texts:
@@ -75,7 +82,7 @@ def _groups(texts: list[Source], documents: str) -> Iterator[tuple[Source, ...]]
 
 
 def measure(part: Part, settings: recipe.Corpus) -> tuple[int, tuple[int, bool]]:
-    """Return the number of a part, its characters, and whether it ends with a newline."""
+    """Return the index of a part, its number of characters, and whether it ends with a newline."""
     characters, last = 0, ""
     for text in splits.texts(settings, part.sources):
         characters, last = characters + len(text), text[-1]
@@ -85,19 +92,22 @@ def measure(part: Part, settings: recipe.Corpus) -> tuple[int, tuple[int, bool]]
 def cut_stream(
     _: None, counted: dict[int, tuple[int, bool]], plan: list[Part], settings: recipe.Corpus
 ) -> Iterator[Part]:
-    """Return the parts of a stream, numbered again: each begins with a line and belongs to one side of the split.
+    """Return the parts of a stream, each of which begins with a line and contains text of one split.
 
     Args:
-        _: unused element, to which Beam applies this function.
-        counted: results of ``measure`` by part number.
-        plan: parts of ``plan``.
+        _: an unused element, because Beam applies functions to elements.
+        counted: number of characters of each part and whether it ends with a newline, by the index of the part.
+        plan: the parts that the function ``plan`` returned.
         settings: the corpus.
     """
     return (replace(part, number=number) for number, part in enumerate(_cut(_merged(plan, counted), settings)))
 
 
 def _merged(plan: list[Part], counted: dict[int, tuple[int, bool]]) -> Iterator[Part]:
-    """Yield the parts; a part without a final newline is joined with the next by a newline, as in ``splits.texts``."""
+    """Yield the parts, with each part that does not end with a newline joined with the part after it.
+
+    The texts of joined parts are separated by a newline, as in ``splits.texts``.
+    """
     waiting: Part | None = None
     for part in plan:
         characters, ends_a_line = counted[part.number]
@@ -117,7 +127,7 @@ def _merged(plan: list[Part], counted: dict[int, tuple[int, bool]]) -> Iterator[
 
 
 def _cut(merged: Iterable[Part], settings: recipe.Corpus) -> Iterator[Part]:
-    """Yield the parts of a stream; the part that contains the split is cut in two."""
+    """Yield the parts of a stream, with the part that contains the boundary between the splits cut in two."""
     parts = list(merged)
     cut = splits.cut_at(sum(part.end for part in parts), settings)
     for part in parts:
@@ -132,7 +142,7 @@ def _cut(merged: Iterable[Part], settings: recipe.Corpus) -> Iterator[Part]:
 
 
 def texts(part: Part, settings: recipe.Corpus, split: Split) -> Iterator[str]:
-    """Yield the text of one side of a part: documents, or chunks of a stream."""
+    """Yield the documents, or the pieces of a stream, of a part that belong to one split."""
     if settings.documents == "stream":
         return splits.stream(settings, part.sources, part.start, part.end) if part.split == split else iter(())
     return (

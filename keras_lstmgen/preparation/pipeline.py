@@ -1,11 +1,11 @@
-"""Tokenize a corpus in parallel with Apache Beam. The shards do not depend on the number of workers.
+"""Tokenize a corpus in parallel with Apache Beam.
 
-The text is divided into numbered parts (``partition``). Each worker reads its parts from the files; only counts, hashes
-and the sampled lines for a vocabulary are sent between workers. Shard n of a split contains the ids of part n. All
-shards in order are equal to the ids of ``token_cache.encode``.
+The module ``partition`` divides the corpus into numbered parts. Workers read their parts from the files, and send each
+other only counts, hashes and sampled lines. Shard n of a split contains the ids of part n. Concatenated, the shards
+have the same ids as ``token_cache.encode`` would write. They do not depend on the number of workers.
 
-    parts → (each document once) → symbols or lines counted → vocabulary
-      └────────────────────────────────────────────────────────┴→ shards
+    parts → without duplicates (optional) → counted symbols or sampled lines → vocabulary
+                       └───────────────────────────────────────────────────────────┴→ shards
 """
 
 import contextlib
@@ -42,28 +42,29 @@ from keras_lstmgen.tokenizers import vocabulary
 from keras_lstmgen.tokenizers.tokenizer import Tokenizer
 from keras_lstmgen.utils.errors import UserError
 
-RESULTS = "results"
+RESULTS = "results"  # name of a temporary file with a line of JSON for each shard
 SAFE_PATH = "PYTHONSAFEPATH"
 LOCAL = "apache_beam.runners.portability.fn_api_runner.fn_runner.FnApiRunner"
-WORKER_ERROR = re.compile(r"UserError: (.*?)(?: \[while running .*)?$", re.MULTILINE)  # in the message of a runner
+# Matches the message of a UserError of a worker inside the message of a runner.
+WORKER_ERROR = re.compile(r"UserError: (.*?)(?: \[while running .*)?$", re.MULTILINE)
 
 
 def prepare(
     settings: recipe.Recipe, output: Path | str, options: Sequence[str], report: Callable[[str], None] = lambda _: None
 ) -> dict[str, Any]:
-    """Write a prepared corpus. The memory use depends on the size of a part, not of the corpus.
+    """Tokenize and write a prepared corpus. Memory use depends on the size of a part, not on the size of the corpus.
 
     Args:
-        settings: the recipe; only its tables ``corpus`` and ``tokenizer`` are used.
-        output: a folder or an address that does not exist yet; it is removed if the preparation fails.
-        options: options of Beam; without a runner, the local runner uses all cores.
-        report: function that is called once a second with the progress.
+        settings: the recipe. Only its tables ``corpus`` and ``tokenizer`` are used.
+        output: a new folder or address. It is removed if the preparation fails.
+        options: command line options of Beam. By default, the local runner uses all cores.
+        report: function that is called once a second with a text that describes the progress.
 
     Returns:
-        The manifest.
+        The manifest of the prepared corpus, as written to ``prepared.json``.
 
     Raises:
-        UserError: the text, the recipe or an option is invalid, or the output exists.
+        UserError: if the text, the recipe or an option is invalid, or if the output exists.
     """
     vocabulary.check(settings.tokenizer)
     settings = replace(settings, corpus=sources.spool(settings.corpus))
@@ -78,12 +79,12 @@ def prepare(
 
 
 def _options(given: Sequence[str], parts: int) -> PipelineOptions:
-    """Return the options of Beam; by default, the local runner with a process for each core that gets a part."""
+    """Return the options of Beam. By default, they select the local runner with one process for each core or part."""
     workers = min(cpu.available(), parts)
     local = [f"--runner={LOCAL}", f"--direct_num_workers={workers}"]
     local += ["--direct_running_mode=multi_processing"] if workers > 1 else []
     if any(word.startswith("--runner") for word in given):
-        return PipelineOptions(given)  # unknown options may be options of the runner's job server
+        return PipelineOptions(given)  # unknown options are allowed, because the job server of a runner may know them
     options = PipelineOptions([*local, *given])
     if unknown := _parsed(options, retain_unknown_options=True).keys() - _parsed(options).keys():
         raise UserError(f"--{min(unknown)}: the local runner of Apache Beam has no such option")
@@ -91,7 +92,7 @@ def _options(given: Sequence[str], parts: int) -> PipelineOptions:
 
 
 def _parsed(options: PipelineOptions, **values: bool) -> dict[str, Any]:
-    """Return the options by name; raise UserError if Beam rejects them."""
+    """Return the values of options by name, or raise UserError if Beam rejects the options."""
     with contextlib.redirect_stderr(io.StringIO()) as errors:
         try:
             return dict(options.get_all_options(**values))
@@ -102,12 +103,12 @@ def _parsed(options: PipelineOptions, **values: bool) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _progress_reported(folder: str, parts: int, report: Callable[[str], None]) -> Iterator[None]:
-    """Report the number of written shards every second."""
+    """Report the number of written shards every second until the context ends."""
     done = threading.Event()
 
     def watch() -> None:
         while not done.wait(1):
-            shards = sum(1 for _ in Path(folder).glob("train-*.ids"))  # none at an address
+            shards = sum(1 for _ in Path(folder).glob("train-*.ids"))  # 0 if the folder is an address
             report(f"{shards:,} of about {parts:,} shards" if shards else "reading the corpus, training a vocabulary")
 
     watcher = threading.Thread(target=watch)
@@ -120,9 +121,12 @@ def _progress_reported(folder: str, parts: int, report: Callable[[str], None]) -
 
 
 def _run(settings: recipe.Recipe, parts: list[Part], folder: str, options: PipelineOptions) -> None:
-    """Run the pipeline to its end; raise UserError if a worker or the runner fails.
+    """Run the pipeline and wait until it ends.
 
     The log of the local runner is discarded, because it only reports that processes start and end.
+
+    Raises:
+        UserError: if a worker or the runner fails.
     """
     is_local = options.view_as(StandardOptions).runner == LOCAL
     try:
@@ -130,7 +134,7 @@ def _run(settings: recipe.Recipe, parts: list[Part], folder: str, options: Pipel
             pipeline = beam.Pipeline(options=options)
             _build(pipeline, settings, parts, folder)
             pipeline.run().wait_until_finish()
-    except Exception as error:  # each runner has its own errors, with the worker's error in their message
+    except Exception as error:  # runners have no common error class; their message contains the error of the worker
         messages = WORKER_ERROR.findall(f"{type(error).__name__}: {error}")
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise UserError(messages[-1] if messages else f"Apache Beam could not run this: {reason[-1]}") from error
@@ -151,7 +155,7 @@ def _safe_path() -> Iterator[None]:
 
 
 def _build(pipeline: Any, settings: recipe.Recipe, plan: list[Part], folder: str) -> None:
-    """Add all steps to a pipeline: parts, vocabulary, shards, and a line of JSON for each shard."""
+    """Add all steps to a pipeline: create parts, train a vocabulary, write shards, and describe each shard in JSON."""
     parts = pipeline | "parts" >> beam.Create(plan) | "deal" >> beam.Reshuffle()
     if settings.corpus.documents == "stream":
         counted = parts | "characters" >> beam.Map(partition.measure, settings.corpus)
@@ -168,7 +172,7 @@ def _build(pipeline: Any, settings: recipe.Recipe, plan: list[Part], folder: str
 
 
 def _each_once(parts: Any, settings: recipe.Corpus) -> Any:
-    """Return the parts with the numbers of their documents that are not duplicates."""
+    """Set ``kept`` of all parts, so that only one of several equal documents is used."""
     first = parts | "hash" >> beam.FlatMap(_keys, settings) | "first" >> beam.CombinePerKey(min)
     kept = first | "where" >> beam.Values() | "by part" >> beam.GroupByKey()
     both = {"part": parts | "number" >> beam.Map(_numbered), "kept": kept}
@@ -176,25 +180,25 @@ def _each_once(parts: Any, settings: recipe.Corpus) -> Any:
 
 
 def _keys(part: Part, settings: recipe.Corpus) -> Iterator[tuple[bytes, tuple[int, int]]]:
-    """Yield a key that equal documents of a side share, and the position of the document."""
+    """Yield a hash of the split and the text of each document, with the index of the part and of the document in it."""
     for number, document in enumerate(splits.documents(settings, part.sources)):
         side = part.split or splits.split_of(document, settings)
         yield side.encode() + splits.document_key(document), (part.number, number)
 
 
 def _numbered(part: Part) -> tuple[int, Part]:
-    """Return a part with its number as key."""
+    """Return a part with its index as key, as Beam needs it for a join."""
     return part.number, part
 
 
 def _keep(joined: tuple[int, dict[str, Any]]) -> Part:
-    """Return a part with the numbers of its documents that are not duplicates."""
+    """Return a part with ``kept`` set to the indices of its documents that are not duplicates."""
     [part] = joined[1]["part"]
     return replace(part, kept=frozenset(chain.from_iterable(joined[1]["kept"])))
 
 
 def _count(parts: Any, settings: recipe.Recipe) -> Any:
-    """Return a vocabulary of the most frequent symbols, for the types char and word."""
+    """Add the steps that train a vocabulary of type char or word: count symbols and keep the most frequent ones."""
     counts = parts | "symbols" >> beam.FlatMap(_symbols, settings) | "add" >> beam.CombinePerKey(sum)
     total = counts | "counts" >> beam.Values() | "total" >> beam.CombineGlobally(sum)
     limit = vocabulary.max_symbols(settings.tokenizer)
@@ -203,16 +207,21 @@ def _count(parts: Any, settings: recipe.Recipe) -> Any:
 
 
 def _symbols(part: Part, settings: recipe.Recipe) -> Iterable[tuple[str, int]]:
+    """Return each symbol in the training text of a part with its number of occurrences."""
     texts = functools.partial(partition.texts, part, settings.corpus, "train")
     return vocabulary.count_symbols(settings.tokenizer.type, texts).items()
 
 
 def _counted(ranked: list[tuple[str, int]], total: int, settings: recipe.Recipe) -> bytes:
+    """Return a vocabulary of type char or word. This function has the argument order that Beam needs."""
     return vocabulary.train_from_counts(settings.tokenizer, ranked, total)
 
 
 def _learn(parts: Any, settings: recipe.Recipe) -> Any:
-    """Return a vocabulary of SentencePiece, trained in one process on the lines that ``tokenizer.train`` samples."""
+    """Add the steps that train a vocabulary of type bpe or unigram.
+
+    The vocabulary is trained in one process on the same lines that ``vocabulary.train`` samples.
+    """
     lines = parts | "lines" >> beam.Map(_line_count, settings)
     once = parts.pipeline | "once more" >> beam.Create([None])
     chosen = once | "choose" >> beam.FlatMap(_choose, pvalue.AsDict(lines))
@@ -222,15 +231,26 @@ def _learn(parts: Any, settings: recipe.Recipe) -> Any:
 
 
 def _lines(part: Part, settings: recipe.Recipe) -> Iterator[str]:
+    """Yield the lines of the training text of a part."""
     return chain.from_iterable(map(vocabulary.short_lines, partition.texts(part, settings.corpus, "train")))
 
 
 def _line_count(part: Part, settings: recipe.Recipe) -> tuple[int, int]:
+    """Return the index of a part and the number of lines of its training text."""
     return part.number, sum(1 for _ in _lines(part, settings))
 
 
 def _choose(_: None, counts: dict[int, int]) -> Iterator[tuple[int, tuple[int, list[int]]]]:
-    """Yield for each part the number of its first line in the text, and the numbers of its sampled lines."""
+    """Choose the lines on which the vocabulary is trained.
+
+    Args:
+        _: an unused element, because Beam applies functions to elements.
+        counts: number of lines of each part, by the index of the part.
+
+    Yields:
+        For each part: its index, and a pair of two values. The first value is the index in the whole text of the first
+        line of the part. The second value is a list of the chosen lines, as indices in the part.
+    """
     chosen = np.array(vocabulary.sampled_lines(sum(counts.values())), np.int64)
     start = 0
     for number in sorted(counts):
@@ -240,19 +260,28 @@ def _choose(_: None, counts: dict[int, int]) -> Iterator[tuple[int, tuple[int, l
 
 
 def _chosen_lines(joined: tuple[int, dict[str, Any]], settings: recipe.Recipe) -> Iterator[tuple[int, str]]:
+    """Yield the chosen lines of a part, each with its index in the whole text."""
     [part], [(start, chosen)] = joined[1]["part"], joined[1]["chosen"]
     wanted = set(chosen)
     return ((start + number, line) for number, line in enumerate(_lines(part, settings)) if number in wanted)
 
 
 def _learned(sample: list[tuple[int, str]], settings: recipe.Recipe) -> bytes:
+    """Train a vocabulary of type bpe or unigram on sampled lines. Each line comes with its index in the text."""
     if not sample:
         next(splits.pieces(settings.corpus, "train"))  # raises UserError with the reason
     return vocabulary.train_from_lines(settings.tokenizer, [line for _, line in sorted(sample)])
 
 
 def _encode(part: Part, model: bytes, settings: recipe.Recipe, folder: str) -> Iterator[dict[str, Any]]:
-    """Write the shards of a part, one for each side with text, and yield a description of each."""
+    """Write a shard for each split that has text in a part, and yield a description of the shard.
+
+    Args:
+        part: the part.
+        model: bytes of the SentencePiece model file.
+        settings: the recipe.
+        folder: output folder or address.
+    """
     words = _opened(model)
     for split in token_cache.SPLITS:
         if part.split not in (None, split):
@@ -275,12 +304,12 @@ _opened = functools.lru_cache(1)(Tokenizer)
 
 
 def _packed(seen: Any) -> str:
-    """Return a bit for each id that occurs, as hexadecimal: ``_packed(np.array([True, False, True]))`` is ``"a0"``."""
+    """Return a bool array as hexadecimal with a bit for each entry: ``"a0"`` for ``np.array([True, False, True])``."""
     return np.packbits(seen).tobytes().hex()
 
 
 def _manifest(settings: recipe.Recipe, folder: str) -> dict[str, Any]:
-    """Return the manifest of the descriptions of all shards."""
+    """Return the manifest, which combines the descriptions of all shards. The file of descriptions is removed."""
     lines = output_folder.read(f"{folder}/{RESULTS}").splitlines()
     descriptions = sorted(map(json.loads, lines), key=lambda line: int(line["number"]))
     FileSystems.delete([f"{folder}/{RESULTS}"])
@@ -303,11 +332,12 @@ def _manifest(settings: recipe.Recipe, folder: str) -> dict[str, Any]:
 
 
 def _total_counts(settings: recipe.Corpus, shards: list[dict[str, Any]]) -> dict[str, int]:
+    """Return the sums of the counts of all shards of a split. A stream is one document."""
     counts = {name: sum(line["counts"][name] for line in shards) for name in token_cache.COUNTS}
     return counts | ({"documents": 1} if settings.documents == "stream" else {})
 
 
 def _seen(shards: list[dict[str, Any]], V: int) -> Any:
-    """Return the ids that occur in any of these shards, bool, shape (V,)."""
+    """Return a bool array of shape [V]. An entry is True if the id occurs in any of the given shards."""
     bits = functools.reduce(np.bitwise_or, (np.frombuffer(bytes.fromhex(line["seen"]), np.uint8) for line in shards))
     return np.unpackbits(bits, count=V).astype(np.bool_)

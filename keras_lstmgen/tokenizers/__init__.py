@@ -1,4 +1,4 @@
-"""Tokenizers: encode and decode text with SentencePiece, and train vocabularies.
+"""Encode and decode text with SentencePiece, and train vocabularies.
 
-Files of ids belong to ``data``.
+The package ``data`` stores the ids of a corpus in files.
 """

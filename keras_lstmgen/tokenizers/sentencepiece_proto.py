@@ -1,7 +1,7 @@
-"""Import SentencePiece's protobuf classes with any version of protobuf.
+"""Import the protobuf classes of SentencePiece with any version of protobuf.
 
-The generated code of SentencePiece requires the newest protobuf, but also works with older versions, such as the one
-that Apache Beam requires. An environment variable of protobuf disables the check of the version.
+Apache Beam requires an older version of protobuf. The classes of SentencePiece work with that version, but they check
+for the newest version when they are imported. An environment variable of protobuf disables this check.
 """
 
 import os
@@ -11,6 +11,7 @@ SWITCH = "TEMPORARILY_DISABLE_PROTOBUF_VERSION_CHECK"
 
 
 def _imported() -> Any:
+    """Import the module of the protobuf classes while the version check is disabled."""
     before = os.environ.get(SWITCH)
     os.environ[SWITCH] = "true"
     try:

@@ -1,4 +1,8 @@
-"""Train SentencePiece models, in a child process if it takes long, because the trainer cannot be interrupted."""
+"""Train SentencePiece models.
+
+SentencePiece cannot be interrupted by a signal. Therefore, a training on a long text runs in a child process, which can
+be killed.
+"""
 
 import io
 import signal
@@ -8,22 +12,22 @@ from collections.abc import Iterable
 
 import sentencepiece
 
-IN_PROCESS = 100_000  # maximum characters for training in this process, about one second
+IN_PROCESS = 100_000  # maximum number of characters for training without a child process; it takes about one second
 
 
 def learn(kind: str, lines: list[str], vocab_size: int) -> bytes:
-    """Train a SentencePiece model. A signal interrupts the training at once; the same lines give the same bytes.
+    """Train a SentencePiece model. The same lines always give the same model.
 
     Args:
-        kind: char, word, bpe or unigram.
-        lines: the training text.
+        kind: type of the model: char, word, bpe or unigram.
+        lines: lines of the training text.
         vocab_size: number of pieces.
 
     Returns:
-        The bytes of the model.
+        The bytes of the model file.
 
     Raises:
-        RuntimeError: the training fails, with the message of SentencePiece.
+        RuntimeError: if the training fails. The message is that of SentencePiece.
     """
     if sum(map(len, lines)) <= IN_PROCESS:
         return _sentencepiece(kind, lines, vocab_size)
@@ -35,9 +39,16 @@ def learn(kind: str, lines: list[str], vocab_size: int) -> bytes:
 
 
 def _train_in_child(words: list[str], text: bytes) -> tuple[int, bytes, bytes]:
-    """Run this file in a child process; return its exit status, standard output and standard error.
+    """Run this file as a script in a child process.
 
-    The child imports nothing from the working directory, and is killed if this function is interrupted.
+    The child process imports no modules from the working directory. It is killed if this function is interrupted.
+
+    Args:
+        words: command line arguments of the script.
+        text: standard input of the script.
+
+    Returns:
+        The exit status, the standard output and the standard error of the child process.
     """
     with subprocess.Popen(
         [sys.executable, "-P", __file__, *words],
@@ -54,7 +65,7 @@ def _train_in_child(words: list[str], text: bytes) -> tuple[int, bytes, bytes]:
 
 
 def _sentencepiece(kind: str, lines: Iterable[str], vocab_size: int) -> bytes:
-    """Call the trainer with the options that make the model lossless, without log messages."""
+    """Train a SentencePiece model with options that make decoding lossless and disable log messages."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(lines),
@@ -66,11 +77,11 @@ def _sentencepiece(kind: str, lines: Iterable[str], vocab_size: int) -> bytes:
         normalization_rule_name="identity",
         add_dummy_prefix=False,
         remove_extra_whitespaces=False,
-        allow_whitespace_only_pieces=True,  # for indented text: a run of spaces can be a piece
+        allow_whitespace_only_pieces=True,  # several spaces can be one piece, which shortens indented text
         byte_fallback=kind != "word",
         user_defined_symbols=["\n"],
         unk_surface=" ⁇",
-        num_threads=4,  # a constant, because the sums of the threads affect the result
+        num_threads=4,  # a constant, because the trained model depends on the number of threads
         minloglevel=3,
     )
     return model.getvalue()

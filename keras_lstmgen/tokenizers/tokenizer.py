@@ -1,12 +1,14 @@
-"""Encode text as token ids and decode them. Each type is a SentencePiece model (Kudo and Richardson, 2018).
+"""Encode text as token ids, and decode token ids. All tokenizers are SentencePiece models (Kudo and Richardson, 2018).
 
-All vocabularies begin with the same ids: 0 ``<unk>``, 1 ``<s>`` (start), 2 ``</s>`` (end), 3 newline. All types except
-word continue with 256 byte pieces, which encode characters that are not in the vocabulary. The learned pieces follow.
-``tokenizer.vocab_size`` counts all entries except the byte pieces.
+All vocabularies begin with the same ids: 0 ``<unk>``, 1 ``<s>`` (start), 2 ``</s>`` (end), 3 newline. The next 256
+ids are byte pieces, except in the type word. They encode the characters that are not in the vocabulary. All other ids
+are learned pieces. The option ``tokenizer.vocab_size`` counts all entries except the byte pieces.
 
-Text is encoded line by line, and a newline is a token. Therefore the ids do not depend on how a text is divided into
-chunks; with SentencePiece alone they do, because a unigram model adds the scores of a whole text in float32. Decoding
-is lossless, except that the character U+2581 (▁), with which SentencePiece represents a space, becomes a space.
+Text is encoded line by line, and a newline is a token. Therefore, the ids do not depend on the division of a text into
+chunks. With SentencePiece alone they would, because a unigram model adds up the scores of a whole text in float32.
+
+Decoding the ids of a text returns the text, with one exception: the character U+2581 (▁) becomes a space, because
+SentencePiece represents spaces by this character.
 """
 
 import codecs
@@ -29,19 +31,19 @@ from keras_lstmgen.utils.errors import UserError
 UNK, START, END, NEWLINE = 0, 1, 2, 3
 FIXED = 4  # entries that every vocabulary has
 BYTES = 256  # byte pieces
-# A word includes the space before it, as in SentencePiece's word model. A space before a newline is a part of the
-# newline, so that text such as " a line \n" has one token for each word and one for the end of the line.
+# A word includes the space before it, as in the word model of SentencePiece. A newline also includes the space before
+# it. For example, " a line \n" has three tokens: " a", " line" and " \n".
 WORD = re.compile(r" ?\n| ?[^ \n]+| ")
 LINE = re.compile(rb"(?<=\n)")
-LONGEST_WORD = 200  # characters; longer ones are <unk>
+LONGEST_WORD = 200  # maximum number of characters of a word in a vocabulary; longer words become <unk>
 PARALLEL_LINES = 256  # minimum number of lines for encoding with several threads
 
-BYTE_BY_BYTE = (
-    "keras_lstmgen.byte_by_byte"  # UTF-8 error handler: one U+FFFD for each invalid byte, as in SentencePiece
-)
+# Name of a codec error handler that replaces each invalid byte by U+FFFD, as SentencePiece does.
+BYTE_BY_BYTE = "keras_lstmgen.byte_by_byte"
 
 
 def _replace_byte(error: UnicodeError) -> tuple[str, int]:
+    """Replace one invalid byte by U+FFFD and continue decoding at the next byte."""
     if not isinstance(error, UnicodeDecodeError):
         raise error
     return "\N{REPLACEMENT CHARACTER}", error.start + 1
@@ -51,25 +53,35 @@ codecs.register_error(BYTE_BY_BYTE, _replace_byte)
 
 
 class Tokenizer:
-    """A vocabulary, with methods to encode and decode text.
+    """A tokenizer, which encodes and decodes text.
 
     Attributes:
-        model: bytes of the SentencePiece model.
-        vocab_size: V, including byte pieces.
+        model: bytes of the SentencePiece model file.
+        vocab_size: the vocabulary size V, including the byte pieces.
         byte_pieces: number of byte pieces.
         unk_id: id of unknown words.
         start_id: id of the start symbol.
         end_id: id of the end symbol.
         newline_id: id of the newline.
-        by_word: whether the pieces are whole words, as ``WORD`` divides text.
+        by_word: whether each piece is a whole word, as defined by ``WORD``.
 
+    >>> from keras_lstmgen.config import recipe
+    >>> from keras_lstmgen.tokenizers.tokenizer import Tokenizer
+    >>> from keras_lstmgen.tokenizers.vocabulary import train
     >>> tokenizer = Tokenizer(train(recipe.Tokenizer(type="char"), lambda: iter(["abc abc"])))
     >>> tokenizer.decode(tokenizer.encode("cab, 🎉"))
     'cab, 🎉'
     """
 
     def __init__(self, model: bytes) -> None:
-        """Load a model of ``train``; raise UserError for other bytes."""
+        """Create a tokenizer from a model.
+
+        Args:
+            model: bytes of a SentencePiece model that ``vocabulary.train`` returned.
+
+        Raises:
+            UserError: if the bytes are not such a model.
+        """
         self.model = model
         self._processor, pieces, unk_surface = _opened(model)
         self.vocab_size = len(pieces)
@@ -82,16 +94,17 @@ class Tokenizer:
     def encode(self, text: str) -> NDArray[np.int32]:
         """Return the ids of a text, without start and end symbols.
 
-        Words are looked up without SentencePiece, which merges consecutive unknown words into one ``<unk>``.
+        A word vocabulary is looked up in a dictionary, because SentencePiece would merge consecutive unknown words into
+        one ``<unk>``.
 
         Args:
-            text: any valid Unicode text. The names of start and end symbol in it are ordinary text.
+            text: any valid Unicode text. The strings ``<s>`` and ``</s>`` in it are encoded as ordinary text.
 
         Returns:
-            int32, shape (tokens,).
+            An int32 array of shape [N], where N is the number of tokens.
 
         Raises:
-            UserError: the text has half a surrogate pair.
+            UserError: if the text contains half a surrogate pair.
         """
         try:
             lines = [line for line in LINE.split(text.encode()) if line]
@@ -107,22 +120,26 @@ class Tokenizer:
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of token ids.
 
-        Start and end symbols are removed. Each byte that is not UTF-8 becomes U+FFFD. As in SentencePiece, byte pieces
-        on both sides of a start or end symbol do not form a character.
+        Start and end symbols are removed. Each byte that is not valid UTF-8 becomes U+FFFD. As in SentencePiece, byte
+        pieces before and after a start or end symbol are not combined into one character.
         """
         spelled = itertools.groupby((self._bytes[token] for token in ids), key=bool)
         return "".join(b"".join(run).decode("utf-8", errors=BYTE_BY_BYTE) for _, run in spelled)
 
     def piece_bytes(self, id: int) -> bytes:  # noqa: A002
-        """Return the bytes of one id: one byte for a byte piece, none for start and end symbol."""
+        """Return the UTF-8 bytes of one id. A byte piece has one byte, and the start and end symbols have none."""
         return self._bytes[id]
 
     def piece(self, id: int) -> str:  # noqa: A002
-        """Return the piece of one id as SentencePiece writes it: ``▁the``, ``<0xE5>``, ``</s>``."""
+        """Return the name of one id in SentencePiece, for example ``▁the``, ``<0xE5>`` or ``</s>``."""
         return str(self._processor.id_to_piece(id))
 
     def id_of(self, piece: str) -> int | None:
-        """Return the id of a piece, with spaces or ▁, or None."""
+        """Return the id of a piece, or None if the vocabulary does not contain the piece.
+
+        Args:
+            piece: name of the piece. Spaces can be written as " " or as "▁".
+        """
         found = int(self._processor.piece_to_id(piece.replace(" ", "▁")))
         return found if self.piece(found) == piece.replace(" ", "▁") else None
 
@@ -133,7 +150,7 @@ def save(tokenizer: Tokenizer, path: Path) -> None:
 
 
 def load(path: Path) -> Tokenizer:
-    """Read a tokenizer from a file of ``save``; raise UserError if it is missing or damaged."""
+    """Read a tokenizer from a file that ``save`` wrote, or raise UserError if the file is missing or damaged."""
     try:
         return Tokenizer(path.read_bytes())
     except OSError as error:
@@ -146,8 +163,8 @@ def check_writable(tokenizer: Tokenizer, unsampled_ids: Iterable[int]) -> None:
     """Raise UserError if a model could generate only newlines and ends of documents.
 
     Args:
-        tokenizer: the vocabulary.
-        unsampled_ids: ids that are never generated.
+        tokenizer: the tokenizer.
+        unsampled_ids: ids that the model never generates.
     """
     left = set(range(tokenizer.vocab_size)).difference(unsampled_ids)
     if not any(tokenizer.piece_bytes(token).strip(b"\n") for token in left):
@@ -158,9 +175,18 @@ def check_writable(tokenizer: Tokenizer, unsampled_ids: Iterable[int]) -> None:
 
 
 def _opened(model: bytes) -> tuple[Any, Any, str]:
-    """Return the processor, the pieces and the text of unknown words, if the model is complete and of this package.
+    """Load a model after checking that it is complete and was trained by this package.
 
-    SentencePiece does not validate models, so it loads none that fails these checks.
+    The checks are necessary because SentencePiece does not validate the models that it loads.
+
+    Args:
+        model: bytes of the SentencePiece model.
+
+    Returns:
+        The SentencePiece processor, the pieces of the model, and the text into which ``<unk>`` is decoded.
+
+    Raises:
+        UserError: if a check fails.
     """
     try:
         parsed = proto.ModelProto.FromString(model)
@@ -174,7 +200,7 @@ def _opened(model: bytes) -> tuple[Any, Any, str]:
 
 
 def _is_ours(parsed: Any) -> bool:
-    """Return whether a parsed model has the structure that ``train`` writes, and no tables that change text."""
+    """Return whether ``vocabulary.train`` could have written a parsed model, and the model does not change text."""
     kinds = proto.ModelProto.SentencePiece
     first = [(piece.piece, piece.type) for piece in parsed.pieces[:FIXED]]
     raw = [piece.piece for piece in parsed.pieces if piece.type == kinds.BYTE]
@@ -188,17 +214,23 @@ def _is_ours(parsed: Any) -> bool:
         and parsed.normalizer_spec.name == "identity"
         and not any(spec.precompiled_charsmap or spec.normalization_rule_tsv for spec in changing)
         and all(math.isfinite(piece.score) for piece in parsed.pieces)
-        and all(isinstance(word, str) for word in words)  # protobuf returns invalid UTF-8 as bytes
+        and all(isinstance(word, str) for word in words)  # protobuf returns a string that is not UTF-8 as bytes
     )
 
 
 def _numbered_words(texts: list[bytes]) -> dict[str, int]:
-    """Return the ids by word, without unknown, start and end."""
+    """Return the id of each word. The symbols ``<unk>``, ``<s>`` and ``</s>`` are not words."""
     return {text.decode(): token for token, text in enumerate(texts) if token >= NEWLINE}
 
 
 def _bytes_of(piece: Any, unk_surface: str) -> bytes:
-    """Return the bytes of a piece: b"\\n" for ``<0x0A>`` of type BYTE, b" the" for ``▁the``."""
+    """Return the UTF-8 bytes of a piece.
+
+    Args:
+        piece: a piece of a parsed model. For example, ``▁the`` has the bytes b" the", and the byte piece ``<0x0A>`` has
+            the byte b"\\n".
+        unk_surface: text into which ``<unk>`` is decoded.
+    """
     if piece.type == piece.BYTE:
         return bytes([int(piece.piece[1:-1], 16)])
     if piece.type == piece.CONTROL:

@@ -1,4 +1,8 @@
-"""Train vocabularies: count characters and words, or train a SentencePiece model on a sample of lines."""
+"""Train vocabularies.
+
+The types char and word contain the most frequent characters or words. The types bpe and unigram are SentencePiece
+models that are trained on a sample of lines.
+"""
 
 import itertools
 import math
@@ -14,29 +18,31 @@ from keras_lstmgen.tokenizers.sentencepiece_trainer import learn
 from keras_lstmgen.tokenizers.tokenizer import BYTES, FIXED, LONGEST_WORD, WORD
 from keras_lstmgen.utils.errors import UserError
 
-COUNTED = ("char", "word")  # types whose vocabulary is the most frequent symbols
+COUNTED = ("char", "word")  # types whose vocabulary contains the most frequent symbols
 DEFAULT_SIZES = {"word": 20_000, "bpe": 1_000, "unigram": 1_000}
-DISTINCT_WORDS = 4_000_000  # maximum while counting; beyond it, the rarer half is removed
-SAMPLED_LINES = 100_000  # training sample of bpe and unigram
-LONGEST_LINE = 1_000  # characters; longer lines are cut, because SentencePiece skips lines of more than 4,192 bytes
+DISTINCT_WORDS = 4_000_000  # maximum number of words to count; if there are more, only the most frequent half is kept
+SAMPLED_LINES = 100_000  # maximum number of lines on which bpe and unigram are trained
+# Maximum number of characters of a training line. Longer lines are cut, because SentencePiece skips lines of more than
+# 4,192 bytes.
+LONGEST_LINE = 1_000
 
 
 def train(settings: recipe.Tokenizer, texts: Callable[[], Iterator[str]]) -> bytes:
-    """Train a vocabulary. The same texts give the same bytes.
+    """Train a vocabulary. The same texts always give the same vocabulary.
 
-    The types char and word keep the most frequent symbols, ordered by frequency, then by code point. The types bpe
-    (Sennrich et al., 2016) and unigram (Kudo, 2018) are trained on a seeded sample of 100,000 lines. In their
-    vocabularies, single characters take half of the entries, or more if the text has few longer pieces.
+    The types char and word contain the most frequent symbols, sorted by frequency and then by code point. The types bpe
+    (Sennrich et al., 2016) and unigram (Kudo, 2018) are trained on a seeded sample of at most 100,000 lines. Up to half
+    of their entries are single characters. If the text has too few longer pieces, more entries are single characters.
 
     Args:
         settings: type and size of the vocabulary.
-        texts: returns an iterator over the training texts; it may be called more than once.
+        texts: function that returns an iterator over the training texts. It may be called more than once.
 
     Returns:
-        A SentencePiece model.
+        The bytes of a SentencePiece model file.
 
     Raises:
-        UserError: the text does not allow a vocabulary of this size.
+        UserError: if the text does not allow a vocabulary of this size.
     """
     check(settings)
     if settings.type in COUNTED:
@@ -46,18 +52,23 @@ def train(settings: recipe.Tokenizer, texts: Callable[[], Iterator[str]]) -> byt
 
 
 def check(settings: recipe.Tokenizer) -> None:
-    """Raise UserError for a vocabulary size that leaves no entry for learned pieces."""
+    """Raise UserError if the vocabulary size leaves no entries for learned pieces."""
     if 0 < settings.vocab_size <= FIXED:
         raise UserError(f"tokenizer.vocab_size = {settings.vocab_size} leaves no room for text; give more than {FIXED}")
 
 
 def count_symbols(kind: str, texts: Callable[[], Iterator[str]]) -> Counter[str]:
-    """Count the symbols that can be entries of a vocabulary of type char or word."""
+    """Return the number of occurrences of each symbol that can be an entry of a vocabulary.
+
+    Args:
+        kind: type of the vocabulary, char or word.
+        texts: function that returns an iterator over the training texts.
+    """
     return _count_words(texts) if kind == "word" else _count_characters(texts)
 
 
 def rank(symbol: tuple[str, int]) -> tuple[int, str]:
-    """Return the sort key of a symbol and its count: most frequent first, then by code point."""
+    """Return the sort key of a symbol and its count. It sorts by decreasing count and then by code point."""
     return -symbol[1], symbol[0]
 
 
@@ -68,12 +79,17 @@ def max_symbols(settings: recipe.Tokenizer) -> int:
 
 
 def train_from_counts(settings: recipe.Tokenizer, ranked: list[tuple[str, int]], total: int) -> bytes:
-    """Return a model of type char or word; SentencePiece creates an empty model, to which the symbols are added.
+    """Create a model of type char or word from counted symbols.
+
+    SentencePiece trains a model on a text of one character. Its learned pieces are then replaced by the symbols.
 
     Args:
         settings: type and size of the vocabulary.
-        ranked: symbols and their counts, sorted by ``rank``; further ones than the size allows are ignored.
-        total: sum of the counts of all symbols of the text.
+        ranked: the symbols and their counts, sorted by ``rank``. Symbols that exceed the vocabulary size are ignored.
+        total: sum of the counts of all symbols in the text.
+
+    Returns:
+        The bytes of a SentencePiece model file.
     """
     model = proto.ModelProto.FromString(learn(settings.type, ["a"], FIXED + BYTES + 1))
     del model.pieces[FIXED + (BYTES if settings.type == "char" else 0) :]
@@ -84,6 +100,7 @@ def train_from_counts(settings: recipe.Tokenizer, ranked: list[tuple[str, int]],
 
 
 def _count_characters(texts: Callable[[], Iterator[str]]) -> Counter[str]:
+    """Count the characters of texts, except newlines. The character ▁ counts as a space."""
     counts: Counter[str] = Counter()
     for text in texts():
         counts.update(text)
@@ -93,7 +110,7 @@ def _count_characters(texts: Callable[[], Iterator[str]]) -> Counter[str]:
 
 
 def _count_words(texts: Callable[[], Iterator[str]]) -> Counter[str]:
-    """Count the words that can be entries; ``<s>`` and the other names of symbols cannot."""
+    """Count the words of texts, except newlines, words that are too long, and names of symbols such as ``<s>``."""
     counts: Counter[str] = Counter()
     for text in texts():
         counts.update(word for word in WORD.findall(text.replace("▁", " ")) if len(word) <= LONGEST_WORD)
@@ -105,7 +122,21 @@ def _count_words(texts: Callable[[], Iterator[str]]) -> Counter[str]:
 
 
 def train_from_lines(settings: recipe.Tokenizer, sample: list[str]) -> bytes:
-    """Return a model of type bpe or unigram; if the text has too few pieces, more characters get entries."""
+    """Train a model of type bpe or unigram.
+
+    At first, single characters may take half of the entries. If the text then has too few pieces to fill the
+    vocabulary, the training is repeated with more single characters.
+
+    Args:
+        settings: type and size of the vocabulary.
+        sample: lines of the training text.
+
+    Returns:
+        The bytes of a SentencePiece model file.
+
+    Raises:
+        UserError: if the text does not allow a vocabulary of this size.
+    """
     size = settings.vocab_size or DEFAULT_SIZES[settings.type]
     characters = _ranked_characters(sample)
     single = (size - FIXED + 1) // 2
@@ -119,7 +150,12 @@ def train_from_lines(settings: recipe.Tokenizer, sample: list[str]) -> bytes:
 
 
 def _attempt(kind: str, lines: list[str], size: int) -> tuple[bytes, int]:
-    """Return a model and its size, or no bytes and the largest possible size if ``size`` is too large."""
+    """Train a model of a given size.
+
+    Returns:
+        The bytes of the model and its size. If the size is too large for the text, the bytes are empty and the size is
+        the largest possible one.
+    """
     try:
         return learn(kind, lines, size + BYTES), size
     except RuntimeError as error:
@@ -130,33 +166,47 @@ def _attempt(kind: str, lines: list[str], size: int) -> tuple[bytes, int]:
 
 
 def _sample(texts: Callable[[], Iterator[str]]) -> list[str]:
-    """Return all lines of the texts, or a uniform sample, in their order (reservoir sampling: Vitter, 1985)."""
+    """Return a uniform random sample of the lines of texts, in order. Short texts are returned completely.
+
+    Source: Vitter, "Random Sampling with a Reservoir", 1985.
+    """
     lines = enumerate(line for text in texts() for line in short_lines(text))
     sample = {place: line for line, place in zip(lines, _places(), strict=False) if place < SAMPLED_LINES}
     return [line for _, line in sorted(sample.values())]
 
 
 def sampled_lines(lines: int) -> list[int]:
-    """Return the sorted numbers of the sampled lines if the text has ``lines`` lines."""
+    """Return the indices of the lines that ``train`` samples from a text, sorted.
+
+    Args:
+        lines: number of lines in the text.
+    """
     places = zip(range(lines), _places(), strict=False)
     return sorted({place: line for line, place in places if place < SAMPLED_LINES}.values())
 
 
 def _places() -> Iterator[int]:
-    """Yield the place in the sample that each line takes; a place beyond the sample means that it is not sampled."""
+    """Yield for each line of a text its position in the sample.
+
+    A later line with the same position replaces the earlier one. A line is not sampled if its position is
+    ``SAMPLED_LINES`` or more.
+    """
     yield from range(SAMPLED_LINES)
     rng = random.Random(0)
     yield from (rng.randrange(number + 1) for number in itertools.count(SAMPLED_LINES))
 
 
 def short_lines(text: str) -> Iterator[str]:
-    """Yield the lines of a text that are not empty, cut into pieces of at most 1,000 characters."""
+    """Yield the lines of a text in pieces of at most 1,000 characters. Empty lines are skipped."""
     for line in text.split("\n"):
         yield from (line[i : i + LONGEST_LINE] for i in range(0, len(line), LONGEST_LINE))
 
 
 def _ranked_characters(lines: list[str]) -> str:
-    """Return the characters of the lines, most frequent first, without U+2585: SentencePiece skips lines with it."""
+    """Return the characters of lines, sorted by decreasing frequency.
+
+    The character U+2585 (▅) is omitted, because SentencePiece skips lines that contain it.
+    """
     counts = Counter[str]()
     for line in lines:
         counts.update(line)
@@ -165,6 +215,9 @@ def _ranked_characters(lines: list[str]) -> str:
 
 
 def _only(characters: str, lines: list[str]) -> list[str]:
-    """Return the runs of these characters in the lines: ``_only("ab", ["abcab"])`` is ``["ab", "ab"]``."""
+    """Return the longest substrings of the lines that consist only of the given characters.
+
+    ``_only("ab", ["abcab"])`` returns ``["ab", "ab"]``.
+    """
     runs = re.compile(f"[{re.escape(characters)}]+" if characters else "(?!)")
     return [run for line in lines for run in runs.findall(line)]
