@@ -147,7 +147,7 @@ def test_a_download_from_where_nobody_answers(
             "--corpus.validation_fraction 0",
             r"no validation text .*validation_fraction = 0; change the fraction",
         ),
-        ("--name a/b", r"--name: 'a/b' cannot name a folder; give one word without slashes"),
+        ("--name a/b", r"--name: 'a/b' is not a valid folder name; give one word without slashes"),
         ("--corpus.documents jsonl --corpus.field text", r"prose\.txt, line 1: invalid JSON"),
     ],
 )
@@ -234,7 +234,7 @@ def test_a_run_that_is_not_there(verb: str, trained: Path, tmp_path: Path, capsy
 @pytest.mark.parametrize(
     ("missing", "said"),
     [
-        (run_directory.MODEL, "is no finished run (model.keras is missing)"),
+        (run_directory.MODEL, "is not a finished run (model.keras is missing)"),
         (run_directory.TOKENIZER, "tokenizer.model is missing"),
         (run_directory.METADATA, "keras_lstmgen.json: cannot be read"),
     ],
@@ -253,7 +253,7 @@ def test_a_truncated_model_and_a_truncated_checkpoint(
         data = (copied / name).read_bytes()
         (copied / name).write_bytes(data[: int(len(data) * part)])
     before = contents(copied)
-    assert "model.keras: holds no weights of this model" in refused(capsys, "generate", copied)
+    assert "model.keras: does not contain the weights of this model" in refused(capsys, "generate", copied)
     assert "checkpoint.keras: is damaged" in refused(capsys, "train", "--resume", copied, "--training.epochs", "9")
     assert contents(copied) == before
 

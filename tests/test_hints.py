@@ -270,7 +270,7 @@ SITUATIONS: dict[str, Callable[[Say, Path], None]] = {
     "is a prepared corpus, not text": _prepared, "to continue its training": _run_as_text,
     "give --samples 0": _moved_text,
     "give --evaluate.measures without": _moved_text, "--corpus.source PATH": _moved_text, "give another --name": _names,
-    "train one with 'keras-lstmgen train'": _no_run, "is no finished run": _unfinished,
+    "train one with 'keras-lstmgen train'": _no_run, "is not a finished run": _unfinished,
     "go on from what was saved at a lower rate": _diverged, "train again at a lower rate": _diverged,
     "does not go with --resume": _fixed_value, "these options lower the loss": _overfitting,
 }  # fmt: skip

@@ -112,9 +112,7 @@ def test_what_cannot_be_described_is_one_line_and_exit_status_2(
     assert "keras_lstmgen.json" in err if name == "torn" else "nearest is 'novel'" in err
 
 
-MISSING = (
-    "The native code is missing: keras_lstmgen was installed without a C compiler. Training takes two to four times"
-)
+MISSING = "The native code is missing, because keras_lstmgen was installed without a C compiler. Training takes two to"
 
 
 def test_missing_native_code_is_told_in_a_line_where_a_training_begins_and_by_info(

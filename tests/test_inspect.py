@@ -457,7 +457,7 @@ def test_no_run_a_run_without_weights_and_an_output_that_is_a_file_are_one_line_
     assert "smal: there is no such run" in capsys.readouterr().err
     (copied / run_directory.MODEL).unlink()
     assert command_line.main(words) == 2
-    assert "is no finished run (model.keras is missing)" in capsys.readouterr().err
+    assert "is not a finished run (model.keras is missing)" in capsys.readouterr().err
 
 
 GOLDEN = Path(__file__).parent / "golden" / "run"

@@ -135,4 +135,4 @@ def test_texts_count_that_are_identical_in_all_runtimes_at_once() -> None:
 
 def test_a_folder_that_is_no_run_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert parity.main([str(tmp_path)]) == 2
-    assert "is no finished run" in capsys.readouterr().err
+    assert "is not a finished run" in capsys.readouterr().err

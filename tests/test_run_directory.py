@@ -169,11 +169,11 @@ def forget(name: str) -> Callable[[Path], None]:
 
 
 DAMAGES = {
-    "half written": (missing("model.keras"), r"moved: is no finished run \(model.keras is missing\).*--resume"),
-    "weights cut at the end": (cut("model.keras", 0.99), r"model\.keras: holds no weights"),
-    "weights cut in the middle": (cut("model.keras", 0.5), r"model\.keras: holds no weights"),
-    "weights empty": (cut("model.keras", 0.0), r"model\.keras: holds no weights"),
-    "weights garbage": (garbage("model.keras"), r"model\.keras: holds no weights"),
+    "half written": (missing("model.keras"), r"moved: is not a finished run \(model.keras is missing\).*--resume"),
+    "weights cut at the end": (cut("model.keras", 0.99), r"model\.keras: does not contain the weights"),
+    "weights cut in the middle": (cut("model.keras", 0.5), r"model\.keras: does not contain the weights"),
+    "weights empty": (cut("model.keras", 0.0), r"model\.keras: does not contain the weights"),
+    "weights garbage": (garbage("model.keras"), r"model\.keras: does not contain the weights"),
     "no tokenizer": (missing("tokenizer.model"), r"moved: is incomplete, tokenizer\.model is missing"),
     "tokenizer cut": (cut("tokenizer.model", 0.5), r"tokenizer\.model: not a complete SentencePiece model"),
     "tokenizer garbage": (garbage("tokenizer.model"), r"tokenizer\.model: not a"),
@@ -189,13 +189,13 @@ DAMAGES = {
     "ids that are no list": (said(unsampled_ids=3), r"keras_lstmgen\.json: is damaged"),
     "a recipe that is none": (said(recipe=[]), r"keras_lstmgen\.json: is damaged \(recipe"),
     "a recipe out of range": (said(model__units=-5), r"keras_lstmgen\.json: model\.units: -5 is out of range"),
-    "an id outside": (said(unsampled_ids=[0, 331]), r"keras_lstmgen\.json: names ids outside the vocabulary of 331"),
-    "an id below": (said(end_id=-1), r"keras_lstmgen\.json: names ids outside the vocabulary"),
+    "an id outside": (said(unsampled_ids=[0, 331]), r"keras_lstmgen\.json: contains ids outside the vocabulary of 331"),
+    "an id below": (said(end_id=-1), r"keras_lstmgen\.json: contains ids outside the vocabulary"),
     "a vocabulary too large to build": (said(vocab_size=10**12), "are of different runs"),
     "another state": (said(state_size=47), "are of different runs"),
-    "fewer layers": (said(model__layers=1, state_size=24), r"model\.keras: holds 8,022 numbers where .* has 6,822"),
-    "more layers": (said(model__layers=3, state_size=72), r"model\.keras: holds 8,022 numbers where .* has 9,222"),
-    "more units": (said(model__units=13, state_size=52), r"model\.keras: holds 8,022 numbers where .* has 8,681"),
+    "fewer layers": (said(model__layers=1, state_size=24), r"model\.keras: contains 8,022 weights, but .* has 6,822"),
+    "more layers": (said(model__layers=3, state_size=72), r"model\.keras: contains 8,022 weights, but .* has 9,222"),
+    "more units": (said(model__units=13, state_size=52), r"model\.keras: contains 8,022 weights, but .* has 8,681"),
 }
 
 
@@ -211,7 +211,7 @@ def test_a_damaged_run_is_one_clear_line(copied: Path, name: str) -> None:
 @pytest.mark.parametrize("name", ["tokenizer.model", "model.keras"])
 def test_files_of_two_runs_in_one_folder_are_refused(copied: Path, trained_lines: Path, name: str) -> None:
     shutil.copy(trained_lines / name, copied / name)
-    with pytest.raises(UserError, match=r"are of different runs|holds 6,378 numbers where .* has 8,022"):
+    with pytest.raises(UserError, match=r"are of different runs|contains 6,378 weights, but .* has 8,022"):
         run_directory.load(copied)
 
 

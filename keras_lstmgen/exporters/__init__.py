@@ -1,4 +1,4 @@
-"""Conversion of a run to SavedModel, TFLite, ONNX and a web page, with the proof of every artifact.
+"""Export a run to SavedModel, TFLite, ONNX and a web page, and prove that every artifact works like Keras.
 
-One module per format. Training does not belong here; clients that run an artifact are in ``export/``.
+Each format has its own module. The folder ``export/`` of the repository contains clients that run an artifact.
 """

@@ -1,4 +1,4 @@
-"""Export a run: write each format, compare it with Keras in its own runtime, and record the result."""
+"""Export a run: write the artifact of each format, compare it with Keras in its own runtime, and record the result."""
 
 import contextlib
 import importlib.metadata
@@ -22,7 +22,7 @@ from keras_lstmgen.utils.errors import UserError, check_not_empty, first_line
 
 RECORD = "export.json"
 DISCARDED = "the new artifact is discarded; an earlier one is kept"
-# Packages whose versions the record contains.
+# ``export.json`` contains the versions of these packages.
 PACKAGES = (
     "tensorflow",
     "keras",
@@ -40,11 +40,13 @@ class Exported:
     """Result of the export of one format.
 
     Attributes:
-        title: name of the format.
-        path: artifact, relative to the folder of the run; None if the proof failed and the artifact was discarded.
+        title: name of the format in messages and tables.
+        path: path of the artifact, relative to the folder of the run; None if the artifact failed the comparison and
+            was discarded.
         size: size of the artifact in bytes; 0 if it was discarded.
-        proof: comparison with Keras.
-        max_loss_increase: for a format with rounded weights, the permitted increase of the loss in nats per token.
+        proof: result of the comparison with Keras.
+        max_loss_increase: largest permitted increase of the loss over Keras in nats per token, for a format with
+            rounded weights; None for the other formats.
     """
 
     title: str
@@ -55,10 +57,10 @@ class Exported:
 
 
 class ExportError(UserError):
-    """The export of a format failed.
+    """The export of at least one format failed.
 
     Attributes:
-        results: results of all formats that could be compared with Keras, by name.
+        results: the result of each format whose artifact was compared with Keras, by the name of the format.
     """
 
     def __init__(self, message: str, results: dict[str, Exported]) -> None:
@@ -70,23 +72,24 @@ class ExportError(UserError):
 def export(folder: Path, settings: recipe.Export) -> dict[str, Exported]:
     """Write and verify the artifacts of a run, and record the results in ``export.json``.
 
-    An artifact is discarded if it cannot be written, cannot be opened, or fails its proof. The artifact of an earlier
-    export and its entry in ``export.json`` then stay unchanged, and the export continues with the next format.
+    The function discards an artifact that cannot be written, cannot be opened, or differs too much from Keras. In this
+    case, it keeps the artifact of an earlier export and its entry in ``export.json``, and continues with the next
+    format.
 
     Args:
         folder: folder of the run.
-        settings: formats, and number and length of the generated texts.
+        settings: formats to export, and number and length of the texts that are generated for the comparison.
 
     Returns:
-        The result of each format, by name.
+        The result of each format, by the name of the format.
 
     Raises:
-        ExportError: after the last format, if a format failed.
-        UserError: if the settings, the run or the record are not valid, before anything is written.
+        ExportError: if a format failed. The function raises it after it has exported all other formats.
+        UserError: if the settings, the run or ``export.json`` are not valid. In this case, nothing is written.
     """
     _check(settings)
     exporters = {name: _exporter(name) for name in settings.formats}
-    with tf.device("CPU:0"):  # a graph that was traced for a GPU may need one
+    with tf.device("CPU:0"):  # a graph that was traced for a GPU may not run without one
         results, failures = _export_all(exporters, folder, settings)
     if failures:
         raise ExportError("; ".join(failures), results)
@@ -94,29 +97,33 @@ def export(folder: Path, settings: recipe.Export) -> dict[str, Exported]:
 
 
 def hide_gpus() -> None:
-    """Hide the GPUs from this process, so that an export uses none of their memory.
+    """Hide all GPUs from this process, so that an export uses no GPU memory.
 
-    TensorFlow refuses to hide a GPU that it has already used. The export works in this case too.
+    TensorFlow cannot hide a GPU that it has already used. In this case, the GPUs stay visible, and an export still
+    works.
     """
     with contextlib.suppress(RuntimeError):
         tf.config.set_visible_devices([], "GPU")
 
 
 def _check(settings: recipe.Export) -> None:
-    """Raise UserError for settings out of range; settings from a recipe or the command line are already checked."""
+    """Raise UserError if a setting is out of range.
+
+    Settings of a recipe or the command line are already checked. This check is for callers from Python.
+    """
     recipe.override(recipe.Recipe(), {f"export.{name}": value for name, value in asdict(settings).items()})
     check_not_empty("--format", settings.formats)
 
 
 def _exporter(name: str) -> Exporter:
-    """Return the exporter of a format; tests replace this function."""
+    """Return the exporter of a format. Tests replace this function to test other exporters."""
     return registry.exporter(name)
 
 
 def _export_all(
     exporters: dict[str, Exporter], folder: Path, settings: recipe.Export
 ) -> tuple[dict[str, Exported], list[str]]:
-    """Export one format after another; return the results and the messages of the failures."""
+    """Export one format after another; return the results by format, and one message per failure."""
     run, record = run_directory.load(folder), _read_record(folder / RECORD)
     graphs.check_weights(run)
     atomic.check_writable(folder)
@@ -136,7 +143,7 @@ def _export_all(
 
 @dataclass(frozen=True)
 class _Job:
-    """The export of one run."""
+    """The export of one run: the data that the exports of all formats share."""
 
     run: Run
     folder: Path
@@ -144,7 +151,7 @@ class _Job:
     record: dict[str, Any]  # content of ``export.json``
 
     def export(self, name: str, exporter: Exporter) -> Exported:
-        """Write one format to a temporary folder; if its proof holds, move it to its place and record the proof."""
+        """Write one format to a temporary folder; if it passes the comparison, move it into the folder of the run."""
         with atomic.temporary_folder(self.folder) as temporary, atomic.plain_path(temporary) as place:
             with reporter.status(f"{exporter.title}: converting") as update:
                 _write(exporter, self.run, place)
@@ -158,10 +165,10 @@ class _Job:
         return Exported(exporter.title, exporter.path, size, proof, exporter.max_loss_increase)
 
     def _replace(self, name: str, exporter: Exporter, place: Path) -> None:
-        """Move an artifact to its place.
+        """Replace the artifact of an earlier export by the artifact in the temporary folder ``place``.
 
-        The entry of the earlier artifact is removed from the record first. If the process is killed between the two
-        steps, no entry describes an artifact that it does not belong to.
+        The method first removes the entry of the earlier artifact from ``export.json``. If the process is killed before
+        the next step, ``export.json`` then has no entry for this format, but never an entry of another artifact.
         """
         earlier = self.record["artifacts"].get(name)
         self._save_record(name, None)
@@ -172,7 +179,7 @@ class _Job:
             raise
 
     def _save_record(self, name: str, entry: dict[str, Any] | None) -> None:
-        """Write ``export.json`` with a new entry for a format, or without an entry for it."""
+        """Write ``export.json`` with a new entry for a format; if ``entry`` is None, remove the entry of the format."""
         self.record["artifacts"].pop(name, None)
         if entry:
             self.record["artifacts"][name] = entry
@@ -181,28 +188,28 @@ class _Job:
 
 
 def _write(exporter: Exporter, run: Run, folder: Path) -> None:
-    """Write one format; raise UserError if the conversion fails."""
+    """Write the artifact of one format; raise UserError if the conversion fails."""
     try:
-        with captured_stderr(), contextlib.redirect_stdout(io.StringIO()):  # the converters print
+        with captured_stderr(), contextlib.redirect_stdout(io.StringIO()):  # hides the output of the converters
             exporter.write(run, folder)
     except UserError:
         raise
-    except Exception as error:  # each converter has its own exceptions
+    except Exception as error:  # each converter raises its own exceptions
         raise UserError(f"{exporter.title}: cannot be converted ({first_line(error)}); nothing was written") from error
 
 
 def _prove(exporter: Exporter, run: Run, folder: Path, reference: Reference) -> Proof:
-    """Compare an artifact with Keras; an artifact that cannot be run gets a proof with a reason."""
+    """Compare an artifact with Keras; if it cannot be run, return a failed proof that contains the reason."""
     try:
         return _compare(exporter, run, folder, reference)
-    except Exception as error:  # each runtime has its own exceptions for models that it cannot run
-        if isinstance(error, OSError) and error.errno:  # not caused by the artifact; for example, the disk is full
+    except Exception as error:  # each runtime raises its own exceptions for models that it cannot run
+        if isinstance(error, OSError) and error.errno:  # the artifact is not the cause, but for example a full disk
             raise UserError(f"{exporter.title}: the check failed ({error.strerror}); {DISCARDED}") from error
         return Proof(None, 0, len(reference.cases), 0.0, (f"cannot be run ({first_line(error)})",))
 
 
 def _compare(exporter: Exporter, run: Run, folder: Path, reference: Reference) -> Proof:
-    """Open an artifact and verify what its format promises."""
+    """Open an artifact and compare it with Keras by the rules of its format."""
     with captured_stderr():
         call = exporter.open_artifact(folder)
         if exporter.max_loss_increase is not None:
@@ -215,7 +222,7 @@ def _compare(exporter: Exporter, run: Run, folder: Path, reference: Reference) -
 
 
 def _read_record(path: Path) -> dict[str, Any]:
-    """Read ``export.json``; formats that are not exported now keep their entries."""
+    """Return the content of ``export.json``, or an empty record if the file does not exist."""
     record = atomic.read_json(path) if path.is_file() else {"artifacts": {}}
     if not isinstance(record, dict) or not isinstance(record.get("artifacts"), dict):
         raise UserError(f"{path}: is damaged; delete it and export all formats again")
@@ -223,7 +230,7 @@ def _read_record(path: Path) -> dict[str, Any]:
 
 
 def _versions() -> dict[str, str]:
-    """Return the versions of the installed packages among ``PACKAGES``."""
+    """Return the versions of all packages in ``PACKAGES`` that are installed, by name."""
     versions = {}
     for name in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):

@@ -1,4 +1,4 @@
-"""The three graphs and the metadata of every exported artifact, as specified in ``docs/contract.md``."""
+"""Create the three graphs and the metadata that every exported artifact contains; see ``docs/contract.md``."""
 
 import json
 from dataclasses import asdict
@@ -20,14 +20,18 @@ GRAPHS = ("step", "generate", "score")
 class Graphs(tf.Module):
     """The graphs ``step``, ``generate`` and ``score`` of a run, for any batch size B.
 
-    - ``step`` maps ``ids`` int32 [B] and ``state`` float32 [B, S] to ``logits`` [B, V] and ``next_state`` [B, S].
-    - ``generate`` maps ``ids`` int32 [B, P], ``state``, ``noise`` float32 [B, N] and the sampling options [B] to
-      ``tokens`` int32 [B, N], ``logprobs`` float32 [B, N] and ``next_state``.
-    - ``score`` maps ``ids`` int32 [B, P] and ``state`` to ``logprobs`` float32 [B, P - 1] and ``next_state``.
+    All graphs take ``state``, float32 [B, S], and return ``next_state``, float32 [B, S]. P is the number of ids of a
+    prompt, N the number of tokens to generate.
+
+    - ``step`` reads one id per text. It takes ``ids``, int32 [B], and returns ``logits``, float32 [B, V].
+    - ``generate`` reads prompts and generates texts. It takes ``ids``, int32 [B, P], ``noise``, float32 [B, N], and
+      the sampling options, each with shape [B]. It returns ``tokens``, int32 [B, N], and ``logprobs``, float32 [B, N].
+    - ``score`` computes log-probabilities of texts. It takes ``ids``, int32 [B, P], and returns ``logprobs``, float32
+      [B, P - 1].
 
     Args:
         run: the run.
-        check_inputs: whether the graph ``generate`` checks the ranges of the sampling options and that P >= 1.
+        check_inputs: whether the graph ``generate`` checks that the sampling options are in their ranges and P >= 1.
     """
 
     def __init__(self, run: Run, check_inputs: bool = False) -> None:
@@ -74,7 +78,7 @@ class Graphs(tf.Module):
 
 
 def option_assertions(options: sampling.Rows) -> list[Any]:
-    """Create graph assertions for the ranges of the sampling options; each message names its option."""
+    """Create one graph assertion per sampling option, which fails with the name of the option if it is out of range."""
     return [
         tf.debugging.Assert(tf.reduce_all(holds), [f"{name} is out of range; give a number {wanted}"])
         for name, (holds, wanted) in sampling.ranges(*options).items()
@@ -82,21 +86,22 @@ def option_assertions(options: sampling.Rows) -> list[Any]:
 
 
 def _length_assertion(ids: Any) -> Any:
-    """Create a graph assertion that the prompts have at least one id."""
+    """Create a graph assertion that fails if the prompts have no ids."""
     return tf.debugging.Assert(tf.shape(ids)[1] >= 1, ["ids: its rows are empty; give at least one id in each"])
 
 
 def folded(weights: inference_step.Weights) -> inference_step.Weights:
-    """Replace the embedding and the first input product by a table ``embedding W + b``, if that is not larger.
+    """Replace the embedding and the kernel and bias of the first LSTM layer by a table ``embedding W + b``.
 
-    The table is smaller for small vocabularies, such as characters. It saves one matrix product per token.
+    The table saves one matrix product per token. The weights stay unchanged if the table has more numbers than the
+    weights that it replaces. With a small vocabulary, such as characters, the table has fewer numbers.
     """
     first, *others = (_folded(member) for member in inference_step.each_member(weights))
     return first._replace(others=tuple(others))
 
 
 def _folded(weights: inference_step.Weights) -> inference_step.Weights:
-    """Fold the embedding of one member."""
+    """Replace the weights of one member by the table, as described for ``folded``."""
     first, embedding = weights.cells[0], weights.embedding
     tables = [embedding, first.kernel, first.bias][weights.tied :]  # the output still needs a tied embedding
     if embedding.shape[0] * first.kernel.shape[1] > sum(table.shape.num_elements() for table in tables):
@@ -107,10 +112,10 @@ def _folded(weights: inference_step.Weights) -> inference_step.Weights:
 
 
 def joined(weights: inference_step.Weights) -> inference_step.Weights:
-    """Merge the two products of each cell into one product of ``[x, h]`` with W stacked on U.
+    """Merge the products ``x W`` and ``h U`` of each LSTM cell into one product of ``[x, h]`` and ``[W; U]``.
 
-    The number of multiplications is the same, but the graph has two operators fewer, which matters at batch size 1.
-    Matrices that are split into parts stay as they are, to keep the precision of their sums.
+    The number of multiplications stays the same, but the graph has two operators fewer. This makes a step with batch
+    size 1 faster. Matrices that ``in_parts`` has split are not merged, because longer sums have larger rounding errors.
     """
     first, *others = (
         member._replace(cells=tuple(map(_joined, member.cells))) for member in inference_step.each_member(weights)
@@ -127,9 +132,10 @@ def _joined(cell: inference_step.Cell) -> inference_step.Cell:
 
 
 def metadata_json(run: Run) -> str:
-    """Return the content of ``keras_lstmgen.json`` in an artifact.
+    """Return the metadata of a run as JSON, for an exported artifact.
 
-    Artifacts are published, so the recipe in it names the files of its corpus without their folders.
+    The recipe in the metadata contains the names of the corpus files without their folders, because artifacts may be
+    published.
     """
     values = asdict(run.metadata)
     corpus = values["recipe"].get("corpus", {})
@@ -140,7 +146,7 @@ def metadata_json(run: Run) -> str:
 
 
 def _without_folder(name: str) -> str:
-    """Return the last component of an absolute local path; other sources, such as URLs, stay as they are."""
+    """Return the last component of an absolute local path; return any other source, such as a URL, unchanged."""
     return PurePosixPath(name).name if name.startswith(("/", "file:///")) else name
 
 
@@ -149,5 +155,5 @@ def check_weights(run: Run) -> None:
     for weight in tf.nest.flatten(run.weights):
         if isinstance(weight, tf.Variable) and not np.all(np.isfinite(weight.numpy())):
             raise UserError(
-                f"weights {weight.name}: hold NaN or infinity; train again with a lower training.learning_rate"
+                f"weights {weight.name}: contain NaN or infinity; train again with a lower training.learning_rate"
             )

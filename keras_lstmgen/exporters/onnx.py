@@ -1,11 +1,11 @@
-"""ONNX: one complete file for each graph: ``model.onnx`` (the step), ``generate.onnx`` and ``score.onnx``."""
+"""Export to ONNX: one file per graph, ``model.onnx`` (the graph ``step``), ``generate.onnx`` and ``score.onnx``."""
 
 import base64
 import os
 from pathlib import Path
 from typing import Any
 
-os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read on import; otherwise ONNX Runtime sends usage data
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # set before the import; otherwise ONNX Runtime sends usage data
 
 import onnx
 import onnxruntime
@@ -23,7 +23,10 @@ OPSET = 18
 
 
 def write(run: Run, folder: Path) -> None:
-    """Write the three files below a folder; metadata and tokenizer are their ``metadata_props``."""
+    """Write the three files to the subfolder ``onnx`` of a folder.
+
+    Each file contains the metadata and the tokenizer as ``metadata_props``.
+    """
     properties = {
         "keras_lstmgen": metadata_json(run),
         "tokenizer": base64.b64encode(run.tokenizer.model).decode("ascii"),
@@ -44,8 +47,11 @@ def model_of(graph: Any, name: str) -> Any:
         graph: a ``tf.function`` with an input signature.
         name: name of the graph, a key of ``FILES``.
 
+    Returns:
+        The ``onnx.ModelProto``.
+
     Raises:
-        UserError: if the converted model contains operators of other domains.
+        UserError: if the converted model contains operators that are not part of the ONNX standard.
     """
     converted = _converted(graph)
     _check_operators(converted, name)
@@ -56,8 +62,8 @@ def model_of(graph: Any, name: str) -> Any:
 def _converted(graph: Any) -> Any:
     """Convert one graph with tf2onnx.
 
-    The handlers keep some operators as they are. By default, tf2onnx replaces a selection by seven operators and casts
-    integers to float32 before a comparison.
+    By default, tf2onnx replaces each ``SelectV2`` by seven operators, and casts integers to float32 before a
+    comparison. The custom handlers convert each of these operators to a single ONNX operator instead.
     """
 
     def keep(_: Any, node: Any, *__: Any) -> Any:
@@ -76,21 +82,25 @@ def _converted(graph: Any) -> Any:
 
 
 def _sum_in_scatters(proto: Any) -> None:
-    """Let a scatter add up the values for one position, like TensorFlow; with tf2onnx, the last value wins."""
+    """Set each ScatterND operator to add up values with the same index.
+
+    TensorFlow adds them up. Without this attribute, ONNX keeps only the last value.
+    """
     for node in _nodes(proto.graph):
         if node.op_type == "ScatterND" and not any(attribute.name == "reduction" for attribute in node.attribute):
             node.attribute.append(onnx.helper.make_attribute("reduction", "add"))
 
 
 def _capture_invariants(loop: Any) -> None:
-    """Let the body of a loop refer to outer values that no iteration changes, such as the weights.
+    """Change a loop so that its body refers directly to values outside the loop that stay constant, such as weights.
 
-    tf2onnx passes these values from iteration to iteration. A runtime then does not recognize the weights as constants
-    and cannot prepare their memory layout once.
+    tf2onnx instead passes these values from iteration to iteration. A runtime then cannot know that the weights are
+    constant, and cannot optimize their memory layout before the loop.
     """
     body = loop.attribute[0].g
-    # Inputs of a loop: number of iterations, condition, carried values. Inputs of its body: iteration, condition,
-    # carried values. Outputs of its body: condition, carried values.
+    # The inputs of a loop are the number of iterations, the condition and the carried values. The inputs of its body
+    # are the number of the iteration, the condition and the carried values. The outputs of its body are the condition
+    # and the carried values.
     carried = list(zip(loop.input[2:], body.input[2:], body.output[1:], strict=True))
     changing = [number for number, (_, inside, out) in enumerate(carried) if inside.name != out.name]
     outside = {inside.name: name for name, inside, out in carried if inside.name == out.name}
@@ -104,13 +114,13 @@ def _capture_invariants(loop: Any) -> None:
 
 
 def _keep(values: Any, names: set[str]) -> None:
-    """Remove the values with other names."""
+    """Remove all values whose names are not in ``names``."""
     for value in [value for value in values if value.name not in names]:
         values.remove(value)
 
 
 def _check_operators(proto: Any, name: str) -> None:
-    """Raise an exception for an invalid model, and UserError for operators of other domains."""
+    """Raise an exception of ``onnx`` for an invalid model, and UserError for operators outside the ONNX standard."""
     onnx.checker.check_model(proto, full_check=True)
     unknown = sorted({node.domain for node in _nodes(proto.graph)} - {"", "ai.onnx"})
     if unknown:
@@ -118,7 +128,7 @@ def _check_operators(proto: Any, name: str) -> None:
 
 
 def _remove_other_imports(proto: Any) -> None:
-    """Remove the imports of unused domains, because a runtime may not know them."""
+    """Remove the imports of unused operator domains, because a runtime may not support them."""
     for imported in [imported for imported in proto.opset_import if imported.domain]:
         proto.opset_import.remove(imported)
 
@@ -133,8 +143,11 @@ def open_artifact(folder: Path, threads: int = 1) -> Call:
     """Open the three files in ONNX Runtime on the CPU.
 
     Args:
-        folder: folder of the run.
-        threads: number of threads inside an operator.
+        folder: folder that contains the subfolder ``onnx``.
+        threads: number of threads that compute one operator.
+
+    Returns:
+        A function that runs a graph, see ``registry.Call``.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads

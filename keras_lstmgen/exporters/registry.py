@@ -1,4 +1,4 @@
-"""Registry of the export formats: the path of each artifact in a run, and the functions that write and open it."""
+"""Registry of the export formats: the path of each artifact, and the functions that write and open it."""
 
 import importlib
 from collections.abc import Callable
@@ -11,7 +11,8 @@ import numpy as np
 from keras_lstmgen.models.run_directory import Run
 from keras_lstmgen.utils.errors import UserError
 
-# An opened artifact: maps the name of a graph and its inputs by name to its outputs by name.
+# A function that runs an opened artifact: call("step", ids=…, state=…) runs the graph ``step`` and returns its outputs
+# by name.
 Call = Callable[..., dict[str, np.ndarray[Any, Any]]]
 
 # The module of each format. A module is imported on first use, because its converter is an optional dependency.
@@ -31,12 +32,13 @@ class Exporter:
 
     Attributes:
         title: name of the format in messages and tables.
-        path: file or folder of the artifact, relative to the folder of the run.
-        write: writes the artifact of a run below a folder.
-        open_artifact: opens the artifact below a folder in its own runtime; takes ``threads``, the number of threads.
-        max_loss_increase: for a format with rounded weights, the largest permitted increase of the loss over Keras, in
-            nats per token. None for a format that must generate the same texts as Keras.
-        string_signatures: whether the artifact also has signatures that read and generate strings.
+        path: path of the artifact, a file or a folder, relative to the folder of the run.
+        write: function that takes a run and a folder, and writes the artifact to ``path`` in this folder.
+        open_artifact: function that takes a folder and opens the artifact at ``path`` in its own runtime. Its optional
+            argument ``threads`` is the number of threads that compute one operator.
+        max_loss_increase: largest permitted increase of the loss over Keras in nats per token, for a format with
+            rounded weights; None for a format that must generate the same texts as Keras.
+        string_signatures: whether the artifact also has signatures that take and return strings.
     """
 
     title: str
@@ -47,7 +49,7 @@ class Exporter:
     string_signatures: bool = False
 
     def size(self, folder: Path) -> int:
-        """Return the size of the artifact below ``folder`` in bytes."""
+        """Return the size in bytes of the artifact in ``folder``."""
         place = folder / self.path
         files = place.rglob("*") if place.is_dir() else [place]
         return sum(file.stat().st_size for file in files if file.is_file())
@@ -57,7 +59,7 @@ def exporter(name: str) -> Exporter:
     """Return the exporter of a format.
 
     Args:
-        name: value of the option ``--format``, a key of ``MODULES``.
+        name: name of the format, as for the option ``--format``; a key of ``MODULES``.
 
     Raises:
         UserError: if the converter or the runtime of the format is not installed.

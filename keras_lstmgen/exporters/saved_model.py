@@ -1,4 +1,4 @@
-"""SavedModel for TF Serving in ``serving/<version>/``, with one signature per graph and the string signatures."""
+"""Export to a SavedModel for TF Serving, with one signature per graph and with signatures for strings."""
 
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,12 @@ from keras_lstmgen.models.run_directory import Run
 from keras_lstmgen.utils.errors import UserError
 
 PATH = Path("serving/1")
-# Permitted operators of tensorflow-text; TF Serving contains them.
+# Operators of tensorflow-text that the graph may contain, because TF Serving has them too.
 TEXT_OPERATORS = {f"Sentencepiece{name}Op" for name in ("", "Tokenize", "Detokenize", "StringToId")}
 
 
 def write(run: Run, folder: Path) -> None:
-    """Write the artifact below a folder; metadata and tokenizer are its assets."""
+    """Write the SavedModel to the subfolder ``serving/1`` of a folder; metadata and tokenizer are its assets."""
     with atomic.replacing(folder / PATH) as path:
         graphs = Graphs(run, check_inputs=True)
         graphs.strings = Strings(run, graphs)
@@ -39,7 +39,7 @@ def write(run: Run, folder: Path) -> None:
 
 
 def _check_operators(path: Path) -> None:
-    """Raise UserError for operators that a server does not have, or that need a GPU."""
+    """Raise UserError if the graph contains operators that a server may not have, or that need a GPU."""
     saved = saved_model_pb2.SavedModel.FromString((path / "saved_model.pb").read_bytes())
     graph = saved.meta_graphs[0].graph_def
     nodes = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
@@ -52,14 +52,17 @@ def _check_operators(path: Path) -> None:
 
 
 def open_artifact(folder: Path, threads: int = 1) -> Call:
-    """Load the artifact like TF Serving: tag ``serve``, its own session, tensors by the names in the signature.
+    """Load the SavedModel in the same way as TF Serving: by its tag ``serve``, in a session of its own.
 
-    The operators run one after another in the thread of the caller (-1), because most of them take less time than
-    passing them to another thread. No operator runs on a GPU.
+    The session runs the operators one after another in the thread of the caller. Most operators take less time than
+    starting them in another thread. No operator runs on a GPU.
 
     Args:
-        folder: folder of the run.
-        threads: number of threads inside an operator.
+        folder: folder that contains the subfolder ``serving/1``.
+        threads: number of threads that compute one operator.
+
+    Returns:
+        A function that runs a signature, see ``registry.Call``.
     """
     config = tf.compat.v1.ConfigProto(
         intra_op_parallelism_threads=threads, inter_op_parallelism_threads=-1, device_count={"GPU": 0}

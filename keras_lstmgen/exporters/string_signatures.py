@@ -1,4 +1,4 @@
-"""Signatures of the SavedModel that read and return strings, with the tokenizer of tensorflow-text in the graph."""
+"""Create the signatures of the SavedModel that take and return strings; their graphs contain the tokenizer."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -12,12 +12,12 @@ from keras_lstmgen.models import inference_step
 from keras_lstmgen.models.run_directory import NONE, Run
 from keras_lstmgen.tokenizers.tokenizer import NEWLINE, UNK, WORD
 
-MAX_NEW_TOKENS = 200  # default of a request
-LIMIT_NEW_TOKENS = 65_536  # maximum of a request, because the noise of a text must fit into memory
+MAX_NEW_TOKENS = 200  # default number of tokens to generate
+LIMIT_NEW_TOKENS = 65_536  # largest permitted number, because the noise of a text must fit into memory
 SEPARATOR = b"\xff"  # a byte that does not occur in UTF-8
-NO_ID = -1  # padding after the shorter texts of a batch
+NO_ID = -1  # padding at the end of the shorter texts of a batch
 
-# Default of each optional input, with its type. The signature contains it with shape [1], for all rows.
+# Type and default value of each optional input. A default value has the shape [1] and applies to all rows.
 DEFAULTS: dict[str, tuple[Any, Any]] = {
     "seed": (tf.int64, 0),
     "max_new_tokens": (tf.int32, MAX_NEW_TOKENS),
@@ -30,18 +30,18 @@ DEFAULTS: dict[str, tuple[Any, Any]] = {
 
 
 class Batch(NamedTuple):
-    """Token sequences of different lengths in one tensor, aligned to the right."""
+    """Token sequences of different lengths in one tensor; all sequences end in the last column."""
 
     ids: Any  # int32 [B, P]
-    first: Any  # int32 [B, 1], column of the first id of each row
+    first: Any  # int32 [B, 1], column of the first id of each sequence
 
 
 class Strings(tf.Module):
-    """String signatures of a run, for B rows.
+    """String signatures of a run, for any batch size B.
 
     Args:
         run: the run.
-        graphs: the graphs of the run, whose weights are shared.
+        graphs: the graphs of the run; the string signatures use the same variables.
     """
 
     def __init__(self, run: Run, graphs: Graphs) -> None:
@@ -52,7 +52,10 @@ class Strings(tf.Module):
         self.by_word = run.tokenizer.by_word
 
     def signatures(self) -> dict[str, Any]:
-        """Return the functions by name, untraced, because a traced function loses the defaults of its inputs."""
+        """Return the functions by the names of their signatures.
+
+        The functions are not traced yet, because tracing would remove the default values of their inputs.
+        """
         texts = tf.TensorSpec([None], tf.string, "text")
         return {
             "serving_default": _with_defaults(self.complete),
@@ -63,7 +66,10 @@ class Strings(tf.Module):
         }
 
     def complete_prompt(self, prompt: Any) -> dict[str, Any]:
-        """Continue prompts, string [B], with default options, for servers and clients that do not support defaults."""
+        """Continue prompts, string [B], with default options.
+
+        Servers and clients that do not support default values of inputs can use this signature.
+        """
         return self.complete(prompt, *(tf.constant([value], kind) for kind, value in DEFAULTS.values()))
 
     def complete(self, prompt: Any, seed: Any, max_new_tokens: Any, *options: Any) -> dict[str, Any]:
@@ -71,13 +77,14 @@ class Strings(tf.Module):
 
         Args:
             prompt: string [B].
-            seed: int64 [B] or [1].
-            max_new_tokens: int32 [B] or [1].
-            *options: the sampling options in the order of ``DEFAULTS``, each [B] or [1].
+            seed: int64 [B] or [1], seeds of the random numbers.
+            max_new_tokens: int32 [B] or [1], largest number of tokens to generate.
+            *options: the sampling options in the order of ``DEFAULTS``, each with the shape [B] or [1].
 
         Returns:
-            ``text`` string [B] without the prompt, ``token_count`` int32 [B], ``finish_reason`` string [B] ("stop" or
-            "length"), and ``logprob`` float32 [B], the sum over the tokens in nats.
+            A dictionary with ``text``, string [B], without the prompt; ``token_count``, int32 [B]; ``finish_reason``,
+            string [B], "stop" or "length"; and ``logprob``, float32 [B], the sum of the log-probabilities of the
+            generated tokens in nats.
         """
         B = tf.shape(prompt)[0]
         limits = tf.broadcast_to(max_new_tokens, [B])
@@ -92,7 +99,7 @@ class Strings(tf.Module):
         return self._completion(written, limits)
 
     def _completion(self, written: decoding_loop.DecodingResult, limits: Any) -> dict[str, Any]:
-        """Return the outputs of ``complete``: the tokens up to the end token or the limit, with their counts."""
+        """Return the outputs of ``complete``; each text ends after its end token or at its limit, int32 [B, 1]."""
         ends = written.tokens == self.metadata.end_id
         before = tf.cumsum(tf.cast(ends, tf.int32), axis=1, exclusive=True) == 0
         counted = before & (tf.expand_dims(tf.range(tf.shape(ends)[1]), 0) < limits)
@@ -105,13 +112,14 @@ class Strings(tf.Module):
         }
 
     def score_text(self, text: Any) -> dict[str, Any]:
-        """Compute the likelihood of texts, each after the start symbol.
+        """Compute the log-probabilities of texts; the model reads the start symbol before each text.
 
         Args:
             text: string [B].
 
         Returns:
-            ``logprob`` float32 [B] in nats, ``token_count`` int32 [B], and ``perplexity`` float32 [B] per token.
+            A dictionary with ``logprob``, float32 [B], in nats; ``token_count``, int32 [B]; and ``perplexity``, float32
+            [B], per token.
         """
         ids = self._after_start(self.encode(text), tf.ones_like(text, tf.int64))
         count = tf.cast(ids.row_lengths(), tf.int32) - 1
@@ -122,12 +130,12 @@ class Strings(tf.Module):
         return {"logprob": logprob, "token_count": count, "perplexity": perplexity}
 
     def tokenize(self, text: Any) -> dict[str, Any]:
-        """Encode string [B]; return ``ids`` int32 [B, P], padded with -1, and ``token_count`` int32 [B]."""
+        """Encode texts, string [B]; return ``ids``, int32 [B, P], padded with -1, and ``token_count``, int32 [B]."""
         ids = self.encode(text)
         return {"ids": ids.to_tensor(NO_ID), "token_count": tf.cast(ids.row_lengths(), tf.int32)}
 
     def detokenize(self, ids: Any) -> dict[str, Any]:
-        """Decode ids int32 [B, P] to ``text`` string [B]; -1 is padding."""
+        """Decode ids, int32 [B, P], to ``text``, string [B]; the id -1 is padding and is ignored."""
         V = self.metadata.vocab_size
         known = tf.debugging.Assert(
             tf.reduce_all((ids >= NO_ID) & (ids < V)),
@@ -137,13 +145,16 @@ class Strings(tf.Module):
             return {"text": self.tokenizer.detokenize(tf.ragged.boolean_mask(ids, ids != NO_ID))}
 
     def prompt_ids(self, prompt: Any) -> Any:
-        """Encode prompts, string [B], to ragged ids, like ``Run.prompt_ids``."""
+        """Encode prompts, string [B], to ragged ids by the rules of ``Run.prompt_ids``."""
         ids = self.encode(prompt)
         start = tf.ones_like(prompt, tf.int64) if self.metadata.prompt_start else ids.row_lengths() == 0
         return self._after_start(self._closed(ids), tf.cast(start, tf.int64))
 
     def _closed(self, ids: Any) -> Any:
-        """Append the end symbol of a source to non-empty rows without it, if the model was trained on pairs."""
+        """Append the end symbol of a source to each row, if the model was trained on pairs.
+
+        Empty rows and rows that already contain the symbol stay unchanged.
+        """
         end = self.metadata.source_end_id
         if end == NONE:
             return ids
@@ -152,34 +163,36 @@ class Strings(tf.Module):
         return tf.concat([ids, tf.RaggedTensor.from_row_lengths(ends, tf.cast(lacking, tf.int64))], axis=1)
 
     def _after_start(self, ids: Any, starts: Any) -> Any:
-        """Prepend start symbols to ragged ids; ``starts``, int64 [B], is 0 or 1 per row."""
+        """Prepend the start symbol to the rows of ragged ids for which ``starts``, int64 [B], is 1 and not 0."""
         symbols = tf.fill([tf.reduce_sum(starts)], self.metadata.start_id)
         return tf.concat([tf.RaggedTensor.from_row_lengths(symbols, starts), ids], axis=1)
 
     def encode(self, text: Any) -> Any:
-        """Encode string [B] to ragged ids, like ``Tokenizer.encode``, with RE2 as the regex engine.
+        """Encode texts, string [B], to ragged ids, with the same result as ``Tokenizer.encode``.
 
-        Bytes that are not valid UTF-8 become U+FFFD, like ``bytes.decode("utf-8", "replace")`` in Python.
+        Bytes that are not valid UTF-8 become U+FFFD, as with ``bytes.decode("utf-8", "replace")`` in Python. Regular
+        expressions in a graph use the syntax of RE2.
         """
         text = tf.strings.unicode_transcode(text, "UTF-8", "UTF-8", errors="replace")
         if not self.by_word:
             return self.tokenizer.tokenize(_split_after(text, "[^\n]*\n")).merge_dims(1, 2)
         words = _split_after(tf.strings.regex_replace(text, "▁", " "), WORD.pattern)
         ids = self.tokenizer.string_to_id(tf.strings.regex_replace(words.flat_values, " ", "▁"))
-        return words.with_flat_values(tf.where(ids < NEWLINE, UNK, ids))  # control symbols such as <s> have no spelling
+        return words.with_flat_values(tf.where(ids < NEWLINE, UNK, ids))  # "<s>" in a text is not the control symbol
 
 
 def _split_after(text: Any, pattern: str) -> Any:
-    """Split string [B] after each match of a pattern, to ragged pieces; the rest of the text is the last piece.
+    """Split texts, string [B], after each match of a pattern, and return ragged pieces.
 
-    ``tensorflow_text.regex_split`` is not used because it drops the text after a zero byte.
+    The text after the last match is the last piece. The function does not use ``tensorflow_text.regex_split``, which
+    discards the text after a zero byte.
     """
     pieces = tf.strings.split(tf.strings.regex_replace(text, f"({pattern})", rb"\1" + SEPARATOR), SEPARATOR)
     return tf.ragged.boolean_mask(pieces, pieces != b"")
 
 
 def _with_defaults(complete: Callable[..., Any]) -> Any:
-    """Return the signature ``serving_default``, whose inputs except the prompt have defaults."""
+    """Return the function of the signature ``serving_default``; all inputs except the prompt have default values."""
     specs = [tf.TensorSpec([None], kind, name) for name, (kind, _) in DEFAULTS.items()]
     seed, limit, penalty, temperature, k, p, m = (tf.constant([value], kind) for kind, value in DEFAULTS.values())
 
@@ -193,13 +206,13 @@ def _with_defaults(complete: Callable[..., Any]) -> Any:
 
 
 def _limit_assertion(limits: Any) -> Any:
-    """Create a graph assertion for the range of ``max_new_tokens``."""
+    """Create a graph assertion that fails if ``max_new_tokens`` is out of range."""
     holds = tf.reduce_all((limits >= 1) & (limits <= LIMIT_NEW_TOKENS))
     return tf.debugging.Assert(holds, [f"max_new_tokens is out of range; give a number from 1 to {LIMIT_NEW_TOKENS}"])
 
 
 def _align_right(ids: Any) -> Batch:
-    """Convert ragged ids to a batch that is aligned to the right."""
+    """Convert ragged ids to a batch in which all rows end in the last column."""
     lengths = tf.cast(ids.row_lengths(), tf.int32)
     P = _largest(lengths)
     first = tf.expand_dims(P - lengths, 1)
@@ -208,21 +221,21 @@ def _align_right(ids: Any) -> Batch:
 
 
 def _largest(numbers: Any) -> Any:
-    """Return the maximum of int32 [B], or 1 if B is 0; all numbers are at least 1."""
+    """Return the maximum of the numbers, int32 [B], which are all at least 1; return 1 if B is 0."""
     return tf.maximum(tf.reduce_max(numbers), 1)
 
 
 def noise_of(seed: Any, N: Any) -> Any:
-    """Compute ``sampling.noise`` in the graph.
+    """Compute the same random numbers as ``sampling.noise``, in a TensorFlow graph.
 
-    TensorFlow lacks arithmetic on uint32, so each number is the low half of an int64.
+    TensorFlow has no arithmetic for uint32, so the function stores each uint32 number in the low half of an int64.
 
     Args:
         seed: int64 [B].
-        N: int32 [], number of positions.
+        N: int32 scalar, number of random numbers per seed.
 
     Returns:
-        float32 [B, N], uniform in [0, 1).
+        float32 [B, N], uniformly distributed in [0, 1).
     """
     key = _mix(_mix(_low(_low(seed) + 0x9E3779B9)) ^ _low(tf.bitwise.right_shift(seed, tf.constant(32, tf.int64))))
     positions = _low(tf.range(tf.cast(N, tf.int64), dtype=tf.int64) + 0x9E3779B9)
@@ -231,12 +244,12 @@ def noise_of(seed: Any, N: Any) -> Any:
 
 
 def _mix(x: Any) -> Any:
-    """Apply the hash "lowbias32" (Wellons, 2018); after an overflow of 64 bits, the low 32 bits are still correct."""
+    """Apply the hash "lowbias32" (Wellons, 2018) to the low 32 bits of each int64; overflows do not change them."""
     for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
         x = _low((x ^ tf.bitwise.right_shift(x, tf.constant(shift, tf.int64))) * factor)
     return x ^ tf.bitwise.right_shift(x, tf.constant(16, tf.int64))
 
 
 def _low(x: Any) -> Any:
-    """Return the low 32 bits of int64."""
+    """Return the low 32 bits of each int64."""
     return tf.bitwise.bitwise_and(x, tf.constant(0xFFFFFFFF, tf.int64))

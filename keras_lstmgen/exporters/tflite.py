@@ -1,6 +1,6 @@
-"""TFLite (LiteRT): one file with three signatures and only built-in operators, in three precisions.
+"""Export to TFLite (LiteRT): one file with three signatures, with float32, float16 or int8 weights.
 
-The inputs in the file have one row. The interpreter resizes them for larger batches.
+The file contains only built-in operators. Its inputs have one row, and the interpreter resizes them for larger batches.
 """
 
 import functools
@@ -25,14 +25,15 @@ from keras_lstmgen.utils.errors import UserError
 
 @dataclass(frozen=True)
 class Precision:
-    """How the converter stores the weights.
+    """Options of the converter for one type of weights.
 
     Attributes:
         title: name of the format in messages and tables.
         file: name of the file.
-        optimizations: optimizations of the converter; none keeps float32 weights.
-        types: permitted types of the weights; with an optimization and no type, the converter uses int8.
-        max_loss_increase: largest permitted increase of the loss by rounding the weights, in nats per token.
+        optimizations: optimizations of the converter. Without any, the weights stay float32.
+        types: permitted types of the weights. With an optimization and without a type, the converter uses int8.
+        max_loss_increase: largest permitted increase of the loss over Keras in nats per token; None for float32
+            weights.
     """
 
     title: str
@@ -43,18 +44,20 @@ class Precision:
 
     @property
     def path(self) -> Path:
-        """The file, relative to the folder of the run."""
+        """The path of the file, relative to the folder of the run."""
         return Path("tflite") / self.file
 
 
 PRECISIONS = {
     "tflite": Precision("TFLite", "model.tflite"),
-    # Half the size. The weights are converted to float32 when the file is loaded, and the products are float32.
+    # This file has half the size. The runtime converts the weights to float32 when it loads the file, and computes
+    # matrix products in float32.
     "tflite_float16": Precision(
         "TFLite float16", "model_float16.tflite", [tf.lite.Optimize.DEFAULT], [tf.float16], max_loss_increase=0.001
     ),
-    # A quarter of the size ("dynamic range" quantization): int8 weights with one scale per output of a product. The
-    # other operand is quantized row by row at run time. States, gates and sampling are float32.
+    # This file has a quarter of the size. It uses "dynamic range" quantization: the weights are int8 with one scale
+    # per output of a matrix product, and the runtime quantizes each row of the other operand. States, gates and
+    # sampling are float32.
     "tflite_int8": Precision(
         "TFLite int8", "model_int8.tflite", [tf.lite.Optimize.DEFAULT], max_loss_increase=0.02
     ),
@@ -62,7 +65,7 @@ PRECISIONS = {
 
 
 def write(precision: Precision, run: Run, folder: Path) -> None:
-    """Write the artifact of one precision below a folder; metadata and tokenizer are metadata buffers of the file."""
+    """Write the file of one precision to a folder; the file contains metadata and tokenizer as metadata buffers."""
     content = flatbuffer_utils.convert_bytearray_to_object(bytearray(_converted(precision, run)))
     _check_operators(content)
     _attach(content, "keras_lstmgen", metadata_json(run).encode())
@@ -71,7 +74,10 @@ def write(precision: Precision, run: Run, folder: Path) -> None:
 
 
 def _converted(precision: Precision, run: Run) -> bytes:
-    """Convert the graphs by way of a SavedModel, because then the signatures share one copy of the weights."""
+    """Convert the graphs to TFLite.
+
+    The function first writes a SavedModel, because the converter then stores the weights once for all signatures.
+    """
     with tempfile.TemporaryDirectory() as temporary, atomic.plain_path(Path(temporary)) as folder:
         graphs = Graphs(run)
         tf.saved_model.save(graphs, str(folder), signatures=graphs.signatures())
@@ -83,7 +89,7 @@ def _converted(precision: Precision, run: Run) -> bytes:
 
 
 def _check_operators(content: Any) -> None:
-    """Raise UserError for custom operators, which include Flex operators: the runtime does not contain them."""
+    """Raise UserError for custom operators, including Flex operators, because the runtime does not contain them."""
     custom = [code.customCode for code in content.operatorCodes if code.builtinCode == schema.BuiltinOperator.CUSTOM]
     if custom:
         raise UserError(f"TFLite: operators that are not built in: {custom}")
@@ -99,12 +105,15 @@ def _attach(content: Any, name: str, data: bytes) -> None:
 
 
 def open_artifact(precision: Precision, folder: Path, threads: int = 1) -> Call:
-    """Open the file of one precision in LiteRT's interpreter.
+    """Open the file of one precision in the interpreter of LiteRT.
 
     Args:
         precision: the precision.
-        folder: folder of the run.
-        threads: number of threads inside an operator.
+        folder: folder that contains the subfolder ``tflite``.
+        threads: number of threads that compute one operator.
+
+    Returns:
+        A function that runs a signature, see ``registry.Call``.
     """
     interpreter = Interpreter(model_path=str(folder / precision.path), num_threads=threads)
     runners = {name: interpreter.get_signature_runner(name) for name in GRAPHS}

@@ -1,4 +1,4 @@
-"""Warm-up requests that TF Serving replays when it loads a model, so that the first user request is not slow."""
+"""Write warm-up requests, which TF Serving runs when it loads a model, so that the first user request is not slow."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +14,7 @@ from keras_lstmgen.models.run_directory import Run
 PATH = Path("assets.extra/tf_serving_warmup_requests")
 NAME = "lstm"  # name of the model in export/tf_serving/models.config
 ROWS = (1, 16)  # batch sizes
-# Typical prompts: words, nothing, a sentence and another script. Every vocabulary can encode them.
+# Typical prompts: words, an empty prompt, sentences and another script. Every vocabulary can encode them.
 PROMPTS = ("The old man", "", "It was late in the evening, and the rain had not stopped.\nShe", "床前明月光，")
 TOKENS = 8  # tokens per generated text
 Request = tuple[str, dict[str, Any]]  # signature name and inputs
@@ -32,7 +32,7 @@ def write(run: Run, path: Path) -> None:
 
 
 def requests(run: Run) -> Iterator[Request]:
-    """Iterate over requests for every signature, with one row and with a batch of prompts of different lengths."""
+    """Iterate over requests for every signature, with one prompt and with a batch of prompts of different lengths."""
     for B in ROWS:
         prompts = np.resize(np.array([prompt.encode() for prompt in PROMPTS], object), B)
         rows = sampling.rows([sampling.Options()] * B)._asdict()

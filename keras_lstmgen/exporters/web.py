@@ -1,7 +1,8 @@
-"""Web page that generates text in the browser: a folder of static files for any web server.
+"""Export to a web page that generates text in the browser: a folder of static files for any web server.
 
-The code of the page is in ``export/browser``. The folder also contains the graph ``step``, the tokenizer, the metadata
-and ONNX Runtime Web. npm downloads ONNX Runtime Web once. Later exports and the page itself need no network.
+The folder contains the code of the page, which is in ``export/browser``, the graph ``step``, the tokenizer, the
+metadata and ONNX Runtime Web. The first export downloads ONNX Runtime Web with npm. Later exports need no network, and
+the page does not connect to other servers.
 """
 
 import base64
@@ -32,8 +33,9 @@ PAGE = (
     "index.html", "style.css", "loading.js", "page.js", "strip.js", "worker.js", "model.js", "contract.js",
     "tokenizer.js",
 )  # fmt: skip
-RUNTIME = "onnxruntime-web"  # package-lock.json has its version and its checksum
-# Files of the npm archive, with their names in the page. More web servers know the type of .js than of .mjs.
+RUNTIME = "onnxruntime-web"  # npm package; package-lock.json contains its version and its checksum
+# Paths of files in the npm archive, and their paths in the page. The suffix .mjs becomes .js, because some web servers
+# do not know the content type of .mjs files.
 VENDORED = {
     "package/dist/ort.wasm.bundle.min.mjs": "onnxruntime/ort.js",
     "package/dist/ort-wasm-simd-threaded.wasm": "onnxruntime/ort-wasm-simd-threaded.wasm",
@@ -42,14 +44,14 @@ DOWNLOAD_TIMEOUT = 600  # seconds
 
 
 def kit() -> Path:
-    """Return the folder of the page's source files: in the installed package, or in the repository."""
+    """Return the folder with the source files of the page, in the installed package or in the repository."""
     inside = Path(__file__).parent / "browser"
     return inside if inside.is_dir() else Path(__file__).parents[2] / "export" / "browser"
 
 
 def write(run: Run, folder: Path) -> None:
-    """Write the page, with all files that it loads, below a folder."""
-    _program("node")  # needed for the proof
+    """Write the page and all files that it loads to the subfolder ``web`` of a folder."""
+    _program("node")  # fails early, because the comparison with Keras needs Node.js
     runtime = _unpacked(_archive())
     with atomic.replacing(folder / PATH) as path:
         path.mkdir()
@@ -67,7 +69,7 @@ def write(run: Run, folder: Path) -> None:
 
 
 def _program(name: str) -> str:
-    """Return the path of a program of Node.js; raise UserError if it is not installed."""
+    """Return the path of the program ``node`` or ``npm``; raise UserError if it is not installed."""
     path = shutil.which(name)
     if path is None:
         raise UserError(f"--format web: {name} is not installed; install Node.js 20 or later")
@@ -75,7 +77,11 @@ def _program(name: str) -> str:
 
 
 def _archive() -> bytes:
-    """Return the npm archive of the runtime from the cache folder, or download it; check its checksum."""
+    """Return the npm archive of the runtime from the cache folder, or download it.
+
+    Raises:
+        UserError: if the checksum of the downloaded archive is wrong.
+    """
     locked = json.loads((kit() / "package-lock.json").read_text(encoding="utf-8"))["packages"][
         f"node_modules/{RUNTIME}"
     ]
@@ -90,12 +96,15 @@ def _archive() -> bytes:
 
 
 def _matches(data: bytes, integrity: str) -> bool:
-    """Return whether data has a checksum in the format of npm: ``sha512-`` and the digest in base64."""
+    """Return whether the checksum of the data is ``integrity``, in the format of npm: ``sha512-`` and base64."""
     return "sha512-" + base64.b64encode(hashlib.sha512(data).digest()).decode() == integrity
 
 
 def _download(package: str) -> bytes:
-    """Download the archive of a package with npm, without the npm settings of the working directory."""
+    """Download the archive of a package with npm.
+
+    npm runs in a temporary folder, so it does not read npm settings in the working directory of the user.
+    """
     with tempfile.TemporaryDirectory() as folder:
         command = [_program("npm"), "pack", package, "--pack-destination", folder]
         command += ["--ignore-scripts", "--no-update-notifier"]
@@ -117,7 +126,7 @@ def _reason(error: BaseException) -> str:
 
 
 def _unpacked(archive: bytes) -> dict[str, bytes]:
-    """Return the files of the archive that the page loads, by their path in the page."""
+    """Return the content of the files that the page needs from the archive, by their path in the page."""
     files = {}
     with tarfile.open(fileobj=io.BytesIO(archive), mode="r:gz") as packed:
         for member in packed:
@@ -127,16 +136,20 @@ def _unpacked(archive: bytes) -> dict[str, bytes]:
 
 
 def open_artifact(folder: Path, threads: int = 1) -> Call:  # noqa: ARG001 (a page has one thread)
-    """Run the page in Node, with the same code and runtime as in a browser.
+    """Run the code of the page in Node, with the same runtime as in a browser.
 
-    The page starts each text with a zero state. Therefore ``generate`` accepts only a ``state`` of zeros, and returns
-    only ``tokens``.
+    The page starts each text with a zero state. Therefore the graph ``generate`` requires a ``state`` of zeros, and
+    returns only ``tokens``.
 
     Args:
-        folder: folder of the run.
-        threads: ignored; the page has one thread.
+        folder: folder that contains the subfolder ``web``.
+        threads: ignored, because the page always uses one thread.
+
+    Returns:
+        A function that runs a graph, see ``registry.Call``.
     """
-    # Node rejects modules below a folder with a backslash in its name. A link to such a folder must not be resolved.
+    # Node cannot load modules from a folder with a backslash in its path. Such a folder is opened by a link with a
+    # valid name, which Node must not resolve.
     options = ("--preserve-symlinks", str(kit() / "run.mjs"))
     command = [_program("node"), *options, str(folder / PATH), "--graphs"]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8")
@@ -157,7 +170,7 @@ def _dtype(name: str) -> Any:
 
 
 def _request(process: "subprocess.Popen[str]", request: dict[str, Any]) -> Any:
-    """Send a request as a line of JSON, and return the outputs of the response."""
+    """Send a request to Node as a line of JSON, and return the outputs of its response."""
     assert process.stdin
     assert process.stdout
     process.stdin.write(json.dumps(request) + "\n")
@@ -170,7 +183,7 @@ def _request(process: "subprocess.Popen[str]", request: dict[str, Any]) -> Any:
 
 
 def _close(process: "subprocess.Popen[str]") -> None:
-    """Close the input of Node, and wait until it exits."""
+    """Close the standard input of Node, and wait until Node exits."""
     process.communicate()
 
 

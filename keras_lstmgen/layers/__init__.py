@@ -1,4 +1,4 @@
-"""Keras layers: LSTM with its native kernel, attention, pointer-generator, ensemble, regularization.
+"""Keras layers: LSTM with a native kernel, output layers, attention, pointer-generator, ensemble, regularization.
 
-Whole models are built in ``models``.
+The package ``models`` builds models with these layers.
 """

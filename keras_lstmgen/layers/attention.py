@@ -1,15 +1,16 @@
-"""Attention of each time step to the last M time steps of its own text.
+"""Attention layer: each time step attends to itself and to the M - 1 time steps before it in the same text.
 
 Sources: Luong, Pham and Manning, "Effective Approaches to Attention-based Neural Machine Translation", 2015 (the hidden
 state of the LSTM is the query); Vaswani et al., "Attention Is All You Need", 2017 (scaled dot product); Cheng, Dong and
 Lapata, "Long Short-Term Memory-Networks for Machine Reading", 2016 (self-attention over the text read so far)::
 
     q, k, v = h Q, h K, h V                  for each step
-    p       = softmax of q . k / sqrt(D) over the last M steps, including the current one
+    p       = softmax of q . k / sqrt(D) over the last M steps, including the current step
     h'      = h + (sum of p v) O
 
-The memory of a text has M slots. A slot consists of a key, a value and the number 1. With a pointer-generator
-(``pointer_generator``), the number is 1 + id, where id is the token read at that step. A slot of zeros is empty.
+The memory of a text has M slots, one per attended step. A slot consists of a key, a value and the number 1. With a
+pointer-generator (``pointer_generator``), the number is 1 + id, where id is the token that the model read at this step.
+A slot is empty if all its values are zero.
 """
 
 from typing import Any, NamedTuple
@@ -19,11 +20,11 @@ import numpy as np
 import tensorflow as tf
 
 SIZE = 128  # D, of keys and values
-NOTHING = -1e9  # added to the logit of a masked slot
+NOTHING = -1e9  # added to the logit of a masked or empty slot, so that its attention weight is 0
 
 
 class Heads(NamedTuple):
-    """Weights of the attention layer."""
+    """Weights of the attention layer; D is the size of a key and of a value."""
 
     query: Any  # float32 [H, D]
     key: Any  # float32 [H, D]
@@ -38,37 +39,44 @@ def attend(weights: Heads, h: Any, memory: Any, ids: Any = None) -> tuple[Any, A
         weights: weights of the layer.
         h: float32 [B, T, H], hidden states of the last LSTM layer.
         memory: float32 [B, M, 2 D + 1], slots of the preceding steps.
-        ids: int32 [B, T], tokens read at the T steps, to be stored in the memory; None without a pointer-generator.
+        ids: int32 [B, T], tokens that the model read at the T steps. The function stores them in the memory. None
+            without a pointer-generator.
 
     Returns:
-        h' as float32 [B, T, H], the updated memory, and the attention weights as float32 [B, T, M + T] over the slots
-        of ``memory`` followed by the T steps.
+        The outputs h', float32 [B, T, H], the updated memory, and the attention weights, float32 [B, T, M + T]. The
+        first M attention weights belong to the slots of ``memory``, the others to the T steps.
     """
     M = memory.shape[1]
     slots = tf.concat([memory, _slots(weights, h, ids)], axis=1)
     outputs, attention_weights = _attended(weights, h, slots, M, ids is not None)
     after = slots[:, tf.shape(h)[1] if h.shape[1] is None else h.shape[1] :]
-    after.set_shape(memory.shape)  # not inferred if T is unknown
+    after.set_shape(memory.shape)  # TensorFlow does not infer the shape if T is unknown
     return outputs, after, attention_weights
 
 
 def attend_anew(weights: Heads, h: Any, M: int, ids: Any = None) -> tuple[Any, Any]:
-    """Apply attention to T time steps that begin a text, with an empty memory of M slots.
+    """Apply attention to the first T time steps of a text, for which the memory is empty.
+
+    Args:
+        weights: weights of the layer.
+        h: float32 [B, T, H], hidden states of the last LSTM layer.
+        M: number of steps that each step attends to, including itself.
+        ids: int32 [B, T], tokens that the model read at the T steps; None without a pointer-generator.
 
     Returns:
-        h' as float32 [B, T, H], and the attention weights as float32 [B, T, T].
+        The outputs h', float32 [B, T, H], and the attention weights over the T steps, float32 [B, T, T].
     """
     return _attended(weights, h, _slots(weights, h, ids), M, ids is not None)
 
 
 def _slots(weights: Heads, h: Any, ids: Any) -> Any:
-    """Compute the slots of T steps, float32 [B, T, 2 D + 1]: key, value, and 1 or 1 + id."""
+    """Compute the slots of T steps, float32 [B, T, 2 D + 1]; each contains a key, a value, and 1 or 1 + id."""
     k, v = tf.matmul(h, weights.key), tf.matmul(h, weights.value)
     return tf.concat([k, v, tf.ones_like(k[..., :1]) if ids is None else tf.cast(ids, k.dtype)[..., None] + 1], axis=2)
 
 
 def _attended(weights: Heads, h: Any, slots: Any, M: int, with_ids: bool) -> tuple[Any, Any]:
-    """Compute h' [B, T, H] and the attention weights [B, T, N]; the last T of the N slots are those of the T steps."""
+    """Compute h' [B, T, H] and the attention weights [B, T, N]; the last T of the N slots belong to the T steps."""
     T, N, D = (tf.shape(x)[1] if x.shape[1] is None else x.shape[1] for x in (h, slots, weights.query))
     keys, values, written = slots[:, :, :D], slots[:, :, D : 2 * D], slots[:, :, 2 * D]
     written = tf.minimum(written, 1) if with_ids else written
@@ -78,7 +86,7 @@ def _attended(weights: Heads, h: Any, slots: Any, M: int, with_ids: bool) -> tup
 
 
 def _band(T: Any, N: Any, M: int) -> Any:
-    """Build the attention mask [T, N]: 0 for the M slots up to a step's own slot, ``NOTHING`` elsewhere."""
+    """Build the attention mask [T, N]: 0 for the own slot of a step and the M - 1 slots before it, else ``NOTHING``."""
     fixed = isinstance(T, int) and isinstance(N, int)  # the mask is a constant of the graph if T and N are known
     slot, own = (np.arange(N), np.arange(N - T, N)) if fixed else (tf.range(N), tf.range(N - T, N))
     behind = own[:, None] - slot[None, :]
@@ -92,12 +100,12 @@ def memory_size(M: int) -> int:
 
 @keras.saving.register_keras_serializable(package="keras_lstmgen")
 class Attention(keras.layers.Layer):
-    """Attention layer; maps float32 [B, T, H] to float32 [B, T, H].
+    """Attention layer, which maps float32 [B, T, H] to float32 [B, T, H].
 
     Args:
         slots: M, number of time steps that each step attends to, including itself.
-        batch_size: B. If given, the layer carries its memory from batch to batch, like a stateful LSTM. If None, every
-            call begins with an empty memory.
+        batch_size: B, for a layer that keeps its memory from batch to batch, like a stateful LSTM. If None, every call
+            begins with an empty memory.
         **options: passed to ``keras.layers.Layer``.
     """
 

@@ -1,8 +1,8 @@
-"""Ensembles: several models that are trained side by side and whose probabilities are averaged.
+"""Ensemble layer: several members are trained together, and their probabilities are averaged.
 
 Sources: Hansen and Salamon, "Neural Network Ensembles", 1990; Lakshminarayanan, Pritzel and Blundell, "Simple and
 Scalable Predictive Uncertainty Estimation using Deep Ensembles", 2017. The members differ in their initial weights and
-in their dropout masks. Each member has its own loss. Generation samples from the mean of their probabilities.
+in their dropout masks. Each member has its own loss. Generation samples from the mean probabilities of the members.
 """
 
 import math
@@ -16,19 +16,27 @@ from keras_lstmgen.layers.pointer_generator import Pointer
 
 
 def mixed(logits: Sequence[Any]) -> Any:
-    """Return the logarithm of the mean probabilities, float32 [..., V], of K models with logits [..., V]."""
+    """Average the probabilities of K models.
+
+    Args:
+        logits: K arrays float32 [..., V], one per model.
+
+    Returns:
+        float32 [..., V], the logarithms of the mean probabilities.
+    """
     logprobs = tf.stack([tf.nn.log_softmax(part) for part in logits])
     return tf.reduce_logsumexp(logprobs, axis=0) - math.log(len(logits))
 
 
 @keras.saving.register_keras_serializable(package="keras_lstmgen")
 class Ensemble(keras.layers.Layer):
-    """Ensemble layer; maps int32 [B, T] to the ``mixed`` log-probabilities [B, T, V] of K members.
+    """Ensemble layer, which maps ids int32 [B, T] to log-probabilities float32 [B, T, V].
 
-    During training, the layer returns the logits of each member, [B, T, K, V], for ``losses.EnsembleLoss``.
+    The probabilities are the means over the K members. During training, the layer instead returns the logits of every
+    member, float32 [B, T, K, V], for the loss ``losses.EnsembleLoss``.
 
     Args:
-        members: K models that map int32 [B, T] to logits [B, T, V].
+        members: K models that map ids int32 [B, T] to logits float32 [B, T, V].
         **options: passed to ``keras.layers.Layer``.
     """
 
@@ -43,7 +51,7 @@ class Ensemble(keras.layers.Layer):
         return tf.stack(logits, axis=2) if training else mixed(logits)
 
     def get_config(self) -> dict[str, Any]:
-        """Return the configuration of the layer, including those of its members."""
+        """Return the configuration of the layer, which contains the configurations of its members."""
         return {**super().get_config(), "members": [keras.saving.serialize_keras_object(one) for one in self.members]}
 
     @classmethod
@@ -53,7 +61,7 @@ class Ensemble(keras.layers.Layer):
 
 
 def members_of(model: keras.Sequential) -> list[keras.Sequential]:
-    """Return the members of an ensemble, the model inside a pointer-generator, or the model itself."""
+    """Return the members of an ensemble, or a list with the model inside a pointer-generator, or with the model."""
     first = model.layers[0]
     if isinstance(first, Pointer):
         return [first.member]
@@ -61,6 +69,6 @@ def members_of(model: keras.Sequential) -> list[keras.Sequential]:
 
 
 def layers_of(model: keras.Sequential) -> Iterator[keras.layers.Layer]:
-    """Iterate over the layers of all members."""
+    """Iterate over the layers of all members of a model, one member after the other."""
     for member in members_of(model):
         yield from member.layers

@@ -16,12 +16,12 @@ TRAINER = keras.Model.fit.__module__  # module with the loops of fit, evaluate a
 
 @keras.saving.register_keras_serializable(package="keras_lstmgen")
 class LSTM(keras.layers.LSTM):
-    """``keras.layers.LSTM`` with a native CPU kernel; it has the same weights, arguments and results.
+    """LSTM layer with a native CPU kernel, which has the weights, arguments and results of ``keras.layers.LSTM``.
 
     The layer falls back to ``keras.layers.LSTM`` on a GPU, with arguments that the kernel does not support, without the
-    compiled extension, and in functions that may be exported. The kernel is part of this process and cannot be
-    exported. Therefore the layer uses it only during training, in eager execution, and in the functions of ``fit``,
-    ``evaluate`` and ``predict``. A function that trains cannot be exported.
+    compiled extension, and in functions that may be exported. An exported function cannot call the kernel, because the
+    kernel is code of this process. Therefore the layer uses the kernel only during training, in eager execution, and in
+    the functions of ``fit``, ``evaluate`` and ``predict``. These functions are never exported.
 
     Sources: Hochreiter and Schmidhuber, "Long Short-Term Memory", 1997; Gers, Schmidhuber and Cummins, "Learning to
     Forget: Continual Prediction with LSTM", 2000 (forget gate); Wan et al., "Regularization of Neural Networks using
@@ -30,11 +30,11 @@ class LSTM(keras.layers.LSTM):
 
     Args:
         units: H, number of units.
-        precision: type of the operands of the kernel's products: "float32", "bfloat16", or "auto" (bfloat16 if it is
-            faster on this CPU). Sums, gates and states are float32. The fallback ignores this argument. The kernel
-            raises ValueError on a CPU without bfloat16 products.
-        weight_drop: share of the recurrent weights to drop during training, from 0 to below 1. All time steps of a
-            window use the same weights.
+        precision: type of the operands of the matrix products: "float32", "bfloat16", or "auto" (bfloat16 if it is
+            faster on this CPU). Sums, gates and states are always float32. The fallback ignores this argument. With
+            "bfloat16", the kernel raises ValueError on a CPU without bfloat16 products.
+        weight_drop: share of the recurrent weights to set to zero during training, from 0 to below 1. The layer selects
+            them once per window, so all time steps of a window use the same weights.
         **options: passed to ``keras.layers.LSTM``.
 
     Raises:
@@ -49,16 +49,17 @@ class LSTM(keras.layers.LSTM):
         self.supports_jit = False  # XLA cannot compile the kernel
 
     def inner_loop(self, sequences: Any, initial_state: Any, mask: Any, training: bool = False) -> Any:
-        """Run the layer over a window, as the method of the parent does.
+        """Run the layer over a window; this method overrides the method of ``keras.layers.LSTM``.
 
         Args:
-            sequences: float32 [B, T, E].
-            initial_state: h and c, each float32 [B, H].
-            mask: bool [B, T] or None.
+            sequences: float32 [B, T, E], inputs.
+            initial_state: h and c before the window, each float32 [B, H].
+            mask: bool [B, T], false for time steps to skip; None for no mask.
             training: whether dropout and weight drop are active.
 
         Returns:
-            The last output [B, H], the outputs [B, T, H], and the list of the last h and c.
+            The output of the last step, float32 [B, H], the outputs of all steps, float32 [B, T, H], and a list with h
+            and c after the window, each float32 [B, H].
         """
         if mask is not None or not self._is_supported() or not _can_use_kernel(training):
             return self._fallback(sequences, initial_state, mask, training)
@@ -75,18 +76,22 @@ class LSTM(keras.layers.LSTM):
         return {**super().get_config(), "precision": self.precision, "weight_drop": self.weight_drop}
 
     def _fallback(self, sequences: Any, initial_state: Any, mask: Any, training: bool) -> Any:
-        """Run the loop of Keras, during training with dropped recurrent weights."""
+        """Run the implementation of Keras; during training, apply weight drop to the recurrent weights."""
         if not training or not self.weight_drop:
             return super().inner_loop(sequences, initial_state, mask, training)
         recurrent = self._recurrent_kernel(training)
-        # The cell stores its dropout mask on the first call. A StatelessScope would discard the mask.
+        # The cell stores its dropout mask on the first call, and a StatelessScope would discard it. So call it here.
         self.cell.get_dropout_mask(sequences[:, 0, :])
-        # In the scope, the variable of the recurrent kernel has the value with dropped weights, also for cuDNN.
+        # Inside the scope, the variable of the recurrent kernel has the value with dropped weights. Keras reads this
+        # variable for cuDNN too.
         with keras.StatelessScope(state_mapping=[(self.cell.recurrent_kernel, recurrent)]):
             return super().inner_loop(sequences, initial_state, mask, training)
 
     def _recurrent_kernel(self, training: bool) -> Any:
-        """Return U, float32 [H, 4H]; during training with dropped weights, and the others scaled up."""
+        """Return the recurrent kernel U, float32 [H, 4H].
+
+        During training, weight drop sets some weights to zero and divides the others by 1 - ``weight_drop``.
+        """
         weights = self.cell.recurrent_kernel.value
         if not training or not self.weight_drop:
             return weights
@@ -117,10 +122,13 @@ def _is_traced_by_trainer() -> bool:
 
 
 def missing_kernel_warning() -> str:
-    """Return a line that warns of slow training without the native code; "" if it is available or a GPU is used."""
+    """Return a warning that training is slow without the native code.
+
+    The result is "" if the native code is available, or if TensorFlow uses a GPU.
+    """
     if native_ops.library() is not None or compute_dtype.has_gpu():
         return ""
     return (
-        "The native code is missing: keras_lstmgen was installed without a C compiler. Training takes two to four "
-        "times as long; install gcc and then keras_lstmgen again."
+        "The native code is missing, because keras_lstmgen was installed without a C compiler. Training takes two to "
+        "four times as long; install gcc and then install keras_lstmgen again."
     )

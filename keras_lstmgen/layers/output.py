@@ -1,4 +1,4 @@
-"""Output layers that compute the logits of the next token: a dense layer, and one that shares the embedding matrix."""
+"""Output layers that compute the logits of the next token, with their own weights or with those of the embedding."""
 
 from typing import Any
 
@@ -9,9 +9,9 @@ from keras_lstmgen.layers.compute_dtype import check_precision, uses_bfloat16
 
 
 class _Logits(keras.layers.Layer):
-    """Base of the output layers: the call, shared by both sources of the weights.
+    """Base class of the output layers, which implements ``call``.
 
-    A subclass has the attribute ``bias`` and implements ``products`` and ``part``.
+    A subclass must have the attribute ``bias`` and implement ``products`` and ``part``.
     """
 
     precision: str
@@ -21,27 +21,28 @@ class _Logits(keras.layers.Layer):
         """Create the layer."""
         super().__init__(*arguments, **options)
         self.precision, self.in_loss = check_precision(precision), in_loss
-        # The seed of the sampled softmax. A checkpoint stores it because it belongs to a layer.
+        # The loss uses this seed for the sampled softmax. It is an attribute of a layer so that checkpoints contain it.
         self.draws_seed = keras.random.SeedGenerator()
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
-        """Return the logits, or during training with ``in_loss`` the inputs."""
+        """Return the logits; during training with ``in_loss``, return the inputs unchanged."""
         return inputs if training and self.in_loss else self.logits(inputs)
 
     def logits(self, inputs: Any) -> Any:
-        """Return float32 [..., V] for float32 [..., H]."""
+        """Compute the logits, float32 [..., V], of inputs float32 [..., H]."""
         products, bias = self.products(tf.reshape(inputs, [-1, inputs.shape[-1]]))
         flat = tf.cast(products, tf.float32) + bias
         return tf.reshape(flat, tf.concat([tf.shape(inputs)[:-1], [bias.shape[0]]], axis=0))
 
     def products(self, rows: Any) -> tuple[Any, Any]:
-        """Return the logits without the bias, and the bias.
+        """Compute the logits without the bias, and return them with the bias.
 
         Args:
-            rows: float32 [N, H].
+            rows: float32 [N, H], inputs of the layer.
 
         Returns:
-            float32 or bfloat16 [N, V], as ``product`` returns it, and float32 [V].
+            The logits without the bias, [N, V], float32 or bfloat16 like the result of ``product``, and the bias,
+            float32 [V].
         """
         raise NotImplementedError
 
@@ -56,11 +57,11 @@ class _Logits(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="keras_lstmgen")
 class Output(_Logits, keras.layers.Dense):
-    """``keras.layers.Dense`` that can multiply in bfloat16; maps float32 [B, T, H] to logits float32 [B, T, V].
+    """Dense output layer, which maps float32 [B, T, H] to logits float32 [B, T, V] and can multiply in bfloat16.
 
     Args:
-        units: V.
-        precision: type of the operands of the product, as for ``LSTM``.
+        units: V, vocabulary size.
+        precision: type of the operands of the product: "float32", "bfloat16" or "auto", see ``LSTM``.
         in_loss: whether the loss computes the logits. If true, the layer returns its inputs during training.
         **options: passed to ``keras.layers.Dense``.
     """
@@ -76,15 +77,15 @@ class Output(_Logits, keras.layers.Dense):
 
 @keras.saving.register_keras_serializable(package="keras_lstmgen")
 class TiedOutput(_Logits):
-    """Output layer with the weights of the embedding; maps float32 [B, T, E] to logits float32 [B, T, V].
+    """Output layer that uses the embedding matrix as weights; maps float32 [B, T, E] to logits float32 [B, T, V].
 
-    The logits are ``h @ embeddings.T + bias``. A saved model contains the embedding matrix once.
+    The logits are ``h @ embeddings.T + bias``. A saved model contains the embedding matrix only once.
 
     Source: Press and Wolf, "Using the Output Embedding to Improve Language Models", 2017.
 
     Args:
-        embedding: the layer whose weights are shared.
-        precision: type of the operands of the product, as for ``LSTM``.
+        embedding: the embedding layer of the same model.
+        precision: type of the operands of the product: "float32", "bfloat16" or "auto", see ``LSTM``.
         in_loss: whether the loss computes the logits. If true, the layer returns its inputs during training.
         **options: passed to ``keras.layers.Layer``.
     """
@@ -95,7 +96,7 @@ class TiedOutput(_Logits):
         self.embedding = embedding
 
     def build(self, input_shape: Any) -> None:  # noqa: ARG002 (Keras passes it)
-        """Create the bias, the only weight of the layer itself."""
+        """Create the bias, which is the only weight that the layer itself owns."""
         self.bias = self.add_weight(shape=(self.embedding.input_dim,), initializer="zeros", name="bias")
 
     def products(self, rows: Any) -> tuple[Any, Any]:
@@ -107,12 +108,15 @@ class TiedOutput(_Logits):
         return tf.gather(self.embedding.embeddings.value, ids), tf.gather(self.bias.value, ids)
 
     def get_config(self) -> dict[str, Any]:
-        """Return the configuration of the layer, including that of the embedding."""
+        """Return the configuration of the layer, which contains the configuration of the embedding."""
         return {**super().get_config(), "embedding": keras.saving.serialize_keras_object(self.embedding)}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "TiedOutput":
-        """Create the layer from its configuration; Keras returns the same embedding object as for the first layer."""
+        """Create the layer from its configuration.
+
+        Keras deserializes the embedding to the same object as the first layer of the model, so the weights are shared.
+        """
         embedding = keras.saving.deserialize_keras_object(config.pop("embedding"))
         if not isinstance(embedding, keras.layers.Embedding):
             raise TypeError("TiedOutput: 'embedding' must be an Embedding layer")
@@ -120,16 +124,16 @@ class TiedOutput(_Logits):
 
 
 def product(x: Any, weights: Any, precision: str, transposed: bool = False) -> Any:
-    """Multiply a matrix by weights.
+    """Multiply a matrix by weights with a given precision.
 
     Args:
         x: float32 [N, H].
         weights: float32 [H, V], or [V, H] if ``transposed``.
-        precision: "float32", "bfloat16" or "auto"; type of both operands.
+        precision: "float32", "bfloat16" or "auto". Both operands are converted to this type.
         transposed: whether to transpose the weights.
 
     Returns:
-        [N, V], float32 or bfloat16, the type of the operands.
+        [N, V] with the type of the converted operands, float32 or bfloat16.
     """
     dtype = tf.bfloat16 if uses_bfloat16(precision) else tf.float32
     return tf.matmul(tf.cast(x, dtype), tf.cast(weights, dtype), transpose_b=transposed)

@@ -1,12 +1,12 @@
-"""Pointer-generator: copies tokens of the text that the attention selects, such as names and rare words.
+"""Pointer-generator layer: the model can copy tokens of the text, such as names and rare words, by its attention.
 
-Source: See, Liu and Manning, "Get To The Point: Summarization with Pointer-Generator Networks", 2017. With the h' and
-the attention weights of ``attention``, at each step::
+Source: See, Liu and Manning, "Get To The Point: Summarization with Pointer-Generator Networks", 2017. At each step, h'
+is the output of the attention (``attention``), and the probabilities p of the next token are::
 
-    g = sigmoid(h' w + b)
-    p = g softmax(h' W + c) + (1 - g) (for each id, the sum of the attention weights of the steps that read it)
+    g = sigmoid(h' w + b)                    share of the output layer
+    p = g softmax(h' W + c) + (1 - g) a      a[id]: sum of the attention weights of all steps that read this id
 
-The last number of a memory slot is 1 + id; without a pointer-generator it is 1.
+The last number of each memory slot is 1 + id. Without a pointer-generator, it is 1.
 """
 
 from typing import Any, NamedTuple
@@ -16,31 +16,31 @@ import tensorflow as tf
 
 from keras_lstmgen.layers.attention import Attention, attend_anew
 
-OPEN = 2.0  # initial value of b: g = 0.88, so that the output layer learns first
-NEVER = 1e-30  # added to a probability before its logarithm is taken
+OPEN = 2.0  # initial value of b; with it, g starts at 0.88, so that the output layer learns first
+NEVER = 1e-30  # added to a probability so that its logarithm is finite
 
 
 class Gate(NamedTuple):
-    """Weights of the gate."""
+    """Weights of the gate g."""
 
-    weights: Any  # float32 [H, 1], w
-    bias: Any  # float32 [1], b
+    weights: Any  # w, float32 [H, 1]
+    bias: Any  # b, float32 [1]
 
 
 def with_copies(gate: Gate, h: Any, logits: Any, attention_weights: Any, read: Any) -> Any:
-    """Compute the logarithm of p.
+    """Compute the logarithm of p for R rows, each a time step of a text.
 
-    The function adds log-probabilities, because a sigmoid close to 0 underflows in ONNX Runtime.
+    The function computes with logarithms of probabilities, because a sigmoid close to 0 underflows in ONNX Runtime.
 
     Args:
         gate: weights of the gate.
         h: float32 [R, H], outputs h' of the attention.
         logits: float32 [R, V], outputs of the output layer.
-        attention_weights: float32 [R, N], attention weights.
-        read: int32 [R, N], the token of each attended step.
+        attention_weights: float32 [R, N], attention weights of each row over N steps.
+        read: int32 [R, N], ids that the model read at these N steps.
 
     Returns:
-        float32 [R, V], log-probabilities.
+        float32 [R, V], log-probabilities of the next token.
     """
     written, copied = shares(gate, h)
     written += tf.nn.log_softmax(logits)
@@ -49,7 +49,7 @@ def with_copies(gate: Gate, h: Any, logits: Any, attention_weights: Any, read: A
 
 
 def shares(gate: Gate, h: Any) -> tuple[Any, Any]:
-    """Compute the logarithms of g and of 1 - g, each [R, 1], for h' [R, H]."""
+    """Compute the logarithms of g and of 1 - g, each float32 [R, 1], from h', float32 [R, H]."""
     z = tf.matmul(h, gate.weights) + gate.bias
     rest = _log_1p_exp_minus(tf.abs(z))
     return tf.minimum(z, 0) - rest, tf.minimum(-z, 0) - rest
@@ -61,7 +61,18 @@ def _log_1p_exp_minus(x: Any) -> Any:
 
 
 def in_windows(gate: Gate, h: Any, logits: Any, attention_weights: Any, read: Any) -> Any:
-    """Apply ``with_copies`` to T steps: [B, T, H], [B, T, V], [B, T, N] and the ids of slots [B, N] to [B, T, V]."""
+    """Compute the logarithm of p for T time steps of B texts, like ``with_copies``.
+
+    Args:
+        gate: weights of the gate.
+        h: float32 [B, T, H], outputs h' of the attention.
+        logits: float32 [B, T, V], outputs of the output layer.
+        attention_weights: float32 [B, T, N], attention weights over N steps.
+        read: int32 [B, N], ids that the model read at these N steps.
+
+    Returns:
+        float32 [B, T, V], log-probabilities of the next token.
+    """
     read = tf.repeat(read[:, tf.newaxis], tf.shape(attention_weights)[1], axis=1)
     rows = [tf.reshape(part, [-1, tf.shape(part)[2]]) for part in (attention_weights, read)]
     flat = with_copies(gate, tf.reshape(h, [-1, h.shape[2]]), tf.reshape(logits, [-1, logits.shape[2]]), *rows)
@@ -69,7 +80,16 @@ def in_windows(gate: Gate, h: Any, logits: Any, attention_weights: Any, read: An
 
 
 def sum_by_id(attention_weights: Any, read: Any, V: int) -> Any:
-    """Sum the attention weights [R, N] by the id that was read at each step: [R, V]."""
+    """Sum the attention weights of all steps that read the same id.
+
+    Args:
+        attention_weights: float32 [R, N].
+        read: int32 [R, N], ids that the model read at the N steps.
+        V: vocabulary size.
+
+    Returns:
+        float32 [R, V].
+    """
     rows = tf.shape(read)[0]
     places = read + V * tf.expand_dims(tf.range(rows), 1)
     sums = tf.scatter_nd(tf.reshape(places, [-1, 1]), tf.reshape(attention_weights, [-1]), tf.reshape(rows * V, [1]))
@@ -77,21 +97,29 @@ def sum_by_id(attention_weights: Any, read: Any, V: int) -> Any:
 
 
 def read_by(memory: Any, ids: Any) -> Any:
-    """Return the ids of the slots that ``attend`` uses: float32 [B, M, 2 D + 1] and int32 [B, T] to [B, M + T]."""
-    before = tf.cast(tf.maximum(memory[:, :, -1] - 1, 0), tf.int32)  # empty slots get id 0 and attention weight 0
+    """Return the ids that the model read at the steps over which ``attend`` computes its attention weights.
+
+    Args:
+        memory: float32 [B, M, 2 D + 1], the memory before the T steps.
+        ids: int32 [B, T], ids that the model read at the T steps.
+
+    Returns:
+        int32 [B, M + T].
+    """
+    before = tf.cast(tf.maximum(memory[:, :, -1] - 1, 0), tf.int32)  # an empty slot gets id 0; its weight is 0
     return tf.concat([before, ids], axis=1)
 
 
 @keras.saving.register_keras_serializable(package="keras_lstmgen")
 class Pointer(keras.layers.Layer):
-    """Pointer-generator around a model with attention; maps int32 [B, T] to log-probabilities [B, T, V].
+    """Pointer-generator layer, which maps ids int32 [B, T] to log-probabilities float32 [B, T, V].
 
-    Each call begins with an empty memory. During training, the layer returns the inputs of
-    ``losses.PointerGeneratorLoss`` instead, float32 [B, T, H + 2 T]: h' of each step, its attention weights over the
-    T steps, and the ids of these steps.
+    The layer contains a model with attention. Each call begins with an empty memory. During training, the layer instead
+    returns the inputs of the loss ``losses.PointerGeneratorLoss``, float32 [B, T, H + 2 T]. For each step, they contain
+    h' (H numbers), the attention weights over the T steps (T numbers) and the ids of the T steps (T numbers).
 
     Args:
-        member: the model, including its output layer.
+        member: the model with attention, including its output layer.
         **options: passed to ``keras.layers.Layer``.
     """
 
@@ -107,7 +135,7 @@ class Pointer(keras.layers.Layer):
         self.gate.build((None, self.member.layers[-1].input.shape[-1]))
 
     def call(self, inputs: Any, training: bool = False) -> Any:
-        """Return the log-probabilities, or the inputs of the loss during training."""
+        """Return the log-probabilities; during training, return the inputs of the loss."""
         h, attention_weights = self._read(inputs, training)
         if not training:
             return in_windows(self.gate_now(), h, self.member.layers[-1](h), attention_weights, inputs)
@@ -115,7 +143,7 @@ class Pointer(keras.layers.Layer):
         return tf.concat([h, attention_weights, read], axis=2)
 
     def _read(self, ids: Any, training: bool) -> tuple[Any, Any]:
-        """Return the input of the output layer, [B, T, H], and the attention weights, [B, T, T]."""
+        """Return the inputs of the output layer, float32 [B, T, H], and the attention weights, float32 [B, T, T]."""
         x: Any = ids
         attention_weights: Any = None
         for layer in self.member.layers[:-1]:
@@ -130,7 +158,7 @@ class Pointer(keras.layers.Layer):
         return Gate(self.gate.kernel.value, self.gate.bias.value)
 
     def get_config(self) -> dict[str, Any]:
-        """Return the configuration of the layer, including that of the model."""
+        """Return the configuration of the layer, which contains the configuration of the model."""
         return {**super().get_config(), "member": keras.saving.serialize_keras_object(self.member)}
 
     @classmethod

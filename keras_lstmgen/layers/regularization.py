@@ -1,6 +1,7 @@
-"""Regularization layers. They are active during training only.
+"""Regularization layers, which are active only during training.
 
-Weight drop is an argument of ``layers.LSTM``; averaged weights belong to the optimizer.
+Two other kinds of regularization are implemented elsewhere: weight drop by the argument ``weight_drop`` of
+``layers.lstm.LSTM``, and averaged weights by the optimizer.
 """
 
 from typing import Any
@@ -10,10 +11,11 @@ import keras
 
 @keras.saving.register_keras_serializable(package="keras_lstmgen")
 class DroppedEmbedding(keras.layers.Embedding):
-    """Embedding with embedding dropout: sets the embedding of whole ids to zero; maps int32 [B, T] to [B, T, E].
+    """Embedding layer with embedding dropout, which maps ids int32 [B, T] to float32 [B, T, E].
 
-    The mask has one number per id, [V, 1]. It is drawn once per batch and scaled by 1 / (1 - rate), so all occurrences
-    of an id in a batch are dropped together. The embedding matrix itself is unchanged, so an output layer can share it.
+    For each batch, the layer selects random ids, and sets the embeddings of all their occurrences to zero. It
+    multiplies all other embeddings by 1 / (1 - rate). The embedding matrix itself does not change, so an output layer
+    can use it too.
 
     Source: Gal and Ghahramani, "A Theoretically Grounded Application of Dropout in Recurrent Neural Networks", 2016.
 
@@ -48,14 +50,14 @@ class DroppedEmbedding(keras.layers.Embedding):
 
 @keras.saving.register_keras_serializable(package="keras_lstmgen")
 class SharedDropout(keras.layers.SpatialDropout1D):
-    """``SpatialDropout1D`` for a part of a batch; maps float32 [rows, T, C] to float32 [rows, T, C].
+    """Dropout layer with one mask per window for the rows of one worker; maps float32 [rows, T, C] to the same shape.
 
-    The layer draws the mask of the whole batch and applies its own rows of the mask. Several workers with the same seed
-    therefore apply the same mask as a single process.
+    The layer generates the mask of the whole batch, and applies only the rows of the mask that belong to this worker.
+    Several workers with the same seed together therefore apply the same mask as a single process.
 
     Args:
-        rate: share of the features to drop.
-        rows: first row, end row (exclusive) and batch size B.
+        rate: share of the features to drop, from 0 to below 1.
+        rows: first row of this worker, row after its last row, and batch size B of all workers.
         **options: passed to ``keras.layers.SpatialDropout1D``.
     """
 
@@ -79,15 +81,16 @@ class SharedDropout(keras.layers.SpatialDropout1D):
 
 @keras.saving.register_keras_serializable(package="keras_lstmgen")
 class ActivationRegularization(keras.layers.Layer):
-    """Activation regularization (AR) and temporal activation regularization (TAR); returns its input unchanged.
+    """Add activation regularization (AR) and temporal activation regularization (TAR) to the loss.
 
-    The layer adds ``strength * mean(h_t^2) + strength / 2 * mean((h_t - h_{t-1})^2)`` to the loss. AWD-LSTM uses the
-    strength 2. Both terms use the outputs after dropout. Dropout with one mask per window only scales the differences.
+    The layer returns its input h unchanged. It adds ``strength * mean(h_t^2) + strength / 2 * mean((h_t - h_{t-1})^2)``
+    to the loss. AWD-LSTM uses the strength 2. Both terms use h after dropout. All steps of a window have the same
+    dropout mask, so dropout only scales the differences between steps.
 
     Source: Merity, McCann and Socher, "Revisiting Activation Regularization for Language RNNs", 2017.
 
     Args:
-        strength: factor of AR; TAR has half of it.
+        strength: factor of AR. The factor of TAR is half of it.
         **options: passed to ``keras.layers.Layer``.
     """
 
@@ -103,7 +106,7 @@ class ActivationRegularization(keras.layers.Layer):
         """Add the penalty to the loss during training."""
         if training:
             change = inputs[:, 1:] - inputs[:, :-1]
-            # A sum instead of a mean: with one time step there is no change, and the mean of an empty tensor is NaN.
+            # A sum instead of a mean: a window of one step has no differences, and the mean of an empty tensor is NaN.
             changes = keras.ops.sum(keras.ops.square(change)) / keras.ops.cast(keras.ops.size(inputs), "float32")
             penalty = self.strength * (keras.ops.mean(keras.ops.square(inputs)) + changes / 2)
             self.add_loss(penalty)

@@ -1,4 +1,4 @@
-"""Build the Keras model from a recipe, compute one inference step, and load and save a run.
+"""Build the Keras model of a recipe, compute one inference step, and load and save runs.
 
-Layers belong to ``layers``, the optimization to ``training``.
+The package ``layers`` contains the layers of the model. The package ``training`` trains it.
 """

@@ -22,10 +22,12 @@ class TrainingOptions:
     """Options of a model for training.
 
     Attributes:
-        precision: type of the operands of the matrix products, as for ``layers.lstm.LSTM``.
+        precision: type of the operands of the matrix products: "float32", "bfloat16" or "auto", see
+            ``layers.lstm.LSTM``.
         in_loss: whether the loss computes the logits. If true, the model returns the inputs of its output layer during
             training.
-        carries: whether the LSTM layers keep their state from batch to batch, for contiguous streams of text.
+        carries: whether the LSTM layers keep their state from batch to batch. True if each row of a batch continues
+            the text of the same row in the previous batch.
     """
 
     precision: str = "float32"
@@ -35,7 +37,7 @@ class TrainingOptions:
 
 @dataclass(frozen=True)
 class _Sizes:
-    """Sizes of a model: vocabulary V, batch B (None: for inference) and window T (None: any)."""
+    """Sizes of a model: vocabulary size V, batch size B (None for inference) and window length T (None for any)."""
 
     V: int
     B: int | None
@@ -63,22 +65,26 @@ def build(
     T: int | None = None,
     training: TrainingOptions | None = None,
 ) -> keras.Sequential:
-    """Build the model of a recipe; it maps int32 [B, T] to logits float32 [B, T, V].
+    """Build the model of a recipe, which maps ids int32 [B, T] to logits float32 [B, T, V].
 
-    With ``B``, the model is for training: it contains the regularization layers, and its LSTM layers can carry their
-    state from batch to batch. Without ``B``, the model is for inference: each call begins with a zero state, and all
-    layers except attention and a tied output are layers of Keras. Both models have the same weights in the same order.
+    With ``B``, the model is for training. It contains the regularization layers, and its LSTM layers can carry their
+    state from batch to batch. Without ``B``, the model is for inference. Each call then begins with a zero state, and
+    the model uses the standard Keras layers, except for attention, a tied output, an ensemble and a pointer-generator.
+    Both models have the same weights in the same order.
 
-    The LSTM layers fulfil the conditions of cuDNN. All steps of a window share one dropout mask (Gal and Ghahramani, "A
-    Theoretically Grounded Application of Dropout in Recurrent Neural Networks", 2016). An ensemble or a
-    pointer-generator is one layer that contains its members.
+    The arguments of the LSTM layers allow Keras to use cuDNN on a GPU. All steps of a window share one dropout mask
+    (Gal and Ghahramani, "A Theoretically Grounded Application of Dropout in Recurrent Neural Networks", 2016). An
+    ensemble or a pointer-generator is a single layer that contains its members.
 
     Args:
         settings: the recipe of the model.
         V: vocabulary size.
-        B: batch size of all workers; None for inference. Each worker builds the model for its own rows.
-        T: window length; None for any.
+        B: batch size, summed over all workers; None for inference. Each worker builds the model for its own rows.
+        T: window length in time steps; None for any length.
         training: options of a model for training; None for the defaults.
+
+    Returns:
+        The model, with new random weights.
     """
     sizes, training = _Sizes(V, B, T), training or TrainingOptions()
     if settings.members == 1 and not settings.copy:
@@ -89,7 +95,7 @@ def build(
 
 
 def _member(settings: recipe.Model, sizes: _Sizes, training: TrainingOptions, name: str) -> keras.Sequential:
-    """Build one member of the model."""
+    """Build one member of an ensemble, or the whole model if there is one member."""
     embedding = _embedding(settings, sizes)
     layers: list[keras.layers.Layer] = [sizes.input(), embedding]
     for number in range(1, settings.layers + 1):
@@ -107,8 +113,9 @@ def _member(settings: recipe.Model, sizes: _Sizes, training: TrainingOptions, na
 
 def _embedding(settings: recipe.Model, sizes: _Sizes) -> keras.layers.Embedding:
     """Create the embedding layer with its initializer."""
-    # Inputs of unit variance: with the range of Keras, ±0.05, training starts far more slowly. A matrix that is shared
-    # with the output layer must start small (Merity et al., "Regularizing and Optimizing LSTM Language Models", 2018).
+    # Embeddings start with unit variance, because training starts far more slowly with the default range of Keras,
+    # ±0.05. A matrix that is shared with the output layer must start with smaller values (Merity et al., "Regularizing
+    # and Optimizing LSTM Language Models", 2018).
     initializer = (
         keras.initializers.RandomUniform(-0.1, 0.1) if settings.tied else keras.initializers.RandomNormal(stddev=1.0)
     )
@@ -119,7 +126,7 @@ def _embedding(settings: recipe.Model, sizes: _Sizes) -> keras.layers.Embedding:
 
 
 def _dropout(rate: float, B: int | None, name: str) -> keras.layers.Layer:
-    """Create a dropout layer with one mask per window; all workers use their rows of the same mask."""
+    """Create a dropout layer with one mask per window; each worker applies its own rows of the mask of the batch."""
     if B is None:
         return keras.layers.SpatialDropout1D(rate, name=name)
     rows = workers.batch_rows(B)
@@ -127,7 +134,7 @@ def _dropout(rate: float, B: int | None, name: str) -> keras.layers.Layer:
 
 
 def _lstm(settings: recipe.Model, training: TrainingOptions | None, name: str) -> keras.layers.LSTM:
-    """Create an LSTM layer: with the native kernel for training, the layer of Keras for inference."""
+    """Create the LSTM layer with the native kernel for training, or ``keras.layers.LSTM`` for inference."""
     if training is None:
         return keras.layers.LSTM(settings.units, return_sequences=True, name=name)
     return LSTM(
@@ -142,7 +149,7 @@ def _lstm(settings: recipe.Model, training: TrainingOptions | None, name: str) -
 
 
 def _output(tied: keras.layers.Embedding | None, sizes: _Sizes, training: TrainingOptions) -> keras.layers.Layer:
-    """Create the output layer; ``tied`` is the embedding that it shares its weights with."""
+    """Create the output layer; if ``tied`` is not None, the output layer uses the weights of this embedding."""
     options: dict[str, Any] = {"precision": training.precision, "in_loss": training.in_loss, "name": "output"}
     if tied is not None:
         return TiedOutput(tied, **options)
@@ -168,12 +175,12 @@ def parameters(settings: recipe.Model, V: int) -> int:
 def start_at(model: keras.Sequential, counts: np.ndarray[Any, Any]) -> None:
     """Initialize the output bias of a new model to the logarithms of the token frequencies.
 
-    Without this initialization, the model first learns which ids never occur (with characters, most of the byte
-    pieces). It does so by saturating its units, and saturated units learn slowly.
+    Without this initialization, the model first learns which ids never occur. In a character vocabulary, for example,
+    most byte pieces never occur. The model learns this by saturating its units, and saturated units learn slowly.
 
     Args:
         model: the model.
-        counts: int [V], occurrences of each id in the training text.
+        counts: int [V], number of occurrences of each id in the training text.
     """
     minimum = 1e-3  # instead of a count of 0, so that the logit is finite
     for member in members_of(model):

@@ -1,4 +1,6 @@
-"""Inference step of a model: pure functions of the weights, a token per row, and the state. Every export contains them.
+"""Compute one inference step: from one token per row and the state to the logits of the next token and the next state.
+
+All functions are pure. Every exported artifact contains their graph.
 
 Equations of an LSTM cell (Hochreiter and Schmidhuber, "Long Short-Term Memory", 1997; forget gate: Gers, Schmidhuber
 and Cummins, "Learning to Forget: Continual Prediction with LSTM", 2000)::
@@ -7,8 +9,8 @@ and Cummins, "Learning to Forget: Continual Prediction with LSTM", 2000)::
     c' = sigmoid(f) * c + sigmoid(i) * tanh(g)
     h' = sigmoid(o) * tanh(c')
 
-The state of a text is one float32 vector of S numbers: ``h`` and ``c`` of each layer in turn (2 L H numbers), followed
-by the memory of the attention, if there is one. A text begins with zeros.
+The state of a text is one float32 vector of S numbers. It contains ``h`` and ``c`` of each layer in turn (2 L H
+numbers). A model with attention appends the memory of the attention. The state of a new text is zero.
 """
 
 import math
@@ -24,16 +26,16 @@ from keras_lstmgen.layers.output import TiedOutput
 from keras_lstmgen.layers.pointer_generator import Gate, Pointer, read_by, with_copies
 from keras_lstmgen.models import structure
 
-LARGE = 4096  # vocabulary size from which the last bits of the logits can change a sampled token
+LARGE = 4096  # with at least this vocabulary size, rounding errors of the logits can change a sampled token
 PARTS = 8  # number of parts of each matrix of a model with a large vocabulary
 
 
 class Cell(NamedTuple):
     """Weights of one LSTM layer, with the gates in the order of Keras: i, f, g, o."""
 
-    kernel: Any  # float32 [E or H, 4H], W; None if the input of the cell already contains x W + b
-    recurrent: Any  # float32 [H, 4H], U; None if ``kernel`` is W stacked on U
-    bias: Any  # float32 [4H], b; None if ``kernel`` is None
+    kernel: Any  # W, float32 [E or H, 4H]; None if the input of the cell is already x W + b
+    recurrent: Any  # U, float32 [H, 4H]; None if ``kernel`` contains W and U, stacked along the first axis
+    bias: Any  # b, float32 [4H]; None if ``kernel`` is None
 
 
 class Gates(NamedTuple):
@@ -46,25 +48,25 @@ class Gates(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """Weights of a model, as the variables of its layers. A matrix may be a tuple of its parts, see ``in_parts``."""
+    """Weights of a model as TensorFlow variables; ``in_parts`` may replace a matrix by a tuple of its parts."""
 
-    embedding: Any  # float32 [V, E]; or [V, 4H] with the table x W + b of the first layer
-    cells: tuple[Cell, ...]
-    output: Any  # float32 [H, V]; or the embedding [V, H] if ``tied``
+    embedding: Any  # float32 [V, E]; or a table [V, 4H] that contains x W + b of the first LSTM layer for each id
+    cells: tuple[Cell, ...]  # one per LSTM layer
+    output: Any  # float32 [H, V]; if ``tied``, the embedding [V, H]
     output_bias: Any  # float32 [V]
-    tied: bool
-    heads: Heads | None  # of the attention
-    slots: int  # M, size of the memory of the attention; 0 without attention
-    gate: Gate | None = None  # of the pointer-generator
-    others: tuple["Weights", ...] = ()  # further members of an ensemble
+    tied: bool  # whether the output layer uses the embedding matrix
+    heads: Heads | None  # weights of the attention; None without attention
+    slots: int  # M, number of slots in the memory of the attention; 0 without attention
+    gate: Gate | None = None  # weights of the gate of a pointer-generator; None for other models
+    others: tuple["Weights", ...] = ()  # weights of the second and further members of an ensemble
 
 
 class StepTrace(NamedTuple):
-    """Result of one step, with its intermediate values."""
+    """Result of one step with its intermediate values."""
 
-    logits: Any  # float32 [B, V]
-    state: Any  # float32 [B, S]
-    gates: tuple[Gates, ...]  # of each layer
+    logits: Any  # float32 [B, V], of the next token
+    state: Any  # float32 [B, S], after the step
+    gates: tuple[Gates, ...]  # one per LSTM layer
     attention_weights: Any  # float32 [B, 1, M + 1]; None without attention
 
 
@@ -72,10 +74,10 @@ def weights_of(model: keras.Sequential) -> Weights:
     """Return the weights of a model.
 
     Args:
-        model: a model with the layers of ``builder.build``, or with the equivalent layers of Keras.
+        model: a model with the layers of ``builder.build``, or with the equivalent Keras layers.
 
     Raises:
-        UserError: if the inference step does not compute the same as the model; the message names the layer.
+        UserError: if the inference step cannot reproduce the results of the model; the message names the layer.
     """
     structure.check(model)
     first, *others = (_weights_of_member(member) for member in members_of(model))
@@ -101,16 +103,20 @@ def _weights_of_member(model: keras.Sequential) -> Weights:
 
 
 def each_member(weights: Weights) -> list[Weights]:
-    """Return the weights of each member of an ensemble; of another model, a list with its weights."""
+    """Return a list with the weights of each member; a model that is not an ensemble has one member."""
     return [weights._replace(others=()), *weights.others]
 
 
 def in_parts(weights: Weights) -> Weights:
     """Split the matrices of a model with a large vocabulary, so that runtimes compute more similar logits.
 
-    A runtime adds up the H products of a matrix product in its own order. The rounding error grows with the length of
-    the sum. With thousands of ids, it changes one sampled token in a few thousand. The sum of eight sums of H / 8
-    products has a smaller error, but takes longer. With a small vocabulary, the weights are returned unchanged.
+    Each number of a matrix product is a sum of H terms. Each runtime adds the terms in its own order, so the rounding
+    errors differ between runtimes. The errors grow with the number of terms in a sum. With a vocabulary of several
+    thousand ids, they change about one sampled token in several thousand.
+
+    The function therefore splits each matrix into eight parts. The inference step multiplies each part separately and
+    adds the eight results. Each partial sum has only H / 8 terms, so the rounding errors are smaller. This takes longer
+    than a single product. Weights with a vocabulary below ``LARGE`` are returned unchanged.
     """
     if int(weights.output_bias.shape[0]) < LARGE:
         return weights
@@ -127,7 +133,7 @@ def _split_member(weights: Weights) -> Weights:
 
 
 def _split_matrix(matrix: Any, axis: int = 0) -> Any:
-    """Split a matrix into equal parts along the axis that a product sums over."""
+    """Split a matrix into equal parts along ``axis``, the axis over which the matrix product sums."""
     if matrix is None:
         return None
     parts = tf.split(matrix, math.gcd(PARTS, matrix.shape[axis]), axis)
@@ -135,12 +141,12 @@ def _split_matrix(matrix: Any, axis: int = 0) -> Any:
 
 
 def state_size(weights: Weights) -> int:
-    """Return S: 2 L H plus the size of the attention's memory, times the number of members."""
+    """Return S, which is the sum of 2 L H and the size of the attention memory, times the number of members."""
     return (_cell_state_size(weights) + memory_size(weights.slots)) * (1 + len(weights.others))
 
 
 def _cell_state_size(weights: Weights) -> int:
-    """Return 2 L H."""
+    """Return 2 L H, the number of values in h and c of all layers of one member."""
     kernels = (cell.kernel if cell.recurrent is None else cell.recurrent for cell in weights.cells)
     return sum(int(tf.nest.flatten(kernel)[0].shape[1]) // 2 for kernel in kernels)
 
@@ -160,15 +166,17 @@ def step(weights: Weights, ids: Any, state: Any) -> tuple[Any, Any]:
 
 
 def for_each_member(weights: Weights, run: Callable[[Weights, Any], tuple[Any, Any]], state: Any) -> tuple[Any, Any]:
-    """Run a function for each member of an ensemble and average their probabilities.
+    """Run a function for each member of an ensemble and average the probabilities of the members.
 
     Args:
         weights: weights of the model.
-        run: maps the weights of a member and its part of the state to logits [..., V] and its next state.
-        state: float32 [B, S], the concatenated states of the members.
+        run: function that takes the weights and the state of one member, and returns the logits [..., V] and the next
+            state of this member.
+        state: float32 [B, S], the concatenated states of all members.
 
     Returns:
-        The logits of the mean probabilities, and the next state [B, S].
+        The logarithms of the mean probabilities, float32 [..., V], and the next state, float32 [B, S]. A model with
+        one member returns the results of ``run`` unchanged.
     """
     if not weights.others:
         return run(weights, state)
@@ -179,9 +187,9 @@ def for_each_member(weights: Weights, run: Callable[[Weights, Any], tuple[Any, A
 
 
 def traced_step(weights: Weights, ids: Any, state: Any) -> StepTrace:
-    """Compute the step of one member, like ``step``, and return the intermediate values too.
+    """Compute ``step`` for one member, and return the intermediate values too.
 
-    A graph that does not use the intermediate values contains no additional operators.
+    Graphs do not become larger by this: TensorFlow removes intermediate values that a graph does not use.
     """
     x = _embedded(weights, ids)
     parts, memory = split_state(weights, state)
@@ -202,14 +210,14 @@ def traced_step(weights: Weights, ids: Any, state: Any) -> StepTrace:
 
 
 def _embedded(weights: Weights, ids: Any) -> Any:
-    """Return the embeddings float32 [B, E] of ids int32 [B]."""
+    """Return the embeddings, float32 [B, E], of the ids, int32 [B]."""
     if not isinstance(weights.embedding, tuple):
         return tf.gather(weights.embedding, ids)
     return tf.concat([tf.gather(part, ids) for part in weights.embedding], axis=1)
 
 
 def _product(x: Any, matrix: Any, transposed: bool = False) -> Any:
-    """Multiply [B, n] by a matrix [n, m], or [m, n] if ``transposed``, or by its parts."""
+    """Multiply x [B, n] by a matrix [n, m], or [m, n] if ``transposed``; the matrix may be a tuple of its parts."""
     if not isinstance(matrix, tuple):
         return tf.matmul(x, matrix, transpose_b=transposed)
     pieces = zip(tf.split(x, len(matrix), axis=1), matrix, strict=True)
@@ -220,17 +228,18 @@ def split_state(weights: Weights, state: Any) -> tuple[list[Any], Any]:
     """Split the state of one member, float32 [B, S].
 
     Returns:
-        h and c of each layer in turn, each float32 [B, H], and the memory float32 [B, M, 2 D + 1] or None.
+        A list with h and c of each layer in turn, each float32 [B, H], and the memory of the attention, float32
+        [B, M, 2 D + 1], or None without attention.
     """
     if not weights.heads:
         return tf.split(state, 2 * len(weights.cells), axis=1), None
-    cut = _cell_state_size(weights)  # slices, because TFLite computes a split into parts of different sizes wrongly
+    cut = _cell_state_size(weights)  # uses slices: TFLite returns wrong results for tf.split with unequal parts
     memory = tf.reshape(state[:, cut:], [-1, weights.slots, memory_size(weights.slots) // weights.slots])
     return tf.split(state[:, :cut], 2 * len(weights.cells), axis=1), memory
 
 
 def join_state(parts: list[Any], memory: Any) -> Any:
-    """Join the result of ``split_state`` to a state [B, S]."""
+    """Concatenate the results of ``split_state`` to a state, float32 [B, S]."""
     flat = [] if memory is None else [tf.reshape(memory, [-1, memory_size(memory.shape[1])])]
     return tf.concat([*parts, *flat], axis=1)
 
@@ -240,12 +249,12 @@ def cell(weights: Cell, x: Any, h: Any, c: Any) -> tuple[Any, Any, Gates]:
 
     Args:
         weights: weights of the layer.
-        x: float32 [B, E or H], input.
-        h: float32 [B, H], hidden state.
-        c: float32 [B, H], cell state.
+        x: float32 [B, E or H], input of the layer.
+        h: float32 [B, H], hidden state before the step.
+        c: float32 [B, H], cell state before the step.
 
     Returns:
-        The next h and c, each float32 [B, H], and the gates.
+        The hidden state and the cell state after the step, each float32 [B, H], and the gates.
     """
     i, f, g, o = tf.split(_gate_sums(weights, x, h), 4, axis=1)
     f, i, g, o = tf.sigmoid(f), tf.sigmoid(i), tf.tanh(g), tf.sigmoid(o)
@@ -262,19 +271,19 @@ def _gate_sums(weights: Cell, x: Any, h: Any) -> Any:
 
 
 def score(weights: Weights, ids: Any, state: Any) -> tuple[Any, Any]:
-    """Compute the log-probability of each next token of a window.
+    """Compute the log-probabilities of the tokens of a window after its first token.
 
-    All tokens except the last one are read. The next window of a long text therefore begins with the last token of this
-    window.
+    The model reads all tokens except the last one. To score a long text in several windows, begin each window with the
+    last token of the previous window.
 
     Args:
         weights: weights of the model.
-        ids: int32 [B, P].
-        state: float32 [B, S].
+        ids: int32 [B, P], the window.
+        state: float32 [B, S], state before the window.
 
     Returns:
-        The log-probabilities of ``ids[:, 1:]`` in nats, float32 [B, P - 1], and the next state, float32 [B, S]. For P
-        below 2, the log-probabilities are empty.
+        The log-probabilities of ``ids[:, 1:]`` in nats, float32 [B, P - 1], and the state after the tokens that were
+        read, float32 [B, S]. If P is 0 or 1, the log-probabilities are empty.
     """
     P, nothing = tf.shape(ids)[1], tf.zeros_like(ids[:, 1:], tf.float32)
     columns = tf.expand_dims(tf.range(tf.shape(nothing)[1]), 0)
@@ -288,17 +297,17 @@ def score(weights: Weights, ids: Any, state: Any) -> tuple[Any, Any]:
     return logprobs, state
 
 
-# The following functions use gather and where, because slices and scatters become many operators in other runtimes.
+# The following functions use gather and where. Converters translate slices and scatters into many more operators.
 def column(table: Any, t: Any) -> Any:
-    """Return column ``t`` of [B, N], as [B, 1]."""
+    """Return column ``t`` of a table [B, N] with shape [B, 1]."""
     return tf.gather(table, tf.expand_dims(t, 0), axis=1)
 
 
 def pick(table: Any, ids: Any) -> Any:
-    """Return the entry of each row of [B, V] at the position int32 [B, 1], as [B, 1]."""
+    """Return one entry of each row of a table [B, V] with shape [B, 1]; ``ids``, int32 [B, 1], selects the entries."""
     return tf.gather(table, ids, batch_dims=1)
 
 
 def put(table: Any, here: Any, column: Any) -> Any:
-    """Replace a column of [B, N] by [B, 1]; ``here``, bool [1, N], marks the column."""
+    """Replace one column of a table [B, N] by ``column`` [B, 1]; the mask ``here``, bool [1, N], is true there."""
     return tf.where(here, column, table)

@@ -1,4 +1,4 @@
-"""Run directory: a folder with the model, tokenizer and metadata of a run, which can be moved and copied."""
+"""Create, find and load run directories: movable folders with the model, the tokenizer and the metadata of a run."""
 
 import os
 import zipfile
@@ -19,27 +19,27 @@ from keras_lstmgen.tokenizers.tokenizer import Tokenizer
 from keras_lstmgen.utils.errors import UserError, first_line, shell_quoted
 
 FORMAT_VERSION = 1
-NONE = -1  # no id
+NONE = -1  # value of an id that a model does not have
 METADATA, TOKENIZER, RECIPE = folders.METADATA, folders.TOKENIZER, folders.RECIPE
 MODEL, CHECKPOINT = "model.keras", "checkpoint.keras"
 PREVIOUS = "checkpoint.before.keras"  # the second newest checkpoint
-WHOLE = "model.whole.keras"  # best model after a complete epoch, if MODEL is newer than that
+WHOLE = "model.whole.keras"  # best model at the end of an epoch; exists if MODEL was saved within a later epoch
 
 
 @dataclass(frozen=True)
 class Metadata:
-    """Metadata of a run, which every artifact contains; ``docs/contract.md`` specifies them.
+    """Metadata of a run; every exported artifact contains them, and ``docs/contract.md`` specifies them.
 
     Attributes:
-        vocab_size: V.
-        state_size: S, size of the state of a text.
-        start_id: start symbol.
-        end_id: end symbol; generation stops after it.
-        prompt_start: whether a prompt is read after the start symbol.
-        unsampled_ids: ids that are never generated.
-        recipe: the recipe of the training, with all sizes resolved.
-        metrics: losses of the run.
-        source_end_id: end symbol of the source for a model of pairs; -1 for other models.
+        vocab_size: V, number of ids.
+        state_size: S, number of float32 values in the state of a text.
+        start_id: id of the start symbol.
+        end_id: id of the end symbol, after which generation stops.
+        prompt_start: whether the model reads the start symbol before a prompt.
+        unsampled_ids: ids that generation never selects.
+        recipe: the recipe of the training; "auto" values are replaced by the values that were used.
+        metrics: losses of the run in nats per token, by name.
+        source_end_id: id of the symbol that ends the source of a pair; -1 for a model that is not trained on pairs.
         format_version: version of this format.
     """
 
@@ -56,12 +56,12 @@ class Metadata:
 
 
 class Run(NamedTuple):
-    """A trained model with everything that generation, evaluation and export need.
+    """A loaded run: the trained model with everything that generation, evaluation and export need.
 
     Attributes:
-        metadata: the metadata that every exported artifact contains too.
-        recipe: the recipe of the training, with all sizes resolved.
-        tokenizer: the vocabulary.
+        metadata: the metadata of the run; every exported artifact contains them too.
+        recipe: the recipe of the training; "auto" values are replaced by the values that were used.
+        tokenizer: the tokenizer with the vocabulary of the run.
         model: the inference model.
     """
 
@@ -76,12 +76,12 @@ class Run(NamedTuple):
         return weights_of(self.model)
 
     def prompt_ids(self, prompt: str) -> list[int]:
-        """Return the ids of a prompt, with the start symbol if the prompt is empty or the metadata require it."""
+        """Encode a prompt, and prepend the start symbol if the prompt is empty or the metadata require it."""
         start = [self.metadata.start_id] if self.metadata.prompt_start or not prompt else []
         return self.closed(start + [int(token) for token in self.tokenizer.encode(prompt)])
 
     def closed(self, ids: list[int]) -> list[int]:
-        """Append the end symbol of the source to the ids of a prompt, if the model was trained on pairs."""
+        """Append the symbol that ends a source to the ids of a prompt, if the model was trained on pairs."""
         end = self.metadata.source_end_id
         return ids if end == NONE or end in ids or ids == [self.metadata.start_id] else [*ids, end]
 
@@ -91,13 +91,16 @@ def create(parent: Path, name: str) -> Path:
 
     Args:
         parent: folder of the runs.
-        name: name of the run. If the name exists, a number is appended.
+        name: name of the run. If a folder with this name exists, a number is appended, as in ``name-2``.
+
+    Returns:
+        The new folder.
 
     Raises:
         UserError: if the name is not valid or the folder cannot be created.
     """
     if not name or Path(name).name != name or name.startswith("."):
-        raise UserError(f"--name: '{name}' cannot name a folder; give one word without slashes")
+        raise UserError(f"--name: '{name}' is not a valid folder name; give one word without slashes")
     name = filenames.native(name)
     for number in range(1, 100_000):
         folder = parent / (name if number == 1 else f"{name}-{number}")
@@ -112,9 +115,13 @@ def create(parent: Path, name: str) -> Path:
 
 
 def find(name: str | None, parent: Path) -> Path:
-    """Return the folder of a run: a run of this name in ``parent``, the run at a path, or without a name the newest.
+    """Return the folder of a run, or of the newest run in ``parent`` if ``name`` is None.
 
-    Only words with a slash, ``.`` and ``..`` are paths, so a file in the working directory does not hide a run.
+    A name with a slash, ``.`` and ``..`` are paths. Every other name is the name of a run in ``parent``, even if the
+    working directory contains a file or a folder with this name.
+
+    Raises:
+        UserError: if the run does not exist.
     """
     if name is None:
         return _newest(parent)
@@ -126,12 +133,12 @@ def find(name: str | None, parent: Path) -> Path:
 
 
 def is_path(word: str) -> bool:
-    """Return whether a word of the command line is a path, and not the name of a run."""
+    """Return whether a command line argument is a path and not the name of a run."""
     return os.sep in word or word in (os.curdir, os.pardir)
 
 
 def _hint(name: str, parent: Path) -> str:
-    """Return advice for a name that is not the name of a run."""
+    """Return advice for the user whose name for a run does not exist."""
     for path in (Path(name), parent / name):
         around = [folder for folder in path.parents if (folder / RECIPE).is_file()]
         if path.is_file() and around:
@@ -161,14 +168,14 @@ def save_metadata(folder: Path, metadata: Metadata) -> None:
 
 
 def load(folder: Path) -> Run:
-    """Load a finished or interrupted run with its best weights so far.
+    """Load a run with its best weights so far; the run may be finished or interrupted.
 
     Raises:
         UserError: if a file is missing or damaged, or if the files belong to different runs.
     """
     if not (folder / MODEL).is_file():
         raise UserError(
-            f"{folder}: is no finished run ({MODEL} is missing); go on with: "
+            f"{folder}: is not a finished run ({MODEL} is missing); continue with: "
             f"keras-lstmgen train --resume {shell_quoted(folder)}"
         )
     metadata = load_metadata(folder)
@@ -195,7 +202,7 @@ def load_metadata(folder: Path) -> Metadata:
 
 
 def _typed(metadata: Metadata) -> Metadata:
-    """Check the type of every value; raise TypeError with the name of a wrong one."""
+    """Return the metadata; raise TypeError with the name of the first value that has a wrong type."""
     for name, kind in get_type_hints(Metadata).items():
         if type(getattr(metadata, name)) is not (get_origin(kind) or kind):
             raise TypeError(f"{name} is {getattr(metadata, name)!r:.60}")
@@ -207,13 +214,17 @@ def _typed(metadata: Metadata) -> Metadata:
 def load_model(path: Path, settings: recipe.Recipe, V: int) -> keras.Sequential:
     """Build the model of a recipe, and load its weights from a ``.keras`` file.
 
-    Layers and code in the file are ignored. The model is built only if the file contains the right number of weights,
-    because the model of a damaged recipe may not fit into memory.
+    The function reads only the weights, not the layers and the code in the file. It first compares the number of
+    weights with the recipe. A damaged recipe could describe a model that does not fit into memory, so the model is
+    built only if both numbers are equal.
 
     Args:
-        path: the file.
-        settings: the recipe.
+        path: the ``.keras`` file.
+        settings: the recipe of the run.
         V: vocabulary size.
+
+    Returns:
+        The inference model.
 
     Raises:
         UserError: if the file does not contain the weights of this model.
@@ -223,19 +234,21 @@ def load_model(path: Path, settings: recipe.Recipe, V: int) -> keras.Sequential:
         if (stored := _stored_numbers(path)) == expected:
             model = build(settings.model, V)
             model.load_weights(path)
-    except Exception as error:  # Keras, zipfile and h5py have their own exceptions for damaged files
+    except Exception as error:  # Keras, zipfile and h5py raise different exceptions for damaged files
         reason = first_line(error)
-        raise UserError(f"{path}: holds no weights of this model ({reason}); copy or train it again") from error
+        raise UserError(
+            f"{path}: does not contain the weights of this model ({reason}); copy or train it again"
+        ) from error
     if stored != expected:
         raise UserError(
-            f"{path}: holds {stored:,} numbers where the recipe's model has {expected:,}; "
+            f"{path}: contains {stored:,} weights, but the model of the recipe has {expected:,}; "
             "copy the whole folder of the run"
         )
     return model
 
 
 def _stored_numbers(path: Path) -> int:
-    """Return the number of weights in a ``.keras`` file; raise ValueError for compressed or external weights."""
+    """Return the number of values in all weights of a ``.keras`` file; raise ValueError if they are compressed."""
     sizes: list[int] = []
 
     def count(name: str, entry: Any) -> None:
@@ -252,9 +265,11 @@ def _stored_numbers(path: Path) -> int:
 
 
 def _agree(folder: Path, metadata: Metadata, words: Tokenizer, settings: recipe.Model) -> None:
-    """Raise UserError if the files belong to different runs, or if the vocabulary has no id to generate."""
+    """Raise UserError if the files belong to different runs, or if generation may not select any id."""
     if recipe.AUTO in (settings.units, settings.layers, settings.embedding_size, settings.dropout):
-        raise UserError(f"{folder / METADATA}: leaves sizes of the model open; copy the whole folder of the run")
+        raise UserError(
+            f"{folder / METADATA}: does not contain all sizes of the model; copy the whole folder of the run"
+        )
     said = (metadata.vocab_size, metadata.state_size)
     size = settings.members * (2 * settings.layers * settings.units + memory_size(settings.attention))
     found = (words.vocab_size, size)
@@ -267,7 +282,7 @@ def _agree(folder: Path, metadata: Metadata, words: Tokenizer, settings: recipe.
     ids += [metadata.source_end_id] if metadata.source_end_id != NONE else []
     if any(not 0 <= token < metadata.vocab_size for token in ids):
         raise UserError(
-            f"{folder / METADATA}: names ids outside the vocabulary of {metadata.vocab_size}; "
+            f"{folder / METADATA}: contains ids outside the vocabulary of {metadata.vocab_size}; "
             "copy the whole folder of the run"
         )
     try:

@@ -1,7 +1,7 @@
-"""Check that the inference step computes the same as a Keras model.
+"""Check that the inference step can reproduce the results of a Keras model.
 
-The inference step supports an embedding, LSTM layers, attention and an output layer. For each argument that changes
-their equations, it supports one value.
+The inference step supports models with an embedding, LSTM layers, optional attention and an output layer. Some
+arguments of these layers change their equations. Of each of these arguments, the inference step supports one value.
 """
 
 from typing import Any
@@ -21,7 +21,7 @@ CELLS = (keras.layers.LSTM, lstm.LSTM)
 OUTPUTS = (keras.layers.Dense, Output, TiedOutput)
 IN_TRAINING = (keras.layers.Dropout, keras.layers.SpatialDropout1D, SharedDropout, ActivationRegularization)
 
-# Arguments that change the result of a layer outside of training, with the supported value.
+# Supported value of each argument that changes the results of a layer outside of training.
 ARGUMENTS: dict[type, dict[str, Any]] = {
     keras.layers.Embedding: {"mask_zero": False, "lora_rank": None},
     keras.layers.LSTM: {
@@ -32,7 +32,7 @@ ARGUMENTS: dict[type, dict[str, Any]] = {
 
 
 def check(model: keras.Sequential) -> None:
-    """Raise UserError, with the name of the layer, for a model that the inference step does not compute."""
+    """Raise UserError with the name of the layer if the inference step does not support the model."""
     if not isinstance(model, keras.Sequential):
         raise UserError(f"model: is a {type(model).__name__}; give a keras.Sequential")
     outer = model.layers[0] if model.layers else None
@@ -46,7 +46,10 @@ def check(model: keras.Sequential) -> None:
 
 
 def _check_order(member: keras.Sequential) -> None:
-    """Raise UserError unless the layers are an embedding, LSTMs, at most one attention and an output, plus dropout."""
+    """Raise UserError if the layers have another order than embedding, LSTM layers, attention (optional), output.
+
+    Dropout and activation regularization are ignored.
+    """
     *before, output = member.layers or [None]
     parts = [layer for layer in before if type(layer) not in IN_TRAINING]
     if not parts or type(parts[0]) not in EMBEDDINGS:
@@ -64,14 +67,14 @@ def _check_order(member: keras.Sequential) -> None:
 
 
 def _unknown(layer: keras.layers.Layer | None, rule: str) -> UserError:
-    """Return the exception for a layer that violates a rule."""
+    """Return the exception for a layer that violates a rule, or for a model without layers."""
     if layer is None:
         return UserError(f"model: has no layers; {rule}")
     return UserError(f"model: layer '{layer.name}' ({type(layer).__name__}) is not supported here; {rule}")
 
 
 def _check_arguments(layer: keras.layers.Layer) -> None:
-    """Raise UserError for an unsupported argument of a layer."""
+    """Raise UserError if an argument of the layer has an unsupported value."""
     config = layer.get_config()
     for kind, wanted in ARGUMENTS.items():
         for name, value in wanted.items() if isinstance(layer, kind) else ():
@@ -83,7 +86,7 @@ def _check_arguments(layer: keras.layers.Layer) -> None:
 
 
 def _check_weights(layer: keras.layers.Layer) -> None:
-    """Raise UserError for weights that are not float32."""
+    """Raise UserError if a weight of the layer is not float32."""
     for weight in layer.weights:
         if weight.dtype != "float32":
             raise UserError(

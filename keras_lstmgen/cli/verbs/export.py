@@ -29,14 +29,14 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def print_results(folder: Path, results: Iterable[Exported]) -> None:
-    """Print a row for each artifact, and the promise of those with rounded weights."""
+    """Print a table row for each artifact, and what each artifact with rounded weights guarantees."""
     columns = ("format", "file", "size", "largest logit difference", "loss", "texts identical", "tokens/s")
     console.table(f"{folder}: artifacts compared with Keras", columns, [_row(result) for result in results])
     for result in results:
         if result.max_loss_increase is not None:
             console.out.print(
-                f"{result.title} does not generate the same texts as Keras. Its loss is within "
-                f"{result.max_loss_increase:g} nats per token of Keras's, and a seed always gives the same text."
+                f"{result.title} does not generate the same texts as Keras. Its loss exceeds the loss of Keras by less "
+                f"than {result.max_loss_increase:g} nats per token, and the same seed always gives the same text."
             )
 
 
