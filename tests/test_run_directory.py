@@ -75,7 +75,7 @@ def test_a_name_that_is_no_folder_name_is_refused(tmp_path: Path, name: str) -> 
 
 def test_a_folder_that_cannot_be_made_is_one_clear_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"cannot be made \(Not a directory\)"):
+    with pytest.raises(UserError, match=r"cannot be created \(Not a directory\)"):
         run_directory.create(tmp_path / "file", "novel")
 
 

@@ -1,17 +1,18 @@
-"""TensorFlow operators for the native code: the LSTM over a window, and the cross entropy of the loss.
+"""TensorFlow operators that call the native code: an LSTM layer over a window, and the cross entropy of the loss.
 
-``native/lstm.c`` computes the same numbers as the loop of Keras. It is faster for these reasons:
+``native/lstm.c`` computes the same numbers as the LSTM of Keras. It is faster for these reasons:
 
-- The operands of the products ``[x, h] [W; U]`` and of their gradients are packed once per window, in the order in
-  which they are read. A time step consists of products at the full rate of the processor, without small operators.
-- The four gates of a unit are computed while their sums are in registers.
+- It packs the operands of the products ``[x, h] [W; U]`` and of their gradients once per window, in the order in which
+  it reads them. A time step then runs at the full speed of the processor, without many small TensorFlow operators.
+- It computes the four gates of a unit while their sums are in registers.
 - Each thread computes all time steps of its own rows of the batch. The threads wait for each other only at the end of
   the window.
-- On processors with bfloat16 products, the operands can be bfloat16. Sums, gates and states are always float32. With
-  AMX registers, the products take less time than reading the weights. There, each thread keeps the weights of its own
-  units in its cache, and the threads wait for each other after each step.
+- On processors that can multiply bfloat16, the operands can be bfloat16. Sums, gates and states are always float32.
+- On processors with AMX registers, products take less time than reading the weights. On these processors, each thread
+  keeps the weights of its own units in its cache, and the threads wait for each other after each step.
 
-``native/softmax.c`` computes the cross entropy. With a large vocabulary, it takes longer than the LSTM.
+``native/softmax.c`` computes the cross entropy without storing the logits. With a large vocabulary, the cross entropy
+takes longer than the LSTM.
 """
 
 import ctypes
@@ -27,11 +28,11 @@ from numpy.typing import NDArray
 
 from keras_lstmgen.system import cpu
 
-ALIGNMENT = 64  # bytes; TensorFlow uses arrays with this alignment without a copy
-ROWS_PER_THREAD = 4  # minimum number of batch rows; with fewer rows, a thread mainly waits for weights
-NO_INSTRUCTIONS = -2  # error code: the processor lacks the instructions; other codes except 0 mean out of memory
-LOGITS_PER_THREAD = 1 << 14  # minimum number of logits; starting a thread takes longer than fewer
-SAVED = 3  # number of arrays that the backward pass needs: gates, cell states, operands
+ALIGNMENT = 64  # bytes; TensorFlow does not copy an array with this alignment
+ROWS_PER_THREAD = 4  # minimum number of batch rows per thread; with fewer rows, a thread mainly waits for weights
+NO_INSTRUCTIONS = -2  # error code if the processor cannot multiply bfloat16; other codes except 0 mean out of memory
+LOGITS_PER_THREAD = 1 << 14  # minimum number of logits per thread; computing fewer is faster than starting a thread
+SAVED = 3  # number of arrays that the forward pass keeps for the backward pass: gates, cell states, operands
 
 
 @functools.cache
@@ -45,14 +46,14 @@ def library() -> ctypes.CDLL | None:
 
 
 def _loaded_library() -> ctypes.CDLL:
-    """Return the native code, which must be installed."""
+    """Return the native code; the caller must know that it is installed."""
     code = library()
     assert code is not None
     return code
 
 
 def has_bfloat16() -> bool:
-    """Return whether this processor has bfloat16 products."""
+    """Return whether this processor can multiply bfloat16 in the native code."""
     return library() is not None and bool(_loaded_library().lstm_has_bfloat16())
 
 
@@ -62,15 +63,16 @@ def is_bfloat16_faster() -> bool:
 
 
 def select_kernel(name: str) -> bool:
-    """Select the kernel of another processor, for tests.
+    """Select a kernel of the native code by its name, for tests.
 
     Args:
-        name: for float32 "plain", "avx2" or "avx512"; for bfloat16 "avx512_bf16", "amx", "emulated" or "emulated amx";
-            "best" for the fastest kernel of this processor. The emulated kernels round like the two bfloat16 kernels on
-            processors without bfloat16 products. They are not faster than float32.
+        name: "plain", "avx2" or "avx512" for float32; "avx512_bf16", "amx", "emulated" or "emulated amx" for bfloat16;
+            "best" for the fastest kernels of this processor. The kernel "emulated" computes the same numbers as
+            "avx512_bf16", and "emulated amx" the same numbers as "amx", on processors that cannot multiply bfloat16.
+            They are not faster than float32.
 
     Returns:
-        False if this processor cannot run the kernel; the selection then stays unchanged.
+        True if the kernel was selected. False if this processor cannot run it; the selection then stays unchanged.
     """
     return library() is not None and _loaded_library().lstm_choose(name.encode()) == 0
 
@@ -91,10 +93,10 @@ def lstm(
         bfloat16: whether to round the operands of all products to bfloat16.
 
     Returns:
-        The outputs float32 [B, T, H], and the last h and c, each float32 [B, H].
+        The outputs, float32 [B, T, H], and h and c after the window, each float32 [B, H].
 
     Raises:
-        ValueError: if ``bfloat16`` is set and the processor has no bfloat16 products.
+        ValueError: if ``bfloat16`` is true and the processor cannot multiply bfloat16.
     """
     if bfloat16 and not has_bfloat16():
         raise ValueError("precision 'bfloat16': this processor does not multiply bfloat16; give 'auto' or 'float32'")
@@ -127,12 +129,12 @@ def cross_entropy(labels: Any, products: Any, bias: Any) -> Any:
     """Compute the cross entropy of labels, without storing the logits ``products + bias``.
 
     Args:
-        labels: int32 [N], from 0 to V - 1; other values raise ValueError when the graph runs.
-        products: float32 or bfloat16 [N, V]; the gradient has the same type.
+        labels: int32 [N], ids from 0 to V - 1. Other values raise ValueError when the graph runs.
+        products: float32 or bfloat16 [N, V], logits without the bias. Their gradient has the same type.
         bias: float32 [V].
 
     Returns:
-        float32 [N], in nats.
+        float32 [N], cross entropy of each label in nats.
     """
     dtype = tf.uint16 if products.dtype == tf.bfloat16 else tf.float32  # NumPy has no bfloat16
 
@@ -154,7 +156,7 @@ def cross_entropy(labels: Any, products: Any, bias: Any) -> Any:
 
 
 def _softmax_forward(*inputs: NDArray[Any]) -> list[NDArray[np.float32]]:
-    """Compute the cross entropies [N] and the logarithms of the softmax's denominators [N]."""
+    """Compute the cross entropies [N], and log sum exp of the logits [N]; ``inputs`` are products, bias and labels."""
     (N, V), labels = inputs[0].shape, inputs[-1]
     if N and not 0 <= labels.min() <= labels.max() < V:
         raise ValueError(f"loss: labels from {labels.min()} to {labels.max()}; give them from 0 to {V - 1}")
@@ -164,7 +166,11 @@ def _softmax_forward(*inputs: NDArray[Any]) -> list[NDArray[np.float32]]:
 
 
 def _softmax_backward(*inputs: NDArray[Any]) -> list[NDArray[Any]]:
-    """Compute the gradients with respect to the products [N, V] and the bias [V]."""
+    """Compute the gradients with respect to the products [N, V] and the bias [V].
+
+    ``inputs`` are the products, the bias, the labels, log sum exp of the logits, and the gradient with respect to the
+    cross entropies.
+    """
     products, threads = inputs[0], _softmax_threads(inputs[0])
     gradient = _aligned(products.nbytes).view(products.dtype).reshape(products.shape)
     by_bias = np.empty((threads, products.shape[1]), np.float32)
@@ -181,26 +187,26 @@ def _call_softmax(name: str, threads: int, *groups: Sequence[NDArray[Any]]) -> N
 
 
 def _softmax_threads(products: NDArray[Any]) -> int:
-    """Return the number of threads for an array of logits: at most the number of cores."""
+    """Return the number of threads for an array of logits, which is at most the number of cores."""
     return max(1, min(cpu.available(), products.size // LOGITS_PER_THREAD))
 
 
 def _refuse_second_derivative(*_: Any) -> Any:
-    """Raise NotImplementedError; without this function, TensorFlow would compute a wrong second derivative."""
+    """Raise NotImplementedError. Without this function, TensorFlow would compute a wrong second derivative."""
     raise NotImplementedError(
         "LSTM: the native code has no second derivatives; use keras.layers.LSTM and a loss of Keras"
     )
 
 
 def _with_shapes(values: Any, shapes: Any) -> list[Any]:
-    """Set the static shapes of tensors."""
+    """Return tensors with the given static shapes."""
     return [tf.ensure_shape(value, shape) for value, shape in zip(values, shapes, strict=True)]
 
 
 def _forward(bfloat16: bool, *inputs: NDArray[np.float32]) -> list[NDArray[Any]]:
-    """Compute the outputs [B, T, H], h and c [B, H], and the arrays for the backward pass.
+    """Compute the outputs [B, T, H], h and c after the window [B, H], and the arrays for the backward pass.
 
-    ``inputs`` are x, h0, c0, W, U and b.
+    ``inputs`` are x, h0, c0, W, U and b, with the shapes that ``lstm`` requires.
     """
     (B, T, E), H = inputs[0].shape, inputs[1].shape[1]
     _check(inputs, ((B, T, E), (B, H), (B, H), (E, 4 * H), (H, 4 * H), (4 * H,)))
@@ -217,40 +223,41 @@ def _forward(bfloat16: bool, *inputs: NDArray[np.float32]) -> list[NDArray[Any]]
 def _backward(bfloat16: bool, x: NDArray[np.float32], *inputs: NDArray[Any]) -> list[NDArray[np.float32]]:
     """Compute the gradients with respect to x, h0, c0, W, U and b.
 
-    ``inputs`` are W, U, the gradients with respect to the outputs, the last h and the last c, and the saved arrays.
+    ``inputs`` are W, U, the gradients with respect to the outputs and to h and c after the window, and the arrays that
+    ``_forward`` returned for the backward pass.
     """
     *given, gates, c, operands = inputs
     (B, T, E), H = x.shape, given[1].shape[0]
     shapes = ((B, T, E), (B, H), (B, H), (E, 4 * H), (H, 4 * H), (4 * H,))
     if not B * T:
         zeros = [np.zeros(shape, np.float32) for shape in shapes]
-        return [zeros[0], *given[3:5], *zeros[3:]]  # without steps, the last h and c are h0 and c0
+        return [zeros[0], *given[3:5], *zeros[3:]]  # without steps, h and c after the window are h0 and c0
     outputs = [np.empty(shape, np.float32) for shape in shapes]
     _run("lstm_backward", bfloat16, (B, T, E, H), given, outputs, [gates, c, operands])
     return outputs
 
 
 def _check(inputs: tuple[NDArray[np.float32], ...], shapes: tuple[tuple[int, ...], ...]) -> None:
-    """Raise ValueError for wrong shapes or dtypes, because the native code does not check bounds."""
+    """Raise ValueError if a shape or dtype is wrong, because the native code does not check bounds."""
     for name, value, shape in zip(("x", "h0", "c0", "W", "U", "b"), inputs, shapes, strict=True):
         if value.shape != shape or value.dtype != np.float32:
             raise ValueError(f"LSTM: {name} is {value.dtype} {value.shape}; give float32 {shape}")
 
 
 def _run(name: str, bfloat16: bool, shape: tuple[int, ...], *groups: Any) -> None:
-    """Call a pass of ``lstm.c`` for the shape (B, T, E, H)."""
+    """Call ``lstm_forward`` or ``lstm_backward`` of ``lstm.c``; ``shape`` is (B, T, E, H)."""
     cores = cpu.available()
     counts = cores, max(1, min(cores, shape[0] // ROWS_PER_THREAD))
     _call(name, int(bfloat16), (ctypes.c_int * 2)(*counts), (ctypes.c_long * 4)(*shape), *map(_pointers, groups))
 
 
 def _pointers(arrays: Sequence[NDArray[Any]]) -> ctypes.Array[ctypes.c_void_p]:
-    """Return the addresses of arrays."""
+    """Return the addresses of arrays as a C array."""
     return (ctypes.c_void_p * len(arrays))(*(array.ctypes.data for array in arrays))
 
 
 def _call(name: str, *arguments: Any) -> None:
-    """Call a function of ``lstm.c``; raise an exception for an error code."""
+    """Call a function of ``lstm.c``; raise an exception if it returns an error code."""
     function: Callable[..., int] = getattr(_loaded_library(), name)
     code = function(*arguments)
     if code == NO_INSTRUCTIONS:

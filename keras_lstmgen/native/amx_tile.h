@@ -1,23 +1,24 @@
-/* Tile for processors with matrix registers (AMX), and the transposition of words for it. lstm_template.h includes this file
-   with LANES and STEP 16.
+/* Compute a tile, and transpose words, on processors with matrix registers (AMX). lstm_template.h includes this file for
+   kinds with LANES = 16 and STEP = 16.
 
-   A register has 16 rows of 64 bytes. An instruction multiplies 16 rows of operands by 16 columns of weights, with 16
-   words each, and adds the result to 16 rows of 16 floats. These are 8,192 multiplications in about the time of reading one
-   register. A tile therefore has 32 rows and 32 columns in four registers of sums, and uses each register of operands
-   twice.
+   A matrix register has 16 rows of 64 bytes. One instruction multiplies 16 rows of operands by 16 columns of weights, with 16
+   words each, and adds the result to 16 rows of 16 floats. It computes 8,192 multiplications in about the time in which a
+   register is read from memory. Therefore a tile uses each register of operands twice: it has 32 rows and 32 columns, whose
+   sums are in four registers.
 
-   Rows of words are stored in the order in which registers read them: [rows / 16][words / 16][16][16]. The `stride` of a
-   row is its number of words; 16 strides later, the next 16 rows begin.
+   Rows of words are stored in the order in which registers read them: [rows / 16][words / 16][16][16]. The `stride` is the
+   number of words in a row. A group of 16 rows begins 16 strides after the previous group.
 */
 
-#define REGISTER 16 /* rows of a register, and words or floats in a row */
+#define REGISTER 16 /* number of rows of a register, and of words or floats in a row */
 
-/* Return the address of row r, with `words` words per row, and the offset of word k (a multiple of 8) in a row. */
+/* Return the address of row r of an array with `words` words per row. */
 static inline word *NAME(row_at)(word *base, long words, long r)
 {
     return base + r / REGISTER * REGISTER * words + r % REGISTER * REGISTER;
 }
 
+/* Return the distance from the start of a row to its word k, a multiple of 8. */
 static inline long NAME(word_at)(long k) { return k / REGISTER * REGISTER * REGISTER + k % REGISTER; }
 
 #ifdef EMULATED
@@ -41,11 +42,13 @@ static void NAME(tile_onto)(int rows, long K, const word *a, long stride, const 
 
 static inline void NAME(release)(void) {}
 #else
-enum { LOW = 4 * REGISTER * sizeof(float), HERE = 2 * REGISTER * sizeof(float) }; /* bytes between rows of sums and of weights */
+enum { LOW = 4 * REGISTER * sizeof(float) };  /* bytes from one row of sums to the next */
+enum { HERE = 2 * REGISTER * sizeof(float) }; /* bytes from one row of weights to the next */
 
-static __thread int configured; /* number of rows that the registers of this thread are configured for; 0: none */
+static __thread int configured; /* number of rows for which the registers of this thread are configured; 0 if they are not */
 
-/* Configure registers 0 to 3 for sums, 4 and 5 for operands, 6 and 7 for weights; for at most 16 rows, 5 for weights. */
+/* Configure registers 0 to 3 for sums, 4 and 5 for operands, and 6 and 7 for weights. A tile with at most 16 rows uses
+   register 5 for weights. */
 static void NAME(configure)(int rows)
 {
     struct {
@@ -61,14 +64,14 @@ static void NAME(configure)(int rows)
     configured = rows;
 }
 
-/* Release the registers at the end of a thread, because context switches are faster without them. */
+/* Release the registers at the end of a thread. Context switches are faster without them. */
 static inline void NAME(release)(void)
 {
     _tile_release();
     configured = 0;
 }
 
-/* Tile with more than 16 rows: two columns of registers at a time. */
+/* Compute a tile with more than 16 rows, two vectors of columns at a time. */
 static inline void NAME(tile_high)(long K, const word *a, long stride, const word *panel, const vector (*start)[4],
                                    vector (*sums)[4])
 {
@@ -102,7 +105,8 @@ static inline void NAME(tile_high)(long K, const word *a, long stride, const wor
     }
 }
 
-/* Tile with at most 16 rows: all four columns at once, because consecutive products of one sum depend on each other. */
+/* Compute a tile with at most 16 rows, with all four vectors of columns at once. Consecutive products of the same sum would
+   have to wait for each other, so the products of four sums alternate. */
 static inline void NAME(tile_low)(long K, const word *a, const word *panel, const vector (*start)[4], vector (*sums)[4])
 {
     const word *right = panel + K * WIDE * LANES;
@@ -140,7 +144,8 @@ static void NAME(tile_onto)(int rows, long K, const word *a, long stride, const 
 {
     if (configured != rows)
         NAME(configure)(rows);
-    /* Complete all writes before the registers read memory: the load intrinsics do not declare their reads. */
+    /* Make the compiler finish all writes before the registers read memory. It does not know that the load intrinsics read
+       memory. */
     __asm__ volatile("" ::: "memory");
     if (rows > REGISTER)
         NAME(tile_high)(K, a, stride, panel, start, sums);
@@ -160,7 +165,7 @@ static inline __attribute__((always_inline)) void NAME(transpose)(NAME(bits) *bl
     const NAME(integers) lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
 #pragma GCC unroll 4
     for (int size = 1; size < REGISTER; size *= 2) {
-        NAME(integers) right = (lane & size) != 0; /* indices from REGISTER on refer to the second vector */
+        NAME(integers) right = (lane & size) != 0; /* in the shuffles, indices from REGISTER on select from the second vector */
         NAME(integers) upper = lane + (right & (REGISTER - size)), lower = lane + (~right & size) + (right & REGISTER);
 #pragma GCC unroll 16
         for (int n = 0; n < REGISTER; n++)
@@ -177,7 +182,7 @@ static void NAME(pack_backward)(const struct lstm *l, const float *M, long N, lo
 {
     long words = l->P * (PANEL / PAIR);
     for (long column = 0; column < PANEL; column += REGISTER)
-        for (long k = 0; k < words; k += REGISTER) { /* two vectors of a row of M are two gates of LANES units */
+        for (long k = 0; k < words; k += REGISTER) { /* REGISTER words of a row of M contain two gates of LANES units */
             NAME(bits) block[REGISTER] = {{0}};
             long gate = k / (LANES / PAIR) % 4, unit = k / (LANES / PAIR) / 4 * LANES;
             for (long n = 0; n < REGISTER && panel * PANEL + column + n < N; n++) {
@@ -193,7 +198,8 @@ static void NAME(pack_backward)(const struct lstm *l, const float *M, long N, lo
         }
 }
 
-/* Pair the words of two rows: `first` has the first halves of both, `second` the second halves. `two` may be NULL. */
+/* Combine the words of two rows. `first` receives the first halves of both words, `second` the second halves. If `two` is
+   NULL, the second row is 0. */
 static inline void
 NAME(pair_up)(const word *one, const word *two, long at, NAME(bits) *first, NAME(bits) *second)
 {
@@ -204,19 +210,20 @@ NAME(pair_up)(const word *one, const word *two, long at, NAME(bits) *first, NAME
     *second = low >> 16 | (high & 0xffff0000);
 }
 
-/* Return the words of text b at step t in operands or dz. */
+/* Return the address of the words of text b at step t, in the operands or in dz. */
 static inline word *NAME(text_at)(const struct lstm *l, word *base, long words, long t, long b)
 {
     return NAME(row_at)(base, words, t * words_of(1, REGISTER, l->B) + b);
 }
 
-/* Return the words of row `row` of T * B rows, or NULL if it does not exist. */
+/* Return the address of the words of row number `row`, or NULL if there are only `row` rows or fewer. */
 static inline const word *NAME(row_of)(const struct lstm *l, word *base, long words, long row)
 {
     return row < l->T * l->B ? NAME(text_at)(l, base, words, row / l->B, row % l->B) : NULL;
 }
 
-/* Transpose the words first to end of the operands to [columns of x and h][words of rows], in which pairs are of two rows. */
+/* Transpose the words first to end of the operands to [columns of x and h][words]. Each transposed word contains a pair of
+   rows. */
 static void NAME(turn)(struct lstm *l, long first, long end)
 {
     for (long k = first; k < end; k += REGISTER) {
@@ -239,7 +246,7 @@ static void NAME(turn)(struct lstm *l, long first, long end)
     }
 }
 
-/* Pack a block of rows of one panel of dz, with pairs of rows as words. */
+/* Pack a block of rows of one panel of dz. Each packed word contains a pair of rows. */
 static void NAME(pack_rows)(const struct lstm *l, long p, long first, long end, word *out)
 {
     const NAME(integers) zip = {0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23};
@@ -258,13 +265,14 @@ static void NAME(pack_rows)(const struct lstm *l, long p, long first, long end, 
     }
 }
 
-/* Prefetch memory that is read (or written) after the next product. */
+/* Prefetch memory that will be read after the next product. */
 static inline void NAME(will_read)(const void *from, long bytes)
 {
     for (long at = 0; at < bytes; at += 64)
         __builtin_prefetch((const char *)from + at, 0, 2);
 }
 
+/* Prefetch memory that will be written after the next product. */
 static inline void NAME(will_write)(const void *from, long bytes)
 {
     for (long at = 0; at < bytes; at += 64)

@@ -1,9 +1,10 @@
-/* LSTM over a window of a batch on a CPU, forward and backward pass; native_ops.py calls it by ctypes.
+/* Compute the forward and backward pass of an LSTM layer over a window of a batch; native_ops.py calls it by ctypes.
 
-   Inputs and outputs are float32. The operands of the products are float32, or bfloat16 on processors with bfloat16
-   products. Sums, gates and states are float32. The threads start once per pass. per_thread_batch.h contains their work;
-   for processors with matrix registers, shared_weights.h contains it. Source of the equations: Hochreiter and
-   Schmidhuber, "Long Short-Term Memory", 1997; Gers, Schmidhuber and Cummins, "Learning to Forget", 2000.
+   Inputs and outputs are float32. The operands of the matrix products are float32, or bfloat16 on processors that can
+   multiply bfloat16. Sums, gates and states are always float32. The threads start once per pass. shared_weights.h contains
+   their work for processors with matrix registers (AMX), and per_thread_batch.h for all other processors. Source of the
+   equations: Hochreiter and Schmidhuber, "Long Short-Term Memory", 1997; Gers, Schmidhuber and Cummins, "Learning to
+   Forget", 2000.
 
        i, f, g, o = split(x W + h U + b)
        c' = sigmoid(f) c + sigmoid(i) tanh(g)          h' = sigmoid(o) tanh(c')
@@ -20,41 +21,42 @@
 
 #include "thread_team.h"
 
-/* A word is one float32 or a pair of bfloat16; a half is one bfloat16. may_alias: they are also read as float vectors. */
+/* A word is one float32 or a pair of bfloat16 numbers. A half is one bfloat16 number. The attribute may_alias is required
+   because some functions read them as vectors of floats. */
 typedef uint32_t __attribute__((may_alias)) word;
 typedef uint16_t __attribute__((may_alias)) half;
 
-enum { NO_MEMORY = -1, NO_INSTRUCTIONS = -2 }; /* error codes, also in native_ops.py */
-enum { GROUP = 4 };          /* number of blocks of panels that fit into the second-level cache */
+enum { NO_MEMORY = -1, NO_INSTRUCTIONS = -2 }; /* error codes, which native_ops.py knows too */
+enum { GROUP = 4 };          /* number of panels of which one block each fits into the second-level cache */
 enum { RESIDENT = 1 << 20 }; /* bytes of weights that stay in the second-level cache */
 
 struct lstm {
-    long B, T, E, H, P, K, N; /* P panels contain H units; a row of [x, h] has K words, a row of dz has N */
+    long B, T, E, H, P, K, N; /* P: number of panels of H units; K: words in a row of [x, h]; N: words in a row of dz */
     const float *x, *h0, *c0, *W, *U, *b; /* [B,T,E] [B,H] [B,H] [E,4H] [H,4H] [4H] */
     float *y, *h_last, *c_last;           /* [B,T,H] [B,H] [B,H] */
-    float *gates, *c;                     /* saved: [T,P,B,4,lanes] [T+1,P,B,lanes], c begins with c0 */
-    word *operands;                       /* saved: [rows,K], [x, h] as words */
+    float *gates, *c;                     /* kept for the backward pass: [T,P,B,4,lanes] [T+1,P,B,lanes]; c[0] is c0 */
+    word *operands;                       /* kept for the backward pass: [rows,K], the words of [x, h] */
     const float *dy, *dh_last, *dc_last;  /* [B,T,H] [B,H] [B,H] */
-    float *dx, *dh0, *dc0, *dW, *dU, *db; /* shapes of x, h0, c0, W, U, b */
-    word *packed, *packed_x, *dz, *turned; /* weights, weights of x, [rows,N], transposed operands */
-    float *bias, *dc, *partial;            /* [P,4,lanes] [B,P lanes] [threads,P,4,lanes]: db of each thread */
-    long stride;                           /* of `turned`, in words */
-    long rows;                             /* of operands and dz: T B, or more if each step begins with a new register */
-    int by_text;                           /* number of threads that divide the texts */
+    float *dx, *dh0, *dc0, *dW, *dU, *db; /* have the shapes of x, h0, c0, W, U, b */
+    word *packed, *packed_x, *dz, *turned; /* packed weights, packed weights of x, [rows,N], transposed operands */
+    float *bias, *dc, *partial;            /* [P,4,lanes] [B,P lanes] [threads,P,4,lanes]; `partial` is db of each thread */
+    long stride;                           /* number of words in a row of `turned` */
+    long rows;                             /* rows of operands and dz: T B, or more if each step begins with a new register */
+    int by_text;                           /* number of threads among which the texts are divided */
 };
 
-/* Parameters and functions of a kind of processor. */
+/* Parameters and functions for one kind of processor. */
 struct kind {
-    int lanes, pair, step;
-    long (*room)(const struct lstm *); /* words per thread for the gradient of the weights */
+    int lanes, pair, step;             /* the macros LANES, PAIR and STEP of lstm_template.h */
+    long (*room)(const struct lstm *); /* returns the number of words that a thread needs for the gradient of the weights */
     void (*forward)(void *, struct member *);
     void (*backward)(void *, struct member *);
 };
 
 /* ---- work of a thread ------------------------------------------------------------------------------------------- */
 
-/* Work of one thread: texts, their quads of units (as panels too), and panels of columns of dx. Threads with the same texts
-   are a group of `size` threads. */
+/* Work of one thread in shared_weights.h. The thread computes the units of `quads`, which are also the units of `panels`, for
+   some texts, and some columns of dx. All threads that work on the same texts form a group of `size` threads. */
 struct region {
     struct range texts, quads, panels, columns;
     struct barrier *group;
@@ -63,14 +65,14 @@ struct region {
 
 static long quads_of(long count, int lanes) { return (count + 4 * lanes - 1) / (4 * lanes); }
 
-/* Return the texts of a thread that computes all their units. */
+/* Return the texts of a thread, for a pass in which a thread computes all units of its texts. */
 static inline struct range texts_of(const struct lstm *l, const struct member *me)
 {
     return share(l->B, me->index, l->by_text < me->team->size ? l->by_text : me->team->size);
 }
 
-/* Return the number of parts of the units: the smallest with which the recurrent weights of a thread fit into its cache, and
-   each thread has enough texts for a tile. */
+/* Return the number of parts into which the units are divided. This is the smallest number with which the recurrent weights
+   of each thread fit into its cache, and each thread has enough texts to fill a tile. */
 static inline int parts_of(const struct lstm *l, int threads, int lanes)
 {
     long weights = 4 * l->H * l->H * (long)sizeof(half), most = quads_of(l->H, lanes);
@@ -80,7 +82,7 @@ static inline int parts_of(const struct lstm *l, int threads, int lanes)
     return (int)(parts < threads ? parts : threads);
 }
 
-/* Return the region of a thread; a surplus thread has an empty region and no group. */
+/* Return the work of a thread. If there are more threads than needed, the other threads have no texts and no group. */
 static inline struct region region_of(const struct lstm *l, struct member *me, int lanes)
 {
     int parts = parts_of(l, me->team->size, lanes), groups = me->team->size / parts;
@@ -99,7 +101,8 @@ static inline struct region region_of(const struct lstm *l, struct member *me, i
 
 /* ---- words and weights ------------------------------------------------------------------------------------------ */
 
-/* Round to the nearest bfloat16, ties to even. The quiet bit is set in a NaN, which could become infinity otherwise. */
+/* Round to the nearest bfloat16 (ties to even). The function sets the quiet bit of a NaN, which could otherwise become
+   infinity. */
 static inline uint16_t rounded(float value)
 {
     uint32_t bits;
@@ -108,14 +111,14 @@ static inline uint16_t rounded(float value)
     return (uint16_t)((nan ? bits | nan : bits + 0x7fff + (bits >> 16 & 1)) >> 16);
 }
 
-/* Return the number of words of `count` operands, a multiple of `step`. */
+/* Return the number of words for `count` operands, rounded up to a multiple of `step`. */
 static inline long words_of(int pair, int step, long count)
 {
     long words = (count + pair - 1) / pair;
     return (words + step - 1) / step * step;
 }
 
-/* Return the row of dW or dU for column m of [x, h], or NULL for padding. */
+/* Return the row of dW or dU that belongs to column m of [x, h], or NULL if the column is padding. */
 static inline float *gradient_row(const struct lstm *l, long m, long columns_of_x)
 {
     if (m < columns_of_x)
@@ -190,7 +193,8 @@ static inline float *gradient_row(const struct lstm *l, long m, long columns_of_
 #pragma GCC pop_options
 #endif
 
-/* For tests on processors without bfloat16 products: the same words and rounding, without a higher speed. */
+/* Kernels for tests on processors without bfloat16 products. They have the same words and round in the same way, but are not
+   faster than float32. */
 #pragma GCC push_options
 #pragma GCC target("avx2,fma")
 static inline __m256 multiply_pairs(__m256 sum, __m256 factor, __m256 weights)
@@ -225,8 +229,8 @@ static inline __m256 multiply_pairs(__m256 sum, __m256 factor, __m256 weights)
 
 /* ---- selection of the kind -------------------------------------------------------------------------------------- */
 
-/* Kinds for float32 and bfloat16 that lstm_choose selected, or NULL for the best. Several threads read and write them, so
-   use only `choice_of` and `choose`. */
+/* The kinds for float32 and for bfloat16 that lstm_choose selected, or NULL for the fastest kind. Several threads may read
+   and write these variables, so access them only by `choice_of` and `choose`. */
 static const struct kind *chosen, *chosen_pairs;
 
 static const struct kind *choice_of(const struct kind **choice) { return __atomic_load_n(choice, __ATOMIC_ACQUIRE); }
@@ -236,7 +240,8 @@ static void choose(const struct kind **choice, const struct kind *kind)
     __atomic_store_n(choice, kind, __ATOMIC_RELEASE);
 }
 
-/* Return the kind for float32 with a name, or with "best" the fastest one of this processor; NULL if it cannot run. */
+/* Return the float32 kind with the given name, or for "best" the fastest float32 kind of this processor. Return NULL if this
+   processor cannot run the kind, or if the name is unknown. */
 static const struct kind *supported(const char *name)
 {
     int any = !strcmp(name, "best");
@@ -252,7 +257,7 @@ static const struct kind *supported(const char *name)
 #ifdef HAS_AMX
 static int amx_granted;
 
-/* Request the matrix registers; Linux enables them only on request. */
+/* Ask Linux for permission to use the matrix registers. Linux enables them only for processes that ask for them. */
 static void ask_for_amx(void)
 {
     enum { ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18 };
@@ -269,7 +274,8 @@ static int may_use_amx(void)
 }
 #endif
 
-/* For bfloat16 likewise; the emulated ones are never the best. */
+/* Return the bfloat16 kind with the given name, or for "best" the fastest bfloat16 kind of this processor, which is never an
+   emulated one. Return NULL if this processor cannot run the kind, or if the name is unknown. */
 static const struct kind *supported_pairs(const char *name)
 {
 #if defined(__x86_64__)
@@ -306,14 +312,14 @@ static void *taken(size_t bytes, int *lacking)
     return memory;
 }
 
-/* Allocate memory that is set to 0. */
+/* Allocate memory, and set it to 0. */
 static void *cleared(size_t bytes, int *lacking)
 {
     void *memory = taken(bytes, lacking);
     return memory ? memset(memory, 0, bytes) : NULL;
 }
 
-/* Add up db of all threads. */
+/* Add up the gradients of the bias that the threads have computed. */
 static void add_up_bias(struct lstm *l, const struct kind *kind, int threads)
 {
     for (long n = 0; n < 4 * l->H; n++) {
@@ -326,19 +332,20 @@ static void add_up_bias(struct lstm *l, const struct kind *kind, int threads)
 
 /* ---- interface of native_ops.py --------------------------------------------------------------------------------- */
 
-/* Return 0 without bfloat16 products, 1 with them, and 2 if they are faster than float32. */
+/* Return 0 if this processor cannot multiply bfloat16, 1 if it can, and 2 if it multiplies bfloat16 faster than float32. */
 int lstm_has_bfloat16(void)
 {
     const struct kind *kind = kind_of(1);
 #if defined(__x86_64__)
     if (kind == &kind_bfloat16 && __builtin_cpu_is("intel"))
-        return 1; /* its vector units multiply pairs at a quarter of the rate of floats */
+        return 1; /* on Intel processors, this instruction has a quarter of the throughput of a float32 product */
 #endif
     return kind ? 2 : 0;
 }
 
-/* Select a kind: for float32 "plain", "avx2" or "avx512"; for bfloat16 "avx512_bf16", "amx", "emulated" or "emulated amx";
-   for both "best". Return 0, or -1 if the processor cannot run it. */
+/* Select a kind. The names for float32 are "plain", "avx2" and "avx512". The names for bfloat16 are "avx512_bf16", "amx",
+   "emulated" and "emulated amx". "best" selects the fastest kind for both types. Return 0, or -1 if this processor cannot
+   run the kind. */
 int lstm_choose(const char *name)
 {
     const struct kind *kind = supported(name), *pairs = supported_pairs(name);
@@ -350,7 +357,7 @@ int lstm_choose(const char *name)
     return best || kind || pairs ? 0 : -1;
 }
 
-/* All sizes that follow from the shape. */
+/* Compute the sizes that follow from B, T, E and H. */
 static void set_sizes(struct lstm *l, const struct kind *kind)
 {
     l->P = (l->H + kind->lanes - 1) / kind->lanes;
@@ -359,7 +366,8 @@ static void set_sizes(struct lstm *l, const struct kind *kind)
     l->rows = l->T * words_of(1, kind->step, l->B);
 }
 
-/* Bytes of gates, c and operands, for the caller to keep between forward and backward. 0, or NO_INSTRUCTIONS. */
+/* Compute the sizes in bytes of the arrays gates, c and operands. The caller allocates these arrays, and keeps them from the
+   forward to the backward pass. Return 0 or NO_INSTRUCTIONS. */
 int lstm_sizes(int bfloat16, long B, long T, long E, long H, long *bytes)
 {
     const struct kind *kind = kind_of(bfloat16);
@@ -382,8 +390,16 @@ static void set_shape(struct lstm *l, const struct kind *kind, const int *thread
     set_sizes(l, kind);
 }
 
-/* Forward pass. threads: their maximum number, and the number that divides the texts. shape: B, T, E, H.
-   in: x h0 c0 W U b. out: y h c. kept: gates c operands. Return 0, NO_MEMORY or NO_INSTRUCTIONS. */
+/* Compute the forward pass.
+
+   bfloat16  whether the operands of the products are rounded to bfloat16
+   threads   the maximum number of threads, and the number of threads among which the texts are divided
+   shape     B, T, E, H
+   in        x, h0, c0, W, U, b
+   out       y, and h and c after the window
+   kept      gates, c and operands, with the sizes of lstm_sizes
+
+   Return 0, NO_MEMORY or NO_INSTRUCTIONS. */
 int lstm_forward(int bfloat16, const int *threads, const long *shape, float **in, float **out, void **kept)
 {
     const struct kind *kind = kind_of(bfloat16);
@@ -396,7 +412,7 @@ int lstm_forward(int bfloat16, const int *threads, const long *shape, float **in
     l.gates = kept[0], l.c = kept[1], l.operands = kept[2];
     size_t columns = (size_t)(l.P * 4 * kind->lanes), of_x = columns * (size_t)words_of(kind->pair, kind->step, l.E);
     l.packed = taken(columns * (size_t)l.K * 4 - of_x * 4 * (kind->step > 1), &lacking);
-    l.packed_x = taken(of_x * 4 * (kind->step > 1), &lacking); /* if not in `packed` */
+    l.packed_x = taken(of_x * 4 * (kind->step > 1), &lacking); /* used only if `packed` does not contain the weights of x */
     l.bias = taken(columns * 4, &lacking);
     if (!lacking)
         in_team(&l, at_most(l.P > l.by_text ? l.P : l.by_text, threads[0]), kind->forward);
@@ -404,7 +420,11 @@ int lstm_forward(int bfloat16, const int *threads, const long *shape, float **in
     return lacking ? NO_MEMORY : 0;
 }
 
-/* Backward pass. in: W U dy dh dc. out: dx dh0 dc0 dW dU db. kept: from the forward pass. */
+/* Compute the backward pass. The arguments and the result are the same as for lstm_forward, with these exceptions:
+
+   in        W, U, and the gradients of y, and of h and c after the window
+   out       the gradients of x, h0, c0, W, U, b
+   kept      the arrays that the forward pass has filled */
 int lstm_backward(int bfloat16, const int *threads, const long *shape, float **in, float **out, void **kept)
 {
     const struct kind *kind = kind_of(bfloat16);
@@ -415,12 +435,12 @@ int lstm_backward(int bfloat16, const int *threads, const long *shape, float **i
     set_shape(&l, kind, threads, shape);
     l.dx = out[0], l.dh0 = out[1], l.dc0 = out[2], l.dW = out[3], l.dU = out[4], l.db = out[5];
     l.gates = kept[0], l.c = kept[1], l.operands = kept[2];
-    long wide = l.P * kind->lanes, panel = 4 * wide / kind->pair * 4 * kind->lanes; /* words of one panel of a quad */
+    long wide = l.P * kind->lanes, panel = 4 * wide / kind->pair * 4 * kind->lanes; /* words in the packed panel of a quad */
     int size = at_most(l.P > l.by_text ? l.P : l.by_text, threads[0]);
     size_t blocks = (size_t)(size * kind->room(&l));
     size_t weights = (size_t)(quads_of(l.H, kind->lanes) * panel);
     l.stride = words_of(kind->pair, kind->step, l.T * l.B);
-    l.stride += kind->step > 1 ? 0 : 16; /* avoids a power of two, whose rows would share cache lines */
+    l.stride += kind->step > 1 ? 0 : 16; /* avoids a power of two, with which all rows would compete for the same cache sets */
     l.packed = taken((blocks > weights ? blocks : weights) * 4, &lacking);
     l.packed_x = taken((size_t)(quads_of(l.E, kind->lanes) * panel) * 4, &lacking);
     l.dz = taken((size_t)(l.rows * l.N) * 4, &lacking);

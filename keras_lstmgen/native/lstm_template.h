@@ -1,28 +1,32 @@
-/* LSTM for one kind of processor. lstm.c includes this file once per kind, with these macros:
+/* Define the LSTM for one kind of processor. lstm.c includes this file once per kind, with these macros:
 
-     NAME(f)   f with the suffix of the kind
+     NAME(f)   the name f with the suffix of the kind
      LANES     number of floats in a vector
      ROWS      number of rows of a tile
-     WIDE      number of vectors in a row of a tile, 4 or 2; the registers contain ROWS x WIDE vectors of sums, WIDE
-               vectors of weights and one factor
+     WIDE      number of vectors in a row of a tile, 4 or 2; ROWS x WIDE vectors of sums, WIDE vectors of weights and one
+               factor must fit into the registers
      PAIR      number of operands in a word: 1 (float32) or 2 (bfloat16)
-     STEP      number of words that are multiplied at once: 1; or 16, a row of a matrix register, with padded rows
-     BLOCK     number of words of rows in a partial sum of the gradient of the weights
-     MULTIPLY  (sums, factor, weights): sums plus the products of the words, per lane
+     STEP      number of words that one instruction multiplies: 1, or 16 with matrix registers, for which rows are padded
+     BLOCK     number of words that are multiplied for one partial sum of the gradient of the weights
+     MULTIPLY  (sums, factor, weights): returns sums plus the products of the words, for each lane
 
-   All products consist of tiles: ROWS rows of words times WIDE * LANES columns, summed in float32.
+   All matrix products consist of tiles. A tile multiplies ROWS rows of words by WIDE * LANES columns, and adds the products
+   in float32.
 
-   Layouts: a *panel* is LANES units with all four gates, [4][LANES]. After 4 / WIDE tiles, the sums of all gates of a
-   panel are available, and the cell is computed from registers. A packed panel has one part per tile, each
-   [K][WIDE][LANES]. P panels contain H units; the padding units of the last panel have weights 0 and stay 0. Four panels
-   are a *quad*, whose units are the columns of one panel of U^T. A *row* is a text of the batch at a time step; rows are
-   ordered [T][B].
+   These terms describe the order of the numbers in memory:
+
+     panel     LANES units with all four gates, [4][LANES]. After 4 / WIDE tiles, the sums of all gates of a panel are complete,
+               and the cells are computed while the sums are in registers. The weights of a packed panel have one part per
+               tile, each [K][WIDE][LANES]. The H units form P panels. If the last panel has more than the remaining units,
+               the other units are padding, with weights 0 and values 0.
+     quad      four panels; their units are the columns of one packed panel of U^T
+     row       one text of the batch at one time step; rows are ordered [T][B]
 */
 
 #include "simd_math.h"
 #define PANEL (4 * LANES)
 
-/* Read a vector at position `at` of `count` floats; lanes after the last float are 0. NAME(write) does not write them. */
+/* Read a vector at position `at` of an array of `count` floats. Lanes after the end of the array are 0. */
 static inline vector NAME(read)(const float *values, long at, long count)
 {
     if (at + LANES <= count)
@@ -33,6 +37,7 @@ static inline vector NAME(read)(const float *values, long at, long count)
     return out;
 }
 
+/* Write a vector at position `at` of an array of `count` floats, without the lanes after the end of the array. */
 static inline void NAME(write)(float *values, long at, long count, vector v)
 {
     if (at + LANES <= count)
@@ -44,10 +49,10 @@ static inline void NAME(write)(float *values, long at, long count, vector v)
 
 /* ---- words ------------------------------------------------------------------------------------------------------ */
 
-/* Return the number of words of `count` operands. */
+/* Return the number of words for `count` operands. */
 static inline long NAME(words)(long count) { return words_of(PAIR, STEP, count); }
 
-/* Join the operands of PAIR rows to words, per lane. */
+/* Combine the operands of PAIR rows to one word per lane. */
 static inline vector NAME(joined)(const vector *rows)
 {
 #if PAIR == 1
@@ -57,7 +62,7 @@ static inline vector NAME(joined)(const vector *rows)
 #endif
 }
 
-/* Convert `count` floats to words; the last word of an odd count is padded with 0. */
+/* Convert `count` floats to words. If a pair at the end is incomplete, its second half is 0. */
 static inline void NAME(put_words)(word *out, const float *values, long count)
 {
 #if PAIR == 1
@@ -74,7 +79,7 @@ static inline void NAME(put_words)(word *out, const float *values, long count)
 #endif
 }
 
-/* Return the position of word k of column n in a panel with K words of PANEL columns. */
+/* Return the position of word k of column n in a packed panel with K words per column. */
 static inline long NAME(place)(long K, long k, long n)
 {
     const long width = WIDE * LANES;
@@ -86,7 +91,8 @@ static inline long NAME(place)(long K, long k, long n)
 #if STEP > 1
 #include "amx_tile.h"
 #else
-/* Multiply the words of `rows` rows by one part of a panel, and store WIDE columns of sums[rows][4]; `stride` is in words. */
+/* Multiply the words of `rows` rows by one part of a packed panel, and store WIDE of the four vectors of each row of
+   sums[rows][4]. `stride` is the number of words from one row to the next. */
 static inline __attribute__((always_inline)) void
 NAME(tile_of)(const int rows, long K, const word *a, long stride, const word *part, vector (*sums)[4])
 {
@@ -113,7 +119,7 @@ NAME(tile_of)(const int rows, long K, const word *a, long stride, const word *pa
             sums[r][v] = sum[r][v];
 }
 
-/* Multiply rows by a whole panel, and store the result in sums[rows][4]. */
+/* Multiply the words of `rows` rows by a whole packed panel, and store the result in sums[rows][4]. */
 static void NAME(tile)(int rows, long K, const word *a, long stride, const word *panel, vector (*sums)[4])
 {
     for (int v = 0; v < 4; v += WIDE, panel += K * WIDE * LANES) {
@@ -132,7 +138,8 @@ static void NAME(tile)(int rows, long K, const word *a, long stride, const word 
 }
 #endif
 
-/* Return the number of rows of the next tile; without matrix registers, tiles have equal sizes (8 rows: 4 + 4, not 6 + 2). */
+/* Return the number of rows of the next tile if `left` rows are left. Without matrix registers, all tiles have nearly the same
+   number of rows: for 8 rows, 4 + 4 and not 6 + 2. */
 static inline int NAME(next)(long left)
 {
     if (STEP > 1)
@@ -143,7 +150,8 @@ static inline int NAME(next)(long left)
 
 /* ---- packing ---------------------------------------------------------------------------------------------------- */
 
-/* Pack `words` words of the rows of M [rows][4H] as a part of panel p, from `out` on; the panel has K words. */
+/* Pack the columns of panel p of a matrix M [rows][4H] as `words` words per column, starting at `out`. The packed panel has K
+   words per column. */
 static void
 NAME(pack_rows_of)(const struct lstm *l, const float *M, long rows, long words, long p, long K, word *out)
 {
@@ -164,12 +172,13 @@ static void NAME(pack_bias)(struct lstm *l, long p)
 }
 
 #if STEP == 1
-/* Pack PANEL of the N rows of M [N][4H] as a panel of M^T with 4 P LANES / PAIR words, for dz M^T. */
+/* Pack PANEL of the N rows of a matrix M [N][4H] as one panel of its transpose M^T, for the product dz M^T. The packed panel
+   has 4 P LANES / PAIR words per column. */
 static void NAME(pack_backward)(const struct lstm *l, const float *M, long N, long panel, word *out)
 {
     long words = l->P * (PANEL / PAIR);
     for (long k = 0; k < words; k += LANES / PAIR)
-        for (long column = 0; column < PANEL; column++) { /* row by row, because the numbers of a row are contiguous */
+        for (long column = 0; column < PANEL; column++) { /* reads row by row, because the numbers of a row are contiguous */
             long n = panel * PANEL + column, vectors = k / (LANES / PAIR), unit = vectors / 4 * LANES;
             const float *from = M + (n * 4 + vectors % 4) * l->H + unit;
             for (long lane = 0; lane < LANES; lane += PAIR) {
@@ -187,25 +196,27 @@ static void NAME(pack_backward)(const struct lstm *l, const float *M, long N, lo
 
 static inline vector NAME(sigmoid)(vector x) { return 1.f / (1.f + NAME(exp)(-x)); }
 
-/* Compute tanh by expm1, because 1 - 2 / (1 + e^2x) loses all digits for small x. */
+/* Compute tanh from e^2x - 1. The formula 1 - 2 / (1 + e^2x) would lose all digits for small x. */
 static inline vector NAME(tanh)(vector x)
 {
     vector e = NAME(expm1)(2.f * x);
     return e / (e + 2.f);
 }
 
-/* Return the address of the gates (or c) of text b and panel p at step t. The texts of a panel are contiguous; c[0] is c0. */
+/* Return the address of the gates of text b and panel p at step t. The texts of a panel are contiguous. */
 static inline float *NAME(gates_at)(const struct lstm *l, long t, long b, long p)
 {
     return l->gates + ((t * l->P + p) * l->B + b) * PANEL;
 }
 
+/* Return the address of c of text b and panel p before step t; for t = 0, this is c0. */
 static inline float *NAME(c_at)(const struct lstm *l, long t, long b, long p)
 {
     return l->c + ((t * l->P + p) * l->B + b) * LANES;
 }
 
-/* Copy c0 of the texts first to end and the panels p to p_end; the padding of the last panel is 0. */
+/* Copy c0 of the texts from first to before end and of the panels from p to before p_end. Set the padding of the last panel to
+   0. */
 static void NAME(begin)(struct lstm *l, long first, long end, long p, long p_end)
 {
     for (; p < p_end; p++)
@@ -213,7 +224,7 @@ static void NAME(begin)(struct lstm *l, long first, long end, long p, long p_end
             *(vector *)NAME(c_at)(l, 0, b, p) = NAME(read)(l->c0 + b * l->H, p * LANES, l->H);
 }
 
-/* Copy the last h and c of the texts first to end and the panels p to p_end. */
+/* Copy h and c after the window, of the texts from first to before end and of the panels from p to before p_end. */
 static void NAME(finish)(struct lstm *l, long first, long end, long p, long p_end)
 {
     for (; p < p_end; p++)
@@ -224,7 +235,7 @@ static void NAME(finish)(struct lstm *l, long first, long end, long p, long p_en
         }
 }
 
-/* Compute gates, c and h of one row and panel from z, the sums without the bias. */
+/* Compute the gates, c and h of one row and one panel from z, the sums of the gates without the bias. */
 static inline __attribute__((always_inline)) void
 NAME(cell)(const vector *z, const vector *bias, const vector *c_before, vector *gates, vector *c, vector *h)
 {
@@ -237,7 +248,8 @@ NAME(cell)(const vector *z, const vector *bias, const vector *c_before, vector *
 
 /* ---- backward --------------------------------------------------------------------------------------------------- */
 
-/* Compute the gradient with respect to z of one row and panel from dh, and update dc for the previous step. */
+/* Compute dz, the gradient with respect to z, of one row and one panel from dh, the gradient with respect to h. Replace dc by
+   the gradient with respect to c of the previous step. */
 static inline __attribute__((always_inline)) void
 NAME(cell_back)(const loose *gates, vector c_before, vector c, vector dh, vector *dc, vector *dz)
 {
@@ -250,11 +262,11 @@ NAME(cell_back)(const loose *gates, vector c_before, vector c, vector dh, vector
     *dc = d * f;
 }
 
-/* Compute dz of a row and panel p at step t from dh, store it as words, and add it to the gradient of the bias. */
+/* Compute dz of text b and panel p at step t from dh, store it as words, and add it to db, the gradient of the bias. */
 static inline void NAME(panel_back)(struct lstm *l, long t, long b, long p, vector dh, float *dc, float *db)
 {
     vector dz[4], *carried = (vector *)(dc + p * LANES), *sums = (vector *)(db + p * PANEL);
-    const loose *gates = (const loose *)NAME(gates_at)(l, t, b, p); /* the saved arrays may have been copied and lost their alignment */
+    const loose *gates = (const loose *)NAME(gates_at)(l, t, b, p); /* unaligned, because TensorFlow may copy the kept arrays */
     const loose *before = (const loose *)NAME(c_at)(l, t, b, p), *c = (const loose *)NAME(c_at)(l, t + 1, b, p);
     NAME(cell_back)(gates, *before, *c, dh, carried, dz);
 #if STEP > 1
@@ -268,8 +280,8 @@ static inline void NAME(panel_back)(struct lstm *l, long t, long b, long p, vect
         sums[gate] += dz[gate];
 }
 
-/* Compute quad q of one text at step t backward. `after` is the gradient with respect to h from the next step, or NULL at
-   the last step. At t = -1, it is the gradient with respect to h0. */
+/* Compute step t of the backward pass for one text and the units of quad q. `after` is the gradient with respect to h that comes
+   from step t + 1; it is NULL at the last step. For t = -1, `after` is the gradient with respect to h0. */
 static inline void
 NAME(text_back)(struct lstm *l, long t, long text, long q, const vector *after, float *dc, float *db)
 {
@@ -288,7 +300,8 @@ NAME(text_back)(struct lstm *l, long t, long text, long q, const vector *after, 
 /* ---- the gradient of the weights -------------------------------------------------------------------------------- */
 
 #if STEP == 1
-/* Transpose the words first to end of the operands to [columns of x and h][words of rows], in which pairs are of two rows. */
+/* Transpose the words from first to before end of the operands to [columns of x and h][words]. Each transposed word contains
+   PAIR rows. */
 static void NAME(turn)(struct lstm *l, long first, long end)
 {
     long rows = l->T * l->B;
@@ -307,7 +320,7 @@ static void NAME(turn)(struct lstm *l, long first, long end)
     }
 }
 
-/* Pack a block of rows of one panel of dz, with pairs of rows as words. */
+/* Pack a block of rows of one panel of dz. Each packed word contains PAIR rows. */
 static void NAME(pack_rows)(const struct lstm *l, long p, long first, long end, word *out)
 {
     long N = l->N, rows = l->T * l->B;
@@ -329,7 +342,7 @@ static void NAME(pack_rows)(const struct lstm *l, long p, long first, long end, 
 }
 #endif
 
-/* Add a tile of panel p to the rows of dW and dU from m on, or store it for the first block. */
+/* Add a tile of panel p to the rows of dW and dU from row m on. For the first block, store the tile instead. */
 static void NAME(add_gradient)(struct lstm *l, long m, long rows, long p, int first, const vector (*sums)[4])
 {
     for (long r = 0; r < rows; r++) {
@@ -343,10 +356,12 @@ static void NAME(add_gradient)(struct lstm *l, long m, long rows, long p, int fi
 }
 
 #if STEP > 1
-/* Return the number of words per thread: blocks of GROUP panels of dz, and the partial sums of their gradients. */
+/* Return the number of words that a thread needs for blocks of GROUP panels of dz, and for the partial sums of the gradients of
+   these panels. */
 static inline long NAME(room)(const struct lstm *l) { return GROUP * PANEL * (BLOCK + l->K * PAIR); }
 
-/* Add the product of `count` words of rows from k on to the gradients of the rows from m on, for panel p of a group. */
+/* Multiply `count` words of the transposed operands, from word k on, by a block of panel p of a group, and add the product to
+   the gradients of the rows from m on. */
 static void NAME(add_block)(struct lstm *l, long m, long rows, long group, long p, long k, long count, word *blocks)
 {
     int last = k + count == NAME(words)(l->T * l->B);
@@ -369,7 +384,8 @@ static void NAME(add_block)(struct lstm *l, long m, long rows, long group, long 
 }
 #endif
 
-/* Compute the gradients of W and U, [x, h]^T dz, of the panels first to end; `blocks` has BLOCK words of GROUP panels of dz. */
+/* Compute the gradients of W and U, [x, h]^T dz, for the panels from first to before end. `blocks` is memory for BLOCK words of
+   GROUP panels of dz. */
 static void NAME(backward_weights)(struct lstm *l, long first, long end, word *blocks)
 {
     long M = l->K * PAIR, K = NAME(words)(l->T * l->B);
@@ -381,7 +397,7 @@ static void NAME(backward_weights)(struct lstm *l, long first, long end, word *b
                 NAME(pack_rows)(l, group + p, k, k + count, blocks + p * BLOCK * PANEL);
             for (long m = 0, rows; m < M; m += rows) {
                 rows = NAME(next)(M - m);
-                for (long p = 0; p < panels; p++) /* while the rows are in the first-level cache */
+                for (long p = 0; p < panels; p++) /* the inner loop, because the rows then stay in the first-level cache */
                     NAME(add_block)(l, m, rows, group, p, k, count, blocks);
             }
         }
@@ -390,7 +406,7 @@ static void NAME(backward_weights)(struct lstm *l, long first, long end, word *b
 
 /* ---- parts of a thread ------------------------------------------------------------------------------------------ */
 
-/* Pack the panels of U^T and W^T of this thread. */
+/* Pack the panels of U^T and W^T that belong to this thread. */
 static void NAME(pack_transposed)(struct lstm *l, const struct member *me)
 {
     long of_h = quads_of(l->H, LANES), size = l->P * (PANEL / PAIR) * PANEL;
@@ -411,7 +427,7 @@ static void NAME(turn_share)(struct lstm *l, const struct member *me)
 static void NAME(weights_share)(struct lstm *l, const struct member *me)
 {
     struct range panels = share(l->P, me->index, me->team->size);
-    word *blocks = l->packed; /* no longer needed, and large enough for the blocks of all threads, see lstm_backward */
+    word *blocks = l->packed; /* U^T is no longer needed; lstm_backward makes this memory large enough for all threads */
     NAME(backward_weights)(l, panels.first, panels.end, blocks + me->index * NAME(room)(l));
 }
 

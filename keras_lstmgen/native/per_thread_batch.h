@@ -1,12 +1,12 @@
-/* Forward and backward pass in which each thread computes all units and all time steps of its own texts.
+/* Compute the forward and backward pass so that each thread computes all units and all time steps of its own texts.
 
-   Threads wait for each other only before and after the loop over the time steps. lstm_template.h includes this file for
-   processors on which the products take longer than reading the weights. Each step multiplies [x, h] by [W; U].
+   lstm_template.h includes this file for processors on which the products take longer than reading the weights. Each step
+   multiplies [x, h] by [W; U]. The threads wait for each other only before and after the loop over the time steps.
 */
 
 /* ---- forward ---------------------------------------------------------------------------------------------------- */
 
-/* Compute one time step of the texts first to end from [x, h] in the operands and c of the previous step. */
+/* Compute one time step of the texts from first to before end. The operands contain [x, h] of this step. */
 static void NAME(step)(struct lstm *l, long t, long first, long end)
 {
     vector sums[ROWS][4];
@@ -26,7 +26,7 @@ static void NAME(step)(struct lstm *l, long t, long first, long end)
     }
 }
 
-/* Compute all steps of the texts first to end. */
+/* Compute all time steps of the texts from first to before end. */
 static void NAME(steps)(struct lstm *l, long first, long end)
 {
     long E = NAME(words)(l->E);
@@ -61,7 +61,8 @@ static void NAME(forward)(void *window, struct member *me)
 
 /* ---- backward --------------------------------------------------------------------------------------------------- */
 
-/* Compute all steps of the texts first to end backward; dc [texts][P LANES] is carried, db [P][PANEL] is a sum. */
+/* Compute the backward pass over all time steps of the texts from first to before end. The array dc [texts][P LANES] holds the
+   gradient with respect to c of the current step. The gradient of the bias is added to db [P][PANEL]. */
 static void NAME(steps_back)(struct lstm *l, long first, long end, float *db)
 {
     long N = l->N, wide = l->P * LANES;
@@ -82,7 +83,7 @@ static void NAME(steps_back)(struct lstm *l, long first, long end, float *db)
         memcpy(l->dc0 + b * l->H, l->dc + b * wide, (size_t)l->H * sizeof(float));
 }
 
-/* Compute dx = dz W^T of the texts first to end, in panels of E. */
+/* Compute dx = dz W^T for the texts from first to before end. */
 static void NAME(backward_x)(struct lstm *l, long first, long end)
 {
     long N = l->N;

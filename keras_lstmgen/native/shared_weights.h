@@ -1,14 +1,15 @@
-/* Forward and backward pass in which each thread keeps the weights of its own units in its second-level cache.
+/* Compute the forward and backward pass so that each thread keeps the weights of its own units in its second-level cache.
 
-   lstm_template.h includes this file for processors that multiply faster than they read weights from memory. If there
-   are enough threads and texts, the texts are also divided among groups of threads. The threads of a group wait for each
-   other after each step, because the next step needs h (backward: dz) of all units. Products that no step depends on are
-   computed for the whole window: x W before the loop over the steps, and dz W^T after it.
+   lstm_template.h includes this file for processors that multiply faster than they read weights from memory. Each thread
+   computes some of the units. If there are enough threads and texts, the threads form groups, and the texts are divided among
+   the groups. The threads of a group wait for each other after each step, because the next step needs h of all units (in the
+   backward pass, dz of all units). The products x W and dz W^T do not depend on the previous step. They are computed for the
+   whole window, before the loop over the steps and after it.
 */
 
 /* ---- forward ---------------------------------------------------------------------------------------------------- */
 
-/* Convert x of the rows first to end to words, and set the padding of the rows to 0. */
+/* Convert x of the rows from first to before end to words, and set the padding of these rows to 0. */
 static void NAME(put_x)(struct lstm *l, long first, long end)
 {
     long E = NAME(words)(l->E), filled = E + l->P * (LANES / PAIR);
@@ -22,12 +23,12 @@ static void NAME(put_x)(struct lstm *l, long first, long end)
                 memset(to, 0, STEP * sizeof *to);
             NAME(put_words)(to, x + PAIR * k, count < PAIR * STEP ? count : PAIR * STEP);
         }
-        if (filled < l->K) /* half a register of padding */
+        if (filled < l->K) /* the last half of a register is padding */
             memset(operands + NAME(word_at)(filled), 0, (size_t)(l->K - filled) * sizeof(word));
     }
 }
 
-/* Compute x W of the texts and units of a region for all steps, and store it in the array of the gates. */
+/* Compute x W for all steps, for the texts and units of a region, and store it in the array of the gates. */
 static void NAME(project)(struct lstm *l, const struct region *r)
 {
     long E = NAME(words)(l->E);
@@ -43,7 +44,7 @@ static void NAME(project)(struct lstm *l, const struct region *r)
         }
 }
 
-/* Store h of a panel as float in y, and as words for the next step. */
+/* Store h of a panel twice: as floats in y, and as words in the operands of the next step. */
 static inline void NAME(put_h)(struct lstm *l, long t, long b, long p, vector h)
 {
     NAME(write)(l->y + (b * l->T + t) * l->H, p * LANES, l->H, h);
@@ -84,7 +85,7 @@ static void NAME(pack_share)(struct lstm *l, struct member *me)
     }
 }
 
-/* Convert h0 to words of the first step. */
+/* Store h0 as words in the operands of the first step. */
 static void NAME(put_h0)(struct lstm *l, const struct region *r)
 {
     for (long b = r->texts.first; b < r->texts.end; b++)
@@ -116,7 +117,7 @@ static void NAME(forward)(void *window, struct member *me)
 
 /* ---- backward --------------------------------------------------------------------------------------------------- */
 
-/* Prefetch the memory that the cells of some texts and a quad read and write at step t, during the product. */
+/* Prefetch the memory of step t that is read and written after the product, for some texts and the units of a quad. */
 static inline void NAME(prefetch_step)(const struct lstm *l, long t, long b, long rows, long q)
 {
     for (long p = 4 * q; p < l->P && p < 4 * q + 4; p++) {
@@ -131,7 +132,8 @@ static inline void NAME(prefetch_step)(const struct lstm *l, long t, long b, lon
     }
 }
 
-/* Compute one step backward: dz U^T of the next step is the gradient with respect to h, which gives dz of this step. */
+/* Compute one step of the backward pass. The gradient with respect to h is dz U^T, with dz of step t + 1. From this gradient,
+   the function computes dz of step t. */
 static void NAME(step_back)(struct lstm *l, long t, const struct region *r, float *db)
 {
     long N = l->N;
@@ -150,7 +152,8 @@ static void NAME(step_back)(struct lstm *l, long t, const struct region *r, floa
         }
 }
 
-/* Read dc of the last step before the loop (after = 0), or write dc of c0 after the loop (after = 1), for a region. */
+/* Copy the gradient with respect to c for a region. With after = 0 (before the loop over the steps), read the gradient of the
+   last c. With after = 1 (after the loop), write the gradient of c0. */
 static void NAME(carry)(struct lstm *l, const struct region *r, int after)
 {
     for (long b = r->texts.first; b < r->texts.end; b++)
@@ -163,7 +166,7 @@ static void NAME(carry)(struct lstm *l, const struct region *r, int after)
         }
 }
 
-/* Compute dx = dz W^T of the texts of a region, for the columns of this thread. */
+/* Compute dx = dz W^T for the texts of a region, and for the columns of x that belong to this thread. */
 static void NAME(backward_x)(struct lstm *l, const struct region *r)
 {
     long N = l->N;

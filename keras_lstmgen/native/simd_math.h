@@ -1,7 +1,7 @@
-/* Vectors of LANES floats, and functions that are computed per lane.
+/* Define vectors of LANES floats, and functions that are applied to each lane (element) of a vector.
 
-   lstm_template.h includes this file for each kind of processor, and softmax.c includes it once. They define NAME(f) and
-   LANES. All functions are inlined, so they are compiled for the processor of the calling function.
+   lstm_template.h includes this file once for each kind of processor, and softmax.c includes it once. Both define the
+   macros NAME(f) and LANES before. All functions are inlined, so the compiler uses the instructions of the calling function.
 */
 
 typedef float NAME(vector) __attribute__((vector_size(4 * LANES)));
@@ -20,7 +20,7 @@ INLINED vector NAME(chosen)(NAME(integers) which, vector yes, vector no)
     return (vector)((which & (NAME(integers))yes) | (~which & (NAME(integers))no));
 }
 
-/* Round each lane to the nearest bfloat16, ties to even, in the lower half of the lane; NaN stays NaN. */
+/* Round each lane to the nearest bfloat16 (ties to even), and return it in the lower half of the lane. NaN stays NaN. */
 INLINED NAME(bits) NAME(rounded)(vector values)
 {
     NAME(bits) bits = (NAME(bits))values, even = bits + 0x7fff + (bits >> 16 & 1);
@@ -28,7 +28,8 @@ INLINED NAME(bits) NAME(rounded)(vector values)
     return (NAME(bits))NAME(chosen)(nan, (vector)(bits | 0x400000), (vector)even) >> 16;
 }
 
-/* Compute p and n of e^x = 2^n (1 + p) by the method of expf in the Cephes library; n is in the exponent bits. */
+/* Compute p and n with e^x = 2^n (1 + p), by the method of expf in the Cephes library. The function returns p, and stores n
+   in the exponent bits of `n_as_exponent`. */
 INLINED vector NAME(exp_parts)(vector x, NAME(bits) *n_as_exponent)
 {
     const float magic = 12582912.f; /* 1.5 * 2^23: adding it rounds to an integer */

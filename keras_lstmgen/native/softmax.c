@@ -1,10 +1,11 @@
-/* Cross entropy of labels and its gradient, computed from logits without their bias; native_ops.py calls it by ctypes.
+/* Compute the cross entropy of labels and its gradient; native_ops.py calls this code by ctypes.
 
        logits = products + bias
        nats = log sum exp(logits) - logits[label]       gradient = by (softmax(logits) - one_hot(label))
 
-   The rows are divided among the threads. The products and their gradient are float32 or bfloat16; all other arrays are
-   float32. The logits and the softmax are not stored: each row is read twice, the second time from the cache.
+   Here, `by` is the gradient with respect to nats, and `gradient` the gradient with respect to the logits. The rows are
+   divided among the threads. The products and their gradient are float32 or bfloat16, and all other arrays of numbers are
+   float32. The logits and the softmax are not stored. Each row is read twice, the second time from the cache.
 */
 
 #include <math.h>
@@ -13,7 +14,8 @@
 
 #include "thread_team.h"
 
-/* glibc selects the clone while it loads the library, before ThreadSanitizer is initialized. */
+/* The compiler creates a version of a function for each of these processors. glibc selects the version while it loads the
+   library. ThreadSanitizer is not initialized at that time, so there is only one version with ThreadSanitizer. */
 #if defined(__x86_64__) && defined(__GLIBC__) && !defined(__SANITIZE_THREAD__)
 #define FOR_EACH_PROCESSOR __attribute__((target_clones("default", "avx2,fma", "avx512f")))
 #else
@@ -31,19 +33,19 @@ struct task {
     const int32_t *labels;
     float *nats, *log_sums;  /* [rows] each */
     const float *by;         /* [rows], gradient with respect to nats */
-    void *gradient;          /* [rows,V], with respect to the products, of their type */
-    float *partial;          /* [threads,V], gradient with respect to the bias, of each thread */
-    int bfloat16;
+    void *gradient;          /* [rows,V], gradient with respect to the products, which has their type */
+    float *partial;          /* [threads,V], gradient with respect to the bias, summed by each thread over its rows */
+    int bfloat16;            /* whether the products are bfloat16 */
 };
 
-/* Return the size of up to LANES elements of a row from v on. */
+/* Return the size in bytes of the elements v to v + LANES - 1 of a row that exist; an element has `each` bytes. */
 INLINED size_t bytes_from(const struct task *t, long v, size_t each)
 {
     long left = t->V - v;
     return (size_t)(left < LANES ? left : LANES) * each;
 }
 
-/* Return LANES logits of row n from v on; minus infinity after the last one. */
+/* Return the logits v to v + LANES - 1 of row n. Logits after the end of the row are minus infinity. */
 INLINED vector logits(const struct task *t, long n, long v)
 {
     vector x = {0}, bias = NAME(all)(-INFINITY);
@@ -83,7 +85,7 @@ INLINED void put(const struct task *t, long n, long v, vector x)
     }
 }
 
-/* Compute log sum exp of row n. */
+/* Compute log sum exp of the logits of row n. */
 FOR_EACH_PROCESSOR static float log_sum(const struct task *t, long n)
 {
     vector most = NAME(all)(-INFINITY), sum = {0};
@@ -102,8 +104,8 @@ FOR_EACH_PROCESSOR static float log_sum(const struct task *t, long n)
     return largest + (float)log(total);
 }
 
-/* Compute the gradient of row n, and add it to the gradient of the bias. The 1 of the label is subtracted before the result
-   is rounded to bfloat16, because the difference of a rounded softmax near 1 would be inaccurate. */
+/* Compute the gradient of row n, and add it to the gradient of the bias. The function subtracts the 1 of the label before it
+   rounds the result to bfloat16. If the softmax is near 1, subtracting after rounding would be inaccurate. */
 FOR_EACH_PROCESSOR static void row_back(const struct task *t, long n, float *by_bias)
 {
     const float log_sum = t->log_sums[n], by = t->by[n];
@@ -146,8 +148,12 @@ static void backward(void *given, struct member *me)
             t->partial[v] += t->partial[thread * t->V + v];
 }
 
-/* Forward pass. shape: rows, V. bfloat16: whether the products are bfloat16. in: products, bias, labels (0 to V - 1).
-   out: nats, and log sum exp for the backward pass. */
+/* Compute the forward pass.
+
+   bfloat16  whether the products are bfloat16
+   shape     rows, V
+   in        products, bias, labels (from 0 to V - 1)
+   out       nats, and log sum exp of the logits, which the backward pass needs */
 void softmax_forward(int threads, int bfloat16, const long *shape, void **in, float **out)
 {
     struct task t = {.rows = shape[0], .V = shape[1], .bfloat16 = bfloat16, .products = in[0]};
@@ -155,8 +161,11 @@ void softmax_forward(int threads, int bfloat16, const long *shape, void **in, fl
     in_team(&t, threads, forward);
 }
 
-/* Backward pass. in: products, bias, labels, log sums, gradient with respect to nats. out: gradient with respect to the
-   products, and [threads,V], whose first row becomes the gradient with respect to the bias. */
+/* Compute the backward pass. The other arguments are the same as for softmax_forward.
+
+   in        products, bias, labels, log sum exp of the logits, gradient with respect to nats
+   out       gradient with respect to the products, and an array [threads,V], whose first row becomes the gradient with respect
+             to the bias */
 void softmax_backward(int threads, int bfloat16, const long *shape, void **in, void **out)
 {
     struct task t = {.rows = shape[0], .V = shape[1], .bfloat16 = bfloat16, .products = in[0]};

@@ -1,4 +1,4 @@
-/* Threads of one pass: they start once, divide the work, and wait for each other at barriers. */
+/* Run the threads of one pass. The threads start once, divide the work, and wait for each other at barriers. */
 
 #include <pthread.h>
 #include <sched.h>
@@ -7,20 +7,20 @@
 #endif
 
 enum { MAX_THREADS = 256 };
-enum { SPINS = 256 }; /* polls of a barrier before the thread yields the processor */
+enum { SPINS = 256 }; /* number of polls of a barrier after which a thread begins to yield the processor */
 
-/* Reusable barrier. Threads poll instead of sleeping, because waking a thread takes longer than most waits. */
+/* Reusable barrier. Threads poll the barrier instead of sleeping, because waking a thread takes longer than most waits. */
 struct barrier {
-    _Alignas(64) int waiting; /* each barrier has its own cache line */
-    int times;
+    _Alignas(64) int waiting; /* number of waiting threads; each barrier has its own cache line */
+    int times;                /* how many times all threads have met */
 };
 
 struct member;
 
 struct team {
-    void *task; /* argument of work */
+    void *task; /* first argument of `work` */
     void (*work)(void *, struct member *);
-    int size; /* 0 until all threads were started */
+    int size; /* number of threads; 0 until all threads have been started */
     struct barrier all, of_group[MAX_THREADS];
 };
 
@@ -44,6 +44,7 @@ static void wait_for_poll(int *polls)
 #endif
 }
 
+/* Wait until `size` threads have called this function with the same barrier. */
 static inline void meet(struct barrier *here, int size)
 {
     if (size == 1)
@@ -68,8 +69,8 @@ static void *take_part(void *argument)
     return NULL;
 }
 
-/* Run `work` in a number of threads and wait for all of them. The number is limited by MAX_THREADS. It is also smaller,
-   but at least 1, if the system starts no more threads. */
+/* Run `work` in several threads, including the calling thread, and wait for all of them. The number of threads is `threads`,
+   but at most MAX_THREADS. It is smaller if the system cannot start that many threads. */
 static void in_team(void *task, int threads, void (*work)(void *, struct member *))
 {
     threads = threads < MAX_THREADS ? threads : MAX_THREADS;
@@ -87,7 +88,8 @@ static void in_team(void *task, int threads, void (*work)(void *, struct member 
         pthread_join(ids[n], NULL);
 }
 
-/* Return part number `index` of 0 to count in `of` equal parts; an empty part for index >= of. */
+/* Divide the numbers from 0 to count - 1 into `of` parts of nearly equal size, and return part number `index`. The part is
+   empty if index >= of. */
 static struct range share(long count, int index, int of)
 {
     if (index >= of)
