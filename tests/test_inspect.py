@@ -421,7 +421,7 @@ def test_examples_that_a_run_reads_by_themselves_are_probed_each_from_an_empty_s
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--prompt", ""], "--prompt: is empty; give a text to watch the layer over"),
+        (["--prompt", ""], "--prompt: is empty; give a text for the model to read"),
         ([], "the following arguments are required: --prompt; see 'keras-lstmgen inspect --help'"),
         (["--prompt", "a", "--layer", "3"], "--layer: 3 is out of range; this model's layers are 1 to 2"),
         (["--prompt", "a", "--layer", "0"], "--layer: 0 is out of range; this model's layers are 1 to 2"),

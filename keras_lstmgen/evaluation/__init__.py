@@ -1,4 +1,4 @@
-"""Measure a model: likelihood, metrics of generated text, and baselines without a neural network.
+"""Evaluate models: likelihood of text, metrics of generated text, and baselines without a neural network.
 
-Modules here compute values and print nothing.
+The modules of this package return values and do not print.
 """

@@ -16,11 +16,12 @@ from keras_lstmgen.models.inference_step import Weights, for_each_member, join_s
 from keras_lstmgen.tokenizers.tokenizer import END, Tokenizer
 from keras_lstmgen.utils.errors import check_at_least
 
-WINDOW = 256  # maximum number of tokens of a row that one call scores; a power of two
-MAX_LOGITS = 1 << 25  # maximum number of logits of one call, which limits the memory for a large vocabulary
+WINDOW = 256  # maximum number of tokens in a row that one call scores; a power of two
+MAX_LOGITS = 1 << 25  # maximum number of logits that one call computes, to limit the memory for a large vocabulary
 ROWS = 64  # maximum number of examples that one call scores
-WARM_UP = WINDOW  # tokens that are read without being scored before each part of a text, if there are several parts
-FRESH_WINDOWS = 1000
+# If a text is divided into parts, the LSTM reads this number of tokens before each part without scoring them.
+WARM_UP = WINDOW
+FRESH_WINDOWS = 1000  # default number of random windows, each of which is read from a zero state
 Scorer = Callable[..., Any]
 OnProgress = Callable[[int], None]
 
@@ -30,29 +31,43 @@ def ignore_progress(_: int) -> None:
 
 
 def scorer(weights: Weights) -> Scorer:
-    """Compile the function that computes log-probabilities of tokens.
+    """Compile a function that computes the log-probabilities of tokens.
 
-    With the native LSTM kernel, each layer reads the whole window before the next layer does. The result is the same.
+    The function uses the native LSTM kernel if it is installed and there is no GPU. The results are the same as without
+    the kernel.
 
     Args:
         weights: weights of the model.
 
     Returns:
-        A function that maps ids int32 [B, P] and states float32 [B, S] to log-probabilities float32 [B, P - 1] of
-        ``ids[:, 1:]`` and the next states [B, S]. It is traced once for all B and P.
+        A function that takes int32 ids of shape [B, P] and a float32 state of shape [B, S]. It returns float32
+        log-probabilities of ``ids[:, 1:]``, of shape [B, P - 1], and the next state of shape [B, S]. TensorFlow traces
+        the function once for all values of B and P.
     """
     read = _score_by_layer if native_ops.library() and not tf.config.list_logical_devices("GPU") else score
     return tf.function(lambda ids, state: read(weights, ids, state), reduce_retracing=True, autograph=False)
 
 
 def _score_by_layer(weights: Weights, ids: Any, state: Any) -> tuple[Any, Any]:
-    """Compute the result of ``inference_step.score`` with the native LSTM kernel."""
+    """Compute log-probabilities with the native LSTM kernel. Each layer reads the whole window before the next layer.
+
+    The arguments and results are those of ``inference_step.score``.
+    """
     logits, state = for_each_member(weights, lambda member, part: _logits(member, ids[:, :-1], part), state)
     return -tf.nn.sparse_softmax_cross_entropy_with_logits(ids[:, 1:], logits), state
 
 
 def _logits(weights: Weights, ids: Any, state: Any) -> tuple[Any, Any]:
-    """Compute the logits [B, T, V] and the next state [B, S] of one member for ids [B, T]."""
+    """Compute the logits of one member of an ensemble with the native LSTM kernel.
+
+    Args:
+        weights: weights of the member.
+        ids: int32 tensor of shape [B, T].
+        state: float32 tensor of shape [B, S].
+
+    Returns:
+        The logits of shape [B, T, V], and the next state of shape [B, S].
+    """
     x, next_states = tf.gather(weights.embedding, ids), []
     parts, memory = split_state(weights, state)
     for cell, h, c in zip(weights.cells, parts[::2], parts[1::2], strict=True):
@@ -76,34 +91,36 @@ def stream_nll(
 ) -> float:
     """Compute the negative log-likelihood of a text of N tokens.
 
-    Each token except the first is scored, given all tokens before it. With ``parts`` above 1, the parts of the text are
-    scored in parallel. Each part starts from a zero state ``WARM_UP`` tokens early, so the result is approximate.
+    Each token except the first is scored, given all tokens before it. If ``parts`` is greater than 1, the text is
+    divided into parts that are scored in parallel. For each part, the LSTM then starts from a zero state ``WARM_UP``
+    tokens before the part, so the result is approximate.
 
     Args:
         weights: weights of the model.
-        ids: int [N], the text.
-        parts: number of parts of the text that are scored in parallel.
-        score: the function that ``scorer`` returned; by default, compile a new one.
-        on_progress: called with the number of tokens scored since the last call.
+        ids: integer array of shape [N] with the ids of the text.
+        parts: number of parts that are scored in parallel.
+        score: a function that ``scorer`` returned. By default, a new one is compiled.
+        on_progress: function that is called with the number of tokens scored since its last call.
 
     Returns:
         The negative log-likelihood in nats, summed over N - 1 tokens in float64.
 
     Raises:
-        UserError: ``parts`` is below 1.
+        UserError: if ``parts`` is less than 1.
     """
     check_at_least("parts", parts, 1)
     score = score or scorer(weights)
     N = len(ids) - 1
-    length = -(-N // parts)  # targets in a part; the last part may have fewer
+    length = -(-N // parts)  # number of targets in a part; the last part may have fewer
     warm_up = WARM_UP if parts > 1 else 0
     first = np.arange(parts)[:, np.newaxis] * length - warm_up
     state = tf.zeros((parts, state_size(weights)))
     total = 0.0
-    window = window_size(int(weights.output_bias.shape[0]), parts)  # a power of two, so the warm-up ends with a window
+    # The window size and WARM_UP are powers of two. Therefore, the warm-up ends at the end of a window.
+    window = window_size(int(weights.output_bias.shape[0]), parts)
     for start in range(0, warm_up + length, window):
         positions = first + np.arange(start, min(start + window, warm_up + length) + 1)[np.newaxis, :]
-        if start == warm_up:  # no text precedes the first part
+        if start == warm_up:  # no text precedes the first part, so its state is reset to zero
             state *= (np.arange(parts) > 0)[:, np.newaxis]
         logprobs, state = score(np.asarray(ids[np.clip(positions, 0, N)], np.int32), state)
         targets = positions[:, 1:]
@@ -114,19 +131,19 @@ def stream_nll(
 
 
 def examples_nll(weights: Weights, pairs: Examples, score: Scorer, on_progress: OnProgress = ignore_progress) -> float:
-    """Compute the negative log-likelihood of the targets of examples, each given its source.
+    """Compute the negative log-likelihood of the targets of examples. Each target is scored given its source.
 
-    Examples of similar lengths are scored in one batch. A long batch is scored in windows with the state carried over,
-    so memory does not grow with the length of an example.
+    Examples of similar lengths are scored in one batch. A batch is scored in windows of at most ``WINDOW`` tokens, and
+    the state is carried from window to window. Memory use therefore does not grow with the length of an example.
 
     Args:
         weights: weights of the model.
         pairs: the examples.
-        score: the function that ``scorer`` returned.
-        on_progress: called with the number of examples scored since the last call.
+        score: a function that ``scorer`` returned.
+        on_progress: function that is called with the number of examples scored since its last call.
 
     Returns:
-        The negative log-likelihood in nats, summed over all targets in float64.
+        The negative log-likelihood in nats, summed over the tokens of all targets in float64.
     """
     total, V = 0.0, int(weights.output_bias.shape[0])
     for numbers in _by_length(pairs, V):
@@ -142,11 +159,13 @@ def examples_nll(weights: Weights, pairs: Examples, score: Scorer, on_progress: 
 
 
 def window_size(V: int, B: int) -> int:
-    """Return the number of tokens per row that one call scores: a power of two, at most ``WINDOW``.
+    """Return the number of tokens in a row that one call scores.
+
+    It is the largest power of two that keeps the number of logits within ``MAX_LOGITS``, but at most ``WINDOW``.
 
     Args:
         V: vocabulary size.
-        B: number of rows.
+        B: number of rows in a batch.
 
     >>> from keras_lstmgen.evaluation.likelihood import window_size
     >>> window_size(V=100, B=1), window_size(V=50_000, B=64)
@@ -159,12 +178,19 @@ def window_size(V: int, B: int) -> int:
 def _window(
     pairs: Examples, numbers: NDArray[np.int64], first: int, T: int
 ) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
-    """Extract a window of examples, starting at the position ``first`` of each example.
+    """Extract a window of T tokens and their next tokens from each of B examples.
 
-    The positions after the end of an example contain end symbols.
+    Positions after the end of an example are filled with end symbols.
+
+    Args:
+        pairs: all examples.
+        numbers: int64 array of shape [B] with the indices of the examples.
+        first: position in each example at which the window begins.
+        T: length of the window.
 
     Returns:
-        The ids int32 [B, T + 1], and bool [B, T]: which of ``ids[:, 1:]`` are targets.
+        The ids, int32 of shape [B, T + 1], and a bool array of shape [B, T]. An entry of the bool array is True if the
+        token in ``ids[:, 1:]`` is a part of a target.
     """
     starts, ends = pairs.starts[numbers, np.newaxis], pairs.starts[numbers + 1, np.newaxis]
     positions = starts + np.arange(first, first + T + 1)
@@ -174,7 +200,10 @@ def _window(
 
 
 def _by_length(pairs: Examples, V: int) -> Iterator[NDArray[np.int64]]:
-    """Yield the numbers of all examples in batches of similar lengths, the longest first, within ``MAX_LOGITS``."""
+    """Yield the indices of all examples in batches of similar lengths, with the longest examples first.
+
+    The batch size is limited so that one call computes at most ``MAX_LOGITS`` logits.
+    """
     lengths = np.diff(pairs.starts)
     order = np.argsort(lengths, kind="stable")
     while len(order):
@@ -186,24 +215,26 @@ def _by_length(pairs: Examples, V: int) -> Iterator[NDArray[np.int64]]:
 def windows_cross_entropy(
     weights: Weights, ids: NDArray[Any], length: int = 256, windows: int = FRESH_WINDOWS, score: Scorer | None = None
 ) -> float:
-    """Compute the mean cross entropy of random windows of a text, each read from a zero state.
+    """Compute the mean cross entropy of random windows of a text, each of which is read from a zero state.
 
     Transformers with a limited context are evaluated in this way, for example by ``estimate_loss`` in nanoGPT. The
-    result is higher than with the state carried over the text. The windows are seeded and may overlap. If the text has
-    at most ``windows`` windows, each is scored once. A text that is shorter than a window is one window.
+    result is higher than the cross entropy of a model that carries its state over the whole text.
+
+    The random positions of the windows are seeded, and windows may overlap. If the text has at most ``windows``
+    possible positions, each position is used once. A text that is shorter than a window is scored as one window.
 
     Args:
         weights: weights of the model.
-        ids: int [N], the text, at least two tokens.
+        ids: integer array of shape [N] with the ids of the text. N must be at least 2.
         length: number of scored tokens in a window.
         windows: number of windows.
-        score: the function that ``scorer`` returned; by default, compile a new one.
+        score: a function that ``scorer`` returned. By default, a new one is compiled.
 
     Returns:
         The cross entropy in nats per token.
 
     Raises:
-        UserError: an argument is too small.
+        UserError: if an argument is too small.
     """
     for name, value, low in (("ids: their number", len(ids), 2), ("length", length, 1), ("windows", windows, 1)):
         check_at_least(name, value, low)
@@ -220,17 +251,17 @@ def windows_cross_entropy(
 
 
 def _window_starts(positions: int, windows: int) -> NDArray[np.int64]:
-    """Choose the start positions of windows: all positions if they are few enough, else seeded random ones."""
+    """Return the start positions of windows: all positions if there are at most ``windows``, else random positions."""
     if positions <= windows:
         return np.arange(positions)
     return np.random.default_rng(0).integers(positions, size=windows)
 
 
 def without_first_token(counts: dict[str, int], first: int, tokenizer: Tokenizer) -> dict[str, int]:
-    """Subtract the first token of a stream from its counts, because it is read but not scored.
+    """Return the counts of a stream without its first token, which is read but not scored.
 
     Args:
-        counts: number of tokens, characters and bytes of the stream; other counts are kept.
+        counts: number of tokens, characters and bytes of the stream. Other counts are not changed.
         first: id of the first token.
         tokenizer: tokenizer of the stream.
     """
@@ -240,7 +271,9 @@ def without_first_token(counts: dict[str, int], first: int, tokenizer: Tokenizer
 
 
 def loss_in_units(nll: float, counts: dict[str, int]) -> dict[str, float]:
-    """Convert the negative log-likelihood of a text to nats per token, bits per character and byte, and perplexities.
+    """Convert the negative log-likelihood of a text to the units in which losses are reported.
+
+    The units are nats per token, bits per character, bits per byte, perplexity per token and perplexity per word.
 
     Args:
         nll: negative log-likelihood of the text in nats.
@@ -262,5 +295,5 @@ def loss_in_units(nll: float, counts: dict[str, int]) -> dict[str, float]:
 
 
 def _finite_exp(x: float) -> float:
-    """Return e^x, limited to about the largest float64, because JSON cannot represent infinity."""
+    """Return e^x, limited to e^709, which is close to the largest float64. JSON cannot represent infinity."""
     return math.exp(min(x, 709.0))

@@ -8,12 +8,13 @@ from keras_lstmgen.data.token_cache import batches
 def longest_copies(samples: Sequence[str], training: Iterable[str]) -> list[str]:
     """Return the longest passage of each sample that occurs in the training text.
 
-    The search looks only for passages that are longer than the best one so far, so it needs about one substring search
-    for each character of the samples and each block of the text.
+    The training text is read in blocks of about 64k characters. For each block, the search needs about one substring
+    search for each character of the samples, because it considers only passages that are longer than the longest known
+    one.
 
     Args:
-        samples: the samples.
-        training: the training text in consecutive pieces; it is read once.
+        samples: the generated texts.
+        training: the training text in consecutive pieces. It is read once.
 
     >>> from keras_lstmgen.evaluation.memorization import longest_copies
     >>> longest_copies(["a red fox", "no"], ["the red ", "fence"])
@@ -24,7 +25,7 @@ def longest_copies(samples: Sequence[str], training: Iterable[str]) -> list[str]
     for pieces in batches(training):
         text = previous + "".join(pieces)
         longest = [_longer_copy(sample, copy, text) for sample, copy in zip(samples, longest, strict=True)]
-        previous = text[max(len(text) - overlap, 0) :]  # so that passages across two blocks are found
+        previous = text[max(len(text) - overlap, 0) :]  # a passage can begin in one block and end in the next
     return longest
 
 
@@ -37,7 +38,7 @@ def _longer_copy(sample: str, longest: str, text: str) -> str:
 
 
 def whole_lines(sample: str) -> list[str]:
-    r"""Return the lines of a sample, without empty lines and without the last line, which may be incomplete.
+    r"""Return the complete lines of a sample. Blank lines and the last line, which may be incomplete, are omitted.
 
     >>> from keras_lstmgen.evaluation.memorization import whole_lines
     >>> whole_lines("one\n\ntwo\nthr")
@@ -49,11 +50,12 @@ def whole_lines(sample: str) -> list[str]:
 def lines_seen(lines: Iterable[str], training: Iterable[str]) -> set[str]:
     r"""Return the given lines that occur as whole lines in the training text.
 
-    Memory is bounded by the given lines: longer lines of the training text cannot match and are not kept.
+    A training line that is longer than all given lines cannot match, so only its beginning is stored. This limits the
+    memory use.
 
     Args:
         lines: the lines to search for.
-        training: the training text in consecutive pieces; it is read once.
+        training: the training text in consecutive pieces. It is read once.
 
     >>> from keras_lstmgen.evaluation.memorization import lines_seen
     >>> sorted(lines_seen(["one", "two"], ["one\nt", "wo three\n"]))
@@ -61,7 +63,7 @@ def lines_seen(lines: Iterable[str], training: Iterable[str]) -> set[str]:
     """
     wanted = set(lines)
     missing, limit = set(wanted), max(map(len, wanted), default=0) + 1
-    unfinished = ""  # beginning of the line that continues in the next piece
+    unfinished = ""  # beginning of a line that continues in the next piece
     for piece in training:
         first, *others = piece.split("\n")
         unfinished = (unfinished + first[:limit])[:limit]

@@ -1,7 +1,7 @@
-"""Registry of the measures that ``evaluate`` computes in addition to the loss.
+"""Register the measures that ``evaluate`` can compute in addition to the loss.
 
-A measure is a function from a ``Task`` to a table. It is named by module and function, so that this package does not
-import the measures of single recipes, and optional packages are imported only when they are needed.
+A measure is a function that takes a ``Task`` and returns a table. The registry contains the names of the module and of
+the function. The module is imported only when the measure is computed, so that optional packages are not always needed.
 """
 
 from importlib import import_module
@@ -15,7 +15,7 @@ class Measure(NamedTuple):
     """An entry of the registry."""
 
     module: str  # module of the function
-    function: str  # name of a function from a ``Task`` to ``Figures``
+    function: str  # name of the function, which takes a ``Task`` and returns ``Figures``
     optional: tuple[str, ...] = ()  # optional modules that the function imports
     reads_training: bool = False  # whether the function reads the training text
 
@@ -45,9 +45,10 @@ def check_packages(name: str) -> None:
 
 
 def compute(task: Task) -> dict[str, Figures]:
-    """Compute all measures in the options of a task; return their tables by name."""
+    """Compute the measures that the options of a task select, and return their tables by name."""
     return {name: _function(MEASURES[name])(task) for name in task.options.measures}
 
 
 def _function(measure: Measure) -> Any:
+    """Import and return the function of a measure."""
     return getattr(import_module(measure.module), measure.function)

@@ -1,7 +1,9 @@
-"""Multinomial naive Bayes classifier over words and word bigrams, a baseline that predicts the label of a text.
+"""Train a naive Bayes classifier and predict the label of a text.
 
-Source: McCallum and Nigam, "A Comparison of Event Models for Naive Bayes Text Classification", 1998. Each count is
-increased by one (Laplace smoothing).
+The classifier checks whether a text that was generated for a label is typical of this label. It is a multinomial naive
+Bayes classifier of words and word bigrams with Laplace smoothing.
+
+Source: McCallum and Nigam, "A Comparison of Event Models for Naive Bayes Text Classification", 1998.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,17 +18,20 @@ from keras_lstmgen.utils.errors import UserError
 
 
 class Classifier(NamedTuple):
-    """A trained classifier with V features and K labels."""
+    """A trained classifier."""
 
     vectorizer: Any  # sklearn.feature_extraction.text.CountVectorizer
     model: Any  # sklearn.naive_bayes.MultinomialNB
 
 
 def train(documents: Iterable[tuple[str, str]]) -> Classifier:
-    """Train a classifier on pairs of label and text, which are read once.
+    """Train a classifier.
+
+    Args:
+        documents: pairs of a label and a text. They are read once.
 
     Raises:
-        UserError: the texts contain no words.
+        UserError: if the texts contain no words.
     """
     from sklearn.feature_extraction.text import CountVectorizer
     from sklearn.naive_bayes import MultinomialNB
@@ -47,7 +52,7 @@ def train(documents: Iterable[tuple[str, str]]) -> Classifier:
 
 
 def features(text: str) -> list[str]:
-    """Return the words of a text and its word bigrams.
+    """Return the features of a text: its words and its word bigrams.
 
     >>> from keras_lstmgen.evaluation.naive_bayes import features
     >>> features("New York")
@@ -58,7 +63,10 @@ def features(text: str) -> list[str]:
 
 
 def predict(classifier: Classifier, texts: Sequence[str]) -> list[str]:
-    """Return the most likely label of each text; of equally likely labels, the first in alphabetical order."""
+    """Return the most likely label of each text.
+
+    If several labels are equally likely, the first one in alphabetical order is returned.
+    """
     if not texts:
         return []
     best = joint_log_likelihood(classifier, texts).argmax(axis=1)
@@ -66,14 +74,21 @@ def predict(classifier: Classifier, texts: Sequence[str]) -> list[str]:
 
 
 def joint_log_likelihood(classifier: Classifier, texts: Sequence[str]) -> NDArray[np.float64]:
-    """Compute ln P(label) + ln P(text | label) for N texts and K labels, float64 [N, K].
+    """Compute ln P(label) + ln P(text | label) for each text and each label.
 
-    scikit-learn ignores features that the training text does not contain. Here, they count like features with a
-    frequency of zero, so that a label with little training text gets no advantage from unknown words.
+    scikit-learn ignores features that do not occur in the training text. This function treats them as features with a
+    count of zero.
+
+    Args:
+        classifier: a classifier with K labels.
+        texts: N texts.
+
+    Returns:
+        A float64 array of shape [N, K].
     """
     of_texts = [features(text) for text in texts]
     counts = classifier.vectorizer.transform(of_texts)
     unknown = np.array([len(found) for found in of_texts]) - np.asarray(counts.sum(axis=1)).ravel()
-    totals = classifier.model.feature_count_.sum(axis=1) + counts.shape[1]  # [K], after smoothing
+    totals = classifier.model.feature_count_.sum(axis=1) + counts.shape[1]  # [K], smoothed number of features per label
     scores = classifier.model.predict_joint_log_proba(counts) - np.outer(unknown, np.log(totals))
     return np.asarray(scores, np.float64)

@@ -1,12 +1,14 @@
-"""Character n-gram language model with Witten-Bell smoothing, a baseline for the loss.
+"""Compute the cross entropy of a character n-gram language model with Witten-Bell smoothing, a baseline for the loss.
 
-Source: Witten and Bell, "The Zero-Frequency Problem", 1991 (method C). A context h with n(h) occurrences before t(h)
-different characters is interpolated with the next shorter context::
+Let h be a context that occurs n(h) times in the training text, followed by t(h) different characters. The probability
+of the next character c is interpolated with its probability after the next shorter context::
 
     p(c | h) = (count(h c) + t(h) p(c | h without its first character)) / (n(h) + t(h))
 
-The empty context is interpolated with a uniform distribution over all code points, so unseen characters have a
+The empty context is interpolated with a uniform distribution over all code points. Therefore, all characters have a
 probability above 0.
+
+Source: Witten and Bell, "The Zero-Frequency Problem", 1991 (method C).
 """
 
 import math
@@ -15,19 +17,23 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import NamedTuple
 
-MAX_ORDER = 8  # maximum n: characters of an n-gram, including the predicted one
+MAX_ORDER = 8  # maximum number of characters of an n-gram, including the predicted character
 
 
 class Counts(NamedTuple):
-    """Counts of n-grams. Memory grows with the number of different n-grams."""
+    """Counts of the n-grams of a text. Memory use grows with the number of different n-grams."""
 
-    grams: Counter[str]  # n-grams of all lengths up to ``MAX_ORDER``
-    contexts: Counter[str]  # n(h): occurrences of each context
-    followers: Counter[str]  # t(h): different characters after each context
+    grams: Counter[str]  # number of occurrences of each n-gram, for all n up to ``MAX_ORDER``
+    contexts: Counter[str]  # n(h), the number of occurrences of each context
+    followers: Counter[str]  # t(h), the number of different characters that follow each context
 
 
 def count(pieces: Iterable[str], max_order: int = MAX_ORDER) -> Counts:
-    """Count the n-grams of a text that is given in consecutive pieces.
+    """Count the n-grams of a text.
+
+    Args:
+        pieces: the text in consecutive pieces.
+        max_order: maximum n.
 
     >>> from keras_lstmgen.evaluation.ngram_model import count
     >>> counts = count(["ab", "ab"], max_order=2)
@@ -48,7 +54,17 @@ def count(pieces: Iterable[str], max_order: int = MAX_ORDER) -> Counts:
 
 
 def probabilities(counts: Counts, before: str, character: str, max_order: int = MAX_ORDER) -> list[float]:
-    """Return the probability of a character after a text, for n-gram models of order 1 to ``max_order``."""
+    """Return the probability of a character after a text.
+
+    Args:
+        counts: counts of the training text.
+        before: the text before the character.
+        character: the character.
+        max_order: maximum n.
+
+    Returns:
+        The probabilities of the n-gram models with n = 1, 2, …, ``max_order``.
+    """
     p, of_orders = 1 / (sys.maxunicode + 1), []
     for length in range(max_order):
         context = before[len(before) - length :]
@@ -60,9 +76,15 @@ def probabilities(counts: Counts, before: str, character: str, max_order: int = 
 
 
 def cross_entropy(counts: Counts, pieces: Iterable[str], max_order: int = MAX_ORDER) -> list[float]:
-    """Return the mean cross entropy in nats per character, for n-gram models of order 1 to ``max_order``.
+    """Return the mean cross entropy of a text. The first character of the text is not scored.
 
-    The first character of the text is not scored.
+    Args:
+        counts: counts of the training text.
+        pieces: the text in consecutive pieces.
+        max_order: maximum n.
+
+    Returns:
+        The cross entropies of the n-gram models with n = 1, 2, …, ``max_order``, in nats per character.
     """
     totals, before, scored = [0.0] * max_order, "", 0
     for character in (character for piece in pieces for character in piece):

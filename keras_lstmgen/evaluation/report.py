@@ -1,4 +1,8 @@
-"""Evaluate a run: loss on held-out text, passages copied from the training text, and the measures of its recipe."""
+"""Evaluate a run.
+
+The report contains the loss on held-out text, passages that samples copy from the training text, and the measures that
+the recipe of the run selects.
+"""
 
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -25,21 +29,21 @@ from keras_lstmgen.utils.errors import UserError
 def evaluate(
     run: Run, texts: list[str], samples: int, sample_tokens: int, options: recipe.Evaluate | None = None
 ) -> dict[str, Any]:
-    """Evaluate a run on text, and on samples that it generates.
+    """Evaluate a run on text and on samples that it generates.
 
     Args:
         run: the run.
-        texts: files to compute the loss on; if empty, the held-out text of the run.
-        samples: number of samples that are compared with the training text.
-        sample_tokens: maximum number of tokens of a sample or an answer.
-        options: measures in addition to the loss; by default, those of the run's recipe.
+        texts: names of the texts on which the loss is computed. If empty, the held-out text of the run is used.
+        samples: number of samples to generate and compare with the training text.
+        sample_tokens: maximum number of tokens in a sample or an answer.
+        options: the measures to compute in addition to the loss. By default, the recipe of the run selects them.
 
     Returns:
-        A report that JSON can represent, with the keys ``text`` (name of the evaluated text), ``counts``, ``loss``, and
-        if requested ``samples`` and ``measures``.
+        A report of values that JSON can represent. Its keys are ``text`` (name of the evaluated text), ``counts`` and
+        ``loss``. If requested, it also has the keys ``samples`` and ``measures``.
 
     Raises:
-        UserError: a text, the training text or an optional package is missing.
+        UserError: if a text or an optional package is missing.
     """
     options = options or run.recipe.evaluate
     training = prepared_corpus.source_corpus(run.recipe.corpus)
@@ -55,7 +59,7 @@ def evaluate(
 
 
 def _check(training: recipe.Corpus, texts: Sequence[str], samples: int, options: recipe.Evaluate) -> None:
-    """Raise UserError for missing packages and texts before the evaluation begins."""
+    """Raise UserError if an optional package or a text is missing, before the evaluation begins."""
     for name in options.measures:
         metric_registry.check_packages(name)
     of_training = [name for name in options.measures if metric_registry.MEASURES[name].reads_training]
@@ -70,7 +74,7 @@ def _check(training: recipe.Corpus, texts: Sequence[str], samples: int, options:
 
 
 def _alternatives(texts: Sequence[str], samples: int, of_training: Sequence[str]) -> str:
-    """Describe how to evaluate a run without the missing text."""
+    """Return advice on how to evaluate a run without the missing text."""
     changes = [] if texts else ["name a text to measure on"]
     changes += ["give --samples 0"] if samples else []
     changes += [f"give --evaluate.measures without {', '.join(of_training)}"] if of_training else []
@@ -78,7 +82,10 @@ def _alternatives(texts: Sequence[str], samples: int, of_training: Sequence[str]
 
 
 def _loss_report(run: Run, held_out: recipe.Corpus) -> dict[str, Any]:
-    """Encode the held-out text; return its counts and loss, computed in the same way as in training."""
+    """Encode the held-out text and return its counts and its loss.
+
+    The LSTM state is carried over the text, or reset for each example, as in training.
+    """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "text.ids"
         counts, _ = encode_split(held_out, "validation", run.tokenizer, path, "<i4")
@@ -92,7 +99,7 @@ def _loss_report(run: Run, held_out: recipe.Corpus) -> dict[str, Any]:
 
 
 def _stream_loss(run: Run, counts: dict[str, int], ids: NDArray[Any]) -> dict[str, float]:
-    """Compute the loss with the state carried over the text; the first token is not scored."""
+    """Compute the loss of a stream. The state is carried over the whole text, and the first token is not scored."""
     counts = likelihood.without_first_token(counts, int(ids[0]), run.tokenizer)
     score = likelihood.scorer(run.weights)
     with reporter.progress("held-out text", len(ids) - 1) as on_progress:
@@ -104,14 +111,14 @@ def _stream_loss(run: Run, counts: dict[str, int], ids: NDArray[Any]) -> dict[st
 
 
 def _documents_loss(run: Run, counts: dict[str, int], ids: NDArray[Any]) -> dict[str, float]:
-    """Compute the loss of documents, each from a zero state; start symbols are not scored."""
+    """Compute the loss of documents. Each document starts with a zero state, and start symbols are not scored."""
     documents = example_batches.find_documents(ids)
     nll = _examples_nll(run, documents, likelihood.scorer(run.weights), "documents")
     return likelihood.loss_in_units(nll, counts | {"tokens": example_batches.target_tokens(documents)})
 
 
 def _pairs_loss(run: Run, counts: dict[str, int], ids: NDArray[Any]) -> dict[str, float]:
-    """Compute the loss of targets given their sources, and given the sources of other pairs."""
+    """Compute the loss of targets given their own sources, and given the sources of other pairs."""
     pairs, score = example_batches.find_pairs(ids), likelihood.scorer(run.weights)
     nll = _examples_nll(run, pairs, score, "targets")
     shuffled_nll = _examples_nll(run, example_batches.with_other_sources(pairs), score, "targets")
@@ -122,6 +129,7 @@ def _pairs_loss(run: Run, counts: dict[str, int], ids: NDArray[Any]) -> dict[str
 
 
 def _examples_nll(run: Run, examples: example_batches.Examples, score: likelihood.Scorer, name: str) -> float:
+    """Compute the negative log-likelihood of examples in nats, and report the progress under a name."""
     with reporter.progress(name, example_batches.count(examples)) as on_progress:
         return likelihood.examples_nll(run.weights, examples, score, on_progress)
 
@@ -129,9 +137,10 @@ def _examples_nll(run: Run, examples: example_batches.Examples, score: likelihoo
 def _samples_report(
     run: Run, training: recipe.Corpus, held_out: recipe.Corpus, samples: int, max_new_tokens: int
 ) -> dict[str, Any]:
-    """Generate samples with default options and seeds 0, 1, …; compare them with the training text.
+    """Generate samples with default options and the seeds 0, 1, 2, …, and compare them with the training text.
 
-    A run on pairs answers the first held-out sources; its answers are compared with the training targets.
+    A run that was trained on pairs answers the first held-out sources. Its answers are compared with the targets of the
+    training pairs.
     """
     if not training.is_pairs:
         texts = Generator(run).generate("", GenerationConfig(max_new_tokens), seeds=range(samples))
@@ -142,7 +151,7 @@ def _samples_report(
 
 
 def _answers(run: Run, prompts: list[str], max_new_tokens: int) -> list[Sample]:
-    """Answer each source with its own seed."""
+    """Generate an answer to each source. The seed of an answer is the index of its source."""
     generator = Generator(run)
     return [
         generator.generate(source + "\n", GenerationConfig(max_new_tokens), seeds=[seed])[0]
@@ -151,7 +160,12 @@ def _answers(run: Run, prompts: list[str], max_new_tokens: int) -> list[Sample]:
 
 
 def _copies_report(samples: list[Sample], training: recipe.Corpus) -> dict[str, Any]:
-    """Return the texts of samples, their longest passage and the number of their lines in the training text."""
+    """Compare samples with the training text.
+
+    Returns:
+        The texts of the samples, the longest passage that occurs in the training text and its length in characters, the
+        number of complete lines, and the number of these lines that occur in the training text.
+    """
     texts = [sample.text for sample in samples]
     longest = max(memorization.longest_copies(texts, _training_texts(training)), key=len)
     lines = [line for sample in samples for line in memorization.whole_lines(_without_cut_line(sample))]
@@ -166,12 +180,15 @@ def _copies_report(samples: list[Sample], training: recipe.Corpus) -> dict[str, 
 
 
 def _without_cut_line(sample: Sample) -> str:
-    """Remove the last line of a sample, unless the sample ended with an end symbol and the line is complete."""
+    """Return a sample without its last line, or with a final newline if an end symbol shows that the line is complete.
+
+    ``memorization.whole_lines`` ignores a last line without a newline.
+    """
     return f"{sample.text}\n" if sample.finish_reason == "stop" else sample.text[: sample.text.rfind("\n") + 1]
 
 
 def _training_texts(training: recipe.Corpus) -> Iterable[str]:
-    """Yield the training text; of pairs, only the targets."""
+    """Yield the training text. In a corpus of pairs, yield only the targets."""
     texts = splits.pieces(training, "train")
     if training.is_pairs:
         texts = (target for _, target in map(split, texts))

@@ -1,4 +1,4 @@
-"""The input of a measure: a run, its texts, and the answers that the measures share."""
+"""Define the input of a measure: a run, its texts, and answers that several measures share."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,28 +12,37 @@ from keras_lstmgen.evaluation import memorization, tfidf_retrieval
 from keras_lstmgen.generation import batch_generation, beam_search
 from keras_lstmgen.models.run_directory import Run
 
-SAMPLES = 500  # samples for each label; the standard error of a share is then at most 2.3 percentage points
-Figures = dict[str, dict[str, Any]]  # rows of a table by name; a row maps column names to numbers or texts
+# Number of samples for each label. The standard error of a share of 500 samples is at most 2.3 percentage points.
+SAMPLES = 500
+Figures = dict[str, dict[str, Any]]  # a table: maps the name of each row to its values by column name
 
 
 @dataclass(frozen=True)
 class Task:
-    """A run and the texts that a measure compares."""
+    """A run, and the texts on which measures are computed.
+
+    Attributes:
+        run: the run.
+        training: the corpus on which the run was trained.
+        held_out: a corpus whose validation split contains the held-out text.
+        options: the table ``evaluate`` of the recipe.
+        max_new_tokens: maximum number of tokens in an answer or a sample.
+    """
 
     run: Run
     training: recipe.Corpus
     held_out: recipe.Corpus
     options: recipe.Evaluate
-    max_new_tokens: int  # maximum number of tokens of an answer or a sample
+    max_new_tokens: int
 
     @cached_property
     def references(self) -> dict[str, list[str]]:
-        """All targets of each held-out source."""
+        """Distinct targets of each held-out source."""
         return by_source(splits.pieces(self.held_out, "validation"))
 
     @cached_property
     def answers(self) -> dict[str, list[str]]:
-        """The answers of the model to the held-out sources, for greedy decoding and if requested for beam search."""
+        """Answers of the model to all held-out sources, with greedy decoding and, if requested, with beam search."""
         sources = list(self.references)
         answers = {"greedy": batch_generation.greedy_answers(self.run, sources, self.max_new_tokens)}
         if self.options.beams:
@@ -43,34 +52,40 @@ class Task:
 
     @cached_property
     def retrieved_targets(self) -> list[str]:
-        """For each held-out source, the target of the most similar training source."""
+        """Baseline answers: for each held-out source, the target of the most similar training source."""
         pairs = list(self.training_pairs())
         nearest = tfidf_retrieval.most_similar([source for source, _ in pairs], list(self.references))
         return [pairs[number][1] for number in nearest]
 
     def training_pairs(self) -> Iterator[tuple[str, str]]:
-        """Yield source and target of all training pairs."""
+        """Yield the source and the target of each training pair."""
         return map(split, splits.pieces(self.training, "train"))
 
     def compare(self, measure: Callable[..., dict[str, Any]], **baselines: Sequence[str]) -> Figures:
-        """Apply a measure to the answers of the model and to those of baselines.
+        """Apply a measure to the answers of the model and to the answers of baselines.
 
         Args:
-            measure: a function of answers and references.
-            baselines: answers of each baseline by name, with underscores for spaces.
+            measure: function that takes answers and references, and returns the values of a row.
+            baselines: answers of each baseline. Underscores in the name of a baseline become spaces in the table.
+
+        Returns:
+            A table with a row for each decoding method and each baseline.
         """
         answers = self.answers | {name.replace("_", " "): list(texts) for name, texts in baselines.items()}
         return {name: measure(texts, list(self.references.values())) for name, texts in answers.items()}
 
     def samples(self, labels: Sequence[str]) -> dict[str, list[str]]:
-        """Generate ``SAMPLES`` texts for each label."""
+        """Generate ``SAMPLES`` texts for each label, and return them by label."""
         return batch_generation.samples_per_source(self.run, labels, SAMPLES, self.max_new_tokens)
 
     def shares_in_training(self, samples: dict[str, list[str]]) -> dict[str, float]:
-        """Return for each name the share of the lines of its texts that occur as whole lines in the training text.
+        """Return the share of generated lines that occur as whole lines in the training text, for each group of texts.
 
         Args:
-            samples: texts by name.
+            samples: lists of texts by name.
+
+        Returns:
+            A number from 0 to 1 for each name.
         """
         targets = (f"{target}\n" for _, target in self.training_pairs())
         lines = {
@@ -82,7 +97,7 @@ class Task:
 
 
 def split(document: str) -> tuple[str, str]:
-    r"""Split a pair into source and target; the target is the last line.
+    r"""Split a pair into its source and its target. The target is the last line.
 
     >>> from keras_lstmgen.evaluation.task import split
     >>> split("first turn\nsecond turn\nanswer")
@@ -93,7 +108,7 @@ def split(document: str) -> tuple[str, str]:
 
 
 def by_source(documents: Iterable[str]) -> dict[str, list[str]]:
-    r"""Return the distinct targets of each source in their order.
+    r"""Return the distinct targets of each source, in the order of the documents.
 
     >>> from keras_lstmgen.evaluation.task import by_source
     >>> by_source(["hi\nhello", "bye\nsee you", "hi\ngood day", "hi\nhello"])

@@ -1,4 +1,7 @@
-"""Measures of answers, labelled samples and streams, each with baselines. ``measures`` registers them by name."""
+"""Compute the measures that several recipes use, each together with its baselines.
+
+``metric_registry`` registers these measures by name. Each function takes a ``Task`` and returns a table.
+"""
 
 from collections import Counter
 from typing import Any
@@ -10,12 +13,15 @@ from keras_lstmgen.generation import batch_generation
 
 
 def bleu(task: Task) -> Figures:
-    """Compute BLEU of the answers; the baseline is the target of the most similar training source."""
+    """Compute BLEU of the answers. The baseline answers with the target of the most similar training source."""
     return task.compare(text_metrics.bleu, target_of_the_most_similar_source=task.retrieved_targets)
 
 
 def rouge(task: Task) -> Figures:
-    """Compute ROUGE of the answers; the baselines are the first sentence of the source, and another target."""
+    """Compute ROUGE of the answers.
+
+    One baseline answers with the first sentence of the source, the other with a target of another held-out source.
+    """
     targets = [known[0] for known in task.references.values()]
     return task.compare(
         text_metrics.rouge,
@@ -25,7 +31,11 @@ def rouge(task: Task) -> Figures:
 
 
 def exact_match(task: Task) -> Figures:
-    """Compute exact match and F1 of the answers; the baselines are the most frequent and a retrieved target."""
+    """Compute exact match and F1 of the answers.
+
+    One baseline answers with the most frequent training target, the other with the target of the most similar training
+    source.
+    """
     ((most_frequent, _),) = Counter(target for _, target in task.training_pairs()).most_common(1)
     return task.compare(
         text_metrics.exact_match,
@@ -35,7 +45,7 @@ def exact_match(task: Task) -> Figures:
 
 
 def recall(task: Task) -> Figures:
-    """Compute the share of training sources that the model answers with one of their targets."""
+    """Compute the share of training sources that the model answers with one of their own targets."""
     references = by_source(splits.pieces(task.training, "train"))
     answers = batch_generation.greedy_answers(task.run, list(references), task.max_new_tokens)
     share = text_metrics.recall(answers, list(references.values()))
@@ -43,17 +53,17 @@ def recall(task: Task) -> Figures:
 
 
 def distinct_2(task: Task) -> Figures:
-    """Compute the share of distinct bigrams in the answers and in the targets."""
+    """Compute the share of distinct word bigrams in the answers, and for comparison in the targets."""
     targets = [known[0] for known in task.references.values()]
     texts = task.answers | {"targets": targets}
     return {name: {"distinct_2": text_metrics.distinct_2(answers)} for name, answers in texts.items()}
 
 
 def kind(task: Task) -> Figures:
-    """Compute the share of samples of each label to which a naive Bayes classifier assigns this label.
+    """Compute for each label the share of generated texts that a naive Bayes classifier assigns to the label.
 
-    The held-out documents of the label are the baseline. The column ``in_training`` is the share of generated lines
-    that occur in the training text.
+    For comparison, the same share is computed for the held-out documents of the label. The column ``in_training``
+    contains the share of generated lines that occur in the training text.
     """
     classifier, figures = naive_bayes.train(task.training_pairs()), Figures()
     samples = task.samples(list(dict.fromkeys(task.training.labels)))
@@ -66,13 +76,13 @@ def kind(task: Task) -> Figures:
 
 
 def _classified(classifier: naive_bayes.Classifier, label: str, texts: list[str]) -> dict[str, Any]:
-    """Return the number of texts, and the share that is assigned to the label."""
+    """Return the number of texts, and the share of texts that the classifier assigns to the label."""
     correct = sum(predicted == label for predicted in naive_bayes.predict(classifier, texts))
     return {"texts": len(texts), "of_the_kind": correct / max(len(texts), 1)}
 
 
 def ngram(task: Task) -> Figures:
-    """Compute the cross entropy of character n-gram models of all orders on the held-out text."""
+    """Compute the cross entropy of the held-out text under character n-gram models with n = 1, 2, …, 8."""
     counts = ngram_model.count(splits.pieces(task.training, "train"))
     losses = ngram_model.cross_entropy(counts, splits.pieces(task.held_out, "validation"))
     return {f"up to {n} characters": {"nats_per_character": loss} for n, loss in enumerate(losses, 1)}

@@ -1,6 +1,6 @@
-"""Compare generated answers with reference answers, and with each other.
+"""Compute metrics of generated answers: BLEU, ROUGE, exact match, F1, recall and distinct bigrams.
 
-Shares and F1 are numbers from 0 to 1. BLEU is from 0 to 100, as in sacrebleu.
+All metrics are numbers from 0 to 1, except BLEU, which is a number from 0 to 100 as in sacrebleu.
 """
 
 import re
@@ -12,11 +12,12 @@ from typing import Any
 
 from keras_lstmgen.utils.optional_packages import import_optional
 
-ROUGE = {"rouge_1": "rouge1", "rouge_2": "rouge2", "rouge_l": "rougeL"}  # names in the report and in rouge-score
+# Maps the name of a metric in the report to its name in the package rouge-score.
+ROUGE = {"rouge_1": "rouge1", "rouge_2": "rouge2", "rouge_l": "rougeL"}
 WORD = re.compile(r"[\u3400-\u9fff]|[^\W\u3400-\u9fff]+")  # a Chinese character, or a word of letters and digits
 SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[^a-z])|(?<=[。！？])")
 ARTICLES = re.compile(r"\b(a|an|the)\b")
-References = Sequence[Collection[str]]  # all targets of each source
+References = Sequence[Collection[str]]  # for each source, all its targets
 
 
 def bleu(answers: Sequence[str], references: References) -> dict[str, Any]:
@@ -30,13 +31,14 @@ def bleu(answers: Sequence[str], references: References) -> dict[str, Any]:
         references: all targets of each source.
 
     Returns:
-        ``bleu``, and ``signature``, which describes the settings of sacrebleu.
+        A dictionary with two keys: ``bleu`` is the score from 0 to 100, and ``signature`` is a string that describes
+        the settings of sacrebleu.
 
     Raises:
-        UserError: sacrebleu is not installed.
+        UserError: if sacrebleu is not installed.
     """
     metric = import_optional("sacrebleu.metrics.bleu", "bleu").BLEU()
-    # A stream has one reference for each answer. zip_longest adds None for sources with fewer targets than others.
+    # sacrebleu needs lists with one reference for each answer. zip_longest adds None if a source has fewer targets.
     streams = [list(stream) for stream in zip_longest(*references)]
     score = metric.corpus_score(list(answers), streams).score
     return {"bleu": float(score), "signature": str(metric.get_signature())}
@@ -45,8 +47,8 @@ def bleu(answers: Sequence[str], references: References) -> dict[str, Any]:
 def rouge(answers: Sequence[str], references: References) -> dict[str, float]:
     """Compute the mean F1 of ROUGE-1, ROUGE-2 and ROUGE-L with rouge-score.
 
-    Each answer is compared with its best target. The tokenizer and the stemmer of rouge-score keep only digits and the
-    letters a to z.
+    Each answer is compared with the target that gives the highest score. The tokenizer of rouge-score ignores all
+    characters except digits and the letters a to z.
 
     Source: Lin, "ROUGE: A Package for Automatic Evaluation of Summaries", 2004.
 
@@ -54,8 +56,11 @@ def rouge(answers: Sequence[str], references: References) -> dict[str, float]:
         answers: one answer for each source.
         references: all targets of each source.
 
+    Returns:
+        The mean F1 from 0 to 1 of ``rouge_1``, ``rouge_2`` and ``rouge_l``.
+
     Raises:
-        UserError: rouge-score is not installed.
+        UserError: if rouge-score is not installed.
     """
     scorer = import_optional("rouge_score.rouge_scorer", "rouge").RougeScorer(list(ROUGE.values()), use_stemmer=True)
     scores = [scorer.score_multi(list(targets), answer) for answer, targets in zip(answers, references, strict=True)]
@@ -63,7 +68,7 @@ def rouge(answers: Sequence[str], references: References) -> dict[str, float]:
 
 
 def first_sentence(text: str) -> str:
-    """Return the first sentence of a text, a baseline for summaries.
+    """Return the first sentence of a text. It is a baseline for summaries.
 
     >>> from keras_lstmgen.evaluation.text_metrics import first_sentence
     >>> first_sentence("It is 3.5 % better. It wins.")
@@ -73,9 +78,10 @@ def first_sentence(text: str) -> str:
 
 
 def exact_match(answers: Sequence[str], references: References) -> dict[str, float]:
-    """Compute the share of answers that equal a target, and the mean F1 of their words with the best target.
+    """Compute the share of answers that equal one of their targets, and the mean F1 of the words of the answers.
 
-    Answers and targets are normalized first.
+    For F1, each answer is compared with the target that gives the highest score. Answers and targets are normalized
+    before they are compared.
 
     Source: Rajpurkar et al., "SQuAD: 100,000+ Questions for Machine Comprehension of Text", 2016.
 
@@ -92,14 +98,16 @@ def exact_match(answers: Sequence[str], references: References) -> dict[str, flo
 
 
 def _match(answer: str, targets: Collection[str]) -> tuple[bool, float]:
-    """Return whether an answer equals one of its targets, and its best F1."""
+    """Return whether an answer equals one of its targets, and the highest F1 of the answer with a target."""
     answer, targets = normalized(answer), [normalized(target) for target in targets]
     counts = Counter(answer.split())
     return answer in targets, max(_f1(counts, Counter(target.split())) for target in targets)
 
 
 def normalized(text: str) -> str:
-    """Normalize an answer as SQuAD does: lower case, without ASCII punctuation and articles, single spaces.
+    """Normalize an answer in the same way as the evaluation of SQuAD.
+
+    The text is converted to lower case. ASCII punctuation, articles and repeated spaces are removed.
 
     >>> from keras_lstmgen.evaluation.text_metrics import normalized
     >>> normalized("  The U.S.A., an  Area")
@@ -110,14 +118,14 @@ def normalized(text: str) -> str:
 
 
 def _f1(answer: Counter[str], target: Counter[str]) -> float:
-    """Return the harmonic mean of precision and recall of word counts; 1 if both are empty."""
+    """Return the harmonic mean of precision and recall of word counts. It is 1 if answer and target have no words."""
     if not answer or not target:
         return float(answer == target)
     return 2 * (answer & target).total() / (answer.total() + target.total())
 
 
 def recall(answers: Sequence[str], references: References) -> float:
-    """Return the share of answers that equal one of their targets, without normalization.
+    """Return the share of answers that equal one of their targets. The texts are not normalized.
 
     >>> from keras_lstmgen.evaluation.text_metrics import recall
     >>> recall(["Fine.", "fine."], [["Well.", "Fine."], ["Fine."]])
@@ -127,7 +135,9 @@ def recall(answers: Sequence[str], references: References) -> float:
 
 
 def distinct_2(texts: Iterable[str]) -> float:
-    """Return the number of distinct word bigrams divided by the number of bigrams; 0 without bigrams.
+    """Return the number of distinct word bigrams divided by the number of all word bigrams.
+
+    The result is 0 if the texts have no bigrams.
 
     Source: Li et al., "A Diversity-Promoting Objective Function for Neural Conversation Models", 2016.
 
@@ -140,7 +150,7 @@ def distinct_2(texts: Iterable[str]) -> float:
 
 
 def words(text: str) -> list[str]:
-    """Return the words of a text in lower case without punctuation; each Chinese character is a word.
+    """Return the words of a text in lower case, without punctuation. Each Chinese character is a word.
 
     >>> from keras_lstmgen.evaluation.text_metrics import words
     >>> words("It's 明月!")
@@ -150,5 +160,6 @@ def words(text: str) -> list[str]:
 
 
 def _mean(numbers: Iterable[float]) -> float:
+    """Return the arithmetic mean, or 0 if there are no numbers."""
     values = list(numbers)
     return sum(values) / max(len(values), 1)

@@ -1,24 +1,26 @@
-"""Find the most similar text by TF-IDF and cosine similarity, a baseline that retrieves an answer without a model.
+"""Find the most similar text by the cosine similarity of TF-IDF vectors.
 
-Source: Spärck Jones, "A Statistical Interpretation of Term Specificity and Its Application in Retrieval", 1972. The
-document frequencies are smoothed as in scikit-learn.
+This is a baseline without a neural network: it answers with the target of the most similar training source.
+
+Source: Spärck Jones, "A Statistical Interpretation of Term Specificity and Its Application in Retrieval", 1972.
 """
 
 from collections.abc import Sequence
 
 from keras_lstmgen.evaluation.text_metrics import words
 
-MEMORY = 64  # MiB of similarities that are held at a time
+MEMORY = 64  # maximum memory for similarities in MiB
 
 
 def most_similar(texts: Sequence[str], queries: Sequence[str]) -> list[int]:
     """Return for each query the index of the text with the largest cosine similarity.
 
-    The first of equally similar texts is returned. A query without a known word returns 0.
+    If several texts are equally similar, the index of the first one is returned. If a query has no word in common with
+    any text, its index is 0.
 
     Args:
-        texts: the texts to search, at least one.
-        queries: the queries.
+        texts: the texts to search. At least one is required.
+        queries: the texts whose most similar text is searched.
 
     >>> from keras_lstmgen.evaluation.tfidf_retrieval import most_similar
     >>> most_similar(["Who wrote Hamlet?", "Where is Paris?"], ["Who wrote Faust?", "Is Paris in France?"])

@@ -1,4 +1,4 @@
-"""Show what the state of an LSTM holds: gate activations, probes, HTML pages.
+"""Inspect the state of an LSTM: record gate activations, search for interpretable cells, and write HTML pages.
 
-The quality of a model is measured in ``evaluation``.
+The package ``evaluation`` measures the quality of a model.
 """

@@ -1,6 +1,6 @@
-"""Gate activations and cell states of an LSTM layer at each token of a text, computed by the inference step.
+"""Record the gate activations and cell states of an LSTM layer while the model reads a text.
 
-For an ensemble, the layer belongs to the first member; the logits are those of the whole ensemble.
+In an ensemble, the activations are those of the first member, but the logits are those of the whole ensemble.
 """
 
 from collections.abc import Callable
@@ -20,25 +20,36 @@ from keras_lstmgen.models.inference_step import (
     traced_step,
 )
 
-WINDOW = 256  # tokens read in one call
+WINDOW = 256  # maximum number of tokens that one call reads
 Array = NDArray[np.float32]
 Reader = Callable[[Any, Any], tuple[Array, Array]]
 
 
 class Trace(NamedTuple):
-    """Activations of a layer and logits of the model at each of N tokens."""
+    """Activations of a layer and logits of the model after each of N tokens. All arrays are float32.
 
-    input: Array  # [N, H]
-    forget: Array  # [N, H]
-    candidate: Array  # [N, H]
-    output: Array  # [N, H]
-    cells: Array  # [N, H], c after the token
-    logits: Array  # [N, V]
-    attention_weights: Array | None  # [N, N]: row is the attending token, column the attended token; None without
+    Attributes:
+        input: input gate, shape [N, H].
+        forget: forget gate, shape [N, H].
+        candidate: candidate values of the cell state, shape [N, H].
+        output: output gate, shape [N, H].
+        cells: cell state after the token, shape [N, H].
+        logits: logits of the next token, shape [N, V].
+        attention_weights: attention weights, shape [N, N], or None if the model has no attention. The row is the
+            attending token, and the column is the attended token.
+    """
+
+    input: Array
+    forget: Array
+    candidate: Array
+    output: Array
+    cells: Array
+    logits: Array
+    attention_weights: Array | None
 
 
 def initial_state(weights: Weights) -> Array:
-    """Return the initial state, float32 [1, S] of zeros."""
+    """Return the initial state of one text: zeros, float32 of shape [1, S]."""
     return np.zeros((1, state_size(weights)), np.float32)
 
 
@@ -50,7 +61,8 @@ def cell_reader(weights: Weights, layer: int) -> Reader:
         layer: index of the layer, from 0.
 
     Returns:
-        A function that maps ids [N] and a state [1, S] to cell states [N, H] and the next state.
+        A function that takes integer ids of shape [N] and a float32 state of shape [1, S]. It returns the cell states
+        after each token, float32 of shape [N, H], and the state after the last token.
     """
 
     @tf.function(
@@ -77,13 +89,13 @@ def cell_reader(weights: Weights, layer: int) -> Reader:
 
 
 def trace(weights: Weights, ids: Any, layer: int, state: Any) -> Trace:
-    """Record the activations of a layer while it reads a text.
+    """Record the activations of a layer while the model reads a text.
 
     Args:
         weights: weights of the model.
-        ids: int [N], at least one token.
+        ids: integer array of shape [N] with the ids of the text. N must be at least 1.
         layer: index of the layer, from 0.
-        state: float32 [1, S], state before the text.
+        state: float32 array of shape [1, S] with the state before the text.
     """
 
     @tf.function(
@@ -109,15 +121,30 @@ def trace(weights: Weights, ids: Any, layer: int, state: Any) -> Trace:
 
 
 def _cells(weights: Weights, layer: int, state: Any) -> Any:
-    """Extract the cell state [B, H] of a layer of the first member from a state [B, S]."""
+    """Extract the cell state of a layer of the first member of an ensemble.
+
+    Args:
+        weights: weights of the model.
+        layer: index of the layer, from 0.
+        state: state of the model, float32 of shape [B, S].
+
+    Returns:
+        The cell state, float32 of shape [B, H].
+    """
     first = tf.split(state, 1 + len(weights.others), axis=1)[0]
     return split_state(weights, first)[0][2 * layer + 1]
 
 
 def _by_token(rows: list[Any]) -> Array | None:
-    """Arrange the attention weights of N steps, [M + 1] each with the own slot last, as [N, N].
+    """Convert the attention weights of N steps to an array of shape [N, N].
 
-    Weights of tokens before the N tokens are omitted.
+    Args:
+        rows: attention weights of each step, of shape [M + 1]. The last entry is the weight of the current token, and
+            the entries before it are the weights of the previous M tokens in order. Without attention, rows are None.
+
+    Returns:
+        An array with the attending token as row and the attended token as column, or None without attention. Weights of
+        tokens that precede the N tokens are omitted.
     """
     if rows[0] is None:
         return None

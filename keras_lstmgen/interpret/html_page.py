@@ -1,4 +1,4 @@
-"""Write text coloured by the values of one cell as an HTML page without scripts or external files."""
+"""Create an HTML page that shows text coloured by the values of one cell. It needs no scripts and no other files."""
 
 from collections.abc import Sequence
 from html import escape
@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-SHADES = 7  # number of shades of blue, and of red
-BLUE, RED = (33, 102, 172), (178, 24, 43)  # darkest shade of negative and of positive values
-MAX_QUANTILE = 0.99  # absolute values above this quantile have the darkest shade
+SHADES = 7  # number of shades of blue, and number of shades of red
+BLUE, RED = (33, 102, 172), (178, 24, 43)  # darkest shades for negative and for positive values, as RGB
+MAX_QUANTILE = 0.99  # absolute values above this quantile are shown in the darkest shade
 PAGE = """<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -39,19 +39,24 @@ class Passage(NamedTuple):
 
 
 def page(title: str, about: str, passages: Sequence[Passage]) -> str:
-    """Return an HTML page: negative values are blue, positive values red, and 0 is white.
+    """Return an HTML page with coloured texts.
+
+    Tokens with negative values are blue, tokens with positive values are red, and tokens with the value 0 are white.
 
     Args:
         title: title and heading of the page.
         about: text of the first paragraph.
-        passages: the coloured texts. Each has its own scale.
+        passages: the texts. The colour scale of each text depends on its own values.
     """
     html = "\n".join(_passage(passage) for passage in passages)
     return PAGE.format(title=escape(title), about=escape(about), shades="\n".join(_shade_rules()), passages=html)
 
 
 def _shade_rules() -> list[str]:
-    """Return a CSS rule for each shade. Shades are numbered from 0, because class names cannot contain ``-7``."""
+    """Return a CSS rule for each shade.
+
+    Shade 0 is the darkest blue, ``SHADES`` is white, and 2 * ``SHADES`` is the darkest red.
+    """
     rules = []
     for number in range(2 * SHADES + 1):
         depth = abs(number - SHADES) / SHADES
@@ -63,7 +68,7 @@ def _shade_rules() -> list[str]:
 
 def _passage(passage: Passage) -> str:
     """Return the HTML of a passage."""
-    # The largest values can be far above the others. On their scale, all other values would look pale.
+    # A few values can be far larger than the others. If they determined the scale, all other values would look pale.
     scale = max(float(np.quantile(np.abs(passage.values), MAX_QUANTILE)), 1e-6) if len(passage.values) else 1.0
     shades = np.rint(np.clip(np.asarray(passage.values) / scale, -1, 1) * SHADES).astype(int) + SHADES
     spans = [
@@ -76,5 +81,5 @@ def _passage(passage: Passage) -> str:
 
 
 def _visible(part: str) -> str:
-    """Escape the text of a token; a sign before each newline shows the colour of the newline."""
+    """Escape the text of a token for HTML. The sign ↵ is added before a newline, so that its colour is visible."""
     return escape(part).replace("\n", "↵\n")

@@ -1,4 +1,8 @@
-"""Inspect a run: activations of a layer, most likely next tokens, and cells that follow a feature of the text."""
+"""Inspect a run.
+
+An inspection contains the activations of a layer, the most likely next tokens, and the cells that follow a feature of
+the text best, such as quotations.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -20,14 +24,14 @@ from keras_lstmgen.models.run_directory import Run
 from keras_lstmgen.reporting import reporter
 from keras_lstmgen.utils.errors import UserError, check_at_least
 
-MAX_DRAWN_TOKENS = 160  # in a picture
-MAX_EXCERPT_TOKENS = 3_000  # of a text on the HTML page
-MAX_PROBED_TOKENS = 16_384  # of the text in which features are searched
+MAX_DRAWN_TOKENS = 160  # maximum number of tokens in a picture
+MAX_EXCERPT_TOKENS = 3_000  # maximum number of tokens of a text on the HTML page
+MAX_PROBED_TOKENS = 16_384  # maximum number of tokens of the text in which features are searched
 NEXT_TOKENS = 5  # number of most likely next tokens that are reported
-GENERATED_TEXTS = 16  # number of texts that the model generates if no text is available for the search
+GENERATED_TEXTS = 16  # number of texts that the model generates if no other text is available for the search
 
 Array = NDArray[np.float32]
-NextTokens = list[tuple[str, float]]  # label and probability, the most likely token first
+NextTokens = list[tuple[str, float]]  # labels and probabilities of tokens, sorted by decreasing probability
 
 
 @dataclass(frozen=True)
@@ -38,54 +42,84 @@ class InspectOptions:
     max_new_tokens: int = 0  # tokens that the model appends to the prompt
     seed: int = 0
     options: Options = field(default_factory=Options)  # sampling options for the appended tokens
-    layer: int | None = None  # from 1, the layer next to the input; None selects the last layer
-    cell: int | None = None  # from 0; None selects the cell that follows a feature best
-    text: Sequence[str] = ()  # files in which features are searched; by default, the validation text of the run
+    layer: int | None = None  # number of the layer, from 1 (the first layer); None selects the last layer
+    cell: int | None = None  # index of the cell, from 0; None selects the cell that follows a feature best
+    text: Sequence[str] = ()  # texts in which features are searched; empty for the validation text of the run
 
 
 class WatchedText(NamedTuple):
-    """The last tokens of the prompt with its continuation, and the activations at these tokens."""
+    """The prompt with its continuation, and the activations of the layer while it reads this text.
 
-    ids: Sequence[int]  # N token ids, at most ``MAX_EXCERPT_TOKENS``
-    parts: Sequence[str]  # text of each of the N tokens
-    cells: Array  # [N, H]
-    trace: activations.Trace  # of the last D tokens, at most ``MAX_DRAWN_TOKENS``
-    labels: Sequence[str]  # D visible labels
-    first_generated: int  # index among the D tokens of the first token that the model generated
+    Attributes:
+        ids: ids of the last N tokens of the text. N is at most ``MAX_EXCERPT_TOKENS``.
+        parts: text of each of the N tokens.
+        cells: cell states after each of the N tokens, float32 of shape [N, H].
+        trace: all activations after each of the last D tokens. D is at most ``MAX_DRAWN_TOKENS``.
+        labels: visible label of each of the last D tokens.
+        first_generated: index of the first generated token, counted from the first of the D tokens.
+    """
+
+    ids: Sequence[int]
+    parts: Sequence[str]
+    cells: Array
+    trace: activations.Trace
+    labels: Sequence[str]
+    first_generated: int
 
 
 class ProbedText(NamedTuple):
-    """The text in which features were searched, and the cells that follow them."""
+    """The text in which features were searched, and the cells that follow these features.
+
+    Attributes:
+        name: name of the text.
+        parts: text of each of N tokens.
+        cells: cell states after each of the N tokens, float32 of shape [N, H].
+        findings: the best cell of each feature, sorted by decreasing margin.
+        rare: names of the features that occur too rarely in the text.
+    """
 
     name: str
-    parts: Sequence[str]  # text of each of N tokens
-    cells: Array  # [N, H]
-    findings: Sequence[probes.Finding]  # the largest margin first
-    rare: Sequence[str]  # features that occur too rarely in the text
+    parts: Sequence[str]
+    cells: Array
+    findings: Sequence[probes.Finding]
+    rare: Sequence[str]
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """The result of ``inspect``."""
+    """The result of ``inspect``.
 
-    layer: str  # name of the layer
-    members: int  # of the ensemble; the activations belong to the first member
+    Attributes:
+        layer: name of the layer.
+        members: number of members of the ensemble. The activations are those of the first member.
+        watched: the prompt with its continuation, and the activations.
+        next_tokens: the most likely next tokens after each of the D tokens in ``watched.labels``.
+        actual_ranks: index in ``next_tokens`` of the actual next token, for each of the D tokens. It is -1 if the
+            actual next token is not in the list, and for the last token.
+        probed: the text in which features were searched, and the results of the search.
+        cell: index of the selected cell.
+    """
+
+    layer: str
+    members: int
     watched: WatchedText
-    next_tokens: list[NextTokens]  # after each of the D drawn tokens
-    actual_ranks: list[int]  # rank of the actual next token among ``next_tokens``, from 0; -1 if it is not among them
+    next_tokens: list[NextTokens]
+    actual_ranks: list[int]
     probed: ProbedText
-    cell: int  # the selected cell
+    cell: int
 
 
 def inspect(run: Run, options: InspectOptions) -> Inspection:
-    """Record a layer over the prompt and its continuation, and search for cells that follow a feature of a text.
+    """Record the activations of a layer, and search for cells that follow a feature of a text.
+
+    The activations are recorded while the model reads the prompt and its continuation.
 
     Args:
         run: the run.
-        options: text, layer and cell.
+        options: the prompt, the layer and the cell to inspect.
 
     Raises:
-        UserError: an option is out of range, or a text cannot be read.
+        UserError: if an option is out of range, or if a text cannot be read.
     """
     layer = _checked_layer(run, options)
     with reporter.status("recording the activations of the layer"):
@@ -104,13 +138,21 @@ def inspect(run: Run, options: InspectOptions) -> Inspection:
 
 
 def layer_name(run: Run, layer: int) -> str:
-    """Return the name of a layer, numbered from 0: ``"layer 1"`` or ``"layer 1 of the first of 2 members"``."""
+    """Return the name of a layer, such as ``"layer 1"`` or ``"layer 1 of the first of 2 members"``.
+
+    Args:
+        run: the run.
+        layer: index of the layer, from 0. In the name, layers are numbered from 1.
+    """
     members = len(each_member(run.weights))
     return f"layer {layer + 1}" + (f" of the first of {members} members" if members > 1 else "")
 
 
 def most_variable(cells: Array) -> list[int]:
-    """Return the numbers of all cells [N, H], sorted by decreasing standard deviation.
+    """Return the indices of all cells, sorted by decreasing standard deviation.
+
+    Args:
+        cells: float array of shape [N, H] with the states of H cells after N tokens.
 
     >>> import numpy as np
     >>> from keras_lstmgen.interpret.inspect_run import most_variable
@@ -121,12 +163,12 @@ def most_variable(cells: Array) -> list[int]:
 
 
 def _checked_layer(run: Run, options: InspectOptions) -> int:
-    """Return the number of the layer, from 0; raise UserError for an option that is out of range."""
+    """Return the index of the layer, from 0, or raise UserError if an option is out of range."""
     layers = _first_member(run).cells
     layer = len(layers) if options.layer is None else options.layer
     check_at_least("--max-new-tokens", options.max_new_tokens, 0)
     if not options.prompt:
-        raise UserError("--prompt: is empty; give a text to watch the layer over")
+        raise UserError("--prompt: is empty; give a text for the model to read")
     if not 1 <= layer <= len(layers):
         raise UserError(f"--layer: {layer} is out of range; this model's layers are 1 to {len(layers)}")
     units = int(layers[layer - 1].recurrent.shape[0])
@@ -136,16 +178,18 @@ def _checked_layer(run: Run, options: InspectOptions) -> int:
 
 
 def _first_member(run: Run) -> Weights:
+    """Return the weights of the first member of an ensemble, or of a single model."""
     return each_member(run.weights)[0]
 
 
 def _watch(run: Run, options: InspectOptions, layer: int) -> WatchedText:
-    """Record the activations at the last tokens of the prompt and its continuation."""
+    """Record the activations of a layer at the last tokens of the prompt and its continuation."""
     prompt = run.prompt_ids(options.prompt)
     ids = [*prompt, *_continuation(run, options)]
     first_drawn, first_kept = (max(len(ids) - limit, 0) for limit in (MAX_DRAWN_TOKENS, MAX_EXCERPT_TOKENS))
     read, state = activations.cell_reader(run.weights, layer), activations.initial_state(run.weights)
-    for start in range(0, first_kept, MAX_EXCERPT_TOKENS):  # in pieces, so that memory does not grow with the prompt
+    # The tokens before the excerpt are read in pieces, so that memory use does not grow with the length of the prompt.
+    for start in range(0, first_kept, MAX_EXCERPT_TOKENS):
         _, state = read(ids[start : min(start + MAX_EXCERPT_TOKENS, first_kept)], state)
     before, state = read(ids[first_kept:first_drawn], state)
     trace = activations.trace(run.weights, ids[first_drawn:], layer, state)
@@ -161,7 +205,7 @@ def _watch(run: Run, options: InspectOptions, layer: int) -> WatchedText:
 
 
 def _continuation(run: Run, options: InspectOptions) -> list[int]:
-    """Generate the tokens that ``generate`` appends to the prompt with the same seed and options."""
+    """Generate the continuation of the prompt. It is the same as that of ``generate`` with this seed and options."""
     if not options.max_new_tokens:
         return []
     config = GenerationConfig(options.max_new_tokens, options.options)
@@ -169,7 +213,13 @@ def _continuation(run: Run, options: InspectOptions) -> list[int]:
 
 
 def _next_tokens(run: Run, watched: WatchedText, ranked: NDArray[np.intp]) -> list[NextTokens]:
-    """Return label and probability of the tokens ``ranked`` [D, K] after each drawn token."""
+    """Return the label and the probability of each token in ``ranked``.
+
+    Args:
+        run: the run.
+        watched: the text and its activations.
+        ranked: integer array of shape [D, K] with the ids of the K most likely next tokens after each of D tokens.
+    """
     probabilities = np.exp(beam_search.log_softmax(watched.trace.logits))
     return [
         [(token_texts.labels(run.tokenizer, [token])[0], float(row[token])) for token in ids]
@@ -178,13 +228,20 @@ def _next_tokens(run: Run, watched: WatchedText, ranked: NDArray[np.intp]) -> li
 
 
 def _actual_ranks(watched: WatchedText, ranked: NDArray[np.intp]) -> list[int]:
-    """Return the rank of each actual next token in ``ranked`` [D, K], or -1 if it is not there or the text ends."""
+    """Return the index in ``ranked`` of each actual next token.
+
+    The index is -1 if the token is not in ``ranked``, and for the last token of the text.
+
+    Args:
+        watched: the text and its activations.
+        ranked: integer array of shape [D, K] with the ids of the K most likely next tokens after each of D tokens.
+    """
     actual = [*watched.ids[len(watched.ids) - len(ranked) + 1 :], -1]
     return [ids.index(token) if token in ids else -1 for ids, token in zip(ranked.tolist(), actual, strict=True)]
 
 
 def _probe(run: Run, options: InspectOptions, layer: int) -> ProbedText:
-    """Search for cells of the first member that follow a feature of a text."""
+    """Search for cells of a layer of the first member that follow a feature of a text."""
     name, ids = _probed_ids(run, options)
     weights = _first_member(run)
     read, state = activations.cell_reader(weights, layer), activations.initial_state(weights)
@@ -195,7 +252,7 @@ def _probe(run: Run, options: InspectOptions, layer: int) -> ProbedText:
 
 
 def _read_as_trained(run: Run, ids: list[int]) -> list[NDArray[np.int32]]:
-    """Split the ids into the examples that training reads from a zero state; a stream is not split."""
+    """Split ids into the examples that training reads from a zero state. A stream is one part."""
     stream = np.array(ids, np.int32)
     if run.recipe.carries:
         return [stream]
@@ -203,7 +260,11 @@ def _read_as_trained(run: Run, ids: list[int]) -> list[NDArray[np.int32]]:
 
 
 def _probed_ids(run: Run, options: InspectOptions) -> tuple[str, list[int]]:
-    """Return name and ids of the given text, or of the validation text, or if that is missing, of generated text."""
+    """Return the name and the ids of the text in which features are searched.
+
+    It is the text in the options. By default, it is the validation text of the run, or generated text if the validation
+    text cannot be read.
+    """
     corpus = run.recipe.corpus
     if options.text:
         return ", ".join(options.text), _validation_ids(run, splits.with_validation_texts(corpus, options.text))
@@ -221,7 +282,7 @@ def _probed_ids(run: Run, options: InspectOptions) -> tuple[str, list[int]]:
 
 
 def _validation_ids(run: Run, corpus: recipe.Corpus) -> list[int]:
-    """Encode the first ``MAX_PROBED_TOKENS`` tokens of the validation text."""
+    """Return the ids of the first ``MAX_PROBED_TOKENS`` tokens of the validation text."""
     ids: list[int] = []
     for text in splits.pieces(corpus, "validation"):
         new = encode_texts([text], run.tokenizer, corpus.documents == "stream")
@@ -232,5 +293,5 @@ def _validation_ids(run: Run, corpus: recipe.Corpus) -> list[int]:
 
 
 def _selected_cell(watched: WatchedText, probed: ProbedText) -> int:
-    """Return the cell with the largest margin, or the most variable one if no feature was measured."""
+    """Return the cell with the largest margin, or the most variable cell if no feature was measured."""
     return probed.findings[0].cell if probed.findings else most_variable(watched.trace.cells)[0]

@@ -1,4 +1,4 @@
-"""Draw an inspection as pictures, and write its HTML page."""
+"""Write the pictures and the HTML page of an inspection."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -8,18 +8,18 @@ from keras_lstmgen.interpret import activations, html_page, probes
 from keras_lstmgen.interpret.inspect_run import MAX_EXCERPT_TOKENS, Inspection, ProbedText, WatchedText, most_variable
 from keras_lstmgen.reporting import plots
 
-MAX_DRAWN_UNITS = 32  # in a picture
+MAX_DRAWN_UNITS = 32  # maximum number of units in a picture
 
 
 def write(inspection: Inspection, folder: Path) -> None:
-    """Write all pictures and ``text.html`` into a folder; other files in the folder stay.
+    """Write all pictures and ``text.html`` into a folder. Other files in the folder are not changed.
 
     Args:
         inspection: the inspection.
-        folder: output folder; it is created if necessary.
+        folder: output folder. It is created if necessary.
 
     Raises:
-        UserError: a file cannot be written.
+        UserError: if a file cannot be written.
     """
     watched = inspection.watched
     tokens = plots.TokenAxis(watched.labels, watched.first_generated)
@@ -34,14 +34,14 @@ def write(inspection: Inspection, folder: Path) -> None:
 
 
 def missing_characters(inspection: Inspection) -> str:
-    """Return a message about characters in the pictures that no installed font has, or an empty string."""
+    """Return a message about characters in the pictures that no installed font contains, or "" if there are none."""
     labels = [label for row in inspection.next_tokens for label, _ in row]
     text = "".join(_passages(inspection)[1].parts)[: plots.COLUMNS * plots.LINES]
     return plots.missing_characters("".join([*inspection.watched.labels, *labels, text]))
 
 
 def _draw_gates(inspection: Inspection, tokens: plots.TokenAxis, folder: Path) -> None:
-    """Draw a heat map of each gate and of the cells."""
+    """Draw a heat map of each gate and of the cell states."""
     trace, layer = inspection.watched.trace, inspection.layer
     units = _drawn_units(trace, [inspection.cell, *(finding.cell for finding in inspection.probed.findings)])
     for gate in ("forget", "input", "output"):
@@ -51,13 +51,25 @@ def _draw_gates(inspection: Inspection, tokens: plots.TokenAxis, folder: Path) -
 
 
 def _drawn_units(trace: activations.Trace, named: Iterable[int]) -> list[int]:
-    """Select the named units and then the most variable ones; sort them by decreasing mean of the forget gate."""
+    """Select at most ``MAX_DRAWN_UNITS`` units: the named units, and then the most variable ones.
+
+    Args:
+        trace: the activations.
+        named: indices of units to select first.
+
+    Returns:
+        Indices of the units, sorted by decreasing mean of the forget gate.
+    """
     units = list(dict.fromkeys([*named, *most_variable(trace.cells)]))[:MAX_DRAWN_UNITS]
     return sorted(units, key=lambda unit: -float(trace.forget[:, unit].mean()))
 
 
 def _passages(inspection: Inspection) -> list[html_page.Passage]:
-    """Return the watched text, and the beginning of the second half of the probed text."""
+    """Return the two passages of the HTML page.
+
+    The first passage is the prompt with its continuation. The second one is from the text in which features were
+    searched. It begins in the middle of that text, because the first half was used to select the cells.
+    """
     watched, probed, cell = inspection.watched, inspection.probed, inspection.cell
     middle = len(probed.parts) // 2
     excerpt = slice(middle, middle + MAX_EXCERPT_TOKENS)
@@ -68,18 +80,20 @@ def _passages(inspection: Inspection) -> list[html_page.Passage]:
 
 
 def _heading(watched: WatchedText) -> str:
+    """Return the heading of the passage with the prompt."""
     if len(watched.ids) < MAX_EXCERPT_TOKENS:
         return "The prompt and its continuation"
     return f"The last {MAX_EXCERPT_TOKENS:,} tokens of the prompt and its continuation"
 
 
 def _description(probed: ProbedText, cell: int) -> str:
-    """Describe the features that a cell follows."""
+    """Return a description of the features that a cell follows."""
     features = [_finding(finding) for finding in probed.findings if finding.cell == cell]
     return "; ".join(features) or "This cell is not the best cell of any feature."
 
 
 def _finding(finding: probes.Finding) -> str:
+    """Return a description of a finding: the feature, the score, the score of a constant guess and of chance."""
     return (
         f"{finding.feature}: {finding.measure} {finding.score:.3f} on the half of the text that was not used to select "
         f"the cell (constant guess {finding.constant_score:g}, chance {finding.chance_score:.3f})"

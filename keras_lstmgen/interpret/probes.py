@@ -1,7 +1,9 @@
 """Search for LSTM cells that follow a feature of the text, such as quotations or the position in the line.
 
-Source: Karpathy, Johnson and Li, "Visualizing and Understanding Recurrent Networks", 2015, who found such cells by
-visual inspection. Here, the first half of a text selects the cell of a feature, and the second half measures it.
+The cell that follows a feature best is selected on the first half of a text. Its score is computed on the second half.
+
+Source: Karpathy, Johnson and Li, "Visualizing and Understanding Recurrent Networks", 2015. In the paper, such cells are
+found by visual inspection.
 """
 
 import re
@@ -12,55 +14,67 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-# Opening and closing marks. A mark can be in both lists, because languages differ: “ opens in English and closes in
-# German, and «…» and »…« are both in use.
+# Opening and closing marks. A mark can be in both lists, because languages differ: “ opens a quotation in English and
+# closes one in German, and both «…» and »…« are used.
 QUOTES, BRACKETS = ('"“”„«»‹›「『', '"“”«»‹›」』'), ("([{（【〔《〈", ")]}）】〕》〉")
 SENTENCE_ENDS = r"[.!?…。！？．؟۔।॥։።][\s\"'“”’»›」』)）】]*"
-# Letters of scripts without spaces between words: Thai to Tibetan, Burmese, Khmer, Japanese, Chinese.
+# Matches a letter of a script that does not separate words by spaces: Thai to Tibetan, Burmese, Khmer, Japanese,
+# Chinese.
 UNSPACED = re.compile(
     "[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u3100-\u312f\u31a0-\u31bf\u31f0-\u31ff"
     "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff]"
 )
-JOINERS = "\u200c\u200d"  # zero-width characters inside words of Persian and Indian scripts
-MIN_TOKENS = 20  # minimum number of tokens of each class in each half; results for fewer tokens are mostly chance
-ROTATIONS = 5  # number of random rotations of the labels that estimate the chance score
+JOINERS = "\u200c\u200d"  # zero-width characters that occur inside words of Persian and of Indian languages
+# A feature is measured if at least this number of labels in each half differ from the most frequent label. With fewer
+# labels, the results are mostly chance.
+MIN_TOKENS = 20
+ROTATIONS = 5  # number of random rotations of the labels for estimating the chance score
 Labels = NDArray[Any]
 
 
 class Finding(NamedTuple):
-    """The cell that follows a feature best, with its score on the half of the text that did not select the cell."""
+    """The cell that follows a feature best, and its score.
+
+    Attributes:
+        feature: name of the feature.
+        measure: "balanced accuracy" of a threshold for a boolean feature, "correlation" for a numeric feature.
+        cell: index of the cell, from 0.
+        score: score of the cell on the second half of the text, which is not used to select the cell.
+        constant_score: score of the best constant guess.
+        chance_score: highest score of the same search with rotated labels.
+    """
 
     feature: str
-    measure: str  # "balanced accuracy" of a threshold for a boolean feature, "correlation" for a numeric feature
+    measure: str
     cell: int
     score: float
-    constant_score: float  # score of the best constant guess
-    chance_score: float  # maximum score of the same search with rotated labels
+    constant_score: float
+    chance_score: float
 
     @property
     def margin(self) -> float:
-        """Difference between the score and the chance score, relative to the range above a constant guess."""
+        """Difference between the score and the chance score, divided by 1 minus the constant score."""
         return (self.score - self.chance_score) / (1 - self.constant_score)
 
 
 def features(parts: Sequence[str]) -> dict[str, Labels]:
     """Compute features of a text after each token.
 
-    A token of several characters has the feature of its last character. It is upper case or a digit if any of its
-    characters is. An empty line ends all quotations and brackets, so an unpaired mark affects only its paragraph. Words
-    consist of letters of a script that separates words by spaces.
+    The label of a token is that of its last character. The features "upper case" and "a digit" are exceptions: they are
+    true if any character of the token is upper case or a digit. An empty line ends all quotations and brackets, so that
+    an unpaired mark affects only its paragraph. Features of words ignore scripts that do not separate words by spaces.
 
     Args:
         parts: text of each of N tokens.
 
     Returns:
-        The labels of each feature by name, bool [N] or float [N].
+        The labels of each feature by name. They are a bool or float array of shape [N].
 
     >>> from keras_lstmgen.interpret.probes import features
     >>> features(["He ", "(", "x", ")"])["inside brackets"].tolist()
     [False, True, True, False]
     """
-    text = "\n" + "".join(parts)  # a newline first, so that a first token without text has a character
+    text = "\n" + "".join(parts)  # the added newline is the last character before a first token without text
     ends = np.cumsum([len(part) for part in parts], dtype=int)
     of_characters = _character_features(text)
     any_of = {"upper case": str.isupper, "a digit": str.isdigit}
@@ -69,7 +83,7 @@ def features(parts: Sequence[str]) -> dict[str, Labels]:
 
 
 def _character_features(text: str) -> dict[str, Labels]:
-    """Compute features after each character of a text that begins with a newline."""
+    """Compute the labels of features after each character of a text. The text must begin with a newline."""
     is_letter = np.array([_is_in_word(character) for character in text])
     positions = np.arange(len(text))
     return {
@@ -92,7 +106,10 @@ def _is_in_word(character: str) -> bool:
 
 
 def unspaced_share(parts: Sequence[str]) -> float:
-    """Return the share of the letters of a text that belong to scripts without spaces between words, from 0 to 1.
+    """Return the share of letters that belong to scripts without spaces between words, a number from 0 to 1.
+
+    Args:
+        parts: text of each token.
 
     >>> from keras_lstmgen.interpret.probes import unspaced_share
     >>> unspaced_share(["ab", "明月"])
@@ -103,9 +120,14 @@ def unspaced_share(parts: Sequence[str]) -> float:
 
 
 def _inside(text: str, opening: str, closing: str) -> Labels:
-    """Return whether a pair of marks is open after each character.
+    """Return whether the text is inside a pair of marks after each character, a bool array.
 
-    A mark that can open and close closes if any mark is open.
+    A mark that is both an opening and a closing mark is a closing mark if an earlier mark is still open.
+
+    Args:
+        text: the text.
+        opening: all opening marks.
+        closing: all closing marks.
     """
     depth, inside, previous = 0, [], ""
     for character in text:
@@ -121,7 +143,7 @@ def _inside(text: str, opening: str, closing: str) -> Labels:
 
 
 def _matched(pattern: str, text: str) -> Labels:
-    """Return whether each character is part of a match of a regular expression."""
+    """Return whether each character of a text is part of a match of a regular expression, a bool array."""
     marks = np.zeros(len(text), bool)
     for match in re.finditer(pattern, text):
         marks[match.start() : match.end()] = True
@@ -129,12 +151,15 @@ def _matched(pattern: str, text: str) -> Labels:
 
 
 def _last_mark(marks: Labels) -> Labels:
-    """Return the position of the last mark up to each position, as float; the first position must have a mark."""
+    """Return for each position the position of the last True entry up to it, as float. The first entry must be True."""
     return np.maximum.accumulate(np.where(marks, np.arange(len(marks)), 0)).astype(float)
 
 
 def _indents(text: str) -> Labels:
-    """Return the number of spaces, half-width or full-width, at the beginning of the line of each character."""
+    """Return for each character the number of spaces that begin its line, up to the character.
+
+    Half-width and full-width spaces are counted.
+    """
     counts = np.zeros(len(text))
     for line in re.finditer(r"(?<=\n)([ \u3000]+)[^\n]*", text):
         positions = np.arange(1, len(line[0]) + 1)
@@ -145,14 +170,15 @@ def _indents(text: str) -> Labels:
 def find_cells(cells: NDArray[np.float32], labels: dict[str, Labels], seed: int = 0) -> tuple[list[Finding], list[str]]:
     """Find the cell that follows each feature best.
 
-    The chance score is the highest score of the same search with labels that are rotated by ``ROTATIONS`` random
-    distances. Rotated labels keep their frequency and the lengths of their runs. Shuffled labels would lose their runs
-    and underestimate the chance score, because slowly changing cells correlate with slowly changing labels.
+    The search is repeated with labels that are rotated by ``ROTATIONS`` random distances. The highest score of these
+    searches is the chance score. Rotated labels have the same frequency and change as slowly as the original labels.
+    Shuffled labels would change faster. Their score would be too low, because slowly changing cells correlate with
+    slowly changing labels even by chance.
 
     Args:
-        cells: float [N, H], cell states after each token.
-        labels: labels of each feature by name, bool [N] or float [N].
-        seed: seed of the rotations.
+        cells: float array of shape [N, H] with the cell states after each token.
+        labels: labels of each feature by name, a bool or float array of shape [N].
+        seed: random seed of the rotations.
 
     Returns:
         The findings, and the names of the features that occur too rarely to be measured.
@@ -168,29 +194,37 @@ def find_cells(cells: NDArray[np.float32], labels: dict[str, Labels], seed: int 
 
 
 def _is_frequent(values: Labels) -> bool:
-    """Return whether at least ``MIN_TOKENS`` labels differ from the most frequent label."""
+    """Return whether at least ``MIN_TOKENS`` labels of a feature differ from its most frequent label."""
     _, counts = np.unique(values, return_counts=True)
     return len(counts) > 1 and int(counts.sum() - counts.max()) >= MIN_TOKENS
 
 
 def _rotated(labels: Labels, seed: int) -> Labels:
-    """Rotate labels [N, F] by 0 and by ``ROTATIONS`` distances that are far from 0 and N: [N, 1 + ROTATIONS, F]."""
+    """Return labels and their rotations by random distances from N / 8 to 7 N / 8.
+
+    Args:
+        labels: array of shape [N, F] with the labels of F features.
+        seed: random seed of the distances.
+
+    Returns:
+        An array of shape [N, 1 + ROTATIONS, F]. Index 0 of the second axis contains the labels without a rotation.
+    """
     N = len(labels)
     distances = np.random.default_rng(seed).integers(N // 8, N - N // 8, ROTATIONS)
     return np.stack([labels, *(np.roll(labels, distance, axis=0) for distance in distances)], axis=1)
 
 
 def _fit_thresholds(cells: Any, labels: Any, test_cells: Any, test_labels: Any) -> tuple[Any, Any]:
-    """Select the cell, the threshold and its direction on one half; measure them on the other half.
+    """Select the best cell, threshold and direction on one half of a text, and score them on the other half.
 
     Args:
-        cells: float [N, H], of the half that selects.
-        labels: bool [N, R, F], for R rotations and F features.
-        test_cells: float [M, H], of the half that measures.
-        test_labels: bool [M, R, F].
+        cells: float array of shape [N, H] with the cell states in the first half.
+        labels: bool array of shape [N, R, F] with the labels in the first half, for R rotations and F features.
+        test_cells: float array of shape [M, H] with the cell states in the second half.
+        test_labels: bool array of shape [M, R, F] with the labels in the second half.
 
     Returns:
-        The number of the best cell [R, F], and its balanced accuracy [R, F] on the other half.
+        The index of the best cell, and its balanced accuracy on the second half. Both have the shape [R, F].
     """
     best = np.zeros((3, *labels.shape[1:]))  # score, cell, threshold
     is_above = np.zeros(labels.shape[1:], bool)
@@ -208,12 +242,12 @@ def best_threshold(values: Any, labels: Any) -> tuple[Any, Any, Any]:
     """Find the threshold on values that predicts boolean labels best.
 
     Args:
-        values: float [N].
-        labels: bool [N, ...].
+        values: float array of shape [N].
+        labels: bool array of shape [N, ...].
 
     Returns:
-        The balanced accuracy [...], the threshold [...], which lies between two different values, and bool [...]:
-        whether values above the threshold predict True.
+        Three arrays of shape [...]: the balanced accuracy, the threshold, and a bool array that is True if values above
+        the threshold predict True. The threshold lies between two different values.
 
     >>> import numpy as np
     >>> from keras_lstmgen.interpret.probes import best_threshold
@@ -238,20 +272,25 @@ def best_threshold(values: Any, labels: Any) -> tuple[Any, Any, Any]:
 
 
 def _balanced_accuracy(predictions: Any, labels: Any) -> Any:
-    """Return the mean of the true positive rate and the true negative rate, [...], of bool [N, ...]."""
+    """Return the mean of the true positive rate and the true negative rate, of shape [...].
+
+    Args:
+        predictions: bool array of shape [N, ...].
+        labels: bool array of shape [N, ...].
+    """
     is_correct = predictions == labels
     rates = [(is_correct & classes).sum(0) / np.maximum(classes.sum(0), 1) for classes in (labels, ~labels)]
     return (rates[0] + rates[1]) / 2
 
 
 def _fit_numbers(cells: Any, labels: Any, test_cells: Any, test_labels: Any) -> tuple[Any, Any]:
-    """Select the cell with the largest absolute correlation on one half; measure it on the other half.
+    """Select the cell with the largest absolute correlation on one half of a text, and score it on the other half.
 
-    The arguments are those of ``_fit_thresholds``, with float labels.
+    The arguments are those of ``_fit_thresholds``, except that the labels are float arrays.
 
     Returns:
-        The number of the best cell [R, F], and its correlation [R, F] on the other half, which is negative if the sign
-        of the correlation differs between the halves.
+        The index of the best cell, and its correlation on the second half. Both have the shape [R, F]. The correlation
+        is negative if its sign in the second half differs from its sign in the first half.
     """
     correlation = _correlation(cells, labels)
     selected = np.abs(correlation).argmax(axis=0)
@@ -261,7 +300,15 @@ def _fit_numbers(cells: Any, labels: Any, test_cells: Any, test_labels: Any) -> 
 
 
 def _correlation(cells: Any, labels: Any) -> Any:
-    """Return Pearson's r of cells [N, H] with labels [N, ...] as [H, ...]; 0 for constant values."""
+    """Return the Pearson correlation of each cell with each label.
+
+    Args:
+        cells: float array of shape [N, H].
+        labels: float array of shape [N, ...].
+
+    Returns:
+        A float array of shape [H, ...]. The correlation of constant values is 0.
+    """
     return np.tensordot(_standardized(cells), _standardized(labels), axes=(0, 0)) / len(cells)
 
 
@@ -273,7 +320,7 @@ def _standardized(values: Any) -> Any:
 
 
 class _Probe(NamedTuple):
-    """How the features of one type are fitted and scored."""
+    """The method that selects and scores cells for the features of one type."""
 
     fit: Callable[[Any, Any, Any, Any], tuple[Any, Any]]
     measure: str
@@ -285,7 +332,7 @@ NUMERIC = _Probe(_fit_numbers, "correlation", 0.0)
 
 
 def _findings(cells: Any, labels: dict[str, Labels], seed: int, probe: _Probe) -> list[Finding]:
-    """Find the best cell of each feature; all features have the type of the probe."""
+    """Find the best cell for each feature. All features must have the type that the probe supports."""
     if not labels:
         return []
     half, rotated = len(cells) // 2, _rotated(np.stack(list(labels.values()), axis=1), seed)

@@ -1,4 +1,4 @@
-"""Convert tokens one by one to text, for pages and for labels of pictures."""
+"""Convert tokens to text one by one, for HTML pages and for the labels in pictures."""
 
 from collections.abc import Iterable
 
@@ -9,16 +9,17 @@ SIGNS = {"\n": "↵", " ": "␣"}
 
 
 def parts(tokenizer: Tokenizer, ids: Iterable[int]) -> list[str]:
-    """Return the text that each token completes.
+    """Return the text of each token.
 
-    A character that consists of several byte tokens belongs to the last of them. An end symbol is an empty line.
+    A character that several byte tokens encode is the text of the last of these tokens, and the text of the others is
+    empty. The text of an end symbol is an empty line.
 
     Args:
         tokenizer: tokenizer of the ids.
-        ids: N ids.
+        ids: N token ids.
 
     Returns:
-        N texts. Joined, they are the decoded text.
+        N texts. Concatenated, they are the decoded text with an empty line for each end symbol.
     """
     detokenizer = Detokenizer(tokenizer)
     texts = [detokenizer.push(token) + ("\n\n" if token == tokenizer.end_id else "") for token in ids]
@@ -26,13 +27,13 @@ def parts(tokenizer: Tokenizer, ids: Iterable[int]) -> list[str]:
 
 
 def labels(tokenizer: Tokenizer, ids: Iterable[int]) -> list[str]:
-    """Return a visible label of each token: the text that it completes, or if there is none, its vocabulary entry."""
+    """Return a visible label for each token: its text, or its name in the vocabulary if the text is empty."""
     detokenizer = Detokenizer(tokenizer)
     return [visible(detokenizer.push(token)) or tokenizer.piece(token) for token in ids]
 
 
 def visible(text: str) -> str:
-    r"""Replace newlines and spaces by signs, and other characters that cannot be printed by escape sequences.
+    r"""Replace newlines and spaces by visible signs, and other invisible characters by escape sequences.
 
     >>> from keras_lstmgen.interpret.token_texts import visible
     >>> visible("a b\n")

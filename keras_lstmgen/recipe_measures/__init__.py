@@ -1,4 +1,4 @@
-"""Measures that belong to a single recipe of ``pipelines/``; ``evaluation.metric_registry`` registers them by name.
+"""Compute measures that only one recipe of ``pipelines/`` uses.
 
-Measures that several recipes use belong to ``evaluation``.
+``evaluation.metric_registry`` registers them by name. The package ``evaluation`` contains the other measures.
 """

@@ -1,7 +1,8 @@
-"""Form of classical Chinese quatrains: four verses of five or seven characters; the second and the fourth rhyme.
+"""Measure whether generated poems have the form of classical Chinese quatrains.
 
-Recipe: ``pipelines/poems_zh.toml``. Rhymes are learned from poems of the period, because modern pronunciation does not
-preserve them.
+A quatrain has four verses of five or seven characters. The second and the fourth verse rhyme. Modern pronunciation does
+not preserve the rhymes, so they are learned from the poems of the training text. The recipe is
+``pipelines/poems_zh.toml``.
 """
 
 import re
@@ -14,16 +15,20 @@ from keras_lstmgen.evaluation.task import Figures, Task, split
 
 POEM = re.compile("(?:[^，。？！]+[，。？！]){4}")
 VERSE = re.compile("([^，。？！]+)[，。？！]")
-LENGTHS = (5, 7)  # characters of a verse
-# Minimum number of poems in which a pair of verse ends must occur to count as a rhyme. A single wrong pair merges two
-# rhyme classes. With a minimum of 1, nearly all characters end up in one class.
+LENGTHS = (5, 7)  # possible numbers of characters in a verse
+# Minimum number of poems in which two characters must end the second and the fourth verse to count as a rhyme. A single
+# wrong pair merges two rhyme classes. With a minimum of 1, nearly all characters are in the same class.
 MIN_POEMS = 2
 
 
 def verses(task: Task) -> Figures:
     """Compute the shares of generated and held-out poems that have the form of a quatrain and that rhyme.
 
-    The baseline pairs the ends of held-out verses at random.
+    One row is the share of rhymes between unrelated verses: the fourth verse of each held-out poem is replaced by that
+    of the previous poem.
+
+    Args:
+        task: a task whose corpus consists of pairs of a label and a poem.
     """
     classes = rhyme_classes(target for _, target in task.training_pairs())
     held_out = [split(text)[1] for text in splits.pieces(task.held_out, "validation")]
@@ -57,13 +62,17 @@ def verse_ends(text: str) -> tuple[str, str] | None:
 
 
 def rhyme_classes(poems: Iterable[str], min_poems: int = MIN_POEMS) -> dict[str, str]:
-    """Learn rhyme classes from poems.
+    """Learn rhyme classes of characters from poems.
 
-    Two characters are in the same class if they end the second and fourth verse of at least ``min_poems`` poems,
-    directly or through a chain of such pairs (union-find).
+    Two characters rhyme if they end the second and the fourth verse of at least ``min_poems`` poems. A class contains
+    all characters that are connected by rhymes, directly or through other characters (union-find).
+
+    Args:
+        poems: the poems. Texts that are not quatrains are ignored.
+        min_poems: minimum number of poems with the same rhyme.
 
     Returns:
-        The class of each character, named by one character of the class. Other characters have no class.
+        The class of each character that rhymes. One of its characters is the name of the class.
     """
     pairs = Counter(tuple(sorted(pair)) for poem in poems if (pair := verse_ends(poem)) and pair[0] != pair[1])
     parents: dict[str, str] = {}
@@ -74,7 +83,7 @@ def rhyme_classes(poems: Iterable[str], min_poems: int = MIN_POEMS) -> dict[str,
 
 
 def _root(parents: dict[str, str], character: str) -> str:
-    """Return the root of the tree of a character; a new character becomes its own root."""
+    """Return the root of the tree that contains a character. A new character becomes the root of a new tree."""
     parents.setdefault(character, character)
     while parents[character] != character:
         parents[character] = parents[parents[character]]  # path halving
@@ -94,7 +103,7 @@ def is_rhyme(classes: dict[str, str], one: str, other: str) -> bool:
 
 
 def form(poems: list[str], classes: dict[str, str]) -> dict[str, float]:
-    """Return the share of texts that are quatrains, and the share that are quatrains and rhyme."""
+    """Return the share of texts that are quatrains, and the share of texts that are quatrains and rhyme."""
     ends = [pair for poem in poems if (pair := verse_ends(poem))]
     return {
         "four_equal_verses": len(ends) / max(len(poems), 1),
@@ -103,7 +112,7 @@ def form(poems: list[str], classes: dict[str, str]) -> dict[str, float]:
 
 
 def chance_of_rhyme(poems: list[str], classes: dict[str, str]) -> float:
-    """Return the share of poems that rhyme if each fourth verse is replaced by that of the previous poem."""
+    """Return the share of poems that rhyme after the fourth verse of each is replaced by that of the previous poem."""
     ends = [pair for poem in poems if (pair := verse_ends(poem))]
     mixed = [(second, previous) for (_, previous), (second, _) in pairwise([*ends[-1:], *ends])]
     return sum(is_rhyme(classes, *pair) for pair in mixed) / max(len(poems), 1)
