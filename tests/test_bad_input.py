@@ -176,7 +176,7 @@ def test_a_text_that_does_not_suit_the_recipe(refuses_to_train: Any, text: Path,
         ("train --model.units 0", "--model.units: 0 is out of range; give a number from 1 to 65536"),
         ("train --training.learning_rate nan", "--training.learning_rate: nan is out of range"),
         ("train --training.optimizer sgd", "--training.optimizer: 'sgd' is not one of adamw, adam"),
-        ("train --training.epochs 0", "--training.epochs and training.minutes are both 0: give one limit"),
+        ("train --training.epochs 0", "--training.epochs and training.minutes are both 0; set one of them"),
         (
             "train --model.tied true --model.units 256 --model.embedding_size 64",
             "--model.tied needs model.embedding_size = model.units, not 64 and 256",

@@ -146,11 +146,14 @@ def test_a_window_that_is_too_short_for_them_is_told(lines: recipe.Recipe, tmp_p
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"training.state": "fresh"}, "training.state = 'fresh' does not go with corpus.documents = 'stream'"),
-        ({"corpus.documents": "pairs", "training.state": "carried"}, "'carried' does not go with corpus.documents"),
+        ({"training.state": "fresh"}, "training.state = 'fresh' cannot be combined with corpus.documents = 'stream'"),
+        (
+            {"corpus.documents": "pairs", "training.state": "carried"},
+            "'carried' cannot be combined with corpus.documents",
+        ),
         (
             {"corpus.documents": "lines", "training.state": "fresh", "training.sampled_softmax": 9},
-            "training.sampled_softmax does not go with training.state = 'fresh'",
+            "training.sampled_softmax cannot be combined with training.state = 'fresh'",
         ),
     ],
 )

@@ -121,7 +121,7 @@ def test_every_value_of_the_recipes_has_an_effect(path: Path) -> None:
         ("generate --temperature 0 --top-k 5", "--top-k has no effect here: it needs a --temperature above 0"),
         ("generate --temperature 0 --seed 7", "--seed has no effect here: it needs a --temperature above 0"),
         ("chat --temperature 0 --top-p 0.5", "--top-p has no effect here: it needs a --temperature above 0"),
-        ("generate --beams 2 --seed 7", "--seed has no effect here: it needs sampling; leave it or --beams out"),
+        ("generate --beams 2 --seed 7", "--seed has no effect here: it needs sampling; leave out either"),
         ("generate --length-penalty 1", "--length-penalty: applies to a beam search; give --beams too"),
         ("inspect --prompt a --seed 7", "--seed has no effect here: it needs --max-new-tokens"),
         ("inspect --prompt a --temperature 2", "--temperature has no effect here: it needs --max-new-tokens"),

@@ -108,5 +108,5 @@ def test_its_model_opens_in_keras_beside_our_layers(several: Path) -> None:
 
 @pytest.mark.parametrize(("name", "value"), [("training.sampled_softmax", 9), ("model.activation_regularization", 1)])
 def test_what_it_cannot_do_is_said(name: str, value: float) -> None:
-    with pytest.raises(UserError, match=f"{name} does not go with model.members"):
+    with pytest.raises(UserError, match=f"{name} cannot be combined with model.members"):
         recipe.override(recipe.Recipe(), {"model.members": K, name: value})

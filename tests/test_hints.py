@@ -172,7 +172,7 @@ def _beams(say: Say, copied: Path) -> None:
     say(f"{short} --beams 3 --n 3", 0)
     assert "give --beams too" in say(f"{short} --length-penalty 1")
     say(f"{short} --length-penalty 1 --beams 2", 0)
-    assert "leave it or --beams out" in say(f"{short} --beams 2 --top-p 0.5")
+    assert "leave out either this option or --beams" in say(f"{short} --beams 2 --top-p 0.5")
     say(f"{short} --top-p 0.5", 0)
     say(f"{short} --beams 2", 0)
 
@@ -265,7 +265,7 @@ def _overfitting(say: Say, copied: Path) -> None:
 SITUATIONS: dict[str, Callable[[Say, Path], None]] = {
     "--help'": _help, "a recipe stands alone": _recipe_with_a_text,
     "has no effect beside --corpus.source": _recipe_with_a_text, "is not TOML": _text_called_like_a_recipe,
-    "finds no more texts": _beams, "give --beams too": _beams, "leave it or --beams out": _beams,
+    "finds no more texts": _beams, "give --beams too": _beams, "leave out either this option or --beams": _beams,
     "--training.window {} reads each document whole": _window, "is already prepared; train on it": _prepared,
     "is a prepared corpus, not text": _prepared, "to continue its training": _run_as_text,
     "give --samples 0": _moved_text,

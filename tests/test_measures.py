@@ -486,9 +486,9 @@ def test_poems_are_held_against_their_form(poems: Path, capsys: pytest.CaptureFi
         ({"evaluate.measures": ["bleu"]}, r"evaluate\.measures: 'bleu' needs pairs of source and target"),
         (
             {"evaluate.measures": ["ngram"], "corpus.documents": "lines"},
-            r"'ngram' needs one text: corpus\.documents = 'stream'",
+            r"'ngram' needs corpus\.documents = 'stream'",
         ),
-        ({"evaluate.measures": ["verses"]}, r"'verses' needs one poem for each document"),
+        ({"evaluate.measures": ["verses"]}, r"'verses' needs documents that are poems"),
         ({"evaluate.measures": ["kind"], "corpus.documents": "pairs"}, r"'kind' needs corpus\.labels"),
         ({"evaluate.measures": ["meteor"]}, r"evaluate\.measures: 'meteor' is not one of bleu, rouge, "),
         ({"evaluate.beams": -1}, r"evaluate\.beams: -1 is out of range"),

@@ -170,10 +170,10 @@ def test_its_model_opens_in_keras_beside_our_layers(copying: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "what"),
     [
-        ({"model.attention": 0}, "model.copy copies the tokens that attention selects: give model.attention"),
+        ({"model.attention": 0}, "model.copy copies the tokens that attention selects; set model.attention too"),
         ({"training.state": "auto"}, "model.copy needs documents with fresh states"),
-        ({"model.members": 2}, "model.copy does not go with model.members above 1"),
-        ({"training.sampled_softmax": 9}, "model.copy does not go with training.sampled_softmax"),
+        ({"model.members": 2}, "model.copy cannot be combined with model.members above 1"),
+        ({"training.sampled_softmax": 9}, "model.copy cannot be combined with training.sampled_softmax"),
     ],
 )
 def test_what_it_cannot_do_is_said(changes: dict[str, Any], what: str) -> None:

@@ -160,7 +160,7 @@ def test_of_equal_documents_the_first_alone_counts(make: Callable[..., Recipe], 
 
 
 def test_a_stream_has_no_documents_to_be_unique() -> None:
-    with pytest.raises(UserError, match=r"corpus\.unique needs documents"):
+    with pytest.raises(UserError, match=r"corpus\.unique has no effect on a stream"):
         recipe.override(Recipe(), {"corpus.unique": True})
 
 

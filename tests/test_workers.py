@@ -271,7 +271,7 @@ def test_the_chief_of_workers_on_one_machine_listens_to_that_machine_alone(host:
 )  # fmt: skip
 def test_a_cluster_that_cannot_be_used_is_one_line(monkeypatch: pytest.MonkeyPatch, said: str) -> None:
     monkeypatch.setenv("TF_CONFIG", said)
-    with pytest.raises(UserError, match="TF_CONFIG: does not name the workers"), workers.connected():
+    with pytest.raises(UserError, match="TF_CONFIG: invalid"), workers.connected():
         pass
 
 
@@ -416,7 +416,7 @@ def test_workers_that_are_named_already_are_not_started_again(
 ) -> None:
     monkeypatch.setenv("TF_CONFIG", "{}")
     assert command_line.main(["train", "--workers", "2"]) == 2
-    said = "--workers 2: TF_CONFIG is set, and names the workers already; leave one of the two out"
+    said = "--workers 2: TF_CONFIG is set and already lists the workers; leave out one of the two"
     assert capsys.readouterr().err == f"keras-lstmgen: {said}\n"
 
 
@@ -425,9 +425,9 @@ def test_gpus_that_would_be_idle_are_told_of(
 ) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,5,6,7")
     assert command_line.main(["train", "no.txt"]) == 2
-    said = "1 of 4 GPUs: --workers 4 uses all, if training.batch_size is a multiple of 4\n"
+    said = "Using 1 of 4 GPUs: --workers 4 uses all GPUs; training.batch_size must be a multiple of 4\n"
     assert capsys.readouterr().out == said
-    with pytest.raises(UserError, match="--workers 5: each needs a GPU of its own"):
+    with pytest.raises(UserError, match="--workers 5: each worker needs its own GPU"):
         launcher.launch(["train"], 5)
     assert capsys.readouterr().out == ""
 
@@ -449,7 +449,7 @@ def test_each_has_its_place_its_cores_and_its_gpu(
     if cpu.available() > 1:
         assert set(first[1]) | set(second[1]) == os.sched_getaffinity(0)
         assert not set(first[1]) & set(second[1])
-    with pytest.raises(UserError, match="--workers 3: each needs a GPU of its own, and there are 2"):
+    with pytest.raises(UserError, match="--workers 3: each worker needs its own GPU, but this machine has 2"):
         programs(report, report, report)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     assert launcher._gpus() == []

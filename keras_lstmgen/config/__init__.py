@@ -1,4 +1,4 @@
-"""Recipes: their fields, TOML files, validation, and default sizes selected by the corpus.
+"""Define, read and check recipes, and select default values from the size of the corpus.
 
 Code that reads a corpus or builds a model does not belong here.
 """

@@ -1,4 +1,4 @@
-"""Default sizes and training settings, selected by the size of the training text."""
+"""Select values for the recipe fields that are "auto" from the size of the training text."""
 
 import math
 from typing import NamedTuple
@@ -8,7 +8,7 @@ from keras_lstmgen.config.recipe import AUTO, Recipe
 
 
 class Size(NamedTuple):
-    """Defaults for training texts of up to ``tokens`` tokens."""
+    """Default values for training texts with at most ``tokens`` tokens."""
 
     tokens: float
     units: int
@@ -18,14 +18,14 @@ class Size(NamedTuple):
     epochs: int
 
 
-# Small texts over-fit sooner, so their models have fewer units or more dropout. Large texts need fewer epochs.
+# Models over-fit small texts sooner, so they get fewer units or more dropout. Large texts need fewer epochs.
 CHARACTERS = (
     Size(60_000, units=128, layers=1, dropout=0.2, batch_size=16, epochs=30),
     Size(3_000_000, units=512, layers=1, dropout=0.25, batch_size=32, epochs=7),
     Size(20_000_000, units=768, layers=1, dropout=0.2, batch_size=64, epochs=3),
     Size(math.inf, units=1024, layers=2, dropout=0.1, batch_size=64, epochs=1),
 )
-# Words and subwords carry more information per token than characters, and each occurs less often.
+# Words and subwords have their own sizes: a token contains more information than a character and occurs less often.
 PIECES = (
     Size(100_000, units=128, layers=1, dropout=0.4, batch_size=16, epochs=20),
     Size(200_000, units=256, layers=1, dropout=0.4, batch_size=32, epochs=20),
@@ -33,23 +33,23 @@ PIECES = (
     Size(5_000_000, units=512, layers=1, dropout=0.5, batch_size=32, epochs=9),
     Size(math.inf, units=1024, layers=1, dropout=0.3, batch_size=64, epochs=2),
 )
-EMBEDDINGS = ((1_000, 64), (10_000, 256), (math.inf, 512))  # E for vocabularies of up to so many entries
-WINDOWS = 20  # minimum number of windows per epoch
-# Regularization of small texts in subwords, which over-fit: the most effective options of benchmarks/README.md,
-# "Ablation". The strength of the activation regularization is that of AWD-LSTM.
-SMALL_TEXT = 700_000  # tokens
+EMBEDDINGS = ((1_000, 64), (10_000, 256), (math.inf, 512))  # pairs (maximum vocabulary size, E)
+WINDOWS = 20  # minimum number of batches per epoch
+# Models over-fit small texts of words or subwords. The options below were the most effective ones in
+# benchmarks/README.md, "Ablation". AWD-LSTM (Merity et al., 2018) uses the same activation regularization.
+SMALL_TEXT = 700_000  # maximum number of tokens of a small text
 INPUT_DROPOUT, EMBEDDING_DROPOUT, ACTIVATION_REGULARIZATION = 0.1, 0.1, 2.0
-LONG_DOCUMENT_SHARE = 0.01  # share of documents that may be longer than a window if documents are read separately
+LONG_DOCUMENT_SHARE = 0.01  # maximum share of documents longer than a window for which training.state is "fresh"
 
 
 def choose(settings: Recipe, tokens: int, V: int, longest: int = 0) -> dict[str, int | float | str]:
-    """Select a value for each field of the recipe that is AUTO.
+    """Select a value for each recipe field that is "auto".
 
     Args:
         settings: the recipe.
-        tokens: number of tokens of the training text.
+        tokens: number of tokens in the training text.
         V: vocabulary size.
-        longest: length in tokens that nearly all documents do not exceed; 0 if the text is not split into documents.
+        longest: length in tokens that at most 1 % of the documents exceed; 0 if the text is not split into documents.
 
     Returns:
         Values by dotted name for ``recipe.override``, such as ``{"model.units": 512, ...}``.
@@ -79,7 +79,10 @@ def choose(settings: Recipe, tokens: int, V: int, longest: int = 0) -> dict[str,
 
 
 def _small_text_regularization(settings: Recipe, dropout: float) -> dict[str, int | float | str]:
-    """Return the regularization of a small text in subwords; the benchmarks cover only input dropout for pairs."""
+    """Return the regularization for a small text of words or subwords.
+
+    Pairs get only input dropout, because the benchmarks did not test the other options on pairs.
+    """
     values: dict[str, int | float | str] = {"model.input_dropout": min(INPUT_DROPOUT, dropout)}
     if not settings.corpus.is_pairs:
         values["model.embedding_dropout"] = EMBEDDING_DROPOUT
@@ -89,7 +92,13 @@ def _small_text_regularization(settings: Recipe, dropout: float) -> dict[str, in
 
 
 def _batch_size(largest: int, tokens: int, T: int) -> int:
-    """Halve the batch size until an epoch has at least 20 windows."""
+    """Return the largest batch size with at least 20 batches per epoch.
+
+    Args:
+        largest: batch size to start from; it is halved until the epoch has enough batches.
+        tokens: number of tokens in the training text.
+        T: time steps of a window.
+    """
     B = largest
     while B > 1 and tokens < WINDOWS * B * T:
         B //= 2
@@ -97,7 +106,11 @@ def _batch_size(largest: int, tokens: int, T: int) -> int:
 
 
 def _state(training: recipe.Training, longest: int) -> str:
-    """Select a zero initial state per document, as in generation, if the documents fit into a window."""
+    """Return the value of ``training.state``.
+
+    If the documents fit into a window, each starts from a zero state, because generation does the same. Otherwise the
+    state is carried over from document to document.
+    """
     return recipe.FRESH if longest <= training.window and not training.sampled_softmax else recipe.CARRIED
 
 

@@ -1,6 +1,6 @@
-"""Refuse settings that have no effect, and name the setting that each of them needs.
+"""Raise an error for settings that have no effect, and name the other setting that they need.
 
-Only options and the recipe of a new training are checked. Saved runs are always accepted.
+Only command line options and the recipe of a new training are checked. The recipe of a saved run is always accepted.
 """
 
 import argparse
@@ -12,30 +12,36 @@ from keras_lstmgen.config.recipe import Recipe
 from keras_lstmgen.config.schema import TABLE_FORMATS
 from keras_lstmgen.utils.errors import UserError
 
-SEARCHED = ("bleu", "rouge", "exact_match", "distinct_2")  # metrics of the answers of a beam search
+SEARCHED = ("bleu", "rouge", "exact_match", "distinct_2")  # metrics that can also evaluate a beam search
 SAMPLE_TOKENS = 500  # default of --sample-tokens
-# Sampling options with their defaults, and the options that have no effect in greedy decoding.
-SAMPLING = {"repetition_penalty": 1.0, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "seed": 0}
-NOT_GREEDY = ("top_k", "top_p", "min_p", "seed")
+SAMPLING = {  # the sampling options and their defaults
+    "repetition_penalty": 1.0,
+    "temperature": 1.0,
+    "top_k": 0,
+    "top_p": 1.0,
+    "min_p": 0.0,
+    "seed": 0,
+}
+NOT_GREEDY = ("top_k", "top_p", "min_p", "seed")  # sampling options that have no effect in greedy decoding
 
 
 class Need(NamedTuple):
-    """A condition under which a setting has an effect, and its description for the message."""
+    """A condition that a recipe must satisfy so that a setting has an effect."""
 
-    has_effect: Callable[[Recipe], bool]
-    description: str
+    has_effect: Callable[[Recipe], bool]  # returns whether a recipe satisfies the condition
+    description: str  # completes "it needs …" in the error message
 
 
 NEEDS = {
     "corpus.field": Need(lambda of: of.corpus.documents in TABLE_FORMATS, "corpus.documents = 'csv', 'tsv' or 'jsonl'"),
     "corpus.sha256": Need(
         lambda of: ("pydoc", True) not in zip(of.corpus.source, map(bool, of.corpus.sha256), strict=False),
-        "a file: 'pydoc' is a part of Python; give '' for it",
+        "a file or URL; 'pydoc' is part of Python: give '' as its checksum",
     ),
     "corpus.validation_fraction": Need(lambda of: not of.corpus.validation, "a corpus without corpus.validation"),
     "corpus.split_seed": Need(
         lambda of: of.corpus.documents != "stream" and not of.corpus.validation,
-        "another corpus.documents than 'stream', and no corpus.validation",
+        "a value of corpus.documents other than 'stream', and no corpus.validation",
     ),
     "training.random_offsets": Need(
         lambda of: of.carries, "a carried state: no pairs, and not training.state = 'fresh'"
@@ -53,12 +59,12 @@ NEEDS = {
 
 
 def check(settings: Recipe, given: Iterable[str], where: str) -> None:
-    """Raise UserError if a setting is not the default and has no effect in the recipe.
+    """Raise UserError if a setting differs from its default and has no effect in the recipe.
 
     Args:
         settings: the whole recipe.
-        given: dotted names of the settings to check.
-        where: beginning of the message, such as ``"--"``.
+        given: dotted names of the settings to check, such as ``"evaluate.beams"``.
+        where: text before the name of the setting in the message, such as ``"--"`` or ``"recipe.toml: "``.
     """
     values, defaults = recipe.to_tables(settings), recipe.to_tables(Recipe())
     for name in given:
@@ -69,24 +75,41 @@ def check(settings: Recipe, given: Iterable[str], where: str) -> None:
 
 
 def check_sampling(arguments: argparse.Namespace) -> None:
-    """Raise UserError for a sampling option if no token is sampled, or if decoding is greedy or a beam search."""
+    """Raise UserError for a sampling option that has no effect.
+
+    All sampling options need new tokens. Some have no effect in greedy decoding or in a beam search.
+
+    Args:
+        arguments: the command line of ``generate``, ``chat`` or ``inspect``.
+    """
     if not arguments.max_new_tokens:
         _refuse(arguments, SAMPLING, "--max-new-tokens")
     if getattr(arguments, "beams", 0):
-        _refuse(arguments, ["seed"], "sampling; leave it or --beams out")
+        _refuse(arguments, ["seed"], "sampling; leave out either this option or --beams")
     if arguments.temperature == 0:
         _refuse(arguments, NOT_GREEDY, "a --temperature above 0, because 0 always selects the most probable token")
 
 
 def _refuse(arguments: argparse.Namespace, names: Iterable[str], description: str) -> None:
-    """Raise UserError for the first of these options that is not the default."""
+    """Raise UserError for the first option whose value differs from the default.
+
+    Args:
+        arguments: the command line.
+        names: names of the options to check.
+        description: text that completes "it needs …" in the message.
+    """
     for name in names:
         if getattr(arguments, name) != SAMPLING[name]:
             raise UserError(f"--{name.replace('_', '-')} has no effect here: it needs {description}")
 
 
 def check_samples(arguments: argparse.Namespace, settings: recipe.Evaluate) -> None:
-    """Raise UserError for ``--sample-tokens`` if ``evaluate`` generates no text."""
+    """Raise UserError if ``--sample-tokens`` is given but ``evaluate`` generates no text.
+
+    Args:
+        arguments: the command line of ``evaluate``.
+        settings: the table ``evaluate`` of the recipe.
+    """
     generates = arguments.samples or set(settings.measures) - {"ngram"}
     if not generates and arguments.sample_tokens != SAMPLE_TOKENS:
         raise UserError(

@@ -1,7 +1,8 @@
-"""Load, parse, override and write recipes: all settings of a run in one TOML file with a table for each stage.
+"""Load, parse, override and write recipes. A recipe is a TOML file with all settings of a run.
 
-Fields that a recipe does not name have the defaults of ``schema``; ``keras-lstmgen train --help`` lists them. Each
-field is also an option of the command line, such as ``--model.units 512``. A recipe is data; nothing in it is executed.
+The file has a table for each stage. A field that the file does not contain has the default value of ``schema``.
+``keras-lstmgen train --help`` lists all fields. Each field is also a command line option, such as
+``--model.units 512``. A recipe contains only data and is never executed.
 """
 
 import difflib
@@ -38,8 +39,8 @@ __all__ = [
     "Tokenizer", "Training", "load", "nearest", "override", "parse", "recipe_fields", "to_tables", "to_toml",
 ]  # fmt: skip
 
-LARGEST = 2**53  # maximum of a number without a maximum of its own: every runtime represents integers up to it exactly
-MAX_SHOWN = 80  # characters of a value in a message
+LARGEST = 2**53  # maximum of numbers for which the schema sets none; float64 represents all integers up to it exactly
+MAX_SHOWN = 80  # maximum number of characters of a value in a message
 
 
 def load(path: Path) -> Recipe:
@@ -61,11 +62,11 @@ def load(path: Path) -> Recipe:
 
 
 def parse(tables: Mapping[str, Any], where: str = "") -> Recipe:
-    """Return the recipe of nested tables, as TOML and JSON give them.
+    """Return a recipe from nested dictionaries, such as the content of a TOML or JSON file.
 
     Args:
-        tables: tables of values by name.
-        where: beginning of messages, such as ``"recipe.toml: "``.
+        tables: the tables by name; each table maps field names to values.
+        where: beginning of error messages, such as ``"recipe.toml: "``.
 
     Raises:
         UserError: a key is unknown, or a value is invalid.
@@ -81,15 +82,17 @@ def parse(tables: Mapping[str, Any], where: str = "") -> Recipe:
 
 
 def override(recipe: Recipe, values: Mapping[str, Any], where: str = "") -> Recipe:
-    """Return a recipe with other values; check name, type and range of each, then the whole recipe.
+    """Return a copy of a recipe with new values.
+
+    The function checks the name, type and range of each new value, and then whether all values fit together.
 
     Args:
         recipe: the recipe to start from.
-        values: new values by dotted name.
-        where: beginning of messages.
+        values: new values by dotted name, such as ``{"model.units": 512}``.
+        where: beginning of error messages, such as ``"recipe.toml: "``.
 
     Raises:
-        UserError: a name is unknown, or a value is invalid.
+        UserError: a name is unknown, a value is invalid, or two values do not fit together.
 
     >>> override(Recipe(), {"model.units": 512}).model.units
     512
@@ -106,7 +109,7 @@ def override(recipe: Recipe, values: Mapping[str, Any], where: str = "") -> Reci
 
 
 def nearest(word: str, words: list[str]) -> str:
-    """Return the most similar of several words.
+    """Return the word of a list that is most similar to a given word.
 
     >>> nearest("model.unit", ["model.units", "model.tied"])
     'model.units'
@@ -115,7 +118,19 @@ def nearest(word: str, words: list[str]) -> str:
 
 
 def _check_value(where: str, value: Any, known: tuple[Any, Any, Mapping[str, Any]]) -> Any:
-    """Return a value with the type of its field; raise UserError if its type, word or range is invalid."""
+    """Check a value and convert it to the type of its field.
+
+    Args:
+        where: beginning of error messages.
+        value: the value from TOML, JSON or the command line.
+        known: type, default and metadata of the field, as ``recipe_fields`` returns them.
+
+    Returns:
+        The converted value.
+
+    Raises:
+        UserError: the type is wrong, a word is not one of the choices, or a number is out of range.
+    """
     kind, default, limits = known
     if default == AUTO and value == AUTO_WORD:
         return AUTO
@@ -131,7 +146,7 @@ def _check_value(where: str, value: Any, known: tuple[Any, Any, Mapping[str, Any
 
 
 def _convert(where: str, value: Any, kind: Any) -> Any:
-    """Convert a TOML value to the type of its field; a single word is a list of one word."""
+    """Convert a TOML value to the type of its field. A single string becomes a list with one string."""
     if get_args(kind):
         words = ([value] if value else []) if isinstance(value, str) else value
         if isinstance(words, list | tuple) and all(isinstance(word, str) for word in words):
@@ -145,7 +160,7 @@ def _convert(where: str, value: Any, kind: Any) -> Any:
 
 
 def _shown(value: Any) -> str:
-    """Return a value for a message, shortened; some values are too long or too deep for ``repr``."""
+    """Return the ``repr`` of a value for a message, shortened; ``repr`` fails for very long or deeply nested values."""
     try:
         text = repr(value)
     except (ValueError, RecursionError):
@@ -154,16 +169,20 @@ def _shown(value: Any) -> str:
 
 
 def to_tables(recipe: Recipe) -> dict[str, dict[str, Any]]:
-    """Return a recipe as nested tables for JSON and TOML: tuples become lists, ``AUTO`` becomes ``"auto"``."""
+    """Return a recipe as nested dictionaries for JSON and TOML.
+
+    Tuples become lists, and ``AUTO`` becomes ``"auto"``.
+    """
     return {name: {key: _plain(value) for key, value in table.items()} for name, table in asdict(recipe).items()}
 
 
 def _plain(value: Any) -> Any:
+    """Return the value of a field in the form that JSON and TOML can store."""
     if value == AUTO:
         return AUTO_WORD
     return list(value) if isinstance(value, tuple) else value
 
 
 def to_toml(recipe: Recipe) -> str:
-    """Return a recipe as TOML text that ``parse`` reads as the same recipe."""
+    """Return a recipe as TOML text. ``parse`` returns an equal recipe for this text."""
     return tomli_w.dumps(to_tables(recipe))

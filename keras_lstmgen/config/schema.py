@@ -1,14 +1,14 @@
-"""The fields of a recipe: one frozen dataclass for each table of the TOML file."""
+"""Define the fields of a recipe, with one frozen dataclass for each table of the TOML file."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, get_type_hints
 
-AUTO = -1  # the number that represents "auto"; no field accepts it as a number
+AUTO = -1  # represents "auto" in a field for numbers; -1 is not a valid number for any of these fields
 AUTO_WORD = "auto"
 CARRIED, FRESH = "carried", "fresh"  # values of training.state
 NONE = "none"  # value of corpus.normalize
-TABLE_FORMATS = ("jsonl", "csv", "tsv")  # values of corpus.documents whose documents have named fields
+TABLE_FORMATS = ("jsonl", "csv", "tsv")  # values of corpus.documents for files whose records have fields
 
 
 def recipe_field(
@@ -22,12 +22,15 @@ def recipe_field(
     """Declare a field of a recipe.
 
     Args:
-        default: the default value. A number whose default is ``AUTO`` may also be given as ``"auto"``:
-            ``auto_sizes`` then selects it from the size of the text.
-        about: one line of help, with the unit.
-        low: minimum of a number.
-        high: maximum of a number.
-        choices: valid words of a string.
+        default: the default value. If it is ``AUTO``, the field also accepts the word ``"auto"``, and ``auto_sizes``
+            selects the number from the size of the text.
+        about: help text of the command line option, with the unit of a number.
+        low: minimum of a number; None if the field is not a number.
+        high: maximum of a number; None if the field has no maximum of its own.
+        choices: valid strings; an empty tuple if every string is valid.
+
+    Returns:
+        A dataclass field with these values as metadata.
     """
     return field(default=default, metadata={"about": about, "low": low, "high": high, "choices": choices})
 
@@ -49,7 +52,8 @@ class Corpus:
     )
     field: tuple[str, ...] = recipe_field(
         (),
-        "keys of JSONL objects, or names or numbers (from 1) of CSV/TSV columns; of several, the last is the target",
+        "keys of JSONL objects, or names or numbers (from 1) of CSV/TSV columns; if there are several, the last one is "
+        "the target, and the others are the source",
     )
     labels: tuple[str, ...] = recipe_field(
         (), "one label for each source file; the model generates documents conditioned on the label"
@@ -60,7 +64,9 @@ class Corpus:
         "Unicode normalization form of the texts and of prompts for the run; exported artifacts do not normalize",
         choices=(NONE, "nfc", "nfkc"),
     )
-    validation: tuple[str, ...] = recipe_field((), "validation texts, instead of a part of the source")
+    validation: tuple[str, ...] = recipe_field(
+        (), "validation texts; default: a part of the source is used for validation"
+    )
     validation_fraction: float = recipe_field(0.1, "fraction of the source used for validation", low=0.0, high=0.9)
     split_seed: int = recipe_field(0, "seed of the hash that assigns documents to training or validation", low=0)
 
@@ -94,7 +100,10 @@ class Model:
         AUTO, "dropout rate after each LSTM layer, one mask for all time steps of a window", low=0.0, high=0.95
     )
     input_dropout: float = recipe_field(
-        AUTO, "dropout rate before the first LSTM layer; auto: at most that of dropout", low=0.0, high=0.95
+        AUTO,
+        "dropout rate before the first LSTM layer; auto: not larger than model.dropout",
+        low=0.0,
+        high=0.95,
     )
     embedding_dropout: float = recipe_field(
         AUTO,
@@ -107,18 +116,20 @@ class Model:
     )
     activation_regularization: float = recipe_field(
         AUTO,
-        "weight of the mean squared LSTM output in the loss; its mean squared change between steps gets half of it; "
-        "auto: 0, or 2 for small texts in subwords",
+        "weight of the mean squared LSTM output in the loss; the mean squared change of the output between time steps "
+        "gets half of this weight; auto: 0, or 2 for small subword texts",
         low=0.0,
     )
     attention: int = recipe_field(
         0,
-        "M, number of previous time steps that attention over the last LSTM layer can use; 0: no attention",
+        "M, number of previous time steps of the last LSTM layer that the model attends to; 0: no attention",
         low=0,
         high=65_536,
     )
     copy: bool = recipe_field(
-        False, "copy tokens by attention (pointer-generator); needs attention, and documents with fresh states"
+        False,
+        "copy source tokens by attention (pointer-generator); needs model.attention, and pairs or training.state = "
+        "'fresh'",
     )
     members: int = recipe_field(
         1, "K, number of models trained together whose probabilities are averaged (ensemble)", low=1, high=64
@@ -128,36 +139,42 @@ class Model:
 
 @dataclass(frozen=True)
 class Training:
-    """The training. It ends at the first limit that it reaches."""
+    """The settings of the training, which ends when it reaches the first of its limits."""
 
     batch_size: int = recipe_field(AUTO, "B, sequences in a batch", low=1, high=65_536)
     window: int = recipe_field(
         64,
-        "T, time steps of backpropagation, in tokens; longer pairs are truncated: the end of the source, or the first "
-        "turns of a dialogue",
+        "T, number of time steps (tokens) of truncated backpropagation; a longer pair loses the end of its source, and "
+        "a longer dialogue loses its first turns",
         low=1,
         high=65_536,
     )
     state: str = recipe_field(
         "auto",
-        "initial LSTM state of each document: carried over from the one before, or zero (fresh); auto: fresh if nearly "
-        "all documents fit into a window",
+        "initial LSTM state of each document; carried: the final state of the previous document; fresh: zero; auto: "
+        "fresh if nearly all documents fit into a window",
         choices=(AUTO_WORD, CARRIED, FRESH),
     )
     random_offsets: bool = recipe_field(
-        True, "with a carried state, start each epoch at a random position; false: at the first token"
+        True,
+        "if the state is carried, each epoch starts at a random position of the text; false: at the first token",
     )
     source_loss: float = recipe_field(
-        0.0, "weight of the source tokens of a pair in the loss; target tokens have 1", low=0.0, high=1.0
+        0.0,
+        "weight of the source tokens of a pair in the loss; target tokens have the weight 1",
+        low=0.0,
+        high=1.0,
     )
     epochs: int = recipe_field(
         AUTO,
-        "maximum passes over the text; 0: no limit, then minutes is needed; auto: 0 if minutes is given",
+        "maximum number of epochs; 0: no limit, which needs training.minutes; auto: 0 if training.minutes is given",
         low=0,
         high=1_000_000,
     )
     minutes: float = recipe_field(
-        0.0, "maximum minutes of training; 0: no limit, and the learning rate decays over the epochs", low=0.0
+        0.0,
+        "maximum duration of the training in minutes; 0: no limit, and the learning rate decays over the epochs",
+        low=0.0,
     )
     sampled_softmax: int = recipe_field(
         0,
@@ -183,8 +200,8 @@ class Training:
     )
     precision: str = recipe_field(
         "auto",
-        "dtype of the operands of the LSTM's matrix products; auto: bfloat16 on processors that are faster with it; on "
-        "a GPU float32",
+        "dtype of the operands of the LSTM's matrix products; auto: bfloat16 on processors that are faster with it, "
+        "float32 on other processors and on GPUs",
         choices=("auto", "float32", "bfloat16"),
     )
     seed: int = recipe_field(0, "seed of the initial weights, dropout and random offsets", low=0, high=2**31 - 1)
@@ -192,15 +209,17 @@ class Training:
 
 @dataclass(frozen=True)
 class Export:
-    """The exported artifacts, and the size of their comparison with Keras."""
+    """The formats of the exported artifacts, and the number of texts that compare them with Keras."""
 
     formats: tuple[str, ...] = recipe_field(
         ("saved_model", "tflite", "onnx"),
-        "artifacts to export",
+        "formats of the exported artifacts",
         choices=("saved_model", "tflite", "tflite_float16", "tflite_int8", "onnx", "web"),
     )
-    texts: int = recipe_field(100, "number of texts that each artifact must generate like Keras", low=1, high=1_000_000)
-    tokens: int = recipe_field(200, "tokens of each of these texts", low=1, high=1_000_000)
+    texts: int = recipe_field(
+        100, "number of texts that Keras and each artifact generate for the comparison", low=1, high=1_000_000
+    )
+    tokens: int = recipe_field(200, "number of tokens in each text of the comparison", low=1, high=1_000_000)
 
 
 @dataclass(frozen=True)
@@ -209,12 +228,15 @@ class Evaluate:
 
     measures: tuple[str, ...] = recipe_field(
         (),
-        "metrics of generated answers (pairs), of samples for a label (labels) or of poems (documents); ngram: "
-        "baseline of a character n-gram model (stream)",
+        "metrics in addition to the loss; with pairs: bleu, rouge, exact_match, recall, distinct_2; with labels: kind; "
+        "with poems as documents: verses; with a stream: ngram (the loss of a character n-gram model as a baseline)",
         choices=("bleu", "rouge", "exact_match", "recall", "distinct_2", "kind", "verses", "ngram"),
     )
     beams: int = recipe_field(
-        0, "beams of a beam search that is evaluated in addition to greedy decoding; 0: none", low=0, high=1_000
+        0,
+        "number of beams of a beam search, which is evaluated in addition to greedy decoding; 0: no beam search",
+        low=0,
+        high=1_000,
     )
     length_penalty: float = recipe_field(
         0.0, "length penalty of the beam search; above 0, longer answers score higher", low=0.0, high=10.0
@@ -223,7 +245,7 @@ class Evaluate:
 
 @dataclass(frozen=True)
 class Recipe:
-    """All settings of a run. The field names are the tables of the TOML file."""
+    """All settings of a run. Each field is a table of the TOML file with the same name."""
 
     corpus: Corpus = Corpus()
     tokenizer: Tokenizer = Tokenizer()
@@ -234,7 +256,7 @@ class Recipe:
 
     @property
     def carries(self) -> bool:
-        """Whether the LSTM state is carried over from document to document; otherwise each one starts from zero."""
+        """Whether each document starts with the final LSTM state of the previous document instead of zeros."""
         return not self.corpus.is_pairs and self.training.state != FRESH
 
 
@@ -245,7 +267,7 @@ SECTIONS: dict[str, type[Any]] = {
 
 
 def recipe_fields() -> dict[str, tuple[Any, Any, Mapping[str, Any]]]:
-    """Return type, default and metadata of each field, by its dotted name.
+    """Return a tuple (type, default, metadata) for each field, by the dotted name of the field.
 
     >>> recipe_fields()["model.units"][:2]
     (<class 'int'>, -1)

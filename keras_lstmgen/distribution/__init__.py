@@ -1,4 +1,4 @@
-"""Data-parallel training with several processes on one or several machines.
+"""Start and synchronize the worker processes of data-parallel training, on one machine or on several.
 
-Parallel preparation of a corpus belongs to ``preparation``.
+Code that prepares a corpus in parallel belongs to ``preparation``.
 """

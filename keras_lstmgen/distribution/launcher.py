@@ -1,4 +1,4 @@
-"""Run ``train --workers N``: several workers as processes of this machine, for tests or for several GPUs."""
+"""Run ``train --workers N``: start several worker processes on this machine, one for each GPU or for tests."""
 
 import json
 import os
@@ -17,10 +17,11 @@ from keras_lstmgen.reporting import reporter
 from keras_lstmgen.system import cpu, signals
 from keras_lstmgen.utils.errors import Terminated, UserError
 
-MAX_WORKERS = 256  # on one machine
-GRACE = 60.0  # seconds in which the other workers may end by themselves after one has failed
-# The first argument is the folder that contains this package. It is the last entry of the path, and is removed once the
-# package is imported, so that a worker imports nothing else from there: it may be the working directory.
+MAX_WORKERS = 256  # maximum number of workers on one machine
+GRACE = 60.0  # seconds that the other workers have to end by themselves after one worker has failed
+# The program of a worker. Its first argument is the folder that contains this package. The program removes this folder
+# from sys.path after it has imported the package, because the folder may be the working directory: the worker must not
+# import other modules from it.
 WORKER = (
     "import sys; sys.path.append(sys.argv.pop(1)); from keras_lstmgen.cli.command_line import main; "
     "sys.path.pop(); sys.exit(main())"
@@ -28,25 +29,27 @@ WORKER = (
 
 
 def launch(words: Sequence[str], count: int) -> int:
-    """Run ``keras-lstmgen`` in several worker processes until all have ended.
+    """Run ``keras-lstmgen`` in several worker processes, and wait until all have ended.
 
-    Each worker gets an equal share of the cores and, if there are GPUs, one of them. If a worker fails, its error
-    message is written to standard error; the messages of the others, which fail as a consequence, are not.
+    Each worker gets an equal share of the cores. If there are GPUs, each worker gets one GPU. If a worker fails, the
+    other workers fail too, because they cannot continue without it. Only the error message of the first failed worker
+    is written to standard error.
 
     Args:
-        words: arguments of the command line.
+        words: command line arguments of each worker, such as ``["train", "recipe.toml"]``.
         count: number of workers.
 
     Returns:
-        0, or the exit status of the first worker that failed.
+        0 if all workers succeed, otherwise the exit status of the first worker that failed.
 
     Raises:
-        UserError: the workers cannot be started, or a signal killed one.
+        UserError: the workers cannot be started, or a signal killed a worker.
+        Terminated: Ctrl-C or SIGTERM arrived before all workers were started.
     """
     if count > MAX_WORKERS:
         raise UserError(f"--workers: {count} is out of range; give {MAX_WORKERS} or less")
     if os.environ.get("TF_CONFIG"):
-        raise UserError(f"--workers {count}: TF_CONFIG is set, and names the workers already; leave one of the two out")
+        raise UserError(f"--workers {count}: TF_CONFIG is set and already lists the workers; leave out one of the two")
     report_idle_gpus(count)
     with ExitStack() as stack:
         outputs = [stack.enter_context(tempfile.TemporaryFile()) for _ in range(count)]
@@ -66,9 +69,15 @@ def launch(words: Sequence[str], count: int) -> int:
 
 
 def _start(words: Sequence[str], environment: dict[str, str], errors: IO[bytes]) -> "subprocess.Popen[bytes]":
-    """Start one worker, which imports nothing from the working directory.
+    """Start one worker.
 
-    Only the chief shows its output. Workers do not receive Ctrl-C from the terminal; ``_forwarded_signals`` sends it.
+    The worker imports nothing from the working directory. Only the chief shows its standard output. Each worker has its
+    own session and does not receive Ctrl-C from the terminal. ``_forwarded_signals`` sends the signal to all workers.
+
+    Args:
+        words: command line arguments of the worker.
+        environment: environment variables of the worker.
+        errors: file for standard error.
     """
     package_parent = str(Path(__file__).resolve().parents[2])
     is_chief = json.loads(environment["TF_CONFIG"])["task"]["index"] == 0
@@ -80,12 +89,16 @@ def _start(words: Sequence[str], environment: dict[str, str], errors: IO[bytes])
 
 
 def _environments(count: int) -> Iterator[dict[str, str]]:
-    """Yield the environment of each worker: the addresses of all workers, its own number, and its GPU."""
+    """Yield the environment variables of each worker.
+
+    ``TF_CONFIG`` contains the addresses of all workers and the index of this worker. ``CUDA_VISIBLE_DEVICES`` selects
+    the GPU of this worker.
+    """
     names, gpus = [f"127.0.0.1:{port}" for port in _free_ports(count)], _gpus()
     if 0 < len(gpus) < count:
         raise UserError(
-            f"--workers {count}: each needs a GPU of its own, and there are {len(gpus)}; start as many workers, or "
-            "hide the GPUs with CUDA_VISIBLE_DEVICES=''"
+            f"--workers {count}: each worker needs its own GPU, but this machine has {len(gpus)}; start {len(gpus)} "
+            "workers, or hide the GPUs with CUDA_VISIBLE_DEVICES=''"
         )
     for number in range(count):
         config = {"cluster": {"worker": names}, "task": {"type": "worker", "index": number}}
@@ -94,7 +107,7 @@ def _environments(count: int) -> Iterator[dict[str, str]]:
 
 
 def _free_ports(count: int) -> list[int]:
-    """Return unused ports of this machine."""
+    """Return ``count`` different unused TCP ports of this machine."""
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for open_socket in sockets:
@@ -103,22 +116,33 @@ def _free_ports(count: int) -> list[int]:
 
 
 def report_idle_gpus(count: int) -> None:
-    """Report the option that uses all GPUs, if there are more GPUs than workers."""
+    """Report the option that uses all GPUs if there are more GPUs than workers.
+
+    Args:
+        count: number of workers.
+    """
     if (gpus := len(_gpus())) > count:
         reporter.message(
-            f"{count} of {gpus} GPUs: --workers {gpus} uses all, if training.batch_size is a multiple of {gpus}"
+            f"Using {count} of {gpus} GPUs: --workers {gpus} uses all GPUs; training.batch_size must be a multiple of "
+            f"{gpus}"
         )
 
 
 def _gpus() -> list[str]:
-    """Return the names of the visible GPUs, as ``CUDA_VISIBLE_DEVICES`` lists them."""
+    """Return the names of the visible GPUs in the form that ``CUDA_VISIBLE_DEVICES`` accepts."""
     if (chosen := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
         return [name for name in chosen.split(",") if name not in ("", "-1")]
     return [path.name.removeprefix("nvidia") for path in sorted(Path("/dev").glob("nvidia[0-9]*"))]
 
 
 def _assign_cores(worker: "subprocess.Popen[bytes]", number: int, count: int) -> None:
-    """Assign a worker its share of the cores, if there is at least one for each worker."""
+    """Assign an equal share of the cores to a worker, if there is at least one core for each worker.
+
+    Args:
+        worker: the process.
+        number: index of the worker.
+        count: number of workers.
+    """
     if cpu.available() >= count and hasattr(os, "sched_setaffinity"):
         with suppress(ProcessLookupError):  # the worker has already ended
             os.sched_setaffinity(worker.pid, sorted(os.sched_getaffinity(0))[number::count])
@@ -126,13 +150,13 @@ def _assign_cores(worker: "subprocess.Popen[bytes]", number: int, count: int) ->
 
 @contextmanager
 def _forwarded_signals(workers: Sequence["subprocess.Popen[bytes]"]) -> Iterator[list[int]]:
-    """Forward Ctrl-C and SIGTERM to all workers, and kill the remaining workers when the block ends.
+    """Forward Ctrl-C and SIGTERM to all workers inside the context, and kill workers that still run when it ends.
 
     Args:
-        workers: list to which the block adds workers.
+        workers: a list to which the caller appends each worker after its start.
 
     Yields:
-        The numbers of the received signals.
+        A list that contains the number of each signal received so far.
     """
     received: list[int] = []
 
@@ -151,7 +175,11 @@ def _forwarded_signals(workers: Sequence["subprocess.Popen[bytes]"]) -> Iterator
 
 
 def _first_failure(workers: Sequence["subprocess.Popen[bytes]"]) -> int | None:
-    """Wait for all workers, at most ``GRACE`` seconds after one has failed; return the number of the first failure."""
+    """Wait until all workers have ended, or until ``GRACE`` seconds after the first failure.
+
+    Returns:
+        The index of the first worker that failed; None if all succeeded.
+    """
     failed, deadline = None, float("inf")
     while None in [worker.poll() for worker in workers] and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -162,10 +190,15 @@ def _first_failure(workers: Sequence["subprocess.Popen[bytes]"]) -> int | None:
 
 
 def _status(number: int, code: int) -> int:
-    """Return the exit status of a failed worker; raise UserError if a signal killed it."""
+    """Return the exit status of a failed worker; raise UserError if a signal killed it.
+
+    Args:
+        number: index of the worker.
+        code: return code of the process; negative if a signal killed it.
+    """
     if code < 0:
         raise UserError(
-            f"worker {number} was ended by {signal.Signals(-code).name}; if there is a run, continue "
+            f"worker {number} was ended by {signal.Signals(-code).name}; if the training has saved a run, continue it "
             "with: keras-lstmgen train --resume RUN --workers N"
         )
     return code

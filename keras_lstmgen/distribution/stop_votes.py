@@ -1,4 +1,4 @@
-"""Requests to end a training early, and the agreement of all workers on them."""
+"""Store requests to end a training early, and share them among all workers."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -9,21 +9,21 @@ from keras_lstmgen.distribution import workers
 
 
 class StopRequest:
-    """A request to end a training early, made by a signal handler or by another thread.
+    """A request to end a training early. A signal handler or another thread makes the request.
 
     Attributes:
-        interrupted: whether the training shall end after the current batch and a last validation.
-        terminated: whether the training shall end after the current batch, without a validation.
+        interrupted: whether the training should end after the current batch and a final validation.
+        terminated: whether the training should end after the current batch without a validation.
     """
 
     def __init__(self) -> None:
-        """Create an object that holds no request yet."""
+        """Create an object without a request."""
         self.interrupted = self.terminated = False
         self._is_accepting = False
 
     @contextmanager
     def accepting(self) -> Iterator[None]:
-        """Accept requests inside the context, in which a training checks for them."""
+        """Accept requests inside the context. A training enters it while it checks for requests."""
         self._is_accepting = True
         try:
             yield
@@ -31,11 +31,10 @@ class StopRequest:
             self._is_accepting = False
 
     def interrupt(self) -> bool:
-        """Request an end after the current batch and a last validation.
+        """Request that the training ends after the current batch and a final validation.
 
         Returns:
-            Whether the training will end because of this call. False if no training checks for requests now, or if the
-            training is already about to end.
+            True if the request is accepted. False if no training is running, or if an earlier request was accepted.
         """
         if not self._is_accepting or self.interrupted or self.terminated:
             return False
@@ -43,44 +42,50 @@ class StopRequest:
         return True
 
     def terminate(self) -> bool:
-        """Request an end after the current batch, without a validation.
+        """Request that the training ends after the current batch without a validation.
 
         Returns:
-            Whether a training checks for requests now.
+            True if the request is accepted. False if no training is running.
         """
         self.terminated |= self._is_accepting
         return self._is_accepting
 
 
 class StopVotes:
-    """The stop requests of all workers, each of which takes effect when every worker knows it.
+    """The stop requests of all workers.
+
+    With several workers, a request takes effect after the next call of ``total``, so that all workers stop after the
+    same batch.
 
     Args:
         request: the stop request of this worker.
     """
 
     def __init__(self, request: StopRequest) -> None:
-        """Create the votes of this worker."""
+        """Store the stop request of this worker."""
         self._request = request
         self._agreed = (False, False)
 
     @property
     def interrupted(self) -> bool:
-        """Whether the training ends after a last validation."""
+        """Whether all workers should end the training after a final validation."""
         return self._request.interrupted if workers.size() == 1 else self._agreed[0]
 
     @property
     def terminated(self) -> bool:
-        """Whether the training ends without a validation."""
+        """Whether all workers should end the training without a validation."""
         return self._request.terminated if workers.size() == 1 else self._agreed[1]
 
     def total(self, values: Sequence[float]) -> list[float]:
-        """Sum values over all workers, and exchange the stop requests along with them.
+        """Sum values over all workers, and share the stop requests in the same operation.
 
-        All workers must call this method at the same point.
+        All workers must call this method at the same point of the training.
 
         Args:
-            values: numbers, as many on each worker.
+            values: numbers of this worker; every worker passes the same number of values.
+
+        Returns:
+            The sum of each value over all workers.
         """
         requests = (self._request.interrupted, self._request.terminated)
         *sums, interrupted, terminated = workers.all_reduce_sum(np.array([*values, *requests], np.float64)).tolist()

@@ -1,11 +1,13 @@
-"""Synchronous data-parallel training: several processes train one model, each on its rows of every batch.
+"""Collective operations for synchronous data-parallel training with several processes (workers).
 
-All workers call the same ``fit`` with the same initial weights. Collective operators of ``tf.distribute`` average the
-gradients in each update, and combine the values that decide how to continue, so that all workers make the same updates
-and decisions. The first worker, the chief, reads and writes the run. The variable ``TF_CONFIG`` lists the workers, as
-for ``tf.distribute.MultiWorkerMirroredStrategy``.
+Each worker trains the same model on its own rows of each batch. All workers start with the same weights. In each
+update, ``tf.distribute`` averages the gradients of all workers. Values that control the training, such as the
+validation loss, are also summed over all workers. Therefore all workers make the same updates and decisions. The first
+worker, called the chief, reads and writes the run.
 
-Without other workers, each function returns its argument.
+The environment variable ``TF_CONFIG`` lists the workers in the format of
+``tf.distribute.MultiWorkerMirroredStrategy``. If there is only one worker, the collective operations return their
+argument.
 """
 
 import json
@@ -28,11 +30,11 @@ from keras_lstmgen.system.native_stderr import captured_stderr
 from keras_lstmgen.utils import numerals
 from keras_lstmgen.utils.errors import UserError, first_line
 
-WAIT = 300.0  # seconds until all workers must have connected
-GREETING = 10.0  # seconds in which a worker must send its number
+WAIT = 300.0  # seconds within which all workers must connect
+GREETING = 10.0  # seconds within which a connected worker must send its index
 VARIABLE = "TF_CONFIG"
-KINDS = ("chief", "worker")
-CONNECTION_ERRORS = (  # errors of an operator after another worker has ended
+KINDS = ("chief", "worker")  # keys of "cluster" in TF_CONFIG
+CONNECTION_ERRORS = (  # errors that a collective operation raises after another worker has ended
     tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.FailedPreconditionError,
     tf.errors.DeadlineExceededError,
 )  # fmt: skip
@@ -42,12 +44,12 @@ _rank = 0
 
 @contextmanager
 def connected() -> Iterator[None]:
-    """Connect to the other workers that ``TF_CONFIG`` lists, and disconnect when all have finished the block.
+    """Connect to the other workers that ``TF_CONFIG`` lists, and wait for all of them when the block ends.
 
-    Enter this context before any operator runs. Without ``TF_CONFIG`` it does nothing.
+    Enter this context before TensorFlow runs any operator. If ``TF_CONFIG`` is not set, the context does nothing.
 
     Raises:
-        UserError: the variable is invalid, a worker does not connect in ``WAIT`` seconds, or another worker fails.
+        UserError: ``TF_CONFIG`` is invalid, a worker does not connect within ``WAIT`` seconds, or another worker fails.
     """
     names, rank = _read_config()
     if len(names) == 1:
@@ -57,18 +59,22 @@ def connected() -> Iterator[None]:
         _await(names, rank)
         _create_strategy(rank)
         yield
-        all_reduce_sum(np.zeros(1))  # wait until all workers are done
-        with suppress(*CONNECTION_ERRORS):  # wait until all have received the result of the first sum
+        all_reduce_sum(np.zeros(1))  # wait until all workers have finished the block
+        with suppress(*CONNECTION_ERRORS):  # wait until all workers have received the result of the first sum
             all_reduce_sum(np.zeros(1))
     except CONNECTION_ERRORS as error:
         raise UserError(
             f"worker {rank} of {len(names)}: another worker has ended; read its error message, and start all workers "
-            "again, with --resume RUN if there is a run"
+            "again; add --resume RUN if the training has saved a run"
         ) from error
 
 
 def _read_config() -> tuple[list[str], int]:
-    """Return the addresses of all workers, first that of the chief, and the index of this process."""
+    """Read ``TF_CONFIG``.
+
+    Returns:
+        The addresses ``host:port`` of all workers, beginning with the chief, and the index of this worker in this list.
+    """
     if not os.environ.get(VARIABLE):
         return [""], 0
     try:
@@ -80,15 +86,22 @@ def _read_config() -> tuple[list[str], int]:
         return names, names.index(cluster[task["type"]][_index(task["index"])])
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise UserError(
-            f"{VARIABLE}: does not name the workers and this one of them ({error}); the format is "
+            f"{VARIABLE}: invalid ({error}); the value must list all workers and the index of this one, in the format "
             '{"cluster": {"worker": ["host:port", …]}, "task": {"type": "worker", "index": 0}}'
         ) from error
 
 
 def _await(names: list[str], rank: int) -> None:
-    """Wait until all workers are connected; raise UserError if one is missing.
+    """Wait until all workers have connected to the chief.
 
-    TensorFlow itself would wait without a limit and ignore Ctrl-C.
+    TensorFlow connects the workers later. It would wait for missing workers without a time limit and ignore Ctrl-C.
+
+    Args:
+        names: addresses of all workers.
+        rank: index of this worker.
+
+    Raises:
+        UserError: a worker does not connect within ``WAIT`` seconds.
     """
     deadline = time.monotonic() + WAIT
     missing = _accept_workers(names, deadline) if rank == 0 else _register(names[0], rank, deadline)
@@ -98,16 +111,23 @@ def _await(names: list[str], rank: int) -> None:
 
 
 def _accept_workers(names: list[str], deadline: float) -> list[int]:
-    """Accept the other workers as the chief, and send them the numbers of the missing ones.
+    """Wait as the chief for connections from the other workers, and send them the indices of missing workers.
 
-    The chief listens at the address that TensorFlow uses afterwards.
+    The chief listens at its own address in ``TF_CONFIG``, which TensorFlow uses afterwards.
+
+    Args:
+        names: addresses of all workers.
+        deadline: time of ``time.monotonic`` after which the chief stops waiting.
+
+    Returns:
+        The indices of the workers that have not connected.
     """
     sockets: dict[int, socket.socket] = {}
     with ExitStack() as stack:
         server = stack.enter_context(_listen(names[0]))
         while len(sockets) < len(names) - 1 and (left := deadline - time.monotonic()) > 0:
             server.settimeout(left)
-            with suppress(OSError, ValueError):  # timeout, or a connection from another program
+            with suppress(OSError, ValueError):  # raised after a timeout or a connection from another program
                 worker = stack.enter_context(server.accept()[0])
                 worker.settimeout(GREETING)
                 if (number := int(worker.recv(16))) in range(1, len(names)):
@@ -120,7 +140,11 @@ def _accept_workers(names: list[str], deadline: float) -> list[int]:
 
 
 def _listen(name: str) -> socket.socket:
-    """Open a port: of the loopback interface if all workers are on this machine, else of all interfaces."""
+    """Listen at the port of an address ``host:port``.
+
+    If the host is the loopback interface, only processes on this machine can connect. Otherwise the socket listens on
+    all network interfaces.
+    """
     host, port = _address(name)
     try:
         return socket.create_server((host if host == "localhost" or host.startswith("127.") else "", port))
@@ -129,7 +153,16 @@ def _listen(name: str) -> socket.socket:
 
 
 def _register(chief: str, rank: int, deadline: float) -> list[int]:
-    """Send the number of this worker to the chief; return the numbers of missing workers, 0 if it does not answer."""
+    """Send the index of this worker to the chief.
+
+    Args:
+        chief: address of the chief.
+        rank: index of this worker.
+        deadline: time of ``time.monotonic`` after which this worker stops trying.
+
+    Returns:
+        The indices of the workers that have not connected; ``[0]``, the chief, if the chief does not answer.
+    """
     while (left := deadline - time.monotonic()) > 0:
         with (
             suppress(OSError, ValueError),
@@ -143,14 +176,14 @@ def _register(chief: str, rank: int, deadline: float) -> list[int]:
 
 
 def _index(value: Any) -> int:
-    """Return the index of ``TF_CONFIG``, a number or a string; raise ValueError if it is not a whole number from 0."""
+    """Return the index of a worker in ``TF_CONFIG`` as an int; raise ValueError if it is not a whole number."""
     if not re.fullmatch("[0-9]{1,9}", f"{value}"):
-        raise ValueError(f"its index is {numerals.shortened(repr(value))}")
+        raise ValueError(f"the index {numerals.shortened(repr(value))} is not a whole number")
     return int(value)
 
 
 def _address(name: str) -> tuple[str, int]:
-    """Return host and port of ``host:port``."""
+    """Split an address ``host:port`` into host and port; raise ValueError if the port is invalid."""
     host, _, port = name.rpartition(":")
     if not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) < 2**16:
         raise ValueError(f"the port of {numerals.shortened(name)} is not a number from 1 to 65535")
@@ -158,7 +191,7 @@ def _address(name: str) -> tuple[str, int]:
 
 
 def _create_strategy(rank: int) -> None:
-    """Create the strategy of TensorFlow, which connects the workers."""
+    """Create TensorFlow's strategy for several workers, which connects them."""
     global _strategy, _rank
     try:
         with captured_stderr(), signals.restored(signal.SIGINT, signal.SIGTERM):  # TensorFlow sets its own handlers
@@ -179,16 +212,27 @@ def is_chief() -> bool:
 
 
 def batch_rows(B: int) -> slice:
-    """Return the rows of a batch that this worker processes: ``slice(4, 8)`` of ``B`` = 12 for the second of three."""
+    """Return the slice of a batch that this worker processes.
+
+    For example, the second of three workers processes ``slice(4, 8)`` of a batch with 12 rows.
+
+    Args:
+        B: batch size, a multiple of the number of workers.
+    """
     share = B // size()
     return slice(share * _rank, share * (_rank + 1))
 
 
 def all_reduce_mean(tensors: Sequence[Any]) -> list[Any]:
-    """Return the mean of each tensor over all workers, inside a graph; one operator reduces all tensors.
+    """Return the mean of each tensor over all workers. Call this function inside a ``tf.function``.
+
+    The tensors are concatenated, so that a single collective operator reduces all of them.
 
     Args:
-        tensors: float32 tensors, with the same shapes in all workers.
+        tensors: float32 tensors with the same shapes in all workers.
+
+    Returns:
+        The means, with the shapes of ``tensors``.
     """
     if not _strategy:
         return list(tensors)
@@ -198,10 +242,10 @@ def all_reduce_mean(tensors: Sequence[Any]) -> list[Any]:
 
 
 def _summed(tensor: Any) -> Any:
-    """Return the sum of a tensor over all workers, inside a graph."""
+    """Return the sum of a tensor over all workers. Call this function inside a ``tf.function``."""
 
     def reduce(part: Any) -> Any:
-        with tf.device(_strategy.extended.worker_devices[0]):  # all_reduce needs a tensor with a device
+        with tf.device(_strategy.extended.worker_devices[0]):  # all_reduce needs a tensor that is placed on a device
             placed = tf.identity(part)
         return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, placed)
 
@@ -210,24 +254,44 @@ def _summed(tensor: Any) -> Any:
 
 @tf.function(reduce_retracing=True)
 def _summed_now(tensor: Any) -> Any:
+    """Return the sum of a tensor over all workers; callable outside a ``tf.function``."""
     return _summed(tensor)
 
 
 def all_reduce_sum(array: NDArray[Any]) -> NDArray[np.float64]:
-    """Return the sum of an array over all workers, as float64; the shape is the same in all workers."""
+    """Return the sum of an array over all workers.
+
+    Args:
+        array: numbers of this worker, with the same shape in all workers.
+
+    Returns:
+        A float64 array with this shape.
+    """
     numbers = np.asarray(array, np.float64)
     return np.asarray(_summed_now(tf.constant(numbers))) if _strategy else numbers
 
 
 def broadcast(array: NDArray[Any]) -> NDArray[Any]:
-    """Return the array of the chief; the other workers pass any array of the same shape and dtype."""
+    """Return the array of the chief in every worker.
+
+    Args:
+        array: the array to send, if this worker is the chief. The other workers pass an array with the same shape and
+            dtype, whose values are ignored.
+    """
     if not _strategy:
         return array
     return all_reduce_sum(array if is_chief() else np.zeros_like(array)).astype(array.dtype)
 
 
 def all_gather(array: NDArray[Any]) -> NDArray[Any]:
-    """Return the rows of all workers, in the order of the workers."""
+    """Concatenate the rows of all workers, in the order of the workers.
+
+    Args:
+        array: the rows of this worker, with the same shape and dtype in all workers.
+
+    Returns:
+        An array with the rows of all workers in its first dimension.
+    """
     if not _strategy:
         return array
     whole = np.zeros((len(array) * size(), *array.shape[1:]), array.dtype)
@@ -236,7 +300,12 @@ def all_gather(array: NDArray[Any]) -> NDArray[Any]:
 
 
 def broadcast_json(value: Any) -> Any:
-    """Return the value of the chief, which must be valid JSON; the values of other workers are ignored."""
+    """Return the value of the chief in every worker.
+
+    Args:
+        value: the value to send, if this worker is the chief; it must be serializable as JSON. The values of the other
+            workers are ignored.
+    """
     if not _strategy:
         return value
     data = np.frombuffer(json.dumps(value).encode(), np.uint8) if is_chief() else np.zeros(0, np.uint8)

@@ -1,4 +1,4 @@
-"""What the library reports: messages and progress for the program that uses it, and plots.
+"""Report messages and progress to the program that uses the library, and draw plots.
 
-Tables and the terminal belong to ``cli``. Modules here compute no results.
+Tables and terminal output belong to ``cli``. Modules in this package do not compute results.
 """

@@ -1,4 +1,4 @@
-"""Draw plots as PNG files: the loss curve of a training, and the activations of a layer token by token."""
+"""Draw plots as PNG files: the loss curve of a training, and the activations of a layer at each token."""
 
 import unicodedata
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,28 +14,29 @@ from keras_lstmgen.files import atomic
 
 DPI = 120  # dots per inch
 TOKEN, UNIT, MARGIN = 0.17, 0.17, 1.6  # inches: width of a column, height of a row, space around the grid
-MIN_WIDTH = 6.0  # inches, so that the title fits
-MIN_HEIGHT = 2.5  # inches
-COLUMNS, LINES = 72, 14  # size of a coloured text in characters
+MIN_WIDTH = 6.0  # minimum width of a plot in inches, so that the title fits
+MIN_HEIGHT = 2.5  # minimum height of a plot in inches
+COLUMNS, LINES = 72, 14  # maximum width and height of a coloured text, in characters
 SCALE_QUANTILE = 0.98  # absolute values above this quantile have the darkest colour
-MAX_NAMED = 10  # maximum number of missing characters that a message names
-# First words of the Unicode names of characters that Chinese, Japanese and Korean fonts contain.
+MAX_NAMED = 10  # maximum number of missing characters that a message lists
+# Prefixes of the Unicode names of characters that are in Chinese, Japanese and Korean fonts.
 HAN = ("CJK ", "HIRAGANA ", "KATAKANA", "HANGUL ", "BOPOMOFO ", "IDEOGRAPHIC ", "FULLWIDTH ", "HALFWIDTH ")
 
 
 class TokenAxis(NamedTuple):
-    """The tokens along an axis of a plot."""
+    """The N tokens along an axis of a plot."""
 
-    labels: Sequence[str]  # N labels
-    first_generated: int  # index of the first token that the model generated, 0 to N; a line is drawn before it
+    labels: Sequence[str]  # a label for each of the N tokens
+    first_generated: int  # index of the first generated token, N if there is none; a line is drawn before this token
 
 
 def loss_curve(path: Path, history: Sequence[dict[str, float]]) -> None:
-    """Draw training and validation loss against time.
+    """Draw the training loss and the validation loss over time.
 
     Args:
         path: output file.
-        history: one row per epoch with ``seconds`` since the start, ``loss`` and ``val_loss`` in nats per token.
+        history: one row per epoch with the keys ``seconds`` (since the start), ``loss`` and ``val_loss`` (nats per
+            token).
     """
     with _axes(path, 7, 4) as axes:
         minutes = [row["seconds"] / 60 for row in history]
@@ -47,15 +48,16 @@ def loss_curve(path: Path, history: Sequence[dict[str, float]]) -> None:
 
 
 def unit_heatmap(path: Path, title: str, values: Any, tokens: TokenAxis, units: Sequence[int], signed: bool) -> None:
-    """Draw the values of units as a heat map over tokens.
+    """Draw the values of LSTM units as a heat map, with a column for each token and a row for each unit.
 
     Args:
         path: output file.
         title: title of the plot.
-        values: float [N, U], values of U units at N tokens.
+        values: float array of shape [N, U], values of U units at N tokens.
         tokens: the N tokens.
-        units: numbers of the U units.
-        signed: if true, the values have any size and the colour of 0 is white; else they are between 0 and 1.
+        units: the numbers of the U units, which label the rows.
+        signed: whether values may be negative or larger than 1. If true, the colour of 0 is white. If false, all values
+            are between 0 and 1.
     """
     with _grid(path, title, tokens, [str(unit) for unit in units]) as axes:
         if signed:
@@ -69,14 +71,14 @@ def unit_heatmap(path: Path, title: str, values: Any, tokens: TokenAxis, units: 
 def next_tokens(
     path: Path, tokens: TokenAxis, candidates: Sequence[Sequence[tuple[str, float]]], actual_ranks: Sequence[int]
 ) -> None:
-    """Draw the most likely next tokens after each of N tokens; darker cells have a higher probability.
+    """Draw a table of the most likely next tokens after each token. Darker cells have a higher probability.
 
     Args:
         path: output file.
         tokens: the N tokens.
-        candidates: K pairs of label and probability for each token, the most likely first.
-        actual_ranks: for each token, the index of the actual next token among the K candidates, which gets a frame; -1
-            if it is not among them.
+        candidates: for each of the N tokens, K pairs (label, probability) in order of decreasing probability.
+        actual_ranks: for each of the N tokens, the index of the actual next token in its K candidates, or -1 if the
+            candidates do not contain it. The cell of the actual next token gets a frame.
     """
     ranks = [str(rank) for rank in range(1, len(candidates[0]) + 1)]
     probabilities = np.array([[probability for _, probability in row] for row in candidates])
@@ -98,7 +100,7 @@ def attention_weights(path: Path, weights: Any, tokens: TokenAxis) -> None:
 
     Args:
         path: output file.
-        weights: float [N, N]; a row is the attending token, a column the attended token.
+        weights: float array of shape [N, N]; row i contains the weights with which token i attends to each token.
         tokens: the N tokens.
     """
     with _grid(path, "attention weights", tokens, tokens.labels) as axes:
@@ -108,13 +110,13 @@ def attention_weights(path: Path, weights: Any, tokens: TokenAxis) -> None:
 
 
 def coloured_text(path: Path, title: str, parts: Sequence[str], values: Any) -> None:
-    """Draw the first lines of a text on a background that shows the values of a cell.
+    """Draw the first lines of a text. The background colour of each character shows the value of an LSTM cell.
 
     Args:
         path: output file.
         title: title of the plot.
-        parts: text of each of N tokens.
-        values: float [N], value of the cell after each token.
+        parts: the text of each of N tokens.
+        values: float array of shape [N], value of the cell after each token.
     """
     rows = _lines(parts, values)
     grid = np.full((len(rows), COLUMNS), np.nan)
@@ -133,7 +135,15 @@ def coloured_text(path: Path, title: str, parts: Sequence[str], values: Any) -> 
 
 
 def _lines(parts: Sequence[str], values: Any) -> list[list[tuple[str, float]]]:
-    """Split a text into at most ``LINES`` lines of at most ``COLUMNS`` pairs (character, value of its token)."""
+    """Split a text into at most ``LINES`` lines with at most ``COLUMNS`` characters each.
+
+    Args:
+        parts: the text of each of N tokens.
+        values: float array of shape [N], value of each token.
+
+    Returns:
+        For each line, a pair (character, value of its token) for each character.
+    """
     lines: list[list[tuple[str, float]]] = [[]]
     for part, value in zip(parts, values, strict=True):
         for character in part:
@@ -146,18 +156,19 @@ def _lines(parts: Sequence[str], values: Any) -> list[list[tuple[str, float]]]:
 
 
 def _signed_image(axes: Any, values: Any) -> Any:
-    """Draw values of any size, with 0 in the middle of the colour scale."""
-    # The largest values can be far above the others. On their scale, all other values would look pale.
+    """Draw an array of signed values as an image, with 0 in the middle of the colour scale."""
+    # A few values can be much larger than all others. If the scale included them, all other values would look pale.
     limit = max(float(np.nanquantile(np.abs(values), SCALE_QUANTILE)), 1e-6)
     return axes.imshow(values, aspect="auto", cmap="RdBu_r", vmin=-limit, vmax=limit)
 
 
 def _draw_label(axes: Any, position: tuple[int, int], label: str, colour: str) -> None:
-    """Draw a label in the middle of a cell of the grid."""
+    """Draw a label in the middle of the cell at ``position`` (column, row)."""
     axes.text(*position, label, ha="center", va="center", color=colour, fontsize=_fitting_size(label))
 
 
 def _frame(x: float, y: float) -> Any:
+    """Return a red frame for the cell whose corner is at the data coordinates ``x`` and ``y``."""
     from matplotlib.patches import Rectangle
 
     return Rectangle((x, y), 1, 1, fill=False, edgecolor="tab:red", linewidth=1)
@@ -167,9 +178,14 @@ def _frame(x: float, y: float) -> Any:
 def _grid(
     path: Path, title: str, tokens: TokenAxis, rows: Sequence[str], inner_labels: Iterable[str] = ()
 ) -> Iterator[Any]:
-    """Yield axes with a labelled column for each token and a labelled row for each of ``rows``.
+    """Yield axes with a labelled column for each token and a labelled row for each string of ``rows``.
 
-    The font is chosen so that it contains all labels, and ``inner_labels``, which the caller draws.
+    Args:
+        path: output file.
+        title: title of the plot.
+        tokens: the tokens, which label the columns.
+        rows: labels of the rows.
+        inner_labels: labels that the caller will draw inside the grid, so that the fonts contain their characters.
     """
     columns = tokens.labels
     inches = max(len(columns) * TOKEN + MARGIN, MIN_WIDTH), max(len(rows) * UNIT + MARGIN, MIN_HEIGHT)
@@ -186,7 +202,7 @@ def _grid(
 
 @contextmanager
 def _axes(path: Path, width: float, height: float, text: str = "") -> Iterator[Any]:
-    """Yield axes with fonts for all characters of ``text``; save the figure at the end of the block.
+    """Yield axes whose fonts contain the characters of ``text``, and save the figure when the block ends.
 
     Args:
         path: output file; it is replaced atomically.
@@ -195,9 +211,9 @@ def _axes(path: Path, width: float, height: float, text: str = "") -> Iterator[A
         text: all text that will be drawn.
     """
     import matplotlib
-    from matplotlib.figure import Figure  # imported here because the import is slow and few commands draw
+    from matplotlib.figure import Figure  # imported here because the import is slow and few commands draw plots
 
-    # Without this setting, matplotlib would read text between dollar signs as a formula.
+    # Without text.parse_math, Matplotlib would read text between dollar signs as a formula.
     with matplotlib.rc_context({"font.family": fonts(text), "text.parse_math": False}):
         figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
         yield figure.add_subplot()
@@ -206,30 +222,37 @@ def _axes(path: Path, width: float, height: float, text: str = "") -> Iterator[A
 
 
 def _fitting_size(label: str) -> float:
-    """Return the font size, in points, with which a label fits into a column."""
-    return min(8.0, TOKEN * 72 * 1.4 / max(1, cell_len(label)))  # cell_len counts a Chinese character as two
+    """Return the largest font size, at most 8 points, with which a label fits into a column."""
+    return min(8.0, TOKEN * 72 * 1.4 / max(1, cell_len(label)))  # cell_len counts 2 for a Chinese character
 
 
 def drawable(label: str) -> str:
-    """Replace characters that no installed font has by escape sequences: ``"床"`` may become ``"\\u5e8a"``."""
+    """Replace each character that no installed font contains by an escape sequence.
+
+    Without a Chinese font, ``"床"`` becomes ``"\\u5e8a"``.
+    """
     return "".join(_escaped(character) if _font_of(character) is None else character for character in label)
 
 
 def missing_characters(text: str) -> str:
-    """Return a message about the characters of a text that no installed font has, or an empty string."""
+    """Return a message that lists the characters of a text that no installed font contains.
+
+    Returns:
+        The message, or "" if the installed fonts contain all characters.
+    """
     missing = [character for character in dict.fromkeys(text) if character.isprintable() and not _font_of(character)]
     if not missing:
         return ""
     more = f" and {len(missing) - MAX_NAMED:,} more" if len(missing) > MAX_NAMED else ""
     recommended = dict.fromkeys(map(_recommended_font, missing))
     return (
-        f"no installed font has {' '.join(missing[:MAX_NAMED])}{more}: the pictures show codes such as "
-        f"{_escaped(missing[0])} in their place; install {' and '.join(recommended)}, and inspect again"
+        f"no installed font contains {' '.join(missing[:MAX_NAMED])}{more}: the pictures show codes such as "
+        f"{_escaped(missing[0])} instead; install {' and '.join(recommended)}, and run 'inspect' again"
     )
 
 
 def _recommended_font(character: str) -> str:
-    """Return a font that has a character, and its package on Debian and Ubuntu."""
+    """Return the name of a free font that contains a character, and the name of its package on Debian and Ubuntu."""
     if unicodedata.name(character, "").startswith(HAN):
         return "Noto Sans CJK (the package fonts-noto-cjk)"
     if unicodedata.category(character).startswith("S"):
@@ -238,18 +261,27 @@ def _recommended_font(character: str) -> str:
 
 
 def _escaped(character: str) -> str:
+    """Return the Python escape sequence of a character."""
     return character.encode("ascii", "backslashreplace").decode() if ord(character) > 127 else repr(character)[1:-1]
 
 
 def fonts(text: str) -> list[str]:
-    """Return the font families for a text: DejaVu Sans, and fonts with the characters that it lacks."""
+    """Return the font families for a text: DejaVu Sans, and fonts for the characters that DejaVu Sans does not contain.
+
+    Returns:
+        Family names in the order in which Matplotlib tries them.
+    """
     families = (_font_of(character) for character in dict.fromkeys(text))
     return list(dict.fromkeys(["DejaVu Sans", *filter(None, families)]))
 
 
 @cache
 def _font_of(character: str) -> str | None:
-    """Return the first font family with a glyph for a character; None without one, or if it cannot be printed."""
+    """Return the first font family that contains a character.
+
+    Returns:
+        The name of the family; None if no installed font contains the character, or if it is not printable.
+    """
     if not character.isprintable():
         return None
     return next((name for name, font in _faces() if font.get_char_index(ord(character))), None)
@@ -257,17 +289,14 @@ def _font_of(character: str) -> str | None:
 
 @cache
 def _faces() -> list[tuple[str, Any]]:
-    """Return name and face of each installed font, DejaVu Sans first.
-
-    The other fonts that matplotlib contains are omitted, because they are for formulas.
-    """
+    """Return a pair (family name, font face) for each scalable font, with DejaVu Sans first."""
     from matplotlib.font_manager import get_font
 
     faces = []
     for entry in _font_entries():
         try:
             face = get_font(entry.fname)
-        except (OSError, RuntimeError):  # removed since matplotlib made its list, or of an unsupported type
+        except (OSError, RuntimeError):  # the font was removed after Matplotlib listed it, or its type is not supported
             continue
         if face.scalable:
             faces.append((entry.name, face))
@@ -275,13 +304,16 @@ def _faces() -> list[tuple[str, Any]]:
 
 
 def _font_entries() -> list[Any]:
-    """Return matplotlib's entries of DejaVu Sans and of the fonts that are installed on the machine."""
+    """Return Matplotlib's list entries for DejaVu Sans and for the fonts of the operating system.
+
+    Other fonts that Matplotlib includes are omitted, because they are meant for formulas.
+    """
     import matplotlib
     from matplotlib.font_manager import findSystemFonts, fontManager
 
     for path in sorted({*map(str, findSystemFonts())} - {entry.fname for entry in fontManager.ttflist}):
-        with suppress(OSError, RuntimeError):  # of an unsupported type
-            fontManager.addfont(path)  # installed since matplotlib made its list, which is stored on disk
+        with suppress(OSError, RuntimeError):  # the type of the font is not supported
+            fontManager.addfont(path)  # Matplotlib stores its list on disk; this font was installed later
     own = matplotlib.get_data_path()
     first = [entry for entry in fontManager.ttflist if entry.fname.startswith(own) and entry.name == "DejaVu Sans"]
     others = [entry for entry in fontManager.ttflist if not entry.fname.startswith(own)]

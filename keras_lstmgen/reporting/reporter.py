@@ -1,6 +1,7 @@
-"""Report messages and progress to the program that uses the library; by default nothing is shown.
+"""Report messages and progress to the program that uses the library.
 
-Library code calls ``message``, ``status`` and ``progress``. The command line shows them with the reporter it installs.
+Library code calls ``message``, ``status`` and ``progress``. They call the methods of the current ``Reporter``. By
+default, reports are discarded. The command line installs a reporter that shows them on the terminal.
 """
 
 from collections.abc import Callable, Iterator
@@ -13,29 +14,37 @@ def _discard(_: object) -> None:
 
 
 class Reporter:
-    """Receives messages and progress. This class discards them; a subclass shows them."""
+    """Receives messages and progress reports. This base class discards them; a subclass can show them."""
 
     def message(self, text: str) -> None:
-        """Report one line of plain text, such as a choice that the library made.
+        """Receive a message, such as a default value that the library has selected.
 
         Args:
-            text: the line, without markup.
+            text: one line of plain text.
         """
 
     def status(self, text: str) -> AbstractContextManager[Callable[[str], None]]:  # noqa: ARG002
-        """Report work whose amount is unknown; the context's value replaces the text.
+        """Return a context for a task whose duration is unknown.
 
         Args:
-            text: what the library is doing.
+            text: description of the task.
+
+        Returns:
+            A context manager that yields a function. The library calls this function with a new text to replace
+            ``text``.
         """
         return nullcontext(_discard)
 
     def progress(self, text: str, total: int) -> AbstractContextManager[Callable[[int], None]]:  # noqa: ARG002
-        """Report work of a known amount; call the context's value with the amount done since the last call.
+        """Return a context for a task that consists of a known number of units.
 
         Args:
-            text: what the library is doing.
-            total: the amount of work, in units of the caller's choice.
+            text: description of the task.
+            total: number of units, such as batches or bytes.
+
+        Returns:
+            A context manager that yields a function. The library calls this function with the number of units that were
+            completed since the previous call.
         """
         return nullcontext(_discard)
 
@@ -45,7 +54,7 @@ _current: ContextVar[Reporter | None] = ContextVar("reporter", default=None)
 
 @contextmanager
 def use(reporter: Reporter) -> Iterator[None]:
-    """Send the reports of this thread to ``reporter`` inside the context."""
+    """Make ``reporter`` the current reporter of this thread inside the context."""
     token = _current.set(reporter)
     try:
         yield
@@ -54,19 +63,24 @@ def use(reporter: Reporter) -> Iterator[None]:
 
 
 def message(text: str) -> None:
-    """Send one line of plain text to the current reporter."""
+    """Send a message to the current reporter.
+
+    Args:
+        text: one line of plain text.
+    """
     _reporter().message(text)
 
 
 def status(text: str) -> AbstractContextManager[Callable[[str], None]]:
-    """Tell the current reporter that work of an unknown amount begins; the context's value replaces the text."""
+    """Report to the current reporter that a task of unknown duration begins. See ``Reporter.status``."""
     return _reporter().status(text)
 
 
 def progress(text: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
-    """Tell the current reporter that ``total`` units of work begin; call the context's value with the units done."""
+    """Report to the current reporter that a task with ``total`` units begins. See ``Reporter.progress``."""
     return _reporter().progress(text, total)
 
 
 def _reporter() -> Reporter:
+    """Return the current reporter, or one that discards all reports."""
     return _current.get() or Reporter()

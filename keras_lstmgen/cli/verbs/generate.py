@@ -69,7 +69,10 @@ def _beam_search_config(arguments: argparse.Namespace) -> BeamSearchConfig | Non
     for name, default in asdict(Options()).items():
         if getattr(arguments, name) != default:
             option = f"--{name.replace('_', '-')}"
-            raise UserError(f"{option}: has no effect in a beam search, which does not sample; leave it or --beams out")
+            raise UserError(
+                f"{option}: has no effect in a beam search, which does not sample; "
+                "leave out either this option or --beams"
+            )
     if arguments.n > arguments.beams:
         raise UserError(
             f"--n: {arguments.n} is out of range; a search with --beams {arguments.beams} finds no more texts"
