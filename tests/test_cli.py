@@ -242,7 +242,7 @@ def test_ctrl_c_at_the_keyboard_ends_a_training_cleanly_and_it_can_be_gone_on_wi
     out, err = started.communicate(timeout=300)
     folder = tmp_path / "prose"
     assert (started.returncode, err) == (0, "")
-    assert f"Stopped by Ctrl-C, and saved. To go on: keras-lstmgen train --resume {folder}\n" in out
+    assert f"Stopped by Ctrl-C. The run is saved. To continue: keras-lstmgen train --resume {folder}\n" in out
     assert printed_next(out)[:3] == ["keras-lstmgen", "generate", str(folder)]
     history = json.loads((folder / "history.json").read_text())
     epochs = len(history) + 1
@@ -396,7 +396,7 @@ def test_log_probabilities_are_a_line_of_json_a_token(
             ["--beams", "2", "--top-p", "0.5"],
             "--top-p: has no effect in a beam search, which does not sample; leave it ",
         ),
-        (["--beams", "2", "--n", "3"], "--n: 3 is out of range; a search with --beams 2 finds no more texts"),
+        (["--beams", "2", "--n", "3"], "--n: 3 is out of range; a search with --beams 2 finds no more than"),
     ],
 )
 def test_what_cannot_be_asked_of_a_text_is_one_line(
@@ -481,7 +481,7 @@ def test_a_folder_of_the_same_name_does_not_hide_a_run_and_each_verb_says_which_
         Path(folder).mkdir(parents=True)
     assert command_line.main(shlex.split(line.replace("LETTERS", "letters"))) == 2
     note, refusal = capsys.readouterr().err.splitlines()
-    used = "letters: using the run saved_models/letters; for the folder in the working directory, type "
+    used = "letters: using the run saved_models/letters; to select the folder in the working directory, type "
     assert note.startswith(used)
     assert refusal.startswith("keras-lstmgen: saved_models/letters")
     assert command_line.main(shlex.split(line.replace("LETTERS", note.removeprefix(used)))) == 2
@@ -496,7 +496,7 @@ def test_a_file_called_like_a_source_with_a_meaning_of_its_own_is_told_apart_fro
     assert "using" not in capsys.readouterr().err
     Path(name).write_text("a text")
     assert command_line.main(["train", name]) == 0
-    hint = f"{name}: using {what}; for the file in the working directory, type ./{name}\n"
+    hint = f"{name}: using {what}; to select the file in the working directory, type ./{name}\n"
     assert capsys.readouterr().err == hint
     assert command_line.main(["train", f"./{name}"]) == 0
     assert capsys.readouterr().err == ""

@@ -128,7 +128,7 @@ def test_every_value_of_the_recipes_has_an_effect(path: Path) -> None:
         ("evaluate RUN --samples 0 --sample-tokens 9", "--sample-tokens has no effect here: it needs --samples, or"),
         ("evaluate RUN --evaluate.beams 2", "--evaluate.beams has no effect here: it needs one of the evaluate"),
         ("chat RUN --memory 2", "--memory: this run was not trained on pairs"),
-        ("train a.txt --corpus.source b.txt", "a.txt: has no effect beside --corpus.source; leave one of them out"),
+        ("train a.txt --corpus.source b.txt", "a.txt: has no effect together with --corpus.source; leave out one"),
         ("prepare a.txt --runs b --output c", "there is no option '--runs'"),
         ("train --resume RUN --training.source_loss 1", "--training.source_loss has no effect here: it needs pairs"),
     ],

@@ -184,6 +184,6 @@ def test_the_working_directory_can_be_trained_on_resumed_and_trained_on_again(
     assert command_line.main(["train", "--resume", "mine", "--training.epochs", "2"]) == 0
     err = capsys.readouterr().err
     place = f"{Path.cwd()}/saved_models"
-    assert err == f"Left out: hidden ({place}/.encoded/), run ({place}/mine/, {place}/other/)\n"
+    assert err == f"Skipped: hidden ({place}/.encoded/), run ({place}/mine/, {place}/other/)\n"
     assert read(".") == ["books/deep/two.txt", "books/one.txt"]
     assert recipe.load(Path("saved_models/mine/recipe.toml")).corpus.source == (str(Path.cwd()),)

@@ -157,7 +157,7 @@ def _help(say: Say, _copied: Path) -> None:
 def _recipe_with_a_text(say: Say, _copied: Path) -> None:
     assert "--corpus.source" in say("train a.toml b.txt")
     say("train a.toml --corpus.source b.txt", 0)
-    assert "leave one of them out" in say("train b.txt --corpus.source b.txt")
+    assert "leave out one of them" in say("train b.txt --corpus.source b.txt")
     say(f"train --corpus.source b.txt {shlex.join(TINY)}", 0)
 
 
@@ -263,9 +263,9 @@ def _overfitting(say: Say, copied: Path) -> None:
 
 # By a part of the message.
 SITUATIONS: dict[str, Callable[[Say, Path], None]] = {
-    "--help'": _help, "a recipe stands alone": _recipe_with_a_text,
-    "has no effect beside --corpus.source": _recipe_with_a_text, "is not TOML": _text_called_like_a_recipe,
-    "finds no more texts": _beams, "give --beams too": _beams, "leave out either this option or --beams": _beams,
+    "--help'": _help, "a recipe must be the only argument": _recipe_with_a_text,
+    "has no effect together with --corpus.source": _recipe_with_a_text, "is not TOML": _text_called_like_a_recipe,
+    "finds no more than": _beams, "give --beams too": _beams, "leave out either this option or --beams": _beams,
     "--training.window {} reads each document whole": _window, "is already prepared; train on it": _prepared,
     "is a prepared corpus, not text": _prepared, "to continue its training": _run_as_text,
     "give --samples 0": _moved_text,

@@ -50,7 +50,9 @@ def test_while_the_validation_loss_falls_there_is_no_hint(losses: list[tuple[flo
 
 
 def test_the_hint_names_what_it_was_drawn_from() -> None:
-    assert hint().startswith("It over-fits: the validation loss rose from 2.000 to 2.200 nats per token. The run keeps")
+    assert hint().startswith(
+        "The model over-fits: the validation loss rose from 2.000 to 2.200 nats per token. The run keeps"
+    )
 
 
 @pytest.mark.parametrize(

@@ -157,7 +157,10 @@ def test_ctrl_c_within_an_epoch_saves_and_what_follows_is_as_if_nothing_had_happ
         at_window(patch, 70, lambda: signal.raise_signal(signal.SIGINT))
         folder = shown(trainer.train, small, runs, "interrupted")
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    assert f"Stopped by Ctrl-C, and saved. To go on: keras-lstmgen train --resume {folder}" in capsys.readouterr().out
+    assert (
+        f"Stopped by Ctrl-C. The run is saved. To continue: keras-lstmgen train --resume {folder}"
+        in capsys.readouterr().out
+    )
     assert progress(folder)["windows"] == 70
     assert [row[0] for row in losses(folder)] == [52, 70]
     assert Generator(run_directory.load(folder)).generate("The ", GenerationConfig(20))[0].finish_reason == "length"

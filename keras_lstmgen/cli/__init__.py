@@ -1,4 +1,4 @@
-"""The command line: options, verbs, and exit statuses.
+"""Implement the command line: parse options, run a verb, print its results, and return an exit status.
 
-Only modules of this package read ``sys.argv``, print, or install signal handlers.
+The other packages do not read ``sys.argv``, do not print, and do not install signal handlers.
 """

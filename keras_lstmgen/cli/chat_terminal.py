@@ -1,4 +1,4 @@
-"""The terminal of a chat: reads lines and commands, shows answers, and handles Ctrl-C."""
+"""Run a chat in the terminal: read lines and commands, show the answers, and handle Ctrl-C."""
 
 import signal
 import sys
@@ -19,28 +19,30 @@ from keras_lstmgen.utils import numerals
 from keras_lstmgen.utils.errors import UserError
 
 PROMPT = "> "
-MAX_INTERRUPTS = 2  # consecutive Ctrl-C, without a line between them, that end the chat
+MAX_INTERRUPTS = 2  # number of Ctrl-C without a line between them that end the chat
 HELP = """\
 /again     generate another answer to the last turn
 /forget    start a new conversation
 /seed N    set the seed of the next answer
-/quit      end the chat; Ctrl-D or Ctrl-C twice also end it; Ctrl-C once interrupts an answer
+/quit      end the chat (Ctrl-D, or pressing Ctrl-C twice, also ends it; Ctrl-C once interrupts an answer)
 /help      show this list"""
+# A function that generates an answer. Its arguments are a function that receives each part of the text, and a function
+# that returns whether to stop.
 Answer = Callable[[Callable[[str], None], Callable[[], bool]], Sample]
 
 
 def converse(session: ChatSession) -> None:
-    """Answer the lines of standard input until its end or ``/quit``.
+    """Read lines from standard input and answer each, until the input ends or the user types ``/quit``.
 
-    Standard output shows only the answers; notes go to standard error.
+    Answers are written to standard output. All other messages are written to standard error.
 
     Args:
         session: the conversation.
 
     Raises:
-        UserError: if standard input is not a terminal and a line cannot be read or answered.
+        UserError: a line cannot be read or answered, and standard input is not a terminal.
     """
-    import readline  # noqa: F401  # enables editing of lines in ``input``
+    import readline  # noqa: F401  # with this import, ``input`` lets the user edit a line
 
     interrupts, settings = 0, session.model.run.recipe.corpus
     _note("Type a line. /help lists the commands.")
@@ -58,20 +60,20 @@ def converse(session: ChatSession) -> None:
         except UserError as error:
             if not sys.stdin.isatty():
                 raise
-            _note(str(error))  # in a terminal, the conversation continues
+            _note(str(error))  # the conversation continues, because the user can type another line
 
 
 def read_line(prompt: str) -> str | None:
-    """Read a line of standard input.
+    """Read a line from standard input.
 
     Args:
-        prompt: text to show before the line if standard input is a terminal.
+        prompt: text that is shown before the line if standard input is a terminal.
 
     Returns:
-        The line without its end; None at the end of the input.
+        The line without its line ending; None at the end of the input.
 
     Raises:
-        UserError: if the line is not UTF-8.
+        UserError: the line is not UTF-8.
     """
     try:
         return input(prompt if sys.stdin.isatty() else "")
@@ -83,7 +85,11 @@ def read_line(prompt: str) -> str | None:
 
 
 def _run_command(session: ChatSession, line: str) -> int:
-    """Execute a command and return the number of interrupts meanwhile; ``/quit`` returns ``MAX_INTERRUPTS``."""
+    """Execute a command such as ``/again``.
+
+    Returns:
+        The number of times that the user pressed Ctrl-C during the command; ``MAX_INTERRUPTS`` for ``/quit``.
+    """
     match line.split():
         case ["/quit"]:
             return MAX_INTERRUPTS
@@ -93,7 +99,7 @@ def _run_command(session: ChatSession, line: str) -> int:
             _note("There is no turn to answer again.")
         case ["/forget"]:
             session.forget()
-            _note("The conversation starts again.")
+            _note("A new conversation starts.")
         case ["/seed", number]:
             _set_seed(session, number)
         case ["/help"]:
@@ -104,7 +110,7 @@ def _run_command(session: ChatSession, line: str) -> int:
 
 
 def _set_seed(session: ChatSession, number: str) -> None:
-    """Set the seed of the next answer; keep it if the number is invalid."""
+    """Set the seed of the next answer. If the number is invalid, print an error and keep the old seed."""
     try:
         session.seed = numerals.parse_seed(number)
     except ValueError as error:
@@ -112,14 +118,24 @@ def _set_seed(session: ChatSession, number: str) -> None:
 
 
 def _take_turn(session: ChatSession, turn: str) -> int:
-    """Answer a turn. An empty turn continues a text, but a run on pairs ignores it, because it is not a source."""
+    """Answer a line of the user.
+
+    An empty line continues the text. A model that was trained on pairs needs a source and ignores an empty line.
+
+    Returns:
+        The number of times that the user pressed Ctrl-C during the answer.
+    """
     if session.model.is_paired and not turn.strip():
         return 0
     return _show_answer(session, partial(session.answer, turn))
 
 
 def _show_answer(session: ChatSession, answer: Answer) -> int:
-    """Generate an answer and show it as it grows; return the number of interrupts meanwhile."""
+    """Generate an answer, and show each part as soon as it is generated.
+
+    Returns:
+        The number of times that the user pressed Ctrl-C during the answer.
+    """
     with _counted_interrupts() as interrupts:
         sample = answer(_write, lambda: interrupts() > 0)
     _write("\n")
@@ -130,7 +146,13 @@ def _show_answer(session: ChatSession, answer: Answer) -> int:
 
 @contextmanager
 def _counted_interrupts() -> Iterator[Callable[[], int]]:
-    """Count Ctrl-C instead of raising KeyboardInterrupt, so that the tokens generated so far are kept."""
+    """Count each Ctrl-C inside the context instead of raising KeyboardInterrupt.
+
+    The answer can then end with the tokens that are already generated.
+
+    Yields:
+        A function that returns the number of times that the user has pressed Ctrl-C.
+    """
     count = 0
 
     def add(*_: Any) -> None:
@@ -142,7 +164,7 @@ def _counted_interrupts() -> Iterator[Callable[[], int]]:
 
 
 def _write(text: str) -> None:
-    """Write a part of an answer to standard output, in color if that is a terminal."""
+    """Write a part of an answer to standard output, in color if standard output is a terminal."""
     if sys.stdout.isatty():
         console.out.print(Text(text), style="cyan", end="", soft_wrap=True)
     else:
@@ -151,5 +173,5 @@ def _write(text: str) -> None:
 
 
 def _note(text: str) -> None:
-    """Write a note to standard error."""
+    """Write a message about the chat to standard error."""
     console.notes.print(f"[dim]{escape(text)}[/dim]")

@@ -1,4 +1,7 @@
-"""Run a verb of the command line and return its exit status. ``--help`` does not import TensorFlow."""
+"""Run a verb of the command line and return its exit status.
+
+TensorFlow is imported only when a verb runs, so that ``--help`` is fast.
+"""
 
 import argparse
 import importlib
@@ -12,20 +15,26 @@ from keras_lstmgen.system import cpu, environment, malloc, signals, standard_str
 from keras_lstmgen.system.native_stderr import captured_stderr
 from keras_lstmgen.utils.errors import ReaderLeft, Terminated, UserError, visible
 
-PRINTING = ("generate", "chat", "info")  # they end when a pipe closes that reads their output; the others continue
+# These verbs end if the reader of a pipe closes it, because printing is all that they do. The other verbs continue.
+PRINTING = ("generate", "chat", "info")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one verb and return its exit status: 0, or 2 after one line on standard error.
+    """Run one verb and return its exit status.
 
-    The status is 130 after Ctrl-C, and 143 after SIGTERM.
+    Args:
+        argv: command line arguments, beginning with the verb; ``sys.argv[1:]`` if None.
+
+    Returns:
+        0 after success, 2 after an error, which is printed as one line to standard error, 130 after Ctrl-C, and 143
+        after SIGTERM. ``train --workers N`` returns the status of the first worker that failed.
     """
     with standard_streams.streams() as output:
         return _status(argv, output)
 
 
 def _status(argv: Sequence[str] | None, output: standard_streams.Output) -> int:
-    """Run the command, and convert each way to end to an exit status."""
+    """Run the command and return its exit status; convert exceptions to error messages and statuses."""
     try:
         with signals.raise_terminated():
             return _command(argv, output)
@@ -33,7 +42,7 @@ def _status(argv: Sequence[str] | None, output: standard_streams.Output) -> int:
         return _failed(str(error))
     except ReaderLeft:
         return 0
-    except OSError as error:  # for example a full disk, or a folder without permission to write
+    except OSError as error:  # for example, the disk is full, or a folder is not writable
         return _failed(f"{error.filename or 'reading or writing'}: {error.strerror or error}")
     except MemoryError:
         return _failed("not enough memory; use a smaller text, model or batch")
@@ -44,13 +53,13 @@ def _status(argv: Sequence[str] | None, output: standard_streams.Output) -> int:
 
 
 def _failed(message: str, status: int = 2) -> int:
-    """Print one line that says why the command failed, and return its exit status."""
+    """Print an error message as one line to standard error, and return the exit status."""
     print(f"keras-lstmgen: {visible(message)}", file=sys.stderr)
     return status
 
 
 def _command(argv: Sequence[str] | None, output: standard_streams.Output) -> int:
-    """Parse the command line, run its verb, and check that all output was written."""
+    """Parse the command line, run the verb, and check that all of its output was written."""
     arguments = build_parser().parse_args(argv)
     output.goes_on = arguments.verb not in PRINTING
     status = _verb(arguments, sys.argv[1:] if argv is None else argv)
@@ -60,7 +69,12 @@ def _command(argv: Sequence[str] | None, output: standard_streams.Output) -> int
 
 
 def _verb(arguments: argparse.Namespace, words: Sequence[str]) -> int:
-    """Configure the process and run a verb, or start several workers that run it."""
+    """Configure the process and run a verb. With ``--workers N``, start N worker processes that run the verb.
+
+    Args:
+        arguments: the parsed command line.
+        words: the command line arguments before parsing, which the workers get.
+    """
     environment.configure()
     if getattr(arguments, "workers", 1) > 1:
         return launcher.launch(words, arguments.workers)

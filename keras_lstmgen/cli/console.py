@@ -1,4 +1,4 @@
-"""The terminal: tables, progress bars, notes, and the next command to type."""
+"""Print to the terminal: tables, progress bars, messages, and the command that the user can type next."""
 
 import os
 import re
@@ -28,29 +28,41 @@ from keras_lstmgen.utils.errors import readable, shell_quoted, visible
 
 
 class _Terminal(Console):
-    """A console that prints file names that are not UTF-8."""
+    """A console that can print file names that are not valid UTF-8."""
 
     def print(self, *objects: Any, **options: Any) -> None:
-        """Print, with an escape in place of each byte that is not UTF-8."""
+        """Print objects; in strings, replace each byte that is not UTF-8 by an escape sequence."""
         super().print(*(readable(item) if isinstance(item, str) else item for item in objects), **options)
 
 
 def console(**options: Any) -> Console:
-    """Return a console in the package's style; COLUMNS and LINES are ignored if they are not numbers."""
+    """Return a console without automatic highlighting or hard line wraps.
+
+    The environment variables COLUMNS and LINES are removed if they are not numbers.
+
+    Args:
+        options: further arguments of ``rich.console.Console``.
+    """
     for name in ("COLUMNS", "LINES"):
-        if not re.fullmatch("[0-9]{1,4}", os.environ.get(name, "80")):  # rich would fail
+        if not re.fullmatch("[0-9]{1,4}", os.environ.get(name, "80")):  # rich raises an exception for other values
             del os.environ[name]
     return _Terminal(highlight=False, soft_wrap=True, **options)
 
 
-# A pipe or a file has no width; rich's default of 80 columns would break the tables.
+# A pipe or a file has no width. The default of rich is 80 columns, which is too narrow for the tables.
 _width = None if sys.stdout and sys.stdout.isatty() else 120
 out = console(width=_width)
-notes = console(stderr=True)  # keeps notes apart from generated text on standard output
+notes = console(stderr=True)  # for messages that must not be mixed with generated text on standard output
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Print a table without its empty columns; the first column is text, the others are numbers."""
+    """Print a table, and omit columns without content.
+
+    Args:
+        title: a line above the table.
+        columns: headers of the columns. The first column is aligned to the left, the other columns to the right.
+        rows: for each row, a value for each column.
+    """
     cells = [[escape(visible(str(cell))) for cell in row] for row in rows]
     filled = [number for number in range(len(columns)) if not cells or any(row[number] for row in cells)]
     grid = Table(box=box.SIMPLE_HEAD)
@@ -58,32 +70,40 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> 
         grid.add_column(columns[number], justify="right" if number else "left", overflow="fold")
     for row in cells:
         grid.add_row(*(row[number] for number in filled))
-    out.print(f"[bold]{escape(title)}[/bold]")  # rich would break the title of a table at the table's width
+    out.print(f"[bold]{escape(title)}[/bold]")  # a title inside the table would wrap at the width of the table
     out.print(grid, soft_wrap=False)
 
 
 def next_command(*words: str | Path) -> None:
-    """Print the command to type next, as the last line of a verb."""
+    """Print the command that the user can type next. It is the last line that a verb prints."""
     out.print(_next(words))
 
 
 def next_beside(*words: str | Path) -> None:
-    """Print the command to type next to standard error, if standard output has generated text or JSON."""
+    """Print the command that the user can type next to standard error.
+
+    Verbs whose standard output is generated text or JSON use this function instead of ``next_command``.
+    """
     notes.print(_next(words))
 
 
 def _next(words: Iterable[str | Path]) -> str:
+    """Return the line that shows the next command."""
     return f"\n[bold]next:[/bold] {escape(' '.join(map(shell_quoted, words)))}"
 
 
 def left_out(files: Iterable[folders.LeftOut]) -> None:
-    """Print one line to standard error about the files of folders that are not read."""
+    """Print one line to standard error that lists the skipped files, with the reasons."""
     if summary := folders.summary(files):
-        notes.print(f"Left out: {visible(summary)}", markup=False)
+        notes.print(f"Skipped: {visible(summary)}", markup=False)
 
 
 def progress_bar() -> Progress:
-    """Return a bar with percentage, elapsed and remaining time, and as many figures as the terminal has room for."""
+    """Return a progress bar with percentage, elapsed time, remaining time and the figures of the task.
+
+    A task of this bar needs the field ``figures``, a sequence of strings. The bar shows the first figures that fit into
+    the width of the terminal.
+    """
     columns = (
         TextColumn("{task.description}"), BarColumn(None), TextColumn("{task.percentage:3.0f} %"),
         TimeElapsedColumn(Column(no_wrap=True)), TextColumn("left"),
@@ -93,16 +113,16 @@ def progress_bar() -> Progress:
 
 
 class _Figures(ProgressColumn):
-    """The field ``figures`` of a task: texts, of which the last ones are left out on a narrow terminal."""
+    """A column that shows the strings in the field ``figures`` of a task. A narrow terminal hides the last strings."""
 
     OTHER_COLUMNS = 42  # characters: a bar of 10, percentage, times, and the spaces between columns
 
     def __init__(self) -> None:
-        """Create a column that is never broken into lines."""
+        """Create a column that never wraps."""
         super().__init__(Column(no_wrap=True))
 
     def render(self, task: Task) -> Text:
-        """Return the figures that fit beside the other columns."""
+        """Return the first figures that fit into the line together with the other columns."""
         room = out.width - self.OTHER_COLUMNS - cell_len(task.description)
         figures: list[str] = list(task.fields["figures"])
         while figures and cell_len("  ".join(figures)) > room:

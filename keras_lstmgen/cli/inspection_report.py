@@ -1,4 +1,4 @@
-"""Inspect a run, print the tables of the inspection, and write its pictures."""
+"""Inspect a run, print the results as tables, and write the pictures."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,19 +9,19 @@ from keras_lstmgen.models.run_directory import Run
 
 UNSPACED = (
     "Most letters of this text belong to a script without spaces between words. "
-    "The features of words describe only the other letters."
+    "Features of words are measured only on the other letters."
 )
-UNITS = (
-    "Units in the pictures: the cells of the table, then the most variable ones, sorted by the mean of the forget gate."
-)
+UNITS = "The pictures show the units of the table and the units that vary most, sorted by the mean of the forget gate."
 
 
 def inspect(run: Run, options: inspect_run.InspectOptions, output: Path) -> None:
-    """Inspect a run; print the tables before the pictures are written, so that an error cannot hide the tables.
+    """Inspect a run, print tables, and write pictures.
+
+    The tables are printed first, so that the user sees them even if a picture cannot be written.
 
     Args:
         run: the run.
-        options: text, layer and cell.
+        options: the text to read, the layer to record, and the cell that colours the text.
         output: folder for the pictures.
 
     Raises:
@@ -31,7 +31,8 @@ def inspect(run: Run, options: inspect_run.InspectOptions, output: Path) -> None
     _show_next_tokens(inspection.watched.labels, inspection.next_tokens)
     if inspection.members > 1:
         console.out.print(
-            "Gates, cells and attention weights belong to the first member, probabilities to the whole ensemble."
+            "Gates, cells and attention weights are those of the first member of the ensemble. Probabilities are those "
+            "of the whole ensemble."
         )
     _show_findings(inspection.probed, inspection.layer)
     inspection_files.write(inspection, output)
@@ -43,7 +44,7 @@ def inspect(run: Run, options: inspect_run.InspectOptions, output: Path) -> None
 
 
 def _show_next_tokens(labels: Sequence[str], next_tokens: Sequence[inspect_run.NextTokens]) -> None:
-    """Print the most likely next tokens with their probabilities."""
+    """Print the most likely next tokens and their probabilities after each token of the text."""
     rows = [
         (label, *(f"{token} {probability:.0%}" for token, probability in row))
         for label, row in zip(labels, next_tokens, strict=True)
@@ -52,7 +53,7 @@ def _show_next_tokens(labels: Sequence[str], next_tokens: Sequence[inspect_run.N
 
 
 def _show_findings(probed: inspect_run.ProbedText, layer: str) -> None:
-    """Print the cells that follow a feature, and the features that could not be measured."""
+    """Print the cells that follow a feature of the text, and the features that are too rare to measure."""
     title = f"cells of {layer} that follow a feature of the text, on {probed.name}: {len(probed.parts):,} tokens"
     rows = [
         (f.feature, f.measure, f.cell, f"{f.score:.3f}", f"{f.constant_score:.3f}", f"{f.chance_score:.3f}")
@@ -60,6 +61,6 @@ def _show_findings(probed: inspect_run.ProbedText, layer: str) -> None:
     ]
     console.table(title, ("feature", "measure", "cell", "second half", "constant guess", "chance"), rows)
     if probed.rare:
-        console.out.print(f"too rare in this text to measure: {', '.join(probed.rare)}", markup=False)
+        console.out.print(f"Features that are too rare in this text to measure: {', '.join(probed.rare)}", markup=False)
     if probes.unspaced_share(probed.parts) > 0.5:
         console.out.print(UNSPACED)

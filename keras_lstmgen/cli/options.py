@@ -1,4 +1,4 @@
-"""Define the arguments and options of each verb. Every field of a recipe is an option of ``train``."""
+"""Define the arguments and options of each verb. ``train`` has an option for each field of a recipe."""
 
 import argparse
 import os
@@ -12,7 +12,7 @@ from keras_lstmgen.files import filenames
 from keras_lstmgen.utils import numerals
 from keras_lstmgen.utils.errors import visible
 
-PATHS = ("corpus.source", "corpus.validation")  # fields of a recipe that name files
+PATHS = ("corpus.source", "corpus.validation")  # recipe fields whose values are file names
 
 
 def _train(parser: argparse.ArgumentParser) -> None:
@@ -53,7 +53,12 @@ def _prepare(parser: argparse.ArgumentParser) -> None:
 
 
 def _recipe_field(parser: argparse.ArgumentParser, name: str) -> None:
-    """Add a field of the recipe as an option, by its dotted name."""
+    """Add an option for a recipe field.
+
+    Args:
+        parser: the parser of a verb.
+        name: dotted name of the field, such as ``"model.units"``.
+    """
     kind, default, about = recipe.recipe_fields()[name]
     choices = f"; one of {', '.join(about['choices'])}" if about["choices"] else ""
     parse = _or_auto(kind) if default == recipe.AUTO else filenames.of_argument if name in PATHS else _parser_of(kind)
@@ -65,7 +70,7 @@ def _recipe_field(parser: argparse.ArgumentParser, name: str) -> None:
 
 
 def _format_default(default: Any) -> str:
-    """Return a default as it is typed on the command line."""
+    """Return a default value in the form that a user types on the command line."""
     if default == recipe.AUTO:
         return recipe.AUTO_WORD
     words = " ".join(default) if isinstance(default, tuple) else str(default)
@@ -73,11 +78,12 @@ def _format_default(default: Any) -> str:
 
 
 def _metavar(kind: Any) -> str:
+    """Return the placeholder for values of a type in the help text."""
     return "WORD" if get_args(kind) or kind is str else {int: "N", float: "X", bool: "true|false"}[kind]
 
 
 def _parser_of(kind: Any) -> Any:
-    """Return a function that converts a word of the command line to the type of a field."""
+    """Return a function that converts a command line argument to the type of a recipe field."""
     return (
         _parse_text
         if get_args(kind) or kind is str
@@ -86,7 +92,7 @@ def _parser_of(kind: Any) -> Any:
 
 
 def _parse_text(word: str) -> str:
-    """Return a word of the command line as text; it is read as UTF-8 in every locale."""
+    """Decode a command line argument as UTF-8 in every locale; raise ArgumentTypeError if it is not UTF-8."""
     try:
         return os.fsencode(word).decode("utf-8")
     except UnicodeDecodeError as error:
@@ -94,11 +100,16 @@ def _parse_text(word: str) -> str:
 
 
 def _or_auto(kind: Any) -> Any:
+    """Return a function that converts an argument to the type of a field, or returns the word "auto"."""
     return lambda word: word if word == recipe.AUTO_WORD else _parser_of(kind)(word)
 
 
 def _with_own_message(read: Callable[[str], Any]) -> Callable[[str], Any]:
-    """Let argparse show the message of ``read``; its own message would repeat a word of any length."""
+    """Return a version of ``read`` that raises ArgumentTypeError instead of ValueError.
+
+    argparse then shows the message of ``read``. For a ValueError, argparse would print its own message with the whole
+    argument, which may be very long.
+    """
 
     def parse(word: str) -> Any:
         try:
@@ -115,6 +126,7 @@ _parse_seed = _with_own_message(numerals.parse_seed)
 
 
 def _parse_truth(word: str) -> bool:
+    """Convert "true" or "false" to a bool."""
     if word not in ("true", "false"):
         raise argparse.ArgumentTypeError(f"'{numerals.shortened(word)}' is not true or false")
     return word == "true"
@@ -129,8 +141,9 @@ def _generate(parser: argparse.ArgumentParser) -> None:
     prompts.add_argument(
         "--prompt-file",
         metavar="FILE",
-        help="read the prompt from a file ('-': standard input), normalized like the training text. A newline at its "
-        "end belongs to the prompt; for a run on pairs it ends the source, and for a run on lines it is removed",
+        help="read the prompt from a file ('-': standard input); the prompt is normalized like the training text. A "
+        "newline at the end of the file is part of the prompt. In a run on pairs, it ends the source. In a run on "
+        "lines, it is removed",
     )
     _add_number(parser, "--n", 1, "number of texts, generated in one batch; text k uses seed + k")
     _add_number(parser, "--seed", 0, "64-bit seed; equal seeds give equal texts")
@@ -141,7 +154,7 @@ def _generate(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="TEXT",
-        help="stop before this text; may be given several times",
+        help="end a text before the first occurrence of TEXT; may be given several times",
     )
     prompts.add_argument(
         "--interactive",
@@ -153,7 +166,7 @@ def _generate(parser: argparse.ArgumentParser) -> None:
         "--logprobs",
         type=_parse_whole,
         metavar="K",
-        help="print JSON, one line per token: its log-probability, and the K most probable tokens; default: off",
+        help="print one line of JSON per token, with its log-probability and the K most probable tokens; default: off",
     )
     _add_sampling(parser)
     _add_constraints(parser)
@@ -166,30 +179,33 @@ def _chat(parser: argparse.ArgumentParser) -> None:
         "--memory",
         type=_parse_whole,
         metavar="N",
-        help="for a run on pairs: number of earlier turns, of both sides, that the model reads before it answers; "
-        "default: as many as in its corpus",
+        help="number of earlier turns (of the user and of the model) that the model reads before it answers, for a run "
+        "on pairs; default: the number of turns in the dialogues of its corpus",
     )
-    _add_number(parser, "--seed", 0, "64-bit seed of the first answer; each further answer uses the next one")
+    _add_number(parser, "--seed", 0, "64-bit seed of the first answer; the seed increases by 1 for each further answer")
     _add_number(parser, "--max-new-tokens", 300, "maximum number of tokens per answer")
     _add_sampling(parser)
 
 
 def _add_sampling(parser: argparse.ArgumentParser) -> None:
     options = parser.add_argument_group("sampling (docs/contract.md)")
-    _add_number(options, "--repetition-penalty", 1.0, "above 1: tokens that have occurred become less probable")
+    _add_number(
+        options, "--repetition-penalty", 1.0, "above 1: tokens that have already occurred become less probable; 1: off"
+    )
     _add_number(options, "--temperature", 1.0, "below 1: more conservative; above 1: more varied; 0: greedy")
     _add_number(options, "--top-k", 0, "sample from the N most probable tokens; 0: all")
     _add_number(options, "--top-p", 1.0, "sample from the smallest set of tokens with a total probability of X; 1: all")
-    _add_number(options, "--min-p", 0.0, "sample from tokens with at least X times the largest probability; 0: all")
+    _add_number(options, "--min-p", 0.0, "sample from the tokens with at least X times the largest probability; 0: all")
 
 
 def _add_constraints(parser: argparse.ArgumentParser) -> None:
     host = parser.add_argument_group("constraints and penalties (docs/generation.md)")
     _add_number(host, "--no-repeat-ngram", 0, "no sequence of N tokens occurs twice in prompt and text; 0: off")
-    _add_number(host, "--presence-penalty", 0.0, "subtracted from the logit of each token that the text contains")
     _add_number(
-        host, "--frequency-penalty", 0.0, "subtracted from the logit of a token for each of its occurrences in the text"
+        host, "--presence-penalty", 0.0, "number to subtract once from the logit of each token that the text contains"
     )
+    frequencies = "number to subtract from the logit of a token for each of its occurrences in the text"
+    _add_number(host, "--frequency-penalty", 0.0, frequencies)
     host.add_argument(
         "--logit-bias",
         type=_parse_text,
@@ -197,7 +213,8 @@ def _add_constraints(parser: argparse.ArgumentParser) -> None:
         action="extend",
         default=[],
         metavar="TOKEN=X",
-        help="added to the logit of a token, given as the tokenizer spells it or as #ID; -inf: never sample it",
+        help="number to add to the logit of a token; write TOKEN in the spelling of the tokenizer or as #ID; -inf: "
+        "never sample the token",
     )
     host.add_argument(
         "--regex", type=_parse_text, metavar="PATTERN", help="regular expression that the whole text must match"
@@ -206,10 +223,9 @@ def _add_constraints(parser: argparse.ArgumentParser) -> None:
 
 def _add_beam_search(parser: argparse.ArgumentParser) -> None:
     search = parser.add_argument_group("beam search (docs/generation.md)")
-    _add_number(search, "--beams", 0, "number of beams; the --n best texts are printed; 0: sample")
-    _add_number(
-        search, "--length-penalty", 0.0, "above 0: longer texts score better; 0: the score is the sum over the tokens"
-    )
+    _add_number(search, "--beams", 0, "number of beams; prints the --n best texts; 0: sample without a beam search")
+    lengths = "above 0: longer texts get better scores; 0: the score is the sum of the log-probabilities of the tokens"
+    _add_number(search, "--length-penalty", 0.0, lengths)
 
 
 def _evaluate(parser: argparse.ArgumentParser) -> None:
@@ -224,7 +240,8 @@ def _evaluate(parser: argparse.ArgumentParser) -> None:
         parser,
         "--samples",
         4,
-        "number of texts to generate and to search for in the training text; for pairs, answers to held-out sources",
+        "number of texts to generate and to compare with the training text; for a run on pairs, number of answers to "
+        "held-out sources",
     )
     _add_number(
         parser, "--sample-tokens", effects.SAMPLE_TOKENS, "maximum number of tokens of each sample and each answer"
@@ -234,7 +251,7 @@ def _evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--json",
         action="store_true",
-        help="print JSON instead of tables (evaluation.json in the run has the same content)",
+        help="print JSON instead of tables; the file evaluation.json in the run has the same content",
     )
 
 
@@ -245,18 +262,18 @@ def _inspect(parser: argparse.ArgumentParser) -> None:
         required=True,
         type=_parse_text,
         metavar="TEXT",
-        help="text that the model reads while the layer is recorded",
+        help="text that the model reads while the activations of the layer are recorded",
     )
     _add_number(parser, "--max-new-tokens", 0, "number of tokens to generate after the prompt")
     _add_number(parser, "--seed", 0, "64-bit seed of the generated tokens, as in 'generate'")
-    parser.add_argument(
-        "--layer", type=_parse_whole, metavar="N", help="layer to record; 1 is next to the input; default: the last"
-    )
+    layers = "number of the LSTM layer to record, from 1 (the first after the embedding); default: the last layer"
+    parser.add_argument("--layer", type=_parse_whole, metavar="N", help=layers)
     parser.add_argument(
         "--cell",
         type=_parse_whole,
         metavar="N",
-        help="cell that colours the text, from 0; default: the cell that follows a readable feature best",
+        help="number of the cell whose values colour the text, from 0; default: the cell with the best score for a "
+        "readable feature",
     )
     parser.add_argument(
         "--text",
@@ -264,11 +281,14 @@ def _inspect(parser: argparse.ArgumentParser) -> None:
         type=filenames.of_argument,
         default=[],
         metavar="FILE",
-        help="texts in which to search for such cells; for a run with labels, one per label; default: the validation "
-        "text of the run",
+        help="texts on which to search for cells that follow a readable feature; for a run with labels, one text per "
+        "label; default: the validation text of the run",
     )
     parser.add_argument(
-        "--output", type=Path, metavar="FOLDER", help="folder for pictures and page; default: inspect/ in the run"
+        "--output",
+        type=Path,
+        metavar="FOLDER",
+        help="folder for the pictures and the HTML page; default: inspect/ in the folder of the run",
     )
     _add_sampling(parser)
 
@@ -281,7 +301,7 @@ def _export(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         dest="formats",
         choices=fields_by_name["formats"].metadata["choices"],
-        help="artifacts to write; default: those of the recipe",
+        help="formats of the artifacts to write; default: the formats in the recipe",
     )
     for name in ("texts", "tokens"):
         about = f"{fields_by_name[name].metadata['about']}; default: the value in the recipe"
@@ -293,13 +313,21 @@ def _info(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_number(parser: Any, name: str, default: float, about: str) -> None:
-    """Add an option for a number to a parser or a group; its type is that of the default."""
+    """Add an option for a number.
+
+    Args:
+        parser: a parser or a group of options.
+        name: name of the option, such as ``"--top-k"``.
+        default: default value; the option has the same type, int or float.
+        about: help text.
+    """
     kind = type(default)
     parse = _parse_seed if name == "--seed" else _parser_of(kind)
     parser.add_argument(name, type=parse, default=default, metavar=_metavar(kind), help=about)
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
+    """Add the argument for the name or path of a run."""
     parser.add_argument("run", nargs="?", help="name of a run, or its path with a slash; default: the newest run")
 
 
@@ -308,8 +336,8 @@ VERBS: Mapping[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "train": ("train a model on a text or with a recipe", _train),
     "generate": ("generate text with a trained model", _generate),
     "chat": ("chat with a trained model, which remembers the conversation", _chat),
-    "evaluate": ("measure a model on held-out text, and how much it copies", _evaluate),
-    "inspect": ("plot gates and cells over a text, and find cells that follow a readable feature", _inspect),
+    "evaluate": ("measure the loss of a model on held-out text, and how much training text it copies", _evaluate),
+    "inspect": ("plot gates and cells of a layer over a text, and find cells that follow a readable feature", _inspect),
     "export": (
         "write SavedModel, TFLite, ONNX or a web page, and verify each against Keras",
         _export,

@@ -1,4 +1,4 @@
-"""Signal handlers with which the command line ends a training early."""
+"""Install the signal handlers with which the command line ends a training early."""
 
 import signal
 from collections.abc import Iterator
@@ -11,11 +11,12 @@ from keras_lstmgen.system import signals
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """Turn Ctrl-C and SIGTERM into requests to end the training that runs in the context.
+    """Convert Ctrl-C and SIGTERM to requests that end the training inside the context.
 
-    The first Ctrl-C ends the training after the current batch and a last validation. SIGTERM ends it after the current
-    batch without a validation, because its sender does not wait long. In both cases a checkpoint is saved. A second
-    Ctrl-C, or a signal while no training is running, ends the command at once.
+    The first Ctrl-C ends the training after the current batch and a final validation. SIGTERM ends the training after
+    the current batch without a validation, because schedulers kill a process that does not end soon after SIGTERM. In
+    both cases a checkpoint is saved. A second Ctrl-C, or a signal while no training is running, ends the command at
+    once.
 
     Yields:
         The stop request to pass to ``trainer.train``.

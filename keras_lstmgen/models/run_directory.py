@@ -144,7 +144,7 @@ def _hint(name: str, parent: Path) -> str:
         if path.is_file() and around:
             return f"it is a file of a run; name the run: {shell_quoted(around[0])}"
     if name and not is_path(name) and Path(name).is_dir():
-        return f"for the folder in the working directory, type {shell_quoted(Path(name))}"
+        return f"to select the folder in the working directory, type {shell_quoted(Path(name))}"
     known = sorted(folder.name for folder in _runs(parent))
     return f"the nearest is '{recipe.nearest(name, known)}'" if known else "train one with 'keras-lstmgen train'"
 

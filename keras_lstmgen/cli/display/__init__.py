@@ -1,4 +1,4 @@
-"""Results and progress as people see them on the terminal: reports, hints, and the screen of a training.
+"""Print results and progress on the terminal: reports, hints, and the progress of a training.
 
-The selection of options belongs to ``cli.verbs``; modules here compute no results.
+Code that reads options belongs to ``cli.verbs``. Modules in this package do not compute results.
 """

@@ -11,11 +11,11 @@ COUNTS = ("documents", "tokens", "characters", "words", "unknown")
 
 
 def show(folder: Path, report: dict[str, Any]) -> None:
-    """Print a report that ``evaluation.report.evaluate`` returned.
+    """Print the report of an evaluation.
 
     Args:
-        folder: folder of the run, for the title.
-        report: the report.
+        folder: folder of the run, which is printed in the title.
+        report: the return value of ``evaluation.report.evaluate``.
     """
     rows = [(_words(name), f"{value:,.4f}") for name, value in report["loss"].items()]
     rows += [(name, f"{report['counts'][name]:,}") for name in COUNTS]
@@ -27,7 +27,12 @@ def show(folder: Path, report: dict[str, Any]) -> None:
 
 
 def _show_measure(name: str, figures: Figures) -> None:
-    """Print the numbers of a measure as a table, and its texts below the table."""
+    """Print the result of a metric: its numbers as a table, and its texts below the table.
+
+    Args:
+        name: name of the metric.
+        figures: for each row of the table, the numbers and texts by name.
+    """
     cells = [cell for values in figures.values() for cell in values.items()]
     columns = list(dict.fromkeys(column for column, value in cells if not isinstance(value, str)))
     rows = [(row, *(_number(values.get(column, "")) for column in columns)) for row, values in figures.items()]
@@ -37,7 +42,7 @@ def _show_measure(name: str, figures: Figures) -> None:
 
 
 def _show_samples(samples: dict[str, Any]) -> None:
-    """Print how much the samples have in common with the training text, and answers with their sources."""
+    """Print how much the samples copy from the training text. For pairs, also print each source with its answer."""
     rows = [
         ("longest passage copied, characters", str(samples["longest_copy_characters"])),
         ("whole lines seen in training", f"{samples['lines_seen_in_training']} of {samples['lines']}"),
@@ -49,14 +54,17 @@ def _show_samples(samples: dict[str, Any]) -> None:
 
 
 def _sample_lines(samples: dict[str, Any]) -> Iterator[str]:
+    """Yield the lines below the table of the samples."""
     yield f"longest copied passage: {samples['longest_copy']!r}"
     for source, text in zip(samples.get("sources", []), samples["texts"], strict=False):
         yield f"{source!r} → {text!r}"
 
 
 def _words(key: str) -> str:
+    """Return a key of the report as words, with spaces instead of underscores."""
     return key.replace("_", " ")
 
 
 def _number(value: Any) -> str:
+    """Format a number for a table; return other values as strings."""
     return f"{value:,.4f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)

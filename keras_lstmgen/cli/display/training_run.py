@@ -1,4 +1,4 @@
-"""Run a training on the command line: end it on signals, show its progress and print its result."""
+"""Run a training from the command line: handle signals, show the progress, and print the result."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,14 +16,26 @@ from keras_lstmgen.utils.errors import shell_quoted
 
 
 class Train(Protocol):
-    """A function that trains, such as ``trainer.train`` with its other arguments bound."""
+    """The type of a training function, such as a ``functools.partial`` of ``trainer.train``."""
 
     def __call__(self, *, stop: StopRequest, display: Display) -> TrainingResult:
-        """Train and return the result."""
+        """Train a model and return the result.
+
+        Args:
+            stop: the training ends early if this object contains a request.
+            display: function that returns a context with the callback that shows the progress.
+        """
 
 
 def run_training(train: Train) -> Path:
-    """Train, show the progress, print the result, and return the folder of the run."""
+    """Call a training function, show the progress, and print the result.
+
+    Args:
+        train: the training function.
+
+    Returns:
+        The folder of the run.
+    """
     with stop_on_signals() as stop:
         result = train(stop=stop, display=_screen)
     if result.summary:
@@ -31,21 +43,21 @@ def run_training(train: Train) -> Path:
     if result.interrupted:
         folder = shell_quoted(result.folder)
         console.out.print(
-            f"Stopped by Ctrl-C, and saved. To go on: keras-lstmgen train --resume {folder}", markup=False
+            f"Stopped by Ctrl-C. The run is saved. To continue: keras-lstmgen train --resume {folder}", markup=False
         )
     return result.folder
 
 
 @contextmanager
 def _screen(view: TrainingView) -> Iterator[TrainingScreen]:
-    """Show a progress bar during the training, and a line and a sample after each epoch."""
+    """Show the progress of a training inside the context, and yield the callback that shows it."""
     screen = TrainingScreen(view.completed, view.batch_tokens, view.tokens_per_character, view.sample)
     with screen.bar:
         yield screen
 
 
 def _print_summary(folder: Path, summary: TrainingSummary) -> None:
-    """Print a table of the losses, and a hint if the training over-fits."""
+    """Print a table of the results of a training, and a hint if the model over-fits."""
     metrics = summary.metrics
     rows: list[tuple[str, Any]] = [
         *((name.replace("_", " "), f"{value:,.4f}") for name, value in metrics["validation"].items()),

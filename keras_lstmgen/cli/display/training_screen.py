@@ -1,4 +1,4 @@
-"""Show a training while it runs: a progress bar, a line for each epoch, and a sample of the model's text."""
+"""Show the progress of a training: a progress bar, and after each epoch a line with the loss and a sample text."""
 
 import math
 import time
@@ -11,19 +11,22 @@ from rich.markup import escape
 from keras_lstmgen.cli import console
 from keras_lstmgen.data.splits import Split
 
-SPEED_BATCHES = 50  # batches over which the speed on the progress bar is averaged
+SPEED_BATCHES = 50  # number of recent batches that the speed on the progress bar is averaged over
 
 
 def loss_figures(cross_entropy: float, tokens_per_character: float) -> list[str]:
-    """Format a loss in three units, the most important first.
+    """Format a loss in three units: nats per token, bits per character, and perplexity.
 
     >>> from keras_lstmgen.cli.display.training_screen import loss_figures
     >>> loss_figures(1.5, tokens_per_character=1.0)
     ['1.500 nats/token', '2.16 bits/character', 'perplexity 4.48']
 
     Args:
-        cross_entropy: nats per token.
-        tokens_per_character: ratio of the text that the loss was measured on.
+        cross_entropy: the loss in nats per token.
+        tokens_per_character: number of tokens divided by number of characters in the text of the loss.
+
+    Returns:
+        A string for each unit, in the order in which the progress bar shows them.
     """
     bits = cross_entropy * tokens_per_character / math.log(2)
     perplexity = math.exp(min(cross_entropy, 700))
@@ -31,7 +34,7 @@ def loss_figures(cross_entropy: float, tokens_per_character: float) -> list[str]
 
 
 class TrainingScreen(keras.callbacks.Callback):
-    """Shows the progress bar during an epoch, and a line and a sample of text after it."""
+    """A Keras callback that updates a progress bar, and prints a line and a sample text after each epoch."""
 
     def __init__(
         self,
@@ -40,28 +43,28 @@ class TrainingScreen(keras.callbacks.Callback):
         tokens_per_character: Mapping[Split, float],
         sample: Callable[[], str],
     ) -> None:
-        """Store the source of each figure.
+        """Create a progress bar, and store the functions and numbers for the display.
 
         Args:
-            completed: returns the completed share of the training, from 0 to 1.
+            completed: function that returns the completed share of the training, from 0 to 1.
             batch_tokens: number of tokens in a batch.
-            tokens_per_character: ratio for each split, which converts the loss to bits per character.
-            sample: generates a text.
+            tokens_per_character: tokens divided by characters in each split; converts the loss to bits per character.
+            sample: function that generates a text.
         """
         super().__init__()
         self.completed, self.batch_tokens, self.sample = completed, batch_tokens, sample
         self.tokens_per_character = tokens_per_character
         self.bar = console.progress_bar()
         self.task = self.bar.add_task("training", total=1.0, figures=())
-        self._recent: list[float] = []  # times of the last batches, in seconds
+        self._recent: list[float] = []  # times in seconds at which recent batches ended
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:  # noqa: ARG002
-        """Start to measure the time; validation and saving do not count as training time."""
+        """Start the time measurement of an epoch. The measured time excludes validation and saving."""
         self.bar.update(self.task, description=f"epoch {epoch + 1}")
         self._recent, self._batches, self._began = [time.monotonic()], 0, time.monotonic()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any]) -> None:
-        """Move the bar."""
+        """Update the progress bar and its figures."""
         self._batches = batch + 1
         self._recent = [*self._recent[-SPEED_BATCHES:], time.monotonic()]
         speed = self.batch_tokens * (len(self._recent) - 1) / max(self._recent[-1] - self._recent[0], 1e-9)
@@ -69,7 +72,7 @@ class TrainingScreen(keras.callbacks.Callback):
         self.bar.update(self.task, completed=self.completed(), figures=(loss, f"{speed:,.0f} tokens/s", *other_units))
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any]) -> None:
-        """Print the line of the epoch and a sample."""
+        """Print a line with the speed and the losses of the epoch, and a sample text."""
         speed = self.batch_tokens * self._batches / max(self._recent[-1] - self._began, 1e-9)
         validation = "  ".join(loss_figures(logs["val_loss"], self.tokens_per_character["validation"]))
         console.out.print(

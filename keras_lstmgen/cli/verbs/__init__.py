@@ -1,4 +1,4 @@
-"""The verbs of the command line, one module per verb: read the arguments, call the library, print its result.
+"""Run the verbs of the command line. Each verb has a module that reads the arguments and calls the library.
 
-The definition of options belongs to ``cli.options``; computation belongs to the packages below ``cli``.
+The definition of options belongs to ``cli.options``. Computation belongs to the packages below ``cli``.
 """

@@ -1,4 +1,4 @@
-"""``chat``: talk with a trained model in the terminal."""
+"""Run the verb ``chat``: converse with a trained model in the terminal."""
 
 import argparse
 
@@ -11,7 +11,7 @@ from keras_lstmgen.models import run_directory
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Answer each line of standard input, until its end."""
+    """Answer each line of standard input until the input ends."""
     options = sampling_options(arguments)
     effects.check_sampling(arguments)
     check_range("--max-new-tokens", arguments.max_new_tokens, 1)

@@ -1,4 +1,4 @@
-"""``evaluate``: measure a run on held-out text."""
+"""Run the verb ``evaluate``: measure the loss and other metrics of a run on held-out text."""
 
 import argparse
 import json
@@ -30,7 +30,7 @@ def run(arguments: argparse.Namespace) -> None:
         print(json.dumps(report, indent=2, ensure_ascii=False), flush=True)
     else:
         evaluation_report.show(folder, report)
-    # The file comes last: if it cannot be written, the report has been printed.
+    # The file is written last, so that the user sees the report even if the file cannot be written.
     atomic.write_json(folder / "evaluation.json", report)
     show_next = console.next_beside if arguments.json else console.next_command
     show_next("keras-lstmgen", "export", folder)

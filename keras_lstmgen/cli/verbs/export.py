@@ -1,4 +1,4 @@
-"""``export``: write artifacts of a run and verify them."""
+"""Run the verb ``export``: write artifacts of a run and verify them against Keras."""
 
 import argparse
 from collections.abc import Iterable
@@ -13,7 +13,7 @@ from keras_lstmgen.models import run_directory
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Export a run, and print how each artifact compares with Keras."""
+    """Export a run, and print how each artifact differs from Keras."""
     folder = find_run(arguments.run, arguments.runs)
     settings = recipe.parse(run_directory.load_metadata(folder).recipe)
     options = {f"export.{name}": getattr(arguments, name) for name in ("formats", "texts", "tokens")}
@@ -29,7 +29,12 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def print_results(folder: Path, results: Iterable[Exported]) -> None:
-    """Print a table row for each artifact, and what each artifact with rounded weights guarantees."""
+    """Print a table of the artifacts. For artifacts with rounded weights, also print the limit of the loss.
+
+    Args:
+        folder: folder of the run.
+        results: the exported artifacts.
+    """
     columns = ("format", "file", "size", "largest logit difference", "loss", "texts identical", "tokens/s")
     console.table(f"{folder}: artifacts compared with Keras", columns, [_row(result) for result in results])
     for result in results:
@@ -41,6 +46,7 @@ def print_results(folder: Path, results: Iterable[Exported]) -> None:
 
 
 def _row(result: Exported) -> tuple[str, ...]:
+    """Return the row of the table for an artifact."""
     proof = result.proof
     return (
         result.title,

@@ -1,4 +1,4 @@
-"""``generate``: write texts to the terminal or to a file."""
+"""Run the verb ``generate``: generate texts, and print them or write them to a file."""
 
 import argparse
 import json
@@ -25,12 +25,12 @@ from keras_lstmgen.models import run_directory
 from keras_lstmgen.models.run_directory import Run
 from keras_lstmgen.utils.errors import UserError
 
-MAX_TEXTS = 65_536  # of one batch
-Emit = Callable[[int, str], None]  # receives the number of a text, and the next part of it
+MAX_TEXTS = 65_536  # maximum number of texts in a batch
+Emit = Callable[[int, str], None]  # a function that receives the index of a text and the next part of this text
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Generate texts, and show each as it is generated or write it to a file."""
+    """Generate texts for each prompt, and print them or write them to a file."""
     config, search = _generation_config(arguments), _beam_search_config(arguments)
     effects.check_sampling(arguments)
     if arguments.output:
@@ -45,7 +45,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _generation_config(arguments: argparse.Namespace) -> GenerationConfig:
-    """Return how tokens are sampled; raise UserError for values out of range."""
+    """Return the generation settings of the command line; raise UserError if a value is out of range."""
     options = sampling_options(arguments)
     values = {name: getattr(arguments, name) for name in HostOptions.__dataclass_fields__}
     processors = HostOptions(**{**values, "logit_bias": tuple(arguments.logit_bias)})
@@ -53,14 +53,14 @@ def _generation_config(arguments: argparse.Namespace) -> GenerationConfig:
     check_range("--max-new-tokens", arguments.max_new_tokens, 1)
     if arguments.logprobs is not None:
         check_range("--logprobs", arguments.logprobs, 0)
-    # A text that is not used again is not kept, so that the longest text needs no more memory than the shortest.
+    # If a text is only printed while it is generated, it is not stored. Its memory use does not depend on its length.
     keep = bool(arguments.n > 1 or arguments.output or arguments.logprobs is not None)
     processors_or_none = processors if processors != HostOptions() else None
     return GenerationConfig(arguments.max_new_tokens, options, arguments.stop, processors_or_none, keep)
 
 
 def _beam_search_config(arguments: argparse.Namespace) -> BeamSearchConfig | None:
-    """Return the configuration of a beam search; None without ``--beams``."""
+    """Return the settings of a beam search; None if ``--beams`` is not given."""
     if not arguments.beams:
         if arguments.length_penalty:
             raise UserError("--length-penalty: applies to a beam search; give --beams too")
@@ -75,13 +75,14 @@ def _beam_search_config(arguments: argparse.Namespace) -> BeamSearchConfig | Non
             )
     if arguments.n > arguments.beams:
         raise UserError(
-            f"--n: {arguments.n} is out of range; a search with --beams {arguments.beams} finds no more texts"
+            f"--n: {arguments.n} is out of range; a search with --beams {arguments.beams} finds no more than "
+            f"{arguments.beams} texts"
         )
     return search
 
 
 def _check_output(path: Path) -> None:
-    """Raise UserError, before anything is generated, if the output file cannot be written."""
+    """Raise UserError if the output file cannot be written. The check runs before any text is generated."""
     try:
         atomic.check_output(path)
     except UserError as error:
@@ -89,7 +90,7 @@ def _check_output(path: Path) -> None:
 
 
 def _write_file(path: Path, text: str) -> None:
-    """Write the text to a file; print it if that fails, so that it is not lost."""
+    """Write a text to a file. If the file cannot be written, print the text so that it is not lost."""
     try:
         atomic.write_output(path, text)
     except UserError:
@@ -98,7 +99,7 @@ def _write_file(path: Path, text: str) -> None:
 
 
 def _read_prompt(arguments: argparse.Namespace) -> str:
-    """Return the prompt of ``--prompt`` or ``--prompt-file``."""
+    """Return the prompt from ``--prompt`` or from the file of ``--prompt-file``."""
     if not arguments.prompt_file:
         return str(arguments.prompt)
     try:
@@ -111,24 +112,27 @@ def _read_prompt(arguments: argparse.Namespace) -> str:
 
 
 def _typed_prompts() -> Iterator[str]:
-    """Read prompts from the keyboard, until the end of input."""
+    """Yield each prompt that the user types, until the end of the input."""
     while (prompt := chat_terminal.read_line("prompt> ")) is not None:
         yield prompt
 
 
 class _Generation:
-    """Generates the texts of a prompt and shows them."""
+    """Generates texts for prompts and prints them."""
 
     def __init__(
         self, run: Run, arguments: argparse.Namespace, config: GenerationConfig, search: BeamSearchConfig | None
     ) -> None:
-        """Prepare the run; raise UserError if its vocabulary cannot satisfy an option.
+        """Compile the inference step of the run, and build the constraints.
 
         Args:
             run: the run.
             arguments: the command line.
-            config: how texts are sampled.
-            search: the beam search to use instead of sampling, or None.
+            config: settings of the generation.
+            search: settings of a beam search; None to sample.
+
+        Raises:
+            UserError: an option cannot be satisfied with the vocabulary of the run.
         """
         self.run, self.arguments, self.search = run, arguments, search
         self.config = replace(config, stop=[splits.normalized(text, run.recipe.corpus) for text in config.stop])
@@ -138,10 +142,16 @@ class _Generation:
             self.constraints = self.generator.constraints(config.host or HostOptions())
 
     def show(self, prompt: str, seed: int) -> str:
-        """Generate ``--n`` texts: the first one is printed while it is generated, the others follow.
+        """Generate ``--n`` texts for a prompt and print them.
+
+        The first text is printed while it is generated. The other texts are printed after it is complete.
+
+        Args:
+            prompt: the prompt.
+            seed: seed of the first text.
 
         Returns:
-            The texts, with a blank line between two; with ``--logprobs``, lines of JSON.
+            The texts, separated by blank lines; with ``--logprobs``, lines of JSON.
         """
         ids_prompt = splits.normalized_prompt(prompt, self.run.recipe.corpus)
         prefix = self._prefix(prompt)
@@ -170,7 +180,11 @@ class _Generation:
         return whole
 
     def _prefix(self, prompt: str) -> str:
-        """Return the prompt as it is shown before a text: on a terminal only, and if it was not typed there."""
+        """Return the text to print before a generated text.
+
+        On a terminal this is the prompt, followed by a newline if the model reads the prompt as a source. If the user
+        has typed the prompt, or the output is not a terminal, it is "".
+        """
         arguments = self.arguments
         if not sys.stdout.isatty() or arguments.interactive or arguments.output or arguments.logprobs is not None:
             return ""
@@ -178,7 +192,13 @@ class _Generation:
         return f"{prompt}\n" if prompt and has_own_line else prompt
 
     def _samples(self, prompt: str, seed: int, emit: Emit) -> list[Sample]:
-        """Generate the texts of a prompt."""
+        """Generate the texts for a prompt by beam search or sampling.
+
+        Args:
+            prompt: the normalized prompt.
+            seed: seed of the first text; the seed increases by 1 for each further text.
+            emit: function that receives each part of a text.
+        """
         if self.search is not None:
             samples = text_generation.search(
                 self.run, self.step, prompt, self.search, constraints=self.constraints, stop=self.config.stop
@@ -189,7 +209,7 @@ class _Generation:
         )
 
     def _logprobs(self, prompt: str, samples: list[Sample]) -> Iterator[str]:
-        """Return a line of JSON for each token of each text."""
+        """Yield a line of JSON for each token of each text."""
         for number, sample in enumerate(samples):
             entries = text_generation.token_logprobs(
                 self.run, self.step, prompt, sample.tokens, self.arguments.logprobs
@@ -199,7 +219,11 @@ class _Generation:
 
 
 def _note_results(samples: list[Sample], seconds: float) -> None:
-    """Print to standard error how many tokens were generated, why each text ended, and notes about it."""
+    """Print a summary to standard error.
+
+    The summary contains the number of generated tokens, the time, the reason why each text ended, and notes about the
+    texts.
+    """
     tokens = sum(sample.length for sample in samples)
     reasons = ", ".join(sample.finish_reason for sample in samples)
     scores = ", ".join(f"{sample.score:.4f}" for sample in samples if sample.score is not None)

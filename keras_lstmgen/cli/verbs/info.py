@@ -1,4 +1,4 @@
-"""``info``: describe a run, or list all runs."""
+"""Run the verb ``info``: describe a run, or list all runs."""
 
 import argparse
 from dataclasses import asdict
@@ -12,11 +12,11 @@ from keras_lstmgen.layers import lstm
 from keras_lstmgen.models import run_directory
 from keras_lstmgen.utils.errors import UserError
 
-DAMAGE = (AttributeError, KeyError, TypeError, ValueError)  # raised by files whose content has another structure
+DAMAGE = (AttributeError, KeyError, TypeError, ValueError)  # exceptions if the content of a JSON file is damaged
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Print what a run contains, or a table of all runs."""
+    """Print the recipe, the model and the artifacts of a run. If no run is given, print a table of all runs."""
     if arguments.run is None:
         _list_runs(arguments.runs)
         next_words = ("info", run_directory.find(None, arguments.runs))
@@ -30,13 +30,13 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _list_runs(parent: Path) -> None:
-    """Print a row for each run."""
+    """Print a table with a row for each run in a folder."""
     rows = [_summary(path.parent) for path in sorted(parent.glob("*/recipe.toml"))]
     console.table(f"runs in {parent}", ("run", "nats per token", "minutes", "artifacts"), rows)
 
 
 def _summary(folder: Path) -> tuple[str, str, str, str]:
-    """Return the row of a run; a damaged run does not hide the others."""
+    """Return the row of a run in the table. A damaged run gets a row too, so that the other runs are still listed."""
     try:
         atomic.check_inside(folder)
         artifacts = ", ".join(_proofs(folder)) or "none"
@@ -49,12 +49,18 @@ def _summary(folder: Path) -> tuple[str, str, str, str]:
 
 
 def _describe(folder: Path, metadata: dict[str, Any]) -> None:
-    """Print the recipe, the measured values and the artifacts of a run."""
+    """Print the recipe, the sizes and losses, and the artifacts of a run.
+
+    Args:
+        folder: folder of the run.
+        metadata: metadata of the run.
+    """
     try:
         values, artifacts = _model_rows(metadata), _artifact_rows(folder)
     except DAMAGE as error:
         raise UserError(
-            f"{folder}: its metrics or export.json are damaged ({error}); copy the whole folder of the run"
+            f"{folder}: the metrics or export.json of the run are damaged ({error}); copy the whole folder of the run "
+            "again"
         ) from error
     console.table(f"{folder}: recipe", ("field", "value"), _recipe_rows(metadata["recipe"]))
     console.table(f"{folder}: model", ("property", "value"), values)
@@ -62,6 +68,7 @@ def _describe(folder: Path, metadata: dict[str, Any]) -> None:
 
 
 def _recipe_rows(tables: dict[str, dict[str, Any]]) -> list[tuple[str, str]]:
+    """Return a row (dotted name, value) for each recipe field."""
     return [
         (f"{section}.{key}", ", ".join(value) if isinstance(value, list) else str(value))
         for section, values in tables.items()
@@ -70,13 +77,14 @@ def _recipe_rows(tables: dict[str, dict[str, Any]]) -> list[tuple[str, str]]:
 
 
 def _model_rows(metadata: dict[str, Any]) -> list[tuple[str, Any]]:
-    """Return the sizes and losses of the model."""
+    """Return a row (name, value) for each size and loss of the model."""
     sizes = [(key.replace("_", " "), metadata[key]) for key in ("vocab_size", "state_size", "start_id", "end_id")]
     measured = metadata["metrics"].get("validation", {}).items()
     return sizes + [(key.replace("_", " "), f"{value:,.4f}") for key, value in measured]
 
 
 def _artifact_rows(folder: Path) -> list[tuple[str, ...]]:
+    """Return a row (name, path, size in bytes, identical texts) for each artifact."""
     return [
         (name, proof["path"], f"{proof['bytes']:,}", f"{proof['identical']} of {proof['tried']}")
         for name, proof in _proofs(folder).items()
@@ -84,11 +92,11 @@ def _artifact_rows(folder: Path) -> list[tuple[str, ...]]:
 
 
 def _proofs(folder: Path) -> dict[str, Any]:
-    """Return the entries of ``export.json`` whose artifacts exist."""
+    """Return the entries of ``export.json`` for the artifacts that exist, by name."""
     entries = _read(folder / "export.json").get("artifacts", {}).items()
     return {name: entry for name, entry in entries if entry["path"] and (folder / entry["path"]).exists()}
 
 
 def _read(path: Path) -> dict[str, Any]:
-    """Return the content of a JSON file, or {} if the file does not exist."""
+    """Return the content of a JSON file; an empty dictionary if the file does not exist."""
     return dict(atomic.read_json(path)) if path.is_file() else {}

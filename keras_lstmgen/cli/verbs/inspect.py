@@ -1,4 +1,4 @@
-"""``inspect``: plot a layer while it reads a text, and find cells that follow a readable feature."""
+"""Run the verb ``inspect``: plot the activations of a layer, and find cells that follow a readable feature."""
 
 import argparse
 from pathlib import Path
@@ -14,7 +14,7 @@ from keras_lstmgen.utils.errors import UserError
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Print the tables of an inspection, and write its pictures and page."""
+    """Inspect a run, print tables, and write the pictures and the HTML page."""
     check_range("--max-new-tokens", arguments.max_new_tokens, 0)
     note_reserved_names(arguments.text)
     sampling = sampling_options(arguments)
@@ -29,7 +29,10 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def _output_folder(arguments: argparse.Namespace, run_folder: Path) -> Path:
-    """Return the folder for pictures; raise UserError, before anything is drawn, if it cannot be written to."""
+    """Return the folder for the pictures; raise UserError if it is not writable.
+
+    The check runs before the inspection, so that the user does not wait for nothing.
+    """
     path: Path = arguments.output or run_folder / "inspect"
     if path.exists() and not path.is_dir():
         raise UserError(f"--output {path}: is a file; name a folder")

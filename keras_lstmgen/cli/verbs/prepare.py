@@ -1,4 +1,4 @@
-"""``prepare``: tokenize a large corpus in parallel with Apache Beam."""
+"""Run the verb ``prepare``: tokenize a large corpus in parallel with Apache Beam."""
 
 import argparse
 import time
@@ -13,7 +13,7 @@ from keras_lstmgen.utils.errors import UserError
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Write the ids of a corpus to a folder, and print how many there are."""
+    """Write the token ids of a corpus to a folder, and print the counts of documents and tokens."""
     settings, _ = recipe_and_name(arguments.source, recipe_values(arguments))
     with captured_stderr():
         pipeline = _import_pipeline()
@@ -41,7 +41,13 @@ def _import_pipeline() -> ModuleType:
 
 
 def _print_counts(folder: str, manifest: dict[str, Any], seconds: float) -> None:
-    """Print the counts of each split, and how long the preparation took."""
+    """Print the counts of each split as a table.
+
+    Args:
+        folder: folder of the prepared corpus, which is printed in the title.
+        manifest: content of ``prepared.json``.
+        seconds: duration of the preparation in seconds.
+    """
     splits = manifest["counts"]
     rows = [(name, *(f"{splits[split][name]:,}" for split in splits)) for name in splits["train"]]
     rows.append(("shards", *(f"{len(manifest['shards'][split]):,}" for split in splits)))

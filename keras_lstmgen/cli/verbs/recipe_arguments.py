@@ -1,4 +1,4 @@
-"""Arguments of ``train`` and ``prepare``: a recipe or texts, with options that change values of the recipe."""
+"""Read the arguments of ``train`` and ``prepare``: a recipe or texts, and options that replace recipe values."""
 
 import argparse
 import re
@@ -14,33 +14,36 @@ from keras_lstmgen.data import prepared_corpus, sources
 from keras_lstmgen.files import filenames, spooling
 from keras_lstmgen.utils.errors import UserError
 
-MAX_NAME = 60  # characters of a name that is derived from a text
+MAX_NAME = 60  # maximum number of characters of a run name that is derived from a text
 
 
 def recipe_values(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Return the values of a recipe that were given as options, by dotted name."""
+    """Return the recipe values that the user has given as options, by dotted name such as ``"model.units"``."""
     return {name: value for name, value in vars(arguments).items() if "." in name}
 
 
 def recipe_and_name(words: list[str], given: dict[str, Any]) -> tuple[recipe.Recipe, str]:
-    """Return the recipe to train, and a name for the run.
+    """Return the recipe that the command line specifies, and a name for the run.
 
     Args:
-        words: the path of one recipe, or texts; an empty list selects Python's language reference.
-        given: values by dotted name, which replace those of the recipe.
+        words: the path of a recipe, or one or more texts. An empty list stands for the language reference of Python.
+        given: values by dotted name, which replace the values of the recipe.
+
+    Returns:
+        The recipe and the name of the run.
 
     Raises:
-        UserError: the words or the values contradict each other, or a value has no effect.
+        UserError: the arguments contradict each other, or a value is invalid or has no effect.
     """
     recipes = [word for word in words if word.endswith(".toml") and not Path(filenames.native(word)).is_dir()]
     if recipes and len(words) > 1:
-        raise UserError(f"{recipes[0]}: a recipe stands alone; its text is given by --corpus.source")
+        raise UserError(f"{recipes[0]}: a recipe must be the only argument; give its text with --corpus.source")
     if recipes:
         settings = recipe.override(recipe.load(Path(filenames.native(recipes[0]))), given, "--")
         _check_effects(settings, given, f"{recipes[0]}: ")
         return settings, Path(recipes[0]).stem
     if words and "corpus.source" in given:
-        raise UserError(f"{words[0]}: has no effect beside --corpus.source; leave one of them out")
+        raise UserError(f"{words[0]}: has no effect together with --corpus.source; leave out one of them")
     note_reserved_names(words)
     settings = recipe.override(recipe.Recipe(), {"corpus.source": words} if words else {})
     settings = recipe.override(settings, given, "--")
@@ -50,7 +53,13 @@ def recipe_and_name(words: list[str], given: dict[str, Any]) -> tuple[recipe.Rec
 
 
 def _check_effects(settings: recipe.Recipe, given: Iterable[str], where: str) -> None:
-    """Raise UserError for a value without an effect, given as an option or in the recipe, whose place is ``where``."""
+    """Raise UserError if a value of an option or of the recipe has no effect.
+
+    Args:
+        settings: the recipe with the values of the options.
+        given: dotted names of the values that are given as options.
+        where: beginning of a message about another value, such as ``"recipe.toml: "``.
+    """
     complete = prepared_corpus.with_prepared_tables(settings)
     effects.check(complete, given, "--")
     effects.check(complete, recipe.recipe_fields(), where)
@@ -60,7 +69,7 @@ def run_name(source: str) -> str:
     """Derive the name of a run from a path, glob or URL: ``"books/*.txt"`` gives ``"books"``."""
     plain = source.partition("?")[0] if "://" in source else source
     words = [word for word in plain.split("/") if word]
-    if not Path(source).exists():  # a glob; the name of a file may contain the same characters
+    if not Path(source).exists():  # then the source may be a glob; the name of an existing file may contain "*?[" too
         words = [word for word in words if not set(word) & set("*?[")]
     name = unicodedata.normalize("NFC", words[-1] if words else "").removesuffix(".gz")
     stem = name if Path(source).is_dir() else Path(name).stem
@@ -68,5 +77,5 @@ def run_name(source: str) -> str:
 
 
 def note_skipped_files(corpus: recipe.Corpus) -> None:
-    """Print the files in the folders of a corpus that are not read."""
+    """Print the files in the folders of a corpus that are skipped."""
     console.left_out(sources.left_out((*corpus.source, *corpus.validation)))

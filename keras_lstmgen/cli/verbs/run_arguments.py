@@ -1,4 +1,4 @@
-"""Arguments that several verbs share: the run, ranges of numbers, and how tokens are sampled."""
+"""Read arguments that several verbs share: the run, numbers with a range, and sampling options."""
 
 import argparse
 from collections.abc import Sequence
@@ -9,13 +9,17 @@ from keras_lstmgen.generation.sampling import Options
 from keras_lstmgen.models import run_directory
 from keras_lstmgen.utils.errors import UserError, check_at_least, shell_quoted
 
-LARGEST = 2**31 - 1  # the inputs of the graphs are int32
+LARGEST = 2**31 - 1  # default maximum of a number, because TensorFlow graphs receive numbers as int32
 
 
 def find_run(name: str | None, runs: Path) -> Path:
-    """Return the folder of a run, the newest if ``name`` is None.
+    """Return the folder of a run.
 
-    If a folder in the working directory has the same name, a note says that the run is used.
+    If the working directory contains a folder with the same name, the function prints that the run is used.
+
+    Args:
+        name: name or path of the run; None for the newest run.
+        runs: folder that contains the runs.
     """
     folder = run_directory.find(name, runs)
     if name and not run_directory.is_path(name) and Path(name).is_dir() and not folder.samefile(name):
@@ -24,25 +28,38 @@ def find_run(name: str | None, runs: Path) -> Path:
 
 
 def note_reserved_names(texts: Sequence[str]) -> None:
-    """Print a note if a word with a special meaning, such as ``-``, is also the name of a file."""
+    """Print a note for each text whose name has a special meaning, such as ``-``, if a file has this name too."""
     for name, meaning in (("pydoc", "Python's language reference"), ("-", "standard input")):
         if name in texts and Path(name).exists():
             _note_ambiguity(name, meaning, "file")
 
 
 def _note_ambiguity(name: str, used: str, other: str) -> None:
-    """Print to standard error which of two things a word selects, and how to select the other one."""
-    hint = f"for the {other} in the working directory, type {shell_quoted(Path(name))}"
+    """Print to standard error how an ambiguous name is interpreted.
+
+    Args:
+        name: the name.
+        used: the meaning that is used, such as "standard input".
+        other: the kind of the other meaning, "file" or "folder".
+    """
+    hint = f"to select the {other} in the working directory, type {shell_quoted(Path(name))}"
     console.notes.print(f"{name}: using {used}; {hint}", markup=False)
 
 
 def check_range(name: str, value: int, low: int, high: int = LARGEST) -> None:
-    """Raise UserError for a number below ``low`` or above ``high``."""
+    """Raise UserError if a number is below ``low`` or above ``high``.
+
+    Args:
+        name: name of the option, which the message begins with.
+        value: the number.
+        low: smallest valid number.
+        high: largest valid number.
+    """
     check_at_least(name, value, low)
     if value > high:
         raise UserError(f"{name}: {value} is out of range; give {high} or less")
 
 
 def sampling_options(arguments: argparse.Namespace) -> Options:
-    """Return the options that select the next token."""
+    """Return the sampling options of the command line, such as the temperature."""
     return Options(**{name: getattr(arguments, name) for name in Options.__dataclass_fields__})

@@ -1,4 +1,4 @@
-"""``train``: train a new run, or continue the training of a run."""
+"""Run the verb ``train``: train a new run, or continue the training of a run."""
 
 import argparse
 import os
@@ -18,7 +18,7 @@ from keras_lstmgen.utils.errors import UserError
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Train as the only process, or as one of several workers."""
+    """Train in this process, which is the only process or one of several workers."""
     check_range("--workers", arguments.workers, 1, launcher.MAX_WORKERS)
     if not os.environ.get("TF_CONFIG"):
         launcher.report_idle_gpus(1)
@@ -42,7 +42,9 @@ def _train(arguments: argparse.Namespace) -> Path:
 def _resume(arguments: argparse.Namespace) -> Path:
     """Continue the training of a run from its last checkpoint and return its folder."""
     if arguments.source or arguments.name:
-        raise UserError("--resume: the run has a text and a name; leave them out, or train a new run without it")
+        raise UserError(
+            "--resume: the run already has a text and a name; give neither of them, or train a new run instead"
+        )
     folder, given = find_run(arguments.resume, arguments.runs), recipe_values(arguments)
     settings = recipe.override(recipe.load(folder / run_directory.RECIPE), given, "--")
     effects.check(settings, given, "--")
