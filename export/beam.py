@@ -1,7 +1,7 @@
 """Beam search with an exported model in NumPy, as defined in docs/generation.md.
 
-The search calls the ``step`` of an artifact. It uses no random numbers, so a model, a prompt and a number of beams give
-the same texts in every runtime. Sums are float64.
+The search calls the function ``step`` of an artifact. It uses no random numbers, so the same model, prompt and options
+give the same texts in every runtime. Sums of log-probabilities are float64.
 """
 
 from collections.abc import Sequence
@@ -18,13 +18,22 @@ Sums = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Options:
-    """Options of a search; raise ValueError for an option out of range."""
+    """Options of a beam search.
+
+    Attributes:
+        beams: number of texts that the search extends in parallel.
+        length_penalty: exponent of the length penalty. The value 0 turns it off. With a higher value, longer texts get
+            better scores.
+
+    Raises:
+        ValueError: if an option is out of range.
+    """
 
     beams: int
     length_penalty: float = 0.0
 
     def __post_init__(self) -> None:
-        """Check both ranges; NaN is out of range."""
+        """Raise ValueError if an option is out of range or NaN."""
         if not 1 <= self.beams <= MAX_BEAMS:
             raise ValueError(f"beams is out of range: it must be 1 to {MAX_BEAMS}")
         if not 0 <= self.length_penalty <= 10:
@@ -33,34 +42,34 @@ class Options:
 
 @dataclass(frozen=True)
 class Text:
-    """A text of the search, without the prompt."""
+    """A text that the search has generated, without the prompt."""
 
     tokens: tuple[int, ...] = ()
-    logprob: float = 0.0  # sum over its tokens, in nats
-    score: float = 0.0
+    logprob: float = 0.0  # sum of the log-probabilities of the tokens, in nats
+    score: float = 0.0  # ``logprob`` divided by the length penalty
 
 
 @dataclass(frozen=True)
 class _Living:
-    """An unfinished text, with the log-probabilities of its next token."""
+    """An unfinished text with the log-probabilities of its next token."""
 
     text: Text
-    logprobs: Sums  # [V]; minus infinity for ids that are never generated
-    state: Floats  # [S]
+    logprobs: Sums  # float64 [V]; minus infinity for ids that are never generated
+    state: Floats  # float32 [S], state of the model after the text
 
 
 def search(step: Step, ids: Sequence[int], metadata: Metadata, options: Options, *, max_new_tokens: int) -> list[Text]:
-    """Search for the best continuations of a prompt.
+    """Search for the continuations of a prompt with the best scores.
 
     Args:
-        step: the step of the artifact.
-        ids: ids of the prompt, at least one. If the last one is the end token, the result is one empty text.
+        step: function that runs the model for one token.
+        ids: ids of the prompt, at least one. If the last id is the end token, the result is one empty text.
         metadata: metadata of the artifact.
         options: options of the search.
-        max_new_tokens: limit of each text.
+        max_new_tokens: largest number of tokens of each text.
 
     Returns:
-        At most ``options.beams`` texts, best first.
+        At most ``options.beams`` texts, sorted by their scores with the best first.
     """
     if ids[-1] == metadata.end_id:
         return [Text()]
@@ -84,12 +93,12 @@ def search(step: Step, ids: Sequence[int], metadata: Metadata, options: Options,
 
 
 def _best(found: list[Text], options: Options) -> list[Text]:
-    """Return the N best texts, best first; equal scores keep their order."""
+    """Return at most ``options.beams`` texts, sorted with the best first; texts with equal scores keep their order."""
     return sorted(found, key=lambda text: -text.score)[: options.beams]
 
 
 def _read(step: Step, text: Text, token: int, state: Floats, metadata: Metadata) -> _Living:
-    """Read the last token of a text, and return the text with the log-probabilities of its next token."""
+    """Run the model for the last token of a text; return the text with the log-probabilities of its next token."""
     logits, state = step(token, state)
     shifted = logits.astype(np.float64) - logits.max()
     logprobs = shifted - np.log(np.exp(shifted).sum())
@@ -98,7 +107,11 @@ def _read(step: Step, text: Text, token: int, state: Floats, metadata: Metadata)
 
 
 def _children(living: list[_Living], options: Options) -> list[tuple[_Living, Text]]:
-    """Return the 2 N best continuations, each with its parent; equal sums are ordered by text, then by id."""
+    """Extend the texts by one token, and return the best extensions, each with the text that it extends.
+
+    The function returns twice as many extensions as there are beams, because some of them may end with the end token.
+    Extensions with equal log-probabilities are sorted by the order of their texts, then by id.
+    """
     sums = np.stack([parent.logprobs + parent.text.logprob for parent in living])
     children = []
     for place in np.argsort(-sums.ravel(), kind="stable")[: 2 * options.beams]:
@@ -111,12 +124,20 @@ def _children(living: list[_Living], options: Options) -> list[tuple[_Living, Te
 
 
 def _penalty(n: int, options: Options) -> float:
-    """Return the length penalty of n tokens, including the end token (Wu et al., 2016), that divides the sum."""
+    """Return the length penalty for n tokens, including the end token.
+
+    The score of a text is its log-probability divided by the penalty (Wu et al., "Google's Neural Machine Translation
+    System", 2016).
+    """
     return float(((5 + n) / 6) ** options.length_penalty)
 
 
 def _settled(best: Text, found: list[Text], options: Options, max_new_tokens: int) -> bool:
-    """Return whether N texts are finished, and the best unfinished text cannot become better than the Nth of them."""
+    """Return whether the search can stop.
+
+    It can stop if ``found`` contains one finished text per beam, and ``best``, the best unfinished text, cannot get a
+    better score than the worst of them.
+    """
     if len(found) < options.beams:
         return False
     return best.logprob / _penalty(max_new_tokens, options) <= found[-1].score

@@ -1,4 +1,4 @@
-"""Command line of the Python clients; each client passes the function that opens its artifact."""
+"""Command line that all Python clients share; each client passes the function that opens its artifact."""
 
 import argparse
 import io
@@ -19,15 +19,16 @@ from export import beam
 from export.contract import Metadata, Options, Step, finish_reason, generate, prompt_ids, read_metadata
 from export.tokenizer import Tokenizer, decode, decode_stream, encode, read
 
-Load = Callable[[Path], tuple[Step, bytes, bytes]]  # path -> step, metadata as JSON, SentencePiece model
+# Takes the path of an artifact, and returns the step, the metadata as JSON, and the SentencePiece model.
+Load = Callable[[Path], tuple[Step, bytes, bytes]]
 
-# A step mainly reads all weights, which is limited by the memory bandwidth and not by the number of threads.
+# A step spends most of its time reading weights, so more threads than a few do not make it faster.
 MAX_THREADS = 4
-CPU_MAX = Path("/sys/fs/cgroup/cpu.max")  # CPU quota of a container: microseconds per period, or "max"
+CPU_MAX = Path("/sys/fs/cgroup/cpu.max")  # CPU quota of a container: "max" or microseconds, and period in microseconds
 
 
 def cores(quota: Path = CPU_MAX) -> int:
-    """Return the number of cores that this process may use, by its affinity and the CPU quota of its container."""
+    """Return the number of cores that this process may use, according to its CPU affinity and its container quota."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         most, period = quota.read_text().split()
@@ -41,17 +42,17 @@ THREADS = min(cores(), MAX_THREADS)
 DIGITS = 20  # number of digits of the largest 64-bit number
 
 HELP = {
-    "temperature": "divides the logits; 0 always takes the likeliest token",
-    "top_k": "keeps the k likeliest tokens; 0: all",
-    "top_p": "keeps the likeliest tokens that together reach this probability; 1: all",
-    "min_p": "keeps tokens of at least this part of the largest probability; 0: all",
-    "repetition_penalty": "makes tokens already in the text less likely; 1: off",
+    "temperature": "divide the logits by this number; 0 always selects the most likely token",
+    "top_k": "sample only from the k most likely tokens; 0: from all",
+    "top_p": "sample only from the most likely tokens whose probabilities add up to this number; 1: from all",
+    "min_p": "sample only from tokens with at least this share of the largest probability; 0: from all",
+    "repetition_penalty": "above 1, tokens that are already in the text become less likely; 1: off",
 }
 
 
 @contextmanager
 def silence() -> Iterator[None]:
-    """Discard the output of native code to standard error inside the context."""
+    """Discard everything that is written to standard error inside the context, including output of native code."""
     _open_closed()
     kept = os.dup(2)
     with open(os.devnull, "wb") as nowhere:
@@ -73,20 +74,29 @@ class Model:
 
 
 def main(load: Load, artifact: str) -> int:
-    """Generate text with an artifact; return the exit status, 2 after a line on standard error for invalid input."""
+    """Generate the texts that the command line requests.
+
+    Args:
+        load: function that opens the artifact.
+        artifact: description of the artifact for ``--help``.
+
+    Returns:
+        The exit status: 0, or 2 after an error message in one line on standard error.
+    """
     return run("generate.py", lambda: _texts(load, artifact))
 
 
 def run(name: str, program: Callable[[], None]) -> int:
     """Run a program and return its exit status.
 
-    The status is 2, after a line on standard error, if the program raises ValueError or the output cannot be written.
-    It is 0 if the reader of standard output stops early. The null device replaces closed standard streams.
+    The status is 2 if the program raises ValueError or if its output cannot be written. The function then prints one
+    line to standard error. Otherwise the status is 0, even if the reader of standard output closes the pipe early. The
+    null device replaces standard streams that are closed when the program starts.
     """
     _open_closed()
     for stream in (sys.stdin, sys.stdout):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(encoding="utf-8")  # independent of the locale
+            stream.reconfigure(encoding="utf-8")  # whatever the locale is
     try:
         program()
         sys.stdout.flush()
@@ -103,7 +113,7 @@ def run(name: str, program: Callable[[], None]) -> int:
 
 
 def say(text: str) -> None:
-    """Print a line to standard error; discard it if that fails."""
+    """Print a line to standard error; ignore the error if it cannot be written."""
     try:
         print(text, file=sys.stderr, flush=True)
     except OSError:
@@ -111,7 +121,7 @@ def say(text: str) -> None:
 
 
 def _open_closed() -> None:
-    """Replace closed standard streams by the null device."""
+    """Open the null device for each standard stream that is closed."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:
             nowhere = os.open(os.devnull, os.O_RDWR)
@@ -121,14 +131,14 @@ def _open_closed() -> None:
 
 
 def _discard(number: int) -> None:
-    """Redirect a standard stream to the null device, so that its buffered output is discarded."""
+    """Redirect a standard stream to the null device, so that Python can flush its buffer without an error."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, number)
     os.close(nowhere)
 
 
 def _texts(load: Load, artifact: str) -> None:
-    """Generate the texts of the command line."""
+    """Parse the command line, and generate the texts that it requests."""
     arguments = _arguments(artifact)
     options, searched = options_of(arguments), _searched(arguments)
     model = open_model(load, arguments.model)
@@ -147,23 +157,23 @@ class Parser(argparse.ArgumentParser):
         raise ValueError(f"{message}; --help lists the options")
 
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
-        """Flush standard output and exit, after ``--help``."""
+        """Flush standard output and exit; the parser calls this method after ``--help``."""
         sys.stdout.flush()
         super().exit(status, message)
 
 
 def _arguments(artifact: str) -> argparse.Namespace:
     """Parse the command line."""
-    parser = parser_of_texts(f"Write text with {artifact}.")
+    parser = parser_of_texts(f"Generate text with {artifact}.")
     parser.add_argument("model", type=Path, help=artifact)
     parser.add_argument(
         "--beams",
         type=whole,
         default=0,
-        help="search for the best texts, this many at a time, and draw nothing; 0: draw",
+        help="use beam search with this number of beams; 0: sample instead",
     )
     parser.add_argument(
-        "--length-penalty", type=real, default=0.0, help="of the search: above 0, longer texts score better"
+        "--length-penalty", type=real, default=0.0, help="for beam search: above 0, longer texts get better scores"
     )
     return parser.parse_args()
 
@@ -172,24 +182,24 @@ def _searched(arguments: argparse.Namespace) -> beam.Options | None:
     """Return the options of a beam search, or None for sampling; raise ValueError for conflicting options."""
     if not arguments.beams:
         if arguments.length_penalty:
-            raise ValueError("length_penalty is of a search: give beams too")
+            raise ValueError("length_penalty applies only to beam search: give beams too")
         return None
     options = beam.Options(arguments.beams, arguments.length_penalty)
     for field in fields(Options):
         if getattr(arguments, field.name) != field.default:
-            raise ValueError(f"{field.name} has no place in a search, which draws nothing: leave it or beams out")
+            raise ValueError(f"{field.name} does not apply to beam search: remove {field.name} or beams")
     if arguments.n > options.beams:
-        raise ValueError(f"n is out of range: a search with {options.beams} beams finds that many texts at most")
+        raise ValueError(f"n is out of range: it must be at most the number of beams, {options.beams}")
     return options
 
 
 def parser_of_texts(description: str) -> argparse.ArgumentParser:
-    """Return a parser with the options of a text: prompt, seeds, length and sampling options."""
+    """Return a parser with the options that all clients have: prompt, seeds, length and sampling options."""
     parser = Parser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--prompt", type=_utf8, default="", help="text to continue; none: a new text")
-    parser.add_argument("--seed", type=seed, default=0, help="64-bit number; the same one writes the same text")
-    parser.add_argument("--n", type=_count, default=1, help="texts to write, with seed, seed + 1, ...")
-    parser.add_argument("--max-new-tokens", type=_count, default=200, help="limit of each text, in tokens")
+    parser.add_argument("--prompt", type=_utf8, default="", help="text to continue; without it, begin a new text")
+    parser.add_argument("--seed", type=seed, default=0, help="64-bit number; the same seed gives the same text")
+    parser.add_argument("--n", type=_count, default=1, help="number of texts, with the seeds seed, seed + 1, ...")
+    parser.add_argument("--max-new-tokens", type=_count, default=200, help="largest number of tokens of each text")
     for field in fields(Options):
         name, read = "--" + field.name.replace("_", "-"), whole if type(field.default) is int else real
         parser.add_argument(name, type=read, default=field.default, help=HELP[field.name])
@@ -197,12 +207,12 @@ def parser_of_texts(description: str) -> argparse.ArgumentParser:
 
 
 def options_of(arguments: argparse.Namespace) -> Options:
-    """Return the sampling options; raise ValueError for an option out of range."""
+    """Return the sampling options of a command line; raise ValueError if one is out of range."""
     return Options(**{field.name: getattr(arguments, field.name) for field in fields(Options)})
 
 
 def _utf8(text: str) -> str:
-    """Return an argument; raise ArgumentTypeError if its bytes are not valid UTF-8."""
+    """Return an argument unchanged; raise ArgumentTypeError if its bytes are not valid UTF-8."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -211,14 +221,14 @@ def _utf8(text: str) -> str:
 
 
 def whole(text: str) -> int:
-    """Parse an integer of ASCII digits."""
+    """Parse an integer that consists of ASCII digits."""
     if not re.fullmatch(r"[+-]?[0-9]+", text) or len(text.lstrip("+-0")) > DIGITS:
         raise argparse.ArgumentTypeError(f"'{text[:40]}' is not a whole number of at most {DIGITS} digits")
     return int(text)
 
 
 def real(text: str) -> float:
-    """Parse a number of ASCII digits; the range checks reject ``nan`` and ``inf`` later."""
+    """Parse a number that consists of ASCII digits, or ``nan`` or ``inf``, which later checks reject."""
     if not re.fullmatch(r"[+-]?(([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?|inf|nan)", text, re.IGNORECASE):
         raise argparse.ArgumentTypeError(f"'{text[:40]}' is not a number")
     return float(text)
@@ -233,7 +243,7 @@ def seed(text: str) -> int:
 
 
 def _count(text: str) -> int:
-    """Parse a positive number below 2^31."""
+    """Parse an integer from 1 to 2^31 - 1."""
     number = whole(text)
     if not 1 <= number < 2**31:
         raise argparse.ArgumentTypeError(f"{number} is out of range: it must be 1 to {2**31 - 1}")
@@ -248,7 +258,7 @@ def open_model(load: Load, path: Path) -> Model:
         step, json, tokenizer = load(path)
         model = Model(step, read_metadata(json), read(tokenizer))
         logits, _ = step(model.metadata.start_id, np.zeros(model.metadata.state_size, np.float32))
-    except Exception as error:  # each runtime has its own exceptions for damaged files
+    except Exception as error:  # each runtime raises its own exceptions for damaged files
         raise ValueError(f"{path}: cannot be used: {error}") from error
     if not len(logits) == len(model.tokenizer.pieces) == model.metadata.vocab_size:
         raise ValueError(f"{path}: cannot be used: model, tokenizer and metadata differ in vocabulary size")
@@ -293,7 +303,7 @@ def _tell(texts: list[list[int]], metadata: Metadata, seconds: float, more: str 
 
 
 def _noting(tokens: Iterator[int], written: list[int]) -> Iterator[int]:
-    """Yield tokens, and append them to ``written``."""
+    """Yield the tokens, and append each of them to ``written``."""
     for token in tokens:
         written.append(token)
         yield token

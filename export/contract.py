@@ -1,9 +1,9 @@
-"""Text generation with an exported model in NumPy, one text at a time, as specified in docs/contract.md.
+"""Generate text with an exported model in NumPy, one text at a time, as specified in docs/contract.md.
 
-A client needs this module, its runtime and the tokenizer. The module contains the random numbers of a seed, the
-sampling of a token from logits, and the generation loop around the artifact's ``step``. V is the vocabulary size, S the
-state size. Numbers are float32, and probabilities are summed as integers, so a seed selects the same tokens in every
-runtime.
+The module generates the random numbers of a seed, samples a token from logits, and runs the generation loop. A client
+adds a runtime, which computes the function ``step`` of the artifact, and a tokenizer. V is the vocabulary size, and S
+is the state size. Numbers are float32, and probabilities are added as integers. Therefore a seed selects the same
+tokens in every runtime.
 """
 
 import json
@@ -18,13 +18,13 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
 Ids = Sequence[int] | npt.NDArray[np.intp]
-Step = Callable[[int, Floats], tuple[Floats, Floats]]  # (id, state [S]) -> (logits [V], next state [S])
+Step = Callable[[int, Floats], tuple[Floats, Floats]]  # takes an id and a state [S]; returns logits [V] and a state [S]
 
 FORMAT_VERSION = 1
 LOWEST = np.float32(-np.inf)
-UNIT = np.float32(2**36)  # integer units per probability of 1
-CHUNK = 1024  # random numbers per call
-STEPS = 2**24  # resolution of the noise and of top_p
+UNIT = np.float32(2**36)  # the integer that represents the probability 1
+CHUNK = 1024  # number of random numbers that are generated at once
+STEPS = 2**24  # noise and top_p are multiples of 1 / STEPS
 
 
 @dataclass(frozen=True)
@@ -32,13 +32,13 @@ class Metadata:
     """Metadata of an artifact.
 
     Attributes:
-        vocab_size: V.
-        state_size: S.
-        start_id: start symbol.
-        end_id: end symbol; generation stops after it.
+        vocab_size: V, number of ids.
+        state_size: S, number of float32 values in the state of a text.
+        start_id: id of the start symbol.
+        end_id: id of the end symbol, after which generation stops.
         unsampled_ids: ids that are never generated.
-        prompt_start: whether a prompt is read after the start symbol.
-        source_end_id: end symbol of the source for a model of pairs; -1 for other models.
+        prompt_start: whether the model reads the start symbol before a prompt.
+        source_end_id: id of the symbol that ends the source of a pair; -1 for a model that is not trained on pairs.
     """
 
     vocab_size: int
@@ -64,17 +64,17 @@ def read_metadata(text: str | bytes) -> Metadata:
     numbers = (V, metadata.state_size, metadata.start_id, metadata.end_id, end, *metadata.unsampled_ids)
     ids = (metadata.start_id, metadata.end_id, end if end != -1 else 0, *metadata.unsampled_ids)
     if not all(type(number) is int for number in numbers) or not all(0 <= i < V < 2**31 for i in ids):
-        raise ValueError("its metadata has an id that is none, or outside its vocabulary")
+        raise ValueError("its metadata contains an invalid id, or an id outside the vocabulary")
     if len(set(metadata.unsampled_ids)) == V:
-        raise ValueError("its metadata leaves no id to write")
+        raise ValueError("its metadata excludes all ids from generation")
     if not 0 <= metadata.state_size < 2**31 or type(metadata.prompt_start) is not bool:
-        raise ValueError("its metadata has a state_size or prompt_start that is none")
+        raise ValueError("its metadata contains an invalid state_size or prompt_start")
     return metadata
 
 
 @dataclass(frozen=True)
 class Options:
-    """Sampling options; the defaults are neutral.
+    """Sampling options; each default turns its option off.
 
     Raises:
         ValueError: if an option is out of range; the message names the option.
@@ -87,7 +87,7 @@ class Options:
     min_p: float = 0.0
 
     def __post_init__(self) -> None:
-        """Check the range of every option; NaN is out of range."""
+        """Raise ValueError if an option is out of range or NaN."""
         penalty, heat = self.repetition_penalty, self.temperature
         _require("repetition_penalty", 1e-6 <= penalty <= 1e6, "0.000001 to 1000000 (1: off)")
         _require("temperature", heat == 0 or 1e-6 <= heat <= 1e6, "0 (greedy), or 0.000001 to 1000000")
@@ -97,21 +97,21 @@ class Options:
 
 
 def _require(option: str, holds: bool, wanted: str) -> None:
-    """Raise ValueError if a condition does not hold."""
+    """Raise ValueError with the name of an option if the condition ``holds`` is false."""
     if not holds:
         raise ValueError(f"{option} is out of range: it must be {wanted}")
 
 
 def noise(seed: int, n: int, start: int = 0) -> Floats:
-    """Generate uniform random numbers in [0, 1), one per token.
+    """Return random numbers of a seed, uniformly distributed in [0, 1); generation uses one per token.
 
     >>> [round(float(number), 4) for number in noise(0, 2)]
     [0.2202, 0.6937]
 
     Args:
-        seed: 64-bit seed; a negative seed is its two's complement.
-        n: number of positions.
-        start: first position.
+        seed: 64-bit seed. A negative seed gives the same numbers as its two's complement.
+        n: number of random numbers.
+        start: position of the first returned number in the sequence of the seed.
 
     Returns:
         float32 [n].
@@ -124,21 +124,24 @@ def noise(seed: int, n: int, start: int = 0) -> Floats:
 
 
 def _mix(x: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
-    """Apply the hash "lowbias32" (Wellons, 2018); uint32 arithmetic wraps around."""
+    """Apply the hash "lowbias32" (Wellons, 2018) to each number; products of uint32 numbers are modulo 2^32."""
     x = (x ^ (x >> np.uint32(16))) * np.uint32(0x7FEB352D)
     x = (x ^ (x >> np.uint32(15))) * np.uint32(0x846CA68B)
     return x ^ (x >> np.uint32(16))
 
 
 def choose(logits: Floats, noise: float, seen: Bools, options: Options, unsampled_ids: Ids = ()) -> int:
-    """Sample the next token, in the order of docs/contract.md.
+    """Sample the next token; docs/contract.md specifies the order of the operations.
 
     Args:
         logits: float32 [V], output of ``step``.
         noise: random number in [0, 1).
-        seen: bool [V], true for the ids of the prompt and of the output so far.
+        seen: bool [V], true for each id in the prompt or in the text so far.
         options: sampling options.
         unsampled_ids: ids that are never generated.
+
+    Returns:
+        The id of the token.
     """
     sampled = np.ones(len(logits), np.bool_)
     sampled[np.asarray(unsampled_ids, np.intp)] = False
@@ -148,7 +151,7 @@ def choose(logits: Floats, noise: float, seen: Bools, options: Options, unsample
     logits = np.where(seen, np.where(logits > 0, logits / penalty, logits * penalty), logits)
 
     if options.temperature == 0:
-        return int(np.argmax(logits))  # the lowest id if tied
+        return int(np.argmax(logits))  # the lowest id if several logits are equal
     scaled = logits / np.float32(options.temperature)
 
     kept = sampled & (scaled >= _threshold(scaled, options))
@@ -157,7 +160,7 @@ def choose(logits: Floats, noise: float, seen: Bools, options: Options, unsample
 
 
 def _threshold(scaled: Floats, options: Options) -> np.float32:
-    """Return the highest threshold that ``top_k``, ``top_p`` and ``min_p`` set for the scaled logits [V]."""
+    """Return the lowest scaled logit that ``top_k``, ``top_p`` and ``min_p`` allow; ``scaled`` has the shape [V]."""
     falling = np.sort(scaled)[::-1]
     thresholds = [LOWEST]
     if 0 < options.top_k <= len(falling):
@@ -171,16 +174,16 @@ def _threshold(scaled: Floats, options: Options) -> np.float32:
 
 
 def _parts(logits: Floats) -> npt.NDArray[np.int64]:
-    """Return the probabilities [V] in integer units, whose sums do not depend on the order."""
+    """Return the probabilities [V] as integers, because sums of integers do not depend on the order."""
     powers = np.exp(logits - logits.max())
     return (powers / powers.sum() * UNIT).astype(np.int64)
 
 
 def prompt_ids(encoded: Sequence[int], metadata: Metadata) -> list[int]:
-    """Return the ids to feed for a prompt.
+    """Return the ids that the model must read for an encoded prompt.
 
-    The start symbol is prepended if the prompt is empty or the metadata has ``prompt_start``. For a model of pairs, the
-    end symbol of the source is appended to a prompt without one.
+    The function prepends the start symbol if the prompt is empty or ``prompt_start`` is true. If the model was trained
+    on pairs, it appends the symbol that ends a source, unless the prompt contains it.
 
     >>> metadata = Metadata(vocab_size=9, state_size=4, start_id=1, end_id=2, unsampled_ids=())
     >>> prompt_ids([5, 6], metadata), prompt_ids([], metadata)
@@ -194,18 +197,18 @@ def prompt_ids(encoded: Sequence[int], metadata: Metadata) -> list[int]:
 def generate(
     step: Step, ids: Sequence[int], metadata: Metadata, options: Options, *, seed: int, max_new_tokens: int
 ) -> Iterator[int]:
-    """Generate a text token by token, up to the end token or the limit.
+    """Generate a text token by token, until the end token or ``max_new_tokens`` is reached.
 
     Args:
-        step: the step of the artifact.
-        ids: ids of the prompt, at least one. Nothing is generated if the last one is the end token.
+        step: function that runs the model for one token.
+        ids: ids of the prompt, at least one. If the last id is the end token, nothing is generated.
         metadata: metadata of the artifact.
         options: sampling options.
         seed: 64-bit seed.
-        max_new_tokens: limit.
+        max_new_tokens: largest number of tokens to generate.
 
     Yields:
-        Each token as soon as it is sampled.
+        The id of each token as soon as it is sampled, including the end token.
     """
     state = np.zeros(metadata.state_size, np.float32)
     seen = np.zeros(metadata.vocab_size, np.bool_)
@@ -222,11 +225,11 @@ def generate(
 
 
 def _numbers(seed: int, n: int) -> Iterator[Any]:
-    """Iterate over the random numbers of a text; the memory does not depend on ``n``."""
+    """Iterate over ``n`` random numbers of a seed; they are generated in chunks, so large ``n`` need little memory."""
     for start in range(0, n, CHUNK):
         yield from noise(seed, min(CHUNK, n - start), start)
 
 
 def finish_reason(tokens: Sequence[int], metadata: Metadata) -> str:
-    """Return "stop" if the model ended the text, or "length" if the limit did."""
+    """Return "stop" if the text ends with the end token, or "length" if it reached the largest number of tokens."""
     return "length" if tokens and tokens[-1] != metadata.end_id else "stop"

@@ -1,12 +1,12 @@
-"""Tokenizer of an exported model: encode and decode text with a SentencePiece model; requires only Python.
+"""Encode and decode text with the SentencePiece model of an artifact; requires only Python.
 
 Example::
 
     tokenizer = read(Path("tokenizer.model").read_bytes())
     decode(tokenizer, encode(tokenizer, "any text"))  # "any text"
 
-It supports SentencePiece models of the types char, word, bpe and unigram without normalization and without a dummy
-prefix. In pieces, U+2581 represents a space.
+The module supports SentencePiece models of the types char, word, bpe and unigram that do not normalize the text and do
+not add a dummy prefix. In pieces, the character U+2581 represents a space.
 """
 
 import codecs
@@ -25,28 +25,28 @@ KINDS = {1: "unigram", 2: "bpe", 3: "word", 4: "char"}
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """A SentencePiece model: the piece, score and type of each id, and the options of the model."""
+    """A SentencePiece model: the piece, the score and the type of each id, and the options of the model."""
 
-    kind: str
-    pieces: tuple[str, ...]
-    scores: tuple[float, ...]
-    types: tuple[int, ...]
-    byte_fallback: bool
-    unknown_surface: str
+    kind: str  # "char", "word", "bpe" or "unigram"
+    pieces: tuple[str, ...]  # [V]
+    scores: tuple[float, ...]  # [V]
+    types: tuple[int, ...]  # [V], ``NORMAL`` to ``BYTE``
+    byte_fallback: bool  # whether text without a piece is encoded as bytes
+    unknown_surface: str  # text that the unknown id is decoded to
 
     @cached_property
     def ids(self) -> dict[str, int]:
-        """Ids of the pieces of text, without control symbols such as ``<s>`` and without bytes."""
+        """Ids of the pieces that are text, which excludes control symbols such as ``<s>`` and byte pieces."""
         return {piece: i for i, piece in enumerate(self.pieces) if self.types[i] in (NORMAL, USER_DEFINED)}
 
     @cached_property
     def byte_ids(self) -> dict[int, int]:
-        """Ids of the bytes 0 to 255; for example, the piece ``<0x0A>`` is byte 10."""
+        """Ids of the byte pieces by their bytes, 0 to 255; for example, the piece ``<0x0A>`` has the byte 10."""
         return {int(piece[3:5], 16): i for i, piece in enumerate(self.pieces) if self.types[i] == BYTE}
 
     @cached_property
     def user_defined(self) -> frozenset[str]:
-        """Pieces that are never split or merged."""
+        """User-defined pieces, which the encoder never splits or merges."""
         return frozenset(piece for i, piece in enumerate(self.pieces) if self.types[i] == USER_DEFINED)
 
 
@@ -67,29 +67,30 @@ def read(model: bytes) -> Tokenizer:
         _check(tokenizer)
     except (LookupError, ValueError, struct.error, TypeError, AttributeError):
         raise ValueError("its tokenizer is not a SentencePiece model") from None
-    # Fields: charsmap, add_dummy_prefix, remove_extra_whitespaces, escape_whitespaces. The last three default to true.
+    # Fields 2 to 5 are charsmap, add_dummy_prefix, remove_extra_whitespaces and escape_whitespaces. The last three are
+    # true by default.
     changes = [bool(normalizer.get(number, [number > 2])[0]) for number in (2, 3, 4, 5)]
     if changes != [False, False, False, True]:
-        raise ValueError("its tokenizer changes the text (normalisation, a dummy prefix), this client does not")
+        raise ValueError("its tokenizer changes the text (normalization or a dummy prefix), which is not supported")
     return tokenizer
 
 
 def _check(tokenizer: Tokenizer) -> None:
-    """Raise ValueError for a model that cannot encode every text or decode every id."""
+    """Raise ValueError if the model cannot encode every text, or cannot decode every id."""
     tokenizer.types.index(UNKNOWN)
     raw = [piece for piece, kind in zip(tokenizer.pieces, tokenizer.types, strict=True) if kind == BYTE]
     if not all(re.fullmatch("<0x[0-9A-Fa-f]{2}>", piece) for piece in raw):
-        raise ValueError("a byte that is none")
+        raise ValueError("a byte piece is invalid")
     if tokenizer.byte_fallback and len(tokenizer.byte_ids) < 256:
-        raise ValueError("a byte without a piece")
+        raise ValueError("a byte has no piece")
     if not all(abs(score) < 2**31 for score in tokenizer.scores):
-        raise ValueError("a score that sums to no number")
+        raise ValueError("a score is too large or not finite")
     if tokenizer.kind == "unigram" and NORMAL not in tokenizer.types:
-        raise ValueError("no piece to compare others with")
+        raise ValueError("there are no normal pieces")
 
 
 def _fields(message: bytes) -> dict[int, list[Any]]:
-    """Read the fields of a protobuf message by number: varints as ``int``, all others as ``bytes``.
+    """Read the fields of a protobuf message by their numbers; varints become ``int``, all other values ``bytes``.
 
     >>> _fields(bytes([0x08, 0x96, 0x01]))
     {1: [150]}
@@ -106,12 +107,12 @@ def _fields(message: bytes) -> dict[int, list[Any]]:
             value, at = message[at : at + size], at + size
         fields.setdefault(key >> 3, []).append(value)
     if at > len(message):
-        raise ValueError("cut short")
+        raise ValueError("the message is truncated")
     return fields
 
 
 def _varint(message: bytes, at: int) -> tuple[int, int]:
-    """Read a varint with seven bits per byte; return the number and the position after it."""
+    """Read a varint, which has seven bits per byte; return the number and the position after it."""
     value = shift = 0
     while True:
         value |= (message[at] & 0x7F) << shift
@@ -119,13 +120,14 @@ def _varint(message: bytes, at: int) -> tuple[int, int]:
         if message[at - 1] < 0x80:
             return value, at
         if shift > 63:
-            raise ValueError("a number of more than 64 bits")
+            raise ValueError("a varint has more than 64 bits")
 
 
 def encode(tokenizer: Tokenizer, text: str) -> list[int]:
-    """Encode a text line by line.
+    """Encode a text to ids, line by line.
 
-    A part of the text without a piece becomes its UTF-8 bytes, or the unknown id in a model without bytes.
+    A part of the text that is not a piece is encoded as its UTF-8 bytes. If the model has no byte pieces, it becomes
+    the unknown id.
     """
     ids: list[int] = []
     unknown = tokenizer.types.index(UNKNOWN)
@@ -141,19 +143,22 @@ def encode(tokenizer: Tokenizer, text: str) -> list[int]:
 
 
 def _chars(tokenizer: Tokenizer, text: str) -> list[str]:
-    """Split into characters and user-defined symbols; longer symbols are matched first."""
+    """Split a text into characters and user-defined pieces; where several match, the longest piece is used."""
     whole = sorted(tokenizer.user_defined, key=len, reverse=True)
     return re.findall("|".join([*map(re.escape, whole), "."]), text, re.DOTALL)
 
 
 def _words(_: Tokenizer, text: str) -> list[str]:
-    """Split before each space and newline, but not between a space and a newline."""
+    """Split a text before each space and newline, but not between a space and a newline."""
     return re.findall(f"{SPACE}?\n|{SPACE}?[^{SPACE}\n]+|{SPACE}", text)
 
 
 def _bpe(tokenizer: Tokenizer, text: str) -> list[str]:
-    """Merge the adjacent pair with the best score, the leftmost if tied, until no pair can be merged."""
-    # The empty part at the end (also index -1) is the neighbour of the first and the last part.
+    """Split a text into characters, and merge the adjacent pair with the best score until no pair can be merged.
+
+    If several pairs have the same score, the leftmost pair is merged first.
+    """
+    # The empty part at the end is the right neighbour of the last part and, as index -1, the left one of the first.
     parts = [*_chars(tokenizer, text), ""]
     before = [at - 1 for at in range(len(parts))]
     after = [at + 1 for at in range(len(parts))]
@@ -170,7 +175,7 @@ def _bpe(tokenizer: Tokenizer, text: str) -> list[str]:
     while agenda:
         _, left, right, joint = heapq.heappop(agenda)
         if not parts[left] or not parts[right] or parts[left] + parts[right] != joint:
-            continue  # one of the two was merged with another part
+            continue  # one part of this pair was merged with another part before
         parts[left], parts[right] = joint, ""
         after[left] = after[right]
         before[after[left]] = left
@@ -180,7 +185,10 @@ def _bpe(tokenizer: Tokenizer, text: str) -> list[str]:
 
 
 def _unigram(tokenizer: Tokenizer, text: str) -> list[str]:
-    """Find the split with the highest sum of scores by the Viterbi algorithm, with float32 sums like SentencePiece."""
+    """Split a text so that the sum of the scores is highest, by the Viterbi algorithm.
+
+    The sums are rounded to float32, as in SentencePiece.
+    """
     longest = max(map(len, tokenizer.ids))
     normal = [score for score, kind in zip(tokenizer.scores, tokenizer.types, strict=True) if kind == NORMAL]
     unknown = min(normal) - 10
@@ -190,7 +198,7 @@ def _unigram(tokenizer: Tokenizer, text: str) -> list[str]:
         for end in range(at + 1, min(at + longest, len(text)) + 1):
             part = text[at:end]
             if part in tokenizer.user_defined:
-                score = -0.1  # higher than the score of a normal piece, a log-probability
+                score = -0.1  # higher than the scores of normal pieces, which are log-probabilities
             elif part in tokenizer.ids:
                 score = tokenizer.scores[tokenizer.ids[part]]
             elif end == at + 1:
@@ -204,7 +212,7 @@ def _unigram(tokenizer: Tokenizer, text: str) -> list[str]:
 
 
 def _path(text: str, came_from: list[int]) -> list[str]:
-    """Split the text along the best path, from its end to its start."""
+    """Split the text along the best path, which is stored from its end to its start."""
     parts = []
     end = len(text)
     while end:
@@ -227,12 +235,16 @@ _CUT: dict[str, Callable[[Tokenizer, str], list[str]]] = {
 
 
 def decode(tokenizer: Tokenizer, ids: Sequence[int]) -> str:
-    """Decode ids to a text; a byte that is not part of a character becomes U+FFFD."""
+    """Decode ids to a text; a byte that is not part of a valid UTF-8 character becomes U+FFFD."""
     return "".join(decode_stream(tokenizer, ids))
 
 
 def decode_stream(tokenizer: Tokenizer, ids: Iterable[int]) -> Iterator[str]:
-    """Yield the text that each id completes, "" for an incomplete character; at the end, yield the remaining text."""
+    """Decode ids one by one, and yield one string per id.
+
+    If the byte pieces so far end with an incomplete character, the string is "" or ends before this character. After
+    the last id, the function yields the text of the bytes that are left.
+    """
     held = b""
     for i in ids:
         if tokenizer.types[i] == BYTE:
@@ -244,14 +256,17 @@ def decode_stream(tokenizer: Tokenizer, ids: Iterable[int]) -> Iterator[str]:
 
 
 def _surface(tokenizer: Tokenizer, i: int) -> str:
-    """Return the text of an id that is not a byte; control symbols have none."""
+    """Return the text of an id that is not a byte piece; the text of a control symbol is empty."""
     if tokenizer.types[i] == CONTROL:
         return ""
     return tokenizer.unknown_surface if tokenizer.types[i] == UNKNOWN else tokenizer.pieces[i].replace(SPACE, " ")
 
 
 def _read_utf8(data: bytes, *, final: bool) -> tuple[str, bytes]:
-    """Decode bytes; return the text and the incomplete character at its end (empty if ``final``)."""
+    """Decode bytes; return the text, and the bytes of an incomplete character at its end.
+
+    If ``final`` is true, an incomplete character is replaced by U+FFFD for each byte, and no bytes are returned.
+    """
     text = ""
     while True:
         try:

@@ -188,7 +188,7 @@ def test_metadata_that_leaves_nothing_to_write_is_refused(ask: Answers) -> None:
     whole = {"format_version": 1, "vocab_size": 3, "state_size": 2, "start_id": 1, "end_id": 2}
     jsons = [whole | {"unsampled_ids": ids} for ids in ([2, 1, 0], [1, 1, 1], [])]
     found = ask([{"ask": "metadata", "json": json.dumps(values)} for values in jsons])
-    assert found == ["its metadata leaves no id to write", None, None]
+    assert found == ["its metadata excludes all ids from generation", None, None]
 
 
 def trained(kind: str) -> bytes:

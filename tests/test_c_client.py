@@ -254,7 +254,7 @@ def test_metadata_that_leaves_nothing_to_write_is_refused(checked: Client, tmp_p
     about = {name: value for name, value in json.loads(carried).items() if name not in ("recipe", "metrics")}
     about["unsampled_ids"] = list(range(about["vocab_size"]))
     damaged.write_bytes(data.replace(carried, json.dumps(about).encode().ljust(len(carried))))
-    assert f"{damaged}: cannot be used: its metadata leaves no id to write" in one_line(checked(damaged))
+    assert f"{damaged}: cannot be used: its metadata excludes all ids from generation" in one_line(checked(damaged))
 
 
 def test_other_bad_input_is_one_line_and_exit_status_2(client: Client, trained: Path, tmp_path: Path) -> None:
@@ -266,7 +266,7 @@ def test_other_bad_input_is_one_line_and_exit_status_2(client: Client, trained: 
         ([tmp_path / "none.tflite"], "none.tflite: there is no such model"),
         ([tmp_path], "cannot be used"),
         ([trained / "onnx/model.onnx"], "cannot be used: it is not a TFLite file"),
-        ([bare], "it carries no metadata"),
+        ([bare], "it does not contain the metadata"),
         ([model, "--temperature=-1"], "temperature is out of range"),
         ([model, "--temperature=nan"], "temperature is out of range"),
         ([model, "--temperature=warm"], "--temperature must be a number, not 'warm'"),

@@ -290,5 +290,5 @@ def test_json_that_is_none_is_refused(parts: ctypes.CDLL) -> None:
     broken += [json.dumps(JSON | {name: 9}) for name in ("start_id", "end_id", "source_end_id")]
     broken += [json.dumps(JSON | {"unsampled_ids": ids}) for ids in ([9], [-1], [1.5], ["1"], 3)]
     for case in broken:
-        assert read_json(parts, case) == "its metadata is no JSON, or damaged", case
-    assert read_json(parts, text.encode().replace(b"quoted", b"\xff")) == "its metadata is no JSON, or damaged"
+        assert read_json(parts, case) == "its metadata is damaged, or not JSON", case
+    assert read_json(parts, text.encode().replace(b"quoted", b"\xff")) == "its metadata is damaged, or not JSON"

@@ -356,7 +356,7 @@ def test_metadata_of_another_format_is_refused(text: str) -> None:
 
 def test_metadata_that_leaves_nothing_to_write_is_refused() -> None:
     assert read_metadata(json.dumps(WRITTEN | {"unsampled_ids": list(range(1, V)) * 2}))
-    with pytest.raises(ValueError, match="leaves no id to write"):
+    with pytest.raises(ValueError, match="excludes all ids from generation"):
         read_metadata(json.dumps(WRITTEN | {"unsampled_ids": list(range(V))}))
 
 

@@ -177,9 +177,9 @@ def test_other_bad_input_is_one_line_and_exit_status_2(
         ([artifact, "--top-p", "0"], "top_p is out of range"),
         ([artifact, "--beams", "-1"], "beams is out of range"),
         ([artifact, "--beams", "2", "--length-penalty", "nan"], "length_penalty is out of range"),
-        ([artifact, "--length-penalty", "1"], "length_penalty is of a search: give beams too"),
-        ([artifact, "--beams", "2", "--top-k", "3"], "top_k has no place in a search"),
-        ([artifact, "--beams", "2", "--n", "3"], "n is out of range: a search with 2 beams"),
+        ([artifact, "--length-penalty", "1"], "length_penalty applies only to beam search: give beams too"),
+        ([artifact, "--beams", "2", "--top-k", "3"], "top_k does not apply to beam search"),
+        ([artifact, "--beams", "2", "--n", "3"], "n is out of range: it must be at most the number of beams, 2"),
         ([trained / "onnx/score.onnx"], "score.onnx: cannot be used"),
     ]
     for words, line in bad:

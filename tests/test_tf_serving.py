@@ -166,8 +166,8 @@ def test_what_a_server_refuses_is_a_line(
         (503, b"", "HTTP Error 503"),
         (404, b"[]", "[]"),
         (200, b"", "Expecting value"),
-        (200, b"{}", "no answer of TF Serving"),
-        (200, b"[]", "no answer of TF Serving"),
+        (200, b"{}", "not a response of TF Serving"),
+        (200, b"[]", "not a response of TF Serving"),
     ],
 )
 def test_what_another_server_answers_is_a_line(

@@ -1,4 +1,4 @@
-"""Generate text with a SavedModel, loaded like in TensorFlow Serving; requires numpy, tensorflow, tensorflow-text.
+"""Generate text with a SavedModel and without a server; requires numpy, tensorflow and tensorflow-text.
 
 python export/tf_serving/generate.py serving/1 --prompt "Once" --seed 1
 """
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.append(str(Path(__file__).resolve().parents[2]))  # for export/; last, to hide no other module
+sys.path.append(str(Path(__file__).resolve().parents[2]))  # contains export/; as the last path, it hides no module
 from export.client import main, silence
 from export.contract import Floats, Step
 
@@ -19,17 +19,18 @@ sys.path.pop()
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 with silence():  # TensorFlow logs during its import regardless of the log level
     import tensorflow as tf
-    import tensorflow_text  # noqa: F401 (its operators are in the graph)
+    import tensorflow_text  # noqa: F401 (registers operators that the graph contains)
 
 
 def load(path: Path) -> tuple[Step, bytes, bytes]:
-    """Load the version folder into a session; return the step, the metadata and the tokenizer from its assets."""
+    """Load a SavedModel into a session; return its graph ``step``, and metadata and tokenizer from its assets."""
     tf.get_logger().setLevel("ERROR")
     carried = [(path / "assets" / name).read_bytes() for name in ("keras_lstmgen.json", "tokenizer.model")]
-    # Run in the thread of the caller: passing the step of one text to another thread takes longer than the step.
+    # The value -1 runs the operators in the thread of the caller. Starting them in another thread would take longer
+    # than the step itself.
     config = tf.compat.v1.ConfigProto(intra_op_parallelism_threads=1, inter_op_parallelism_threads=-1)
     session = tf.compat.v1.Session(graph=tf.Graph(), config=config)
-    with contextlib.chdir(path):  # TensorFlow treats brackets and stars in a path as a pattern
+    with contextlib.chdir(path):  # TensorFlow would interpret brackets and stars in the path as a pattern
         meta_graph = tf.compat.v1.saved_model.loader.load(session, ["serve"], ".")
     if "step" not in meta_graph.signature_def:
         raise ValueError("it has no signature 'step'")

@@ -1,6 +1,6 @@
-"""Command line of the TF Serving clients: build the request and print the response; requires only Python.
+"""Command line of the TF Serving clients, which builds a request and prints the response; requires only Python.
 
-The string signatures take columns: ``prompt`` and each option have one entry per row.
+A request can contain several rows, one per text. Each input, such as ``prompt``, has one entry per row.
 """
 
 import argparse
@@ -12,14 +12,14 @@ from typing import Any
 
 from export.client import options_of, parser_of_texts, run, say
 
-MAX_ROWS = 65_536  # rows of a request
+MAX_ROWS = 65_536  # largest number of rows of a request
 NAME = "lstm"  # name of the model in models.config
 Inputs = dict[str, list[Any]]
-Answers = Mapping[str, Sequence[Any]]  # text, token_count, finish_reason, logprob; one entry per row
+Answers = Mapping[str, Sequence[Any]]  # outputs text, token_count, finish_reason and logprob, with one entry per row
 
 
 def inputs_of(arguments: argparse.Namespace) -> Inputs:
-    """Return the inputs of ``serving_default``: n rows with seed, seed + 1, ..."""
+    """Return the inputs of ``serving_default``; the n rows differ only in their seeds: seed, seed + 1, ..."""
     n = arguments.n
     if n > MAX_ROWS:
         raise ValueError(f"n is out of range: a request has at most {MAX_ROWS} texts")
@@ -29,7 +29,7 @@ def inputs_of(arguments: argparse.Namespace) -> Inputs:
 
 
 def signed(seed: int) -> int:
-    """Convert a 64-bit number to int64 by two's complement.
+    """Return the int64 that has the same 64 bits as a number from -2^63 to 2^64 - 1.
 
     >>> signed(2**64 - 1)
     -1
@@ -38,14 +38,23 @@ def signed(seed: int) -> int:
 
 
 def main(ask: Callable[[str, Inputs], Answers], protocol: str, address: str) -> int:
-    """Request texts from a server; return the exit status, 2 after a line on standard error for an error."""
+    """Request the texts that the command line describes.
+
+    Args:
+        ask: function that sends a request to a server, and returns the response.
+        protocol: name of the protocol for ``--help``.
+        address: default address of the server.
+
+    Returns:
+        The exit status: 0, or 2 after an error message in one line on standard error.
+    """
     return run(Path(sys.argv[0]).name, lambda: _texts(ask, protocol, address))
 
 
 def _texts(ask: Callable[[str, Inputs], Answers], protocol: str, address: str) -> None:
-    """Request and print the texts of the command line."""
-    parser = parser_of_texts(f"Write text with a running TF Serving, asked by {protocol}.")
-    parser.add_argument("--server", default=address, help="where it listens")
+    """Parse the command line, and request and print the texts."""
+    parser = parser_of_texts(f"Request text from a running TF Serving by {protocol}.")
+    parser.add_argument("--server", default=address, help="address of the server")
     arguments = parser.parse_args()
     try:
         inputs = inputs_of(arguments)
@@ -56,7 +65,7 @@ def _texts(ask: Callable[[str, Inputs], Answers], protocol: str, address: str) -
 
 
 def _print(seeds: Sequence[int], answers: Answers) -> None:
-    """Print the texts to standard output, and the counts to standard error."""
+    """Print the texts to standard output, and the number of tokens and the finish reasons to standard error."""
     for seed, text in zip(seeds, answers["text"], strict=True):
         if len(seeds) > 1:
             print(f"--- seed {seed}")

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-sys.path.append(str(Path(__file__).resolve().parents[2]))  # for export/; last, to hide no other module
+sys.path.append(str(Path(__file__).resolve().parents[2]))  # contains export/; as the last path, it hides no module
 from export.tf_serving.request import NAME, Answers, Inputs, main
 
 sys.path.pop()
@@ -21,7 +21,7 @@ TIMEOUT = 60.0  # seconds
 
 
 def body(inputs: Mapping[str, Any], signature: str = "serving_default") -> bytes:
-    """Return the body of a request, with the inputs as columns."""
+    """Return the body of a request as JSON; each input is a list with one entry per text."""
     return json.dumps({"signature_name": signature, "inputs": inputs}, ensure_ascii=False).encode()
 
 
@@ -29,7 +29,8 @@ def call(server: str, data: bytes) -> Any:
     """Send a request to a server such as ``http://localhost:8501``.
 
     Returns:
-        The outputs as columns by name; a single output without its name.
+        The outputs by name, each with one entry per text. If the signature has a single output, only this output
+        without its name.
 
     Raises:
         ValueError: with the error message of the server.
@@ -41,11 +42,11 @@ def call(server: str, data: bytes) -> Any:
     except urllib.error.HTTPError as error:
         raise ValueError(_reason(error)) from error
     except (http.client.HTTPException, KeyError, TypeError) as error:
-        raise ValueError(f"no answer of TF Serving: {error!r}") from error
+        raise ValueError(f"the response is not a response of TF Serving: {error!r}") from error
 
 
 def _reason(error: urllib.error.HTTPError) -> str:
-    """Return the error message in the JSON of a server, or the body or status of any other response."""
+    """Return the error message of a response; without one, return the body or the status of the response."""
     data = error.read().decode(errors="replace")
     try:
         return str(json.loads(data)["error"])
@@ -54,7 +55,7 @@ def _reason(error: urllib.error.HTTPError) -> str:
 
 
 def ask(server: str, inputs: Inputs) -> Answers:
-    """Request texts with the string signature."""
+    """Request texts from a server with the signature ``serving_default``."""
     answers: Answers = call(server, body(inputs))
     return answers
 

@@ -8,7 +8,7 @@
 
 const struct options NEUTRAL = {.repetition_penalty = 1, .temperature = 1, .top_p = 1};
 
-/* NaN is out of range. */
+/* All conditions are written so that NaN is out of range. */
 const char *out_of_range(const struct options *options)
 {
     double penalty = options->repetition_penalty, heat = options->temperature;
@@ -41,7 +41,7 @@ float noise(uint64_t seed, uint32_t t)
     return (float)(mix(key ^ mix(t + 0x9e3779b9)) >> 8) / 16777216;
 }
 
-/* Return the index of the largest number, the first one if tied. */
+/* Return the index of the largest number, or the first index if several numbers are largest. */
 static size_t largest(const float *numbers, size_t count)
 {
     size_t best = 0;
@@ -51,11 +51,12 @@ static size_t largest(const float *numbers, size_t count)
     return best;
 }
 
-/* Integer units per probability of 1, and resolution of noise and top_p. A sum of probabilities times STEPS is below 2^62. */
+/* UNIT is the integer that represents the probability 1. Noise and top_p are multiples of 1 / STEPS. A sum of probabilities
+   times STEPS is below 2^62, so it does not overflow. */
 #define UNIT 68719476736.0f
 #define STEPS 16777216
 
-/* Return the sum of e^(x - top) over all x, the denominator of the softmax. */
+/* Return the denominator of the softmax, which is the sum of e^(x - top) over all x. */
 static float sum_of_powers(const float *x, size_t count, float top)
 {
     double sum = 0;
@@ -64,7 +65,7 @@ static float sum_of_powers(const float *x, size_t count, float top)
     return (float)sum;
 }
 
-/* Return a probability in integer units, whose sums do not depend on the order. */
+/* Return a probability as an integer, because sums of integers do not depend on the order. */
 static int64_t part(float x, float top, float total)
 {
     return (int64_t)(expf(x - top) / total * UNIT);
@@ -84,7 +85,7 @@ static int falling(const void *left, const void *right)
     return (a < b) - (a > b);
 }
 
-/* Return the first position of the descending logits [V] at which the sum of the probabilities is at least p. */
+/* Return the first position at which the probabilities of the logits [V], sorted in descending order, add up to p or more. */
 static size_t nucleus_end(const float *sorted, size_t V, float p)
 {
     float top = sorted[0], total = sum_of_powers(sorted, V, top);
@@ -97,7 +98,7 @@ static size_t nucleus_end(const float *sorted, size_t V, float p)
     return V - 1; /* not reached with finite logits */
 }
 
-/* Return the highest threshold that top_k, top_p and min_p set for the scaled logits [V]. */
+/* Return the lowest scaled logit that top_k, top_p and min_p allow. */
 static float threshold(const float *scaled, size_t V, const struct options *options, float *sorted)
 {
     bool best = options->top_k > 0 && (unsigned long long)options->top_k <= V, nucleus = (float)options->top_p < 1;
@@ -115,7 +116,7 @@ static float threshold(const float *scaled, size_t V, const struct options *opti
     return highest;
 }
 
-/* Return the first id whose cumulative probability exceeds the noise. */
+/* Return the first id at which the sum of the probabilities exceeds the noise. */
 static size_t draw(const float *kept, size_t V, float noise)
 {
     float top = kept[largest(kept, V)], total = sum_of_powers(kept, V, top);

@@ -1,4 +1,4 @@
-/* Encode text to ids: split each line into pieces by the rules of the model type. */
+/* Encode a text to ids. Each line is split into pieces by the rules of the type of the model. */
 
 #include "tokenizer.h"
 
@@ -11,12 +11,13 @@
 static const char SPACE[] = "\xe2\x96\x81"; /* U+2581 */
 enum { SPACE_SIZE = 3 };
 
-/* A text, or a line of it, with U+2581 for each space. */
+/* A text or a line of a text, in which U+2581 replaces each space. */
 struct text {
     const char *at;
     size_t size;
 };
 
+/* A function that splits a line into pieces, and appends their ids. It returns false if there is not enough memory. */
 typedef bool cut(const struct tokenizer *tokenizer, struct text line, struct ids *ids);
 
 bool append(struct ids *ids, int32_t id)
@@ -33,7 +34,7 @@ bool append(struct ids *ids, int32_t id)
     return true;
 }
 
-/* Append the id of a part, or the ids of its bytes, or the unknown id. */
+/* Append the id of a part of the text. If the part is not a piece, append the ids of its bytes or the unknown id. */
 static bool append_part(const struct tokenizer *tokenizer, const char *part, size_t size, struct ids *ids)
 {
     const struct piece *piece = find_piece(tokenizer, part, size);
@@ -47,7 +48,8 @@ static bool append_part(const struct tokenizer *tokenizer, const char *part, siz
     return true;
 }
 
-/* Return the size of the first part of a text: the longest matching user-defined symbol, or a character. */
+/* Return the size of the first part of a text in bytes. The part is the longest user-defined piece that matches, or a
+   character. */
 static size_t first_part(const struct tokenizer *tokenizer, struct text text)
 {
     size_t size = tokenizer->longest_symbol < text.size ? tokenizer->longest_symbol : text.size;
@@ -80,7 +82,8 @@ static bool begins_with_space(struct text text)
     return text.size >= SPACE_SIZE && memcmp(text.at, SPACE, SPACE_SIZE) == 0;
 }
 
-/* Return the size of the first word of a line: an optional space, then a newline or all up to the next of both. */
+/* Return the size of the first word of a line in bytes. A word is a newline, or all characters before the next space or
+   newline. A space before the word is part of it. */
 static size_t first_word(struct text line)
 {
     size_t size = begins_with_space(line) ? SPACE_SIZE : 0;
@@ -102,19 +105,20 @@ static bool cut_words(const struct tokenizer *tokenizer, struct text line, struc
     return true;
 }
 
-/* Byte pair encoding. The parts are a linked list; a part that was merged with its left neighbour is empty. */
+/* A part of a line for byte pair encoding. The parts form a linked list. When two parts are merged, the right part becomes
+   empty. */
 struct part {
     size_t at, size, before, after;
-    bool fixed; /* a user-defined symbol is never merged */
+    bool fixed; /* whether the part is a user-defined piece, which is never merged */
 };
 
-/* An adjacent pair that can be merged, with its score. */
+/* A pair of adjacent parts that can be merged, with its score. */
 struct pair {
     float score;
     size_t left, right, size;
 };
 
-/* Heap with the best pair on top: the highest score, the leftmost if tied. */
+/* Heap of pairs. The first pair has the highest score; if several pairs have this score, it is the leftmost of them. */
 struct heap {
     struct pair *pairs;
     size_t count;
@@ -152,7 +156,7 @@ static struct pair pop(struct heap *heap)
 struct merging {
     const struct tokenizer *tokenizer;
     struct text line;
-    struct part *parts; /* the first and the last part are empty sentinels */
+    struct part *parts; /* the first and the last part are empty, and mark the ends of the list */
     size_t count;
     struct heap heap;
 };
@@ -192,7 +196,7 @@ static void merge(struct merging *merging)
         struct pair best = pop(&merging->heap);
         struct part *left = &parts[best.left], *right = &parts[best.right];
         if (left->size == 0 || right->size == 0 || left->size + right->size != best.size)
-            continue; /* one of the two was merged with another part */
+            continue; /* one part of this pair was merged with another part before */
         left->size = best.size;
         right->size = 0;
         left->after = right->after;
@@ -204,7 +208,7 @@ static void merge(struct merging *merging)
 
 static bool cut_pairs(const struct tokenizer *tokenizer, struct text line, struct ids *ids)
 {
-    /* Each gap between parts adds one pair, and each merge adds at most two. */
+    /* Each pair of adjacent parts can be in the heap, and each merge adds at most two pairs. */
     struct merging merging = {tokenizer, line, calloc(line.size + 2, sizeof(struct part)), 0,
                               {calloc(3 * line.size + 1, sizeof(struct pair)), 0}};
     bool done = merging.parts != NULL && merging.heap.pairs != NULL;
@@ -220,14 +224,15 @@ static bool cut_pairs(const struct tokenizer *tokenizer, struct text line, struc
     return done;
 }
 
-/* Best split of the text before a character: the sum of its scores, and the start of its last part. */
+/* The best split of the text before a character. */
 struct best {
-    size_t at; /* in bytes */
-    float score;
-    size_t from;
+    size_t at;   /* position of the character, in bytes */
+    float score; /* sum of the scores of the parts */
+    size_t from; /* number of the character with which the last part begins */
 };
 
-/* Compute the score of a part by the rules of SentencePiece; return false if it is not a piece. */
+/* Compute the score of a part by the rules of SentencePiece. Return false if the part is neither a piece nor a single
+   character. */
 static bool score_of(const struct tokenizer *tokenizer, const char *part, size_t size, bool single, double *score)
 {
     const struct piece *piece = find_piece(tokenizer, part, size);
@@ -235,12 +240,12 @@ static bool score_of(const struct tokenizer *tokenizer, const char *part, size_t
         return false;
     if (piece == NULL)
         *score = (double)tokenizer->lowest - 10;
-    else /* a symbol scores higher than a normal piece, whose score is a log-probability */
+    else /* user-defined pieces get a higher score than normal pieces, whose scores are log-probabilities */
         *score = piece->type == USER_DEFINED ? -0.1 : (double)piece->score;
     return true;
 }
 
-/* Find the split with the highest sum of scores by the Viterbi algorithm, with float32 sums. */
+/* Find the split with the highest sum of scores by the Viterbi algorithm. The sums are rounded to float32. */
 static void find_best_cut(const struct tokenizer *tokenizer, struct text line, struct best *best, size_t count)
 {
     double score;
@@ -279,7 +284,7 @@ static bool cut_likeliest(const struct tokenizer *tokenizer, struct text line, s
     return done;
 }
 
-/* Return the text with U+2581 for each space. */
+/* Return a copy of the text in which U+2581 replaces each space, or NULL if there is not enough memory. */
 static char *with_signs(const char *text, size_t size, size_t *written)
 {
     char *signs = malloc(SPACE_SIZE * size + 1);

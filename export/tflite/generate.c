@@ -1,4 +1,4 @@
-/* Generate text with a TFLite file; requires libLiteRt.so of the Python package ai-edge-litert.
+/* Generate text with a TFLite file. The program requires libLiteRt.so of the Python package ai-edge-litert.
 
    make && build/generate model.tflite --prompt "Once" --seed 1
 */
@@ -23,16 +23,18 @@ enum { BAD_INPUT = 2 };
 
 static const char HELP[] =
     "usage: generate [options] model.tflite\n\n"
-    "Write text with a TFLite file. Options, each with a value:\n\n"
-    "  --prompt              text to continue; none: a new text\n"
-    "  --seed                64-bit number; the same one writes the same text (0)\n"
-    "  --n                   texts to write, with seed, seed + 1, ... (1)\n"
-    "  --max-new-tokens      limit of each text, in tokens (200)\n"
-    "  --repetition-penalty  makes tokens already in the text less likely; 1: off (1)\n"
-    "  --temperature         divides the logits; 0 always takes the likeliest token (1)\n"
-    "  --top-k               keeps the k likeliest tokens; 0: all (0)\n"
-    "  --top-p               keeps the likeliest tokens that together reach this probability; 1: all (1)\n"
-    "  --min-p               keeps tokens of at least this part of the largest probability; 0: all (0)\n";
+    "Generate text with a TFLite file. Each option has a value; the default is in parentheses:\n\n"
+    "  --prompt              text to continue; without it, begin a new text\n"
+    "  --seed                64-bit number; the same seed gives the same text (0)\n"
+    "  --n                   number of texts, with the seeds seed, seed + 1, ... (1)\n"
+    "  --max-new-tokens      largest number of tokens of each text (200)\n"
+    "  --repetition-penalty  above 1, tokens that are already in the text become less likely; 1: off (1)\n"
+    "  --temperature         divide the logits by this number; 0 always selects the most likely token (1)\n"
+    "  --top-k               sample only from the k most likely tokens; 0: from all (0)\n"
+    "  --top-p               sample only from the most likely tokens whose probabilities add up to this number;\n"
+    "                        1: from all (1)\n"
+    "  --min-p               sample only from tokens with at least this share of the largest probability;\n"
+    "                        0: from all (0)\n";
 
 struct arguments {
     const char *path, *prompt;
@@ -76,7 +78,7 @@ static bool read_real(const char *text, double *number)
     return end != text && *end == '\0';
 }
 
-/* Parse a seed from -2^63 to 2^64 - 1; a negative seed is its two's complement. */
+/* Parse a seed from -2^63 to 2^64 - 1. A negative seed is stored as its two's complement. */
 static bool read_seed(const char *text, struct arguments *arguments)
 {
     long long whole;
@@ -106,7 +108,7 @@ static const struct option OPTIONS[] = {
     {NULL, 0, NULL, 0},
 };
 
-/* Parse the value of one option; return NULL, or a description of valid values. */
+/* Parse the value of one option. Return NULL on success, or a description of the valid values. */
 static const char *read_option(int option, const char *text, struct arguments *arguments)
 {
     switch (option) {
@@ -132,7 +134,7 @@ static const char *read_option(int option, const char *text, struct arguments *a
     }
 }
 
-/* Return whether standard output was written completely; print an error otherwise. */
+/* Return whether standard output was written completely. If not, print an error message. */
 static bool written(void)
 {
     if (fflush(stdout) == 0 && !ferror(stdout))
@@ -141,13 +143,13 @@ static bool written(void)
     return false;
 }
 
-/* Parse the command line; return false after printing an error. */
+/* Parse the command line. On failure, print an error message and return false. */
 static bool read_arguments(int argc, char **argv, struct arguments *arguments)
 {
     int option, which = 0;
     while ((option = getopt_long(argc, argv, "h", OPTIONS, &which)) != -1) {
         if (option == '?')
-            return false; /* getopt_long printed the error */
+            return false; /* getopt_long has printed an error message */
         if (option == HELP_WANTED || option == 'h') {
             fputs(HELP, stdout);
             exit(written() ? EXIT_SUCCESS : BAD_INPUT);
@@ -181,7 +183,7 @@ static const char *open_parts(struct writer *writer, const char *path)
     return why;
 }
 
-/* Allocate memory for one text at a time. */
+/* Allocate the memory for generating one text, and mark the ids that are never generated. */
 static const char *make_room(struct writer *writer)
 {
     size_t V = writer->model.V;
@@ -196,10 +198,11 @@ static const char *make_room(struct writer *writer)
         writable -= !*unsampled;
         *unsampled = true;
     }
-    return writable > 0 ? NULL : "its metadata leaves no id to write";
+    return writable > 0 ? NULL : "its metadata excludes all ids from generation";
 }
 
-/* Return whether a model of pairs needs the end symbol of a source after the prompt, whose ids begin at `from`. */
+/* Return whether the symbol that ends a source must be appended to the prompt. This is the case if the model was trained on
+   pairs, and the ids of the prompt from number `from` on are not empty and do not contain the symbol. */
 static bool is_open(const struct writer *writer, size_t from)
 {
     int32_t end = writer->metadata.source_end_id;
@@ -209,7 +212,7 @@ static bool is_open(const struct writer *writer, size_t from)
     return end != NO_ID && from < writer->prompt.count;
 }
 
-/* Encode a prompt, after the start symbol if the prompt is empty or the metadata require it. */
+/* Encode a prompt. If the prompt is empty or the metadata require it, the ids begin with the start symbol. */
 static const char *encode_prompt(struct writer *writer, const char *prompt)
 {
     bool start = writer->metadata.prompt_start || *prompt == '\0';
@@ -225,7 +228,7 @@ static void put(void *file, const char *text, size_t size)
     fwrite(text, 1, size, file);
 }
 
-/* Reset the state and read the prompt. */
+/* Reset the state of the model, and let the model read the prompt. */
 static const char *read_prompt(struct writer *writer)
 {
     const char *why = NULL;
@@ -238,7 +241,8 @@ static const char *read_prompt(struct writer *writer)
     return why;
 }
 
-/* Stream one text to standard output, up to the end token or the limit. All tokens except the last one are read. */
+/* Generate one text, and write each token to standard output as soon as it is sampled. Stop after the end token, or at the
+   largest number of tokens. */
 static const char *write_text(struct writer *writer, const struct arguments *arguments, uint64_t seed, int *count,
                               bool *ended)
 {
@@ -301,12 +305,12 @@ static const char *write_all(struct writer *writer, const struct arguments *argu
     return why;
 }
 
-/* Replace closed standard streams by the null device. Otherwise the file of the model would get their number. */
+/* Open the null device for each standard stream that is closed. Otherwise the file of the model would get its number. */
 static void open_closed(void)
 {
     for (int number = 0; number < 3; number++)
         if (fcntl(number, F_GETFD) == -1)
-            (void)!open("/dev/null", O_RDWR); /* gets the lowest free number */
+            (void)!open("/dev/null", O_RDWR); /* open returns the lowest free number, which is this one */
 }
 
 static void close_all(struct writer *writer)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
-sys.path.append(str(Path(__file__).resolve().parents[2]))  # for export/; last, to hide no other module
+sys.path.append(str(Path(__file__).resolve().parents[2]))  # contains export/; as the last path, it hides no module
 from export.client import THREADS, main, silence
 from export.contract import Floats, Step
 
@@ -18,12 +18,12 @@ sys.path.pop()
 
 
 def load(path: Path) -> tuple[Step, bytes, bytes]:
-    """Open the signature ``step``; return the step, the metadata and the tokenizer from the metadata buffers."""
+    """Open a TFLite file; return its signature ``step``, and metadata and tokenizer from its metadata buffers."""
     carried = metadata_buffers(path.read_bytes())
     if not carried.keys() >= {"keras_lstmgen", "tokenizer"}:
-        raise ValueError("it carries no metadata 'keras_lstmgen' and 'tokenizer'")
+        raise ValueError("it does not contain the metadata 'keras_lstmgen' and 'tokenizer'")
     interpreter = Interpreter(str(path), num_threads=THREADS)
-    with silence():  # the runtime logs its delegate
+    with silence():  # discards the log messages of the runtime
         interpreter.allocate_tensors()
     runner = interpreter.get_signature_runner("step")
 
@@ -35,10 +35,11 @@ def load(path: Path) -> tuple[Step, bytes, bytes]:
 
 
 def metadata_buffers(data: bytes) -> dict[str, bytes]:
-    """Read the metadata buffers of a TFLite file from its flatbuffer.
+    """Read the metadata buffers of a TFLite file, which is a flatbuffer.
 
-    Fields in the schema of TFLite: a Model has ``buffers`` (4) and ``metadata`` (6); a Metadata has ``name`` (0) and
-    the number of its ``buffer`` (1); a Buffer has ``data`` (0), or ``offset`` (1) into the file.
+    The schema of TFLite defines these tables and the numbers of their fields. A Model has the fields ``buffers`` (4)
+    and ``metadata`` (6). A Metadata has the fields ``name`` (0) and ``buffer`` (1), the number of a buffer. A Buffer
+    has the field ``data`` (0), or ``offset`` (1) if its data is outside the flatbuffer.
 
     Args:
         data: content of the file.
@@ -57,31 +58,34 @@ def metadata_buffers(data: bytes) -> dict[str, bytes]:
         entries = _tables(data, _field(data, model, 6))
         return {_name(data, entry): _content(data, buffers[_buffer(data, entry)]) for entry in entries}
     except (struct.error, IndexError, UnicodeDecodeError):
-        raise ValueError("it is damaged or cut short") from None
+        raise ValueError("it is damaged or truncated") from None
 
 
 def _name(data: bytes, entry: int) -> str:
-    """Return the name of a Metadata."""
+    """Return the name in a Metadata table."""
     return _bytes(data, _field(data, entry, 0)).decode()
 
 
 def _buffer(data: bytes, entry: int) -> int:
-    """Return the number of the buffer of a Metadata."""
+    """Return the number of the buffer in a Metadata table."""
     field = _field(data, entry, 1)
-    return _number(data, field) if field else 0  # a missing number is 0
+    return _number(data, field) if field else 0  # in a flatbuffer, the number 0 may be omitted
 
 
 def _content(data: bytes, buffer: int) -> bytes:
-    """Return the data of a Buffer."""
+    """Return the data of a Buffer table."""
     if _field(data, buffer, 1):
         raise ValueError(
-            "it keeps buffers outside the flatbuffer, as files above 2 GB do; this client cannot read that"
+            "it stores its metadata outside the flatbuffer, like all files above 2 GB; this is not supported"
         )
     return _bytes(data, _field(data, buffer, 0))
 
 
 def _field(data: bytes, table: int, number: int) -> int:
-    """Return the position of a field, or 0 if it is missing. A table begins with the distance to its vtable."""
+    """Return the position of a field of a table, or 0 if it is missing.
+
+    A table begins with the distance to its vtable, which contains the offsets of the fields.
+    """
     offsets = table - struct.unpack_from("<i", data, table)[0]
     at = 4 + 2 * number
     (size,) = struct.unpack_from("<H", data, offsets)
@@ -95,12 +99,12 @@ def _number(data: bytes, at: int) -> int:
 
 
 def _follow(data: bytes, at: int) -> int:
-    """Return the position that an offset refers to."""
+    """Return the position to which the offset at a position refers."""
     return at + _number(data, at)
 
 
 def _tables(data: bytes, field: int) -> list[int]:
-    """Return the positions of the tables in a vector."""
+    """Return the positions of the tables in a vector, or an empty list if the field is missing."""
     if not field:
         return []
     vector = _follow(data, field)
@@ -108,7 +112,7 @@ def _tables(data: bytes, field: int) -> list[int]:
 
 
 def _bytes(data: bytes, field: int) -> bytes:
-    """Return the content of a vector of bytes or a string."""
+    """Return the content of a vector of bytes or a string, or b"" if the field is missing."""
     if not field:
         return b""
     vector = _follow(data, field)

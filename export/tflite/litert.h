@@ -1,7 +1,7 @@
-/* Declarations of the functions of LiteRT's C API that run one signature of a model on the CPU.
+/* Declare the functions of the C API of LiteRT that run one signature of a model on the CPU.
 
-   The package ai-edge-litert contains libLiteRt.so without headers. The declarations are valid for its versions 2.1 to 2.3
-   on 64-bit machines. All functions except the destructors return 0 on success.
+   The package ai-edge-litert contains libLiteRt.so, but no headers. The declarations are valid for the versions 2.1 to 2.3 of
+   this package on 64-bit machines. All functions except the destructors return 0 on success.
 */
 
 #ifndef LITERT_H
@@ -21,7 +21,7 @@ typedef struct LiteRtCompiledModelT *LiteRtCompiledModel;
 typedef struct LiteRtTensorBufferT *LiteRtTensorBuffer;
 
 enum { LITERT_FLOAT32 = 1, LITERT_INT32 = 2 }; /* element types */
-enum { LITERT_CPU = 1 };                       /* bit set of accelerators */
+enum { LITERT_CPU = 1 };                       /* bit for the CPU in a set of accelerators */
 enum { LITERT_ALIGNMENT = 64 };                /* alignment of the memory of tensor buffers, in bytes */
 
 /* Type and shape of a tensor; an unknown dimension is -1. */
@@ -34,18 +34,19 @@ typedef struct {
         uint32_t strides[8];
     } layout;
 } LiteRtRankedTensorType;
-_Static_assert(sizeof(LiteRtRankedTensorType) == 72, "LiteRT passes this by its address");
+_Static_assert(sizeof(LiteRtRankedTensorType) == 72, "the struct must have the same layout as in libLiteRt.so");
 
-/* Create an environment, which owns models and their memory; options may be NULL. */
+/* Create an environment, which owns models and their memory. `options` may be NULL. */
 int LiteRtCreateEnvironment(int count, const void *options, LiteRtEnvironment *environment);
 void LiteRtDestroyEnvironment(LiteRtEnvironment environment);
 
-/* Create a model from the bytes of a file, which are verified and must outlive the model. (LiteRtCreateModelFromFile
-   does not verify the file: a truncated file crashes the process.) */
+/* Create a model from the bytes of a file. LiteRT verifies the bytes. The caller must not free them before the model. The
+   function LiteRtCreateModelFromFile is not used, because it does not verify the file, and a truncated file crashes the
+   process. */
 int LiteRtCreateModelFromBuffer(LiteRtEnvironment environment, const void *bytes, size_t size, LiteRtModel *model);
 void LiteRtDestroyModel(LiteRtModel model);
 
-/* Get a metadata buffer by its name; the model owns the bytes. */
+/* Get a metadata buffer by its name. The model owns the bytes. */
 int LiteRtGetModelMetadata(LiteRtModel model, const char *name, const void **bytes, size_t *size);
 
 /* Get signatures by number, and their inputs and outputs by number or name. */
@@ -60,20 +61,21 @@ int LiteRtGetSignatureInputTensor(LiteRtSignature signature, const char *name, L
 int LiteRtGetSignatureOutputTensor(LiteRtSignature signature, const char *name, LiteRtTensor *tensor);
 int LiteRtGetRankedTensorType(LiteRtTensor tensor, LiteRtRankedTensorType *type);
 
-/* How a model is compiled: on which accelerators, and, for the one named `identifier`, lines of TOML. The lines belong
-   to the opaque options, which call `destroy` with them, and those to the options. */
+/* Create options for compiling a model, and set its accelerators. Opaque options contain the options of one accelerator, whose
+   name is `identifier`, as TOML text. The opaque options own the text and free it with `destroy`. The options own the opaque
+   options that are added to them. */
 int LiteRtCreateOptions(LiteRtOptions *options);
 void LiteRtDestroyOptions(LiteRtOptions options);
 int LiteRtSetOptionsHardwareAccelerators(LiteRtOptions options, int accelerators);
 int LiteRtCreateOpaqueOptions(const char *identifier, void *toml, void (*destroy)(void *), LiteRtOpaqueOptions *opaque);
 int LiteRtAddOpaqueOptions(LiteRtOptions options, LiteRtOpaqueOptions opaque);
 
-/* Memory of the caller's as a tensor; `destroy` may be NULL. */
+/* Create a tensor buffer that uses memory of the caller. `destroy` may be NULL. */
 int LiteRtCreateTensorBufferFromHostMemory(const LiteRtRankedTensorType *type, void *memory, size_t size,
                                            void (*destroy)(void *), LiteRtTensorBuffer *buffer);
 void LiteRtDestroyTensorBuffer(LiteRtTensorBuffer buffer);
 
-/* A model, ready to run: one signature, by its number, with all its inputs and outputs in their order. */
+/* Compile a model, and run one of its signatures by its number. The inputs and outputs have the order of the signature. */
 int LiteRtCreateCompiledModel(LiteRtEnvironment environment, LiteRtModel model, LiteRtOptions options,
                               LiteRtCompiledModel *compiled);
 void LiteRtDestroyCompiledModel(LiteRtCompiledModel compiled);

@@ -1,4 +1,4 @@
-/* JSON parser for one object; skips unknown entries. */
+/* Parse the metadata, which are a JSON object. The parser skips unknown entries. */
 
 #include "metadata.h"
 
@@ -9,9 +9,10 @@
 
 enum { FORMAT_VERSION = 1, DEEPEST = 64 };
 
-static const char DAMAGED[] = "its metadata is no JSON, or damaged";
+static const char DAMAGED[] = "its metadata is damaged, or not JSON";
 
-/* The unread text. Parsing functions return false for invalid JSON or another type of value. */
+/* The part of the text that is not parsed yet. All parsing functions return false if the JSON is invalid, or if a value has
+   the wrong type. */
 struct json {
     const char *at, *end;
 };
@@ -32,7 +33,7 @@ static bool take(struct json *json, const char *token)
     return true;
 }
 
-/* Parse a string without resolving escapes; no expected name contains one. */
+/* Parse a string without decoding escape sequences, because no known name contains any. */
 static bool read_string(struct json *json, const char **text, size_t *size)
 {
     if (!take(json, "\""))
@@ -53,7 +54,7 @@ static bool digit(const struct json *json)
     return json->at < json->end && *json->at >= '0' && *json->at <= '9';
 }
 
-/* Parse one or more digits to a number up to 2^31 - 1. */
+/* Parse one or more digits. A number above 2^31 - 1 becomes 2^31 - 1. */
 static bool read_digits(struct json *json, int64_t *number)
 {
     bool some = digit(json);
@@ -65,7 +66,7 @@ static bool read_digits(struct json *json, int64_t *number)
     return some;
 }
 
-/* Parse an integer of at least 0. */
+/* Parse an integer that is not negative. */
 static bool read_whole(struct json *json, int64_t *number)
 {
     skip_space(json);
@@ -133,7 +134,7 @@ static bool read_id(struct json *json, int32_t *id)
     return read;
 }
 
-/* Parse an array of ids; the memory is sufficient for any array in the text. */
+/* Parse an array of ids. The memory is large enough for every array that the text can contain. */
 static bool read_ids(struct json *json, struct metadata *metadata)
 {
     int64_t id;
@@ -150,7 +151,7 @@ static bool read_ids(struct json *json, struct metadata *metadata)
     return take(json, "]");
 }
 
-/* Names of the known entries; the first ones are numbers. */
+/* The known entries. The entries before UNSAMPLED_IDS are numbers. */
 enum { VERSION, VOCAB_SIZE, STATE_SIZE, START_ID, END_ID, UNSAMPLED_IDS, PROMPT_START, SOURCE_END_ID, KNOWN };
 
 static const struct {
@@ -214,7 +215,7 @@ static bool read_object(struct json *json, struct metadata *metadata, struct fou
     return json->at == json->end;
 }
 
-/* Copy the numbers if all entries exist and all ids are valid. */
+/* Copy the numbers to the metadata. Return an error message if an entry is missing or an id is not valid. */
 static const char *check(struct metadata *metadata, const struct found *found)
 {
     if (found->number[VERSION] != FORMAT_VERSION)
@@ -239,7 +240,7 @@ const char *metadata_read(struct metadata *metadata, const char *json, size_t si
     struct found found = {0};
     memset(metadata, 0, sizeof *metadata);
     metadata->source_end_id = NO_ID;
-    metadata->unsampled_ids = calloc(size + 1, sizeof *metadata->unsampled_ids); /* an upper bound */
+    metadata->unsampled_ids = calloc(size + 1, sizeof *metadata->unsampled_ids); /* more than the number of ids */
     if (metadata->unsampled_ids == NULL)
         return "there is not enough memory";
     if (!utf8_valid(json, size) || !read_object(&all, metadata, &found))

@@ -1,4 +1,4 @@
-/* Open a file with LiteRT, and run its signature `step`. */
+/* Open a TFLite file with LiteRT, and run its signature `step`. */
 
 #include "model.h"
 
@@ -10,7 +10,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { MOST_THREADS = 4 }; /* a step mainly reads all weights, which more threads do not accelerate */
+enum { MOST_THREADS = 4 }; /* a step spends most of its time reading weights, so more threads do not make it faster */
 
 #define TRY(call)               \
     do {                        \
@@ -19,7 +19,7 @@ enum { MOST_THREADS = 4 }; /* a step mainly reads all weights, which more thread
             return why;         \
     } while (0)
 
-/* Allocate aligned memory for a tensor or a file; return NULL on failure. */
+/* Allocate aligned memory for a tensor or a file, and set it to 0. Return NULL if there is not enough memory. */
 static void *aligned(size_t size)
 {
     size_t whole = (size / LITERT_ALIGNMENT + 1) * LITERT_ALIGNMENT;
@@ -39,24 +39,24 @@ static const char *read_file(struct model *model, const char *path, size_t *size
     model->file = end > 0 && end < LONG_MAX ? aligned((size_t)end) : NULL;
     *size = model->file != NULL ? fread(model->file, 1, (size_t)end, file) : 0;
     fclose(file);
-    return *size > 0 && *size == (size_t)end ? NULL : "it is empty, or cannot be read";
+    return *size > 0 && *size == (size_t)end ? NULL : "it is empty, or it cannot be read";
 }
 
-/* Open the flatbuffer, which LiteRT verifies, and get its metadata buffers. */
+/* Read the file, let LiteRT verify the flatbuffer, and get its metadata buffers. */
 static const char *read_model(struct model *model, const char *path)
 {
     size_t size = 0;
     TRY(read_file(model, path, &size));
     if (LiteRtCreateEnvironment(0, NULL, &model->environment) != 0)
-        return "LiteRT does not start";
+        return "LiteRT cannot be started";
     if (LiteRtCreateModelFromBuffer(model->environment, model->file, size, &model->handle) != 0)
-        return "it is not a TFLite file, or damaged or cut short";
+        return "it is not a TFLite file, or it is damaged or truncated";
     const void *json, *tokenizer;
     if (LiteRtGetModelMetadata(model->handle, "keras_lstmgen", &json, &model->json_size) != 0
         || LiteRtGetModelMetadata(model->handle, "tokenizer", &tokenizer, &model->tokenizer_size) != 0)
-        return "it carries no metadata 'keras_lstmgen' and 'tokenizer'";
+        return "it does not contain the metadata 'keras_lstmgen' and 'tokenizer'";
     if (json == NULL || tokenizer == NULL)
-        return "it keeps its metadata outside the flatbuffer, as files above 2 GB do";
+        return "it stores its metadata outside the flatbuffer, like all files above 2 GB; this is not supported";
     model->json = json;
     model->tokenizer = tokenizer;
     return NULL;
@@ -77,7 +77,7 @@ static bool find_step(struct model *model, LiteRtSignature *signature)
     return false;
 }
 
-/* Return the number of an input or output by its name, 0 or 1; 2 if it does not exist. */
+/* Return the number of the input or output with a name, 0 or 1. Return 2 if it does not exist. */
 static size_t place_of(LiteRtSignature signature, bool input, const char *name)
 {
     const char *found;
@@ -88,7 +88,8 @@ static size_t place_of(LiteRtSignature signature, bool input, const char *name)
     return 2;
 }
 
-/* Create a buffer for a tensor with one row: int32 [1], or float32 [1, width] if `width` is requested. */
+/* Create a buffer for an input or output with one row. If `width` is NULL, the tensor must be int32 [1]. Otherwise it must be
+   float32 [1, N], and N is stored in `width`. */
 static bool make_tensor(struct model *model, LiteRtSignature signature, int which, const char *name, size_t *width)
 {
     bool input = which == IDS || which == STATE;
@@ -100,7 +101,7 @@ static bool make_tensor(struct model *model, LiteRtSignature signature, int whic
         || LiteRtGetRankedTensorType(tensor, &type) != 0 || type.type != (width ? LITERT_FLOAT32 : LITERT_INT32)
         || type.layout.rank != (width ? 2 : 1) || (width && type.layout.dimensions[1] < 1))
         return false;
-    type.layout.dimensions[0] = 1; /* unknown in the file */
+    type.layout.dimensions[0] = 1; /* the file does not define the number of rows */
     size_t size = 4 * (width ? (size_t)type.layout.dimensions[1] : 1);
     if (width)
         *width = size / 4;
@@ -121,12 +122,12 @@ static const char *make_tensors(struct model *model)
         || !make_tensor(model, step, STATE, "state", &model->S)
         || !make_tensor(model, step, LOGITS, "logits", &model->V)
         || !make_tensor(model, step, NEXT_STATE, "next_state", &S) || S != model->S)
-        return "its signature 'step' is not that of the contract";
+        return "its signature 'step' has other inputs or outputs than docs/contract.md specifies";
     model->logits = model->memory[LOGITS];
     return NULL;
 }
 
-/* Set the number of threads inside an operator. */
+/* Set the number of threads that compute one operator. */
 static bool set_threads(LiteRtOptions options)
 {
     long cores = sysconf(_SC_NPROCESSORS_ONLN);
@@ -159,12 +160,12 @@ static const char *open_all(struct model *model, const char *path)
     TRY(read_model(model, path));
     TRY(make_tensors(model));
     TRY(compile(model));
-    TRY(model_step(model, 0)); /* reports models that cannot run */
+    TRY(model_step(model, 0)); /* fails now and not later if the model cannot run */
     model_begin(model);
     return NULL;
 }
 
-/* Discard the output of LiteRT to standard error until `speak` is called with the result. */
+/* Discard the messages of LiteRT on standard error, until `speak` is called with the returned number. */
 static int silence(void)
 {
     fflush(stderr);
@@ -197,7 +198,7 @@ const char *model_step(struct model *model, int32_t id)
 {
     *(int32_t *)model->memory[IDS] = id;
     if (LiteRtRunCompiledModel(model->compiled, model->signature, 2, model->inputs, 2, model->outputs) != 0)
-        return "LiteRT fails to run it";
+        return "LiteRT cannot run it";
     memcpy(model->memory[STATE], model->memory[NEXT_STATE], model->S * sizeof(float));
     return NULL;
 }

@@ -4,7 +4,8 @@
     python export/tflite/suggest.py model.tflite           # suggestions for each line of standard input
 
 A word consists of one or more pieces, and several sequences of pieces can spell the same word. A best-first search
-extends the most likely beginning until no beginning can change the result. V is the vocabulary size, S the state size.
+repeatedly extends the most likely beginning of a word by one piece. It stops when all other beginnings are too unlikely
+to change the result. V is the vocabulary size, and S is the state size.
 """
 
 import heapq
@@ -19,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-sys.path.append(str(Path(__file__).resolve().parents[2]))  # for export/; last, to hide no other module
+sys.path.append(str(Path(__file__).resolve().parents[2]))  # contains export/; as the last path, it hides no module
 from export.client import Model, Parser, open_model, run
 from export.contract import Bools, Floats, prompt_ids
 from export.tflite.generate import load
@@ -27,26 +28,29 @@ from export.tokenizer import CONTROL, SPACE, UNKNOWN, encode
 
 sys.path.pop()
 
-LETTER = r"(?:[^\W_]|['’])"  # characters of words; all other characters are boundaries
-RARE = 0.1  # the search skips beginnings below this share of the probability of the last suggestion
-MAX_STEPS = 500  # steps of the model per suggestion
+LETTER = r"(?:[^\W_]|['’])"  # characters of words; all other characters end a word
+RARE = 0.1  # the search skips a beginning whose probability, divided by that of the last suggestion, is below this
+MAX_STEPS = 500  # largest number of steps of the model per search
 
 
 class Pieces(NamedTuple):
-    """The bytes that each id adds to a text, and bool [V], whether the id ends the word before it."""
+    """What each id adds to a text."""
 
-    added: list[bytes]
-    ends: Bools
+    added: list[bytes]  # [V], bytes that the id adds
+    ends: Bools  # bool [V], whether the id ends the word before it
 
 
 class Beginning(NamedTuple):
-    """Beginning of a continuation; more likely ones sort first, and older ones if tied."""
+    """Beginning of a continuation of the text.
 
-    surprise: float  # negative probability
-    number: int
+    More likely beginnings sort first. If two beginnings have the same probability, the older one sorts first.
+    """
+
+    surprise: float  # probability of the beginning, multiplied by -1
+    number: int  # lower for older beginnings
     text: bytes
     token: int  # last token, which the model has not read yet
-    state: Floats  # [S], before the last token
+    state: Floats  # float32 [S], state of the model before the last token
 
 
 def pieces_of(model: Model) -> Pieces:
@@ -72,11 +76,12 @@ def suggest(model: Model, pieces: Pieces, typed: str, count: int = 3) -> list[tu
         count: number of words.
 
     Returns:
-        The words with their probabilities, given that the text continues as typed, most likely first.
+        The words with their probabilities, sorted with the most likely word first. The probabilities are conditioned on
+        the letters of the last word that are already typed.
     """
     word = re.search(rf" ?{LETTER}*\Z", typed)
     assert word  # the match may be empty
-    begun = word[0].encode()  # not fed to the model, because it may be a part of a longer piece
+    begun = word[0].encode()  # the model does not read it, because it may be part of a longer piece
     *read, last = prompt_ids(encode(model.tokenizer, typed[: word.start()]), model.metadata)
     state = np.zeros(model.metadata.state_size, np.float32)
     for token in read:
@@ -107,12 +112,13 @@ def _search(model: Model, pieces: Pieces, begun: bytes, start: Beginning, count:
 def _longer(
     model: Model, pieces: Pieces, begun: bytes, now: Beginning, least: float
 ) -> Iterator[tuple[float, bytes, int, Floats]]:
-    """Yield the extensions of a beginning by one piece that agree with the typed text.
+    """Extend a beginning by one piece, and yield the extensions that agree with the typed text.
 
-    All pieces that end a word are combined to one, written as a newline, unless the beginning is empty.
+    If the beginning is not empty, the function combines all pieces that end a word to a single extension, whose text is
+    a newline.
 
     Yields:
-        Probability, text, last token, and the state before the last token.
+        The probability, the text and the last token of each extension, and the state before the last token.
     """
     shares, state = _next(model, now)
     ways = [(i, pieces.added[i], float(shares[i])) for i in np.flatnonzero(shares > least).tolist()]
@@ -126,7 +132,7 @@ def _longer(
 
 
 def _next(model: Model, now: Beginning) -> tuple[npt.NDArray[np.float64], Floats]:
-    """Return the probabilities [V] of the beginning followed by each id, and the state after the beginning."""
+    """Return the probabilities of the beginning followed by each id, float64 [V], and the state after the beginning."""
     logits, state = model.step(now.token, now.state)
     logits = logits.astype(np.float64)
     logits[list(model.metadata.unsampled_ids)] = -np.inf
@@ -135,7 +141,7 @@ def _next(model: Model, now: Beginning) -> tuple[npt.NDArray[np.float64], Floats
 
 
 def _read(text: bytes) -> tuple[str, bool]:
-    """Return the word at the start of a text, after an optional space, and whether the text continues after it."""
+    """Return the word at the start of a text, and whether the text continues after it; skip a space before the word."""
     try:
         letters = text.decode().removeprefix(" ")
     except UnicodeDecodeError as error:
@@ -146,15 +152,15 @@ def _read(text: bytes) -> tuple[str, bool]:
 
 
 def main() -> int:
-    """Print suggestions; return the exit status, 2 after a line on standard error for invalid input."""
+    """Print suggestions; return the exit status, 0, or 2 after an error message in one line on standard error."""
     return run("suggest.py", _suggest_all)
 
 
 def _suggest_all() -> None:
     """Print suggestions for the text on the command line, or for each line of standard input."""
-    parser = Parser(description="Suggest the three likeliest next words.")
+    parser = Parser(description="Suggest the three most likely next words, or completions of the last word.")
     parser.add_argument("model", type=Path, help="a TFLite file")
-    parser.add_argument("text", nargs="?", help="what was typed; without it, each line of standard input is")
+    parser.add_argument("text", nargs="?", help="the text so far; without it, read a text from each line of the input")
     arguments = parser.parse_args()
     model = open_model(load, arguments.model)
     pieces = pieces_of(model)

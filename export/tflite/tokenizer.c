@@ -1,4 +1,4 @@
-/* Parse the SentencePiece model, look up pieces and decode ids to text. encode.c encodes text. */
+/* Parse a SentencePiece model, look up pieces, and decode ids to text. encode.c encodes text. */
 
 #include "tokenizer.h"
 
@@ -9,7 +9,7 @@
 
 static const char DAMAGED[] = "its tokenizer is not a SentencePiece model";
 
-/* A protobuf message, and one of its fields: a number, or bytes for all other wire types. */
+/* A protobuf message, and one field of a message. The value of a field is a number, or bytes for all wire types except varint. */
 struct message {
     const char *at, *end;
 };
@@ -19,7 +19,7 @@ struct field {
     struct message bytes;
 };
 
-/* Read a varint: seven bits per byte, the lowest first. */
+/* Read a varint. Each byte contains seven bits, and the first byte contains the lowest bits. */
 static bool read_varint(struct message *message, uint64_t *value)
 {
     *value = 0;
@@ -34,7 +34,7 @@ static bool read_varint(struct message *message, uint64_t *value)
     return false;
 }
 
-/* Read the next field of a message that is not at its end; return false if it is damaged. */
+/* Read the next field of a message that is not empty. Return false if the message is damaged. */
 static bool read_field(struct message *message, struct field *field)
 {
     uint64_t key, size;
@@ -64,7 +64,7 @@ static bool valid_text(struct message text)
     return utf8_valid(text.at, (size_t)(text.end - text.at));
 }
 
-/* Return the byte of a byte piece; for example, `<0x0A>` is byte 10. */
+/* Store the id of a byte piece; for example, the piece `<0x0A>` has the byte 10. Return false if the piece is invalid. */
 static bool read_byte_piece(struct tokenizer *tokenizer, const struct piece *piece)
 {
     char digits[3] = {0};
@@ -79,7 +79,7 @@ static bool read_byte_piece(struct tokenizer *tokenizer, const struct piece *pie
     return true;
 }
 
-/* SentencePiece: piece (1), score (2), type (3). */
+/* Parse a SentencePiece message. Its fields are piece (1), score (2) and type (3). */
 static bool read_piece(struct tokenizer *tokenizer, struct message message)
 {
     struct piece *piece = &tokenizer->pieces[tokenizer->count];
@@ -105,7 +105,7 @@ static bool read_piece(struct tokenizer *tokenizer, struct message message)
     return text && (piece->type != BYTE || read_byte_piece(tokenizer, piece));
 }
 
-/* TrainerSpec: model_type (3), byte_fallback (35), unk_surface (44). */
+/* Parse a TrainerSpec message. The required fields are model_type (3), byte_fallback (35) and unk_surface (44). */
 static bool read_trainer(struct tokenizer *tokenizer, struct message message)
 {
     struct field field;
@@ -126,8 +126,8 @@ static bool read_trainer(struct tokenizer *tokenizer, struct message message)
     return tokenizer->kind != 0;
 }
 
-/* NormalizerSpec: precompiled_charsmap (2), add_dummy_prefix (3), remove_extra_whitespaces (4), escape_whitespaces (5);
-   the last three default to true. */
+/* Parse a NormalizerSpec message, and store whether it changes the text. The required fields are precompiled_charsmap (2),
+   add_dummy_prefix (3), remove_extra_whitespaces (4) and escape_whitespaces (5). The last three are true by default. */
 static bool read_normalizer(struct message message, bool *changes_text)
 {
     struct field field;
@@ -144,7 +144,7 @@ static bool read_normalizer(struct message message, bool *changes_text)
     return true;
 }
 
-/* ModelProto: pieces (1), trainer_spec (2), normalizer_spec (3); the first two are required. */
+/* Parse a ModelProto message. Its fields are pieces (1), trainer_spec (2) and normalizer_spec (3). The last two must exist. */
 static bool read_proto(struct tokenizer *tokenizer, struct message message, bool *changes_text)
 {
     struct field field;
@@ -183,7 +183,7 @@ static size_t characters(const char *text, size_t size)
     return count;
 }
 
-/* Sort the pieces of text, and determine their maximum length and minimum score. */
+/* Sort the pieces that are text, and compute their largest length and their lowest score. */
 static void index_pieces(struct tokenizer *tokenizer)
 {
     bool normal = false;
@@ -204,7 +204,7 @@ static void index_pieces(struct tokenizer *tokenizer)
     qsort(tokenizer->written, tokenizer->written_count, sizeof *tokenizer->written, by_text);
 }
 
-/* Return whether every character has an id: by its bytes, or the unknown id. */
+/* Return whether every text can be encoded, because all bytes have pieces or because there is an unknown id. */
 static bool covers_all_text(const struct tokenizer *tokenizer)
 {
     if (!tokenizer->byte_fallback)
@@ -228,7 +228,7 @@ const char *tokenizer_read(struct tokenizer *tokenizer, const char *model, size_
     if (!read_proto(tokenizer, (struct message){model, model + size}, &changes_text) || !covers_all_text(tokenizer))
         return DAMAGED;
     if (changes_text)
-        return "its tokenizer changes the text (normalisation, a dummy prefix), this client does not";
+        return "its tokenizer changes the text (normalization or a dummy prefix), which is not supported";
     index_pieces(tokenizer);
     return NULL;
 }
@@ -241,7 +241,7 @@ void tokenizer_free(struct tokenizer *tokenizer)
 
 const struct piece *find_piece(const struct tokenizer *tokenizer, const char *text, size_t size)
 {
-    size_t low = 0, high = tokenizer->written_count; /* find the last piece that is not greater than the text */
+    size_t low = 0, high = tokenizer->written_count; /* the loop finds the last piece that is not greater than the text */
     while (low < high) {
         size_t middle = low + (high - low) / 2;
         if (compare(tokenizer->written[middle].text, tokenizer->written[middle].size, text, size) <= 0)
@@ -253,7 +253,8 @@ const struct piece *find_piece(const struct tokenizer *tokenizer, const char *te
     return piece != NULL && compare(piece->text, piece->size, text, size) == 0 ? piece : NULL;
 }
 
-/* Output the complete characters, and hold back an incomplete one (not at the end). */
+/* Output the complete characters, and keep the bytes of an incomplete character. If `final` is true, output U+FFFD for each of
+   these bytes instead. */
 static void release(struct tail *tail, bool final, put_text *put, void *to)
 {
     size_t at = 0;

@@ -1,7 +1,7 @@
-/* Tokenizer of an exported model: encodes and decodes text with a SentencePiece model.
+/* Encode and decode text with the SentencePiece model of an artifact.
 
-   It reads the models that these artifacts carry: char, word, bpe or unigram over text taken as it is (nothing
-   normalised, no space put before it), in which a space is written U+2581. All text is UTF-8.
+   The code supports SentencePiece models of the types char, word, bpe and unigram that do not normalize the text and do not add
+   a dummy prefix. In pieces, the character U+2581 represents a space. All text is UTF-8.
 */
 
 #ifndef TOKENIZER_H
@@ -14,7 +14,7 @@
 enum kind { UNIGRAM = 1, BPE, WORD, CHAR };
 enum type { NORMAL = 1, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE };
 
-/* The piece of an id; its text points into the bytes of the model. */
+/* The piece of one id. `text` points into the bytes of the model. */
 struct piece {
     const char *text;
     size_t size;
@@ -25,45 +25,53 @@ struct piece {
 
 struct tokenizer {
     enum kind kind;
-    struct piece *pieces;  /* [V], by id */
+    struct piece *pieces;  /* [V], sorted by id */
     size_t count;          /* V */
-    struct piece *written; /* pieces of text without control symbols and bytes, sorted by their text */
+    struct piece *written; /* pieces that are text, which excludes control symbols and byte pieces; sorted by their text */
     size_t written_count;
-    size_t longest;        /* maximum length of these, in characters */
-    size_t longest_symbol; /* maximum length of user-defined symbols, in bytes */
+    size_t longest;        /* length of the longest piece in `written`, in characters */
+    size_t longest_symbol; /* length of the longest user-defined piece, in bytes */
     float lowest;          /* lowest score of a normal piece */
-    bool byte_fallback;
-    int32_t byte_ids[256], unknown_id; /* -1 without one */
-    struct piece surface;              /* text of the unknown id */
+    bool byte_fallback;    /* whether text without a piece is encoded as bytes */
+    int32_t byte_ids[256], unknown_id; /* -1 if the model has no such id */
+    struct piece surface;              /* text that the unknown id is decoded to */
 };
 
+/* A list of ids with memory for `room` ids. */
 struct ids {
     int32_t *at;
     size_t count, room;
 };
 
-/* Parse a SentencePiece ModelProto, whose bytes must outlive the tokenizer; return NULL or an error message. Free the
-   tokenizer in both cases. */
+/* Parse a SentencePiece ModelProto. Return NULL on success, or an error message. The caller must free the tokenizer in both
+   cases, and must not free the bytes of the model before. */
 const char *tokenizer_read(struct tokenizer *tokenizer, const char *model, size_t size);
 void tokenizer_free(struct tokenizer *tokenizer);
 
-/* Return the piece with this text, or NULL. */
+/* Return the piece with the given text, or NULL if no piece has it. */
 const struct piece *find_piece(const struct tokenizer *tokenizer, const char *text, size_t size);
 
-/* Append the ids of a text; a part without a piece becomes its bytes or the unknown id. Return false if memory is exhausted. */
+/* Encode a text, and append its ids to a list. A part of the text that is not a piece is encoded as its bytes. If the model has
+   no byte pieces, it becomes the unknown id. Return false if there is not enough memory. */
 bool encode(const struct tokenizer *tokenizer, const char *text, size_t size, struct ids *ids);
+
+/* Append one id to a list. Return false if there is not enough memory. */
 bool append(struct ids *ids, int32_t id);
 
-/* The bytes of an incomplete character. */
+/* The bytes of a character that is not complete yet. */
 struct tail {
     char held[4];
     size_t count;
 };
 
-/* Pass the text that an id, or the end, completes to `put`: complete characters, and U+FFFD for each byte that is not part
-   of a character. */
+/* A function that receives decoded text. */
 typedef void put_text(void *to, const char *text, size_t size);
+
+/* Decode one id, and pass its text to `put`. Keep the bytes of an incomplete character in `tail` until the next ids complete it.
+   A byte that is not part of a valid character becomes U+FFFD. */
 void decode(const struct tokenizer *tokenizer, struct tail *tail, int32_t id, put_text *put, void *to);
+
+/* Pass the rest of the text to `put` after the last id. Each byte of an incomplete character becomes U+FFFD. */
 void decode_end(struct tail *tail, put_text *put, void *to);
 
 #endif

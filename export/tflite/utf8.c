@@ -1,4 +1,5 @@
-/* Well-formed UTF-8 sequences of the Unicode standard (table 3-7): no surrogates and no overlong encodings. */
+/* Find the characters of a text in UTF-8. Table 3-7 of the Unicode standard defines the valid byte sequences, which exclude
+   surrogates and overlong encodings. */
 
 #include "utf8.h"
 
@@ -11,7 +12,8 @@ static int size_of(unsigned char first)
     return first < 0xe0 ? 2 : first < 0xf0 ? 3 : 4;
 }
 
-/* The second byte has separate bounds, which exclude surrogates and overlong encodings. */
+/* Return whether a second byte is valid. Its range depends on the first byte, which excludes surrogates and overlong
+   encodings. */
 static bool second_fits(unsigned char first, unsigned char second)
 {
     unsigned char low = first == 0xe0 ? 0xa0 : first == 0xf0 ? 0x90 : 0x80;
