@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo install test test-beam fuzz newest lint bench soak parity pictures gallery clean
+.PHONY: help demo install test test-slow test-beam fuzz newest lint bench soak parity pictures gallery clean
 
 help:  ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -26,10 +26,13 @@ $(VENV)/installed: constraints.txt $(SOURCES)
 	$(BIN)/pip install --quiet -c constraints.txt --editable '.[$(EXTRAS)]'
 	touch $@
 
-PYTEST := -m pytest --numprocesses auto --dist loadfile --durations=10
+PYTEST := -m pytest --numprocesses auto --dist worksteal --durations=10
 
-test: $(VENV)/installed  ## run all tests and print the branch coverage
-	$(BIN)/python $(PYTEST) --cov --cov-report=term
+test: $(VENV)/installed  ## run the tests of every part and print the branch coverage: ten minutes on two cores
+	$(BIN)/python $(PYTEST) -m "not slow" --cov --cov-report=term
+
+test-slow: $(VENV)/installed  ## run the long tests: whole trainings, every client, killed processes, browser, hostile input
+	$(BIN)/python $(PYTEST) -m slow
 
 # Apache Beam wants older packages than the rest (constraints-beam.txt), so it gets a place of its own.
 BEAM := .venv-beam
