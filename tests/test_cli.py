@@ -32,6 +32,7 @@ from keras_lstmgen.generation.text_generation import GenerationConfig, Generator
 from keras_lstmgen.interpret import inspect_run
 from keras_lstmgen.models import run_directory
 from keras_lstmgen.training import trainer
+from keras_lstmgen.training.trainer import TrainingResult
 
 VERBS = ("prepare", "train", "generate", "chat", "evaluate", "inspect", "export", "info")
 TINY = shlex.split(
@@ -72,9 +73,9 @@ def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[recipe.
     """What ``train`` is asked for: (recipe, folder of runs, name). Nothing is trained."""
     calls: list[tuple[recipe.Recipe, Path, str]] = []
 
-    def note(settings: recipe.Recipe, runs: Path, name: str) -> Path:
+    def note(settings: recipe.Recipe, runs: Path, name: str, **_: Any) -> TrainingResult:
         calls.append((settings, runs, name))
-        return runs / name
+        return TrainingResult(runs / name, interrupted=False, summary=None)
 
     monkeypatch.setattr(trainer, "train", note)
     monkeypatch.chdir(tmp_path)

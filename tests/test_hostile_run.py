@@ -162,7 +162,7 @@ def test_a_recipe_for_a_model_beyond_all_memory_is_refused(
     large = ["--model.units", "65536", "--model.layers", "64"]
     said = refused(capsys, "train", *made.settings.corpus.source, *large, "--runs", tmp_path)
     assert re.search(
-        r"the model has 2,18\d,\d{3},\d{3},\d{3} numbers, .* GB that this process may use; lower model\.units", said
+        r"the model has 2,18\d,\d{3},\d{3},\d{3} parameters, .* GB that this process may use; lower model\.units", said
     )
 
 
