@@ -343,7 +343,7 @@ def test_every_option_of_the_host_reaches_the_text(trained: Path, capsys: pytest
 def test_what_a_text_lacks_is_told_beside_it(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, err = typed(capsys, "generate", trained, "--regex", "[a-z]{9}", "--max-new-tokens", "4", "--n", "2")
     assert re.fullmatch(r"[a-z]{4}\n\n[a-z]{4}\n", out)
-    assert "text 1: the match of --regex is unfinished\ntext 2: the match of --regex is unfinished\n" in err
+    assert "text 1: the match of --regex is incomplete\ntext 2: the match of --regex is incomplete\n" in err
 
 
 def test_a_search_writes_the_best_texts_and_their_scores_beside_them(
