@@ -10,6 +10,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the benchmarks a
 from benchmarks import ablation
 from keras_lstmgen.config import recipe
 
+pytestmark = pytest.mark.slow
+
 
 def test_what_the_base_has_is_turned_off_and_what_it_has_not_is_turned_on() -> None:
     base = recipe.override(recipe.Recipe(), {"model.dropout": 0.5, "model.weight_drop": 0.2, "training.average": 0})

@@ -98,6 +98,7 @@ def attentive(settings: recipe.Recipe, tmp_path_factory: pytest.TempPathFactory)
     return folder
 
 
+@pytest.mark.slow
 def test_every_artifact_writes_the_texts_of_keras(attentive: Path) -> None:
     record = atomic.read_json(attentive / "export.json")["artifacts"]
     assert {name: entry["reasons"] for name, entry in record.items()} == {"saved_model": [], "tflite": [], "onnx": []}

@@ -354,6 +354,7 @@ def largest_file() -> Iterator[Any]:
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
+@pytest.mark.slow
 def test_a_full_disk_while_a_checkpoint_is_saved_leaves_the_one_before_to_go_on_from(
     copied: Path, largest_file: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -383,6 +384,7 @@ def test_a_full_disk_at_the_first_checkpoint_leaves_no_run(
     assert re.search(r"could not be written \(.+\)", refuses_to_train(text))
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full_to_the_last_byte(text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A real file system that has room for the weights, but not for the checkpoint too."""
     disk = tmp_path / "disk"

@@ -27,6 +27,8 @@ from keras_lstmgen.config import recipe
 from keras_lstmgen.layers import native_ops
 from keras_lstmgen.utils.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 L, H, B, T, V = 2, 7, 3, 5, 11
 SHAPE = Shape(L, H, B, T, V)
 FIGURES = {

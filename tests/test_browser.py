@@ -23,6 +23,8 @@ from keras_lstmgen.system import cpu
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the tests are no package that is installed
 from tests import chromium
 
+pytestmark = pytest.mark.slow
+
 PROMPTS = {"trained": ("The class", "", "a 月b", "x\n\n  y"), "trained_lines": ("床前明月", "the ", "", "moon字")}
 MIXES: tuple[dict[str, Any], ...] = (
     {},

@@ -23,6 +23,8 @@ from keras_lstmgen.tokenizers.sentencepiece_proto import proto
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the kit is no package: it travels as a folder
 from export import contract, tokenizer
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPT = ROOT / "tests/browser/answers.mjs"
 LINES = [

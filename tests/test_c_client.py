@@ -25,6 +25,8 @@ from export import contract, tokenizer
 from export.tflite.generate import load, metadata_buffers
 from tests import c_client
 
+pytestmark = pytest.mark.slow
+
 Result = subprocess.CompletedProcess[bytes]
 Client = Callable[..., Result]
 MODEL = "tflite/model.tflite"

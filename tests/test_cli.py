@@ -207,6 +207,7 @@ def piped(text: str) -> str:
     return f"/dev/fd/{reading}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["standard input", "pipe"])
 def test_a_corpus_that_can_be_read_once_is_trained_on_resumed_and_evaluated(
     kind: str, text: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -228,6 +229,7 @@ def test_a_corpus_that_can_be_read_once_is_trained_on_resumed_and_evaluated(
         assert json.loads(out)["counts"]["characters"] == 200
 
 
+@pytest.mark.slow
 def test_ctrl_c_at_the_keyboard_ends_a_training_cleanly_and_it_can_be_gone_on_with(
     text: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -365,6 +365,7 @@ def written(model: run_directory.Run, prompt: str = "", n: int = 40, **words: An
     return Generator(model).generate(prompt, GenerationConfig(n, Options(temperature=1.5), host=limits), seeds=range(6))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fixture", ["stream", "lines"])
 def test_token_by_token_under_options_that_change_nothing_the_texts_are_the_same(
     fixture: str, request: pytest.FixtureRequest

@@ -12,6 +12,8 @@ from benchmarks import costs
 from keras_lstmgen.config import recipe
 from keras_lstmgen.models.builder import build
 
+pytestmark = pytest.mark.slow
+
 H, V, B, T = 6, 11, 3, 5
 
 

@@ -86,6 +86,7 @@ def several(settings: recipe.Recipe, tmp_path_factory: pytest.TempPathFactory) -
     return folder
 
 
+@pytest.mark.slow
 def test_it_is_better_than_each_of_its_members_on_held_out_text(several: Path) -> None:
     loaded = run_directory.load(several)
     ids = np.array(loaded.tokenizer.encode("The value of the expression is the list of its items. " * 20), np.int32)
@@ -94,12 +95,14 @@ def test_it_is_better_than_each_of_its_members_on_held_out_text(several: Path) -
     assert whole < np.mean(each)  # the mean of probabilities is never worse than their mean logarithm (Jensen)
 
 
+@pytest.mark.slow
 def test_every_artifact_writes_the_texts_of_keras(several: Path) -> None:
     record = atomic.read_json(several / "export.json")["artifacts"]
     assert {name: entry["reasons"] for name, entry in record.items()} == {"saved_model": [], "tflite": [], "onnx": []}
     assert all(entry["identical"] == entry["tried"] for entry in record.values())
 
 
+@pytest.mark.slow
 def test_its_model_opens_in_keras_beside_our_layers(several: Path) -> None:
     opened = keras.saving.load_model(several / "model.keras")
     ids = np.array([[5, 6, 7, 8, 9]])

@@ -304,6 +304,7 @@ def test_exporting_again_replaces_the_whole_artifact_and_leaves_the_others(copie
     assert others == {path: path.stat().st_mtime_ns for path in (copied / "tflite").iterdir()}
 
 
+@pytest.mark.slow
 def test_a_large_vocabulary_s_artifacts_hold_their_matrices_in_parts_and_write_the_texts_of_keras(
     exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -475,6 +476,7 @@ def _only_for(name: str, refused: Callable[..., None]) -> Callable[..., None]:
 AWKWARD = "m [2] *?\\{a,b}% 月#&'\n\"x"  # as a folder may be called
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["saved_model", "tflite", "onnx", "web"])
 def test_a_run_is_exported_and_proved_whatever_its_folder_is_called(trained: Path, tmp_path: Path, name: str) -> None:
     folder = tmp_path / AWKWARD
@@ -494,6 +496,7 @@ def test_a_saved_model_in_a_folder_of_any_name_opens_in_its_client_too(trained: 
     np.testing.assert_allclose(logits, client.load(trained / "serving/1")[0](5, state)[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["saved_model", "tflite"])
 def test_a_folder_for_temporary_files_may_have_any_name(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
@@ -526,6 +529,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "failure",
     [
@@ -573,6 +577,7 @@ def test_a_disk_that_is_full_for_the_proof_leaves_the_artifact_before(
     assert contents(copied) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["saved_model", "tflite"])
 def test_a_real_disk_that_fills_up_in_an_export_leaves_all_as_it_was(trained: Path, tmp_path: Path, name: str) -> None:
     """Whoever writes, TensorFlow's own code included."""
@@ -622,6 +627,7 @@ def used_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("used_gpu")
 def test_after_a_training_on_a_gpu_the_same_process_exports_for_a_cpu(copied: Path) -> None:
     assert compute_dtype.has_gpu()

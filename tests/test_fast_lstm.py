@@ -173,6 +173,7 @@ for name in ("exported", "saved"):
 """
 
 
+@pytest.mark.slow
 def test_a_model_with_it_is_exported_by_keras_and_runs_in_another_process(tmp_path: Path) -> None:
     model = keras.Sequential([keras.Input((None, E)), lstm.LSTM(H), keras.layers.Dense(1)])
     model.compile("sgd", "mse")
@@ -367,6 +368,7 @@ def test_a_saved_model_with_it_loads_again_and_either_loads_the_other_s_weights(
         np.testing.assert_array_equal(value, wanted)
 
 
+@pytest.mark.slow
 def test_the_program_of_the_page_on_the_layer_runs(tmp_path: Path) -> None:
     page = (Path(__file__).parents[1] / "docs/layer.md").read_text(encoding="utf-8")
     (program,) = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
@@ -430,6 +432,7 @@ np.testing.assert_array_equal(out[0], expected)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="no limit of a process's addresses")
 def test_without_memory_for_its_weights_the_code_says_so_and_works_again_later() -> None:
     command, settings = [sys.executable, "-c", SHORT_OF_MEMORY], {**os.environ, "MALLOC_ARENA_MAX": "1"}

@@ -43,6 +43,7 @@ def test_a_printed_path_is_typed_as_it_is_printed(name: bytes) -> None:
     assert Path(os.fsdecode(printed)) == Path(os.fsdecode(name))
 
 
+@pytest.mark.slow
 def test_a_corpus_a_run_and_a_folder_whose_names_are_not_utf_8(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -72,6 +73,7 @@ def test_a_corpus_a_run_and_a_folder_whose_names_are_not_utf_8(
     assert source.path == tmp_path / f"{NO_UTF_8}.txt"
 
 
+@pytest.mark.slow
 def test_names_and_prompts_are_utf_8_in_a_locale_that_is_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

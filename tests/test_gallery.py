@@ -18,6 +18,8 @@ from keras_lstmgen.config import recipe
 from keras_lstmgen.models import run_directory
 from keras_lstmgen.training import trainer
 
+pytestmark = pytest.mark.slow
+
 TINY = {
     "model.embedding_size": 5, "model.units": 14, "model.layers": 1, "training.batch_size": 4, "training.epochs": 2,
     "training.window": 60, "corpus.validation_fraction": 0.3,

@@ -185,6 +185,7 @@ def test_a_text_longer_than_a_chunk_is_the_one_that_a_single_call_writes(trained
     assert [sample.logprob for sample in samples] == pytest.approx(whole.logprobs.numpy().sum(axis=1), abs=1e-3)
 
 
+@pytest.mark.slow
 def test_a_text_that_is_not_kept_takes_no_memory_however_long_and_is_the_one_that_is_written_in_one_go(
     trained: Path,
 ) -> None:

@@ -11,6 +11,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the benchmarks a
 from benchmarks import artifact_sides, generation, profile, texts
 from keras_lstmgen.models import inference_step, run_directory
 
+pytestmark = pytest.mark.slow
+
 B = 3
 IDS = np.array([[5, 7, 270, 9], [6, 6, 8, 5], [11, 4, 5, 5]])
 

@@ -183,6 +183,7 @@ CLIENTS: dict[str, Callable[[pytest.FixtureRequest], Write]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CLIENTS)
 def test_every_client_writes_the_golden_texts(name: str, request: pytest.FixtureRequest) -> None:
     write = CLIENTS[name](request)
@@ -294,6 +295,7 @@ def test_the_commands_of_the_page_of_onnx_print_what_it_shows() -> None:
         assert printed(line, {**PYTHON, "$model": str(ONNX)}) == output, line
 
 
+@pytest.mark.slow
 def test_the_commands_of_the_page_of_tf_serving_print_what_it_shows(exported: Path, served: serving.Addresses) -> None:
     """Asked of the stand-in. JSON may be laid out otherwise, and a sum may end otherwise on another processor."""
     commands = shown(ROOT / "export/tf_serving/README.md")

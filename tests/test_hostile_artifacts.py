@@ -19,6 +19,8 @@ from keras_lstmgen.config import recipe
 from keras_lstmgen.tokenizers import vocabulary
 from tests.hostile import VALUES, damaged
 
+pytestmark = pytest.mark.slow
+
 V, S = 291, 5
 WORDS = vocabulary.train(
     recipe.Tokenizer(type="bpe", vocab_size=V - 256), lambda: iter(["the cat sat on the mat\n" * 9])

@@ -35,6 +35,8 @@ from keras_lstmgen.training import checkpoint, input_pipeline, trainer
 from keras_lstmgen.utils.errors import UserError
 from tests.hostile import HEAVY, TEXTS, VALUES, damaged, refused_or
 
+pytestmark = pytest.mark.slow
+
 TINY = {
     "model.units": 7, "model.embedding_size": 4, "model.layers": 1, "training.batch_size": 3, "training.window": 17,
     "training.epochs": 2, "training.precision": "float32",

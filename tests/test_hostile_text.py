@@ -23,6 +23,8 @@ from keras_lstmgen.tokenizers import tokenizer, vocabulary
 from keras_lstmgen.utils.errors import UserError
 from tests.hostile import HEAVY, LETTERS, TEXTS, VALUES, damaged, refused_or
 
+pytestmark = pytest.mark.slow
+
 QUICKSTART = (Path(__file__).parents[1] / "pipelines/quickstart.toml").read_bytes()
 KINDS = sorted({"stream", *readers.READERS})
 

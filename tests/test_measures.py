@@ -443,6 +443,7 @@ def test_all_measures_of_answers_are_reported_and_shown(colours: Path, capsys: p
     assert f"signature: {found['bleu']['greedy']['signature']}" in out
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few")
 def test_samples_are_judged_by_kind_beside_held_out_documents(headlines: Path) -> None:
     model = run_directory.load(headlines)
@@ -460,6 +461,7 @@ def test_samples_are_judged_by_kind_beside_held_out_documents(headlines: Path) -
     assert found["sweet, held out"]["of_the_kind"] == found["hard, held out"]["of_the_kind"] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("few")
 def test_poems_are_held_against_their_form(poems: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--samples", "0", "--sample-tokens", "40", "--evaluate.measures", "verses"]
@@ -523,6 +525,7 @@ def test_a_missing_library_is_one_line_before_anything_is_measured(
     assert capsys.readouterr().err == f"keras-lstmgen: {said}\n"
 
 
+@pytest.mark.slow
 def test_texts_of_kinds_are_given_for_each(headlines: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert command_line.main(["evaluate", str(headlines), "one.txt"]) == 2
     said = "one.txt: give one text for each label in this order: sweet, hard (corpus.labels)"

@@ -14,6 +14,8 @@ from keras_lstmgen.models import builder
 from keras_lstmgen.training import trainer
 from keras_lstmgen.training.validation import copy_weights
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[1]
 B, T, E, H, L, V = 2, 6, 5, 7, 2, 11
 IDS = np.random.default_rng(0).integers(0, V, (B, T))

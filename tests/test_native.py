@@ -11,6 +11,8 @@ import pytest
 from keras_lstmgen.layers import native_ops
 from keras_lstmgen.system import cpu
 
+pytestmark = pytest.mark.slow
+
 TESTS = Path(__file__).parent
 SOURCES = TESTS.parent / "keras_lstmgen/native"
 SANITIZERS = ("address,undefined", "thread")

@@ -331,6 +331,7 @@ def test_a_prompt_is_a_source_and_gets_its_end(colours: Path) -> None:
         assert (sample.text, sample.finish_reason) == (source.split()[1], "stop")
 
 
+@pytest.mark.slow
 def test_every_artifact_answers_as_keras_does_in_ids_and_strings(colours: Path) -> None:
     export_run.export(colours, recipe.Export(texts=24, tokens=8))
     record = atomic.read_json(colours / "export.json")["artifacts"]

@@ -14,6 +14,8 @@ from keras_lstmgen.generation import sampling
 from keras_lstmgen.models import run_directory
 from tests import npm
 
+pytestmark = pytest.mark.slow
+
 TEXTS, TOKENS = 70, 9
 
 

@@ -120,6 +120,7 @@ def test_it_learns_from_the_loss_of_the_mixture(length: int | None) -> None:
     assert all(np.abs(tf.convert_to_tensor(gradient)).max() > 0 for gradient in gradients)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_keeps_the_gate(copying: Path, tmp_path: Path) -> None:
     chosen = recipe.load(copying / run_directory.RECIPE)
     one, other = (trainer.compile_model(chosen, np.ones(V)) for _ in range(2))
@@ -149,6 +150,7 @@ def copying(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
+@pytest.mark.slow
 def test_it_writes_names_that_it_has_never_seen(copying: Path) -> None:
     plain = recipe.override(recipe.load(copying / run_directory.RECIPE), {"model.copy": False})
     without = trainer.train(plain, copying.parent, "without").folder
@@ -156,12 +158,14 @@ def test_it_writes_names_that_it_has_never_seen(copying: Path) -> None:
     assert copies["nats_per_token"] < 0.5 * learns["nats_per_token"]
 
 
+@pytest.mark.slow
 def test_every_artifact_writes_the_texts_of_keras(copying: Path) -> None:
     record = atomic.read_json(copying / "export.json")["artifacts"]
     assert {name: entry["reasons"] for name, entry in record.items()} == {"saved_model": [], "tflite": [], "onnx": []}
     assert all(entry["identical"] == entry["tried"] for entry in record.values())
 
 
+@pytest.mark.slow
 def test_its_model_opens_in_keras_beside_our_layers(copying: Path) -> None:
     opened = keras.saving.load_model(copying / "model.keras")
     np.testing.assert_allclose(opened(IDS), run_directory.load(copying).model(IDS), atol=1e-5)

@@ -13,6 +13,7 @@ from keras_lstmgen.training import input_pipeline, trainer
 from keras_lstmgen.utils.errors import UserError
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("bfloat16")
 def test_both_precisions_end_at_the_same_loss(tmp_path: Path) -> None:
     """On half a megabyte of prose: where a model learns a small text by heart, any two seeds end further apart."""

@@ -26,6 +26,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the kit is no pa
 import export.contract as kit
 from export.tflite import generate as client
 
+pytestmark = pytest.mark.slow
+
 # Tensors of fewer than 1,024 numbers are left as they are, so that the model has to be larger than that of other tests.
 SIZES = {"model.embedding_size": 40, "model.units": 56, "model.layers": 2, "training.epochs": 3}
 FLOAT32, FLOAT16, INT8 = (tflite.EXPORTERS[name] for name in ("tflite", "tflite_float16", "tflite_int8"))

@@ -106,6 +106,7 @@ def test_a_window_of_one_step_costs_its_outputs_alone() -> None:
     assert float(layer.losses[0]) == pytest.approx(3.0 * 4)
 
 
+@pytest.mark.slow
 def test_the_reported_loss_is_the_likelihood_without_the_penalty(short: recipe.Recipe, tmp_path: Path) -> None:
     still = recipe.override(short, {"training.learning_rate": 0.0})
     plain = trainer.train(still, tmp_path, "plain").folder
@@ -117,6 +118,7 @@ def test_the_reported_loss_is_the_likelihood_without_the_penalty(short: recipe.R
         assert one["val_loss"] == other["val_loss"]
 
 
+@pytest.mark.slow
 def test_the_penalty_makes_the_outputs_smaller(short: recipe.Recipe, tmp_path: Path) -> None:
     def size(strength: float) -> float:
         values = {"model.activation_regularization": strength, "training.learning_rate": 0.02}
@@ -164,6 +166,7 @@ def test_the_model_that_writes_has_the_moving_average_of_the_weights(short: reci
         assert np.abs(found - raw).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_averaging_changes_what_is_measured_and_kept_and_not_how_it_trains(
     short: recipe.Recipe, tmp_path: Path
 ) -> None:
@@ -207,6 +210,7 @@ def test_what_is_saved_for_others_has_none_of_them() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_with_all_of_them_a_run_broken_off_goes_on_as_if_nothing_had_happened(
     short: recipe.Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

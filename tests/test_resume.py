@@ -85,6 +85,7 @@ def curve(folder: Path) -> list[dict[str, float]]:
     return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
 
 
+@pytest.mark.slow
 def test_a_training_killed_twenty_times_ends_with_the_weights_and_the_curve_of_one_that_was_not(
     settings: recipe.Recipe, tmp_path: Path
 ) -> None:

@@ -10,6 +10,8 @@ import pytest
 
 from benchmarks import soak
 
+pytestmark = pytest.mark.slow
+
 ROWS = [{"windows": 70.0 * n, "seconds": 3.0 * n, "loss": 3.0 / n, "val_loss": 2.5 / n} for n in (1, 2, 3)]
 
 

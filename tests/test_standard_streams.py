@@ -55,6 +55,7 @@ def golden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return place
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("verb", "streams", "fault"), CASES)
 def test_a_verb_does_its_work_whatever_its_standard_streams_are(
     verb: str, streams: tuple[str, ...], fault: str, golden: Path, tmp_path: Path
@@ -93,6 +94,7 @@ def test_a_training_goes_on_to_its_end_after_its_reader_has_left(golden: Path, t
 # As the interpreter finds them when it starts: without TensorFlow, so that each takes no time.
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("streams", "fault"), faulty_streams.TABLE)
 @pytest.mark.parametrize("words", [["train", "--help"], ["--version"], ["train", "--nothing"]])
 def test_a_process_ends_well_whatever_it_was_started_with(

@@ -23,6 +23,8 @@ from keras_lstmgen.models import run_directory
 from keras_lstmgen.training import trainer
 from keras_lstmgen.utils.errors import UserError
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).resolve().parents[1]
 RUN = ROOT / "export/browser/run.mjs"
 FEW = recipe.Export(formats=("web",), texts=6, tokens=5)

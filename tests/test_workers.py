@@ -149,6 +149,7 @@ def test_pairs_too(work: Work, folder: Path) -> None:
     the_same(folder, "pairs", "pairs of 2")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("killed", [0, 1])
 def test_where_one_is_killed_the_others_say_so_and_all_can_go_on(
     work: Work, folder: Path, alone: str, killed: int
@@ -169,6 +170,7 @@ def len_of_epoch(folder: Path, name: str) -> int:
     return int(losses(folder, name)[0][0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 0), (signal.SIGTERM, 143)])
 def test_what_one_of_them_is_asked_ends_all_and_is_gone_on_with(
     work: Work, folder: Path, alone: str, number: int, status: int
@@ -181,6 +183,7 @@ def test_what_one_of_them_is_asked_ends_all_and_is_gone_on_with(
     np.testing.assert_allclose(whole, losses(folder, alone), atol=TOLERANCE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [0, 1])
 def test_sigterm_that_one_of_them_gets_while_the_chief_measures_does_not_wait_for_the_end_of_that(
     work: Work, folder: Path, alone: str, number: int

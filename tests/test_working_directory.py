@@ -57,6 +57,7 @@ def test_no_verb_imports_from_the_working_directory(folder: Path, verb: str) -> 
     assert done.stdout.startswith(f"usage: keras-lstmgen {verb} ")
 
 
+@pytest.mark.slow
 def test_workers_that_train_with_subwords_import_nothing_from_the_working_directory(folder: Path) -> None:
     (folder / "text.txt").write_text(
         "".join(pydoc_data.topics.topics.values())[: sentencepiece_trainer.IN_PROCESS * 5 // 4]
