@@ -35,15 +35,15 @@ SEEDS, TEMPERATURE, TOKENS = (0, 1, 2), 0.8, 300
 HEAD = """\
 # Samples of the recipes
 
-Unedited samples of the run of each recipe, the first ones, without selection:
+This page shows unedited samples of the runs of the recipes. They are the first generated samples, without selection:
 
-- For a stream or for documents: three texts from the start symbol, with seeds 0, 1 and 2; three per label if the recipe
-  has labels.
-- For pairs: the answers to the first three different sources of each validation file, by the beam search of the
-  recipe's `[evaluate]` table, or greedily.
+- For a run on a continuous text or on documents, the page shows three texts that begin at the start symbol. Their seeds
+  are 0, 1 and 2. If the recipe has labels, the page shows three texts per label.
+- For a run on pairs, the page shows the answers to the first three different sources of each validation file. They are
+  generated with the beam search of the recipe's `[evaluate]` table, or by greedy decoding if the table has none.
 
-The command above each sample generates it again. `make gallery` writes this page from the runs in `saved_models/` that
-have the name of a recipe."""
+The command above each sample generates the same sample again. `make gallery` writes this page from the runs in
+`saved_models/` that have the name of a recipe."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
