@@ -105,7 +105,7 @@ def test_what_is_typed_is_gone_on_with_as_keras_does(browser: dict[str, Any], pa
         assert (found["prompt"], found["text"]) == (prompt, sample.text), request
         assert found["error"] == ""
         reason = {"stop": "ended by the model", "length": "length reached"}[sample.finish_reason]
-        assert re.fullmatch(rf"{len(sample.text)} characters(, [\d,]+ a second)?, {reason}\.", found["status"])
+        assert re.fullmatch(rf"{len(sample.text)} characters(, [\d,]+ per second)?, {reason}\.", found["status"])
     assert len({found["text"] for found in browser[name]["written"]}) > len(MIXES) / 2
 
 
@@ -153,11 +153,11 @@ def test_the_strip_tells_how_surprised_the_model_was_at_each_character(browser: 
     text = PROMPT + sample.text
     ids = np.array(model.tokenizer.encode(text), np.int32)
     assert len(told) == len(text) == len(ids)
-    assert told[0] == "“T”: where the model began"
+    assert told[0] == "“T”: not predicted, because the text begins here"
     sums = [0.0, *(stream_nll(model.weights, ids[: n + 1], 1) for n in range(1, len(ids)))]
     for character, line, nats in zip(text[1:], told[1:], np.diff(sums), strict=True):
         name = {" ": "A space", "\n": "A new line"}.get(character, f"“{character}”")
-        said = re.fullmatch(rf"{re.escape(name)}, expected with ([\d.,]+) %: ([\d.]+) nats of surprise", line)
+        said = re.fullmatch(rf"{re.escape(name)}: probability ([\d.,]+) %, surprise ([\d.]+) nats", line)
         assert said, line
         assert float(said[2]) == pytest.approx(nats, abs=0.006)
         assert float(said[1].replace(",", "")) == pytest.approx(100 * math.exp(-nats), rel=0.06)
@@ -178,7 +178,7 @@ def test_the_strip_tells_of_a_chinese_character_what_all_its_bytes_surprised(
             surprises.append(nats)
             spelled, nats = b"", 0.0
     assert "".join(texts) == CHINESE
-    form = r"(?:“(.*)”|A space), .*: ([\d.]+) nats of surprise"
+    form = r"(?:“(.*)”|A space): .*, surprise ([\d.]+) nats"
     told = [said for line in browser["chinese"]["told"][: len(texts)] if (said := re.fullmatch(form, line))]
     assert [said[1] or " " for said in told] == texts
     assert [float(said[2]) for said in told] == pytest.approx(surprises, abs=0.006)
@@ -206,7 +206,7 @@ def test_on_a_phone_it_fits_follows_the_text_and_can_be_read(browser: dict[str, 
     assert found["width"] == 360
     assert found["scrolled"] > 0
     assert 0 < found["end"] <= found["top"] < found["bottom"] < 740
-    assert "nats of surprise" in found["told"]
+    assert ", surprise " in found["told"]
     for colour, behind in found["colours"]:
         assert contrast(colour, behind) >= 4.5, (colour, behind)
     assert (luminance(found["colours"][0][1]) < 0.1) == (scheme == "dark")
@@ -262,7 +262,7 @@ def test_a_page_opened_as_a_file_says_to_serve_it(browser: dict[str, Any]) -> No
 
 def test_a_page_whose_code_is_not_all_there_says_so(browser: dict[str, Any]) -> None:
     error, disabled = browser["cut"]
-    assert error.startswith("page.js, or a file that it needs, cannot be loaded")
+    assert error.startswith("page.js, or a file that it imports, cannot be loaded")
     assert disabled
 
 

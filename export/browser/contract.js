@@ -1,25 +1,25 @@
 /**
- * Text generation with an exported model, one text at a time, as specified in docs/contract.md.
+ * Generates text with an exported model, one text at a time, as specified in docs/contract.md.
  *
- * The module contains the random numbers of a seed, the sampling of a token from logits, and the generation loop around
- * the graph `step`. V is the vocabulary size, S the state size. JavaScript computes in float64. `Math.fround` or a
- * Float32Array rounds to float32 after each operation, and probabilities are summed as integers, so a seed selects the
- * same tokens as in other runtimes.
+ * The module generates the random numbers of a seed, samples a token from logits, and runs the generation loop, which
+ * calls the graph `step`. V is the vocabulary size, and S is the state size. JavaScript computes in float64, so
+ * `Math.fround` or a Float32Array rounds each result to float32. Probabilities are added as integers. Therefore a seed
+ * selects the same tokens as in other runtimes.
  */
 
 /**
  * Metadata of a model.
  * @typedef {object} Metadata
  * @property {number} format_version
- * @property {number} vocab_size V
- * @property {number} state_size S
- * @property {number} start_id
- * @property {number} end_id
- * @property {number[]} unsampled_ids
- * @property {boolean} [prompt_start]
- * @property {number} [source_end_id]
- * @property {any} [recipe]
- * @property {any} [metrics]
+ * @property {number} vocab_size V, number of ids
+ * @property {number} state_size S, number of float32 values in the state of a text
+ * @property {number} start_id id of the start symbol
+ * @property {number} end_id id of the end symbol, after which generation stops
+ * @property {number[]} unsampled_ids ids that are never generated
+ * @property {boolean} [prompt_start] whether the model reads the start symbol before a prompt
+ * @property {number} [source_end_id] id of the symbol that ends the source of a pair; -1 for other models
+ * @property {any} [recipe] recipe of the training
+ * @property {any} [metrics] losses of the run
  */
 
 /**
@@ -33,29 +33,29 @@
  */
 
 /**
- * The graph `step`: maps an id and a state [S] to logits [V] and the next state [S].
+ * The graph `step`, which takes an id and a state [S], and returns logits [V] and the next state [S].
  * @typedef {(id: number, state: Float32Array) => Promise<{logits: Float32Array, state: Float32Array}>} Step
  */
 
 /**
- * A token of the prompt or, if `written`, of the generated text; `logprob` is null if the model did not predict it.
+ * A token of the prompt or of the generated text.
  * @typedef {object} Token
  * @property {number} id
- * @property {number | null} logprob
- * @property {boolean} written
+ * @property {number | null} logprob log-probability of the token in nats; null if the model did not predict it
+ * @property {boolean} written true for tokens of the generated text, false for tokens of the prompt
  */
 
 const FORMAT_VERSION = 1;
 const GOLDEN = 0x9e3779b9;
-const UNIT = 2 ** 36; // integer units per probability of 1
-const STEPS = 2 ** 24; // resolution of the noise and of top_p
+const UNIT = 2 ** 36; // the integer that represents the probability 1
+const STEPS = 2 ** 24; // noise and top_p are multiples of 1 / STEPS
 const { fround } = Math;
 
-/** Neutral options. */
+/** Options that turn all sampling options off. */
 export const NEUTRAL = Object.freeze({ repetition_penalty: 1, temperature: 1, top_k: 0, top_p: 1, min_p: 0 });
 
 /**
- * Read the metadata of a model from JSON; throw an Error for an unknown format.
+ * Read the metadata of a model from JSON; throw an Error if their format is unknown or an entry is missing.
  * @param {string} text
  * @returns {Metadata}
  */
@@ -67,12 +67,14 @@ export function readMetadata(text) {
   for (const name of ["vocab_size", "state_size", "start_id", "end_id", "unsampled_ids"]) {
     if (!(name in values)) throw new Error(`its metadata lacks ${name}`);
   }
-  if (new Set(values.unsampled_ids).size >= values.vocab_size) throw new Error("its metadata leaves no id to write");
+  if (new Set(values.unsampled_ids).size >= values.vocab_size) {
+    throw new Error("its metadata excludes all ids from generation");
+  }
   return values;
 }
 
 /**
- * Check the range of every option; throw a RangeError with the name of the first one out of range. NaN is out of range.
+ * Check the range of every option; throw a RangeError with the name of the first option that is out of range or NaN.
  * @param {Options} options
  */
 export function checkOptions({ repetition_penalty: r, temperature: T, top_k: k, top_p: p, min_p: m }) {
@@ -93,11 +95,12 @@ function hold(option, holds, wanted) {
 }
 
 /**
- * Generate the random numbers `start` to `start + n - 1` of a 64-bit seed, in [0, 1), one per token.
+ * Return random numbers of a seed, uniformly distributed in [0, 1); generation uses one per token.
  *
- * A negative seed is its two's complement. `noise(0n, 2)` is about [0.2202, 0.6937].
- * @param {bigint} seed
- * @param {number} n
+ * For example, `noise(0n, 2)` is about [0.2202, 0.6937].
+ * @param {bigint} seed 64-bit number; a negative seed gives the same numbers as its two's complement
+ * @param {number} n number of random numbers
+ * @param {number} start position of the first returned number in the sequence of the seed
  */
 export function noise(seed, n, start = 0) {
   const low = Number(BigInt.asUintN(32, seed));
@@ -107,7 +110,7 @@ export function noise(seed, n, start = 0) {
 }
 
 /**
- * Apply the hash "lowbias32" (Wellons, 2018) in uint32 arithmetic.
+ * Apply the hash "lowbias32" (Wellons, 2018) to a number, in uint32 arithmetic.
  * @param {number} x
  */
 function mix(x) {
@@ -118,16 +121,16 @@ function mix(x) {
 }
 
 /**
- * Sample the next token with one random number, in the order of docs/contract.md.
- * @param {Float32Array} logits [V], of `step`
- * @param {number} number of noise
- * @param {Uint8Array} seen [V], 1 for every id of the prompt and of the text so far
+ * Sample the next token, and return its id; docs/contract.md specifies the order of the operations.
+ * @param {Float32Array} logits [V], output of `step`
+ * @param {number} number random number in [0, 1)
+ * @param {Uint8Array} seen [V], 1 for each id in the prompt or in the text so far
  * @param {Options} options
- * @param {Uint8Array} sampled [V], 1 for every id that may be written
+ * @param {Uint8Array} sampled [V], 1 for each id that may be generated
  */
 export function choose(logits, number, seen, options, sampled) {
   const scaled = penalised(logits, seen, options, sampled);
-  if (options.temperature === 0) return scaled.indexOf(largest(scaled)); // the lowest id if tied
+  if (options.temperature === 0) return scaled.indexOf(largest(scaled)); // the lowest id if several are equal
 
   const temperature = fround(options.temperature);
   for (let i = 0; i < scaled.length; i++) scaled[i] /= temperature;
@@ -138,7 +141,7 @@ export function choose(logits, number, seen, options, sampled) {
 }
 
 /**
- * Return the logits [V] with bans of unsampled ids and with the repetition penalty.
+ * Return the logits [V] after the repetition penalty; the logits of ids that are never generated are minus infinity.
  * @param {Float32Array} logits
  * @param {Uint8Array} seen
  * @param {Options} options
@@ -154,7 +157,7 @@ function penalised(logits, seen, options, sampled) {
 }
 
 /**
- * Return the highest threshold that `top_k`, `top_p` and `min_p` set for the scaled logits [V].
+ * Return the lowest scaled logit that `top_k`, `top_p` and `min_p` allow.
  * @param {Float32Array} scaled
  * @param {Options} options
  */
@@ -169,8 +172,8 @@ function threshold(scaled, { top_k, top_p, min_p }) {
 }
 
 /**
- * Return the first position, in descending order, at which the sum of the probabilities is at least p.
- * @param {Float32Array} falling
+ * Return the first position at which the probabilities of the sorted logits add up to p or more.
+ * @param {Float32Array} falling [V], logits in descending order
  * @param {number} p
  */
 function nucleus(falling, p) {
@@ -179,9 +182,9 @@ function nucleus(falling, p) {
 }
 
 /**
- * Return the first position at which the sum of the parts reaches a value.
+ * Return the first position at which the sum of the numbers reaches a value.
  * @param {Float64Array} shares
- * @param {number} wanted at most their whole sum
+ * @param {number} wanted the value, at most the sum of all numbers
  */
 function reaching(shares, wanted) {
   let at = 0;
@@ -190,7 +193,8 @@ function reaching(shares, wanted) {
 }
 
 /**
- * Return a share of the sum of the parts, in steps, rounded down. BigInt is used because the product exceeds 2^53.
+ * Return the sum of all numbers times `steps` / STEPS, rounded down. The function uses BigInt because the product
+ * exceeds 2^53.
  * @param {number} steps
  * @param {Float64Array} shares
  */
@@ -200,7 +204,7 @@ function share(steps, shares) {
 }
 
 /**
- * Return the probabilities [V] in integer units, whose sums do not depend on the order.
+ * Return the probabilities [V] as integers, because sums of integers do not depend on the order.
  * @param {Float32Array} logits
  */
 function parts(logits) {
@@ -220,7 +224,7 @@ function largest(values) {
 }
 
 /**
- * Return the log-probability of an id before the sampling options.
+ * Return the log-probability of an id in nats, without the sampling options.
  * @param {Float32Array} logits [V]
  * @param {number} id
  */
@@ -232,8 +236,9 @@ export function logprob(logits, id) {
 }
 
 /**
- * Return the ids to feed for a prompt. The start symbol is prepended if the prompt is empty or the metadata require it.
- * For a model of pairs, the end symbol of the source is appended to a prompt without one.
+ * Return the ids that the model must read for an encoded prompt. The function prepends the start symbol if the prompt
+ * is empty or the metadata require it. If the model was trained on pairs, it appends the symbol that ends a source,
+ * unless the prompt contains it.
  * @param {number[]} encoded
  * @param {Metadata} metadata
  */
@@ -244,15 +249,14 @@ export function promptIds(encoded, metadata) {
 }
 
 /**
- * Read `ids` (at least one), and generate a token for each random number, up to the end token.
+ * Read a prompt, and generate one token per random number, until the end token is sampled.
  *
- * Yields the tokens of the prompt when they are read, and the tokens of the text when they are sampled. Nothing is
- * generated if the last id is the end token.
+ * Yields each token of the prompt before the model reads it, and each token of the text as soon as it is sampled.
  * @param {Step} step
- * @param {number[]} ids
+ * @param {number[]} ids ids of the prompt, at least one; if the last id is the end token, nothing is generated
  * @param {Metadata} metadata
  * @param {Options} options
- * @param {Float32Array} numbers
+ * @param {Float32Array} numbers random numbers in [0, 1)
  * @returns {AsyncGenerator<Token, void, void>}
  */
 export async function* generate(step, ids, metadata, options, numbers) {
@@ -277,7 +281,7 @@ export async function* generate(step, ids, metadata, options, numbers) {
 }
 
 /**
- * Return `stop` if the model ended the text, or `length` if the limit did.
+ * Return "stop" if the text ends with the end token, or "length" if it reached the largest number of tokens.
  * @param {number[]} tokens
  * @param {Metadata} metadata
  */

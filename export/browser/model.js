@@ -1,7 +1,8 @@
 /**
- * Opens the model of a folder (`model.onnx`, `tokenizer.model`, `keras_lstmgen.json`) and generates text with it.
+ * Opens the model of a folder and generates text with it. The folder contains the files `model.onnx`,
+ * `tokenizer.model` and `keras_lstmgen.json`.
  *
- * The caller passes ONNX Runtime and a function that reads a file, so the module works in browsers and in Node.
+ * The caller passes ONNX Runtime and a function that reads a file. The module therefore works in browsers and in Node.
  */
 
 import { checkOptions, finishReason, generate, noise, promptIds, readMetadata } from "./contract.js";
@@ -14,6 +15,7 @@ import { decoder, encode, read } from "./tokenizer.js";
 /** @typedef {typeof import("onnxruntime-web")} Runtime */
 
 /**
+ * An opened model.
  * @typedef {object} Model
  * @property {Step} step
  * @property {Metadata} metadata
@@ -21,28 +23,28 @@ import { decoder, encode, read } from "./tokenizer.js";
  */
 
 /**
- * A request for a text. A seed above 2^53 is a bigint or a string.
+ * A request for a text.
  * @typedef {object} Request
  * @property {string} prompt
  * @property {Options} options
- * @property {bigint | number | string} seed
- * @property {number} max_new_tokens
+ * @property {bigint | number | string} seed a bigint or a string if it is above 2^53
+ * @property {number} max_new_tokens largest number of tokens to generate
  */
 
 /**
- * The text that a token adds ("" for an incomplete character) and the surprise of the model in nats (null if the model
- * did not predict it). The tokens of the prompt come first; their `written` is false.
+ * A token of the prompt or of the generated text, with the text that it adds. The surprise of the model is the negative
+ * log-probability of the token.
  * @typedef {object} Piece
- * @property {number | null} id null for the text that remains after the last token
- * @property {string} text
- * @property {number | null} nats
- * @property {boolean} written
+ * @property {number | null} id id of the token; null for the text that is left after the last token
+ * @property {string} text text that the token adds; "" if its character is incomplete
+ * @property {number | null} nats surprise of the model in nats; null if the model did not predict the token
+ * @property {boolean} written true for tokens of the generated text, false for tokens of the prompt
  */
 
 /**
  * Open the model; throw an Error if it is damaged.
- * @param {(name: string) => Promise<Uint8Array>} file
- * @param {Runtime} ort
+ * @param {(name: string) => Promise<Uint8Array>} file reads a file of the folder
+ * @param {Runtime} ort ONNX Runtime
  * @returns {Promise<Model>}
  */
 export async function open(file, ort) {
@@ -65,12 +67,13 @@ export async function open(file, ort) {
 
 /** @param {import("onnxruntime-web").Tensor} tensor */
 function floats({ data }) {
-  if (!(data instanceof Float32Array)) throw new Error("the model's numbers are not float32");
+  if (!(data instanceof Float32Array)) throw new Error("the outputs of the model are not float32");
   return data;
 }
 
 /**
- * Generate a text token by token; throw a RangeError for a request out of range. Returns the finish reason.
+ * Generate a text token by token. Yields the tokens of the prompt, then the tokens of the text, and returns the finish
+ * reason. Throws a RangeError if a value of the request is out of range.
  * @param {Model} model
  * @param {Request} request
  * @returns {AsyncGenerator<Piece, "stop" | "length", void>}
@@ -81,7 +84,8 @@ export async function* write({ step, metadata, tokenizer }, { prompt, options, s
   const encoded = encode(tokenizer, prompt);
   const ids = promptIds(encoded, metadata);
   const [inPrompt, inText] = [decoder(tokenizer), decoder(tokenizer)];
-  let unseen = ids.length - encoded.length; // the start symbol may be a newline, but is not a part of the prompt
+  // The start symbol may be a newline, but the page must not display it, because the user did not type it.
+  let unseen = ids.length - encoded.length;
   /** @type {number[]} */
   const tokens = [];
   for await (const { id, logprob, written } of generate(step, ids, metadata, options, numbers)) {

@@ -1,4 +1,4 @@
-/** User interface: sends requests to the worker, and displays the text while it is generated. */
+/** The user interface: it sends requests to the worker, and displays the text while the model generates it. */
 
 import { strip } from "./strip.js";
 
@@ -36,7 +36,7 @@ let writing = false;
 let characters = 0;
 let speed = "";
 /** @type {{text: string, nats: number | null} | undefined} */
-let half; // the bytes of an incomplete character
+let half; // an incomplete character, with the surprise at its bytes so far
 
 worker.addEventListener("message", ({ data }) => {
   const answer = /** @type {import("./worker.js").Answer} */ (data);
@@ -52,10 +52,11 @@ function ready({ vocab_size, recipe, metrics }) {
   const { units, layers } = recipe?.model ?? {};
   const loss = metrics?.validation?.nats_per_token;
   const size = units ? `An LSTM, ${layers} × ${units} units, ` : "An LSTM ";
-  const quality = loss ? `, ${loss.toFixed(2)} nats a token on text it has not seen` : "";
+  const quality = loss ? `, validation loss ${loss.toFixed(2)} nats per token` : "";
   const about = `${size}${vocab_size.toLocaleString("en")} tokens${quality}.`;
-  element("about", HTMLElement).textContent = `${about} It runs in this browser; what you type stays here.`;
-  // A full bar is the surprise of a uniform distribution over all tokens.
+  const where = "The model runs in your browser; your text stays on this device.";
+  element("about", HTMLElement).textContent = `${about} ${where}`;
+  // A bar has its full height at the surprise of a uniform distribution over all tokens.
   bars = strip(element("strip", HTMLElement), text, element("readout", HTMLElement), Math.log(vocab_size));
   status.textContent = "Ready.";
   go.disabled = false;
@@ -85,7 +86,7 @@ function start() {
   worker.postMessage({ write: request });
 }
 
-/** Show a new random seed. */
+/** Set the seed to a new random number. */
 function drawSeed() {
   seed.value = `${crypto.getRandomValues(new Uint32Array(1))[0]}`;
 }
@@ -99,25 +100,25 @@ function setWriting(now) {
 
 /**
  * @param {Piece[]} pieces
- * @param {number} seconds since the first was written
+ * @param {number} seconds time since the model has begun to generate the text
  */
 function show(pieces, seconds) {
   const follows = hidden() < LINE;
   for (const piece of pieces) append(piece);
-  speed = seconds > 0 ? `, ${Math.round(characters / seconds).toLocaleString("en")} a second` : "";
+  speed = seconds > 0 ? `, ${Math.round(characters / seconds).toLocaleString("en")} per second` : "";
   status.textContent = `${characters.toLocaleString("en")} characters${speed}`;
   if (follows) scrollBy(0, Math.max(hidden(), 0));
   worker.postMessage({ seen: true });
 }
 
-/** Return the height in pixels of the text that is below the visible area or behind the panel at the bottom. */
+/** Return the height in pixels of the text that the user cannot see, because it is below the top of the panel. */
 function hidden() {
   const end = text.lastElementChild?.getBoundingClientRect().bottom ?? 0;
   return end - panel.getBoundingClientRect().top;
 }
 
 /**
- * Display a piece when its character is complete; the surprise is the sum over its bytes.
+ * Display a piece when its character is complete. The surprise at a character is the sum over the tokens of its bytes.
  * @param {Piece} piece
  */
 function append({ text: added, nats, written }) {
@@ -132,7 +133,7 @@ function append({ text: added, nats, written }) {
   if (written) characters += [...added].length;
 }
 
-/** Return the block of the last line, so that a browser updates the layout of this block only. */
+/** Return the element of the last line. Each line has its own element, so that a new piece changes only one layout. */
 function line() {
   const last = text.lastElementChild;
   const goesOn = last && !last.lastChild?.textContent?.endsWith("\n");
@@ -149,7 +150,7 @@ function finish(reason) {
 
 /** @param {string} message */
 function fail(message) {
-  if (location.protocol === "file:") return; // loading.js displays an explanation
+  if (location.protocol === "file:") return; // loading.js displays the reason
   setWriting(false);
   status.textContent = "";
   error.textContent = message;
@@ -165,23 +166,23 @@ form.addEventListener("submit", (event) => {
   else start();
 });
 document.addEventListener("keydown", (event) => {
-  if (event.key === "Escape" && writing && !event.isComposing) stop(); // Escape closes the input method first
+  if (event.key === "Escape" && writing && !event.isComposing) stop(); // Escape may be for the input method
 });
 prompt.addEventListener("keydown", (event) => {
   if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && !go.disabled && !writing) start();
 });
 seed.addEventListener("input", () => (fresh.checked = false));
 
-// A number field and its slider have the same value; the number can exceed the range of the slider.
+// A number field and its slider show the same value. The field also accepts values outside the range of the slider.
 for (const slider of document.querySelectorAll("input[type=range]")) {
   if (!(slider instanceof HTMLInputElement)) continue;
   const number = element(slider.dataset.of ?? "", HTMLInputElement);
   slider.addEventListener("input", () => (number.value = slider.value));
   number.addEventListener("input", () => (slider.value = number.value));
-  slider.value = number.value; // a browser may restore either of them after a reload
+  slider.value = number.value; // after a reload, a browser may have restored different values
 }
 
 if (fresh.checked) drawSeed();
 
-// On a phone, the open options would hide the text.
+// On a phone, the options are closed at first, because they would hide the text.
 element("options", HTMLDetailsElement).open = matchMedia("(min-width: 50rem)").matches;

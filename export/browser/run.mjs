@@ -3,9 +3,12 @@
  *
  *     node run.mjs WEB_FOLDER < requests.json > texts.json
  *
- * reads a JSON list of {prompt, options, seed, max_new_tokens}, all with defaults, and writes a list of
- * {text, tokens, finish_reason, logprob}. A seed above 2^53 is a string. With `--graphs`, it reads lines {graph, inputs}
- * and writes a line {outputs} or {error} for each, with one row of outputs per row of inputs. The export uses this mode.
+ * The program reads a JSON list of requests {prompt, options, seed, max_new_tokens} from standard input. All values are
+ * optional, and a seed above 2^53 must be a string. The program writes a JSON list of {text, tokens, finish_reason,
+ * logprob} to standard output.
+ *
+ * With `--graphs`, the program reads one JSON object {graph, inputs} per line, and writes one line {outputs} or {error}
+ * for each of them. Outputs have one row per row of the inputs. The export uses this mode to verify the page.
  */
 
 import { readFile } from "node:fs/promises";
@@ -15,6 +18,7 @@ import { text } from "node:stream/consumers";
 import { pathToFileURL } from "node:url";
 
 /**
+ * An opened folder: its model and its modules.
  * @typedef {object} Opened
  * @property {import("./model.js").Model} model
  * @property {typeof import("./model.js").write} write
@@ -22,7 +26,7 @@ import { pathToFileURL } from "node:url";
  */
 
 /**
- * Open the model of a folder with the code in this folder.
+ * Open the model of a folder with the modules of the same folder.
  * @param {string} folder
  * @returns {Promise<Opened>}
  */
@@ -31,14 +35,14 @@ async function load(folder) {
   const [ort, contract, { open, write }] = await Promise.all(
     ["onnxruntime/ort.js", "contract.js", "model.js"].map((name) => import(pathToFileURL(resolve(folder, name)).href)),
   );
-  ort.env.logLevel = "fatal"; // errors are thrown as exceptions too
+  ort.env.logLevel = "fatal"; // no logs of errors, which are thrown as exceptions too
   ort.env.wasm.numThreads = 1;
   ort.env.wasm.wasmBinary = (await file("onnxruntime/ort-wasm-simd-threaded.wasm")).buffer; // Node cannot fetch files
   return { model: await open(file, ort), write, contract };
 }
 
 /**
- * Generate the texts of the list on standard input.
+ * Generate the texts of the requests on standard input.
  * @param {string} folder
  */
 async function texts(folder) {
@@ -66,12 +70,12 @@ async function textOf({ model, write, contract }, { prompt = "", seed = 0, max_n
 }
 
 /**
- * Answer requests line by line.
+ * Run the graph that each line of standard input requests, and write its outputs to a line of standard output.
  * @param {string} folder
  */
 async function graphs(folder) {
   const opened = load(folder);
-  opened.catch(() => {}); // the first response reports the error
+  opened.catch(() => {}); // the response to the first request reports the error
   for await (const line of createInterface({ input: process.stdin })) {
     const answer = await outputsOf(opened, JSON.parse(line)).catch((error) => ({ error: lineOf(error) }));
     process.stdout.write(`${JSON.stringify(answer)}\n`);
@@ -92,7 +96,8 @@ async function outputsOf(opened, { graph, inputs }) {
 }
 
 /**
- * The graphs of docs/contract.md for one row. The folder contains only `step`; the code of the page computes the others.
+ * The graphs of docs/contract.md, for one row. The folder contains only the graph `step`. The modules of the page
+ * compute `score` and `generate` with it.
  * @type {Record<string, (opened: Opened, row: any) => Promise<object>>}
  */
 const GRAPHS = {
@@ -110,7 +115,7 @@ const GRAPHS = {
     }
     return { logprobs, next_state: [...out.state] };
   },
-  /** As the page does it: from the beginning of a text, whatever `state` is. */
+  /** Generate a text as the page does. The text always begins with a zero state, and the input `state` is ignored. */
   async generate({ model: { step, metadata }, contract }, { ids, noise, ...options }) {
     const tokens = [];
     for await (const token of contract.generate(step, ids, metadata, options, Float32Array.from(noise))) {
@@ -134,14 +139,14 @@ function fail(error) {
   process.exitCode = 2;
 }
 
-process.stderr.on("error", () => {}); // the reader of standard error is gone
+process.stderr.on("error", () => {}); // ignores that standard error was closed
 process.stdout.on("error", (error) => {
-  if (/** @type {NodeJS.ErrnoException} */ (error).code !== "EPIPE") fail(error); // else the reader has what it wanted
+  if (/** @type {NodeJS.ErrnoException} */ (error).code !== "EPIPE") fail(error); // EPIPE: the reader closed it
   process.exit();
 });
 const [folder, flag] = process.argv.slice(2);
 try {
-  if (!folder) throw new Error("name a web folder");
+  if (!folder) throw new Error("give the path of a web folder");
   await (flag === "--graphs" ? graphs(folder) : texts(folder));
 } catch (error) {
   fail(error);

@@ -1,10 +1,11 @@
 /**
- * Strip with a bar for each piece of the text. The height and color of a bar represent the surprise of the model. Its
- * value is displayed when the user points at the bar or at the text, or uses the arrow keys.
+ * Draws a strip with one bar for each piece of the text. The height and color of a bar represent the surprise of the
+ * model at this piece. The strip displays the value when the user points at the bar or at the piece, or presses the
+ * arrow keys.
  */
 
 /**
- * A displayed piece of the text: the characters of a token.
+ * A displayed piece of the text, with the surprise of the model in nats.
  * @typedef {{text: string, nats: number | null, span: HTMLElement}} Shown
  */
 
@@ -13,11 +14,11 @@ const LEAP = 10; // number of pieces that Page Up and Page Down skip
 const NAMES = new Map([[" ", "A space"], ["\n", "A new line"], ["\t", "A tab"]]);
 
 /**
- * Create a strip in an element with a canvas. `add` adds a piece, `clear` removes all.
- * @param {HTMLElement} slider
- * @param {HTMLElement} text where the pieces stand
- * @param {HTMLElement} readout where the value is told
- * @param {number} top nats of a full bar
+ * Create a strip. The function `add` of the result adds a piece, and `clear` removes all pieces.
+ * @param {HTMLElement} slider element of the strip, which contains a canvas
+ * @param {HTMLElement} text element that contains the pieces
+ * @param {HTMLElement} readout element that displays the selected value
+ * @param {number} top surprise in nats at which a bar has its full height
  */
 export function strip(slider, text, readout, top) {
   const canvas = /** @type {HTMLCanvasElement} */ (slider.firstElementChild);
@@ -93,7 +94,7 @@ export function strip(slider, text, readout, top) {
 }
 
 /**
- * Return the height of a bar, 0 to 1.
+ * Return the height of a bar as a share of the full height, from 0 to 1.
  * @param {Shown} piece
  * @param {number} top
  */
@@ -102,7 +103,7 @@ function share({ nats }, top) {
 }
 
 /**
- * Return the width of a bar with which all bars fit.
+ * Return the width of a bar in pixels, so that all bars fit into the strip.
  * @param {HTMLElement} slider
  * @param {Shown[]} pieces
  */
@@ -113,9 +114,9 @@ function width(slider, pieces) {
 /** @param {Shown} piece */
 function inWords({ text, nats }) {
   const name = NAMES.get(text) ?? `“${text.replaceAll("\n", " ")}”`;
-  if (nats === null) return `${name}: where the model began`;
+  if (nats === null) return `${name}: not predicted, because the text begins here`;
   const percent = (100 * Math.exp(-nats)).toLocaleString("en", { maximumSignificantDigits: 2 });
-  return `${name}, expected with ${percent} %: ${nats.toFixed(2)} nats of surprise`;
+  return `${name}: probability ${percent} %, surprise ${nats.toFixed(2)} nats`;
 }
 
 /**
@@ -140,7 +141,7 @@ function paint(canvas, pieces, chosen, top) {
     brush.fillRect(x, height - tall, Math.max(bar - gap, 1), tall);
   };
   /** @type {number[]} */
-  const tallest = []; // per column of the screen; a long text has more pieces than columns
+  const tallest = []; // highest bar of each pixel column; in a long text, several pieces share a column
   pieces.forEach((piece, at) => {
     const column = Math.floor(at * bar);
     tallest[column] = Math.max(tallest[column] ?? 0, share(piece, top));

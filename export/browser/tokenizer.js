@@ -1,34 +1,35 @@
 /**
- * Tokenizer of an exported model: encodes and decodes text with a SentencePiece model.
+ * Encodes and decodes text with the SentencePiece model of an artifact.
  *
- * It supports SentencePiece models of the types char, word, bpe and unigram without normalization and without a dummy
- * prefix. In pieces, U+2581 represents a space. `../tokenizer.py` is the same tokenizer in Python.
+ * The module supports SentencePiece models of the types char, word, bpe and unigram that do not normalize the text and
+ * do not add a dummy prefix. In pieces, the character U+2581 represents a space. `../tokenizer.py` is the same
+ * tokenizer in Python.
  */
 
 /**
- * A SentencePiece model: the piece, score and type of each id, and the options of the model.
+ * A SentencePiece model: the piece, the score and the type of each id, and the options of the model.
  * @typedef {object} Tokenizer
- * @property {string} kind
- * @property {string[]} pieces
- * @property {number[]} scores
- * @property {number[]} types
- * @property {boolean} byteFallback
- * @property {string} unknownSurface
- * @property {Map<string, number>} ids of each piece that text is cut into: not symbols like `<s>`, and not bytes
- * @property {Map<number, number>} byteIds ids of the bytes 0 to 255; for example, the piece `<0x0A>` is byte 10
- * @property {Set<string>} userDefined pieces that are always cut out whole and never merged
- * @property {number} longest characters of a piece
+ * @property {string} kind "char", "word", "bpe" or "unigram"
+ * @property {string[]} pieces [V]
+ * @property {number[]} scores [V]
+ * @property {number[]} types [V]
+ * @property {boolean} byteFallback whether text without a piece is encoded as bytes
+ * @property {string} unknownSurface text that the unknown id is decoded to
+ * @property {Map<string, number>} ids ids of the pieces that are text, which excludes control symbols and byte pieces
+ * @property {Map<number, number>} byteIds ids of the byte pieces; for example, the piece `<0x0A>` has the byte 10
+ * @property {Set<string>} userDefined user-defined pieces, which the encoder never splits or merges
+ * @property {number} longest length of the longest piece in `ids`, in characters
  */
 
 /**
- * Fields of a protobuf message by number: varints as numbers, all others as bytes.
+ * Fields of a protobuf message by their numbers. Varints are numbers, and all other values are bytes.
  * @typedef {Map<number, (number | Uint8Array<ArrayBuffer>)[]>} Fields
  */
 
 const SPACE = "\u2581";
 const [NORMAL, UNKNOWN, CONTROL, USER_DEFINED, , BYTE] = [1, 2, 3, 4, 5, 6]; // types of pieces
 const KINDS = new Map([[1, "unigram"], [2, "bpe"], [3, "word"], [4, "char"]]);
-const SIZES = new Map([[1, 8], [5, 4]]); // bytes of a protobuf value by its wire type
+const SIZES = new Map([[1, 8], [5, 4]]); // size in bytes of a protobuf value by its wire type
 const UTF8 = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
 
 /**
@@ -45,23 +46,24 @@ export function read(model) {
   } catch (error) {
     throw new Error("its tokenizer is not a SentencePiece model", { cause: error });
   }
-  // Fields: charsmap, add_dummy_prefix, remove_extra_whitespaces, escape_whitespaces. The last three default to true.
+  // Fields 2 to 5 are charsmap, add_dummy_prefix, remove_extra_whitespaces and escape_whitespaces. The last three are
+  // true by default.
   const charsmap = bytes(normalizer, 2, new Uint8Array()).length > 0;
   const [prefix, remove, escape] = [3, 4, 5].map((field) => number(normalizer, field, 1) !== 0);
   if (charsmap || prefix || remove || !escape) {
-    throw new Error("its tokenizer changes the text (normalisation, a dummy prefix), this client does not");
+    throw new Error("its tokenizer changes the text (normalization or a dummy prefix), which is not supported");
   }
   return tokenizer;
 }
 
 /**
  * @param {Fields} trainer
- * @param {Fields[]} list of pieces
+ * @param {Fields[]} list the pieces
  * @returns {Tokenizer}
  */
 function tokenizerOf(trainer, list) {
   const kind = KINDS.get(number(trainer, 3, 1));
-  if (!kind || !list.length) throw new Error("no kind of model that is known here");
+  if (!kind || !list.length) throw new Error("the type of the model is unknown, or it has no pieces");
   const pieces = list.map((piece) => UTF8.decode(bytes(piece, 1)));
   const types = list.map((piece) => number(piece, 3, NORMAL));
   const numbered = pieces.map((piece, id) => ({ piece, id, type: types[id] }));
@@ -82,7 +84,7 @@ function tokenizerOf(trainer, list) {
 }
 
 /**
- * Read the fields of a protobuf message: `fields([0x08, 0x96, 0x01])` is `{1 => [150]}`.
+ * Read the fields of a protobuf message. For example, `fields([0x08, 0x96, 0x01])` returns `{1 => [150]}`.
  * @param {Uint8Array} message
  * @returns {Fields}
  */
@@ -92,13 +94,13 @@ function fields(message) {
   let at = 0;
   const varint = () => {
     for (let value = 0, scale = 1; ; scale *= 128) {
-      if (at >= message.length) throw new Error("cut short");
+      if (at >= message.length) throw new Error("the message is truncated");
       value += (message[at] & 0x7f) * scale;
       if (message[at++] < 0x80) return value;
     }
   };
   const sized = (/** @type {number} */ size) => {
-    if (Number.isNaN(size) || at + size > message.length) throw new Error("cut short");
+    if (Number.isNaN(size) || at + size > message.length) throw new Error("the message is truncated");
     at += size;
     return message.slice(at - size, at);
   };
@@ -146,7 +148,7 @@ function float(four) {
 }
 
 /**
- * Return the byte of a piece such as `<0x0A>`.
+ * Return the byte of a byte piece. For example, the piece `<0x0A>` has the byte 10.
  * @param {string} piece
  */
 function byteOf(piece) {
@@ -154,7 +156,8 @@ function byteOf(piece) {
 }
 
 /**
- * Encode a text line by line. A part without a piece becomes its UTF-8 bytes, or the unknown id without byte pieces.
+ * Encode a text to ids, line by line. A part of the text that is not a piece is encoded as its UTF-8 bytes. If the
+ * model has no byte pieces, it becomes the unknown id.
  * @param {Tokenizer} tokenizer
  * @param {string} text
  */
@@ -185,7 +188,7 @@ function idOf(tokenizer, byte) {
 }
 
 /**
- * Split into characters and user-defined symbols; longer symbols are matched first.
+ * Split a text into characters and user-defined pieces; where several match, the longest piece is used.
  * @param {Tokenizer} tokenizer
  * @param {string} text
  * @returns {string[]}
@@ -197,7 +200,7 @@ function chars({ userDefined }, text) {
 }
 
 /**
- * Split before each space and newline, but not between a space and a newline.
+ * Split a text before each space and newline, but not between a space and a newline.
  * @param {Tokenizer} _
  * @param {string} text
  * @returns {string[]}
@@ -207,12 +210,13 @@ function words(_, text) {
 }
 
 /**
- * Merge the adjacent pair with the best score, the leftmost if tied, until no pair can be merged.
+ * Split a text into characters, and merge the adjacent pair with the best score until no pair can be merged. If several
+ * pairs have the same score, merge the leftmost pair first.
  * @param {Tokenizer} tokenizer
  * @param {string} text
  */
 function bpe(tokenizer, text) {
-  // The empty part at the end (also place -1) is the neighbour of the first and the last part.
+  // The empty part at the end is the right neighbour of the last part and the left neighbour of the first part.
   const parts = [...chars(tokenizer, text), ""];
   const end = parts.length - 1;
   const before = parts.map((_, at) => (at ? at - 1 : end));
@@ -230,7 +234,7 @@ function bpe(tokenizer, text) {
   for (let at = 0; at < end; at++) propose(at, at + 1);
   for (let joint = pop(agenda); joint; joint = pop(agenda)) {
     const { left, right, piece } = joint;
-    if (!parts[left] || !parts[right] || parts[left] + parts[right] !== piece) continue; // merged with another part
+    if (!parts[left] || !parts[right] || parts[left] + parts[right] !== piece) continue; // merged before
     [parts[left], parts[right]] = [piece, ""];
     after[left] = after[right];
     before[after[left]] = left;
@@ -241,7 +245,7 @@ function bpe(tokenizer, text) {
 }
 
 /**
- * An adjacent pair that can be merged.
+ * A pair of adjacent parts that can be merged.
  * @typedef {{score: number, left: number, right: number, piece: string}} Joint
  */
 
@@ -288,7 +292,8 @@ function pop(heap) {
 }
 
 /**
- * Find the split with the highest sum of scores by the Viterbi algorithm, with float32 sums like SentencePiece.
+ * Split a text so that the sum of the scores is highest, by the Viterbi algorithm. The sums are rounded to float32, as
+ * in SentencePiece.
  * @param {Tokenizer} tokenizer
  * @param {string} text
  */
@@ -316,7 +321,8 @@ function unigram(tokenizer, text) {
 }
 
 /**
- * Return the score of a piece. The score of a user-defined piece is higher than that of a normal piece, a log-probability.
+ * Return the score of a piece, or undefined for other text. A user-defined piece has a higher score than normal pieces,
+ * whose scores are log-probabilities.
  * @param {Tokenizer} tokenizer
  * @param {string} part
  */
@@ -330,7 +336,7 @@ function scoreOf(tokenizer, part) {
 const CUT = { char: chars, word: words, bpe, unigram };
 
 /**
- * Decode ids to a text; a byte that is not part of a character becomes U+FFFD.
+ * Decode ids to a text; a byte that is not part of a valid UTF-8 character becomes U+FFFD.
  * @param {Tokenizer} tokenizer
  * @param {number[]} ids
  */
@@ -340,8 +346,8 @@ export function decode(tokenizer, ids) {
 }
 
 /**
- * Create an incremental decoder. `push` returns the text that an id completes, "" for an incomplete character; `flush`
- * returns the remaining bytes, each as U+FFFD.
+ * Create an incremental decoder. `push` takes an id and returns its text. It keeps the bytes of an incomplete character
+ * until the next ids complete it. `flush` returns U+FFFD for each byte that is left.
  * @param {Tokenizer} tokenizer
  */
 export function decoder(tokenizer) {
@@ -362,7 +368,8 @@ export function decoder(tokenizer) {
 }
 
 /**
- * Decode bytes; return the text and the incomplete character at the end (empty if `final`).
+ * Decode bytes; return the text, and the bytes of an incomplete character at its end. If `final` is true, U+FFFD
+ * replaces these bytes, and no bytes are returned.
  * @param {number[]} data
  * @param {boolean} final
  * @returns {[string, number[]]}
@@ -381,7 +388,7 @@ function readUtf8(data, final) {
 }
 
 /**
- * Return the text of an id that is not a byte; control symbols have none.
+ * Return the text of an id that is not a byte piece; the text of a control symbol is empty.
  * @param {Tokenizer} tokenizer
  * @param {number} id
  */
@@ -392,7 +399,8 @@ function surface(tokenizer, id) {
 }
 
 /**
- * Return the size of the UTF-8 character at the start of the bytes, which may be incomplete; 0 if there is none.
+ * Return the size in bytes of the UTF-8 character with which the data begins. The character may be incomplete. Return 0
+ * if the bytes cannot begin a character.
  * @param {number[]} data
  */
 function characterSize([first, second, ...rest]) {

@@ -1,4 +1,4 @@
-// What the export puts beside these files, under the name that they import it by.
+// The export copies ONNX Runtime Web to this path in the folder of the page.
 declare module "*/onnxruntime/ort.js" {
   export * from "onnxruntime-web";
 }

@@ -1,5 +1,6 @@
 /**
- * Runs the model in a worker, so that the page stays responsive: it receives requests and sends the generated text.
+ * Runs the model in a web worker, so that the page stays responsive. The worker receives requests from the page, and
+ * sends the generated text to it.
  */
 
 import { open, write } from "./model.js";
@@ -8,16 +9,16 @@ import * as ort from "./onnxruntime/ort.js";
 /** @typedef {import("./model.js").Piece} Piece */
 
 /**
- * Messages to the page.
+ * The messages that the worker sends to the page.
  * @typedef {{ready: import("./contract.js").Metadata}
  *   | {pieces: Piece[], seconds: number}
  *   | {done: "stop" | "length" | "stopped"}
  *   | {error: string}} Answer
  */
 
-const FRAME = 16; // milliseconds between two messages, about one frame of the screen
+const FRAME = 16; // minimum time between two messages in milliseconds, about one frame of the screen
 
-ort.env.wasm.numThreads = 1; // more threads need headers that a static web server does not send
+ort.env.wasm.numThreads = 1; // more threads would require HTTP headers that most servers for static files do not send
 const opened = open(fetched, ort);
 let stopped = false;
 let seen = () => {};
@@ -46,11 +47,11 @@ async function run(request) {
       return tell({ done: next.value });
     }
     waiting.push(next.value);
-    if (!next.value.written) began = performance.now(); // measure generation without reading the prompt
+    if (!next.value.written) began = performance.now(); // the measured time begins after the prompt was read
     if (performance.now() - told < FRAME) continue;
     const shown = new Promise((/** @type {(value: void) => void} */ resolve) => (seen = resolve));
     report();
-    await shown; // otherwise a fast model would run far ahead of the page
+    await shown; // waits for the page, which may be slower than the model
     if (stopped) return tell({ done: "stopped" });
     told = performance.now();
   }
