@@ -88,7 +88,7 @@ ARGUMENTS: dict[str, Callable[[], keras.Sequential]] = {
     ),
     "'last' (Dense) has lora_rank=2": lambda: stack(lstm(), last=keras.layers.Dense(V, lora_rank=2, name="last")),
     "'last' (Softmax) is not supported": lambda: stack(lstm(), last=keras.layers.Softmax(name="last")),
-    "'last' (Dense) is not supported here; before the output are LSTM": lambda: stack(
+    "'last' (Dense) is not supported here; there must be an LSTM layer before": lambda: stack(
         last=keras.layers.Dense(V, name="last")
     ),
     "'first' (EmbeddingBag)": lambda: stack(
@@ -120,9 +120,9 @@ def test_a_layer_beside_an_ensemble_or_a_pointer_and_an_ensemble_of_ensembles_ar
     member = stack(lstm())
     more = keras.layers.Softmax(name="more")
     for outer in (Ensemble([member]), Pointer(stack(lstm(), Attention(M)))):
-        with pytest.raises(UserError, match=r"'more' \(Softmax\) .* is the only layer of its model"):
+        with pytest.raises(UserError, match=r"'more' \(Softmax\) .* must be the only layer of the model"):
             inference_step.weights_of(keras.Sequential([keras.Input((None,), dtype="int32"), outer, more]))
-    with pytest.raises(UserError, match=r"'inner' \(Ensemble\) .* first layer is an Embedding"):
+    with pytest.raises(UserError, match=r"'inner' \(Ensemble\) .* first layer must be an Embedding"):
         inference_step.weights_of(
             keras.Sequential([Ensemble([keras.Sequential([Ensemble([member], name="inner"), more])])])
         )

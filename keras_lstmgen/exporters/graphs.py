@@ -78,7 +78,10 @@ class Graphs(tf.Module):
 
 
 def option_assertions(options: sampling.Rows) -> list[Any]:
-    """Create one graph assertion per sampling option, which fails with the name of the option if it is out of range."""
+    """Create one graph assertion per sampling option.
+
+    An assertion fails with the name of its option if a value of the option is out of range.
+    """
     return [
         tf.debugging.Assert(tf.reduce_all(holds), [f"{name} is out of range; give a number {wanted}"])
         for name, (holds, wanted) in sampling.ranges(*options).items()
@@ -124,7 +127,7 @@ def joined(weights: inference_step.Weights) -> inference_step.Weights:
 
 
 def _joined(cell: inference_step.Cell) -> inference_step.Cell:
-    """Merge the two products of one cell."""
+    """Merge the two products of one cell, as described for ``joined``."""
     if cell.kernel is None or isinstance(cell.kernel, tuple):
         return cell
     both = tf.concat([cell.kernel, cell.recurrent], axis=0)

@@ -99,7 +99,10 @@ class Strings(tf.Module):
         return self._completion(written, limits)
 
     def _completion(self, written: decoding_loop.DecodingResult, limits: Any) -> dict[str, Any]:
-        """Return the outputs of ``complete``; each text ends after its end token or at its limit, int32 [B, 1]."""
+        """Return the outputs of ``complete``.
+
+        Each text ends after its end token, or when it has as many tokens as its limit, int32 [B, 1].
+        """
         ends = written.tokens == self.metadata.end_id
         before = tf.cumsum(tf.cast(ends, tf.int32), axis=1, exclusive=True) == 0
         counted = before & (tf.expand_dims(tf.range(tf.shape(ends)[1]), 0) < limits)
@@ -244,7 +247,10 @@ def noise_of(seed: Any, N: Any) -> Any:
 
 
 def _mix(x: Any) -> Any:
-    """Apply the hash "lowbias32" (Wellons, 2018) to the low 32 bits of each int64; overflows do not change them."""
+    """Apply the hash "lowbias32" (Wellons, 2018) to the low 32 bits of each int64.
+
+    A product can exceed 64 bits. This does not change its low 32 bits.
+    """
     for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
         x = _low((x ^ tf.bitwise.right_shift(x, tf.constant(shift, tf.int64))) * factor)
     return x ^ tf.bitwise.right_shift(x, tf.constant(16, tf.int64))

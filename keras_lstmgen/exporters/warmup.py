@@ -52,6 +52,7 @@ def requests(run: Run) -> Iterator[Request]:
 
 
 def _message(signature: str, inputs: dict[str, Any]) -> Any:
+    """Return a ``PredictRequest`` for a signature with the given inputs."""
     request = predict_pb2.PredictRequest()
     request.model_spec.name, request.model_spec.signature_name = NAME, signature
     for name, value in inputs.items():

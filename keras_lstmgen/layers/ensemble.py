@@ -46,7 +46,7 @@ class Ensemble(keras.layers.Layer):
         self.members = list(members)
 
     def call(self, inputs: Any, training: bool = False) -> Any:
-        """Call all members."""
+        """Return the log-probabilities; during training, return the logits of every member."""
         logits = [member(inputs, training=training) for member in self.members]
         return tf.stack(logits, axis=2) if training else mixed(logits)
 
@@ -61,7 +61,11 @@ class Ensemble(keras.layers.Layer):
 
 
 def members_of(model: keras.Sequential) -> list[keras.Sequential]:
-    """Return the members of an ensemble, or a list with the model inside a pointer-generator, or with the model."""
+    """Return the members of a model.
+
+    An ensemble has several members. The only member of a pointer-generator is the model inside it. The only member of
+    any other model is the model itself.
+    """
     first = model.layers[0]
     if isinstance(first, Pointer):
         return [first.member]

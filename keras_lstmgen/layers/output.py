@@ -47,7 +47,7 @@ class _Logits(keras.layers.Layer):
         raise NotImplementedError
 
     def part(self, ids: Any) -> tuple[Any, Any]:
-        """Return the weights float32 [C, H] and the biases float32 [C] of C ids, int32 [C]."""
+        """Return the weights, float32 [C, H], and the biases, float32 [C], of C ids, int32 [C]."""
         raise NotImplementedError
 
     def get_config(self) -> dict[str, Any]:
@@ -67,11 +67,11 @@ class Output(_Logits, keras.layers.Dense):
     """
 
     def products(self, rows: Any) -> tuple[Any, Any]:
-        """Return the logits [N, V] without the bias, and the bias [V], for float32 [N, H]."""
+        """Compute the logits without the bias, [N, V], of inputs float32 [N, H]; return them and the bias [V]."""
         return product(rows, self.kernel.value, self.precision), self.bias.value
 
     def part(self, ids: Any) -> tuple[Any, Any]:
-        """Return the weights float32 [C, H] and the biases float32 [C] of C ids, int32 [C]."""
+        """Return the weights, float32 [C, H], and the biases, float32 [C], of C ids, int32 [C]."""
         return tf.transpose(tf.gather(self.kernel.value, ids, axis=1)), tf.gather(self.bias.value, ids)
 
 
@@ -100,11 +100,11 @@ class TiedOutput(_Logits):
         self.bias = self.add_weight(shape=(self.embedding.input_dim,), initializer="zeros", name="bias")
 
     def products(self, rows: Any) -> tuple[Any, Any]:
-        """Return the logits [N, V] without the bias, and the bias [V], for float32 [N, E]."""
+        """Compute the logits without the bias, [N, V], of inputs float32 [N, E]; return them and the bias [V]."""
         return product(rows, self.embedding.embeddings.value, self.precision, transposed=True), self.bias.value
 
     def part(self, ids: Any) -> tuple[Any, Any]:
-        """Return the weights float32 [C, E] and the biases float32 [C] of C ids, int32 [C]."""
+        """Return the weights, float32 [C, E], and the biases, float32 [C], of C ids, int32 [C]."""
         return tf.gather(self.embedding.embeddings.value, ids), tf.gather(self.bias.value, ids)
 
     def get_config(self) -> dict[str, Any]:

@@ -299,15 +299,21 @@ def score(weights: Weights, ids: Any, state: Any) -> tuple[Any, Any]:
 
 # The following functions use gather and where. Converters translate slices and scatters into many more operators.
 def column(table: Any, t: Any) -> Any:
-    """Return column ``t`` of a table [B, N] with shape [B, 1]."""
+    """Return column number ``t`` of a table [B, N]; the result has the shape [B, 1]."""
     return tf.gather(table, tf.expand_dims(t, 0), axis=1)
 
 
 def pick(table: Any, ids: Any) -> Any:
-    """Return one entry of each row of a table [B, V] with shape [B, 1]; ``ids``, int32 [B, 1], selects the entries."""
+    """Return one entry of each row of a table [B, V]; ``ids``, int32 [B, 1], selects the entry of each row.
+
+    The result has the shape [B, 1].
+    """
     return tf.gather(table, ids, batch_dims=1)
 
 
 def put(table: Any, here: Any, column: Any) -> Any:
-    """Replace one column of a table [B, N] by ``column`` [B, 1]; the mask ``here``, bool [1, N], is true there."""
+    """Return a table [B, N] with one column replaced by ``column`` [B, 1].
+
+    The mask ``here``, bool [1, N], is true at the position of this column.
+    """
     return tf.where(here, column, table)

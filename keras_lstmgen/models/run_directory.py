@@ -138,7 +138,7 @@ def is_path(word: str) -> bool:
 
 
 def _hint(name: str, parent: Path) -> str:
-    """Return advice for the user whose name for a run does not exist."""
+    """Return advice for a user who gave the name of a run that does not exist."""
     for path in (Path(name), parent / name):
         around = [folder for folder in path.parents if (folder / RECIPE).is_file()]
         if path.is_file() and around:
@@ -150,10 +150,12 @@ def _hint(name: str, parent: Path) -> str:
 
 
 def _runs(parent: Path) -> list[Path]:
+    """Return the folders of all runs in a folder."""
     return [path.parent for path in parent.glob(f"*/{RECIPE}")]
 
 
 def _newest(parent: Path) -> Path:
+    """Return the folder of the run in ``parent`` whose recipe is newest; raise UserError if there is no run."""
     runs = _runs(parent)
     if not runs:
         raise UserError(f"{parent}: holds no run; train one with 'keras-lstmgen train'")
@@ -248,7 +250,11 @@ def load_model(path: Path, settings: recipe.Recipe, V: int) -> keras.Sequential:
 
 
 def _stored_numbers(path: Path) -> int:
-    """Return the number of values in all weights of a ``.keras`` file; raise ValueError if they are compressed."""
+    """Return the number of values in all weights of a ``.keras`` file.
+
+    Raises:
+        ValueError: if weights are compressed or stored in another file.
+    """
     sizes: list[int] = []
 
     def count(name: str, entry: Any) -> None:

@@ -37,7 +37,7 @@ def check(model: keras.Sequential) -> None:
         raise UserError(f"model: is a {type(model).__name__}; give a keras.Sequential")
     outer = model.layers[0] if model.layers else None
     if isinstance(outer, Ensemble | Pointer) and len(model.layers) > 1:
-        raise _unknown(model.layers[1], f"{type(outer).__name__} is the only layer of its model")
+        raise _unknown(model.layers[1], f"{type(outer).__name__} must be the only layer of the model")
     for member in members_of(model) if model.layers else [model]:
         _check_order(member)
         for layer in member.layers:
@@ -53,17 +53,17 @@ def _check_order(member: keras.Sequential) -> None:
     *before, output = member.layers or [None]
     parts = [layer for layer in before if type(layer) not in IN_TRAINING]
     if not parts or type(parts[0]) not in EMBEDDINGS:
-        raise _unknown(parts[0] if parts else output, "the first layer is an Embedding")
+        raise _unknown(parts[0] if parts else output, "the first layer must be an Embedding")
     cells = parts[1:-1] if type(parts[-1]) is Attention else parts[1:]
     for layer in cells:
         if type(layer) not in CELLS:
-            raise _unknown(layer, "between Embedding and output are LSTM layers, and Attention after the last of them")
+            raise _unknown(layer, "between Embedding and output, only LSTM layers and then one Attention are allowed")
     if not cells:
-        raise _unknown(output, "before the output are LSTM layers")
+        raise _unknown(output, "there must be an LSTM layer before the output")
     if type(output) not in OUTPUTS:
-        raise _unknown(output, "the last layer is a Dense, Output or TiedOutput")
+        raise _unknown(output, "the last layer must be a Dense, Output or TiedOutput")
     if isinstance(output, TiedOutput) and output.embedding is not parts[0]:
-        raise _unknown(output, "TiedOutput has the weights of the model's first layer")
+        raise _unknown(output, "TiedOutput must use the weights of the first layer of the model")
 
 
 def _unknown(layer: keras.layers.Layer | None, rule: str) -> UserError:
