@@ -281,7 +281,7 @@ def test_a_run_whose_corpus_changed_cannot_be_gone_on_with(
 def test_a_run_cannot_change_its_model_on_the_way(copied: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = contents(copied)
     said = refused(capsys, "train", "--resume", copied, "--model.units", "13")
-    assert said == "--model.units: 13 does not go with --resume: the run has 12"
+    assert said == "--model.units: 13 differs from 12 in the run; --resume cannot change this option"
     assert contents(copied) == before
 
 
@@ -406,4 +406,5 @@ def test_a_disk_that_is_full_to_the_last_byte(text: Path, tmp_path: Path, capsys
 def test_a_loss_that_is_no_number_is_told_in_one_line(refuses_to_train: Any, text: Path) -> None:
     wild = ["--training.learning_rate", "10", "--training.weight_decay", "10", "--training.warmup", "0"]
     said = refuses_to_train(text, *wild)
-    assert re.match(r"the loss .* in epoch 1, after halving the .* 3 times; train again at a lower rate, --tr", said)
+    advice = "train again with a lower --training.clip_norm or a lower learning rate, for example --tr"
+    assert re.match(rf"the loss .* in epoch 1, after halving the .* 3 times; {advice}", said)

@@ -341,7 +341,7 @@ def test_sigterm_ends_a_training_within_ten_seconds_with_status_143_and_it_can_b
         started.returncode = os.waitstatus_to_exitcode(status)
     assert used.ru_utime + used.ru_stime - before < 10
     folder = tmp_path / "prose"
-    said = f"keras-lstmgen: stopped by SIGTERM, and saved; to go on: keras-lstmgen train --resume {folder}\n"
+    said = f"keras-lstmgen: stopped by SIGTERM, checkpoint saved; to continue: keras-lstmgen train --resume {folder}\n"
     assert (started.returncode, err) == (143, said)
     epochs = len(curve(folder)) + 1
     assert command_line.main(["train", "--resume", str(folder), "--training.epochs", str(epochs)]) == 0

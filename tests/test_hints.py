@@ -208,7 +208,7 @@ def _moved_text(say: Say, copied: Path) -> None:
     assert say(f"{line} ngram").endswith("; without it: give --evaluate.measures without ngram\n")
     say(line, 0)
     said = say(f"train --resume {copied}")
-    assert said.endswith("; name the text where it is now: --corpus.source PATH\n")
+    assert said.endswith("; give the new path of the text: --corpus.source PATH\n")
     say(f"train --resume {copied} --corpus.source b.txt", 0)
 
 
@@ -250,7 +250,7 @@ def _diverged(say: Say, copied: Path) -> None:
 
 
 def _fixed_value(say: Say, copied: Path) -> None:
-    assert "does not go with --resume" in say(f"train --resume {copied} --model.units 13")
+    assert "--resume cannot change this option" in say(f"train --resume {copied} --model.units 13")
     say(f"train --resume {copied}", 0)
 
 
@@ -271,8 +271,8 @@ SITUATIONS: dict[str, Callable[[Say, Path], None]] = {
     "give --samples 0": _moved_text,
     "give --evaluate.measures without": _moved_text, "--corpus.source PATH": _moved_text, "give another --name": _names,
     "train one with 'keras-lstmgen train'": _no_run, "is not a finished run": _unfinished,
-    "go on from what was saved at a lower rate": _diverged, "train again at a lower rate": _diverged,
-    "does not go with --resume": _fixed_value, "these options lower the loss": _overfitting,
+    "to continue from the last weights": _diverged, "train again with a lower": _diverged,
+    "--resume cannot change this option": _fixed_value, "these options lower the loss": _overfitting,
 }  # fmt: skip
 
 

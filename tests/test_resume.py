@@ -158,7 +158,7 @@ def test_sigterm_saves_within_an_epoch_without_a_validation_and_what_follows_is_
 ) -> None:
     with monkeypatch.context() as patch:
         at_window(patch, window, ask_to_end)
-        said = r"^stopped by SIGTERM, and saved; to go on: .* --resume /"
+        said = r"^stopped by SIGTERM, checkpoint saved; to continue: .* --resume /"
         with pytest.raises(Terminated, match=said), signals.raise_terminated():
             shown(trainer.train, plain, tmp_path, "run")
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
@@ -229,7 +229,7 @@ def test_a_damaged_checkpoint_is_told_and_the_one_before_it_taken(
     told = [line for line in capsys.readouterr().out.splitlines() if "is damaged" in line]
     assert len(told) == 1
     assert told[0].startswith(f"{copy / run_directory.CHECKPOINT}: is damaged (")
-    assert told[0].endswith("); using the checkpoint before it instead")
+    assert told[0].endswith("); using the previous checkpoint instead")
     assert_same_run(copy, straight)
 
 
@@ -297,7 +297,8 @@ def test_a_run_that_patience_ended_stays_as_it_is_until_patience_is_raised(
     rows = curve(folder)
     assert len(rows) == 2
     shown(trainer.resume, folder, still)
-    assert "1 epochs brought no better loss: raise training.patience to go on." in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "The validation loss has not improved for 1 epochs: raise training.patience to continue." in out
     assert curve(folder) == rows
     trainer.resume(folder, recipe.override(still, {"training.patience": 2}))
     assert len(curve(folder)) == 3
@@ -362,7 +363,7 @@ def test_a_rate_that_is_far_too_high_makes_it_go_back_three_times_and_then_give_
     part = replace(plain.training, learning_rate=1000.0, warmup=0.0, clip_norm=0.0)  # a hundred times what is allowed
     wild = replace(plain, training=part)
     with pytest.raises(
-        UserError, match=r"the loss has risen .* after halving the learning rate 3 times; train again at"
+        UserError, match=r"the loss has risen .* after halving the learning rate 3 times; train again with"
     ):
         shown(trainer.train, wild, tmp_path, "wild")
     assert capsys.readouterr().out.count("with half the learning rate") == 3

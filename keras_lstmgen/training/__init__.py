@@ -1,4 +1,4 @@
-"""Train a model with ``model.fit``: input pipeline, loss, optimizer, callbacks, checkpoints.
+"""Train a model with ``model.fit``: input pipeline, losses, optimizer, callbacks and checkpoints.
 
-Modules here know nothing of the command line.
+The modules of this package do not depend on the command line.
 """

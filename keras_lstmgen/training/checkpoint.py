@@ -1,4 +1,4 @@
-"""Checkpoints: one ``.keras`` file with everything that a training needs to continue as if it had never stopped."""
+"""Save and load checkpoints, from which a training continues with the same results as without an interruption."""
 
 import errno
 import io
@@ -22,26 +22,28 @@ from keras_lstmgen.layers.ensemble import layers_of
 from keras_lstmgen.models.run_directory import CHECKPOINT, PREVIOUS
 from keras_lstmgen.utils.errors import UserError, first_line
 
-CARRYING = (keras.layers.LSTM, Attention)  # layers whose state one batch leaves to the next
+CARRYING = (keras.layers.LSTM, Attention)  # layers that can pass their state from one batch to the next
 HISTORY_KEYS = {"windows", "seconds", "loss", "val_loss"}
-DAMAGE_ERRNOS = (None, errno.ENOENT, errno.EINVAL, errno.EISDIR)  # errno of an OSError by h5py or zipfile for damage
-MAX_WINDOWS, MAX_SETBACKS, MAX_LOSS = 2**53, 64, 700  # far beyond the values of any training
+DAMAGE_ERRNOS = (None, errno.ENOENT, errno.EINVAL, errno.EISDIR)  # h5py and zipfile raise these for damaged files
+MAX_WINDOWS, MAX_SETBACKS, MAX_LOSS = 2**53, 64, 700  # no training reaches these values
 
 
 @dataclass
 class Progress:
-    """Progress of a training; every checkpoint contains it.
+    """Progress of a training. Every checkpoint contains it.
 
     Attributes:
-        windows: number of batches trained on, over all epochs.
-        seconds: training time.
-        best: lowest validation loss in nats per token.
-        stale: number of whole epochs since the lowest validation loss.
-        setbacks: number of returns to a checkpoint after a divergence; each halves the learning rate.
-        lately: the part of ``setbacks`` since the end of an epoch.
-        text: sha256 of the ids of both splits.
-        history: one row per epoch: windows, seconds, training loss and validation loss.
-        measured: sums of the metrics since the epoch began.
+        windows: number of batches that the model has trained on in all epochs.
+        seconds: training time in seconds.
+        best: lowest validation loss, in nats per token.
+        stale: number of whole epochs since the epoch with the lowest validation loss.
+        setbacks: number of times that the training diverged and returned to a checkpoint. Each time halves the learning
+            rate.
+        lately: number of these times since the last whole epoch without divergence.
+        text: sha256 of the token ids of the training split and the validation split.
+        history: one dictionary per epoch with the keys ``windows``, ``seconds``, ``loss`` and ``val_loss``. The losses
+            are in nats per token.
+        measured: values of the metric variables of Keras, which sum the metrics of the current epoch.
     """
 
     windows: int = 0
@@ -56,19 +58,21 @@ class Progress:
 
 
 def save(folder: Path, model: keras.Sequential, progress: Progress) -> float:
-    """Save weights, optimizer, carried states, seeds, metrics and progress.
+    """Save a checkpoint: weights, optimizer, LSTM states, dropout seeds, metrics and progress.
 
-    The file is replaced atomically, and the previous checkpoint remains as the second one. All workers must call this
-    function. The chief writes the states of the rows of all workers and the means of their metrics, so that any number
-    of workers can resume.
+    The new checkpoint replaces the old one atomically. The old checkpoint is kept under another name.
+
+    All workers must call this function, but only the chief writes the file. The file contains the LSTM states of the
+    rows of all workers and the means of their metrics. The training can therefore resume with another number of
+    workers.
 
     Args:
         folder: folder of the run.
         model: the compiled model.
-        progress: progress of the training; its ``measured`` is updated.
+        progress: progress of the training. This function updates ``progress.measured``.
 
     Returns:
-        The seconds that the chief needed.
+        The time in seconds that the chief needed to save the checkpoint.
     """
     began = time.perf_counter()
     sums = np.array([float(variable.numpy()) for variable in metric_variables(model)])
@@ -81,51 +85,53 @@ def save(folder: Path, model: keras.Sequential, progress: Progress) -> float:
 
 
 def _write(folder: Path, model: keras.Sequential, progress: Progress, states: list[Any]) -> None:
-    """Write a checkpoint file, and keep the one before."""
+    """Write a checkpoint file, and keep the previous checkpoint under another name."""
     array_file = io.BytesIO()
     np.savez(array_file, *states)
     with atomic.replacing(folder / CHECKPOINT, before=folder / PREVIOUS) as temporary:
         model.save(temporary)
-        with zipfile.ZipFile(temporary, "a") as archive:  # Keras ignores members that it does not know
+        with zipfile.ZipFile(temporary, "a") as archive:  # Keras ignores these additional files
             archive.writestr("carried.npz", array_file.getvalue())
             archive.writestr("progress.json", json.dumps(asdict(progress)))
 
 
 def exists(folder: Path) -> bool:
-    """Return whether a run has a checkpoint, which may be damaged."""
+    """Return whether the folder of a run contains a checkpoint. The checkpoint may be damaged."""
     return any((folder / name).is_file() for name in (CHECKPOINT, PREVIOUS))
 
 
 def load(folder: Path, model: keras.Sequential, text: str) -> tuple[Progress, str]:
-    """Load the last undamaged checkpoint into a compiled model.
+    """Load the last undamaged checkpoint of a run into a compiled model.
 
-    All workers must call this function; the chief reads the file.
+    All workers must call this function, but only the chief reads the file.
 
     Args:
         folder: folder of the run.
         model: the compiled model.
-        text: sha256 of the ids of both splits.
+        text: sha256 of the token ids of the training split and the validation split.
 
     Returns:
-        The progress of the training, and a warning if the last checkpoint is damaged, otherwise "".
+        The progress of the training, and a warning. The warning is "" unless the last checkpoint is damaged.
 
     Raises:
-        UserError: if both checkpoints are damaged, or if the checkpoint is of another text.
+        UserError: if the last and the previous checkpoint are damaged, or if the checkpoint belongs to another text.
     """
     progress, states, warning = _read(folder, model, text) if workers.is_chief() else (Progress(), [], "")
     return share(model, progress, states), warning
 
 
 def share(model: keras.Sequential, progress: Progress, states: list[Any]) -> Progress:
-    """Send the chief's variables, states and progress to all workers.
+    """Copy the variables, LSTM states and progress of the chief to all workers.
 
     Args:
-        model: the compiled model, into which each worker copies what it receives.
-        progress: progress of the training; only the chief's is used.
-        states: on the chief, the carried states of the rows of all workers; empty for zeros.
+        model: the compiled model of this worker. On the chief, its variables are sent. On other workers, they are
+            overwritten.
+        progress: progress of the training. Only the progress of the chief is used.
+        states: LSTM states and attention memories of the rows of all workers, in the order of ``row_states``. Only the
+            states of the chief are used. An empty list stands for zeros.
 
     Returns:
-        The chief's progress.
+        The progress of the chief.
     """
     for number, variable in enumerate(row_states(model)):
         zeros = np.zeros((variable.shape[0] * workers.size(), *variable.shape[1:]), np.float32)
@@ -141,7 +147,7 @@ def share(model: keras.Sequential, progress: Progress, states: list[Any]) -> Pro
 
 
 def _read(folder: Path, model: keras.Sequential, text: str) -> tuple[Progress, list[Any], str]:
-    """Load the last undamaged checkpoint; return the progress, the states of all rows and a warning."""
+    """Load the last undamaged checkpoint, and return the progress, the states of all rows and a warning."""
     try:
         return *_load(folder / CHECKPOINT, model, text), ""
     except _DamagedError as damage:
@@ -150,15 +156,15 @@ def _read(folder: Path, model: keras.Sequential, text: str) -> tuple[Progress, l
         except _DamagedError:
             raise UserError(f"{damage}; start the training again") from damage
         os.replace(folder / PREVIOUS, folder / CHECKPOINT)
-        return progress, states, f"{damage}; using the checkpoint before it instead"
+        return progress, states, f"{damage}; using the previous checkpoint instead"
 
 
 class _DamagedError(Exception):
-    """A checkpoint cannot be loaded; the message says which one and why."""
+    """A damaged checkpoint file. The message contains its path and the reason."""
 
 
 def _load(path: Path, model: keras.Sequential, text: str) -> tuple[Progress, list[Any]]:
-    """Load one checkpoint file; return the progress and the states of all rows."""
+    """Load one checkpoint file, and return the progress and the states of all rows."""
     try:
         with zipfile.ZipFile(path) as archive:
             atomic.check_zip(archive)
@@ -174,7 +180,7 @@ def _load(path: Path, model: keras.Sequential, text: str) -> tuple[Progress, lis
         if _is_temporary(error):
             raise UserError(
                 f"{path}: cannot be read now ({reason}), but may be undamaged; try again, or remove it to use the "
-                "checkpoint before it"
+                "previous checkpoint"
             ) from error
         raise _DamagedError(f"{path}: is damaged ({reason})") from error
     if progress.text != text:
@@ -183,19 +189,19 @@ def _load(path: Path, model: keras.Sequential, text: str) -> tuple[Progress, lis
 
 
 def _is_temporary(error: Exception) -> bool:
-    """Return whether an error has a temporary cause, such as too many open files, and does not prove damage."""
+    """Return whether an error can have a temporary cause, such as too many open files, instead of a damaged file."""
     return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno not in DAMAGE_ERRNOS)
 
 
 def _check_shapes(model: keras.Sequential, states: list[Any]) -> None:
-    """Raise ValueError if a carried state does not have the shape that the model needs."""
+    """Raise ValueError if a loaded LSTM state or attention memory does not have the shape that the model needs."""
     for variable, state in zip(row_states(model), states, strict=False):
         if state.shape != (variable.shape[0] * workers.size(), *variable.shape[1:]):
             raise ValueError(f"a carried state of the shape {state.shape}")
 
 
 def _arrays(npz: bytes) -> list[NDArray[Any]]:
-    """Return the arrays of ``np.savez`` in their order; compressed or pickled arrays are refused."""
+    """Return the arrays of an ``np.savez`` file in their order. Raise an error for compressed or pickled arrays."""
     with zipfile.ZipFile(io.BytesIO(npz)) as archive:
         atomic.check_zip(archive)
     with np.load(io.BytesIO(npz), allow_pickle=False) as states:
@@ -203,7 +209,7 @@ def _arrays(npz: bytes) -> list[NDArray[Any]]:
 
 
 def _checked(progress: Progress, metrics: int) -> Progress:
-    """Return the progress; raise ValueError if no training with this number of metric variables can reach it."""
+    """Return ``progress`` unchanged. Raise ValueError if it contains a value that no training can produce."""
     counts, numbers = (progress.windows, progress.stale), [progress.seconds, *progress.measured]
     numbers += [] if progress.best == math.inf else [progress.best]
     for row in progress.history:
@@ -225,27 +231,27 @@ def _checked(progress: Progress, metrics: int) -> Progress:
 
 
 def carried_variables(model: keras.Sequential) -> list[Any]:
-    """Return the variables that one batch leaves to the next and Keras does not save: states and dropout seeds."""
+    """Return the variables that change with each batch but are not weights: LSTM states and dropout seeds."""
     return row_states(model) + _other_variables(model)
 
 
 def row_states(model: keras.Sequential) -> list[Any]:
-    """Return the carried LSTM states and attention memories, of which each worker has its rows."""
+    """Return the LSTM states and attention memories of a model. Each worker holds them for its own rows only."""
     return [state for layer in layers_of(model) if isinstance(layer, CARRYING) for state in layer.states or ()]
 
 
 def _other_variables(model: keras.Sequential) -> list[Any]:
-    """Return the variables of a model that are not weights."""
+    """Return the variables of a model that are not weights, such as the seeds of dropout."""
     weights = {id(weight) for weight in model.weights}
     return [variable for variable in model.variables if id(variable) not in weights]
 
 
 def metric_variables(model: keras.Sequential) -> list[Any]:
-    """Return the scalar variables in which Keras sums the metrics of an epoch."""
+    """Return the scalar variables in which Keras sums the metrics of the current epoch."""
     return [variable for metric in model.metrics for variable in metric.variables]
 
 
 def restore_metrics(model: keras.Sequential, progress: Progress) -> None:
-    """Set the metrics of an epoch to their values in the last checkpoint."""
+    """Set the metric variables of a model to the values in ``progress.measured``."""
     for variable, value in zip(metric_variables(model), progress.measured, strict=True):
         variable.assign(value)

@@ -1,4 +1,4 @@
-"""Build the data of a training: token ids, example boundaries, batches and the held-out part."""
+"""Build the data of a training: encode the corpus, and create batches and the held-out text."""
 
 import hashlib
 import itertools
@@ -24,20 +24,21 @@ from keras_lstmgen.system import malloc
 from keras_lstmgen.tokenizers.tokenizer import check_writable
 from keras_lstmgen.utils.errors import UserError
 
-# Limits of the text that is scored after each epoch: tokens, and logits (tokens times vocabulary size).
+# Limits of the held-out text that is scored after each epoch: number of tokens, and number of logits (tokens times V).
 VALIDATION_TOKENS, VALIDATION_LOGITS = 2**19, 2**31
-BYTES_PER_PARAMETER = 16  # float32 weight, gradient and Adam's two moments
+BYTES_PER_PARAMETER = 16  # weight, gradient and the two moments of Adam, all float32
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """An encoded corpus, and the values derived from it that a training uses.
+    """An encoded corpus, and the values that a training derives from it.
 
     Attributes:
-        recipe: the recipe, in which no size is left open.
-        encoded: token ids, counts and vocabulary.
-        train_examples: examples of the training split; None if it is read as continuous streams.
-        validation_examples: the held-out examples scored after each epoch; None if the text is read as a stream.
+        recipe: the recipe, with a value for each size.
+        encoded: token ids, counts and tokenizer.
+        train_examples: examples of the training split. None if the split is read as continuous text.
+        validation_examples: the held-out examples that are scored after each epoch. None if the held-out text is read
+            as continuous text.
         batches_per_epoch: number of batches per epoch.
     """
 
@@ -54,19 +55,19 @@ class TrainingData:
 
     @property
     def held_out_ids(self) -> NDArray[np.integer]:
-        """The part of the held-out text that is scored after each epoch, integer [N]."""
+        """The ids of the part of the held-out text that is scored after each epoch, integer [N]."""
         return held_out_ids(self.encoded)
 
     @property
     def scored_tokens(self) -> int:
-        """The number of held-out tokens that are predicted after each epoch."""
+        """The number of held-out tokens whose loss is measured after each epoch."""
         if self.validation_examples is None:
             return len(self.held_out_ids) - 1
         return example_batches.target_tokens(self.validation_examples)
 
     @property
     def batch_tokens(self) -> float:
-        """The number of tokens in a batch without padding, on average over an epoch if batches differ."""
+        """The average number of tokens in a batch, without padding."""
         part = self.recipe.training
         if self.train_examples is None:
             return part.batch_size * part.window
@@ -74,9 +75,9 @@ class TrainingData:
 
     @property
     def max_batch_weight(self) -> float:
-        """The largest weight that a batch can have in the loss, in average batches.
+        """The largest weight that a batch can have in the loss, as a multiple of the average weight of a batch.
 
-        It exceeds 1 if the examples of a batch can all be long.
+        A batch of long examples has more than the average weight.
         """
         if self.train_examples is None:
             return 1.0
@@ -85,15 +86,15 @@ class TrainingData:
 
     @property
     def tokens_per_character(self) -> dict[Split, float]:
-        """The predicted tokens per predicted character of each split, which convert its loss per token."""
+        """The number of predicted tokens per predicted character of each split, to convert a loss per token."""
         counts = {split: self.counts(split) for split in SPLITS}
         return {split: values["tokens"] / max(values["characters"], 1) for split, values in counts.items()}
 
     def counts(self, split: Split) -> dict[str, int]:
-        """Return the counts that convert the loss of a split into other units.
+        """Return the numbers of tokens, characters and bytes of a split, to convert its loss into other units.
 
-        They cover the predicted tokens only. The first token of a stream is not predicted, because no token precedes
-        it. The start symbols of documents that are read separately are not predicted either.
+        Only predicted tokens count. The first token of a continuous text is not predicted, because no token precedes
+        it. If documents are read separately, their start symbols are not predicted either.
         """
         amounts, ids = self.encoded.counts[split], getattr(self.encoded, split)
         if self.recipe.carries:
@@ -102,7 +103,7 @@ class TrainingData:
         return amounts | {"tokens": amounts["tokens"] - starts}
 
     def dataset(self, first: int) -> tf.data.Dataset:
-        """Create the dataset of this worker's rows of all batches from the batch with index ``first`` on."""
+        """Create the dataset of batches from index ``first`` on. It contains only the rows of this worker."""
         part = self.recipe.training
         rows = workers.batch_rows(part.batch_size)
         batching = stream_windows.Batching(part.batch_size, part.window, part.epochs, part.seed, first, rows)
@@ -112,14 +113,14 @@ class TrainingData:
 
 
 def load(recipe: Recipe, runs: Path) -> TrainingData:
-    """Encode the corpus, choose the sizes that the recipe leaves open, and check that a model can train on it.
+    """Encode the corpus, choose the sizes that the recipe does not contain, and check that a training is possible.
 
     Args:
         recipe: the recipe.
-        runs: folder of the runs; its subfolder ``.encoded`` caches the token ids.
+        runs: folder of the runs. Its subfolder ``.encoded`` caches the token ids.
 
     Raises:
-        UserError: if the corpus, the recipe and the machine do not go together.
+        UserError: if the corpus is not suitable for the recipe, or if this machine cannot train the model.
     """
     check_precision(recipe.training.precision)
     recipe = prepared_corpus.with_prepared_tables(recipe)
@@ -133,7 +134,7 @@ def load(recipe: Recipe, runs: Path) -> TrainingData:
 
 
 def _training_data(recipe: Recipe, encoded: Encoded, examples: Examples | None) -> TrainingData:
-    """Check that both splits are large enough, and build the data."""
+    """Build the data of a training. Raise UserError if a split is too small."""
     B, T = recipe.training.batch_size, recipe.training.window
     if examples is None:
         batches = stream_windows.windows_per_epoch(len(encoded.train), B, T)
@@ -151,13 +152,13 @@ def _training_data(recipe: Recipe, encoded: Encoded, examples: Examples | None) 
 
 
 def check_precision(precision: str) -> None:
-    """Raise UserError if this machine cannot train in a precision."""
+    """Raise UserError if this machine cannot train with the given ``training.precision``."""
     if precision == "bfloat16" and not (native_ops.has_bfloat16() or compute_dtype.has_gpu()):
         raise UserError("training.precision: this processor does not multiply bfloat16; give auto or float32")
 
 
 def _examples(recipe: Recipe, ids: NDArray[np.integer]) -> Examples:
-    """Return the pairs or documents of a split; raise UserError if the ids do not contain pairs."""
+    """Return the pairs or documents of a split. Raise UserError if the ids of pairs do not have their format."""
     try:
         return example_batches.find_examples(ids, recipe.corpus.is_pairs)
     except ValueError as error:
@@ -165,7 +166,7 @@ def _examples(recipe: Recipe, ids: NDArray[np.integer]) -> Examples:
 
 
 def _with_sizes(recipe: Recipe, encoded: Encoded, examples: Examples | None) -> Recipe:
-    """Return the recipe with a value for each size that it leaves open, and report the values."""
+    """Return the recipe with values for the sizes that it does not contain, and report these values."""
     longest = 0
     if examples is not None and not recipe.corpus.is_pairs:
         longest = example_batches.length_quantile(examples, auto_sizes.LONG_DOCUMENT_SHARE)
@@ -178,11 +179,13 @@ def _with_sizes(recipe: Recipe, encoded: Encoded, examples: Examples | None) -> 
 
 
 def _report_long_documents(recipe: Recipe, longest: int) -> None:
-    """Report that documents are longer than a window, if they are."""
+    """Report the effect of a window that is shorter than many documents."""
     if longest <= recipe.training.window:
         return
     effect = (
-        "each document starts with the state of the previous one" if recipe.carries else "longer ones lose their end"
+        "each document starts with the LSTM state of the previous one"
+        if recipe.carries
+        else "longer documents are cut to the window"
     )
     reporter.message(
         f"{1 - auto_sizes.LONG_DOCUMENT_SHARE:.0%} of the documents have at most {longest:,} tokens, and a window has "
@@ -191,7 +194,7 @@ def _report_long_documents(recipe: Recipe, longest: int) -> None:
 
 
 def _check_memory(recipe: Recipe, V: int) -> None:
-    """Raise UserError if the training needs more memory than this process may use."""
+    """Raise UserError if the parameters and the optimizer need more memory than this process may use."""
     numbers = parameters(recipe.model, V)
     available = malloc.available()
     if BYTES_PER_PARAMETER * numbers > available:
@@ -203,7 +206,7 @@ def _check_memory(recipe: Recipe, V: int) -> None:
 
 
 def digest(encoded: Encoded) -> str:
-    """Return the sha256 of the ids of both splits, which identifies the text of a training."""
+    """Return the sha256 of the ids of both splits. Checkpoints use it to identify the text of a training."""
     sha256 = hashlib.sha256()
     for piece in itertools.chain(stream_windows.pieces(encoded.train), stream_windows.pieces(encoded.validation)):
         sha256.update(piece.data)
@@ -211,5 +214,5 @@ def digest(encoded: Encoded) -> str:
 
 
 def held_out_ids(encoded: Encoded) -> NDArray[np.integer]:
-    """Return the first ids of the held-out text, as many as are scored after each epoch."""
+    """Return the ids of the part of the held-out text that is scored after each epoch, integer [N]."""
     return encoded.validation[: min(VALIDATION_TOKENS, VALIDATION_LOGITS // encoded.tokenizer.vocab_size)]

@@ -1,4 +1,4 @@
-"""Training loop: run ``model.fit`` until a limit or a stop request, and go back to a checkpoint after a divergence."""
+"""Run ``model.fit`` until a limit or a stop request. Return to the last checkpoint if the training diverges."""
 
 import contextlib
 from collections.abc import Callable
@@ -33,20 +33,21 @@ from keras_lstmgen.utils.errors import Terminated, UserError, shell_quoted
 SAMPLE_TOKENS = 160
 SAMPLE_TEMPERATURE = 0.8
 SAMPLE_SETTINGS = f"temperature {SAMPLE_TEMPERATURE}, seed 0"
-LOGS = "logs"  # folder of the logs for TensorBoard
-MAX_SETBACKS = 3  # returns to a checkpoint within an epoch before a training that diverges is given up
-ENDLESS = 1_000_000  # epochs of ``fit`` if the recipe does not limit them
+LOGS = "logs"  # subfolder of the run for the logs of TensorBoard
+MAX_SETBACKS = 3  # the training fails if it diverges more often than this within an epoch
+ENDLESS = 1_000_000  # number of epochs for ``fit`` if the recipe does not limit the epochs
 
 
 @dataclass(frozen=True)
 class TrainingView:
-    """The values that a display of a running training shows beside the logs of Keras.
+    """Values of a running training that a display shows in addition to the logs of Keras.
 
     Attributes:
-        completed: a function that returns the completed share of the training, 0 to 1.
-        batch_tokens: tokens in a batch, on average.
-        tokens_per_character: predicted tokens per character of each split, which convert a loss per token.
-        sample: a function that returns the text generated after the last epoch.
+        completed: a function that returns the completed share of the training, from 0 to 1.
+        batch_tokens: average number of tokens in a batch.
+        tokens_per_character: number of predicted tokens per character of each split, to convert a loss per token to a
+            loss per character.
+        sample: a function that returns the text that was generated after the last epoch.
     """
 
     completed: Callable[[], float]
@@ -55,19 +56,20 @@ class TrainingView:
     sample: Callable[[], str]
 
 
-# Creates the callback that shows a training; its context encloses all epochs.
+# A function that returns a context. Entering the context creates a callback that shows the progress of a training. The
+# context stays open during all epochs.
 Display = Callable[[TrainingView], AbstractContextManager[keras.callbacks.Callback]]
 
 
 @dataclass(frozen=True)
 class Training:
-    """One training of a run by this process.
+    """A training of a run in this process.
 
     Attributes:
-        data: the data.
-        folder: folder of the run; for a worker that is not the chief, a temporary folder.
-        model: the compiled model that trains.
-        run: the inference run, whose model gets the weights after each epoch.
+        data: the data of the training.
+        folder: folder of the run. A worker that is not the chief has a temporary folder instead.
+        model: the compiled model that is trained.
+        run: the run with its inference model. The weights of the trained model are copied to it after each epoch.
         controller: the training controller.
     """
 
@@ -84,11 +86,12 @@ def run_epochs(training: Training, stop: StopRequest, display: Display | None) -
     Args:
         training: the training.
         stop: stop request of this worker.
-        display: creates a callback that shows the progress; None for no display.
+        display: a function that creates a callback to show the progress. None for no display.
 
     Raises:
-        Terminated: after SIGTERM, when the last checkpoint is saved.
-        UserError: if the training diverges again and again, or a file cannot be written.
+        Terminated: if SIGTERM ended the training. The last checkpoint is saved before.
+        UserError: if the training diverges more than ``MAX_SETBACKS`` times within an epoch, or if a file cannot be
+            written.
     """
     folder, controller = training.folder, training.controller
     with contextlib.ExitStack() as stack:
@@ -106,12 +109,12 @@ def run_epochs(training: Training, stop: StopRequest, display: Display | None) -
             _fit_until_over(training, callbacks, saver)
     if controller.terminated and controller.completed() < 1:
         raise Terminated(
-            f"stopped by SIGTERM, and saved; to go on: keras-lstmgen train --resume {shell_quoted(folder)}"
+            f"stopped by SIGTERM, checkpoint saved; to continue: keras-lstmgen train --resume {shell_quoted(folder)}"
         )
 
 
 class _LateStop(keras.callbacks.Callback):
-    """Act on stop requests that arrive while the other callbacks run; this must be the last callback."""
+    """Stop the training if a stop request arrives while other callbacks run. This must be the last callback."""
 
     def __init__(self, controller: TrainingController) -> None:
         super().__init__()
@@ -152,7 +155,7 @@ def _sample_writer(training: Training) -> SampleWriter:
 
 
 def _view(training: Training, samples: SampleWriter) -> TrainingView:
-    """Return the values that a display shows."""
+    """Return the values of a training that a display shows."""
     data = training.data
     return TrainingView(
         training.controller.completed, data.batch_tokens, data.tokens_per_character, lambda: samples.text
@@ -160,7 +163,10 @@ def _view(training: Training, samples: SampleWriter) -> TrainingView:
 
 
 def _fit_until_over(training: Training, callbacks: list[keras.callbacks.Callback], saver: CheckpointSaver) -> None:
-    """Train until the end, or save a checkpoint after SIGTERM; go back to a checkpoint after a divergence."""
+    """Train until a limit or a stop request.
+
+    Return to the last checkpoint after a divergence, and continue from there. Save a checkpoint after SIGTERM.
+    """
     controller = training.controller
     while not controller.is_over() or not controller.is_validated():
         try:
@@ -169,16 +175,16 @@ def _fit_until_over(training: Training, callbacks: list[keras.callbacks.Callback
         except DivergedError as error:
             go_back(training, str(error))
         except Terminated:
-            with contextlib.suppress(DivergedError):  # then the previous checkpoint remains the last good one
+            with contextlib.suppress(DivergedError):  # if the training has diverged, the last checkpoint is kept
                 saver.save()
             break
 
 
 def _fit(training: Training, callbacks: list[keras.callbacks.Callback]) -> None:
-    """Train all remaining epochs."""
+    """Call ``model.fit`` for all remaining epochs."""
     controller, settings = training.controller, training.data.recipe.training
     first = controller.progress.windows // controller.batches_per_epoch
-    if not controller.is_validated():  # the last process ended during the validation of an epoch
+    if not controller.is_validated():  # the previous process ended during a validation
         _finish_epoch(training, callbacks, first - 1)
         if controller.is_over() or controller.is_stale():
             return
@@ -188,13 +194,13 @@ def _fit(training: Training, callbacks: list[keras.callbacks.Callback]) -> None:
         initial_epoch=first,
         steps_per_epoch=controller.batches_per_epoch,
         callbacks=callbacks,
-        shuffle=False,  # the carried state needs the windows in their order
+        shuffle=False,  # carried LSTM states require the original order of the windows
         verbose=0,
     )
 
 
 def _finish_epoch(training: Training, callbacks: list[keras.callbacks.Callback], epoch: int) -> None:
-    """Run the callbacks of the end of an epoch whose updates are complete, as ``fit`` would have done."""
+    """Run the callbacks for the end of an epoch as ``fit`` does, if all batches of the epoch are already trained."""
     model = training.model
     callback_list = keras.callbacks.CallbackList(callbacks, model=model)
     checkpoint.restore_metrics(model, training.controller.progress)
@@ -204,16 +210,16 @@ def _finish_epoch(training: Training, callbacks: list[keras.callbacks.Callback],
 
 
 def go_back(training: Training, reason: str) -> None:
-    """Restore the last checkpoint after a divergence, to continue with half the learning rate.
+    """Return to the last checkpoint after a divergence, and halve the learning rate.
 
-    The time since that checkpoint counts as training time.
+    The time between that checkpoint and the divergence still counts as training time.
 
     Args:
         training: the training.
-        reason: description of the divergence.
+        reason: description of the divergence for messages.
 
     Raises:
-        UserError: if the training has already gone back ``MAX_SETBACKS`` times within an epoch.
+        UserError: if the training has already returned to a checkpoint ``MAX_SETBACKS`` times within an epoch.
     """
     folder, controller = training.folder, training.controller
     progress = controller.progress
@@ -231,15 +237,16 @@ def go_back(training: Training, reason: str) -> None:
 
 
 def _advice_after_divergence(folder: Path, learning_rate: float) -> str:
-    """Return how to train without divergence: from saved weights if there are any, otherwise from the beginning."""
+    """Return advice for a training that diverges: continue from saved weights if they exist, otherwise train again."""
     option = f"--training.learning_rate {learning_rate / 10:g}"
     if has_weights(folder):
         return (
-            f"go on from what was saved at a lower rate: keras-lstmgen train --resume {shell_quoted(folder)} {option}"
+            "to continue from the last weights at a lower learning rate: "
+            f"keras-lstmgen train --resume {shell_quoted(folder)} {option}"
         )
-    return f"train again at a lower rate, {option} for example, or with a lower --training.clip_norm"
+    return f"train again with a lower --training.clip_norm or a lower learning rate, for example {option}"
 
 
 def has_weights(folder: Path) -> bool:
-    """Return whether a run has weights that were trained."""
+    """Return whether the folder of a run contains trained weights."""
     return any((folder / name).is_file() for name in (run_directory.MODEL, run_directory.PREVIOUS))

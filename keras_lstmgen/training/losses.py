@@ -1,4 +1,4 @@
-"""Loss functions: exact and sampled cross entropy, and the losses of pointer-generators and ensembles."""
+"""Loss functions: exact and sampled cross entropy, and losses for pointer-generator networks and ensembles."""
 
 from typing import Any
 
@@ -14,17 +14,17 @@ from keras_lstmgen.layers.pointer_generator import NEVER, Pointer, shares
 
 
 def cross_entropy(ids: Any, products: Any, bias: Any) -> Any:
-    """Compute the negative log-likelihood of ids, in nats.
+    """Compute the negative log-likelihood of each id, in nats.
 
-    Uses the native kernel if it is available and no GPU is in use.
+    The function uses the native kernel if it is available and no GPU is in use.
 
     Args:
-        ids: int32 [N], the correct tokens.
-        products: float32 or bfloat16 [N, V], logits without the bias.
-        bias: float32 [V].
+        ids: int32 [N], the correct ids.
+        products: float32 or bfloat16 [N, V], the logits without the bias of the output layer.
+        bias: float32 [V], the bias of the output layer.
 
     Returns:
-        float32 [N].
+        The negative log-likelihoods, float32 [N].
     """
     if native_ops.library() is None or has_gpu():
         return tf.nn.sparse_softmax_cross_entropy_with_logits(ids, tf.cast(products, tf.float32) + bias)
@@ -32,14 +32,15 @@ def cross_entropy(ids: Any, products: Any, bias: Any) -> Any:
 
 
 class SampledSoftmax(keras.losses.Loss):
-    """Sampled softmax: mean negative log-likelihood with the sum over all V ids estimated from a sample.
+    """Sampled softmax: mean negative log-likelihood that computes the logits of a sample of the vocabulary only.
 
-    The candidates of a batch are its targets and ``draws`` additional ids. The additional ids are drawn with
-    replacement, with probabilities proportional to count ** 0.75. Each candidate is weighted by the inverse of the
-    probability that it is a candidate, so the estimated sum is unbiased. The target of a row always has weight 1 in its
-    own row.
+    The softmax divides by a sum over all V ids. This loss estimates the sum from the candidates of a batch. The
+    candidates are the targets of the batch and ``draws`` additional ids. The additional ids are drawn with replacement,
+    with probabilities proportional to ``counts ** 0.75``. Each candidate is weighted by the inverse of the probability
+    that it is a candidate, so the estimate is unbiased. In the sum for a target, the target itself has the weight 1.
 
-    ``y_true`` contains ids, int32 [B, T]. ``y_pred`` contains the inputs of the output layer, float32 [B, T, H].
+    The argument ``y_true`` of the loss contains the target ids, int32 [B, T]. The argument ``y_pred`` contains the
+    inputs of the output layer, float32 [B, T, H].
 
     Sources: Jean et al., "On Using Very Large Target Vocabulary for Neural Machine Translation", 2015 (shared
     candidates); Horvitz and Thompson, "A Generalization of Sampling Without Replacement from a Finite Universe", 1952
@@ -47,7 +48,7 @@ class SampledSoftmax(keras.losses.Loss):
 
     Args:
         output: output layer of the model.
-        counts: int [V], occurrences of each id in the training text.
+        counts: int [V], number of occurrences of each id in the training text.
         draws: number of additional ids per batch.
     """
 
@@ -65,39 +66,39 @@ class SampledSoftmax(keras.losses.Loss):
         """Return the negative log-likelihood of each target, float32 [B * T]."""
         targets = tf.reshape(tf.cast(y_true, tf.int32), [-1])
         ids, places = tf.unique(tf.concat([targets, self._draw()], axis=0))
-        rarity = tf.gather(self._rarity(targets.shape[0]), ids)  # of each candidate
+        rarity = tf.gather(self._rarity(targets.shape[0]), ids)  # one number per candidate
         weights, bias = self.output.part(ids)
         features = tf.reshape(y_pred, [-1, y_pred.shape[-1]])
         products = product(features, weights, self.output.precision, transposed=True)
         labels = places[: targets.shape[0]]
         loss = cross_entropy(labels, products, bias + rarity)
         own = tf.gather(rarity, labels)
-        # The sum of this row contains the target with weight exp(own); correct the weight to 1.
+        # In the estimated sum, the target of a row has the weight exp(own). This expression changes the weight to 1.
         return loss + own + tf.math.log1p(tf.exp(-loss) * tf.math.expm1(-own))
 
     def _draw(self) -> Any:
-        """Draw ids, int32 [draws], by inverting the cumulative distribution."""
+        """Draw the additional ids, int32 [draws], with the inverse of their cumulative distribution."""
         uniform = keras.random.uniform((self.draws,), seed=self.output.draws_seed)
         return tf.searchsorted(tf.constant(np.cumsum(self.others), tf.float32), uniform, side="right")
 
     def _rarity(self, N: int) -> Any:
-        """Return -log of the probability that an id is a candidate, float32 [V], for N targets and all draws."""
+        """Return -log of the probability that each id is a candidate in a batch of N targets, float32 [V]."""
         missed = N * np.log1p(-self.targets) + self.draws * np.log1p(-self.others)
-        probability = np.maximum(-np.expm1(missed), np.finfo(np.float32).tiny)  # ids with count 0 are never looked up
+        probability = np.maximum(-np.expm1(missed), np.finfo(np.float32).tiny)  # ids that never occur are no candidates
         return tf.constant(-np.log(probability), tf.float32)
 
 
 class NegativeLogLikelihood(keras.losses.Loss):
-    """Mean negative log-likelihood that computes logits only at positions with a weight above 0.
+    """Mean negative log-likelihood that computes logits only for positions with a sample weight above 0.
 
-    With a large vocabulary, the logits and their softmax dominate the cost of an update. In a batch of pairs, fewer
-    than half of the positions have a weight, because sources and padding have none.
+    If the vocabulary is large, the logits and their softmax take most of the time of a training step. In a batch of
+    pairs, the weight of sources and padding is 0. This is more than half of the positions.
 
     Args:
         output: output layer of the model.
     """
 
-    STEP = 128  # the number of positions is rounded up to a multiple, because each new size costs set-up time
+    STEP = 128  # the number of positions is rounded up to a multiple of this, because each new size needs set-up time
 
     def __init__(self, output: Output | TiedOutput) -> None:
         """Create the loss."""
@@ -108,19 +109,19 @@ class NegativeLogLikelihood(keras.losses.Loss):
         """Compute the weighted mean loss.
 
         Args:
-            y_true: int32 [B, T], ids.
-            y_pred: float32 [B, T, H], inputs of the output layer.
-            sample_weight: float32 [B, T], weights of the positions; None for 1 everywhere.
+            y_true: int32 [B, T], the target ids.
+            y_pred: float32 [B, T, H], the inputs of the output layer.
+            sample_weight: float32 [B, T], the weight of each position. None for a weight of 1 at each position.
 
         Returns:
-            float32 [], the sum of the weighted losses divided by B * T.
+            The sum of the weighted losses divided by B * T, as a float32 scalar.
         """
         ids = tf.reshape(tf.cast(y_true, tf.int32), [-1])
         features = tf.reshape(y_pred, [-1, y_pred.shape[-1] or tf.shape(y_pred)[-1]])
         if sample_weight is None:
             return tf.reduce_mean(self.call(ids, features))
         places = tf.where(tf.reshape(sample_weight, [-1]) > 0)[:, 0]
-        padding = -tf.size(places) % self.STEP  # padding repeats the first position with weight 0
+        padding = -tf.size(places) % self.STEP  # the padding is position 0 with a weight of 0
         at = tf.pad(places, [[0, padding]])
         weights = tf.gather(tf.reshape(sample_weight, [-1]), at)
         weights *= tf.sequence_mask(tf.size(places), tf.size(at), tf.float32)
@@ -128,15 +129,15 @@ class NegativeLogLikelihood(keras.losses.Loss):
         return tf.reduce_sum(loss * weights) / tf.cast(tf.size(sample_weight), tf.float32)
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
-        """Return the negative log-likelihood, float32 [N], for ids int32 [N] and inputs [N, H]."""
+        """Return the negative log-likelihood, float32 [N], of ids, int32 [N], for inputs of shape [N, H]."""
         return cross_entropy(y_true, *self.output.products(y_pred))
 
 
 class PointerGeneratorLoss(NegativeLogLikelihood):
-    """Mean negative log-likelihood of a pointer-generator.
+    """Mean negative log-likelihood of a pointer-generator network.
 
     Args:
-        pointer: the layer ``Pointer`` of the model.
+        pointer: the ``Pointer`` layer of the model.
     """
 
     def __init__(self, pointer: Pointer) -> None:
@@ -145,7 +146,16 @@ class PointerGeneratorLoss(NegativeLogLikelihood):
         self.pointer = pointer
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
-        """Return the negative log-likelihood, float32 [N], for ids [N] and training outputs [N, H + 2 T]."""
+        """Return the negative log-likelihood of each id.
+
+        Args:
+            y_true: int32 [N], the target ids.
+            y_pred: float32 [N, H + 2 T], the outputs of ``Pointer`` during training. Each row contains the H inputs of
+                the output layer, the attention weights of the T time steps, and the ids of these time steps.
+
+        Returns:
+            The negative log-likelihoods in nats, float32 [N].
+        """
         gate = self.pointer.gate_now()
         H = int(gate.weights.shape[0])
         h = tf.ensure_shape(y_pred[:, :H], [None, H])
@@ -159,25 +169,26 @@ class PointerGeneratorLoss(NegativeLogLikelihood):
 
 
 class EnsembleLoss(keras.losses.Loss):
-    """Mean over the members of an ensemble of each member's own negative log-likelihood.
+    """Mean of the negative log-likelihoods of the members of an ensemble.
 
-    ``y_true`` contains ids, int32 [B, T]. ``y_pred`` contains the logits of all members, float32 [B, T, K, V].
+    The argument ``y_true`` of the loss contains the target ids, int32 [B, T]. The argument ``y_pred`` contains the
+    logits of all K members, float32 [B, T, K, V].
     """
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
-        """Return the mean over the members, float32 [B, T]."""
+        """Return the mean over the K members at each position, float32 [B, T]."""
         K = y_pred.shape[2]
         ids = tf.repeat(tf.cast(y_true, tf.int32)[:, :, tf.newaxis], K, axis=2)
         return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(ids, y_pred), axis=2)
 
 
 def for_model(model: keras.Sequential, settings: Recipe, token_counts: np.ndarray[Any, Any]) -> keras.losses.Loss:
-    """Create the negative log-likelihood of the next ids that fits a model and its recipe.
+    """Create the loss for a model and its recipe. Every loss is a mean negative log-likelihood of the next ids.
 
     Args:
         model: the training model.
-        settings: the recipe.
-        token_counts: int [V], occurrences of each id in the training text.
+        settings: the recipe of the model.
+        token_counts: int [V], number of occurrences of each id in the training text.
     """
     if settings.model.members > 1:
         return EnsembleLoss()

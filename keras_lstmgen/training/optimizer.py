@@ -1,4 +1,4 @@
-"""Adam that updates each weight in one pass over memory, which matters for large vocabularies."""
+"""Adam optimizer that updates each weight in one pass over memory, which is faster for large vocabularies."""
 
 from typing import Any
 
@@ -10,39 +10,43 @@ from keras_lstmgen.distribution import workers
 
 @keras.saving.register_keras_serializable(package="keras_lstmgen")
 class Adam(keras.optimizers.Adam):
-    """``keras.optimizers.Adam`` with one fused TensorFlow operator in place of ten Keras operators.
+    """``keras.optimizers.Adam`` with one fused TensorFlow operator instead of about ten operators per weight.
 
-    With ``weight_decay``, the optimizer is AdamW; biases are excluded from weight decay.
+    With ``weight_decay``, the optimizer is AdamW. Weight decay does not apply to biases.
 
     Sources: Kingma and Ba, "Adam: A Method for Stochastic Optimization", 2015; Loshchilov and Hutter, "Decoupled Weight
     Decay Regularization", 2019.
 
     Args:
-        *arguments: passed to ``keras.optimizers.Adam``.
-        **options: passed to ``keras.optimizers.Adam``.
+        *arguments: positional arguments of ``keras.optimizers.Adam``.
+        **options: keyword arguments of ``keras.optimizers.Adam``.
 
     Raises:
-        ValueError: if ``amsgrad=True``, which the fused operator does not support.
+        ValueError: if ``amsgrad`` is True, which the fused operator does not support.
     """
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         """Create the optimizer."""
         super().__init__(*arguments, **options)
         if self.amsgrad:
-            raise ValueError("Adam: amsgrad=True is not supported; take keras.optimizers.Adam for it")
+            raise ValueError("Adam: amsgrad=True is not supported; use keras.optimizers.Adam instead")
         self.exclude_from_weight_decay(var_names=["bias"])
 
     def apply(self, grads: Any, trainable_variables: Any = None) -> None:
-        """Update all weights with the gradients, averaged over all workers.
+        """Average the gradients over all workers, and update all weights.
 
-        Sparse gradients of embeddings are converted to dense tensors first.
+        The sparse gradients of embeddings are first converted to dense tensors.
+
+        Args:
+            grads: one gradient per weight.
+            trainable_variables: the weights, see ``keras.optimizers.Optimizer.apply``.
         """
         super().apply(
             workers.all_reduce_mean([tf.convert_to_tensor(gradient) for gradient in grads]), trainable_variables
         )
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
-        """Update one weight and its moments."""
+        """Update one weight and its two moments."""
         index = self._get_variable_index(variable)
         slots = (variable, self._momentums[index], self._velocities[index])
         w, m, v = ((slot.value if isinstance(slot, keras.Variable) else slot).handle for slot in slots)

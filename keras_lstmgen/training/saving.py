@@ -1,4 +1,4 @@
-"""Keras callbacks that write the files of a run while it trains: checkpoints, best weights, history and samples."""
+"""Keras callbacks that write the files of a run during training: checkpoints, best weights, history and samples."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,19 +18,19 @@ from keras_lstmgen.training.validation import DivergedError
 from keras_lstmgen.utils.errors import UserError
 
 HISTORY, SAMPLES = "history.json", "samples.txt"
-SAVE_INTERVAL = 60.0  # minimum seconds between two checkpoints within an epoch
-MAX_SAVING_SHARE = 0.02  # maximum share of the training time that these checkpoints take
+SAVE_INTERVAL = 60.0  # minimum time between two checkpoints within an epoch, in seconds
+MAX_SAVING_SHARE = 0.02  # maximum share of the training time for saving checkpoints within an epoch
 
 
 class CheckpointSaver(keras.callbacks.Callback):
-    """Save a checkpoint from time to time, and checkpoint, best weights and history after each epoch.
+    """Save checkpoints during and after each epoch, and the best weights and the history after each epoch.
 
-    Ends the training if ``patience`` epochs brought no better validation loss.
+    This callback also ends the training if the validation loss has not improved for ``patience`` epochs.
 
     Args:
         folder: folder of the run.
         controller: the training controller.
-        inference_model: the model whose validation loss is measured.
+        inference_model: the model that the validation loss belongs to. Its weights are saved.
     """
 
     def __init__(self, folder: Path, controller: TrainingController, inference_model: keras.Sequential) -> None:
@@ -40,17 +40,18 @@ class CheckpointSaver(keras.callbacks.Callback):
         self.record_save(0.0)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:  # noqa: ARG002
-        """Save a checkpoint if it is time; the checkpoint at the end of an epoch follows the validation."""
+        """Save a checkpoint within an epoch if the last checkpoint is old enough."""
         elapsed = self.controller.progress.seconds - self._saved_at
         is_due = elapsed >= max(SAVE_INTERVAL, self._save_seconds / MAX_SAVING_SHARE)
         if is_due and self.controller.is_within_epoch() and not self.controller.is_over():
             self.save()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any]) -> None:  # noqa: ARG002
-        """Save checkpoint, best weights and history.
+        """Save a checkpoint and the history, and save the weights if the validation loss is the lowest so far.
 
-        If the training pauses within an epoch, the best weights and the history include this validation, but the
-        checkpoint does not, so that a resumed training equals one without a pause.
+        If the training pauses within an epoch, this method saves the checkpoint before it adds the additional
+        validation to the progress. A resumed training then gives the same results as a training without a pause. The
+        best weights and the history do include the additional validation.
         """
         is_paused = self.controller.is_paused()
         if is_paused:
@@ -61,7 +62,7 @@ class CheckpointSaver(keras.callbacks.Callback):
                 self.inference_model.save(path)
         if not is_paused:
             progress = self.controller.progress
-            # After a whole epoch without divergence, a later divergence has a new cause.
+            # A divergence after a whole epoch without one has a new cause, so the number of attempts starts again.
             progress.lately *= self.controller.is_within_epoch()
             self.save()
         if workers.is_chief():
@@ -73,7 +74,7 @@ class CheckpointSaver(keras.callbacks.Callback):
         """Save a checkpoint.
 
         Raises:
-            DivergedError: if a variable has a value that is not finite; nothing is saved.
+            DivergedError: if a variable contains a value that is not finite. The checkpoint is not saved then.
         """
         diverged = [
             variable.path
@@ -81,12 +82,12 @@ class CheckpointSaver(keras.callbacks.Callback):
             if not np.isfinite(variable.numpy()).all()
         ]
         if workers.all_reduce_sum(np.array(len(diverged))) > 0:
-            name = diverged[0] if diverged else "the state of another worker"
+            name = f"the variable {diverged[0]}" if diverged else "a variable of another worker"
             raise DivergedError(f"{name} is no longer finite")
         self.record_save(checkpoint.save(self.folder, self.model, self.controller.progress))
 
     def record_save(self, seconds: float) -> None:
-        """Record that a checkpoint was saved now, and how many seconds that took."""
+        """Record that a checkpoint was saved now, and the time in seconds that it took."""
         self._saved_at, self._save_seconds = self.controller.progress.seconds, seconds
 
     def _add_to_history(self, logs: dict[str, float]) -> bool:
@@ -94,7 +95,7 @@ class CheckpointSaver(keras.callbacks.Callback):
         progress = self.controller.progress
         is_best = logs["val_loss"] < progress.best
         progress.best = min(logs["val_loss"], progress.best)
-        # An epoch that is cut short does not count as one without a better loss.
+        # An incomplete epoch does not count as an epoch without improvement.
         progress.stale = 0 if is_best else progress.stale + (not self.controller.is_within_epoch())
         row = {"windows": progress.windows, "seconds": progress.seconds}
         progress.history.append({**row, "loss": logs["loss"], "val_loss": logs["val_loss"]})
@@ -107,11 +108,11 @@ class SampleWriter(keras.callbacks.Callback):
     Args:
         folder: folder of the run.
         controller: the training controller.
-        generate: a function that generates a text.
-        settings: the settings of the generation, for the line above each text.
+        generate: a function that generates and returns a text.
+        settings: description of the generation settings. The file contains it above each text.
 
     Attributes:
-        text: the last text.
+        text: the text that was generated last. "" before the first epoch ends.
     """
 
     def __init__(
@@ -131,11 +132,14 @@ class SampleWriter(keras.callbacks.Callback):
 
 @contextmanager
 def tensorboard_errors(folder: Path, alias: Path) -> Iterator[None]:
-    """Raise UserError instead of TensorFlow's own errors if the logs for TensorBoard cannot be written.
+    """Convert TensorFlow's error to UserError if TensorFlow cannot write the logs for TensorBoard.
 
     Args:
-        folder: folder of the logs, as the message names it.
-        alias: path of the same folder that TensorFlow uses.
+        folder: path of the folder of the logs for the error message.
+        alias: another path of the same folder. TensorFlow writes to this path.
+
+    Raises:
+        UserError: if the code in the context raises an error about ``alias``.
     """
     try:
         yield

@@ -1,21 +1,25 @@
-"""Learning-rate schedule, and the completed share of a training."""
+"""Compute the learning rate and the completed share of a training."""
 
 import math
 
 from keras_lstmgen.config import recipe
 from keras_lstmgen.training.checkpoint import Progress
 
-FINAL_SHARE = 0.01  # of the peak learning rate, at the end of the training
+FINAL_SHARE = 0.01  # learning rate at the end of the training, as a share of the peak learning rate
 
 
 def learning_rate(settings: recipe.Training, completed: float) -> float:
-    """Return the learning rate: linear warm-up from 0, then cosine decay to 1 % of the peak.
+    """Return the learning rate at a point of the training.
+
+    The learning rate rises linearly from 0 to its peak during the warm-up. It then decreases along a cosine curve to
+    1 % of the peak.
 
     Source of the cosine decay: Loshchilov and Hutter, "SGDR: Stochastic Gradient Descent with Warm Restarts", 2017.
 
     Args:
-        settings: the peak ``learning_rate``, and ``warmup``, the share of the training with a rising rate.
-        completed: completed share of the training, 0 to 1.
+        settings: training settings of the recipe. ``learning_rate`` is the peak. ``warmup`` is the length of the
+            warm-up as a share of the training.
+        completed: completed share of the training, from 0 to 1.
 
     >>> from keras_lstmgen.config.recipe import Training
     >>> from keras_lstmgen.training.schedule import learning_rate
@@ -30,14 +34,14 @@ def learning_rate(settings: recipe.Training, completed: float) -> float:
 
 
 def completed_share(settings: recipe.Training, progress: Progress, batches_per_epoch: int) -> float:
-    """Return the completed share of a training, 0 to 1: by epochs or by minutes, whichever is larger.
+    """Return the completed share of a training, from 0 to 1.
 
-    If the recipe limits the epochs only, the result does not depend on the clock, and the same recipe always gives the
-    same losses.
+    If the recipe limits both epochs and minutes, the result is the larger of the two completed shares. If it limits
+    only the epochs, the result does not depend on the clock, so the same recipe always produces the same losses.
 
     Args:
-        settings: the limits ``epochs`` and ``minutes``; 0 for no limit.
-        progress: batches trained on and seconds so far.
+        settings: training settings of the recipe, with the limits ``epochs`` and ``minutes``. 0 stands for no limit.
+        progress: progress of the training. This function uses ``windows`` and ``seconds``.
         batches_per_epoch: number of batches per epoch.
 
     >>> from keras_lstmgen.config.recipe import Training

@@ -35,7 +35,7 @@ from keras_lstmgen.training.saving import HISTORY
 from keras_lstmgen.utils.errors import UserError
 
 METRICS, CURVE = "metrics.json", "curve.png"
-# Training options that --resume may change; the others determine the weights or the position in the text.
+# Training options that may change when a run resumes. The others determine the weights or the position in the text.
 RESUME_OPTIONS = ("epochs", "minutes", "learning_rate", "warmup", "weight_decay", "clip_norm", "patience")
 
 
@@ -45,9 +45,9 @@ class TrainingSummary:
 
     Attributes:
         metrics: the contents of ``metrics.json``.
-        history: one row per epoch: batches, seconds, training loss and validation loss in nats per token.
-        scored_text: description of the text that the validation loss was measured on.
-        recipe: the recipe, with all sizes resolved.
+        history: see ``checkpoint.Progress``.
+        scored_text: description of the text on which the validation loss was measured.
+        recipe: the recipe, with a value for each size.
         characters: number of characters of the training text.
     """
 
@@ -64,8 +64,8 @@ class TrainingResult:
 
     Attributes:
         folder: folder of the run.
-        interrupted: whether the training ended early because of a stop request.
-        summary: losses and sizes; None if no epoch was validated.
+        interrupted: whether a stop request ended the training early.
+        summary: losses and sizes. None if no validation loss was measured, and on workers other than the chief.
     """
 
     folder: Path
@@ -82,27 +82,28 @@ def train(
 ) -> TrainingResult:
     """Train a new run in the folder ``runs/name``.
 
-    If the training fails before there are trained weights, the folder is removed.
+    If the training fails before it saves trained weights, the folder is removed.
 
     Args:
         settings: the recipe.
         runs: folder of the runs.
-        name: name of the run; a number is appended if it is taken.
-        stop: object that asks this training to end early; None if it always runs to its limit.
-        display: creates a callback that shows the progress; None for no display.
+        name: name of the run. If the folder exists already, a number is appended.
+        stop: stop request, with which a signal handler can end the training early. None to always reach the limit.
+        display: a function that creates a callback to show the progress. None for no display.
 
     Raises:
-        UserError: if the corpus, the recipe and the machine do not go together, or if the training diverges.
-        Terminated: if ``stop`` asked for an end without a validation.
+        UserError: if the corpus is not suitable for the recipe, if this machine cannot train the model, or if the
+            training diverges.
+        Terminated: if ``stop`` ended the training without a validation.
     """
     read_once = [name for name in (*settings.corpus.source, *settings.corpus.validation) if spooling.is_read_once(name)]
     if read_once and workers.size() > 1:
-        raise UserError(f"corpus: several workers cannot read '{read_once[0]}'; give them a file")
+        raise UserError(f"corpus: '{read_once[0]}' can be read only once, but each worker reads it; give a file")
     settings = replace(settings, corpus=sources.spool(settings.corpus))
     data = _load_on_all_workers(settings, runs)
     folder = run_directory.create(runs, name)
     try:
-        atomic.write_text(folder / run_directory.RECIPE, recipe.to_toml(data.recipe))  # enough for --resume
+        atomic.write_text(folder / run_directory.RECIPE, recipe.to_toml(data.recipe))  # --resume needs this file
         return _fit(data, folder, stop, display)
     except BaseException:
         if not has_weights(folder):
@@ -115,17 +116,18 @@ def resume(
 ) -> TrainingResult:
     """Resume the training of a run from its last checkpoint.
 
-    A run that was stopped before its first checkpoint starts from the beginning.
+    If the run stopped before its first checkpoint, the training starts from the beginning.
 
     Args:
         folder: folder of the run.
-        settings: the recipe of the run; its ``RESUME_OPTIONS`` may differ from the stored recipe.
-        stop: object that asks this training to end early; None if it always runs to its limit.
-        display: creates a callback that shows the progress; None for no display.
+        settings: the recipe of the run. Only the options in ``RESUME_OPTIONS`` may differ from the stored recipe.
+        stop: see ``train``.
+        display: see ``train``.
 
     Raises:
-        UserError: if the run has no readable checkpoint, or if the recipe or the text does not fit the run.
-        Terminated: if ``stop`` asked for an end without a validation.
+        UserError: if the run has no readable checkpoint, if the recipe contains a change that is not allowed, or if the
+            text differs from the text of the run.
+        Terminated: if ``stop`` ended the training without a validation.
     """
     if not checkpoint.exists(folder) and (folder / run_directory.MODEL).is_file():
         raise UserError(f"{folder}: has no checkpoint to resume from; train it again")
@@ -135,15 +137,20 @@ def resume(
 
 
 def train_as_worker(runs: Path, stop: StopRequest | None = None) -> None:
-    """Take part in the training of the chief, as another worker; writes only the cache of token ids in ``runs``."""
-    with reporter.use(reporter.Reporter()):  # the chief alone reports
+    """Run a worker that is not the chief. It trains with the chief, and receives the recipe from the chief.
+
+    Args:
+        runs: folder of the runs. This worker writes only the cache of token ids in it.
+        stop: see ``train``.
+    """
+    with reporter.use(reporter.Reporter()):  # only the chief reports
         data = _with_absolute_paths(input_pipeline.load(recipe.parse(workers.broadcast_json(None)), runs))
-        with tempfile.TemporaryDirectory() as folder:  # instead of the folder of the run
+        with tempfile.TemporaryDirectory() as folder:  # only the chief writes to the folder of the run
             _fit(data, Path(folder), stop, None)
 
 
 def _load_on_all_workers(settings: recipe.Recipe, runs: Path) -> TrainingData:
-    """Load the data on the chief, and send its recipe to the other workers."""
+    """Load the data on the chief, and send the recipe of the chief to the other workers."""
     data = input_pipeline.load(settings, runs)
     batch_size = data.recipe.training.batch_size
     if batch_size % workers.size():
@@ -156,38 +163,39 @@ def _load_on_all_workers(settings: recipe.Recipe, runs: Path) -> TrainingData:
 
 
 def _with_absolute_paths(data: TrainingData) -> TrainingData:
-    """Return the data with a recipe whose corpus is found from any working directory."""
+    """Return the data with absolute paths in the recipe, which are valid in every working directory."""
     return replace(data, recipe=replace(data.recipe, corpus=sources.with_absolute_paths(data.recipe.corpus)))
 
 
 def _check_text(corpus: recipe.Corpus) -> None:
-    """Raise UserError if the text of a run is no longer where it was."""
+    """Raise UserError if the files of the corpus of a run no longer exist at their paths."""
     if prepared_corpus.folder_of(corpus):
         return
     try:
         sources.resolve(corpus)
     except UserError as error:
-        raise UserError(f"{error}; name the text where it is now: --corpus.source PATH") from error
+        raise UserError(f"{error}; give the new path of the text: --corpus.source PATH") from error
 
 
 def _check_changes(before: recipe.Recipe, settings: recipe.Recipe) -> None:
-    """Raise UserError if a run cannot resume with the changes to its recipe; the checkpoint identifies its text."""
+    """Raise UserError if the recipe contains changes with which a run cannot resume. The corpus is not checked."""
     old, new = recipe.to_tables(before), recipe.to_tables(settings)
     for table in ("tokenizer", "model", "training"):
         for key, value in new[table].items():
             if key not in RESUME_OPTIONS and value != old[table][key]:
-                raise UserError(f"--{table}.{key}: {value} does not go with --resume: the run has {old[table][key]}")
+                change = f"--{table}.{key}: {value} differs from {old[table][key]} in the run"
+                raise UserError(f"{change}; --resume cannot change this option")
 
 
 def compile_model(settings: recipe.Recipe, token_counts: np.ndarray[Any, Any]) -> keras.Sequential:
-    """Create and compile a seeded model for ``fit``, whose loss is the mean negative log-likelihood of the next ids.
+    """Create the model of a recipe, and compile it for ``model.fit``. The weights depend on the seed of the recipe.
 
     Args:
-        settings: the recipe, with all sizes resolved.
-        token_counts: int [V], occurrences of each id in the training text.
+        settings: the recipe, with a value for each size.
+        token_counts: int [V], number of occurrences of each id in the training text.
 
     Returns:
-        A model that maps int32 [B, T] to the inputs of its loss.
+        The compiled model. It maps ids, int32 [B, T], to the inputs of its loss (``losses.for_model``).
     """
     keras.utils.set_random_seed(settings.training.seed)
     part = settings.training
@@ -197,8 +205,8 @@ def compile_model(settings: recipe.Recipe, token_counts: np.ndarray[Any, Any]) -
     model.compile(
         _optimizer(part),
         losses.for_model(model, settings, token_counts),
-        jit_compile=False,  # XLA does not accelerate the loop of the kernel, and takes longer to compile
-        # steps_per_execution stays 1, so that training can end after any step. A step takes much longer than a call.
+        jit_compile=False,  # XLA does not accelerate the native LSTM kernel, and takes longer to compile
+        # steps_per_execution is 1, so that the training can end after any step. Larger values would save little time.
     )
     model.optimizer.build(model.trainable_variables)
     return model
@@ -216,16 +224,18 @@ def _optimizer(settings: recipe.Training) -> Adam:
 
 
 def _fit(data: TrainingData, folder: Path, stop: StopRequest | None, display: Display | None) -> TrainingResult:
-    """Train from the beginning or from the last checkpoint to the limit, and write the metrics."""
+    """Train a run from its last checkpoint, or from the beginning if it has none, and write the metrics."""
     stop = stop or StopRequest()
     with atomic.exclusive_lock(folder, lambda: _raise_already_training(folder)):
         training = _start(data, folder, stop)
         controller = training.controller
         if controller.is_stale():
             stale = controller.progress.stale
-            reporter.message(f"{stale} epochs brought no better loss: raise training.patience to go on.")
+            reporter.message(
+                f"The validation loss has not improved for {stale} epochs: raise training.patience to continue."
+            )
         elif controller.completed() >= 1 and controller.is_validated():
-            reporter.message("The run has reached its limit: raise training.epochs or training.minutes to go on.")
+            reporter.message("The run has reached its limit: raise training.epochs or training.minutes to continue.")
         else:
             run_epochs(training, stop, display)
         is_measured = controller.progress.history and workers.is_chief()
@@ -240,27 +250,31 @@ def _start(data: TrainingData, folder: Path, stop: StopRequest) -> Training:
     run = Run(_metadata(data, inference_model), data.recipe, data.encoded.tokenizer, inference_model)
     text = input_pipeline.digest(data.encoded)
     if workers.broadcast_json(text) != text:
-        raise UserError("corpus.source: this worker reads another text than the chief; give all workers the same")
+        raise UserError("corpus.source: this worker reads a different text than the chief; give the same text to all")
     if workers.broadcast_json(checkpoint.exists(folder)):
         progress = _restore(folder, model, text)
     else:
         tokenizer.save(run.tokenizer, folder / run_directory.TOKENIZER)
-        run_directory.save_metadata(folder, run.metadata)  # without metrics, which do not exist yet
+        run_directory.save_metadata(folder, run.metadata)  # the metrics follow after the training
         start_at(model, token_counts)
         progress = checkpoint.share(model, Progress(text=text), [])
         checkpoint.save(folder, model, progress)
-    atomic.write_text(folder / run_directory.RECIPE, recipe.to_toml(data.recipe))  # its limits may have changed
+    atomic.write_text(folder / run_directory.RECIPE, recipe.to_toml(data.recipe))  # --resume may change limits
     _report_start(data, model, folder)
     controller = TrainingController(data.recipe.training, progress, data.batches_per_epoch, stop)
     return Training(data, folder, model, run, controller)
 
 
 def _raise_already_training(folder: Path) -> None:
+    """Raise UserError because another process trains the run."""
     raise UserError(f"{folder}: is being trained by another process; wait for it, or end it first")
 
 
 def _restore(folder: Path, model: keras.Sequential, text: str) -> Progress:
-    """Load the last checkpoint into the model, and undo the changes of a pause within an epoch."""
+    """Load the last checkpoint into the model.
+
+    If the training paused within an epoch, also restore the best weights and the history from before the pause.
+    """
     progress, warning = checkpoint.load(folder, model, text)
     if warning:
         reporter.message(warning)
@@ -271,7 +285,7 @@ def _restore(folder: Path, model: keras.Sequential, text: str) -> Progress:
 
 
 def _metadata(data: TrainingData, model: keras.Sequential) -> Metadata:
-    """Return the metadata of a run without metrics."""
+    """Return the metadata of a run. They do not contain metrics yet."""
     corpus, encoded = data.recipe.corpus, data.encoded
     return Metadata(
         vocab_size=data.vocab_size,
@@ -286,7 +300,7 @@ def _metadata(data: TrainingData, model: keras.Sequential) -> Metadata:
 
 
 def _report_start(data: TrainingData, model: keras.Sequential, folder: Path) -> None:
-    """Report the sizes of model and text, a missing kernel, and the share of unknown tokens."""
+    """Report the sizes of the model and the text, a missing native kernel, and the share of unknown tokens."""
     encoded = data.encoded
     byte_pieces = f" ({encoded.tokenizer.byte_pieces} byte pieces)" if encoded.tokenizer.byte_pieces else ""
     vocabulary = f"{data.recipe.tokenizer.type} vocabulary of {data.vocab_size:,}{byte_pieces}"
@@ -297,11 +311,11 @@ def _report_start(data: TrainingData, model: keras.Sequential, folder: Path) -> 
     for split, counts in encoded.counts.items():
         if counts["unknown"]:
             share = counts["unknown"] / counts["tokens"]
-            reporter.message(f"{split}: {share:.2%} of the tokens are <unk>, words that the vocabulary does not have")
+            reporter.message(f"{split}: {share:.2%} of the tokens are <unk>, because the vocabulary lacks their words")
 
 
 def _summarize(training: Training) -> TrainingSummary:
-    """Write the metrics and the picture of the losses, and return the summary."""
+    """Write the metrics and the plot of the losses, and return the summary of the training."""
     data, folder, history = training.data, training.folder, training.controller.progress.history
     metrics = _metrics(training)
     run_directory.save_metadata(folder, replace(training.run.metadata, metrics=metrics))
@@ -314,11 +328,11 @@ def _summarize(training: Training) -> TrainingSummary:
 
 
 def _metrics(training: Training) -> dict[str, Any]:
-    """Return the losses of the best epoch, and the amount and speed of the training."""
+    """Return the losses of the best epoch, and the length and speed of the training."""
     data, progress = training.data, training.controller.progress
     best = min(progress.history, key=lambda row: row["val_loss"])
     counts = data.counts("validation")
-    cross_entropy = best["val_loss"] * counts["tokens"]  # of the whole split, estimated from the part that was scored
+    cross_entropy = best["val_loss"] * counts["tokens"]  # estimate for the whole split
     return {
         "validation": likelihood.loss_in_units(cross_entropy, counts),
         "validation_tokens_scored": data.scored_tokens,

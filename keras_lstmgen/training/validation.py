@@ -1,4 +1,4 @@
-"""Validation: the loss on the held-out text after each epoch, and the check that the loss has not diverged."""
+"""Measure the loss on the held-out text after each epoch, and check that the training has not diverged."""
 
 import math
 import time
@@ -14,27 +14,29 @@ from keras_lstmgen.models.run_directory import Run
 from keras_lstmgen.training.controller import TrainingController
 from keras_lstmgen.training.input_pipeline import TrainingData
 
-EXCHANGE_INTERVAL = 0.5  # seconds between two exchanges of stop requests while the chief measures
-MAX_LOSS = 50.0  # nats per token; a uniform guess among a million tokens costs 14
-MAX_PARTS, PART_TOKENS = 64, 2048  # of a held-out text that is scored in parts side by side
+EXCHANGE_INTERVAL = 0.5  # seconds between two exchanges of stop requests while the chief measures the loss
+MAX_LOSS = 50.0  # nats per token; for a vocabulary of a million tokens, equal probabilities give a loss of 14
+# A held-out text is divided into parts of at least PART_TOKENS tokens, at most MAX_PARTS. One batch scores all parts.
+MAX_PARTS, PART_TOKENS = 64, 2048
 
-Measure = Callable[[Callable[[int], None]], float]  # measures a loss, and calls its argument from time to time
+# A function that measures and returns a loss. It regularly calls its argument, a callback for the progress.
+Measure = Callable[[Callable[[int], None]], float]
 
 
 class DivergedError(Exception):
-    """The loss is not finite or too large; the message says which."""
+    """A divergence: a loss or a variable is not finite, or a loss is too large. The message contains the reason."""
 
 
 class Validation(keras.callbacks.Callback):
-    """Add ``val_loss``, in nats per token of the held-out text, to the logs of each epoch.
+    """Measure the loss on the held-out text after each epoch, and add it to the logs as ``val_loss``.
 
-    Penalties are subtracted from ``loss`` in the logs, so that both losses are comparable. The callback raises
-    DivergedError if one of them has diverged.
+    ``val_loss`` is in nats per token. The training loss in the logs includes penalties of regularization layers. This
+    callback subtracts them, so that the two losses are comparable. It raises DivergedError if a loss has diverged.
 
     Args:
-        measure: a function that returns the loss on the held-out text.
+        measure: a function that returns the loss on the held-out text, in nats per token.
         controller: the training controller.
-        max_batch_weight: the largest weight of a batch in the loss, in average batches.
+        max_batch_weight: the largest weight of a batch in the loss, as a multiple of the average weight of a batch.
     """
 
     def __init__(
@@ -43,28 +45,28 @@ class Validation(keras.callbacks.Callback):
         """Create the callback."""
         super().__init__()
         self.measure, self.controller, self.max_batch_weight = measure, controller, max_batch_weight
-        self._sum: float | None = None  # of the losses of this epoch's batches
+        self._sum: float | None = None  # sum of the losses of the batches of this epoch
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:  # noqa: ARG002
-        """Reset the sum of the losses."""
+        """Reset the sum of the losses of the batches."""
         self._sum = None
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any]) -> None:  # noqa: ARG002
-        """Check the loss of this batch alone, which the mean loss in ``logs`` hides."""
+        """Compute the loss of this batch from the mean losses of Keras, and check that it has not diverged."""
         _subtract_penalty(logs)
         count = (self.controller.progress.windows - 1) % self.controller.batches_per_epoch + 1
         before, self._sum = self._sum, logs["loss"] * count
         _check((logs["loss"] if before is None else self._sum - before) / self.max_batch_weight)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any]) -> None:  # noqa: ARG002
-        """Measure the loss on the held-out text."""
+        """Measure the loss on the held-out text, and check that it has not diverged."""
         _subtract_penalty(logs)
         logs["val_loss"] = self.measure()
         _check(logs["val_loss"])
 
 
 def _check(loss: float) -> None:
-    """Raise DivergedError if a loss in nats per token is not finite or too large."""
+    """Raise DivergedError if a loss, in nats per token, is not finite or exceeds ``MAX_LOSS``."""
     if not math.isfinite(loss):
         raise DivergedError("the loss is no longer a finite number")
     if loss > MAX_LOSS:
@@ -72,12 +74,12 @@ def _check(loss: float) -> None:
 
 
 def _subtract_penalty(logs: dict[str, Any]) -> None:
-    """Subtract the penalty of ``ActivationRegularization`` from ``loss``."""
+    """Subtract the penalty of ``ActivationRegularization`` from ``loss`` in the logs."""
     logs["loss"] -= logs.pop(ActivationRegularization.METRIC, 0.0)
 
 
 def copy_weights(model: keras.Sequential, inference_model: keras.Sequential) -> None:
-    """Copy the weights of the training model, averaged if the optimizer averages them, into the inference model."""
+    """Copy the weights of the training model, or their averages from the optimizer, to the inference model."""
     inference_model.set_weights(model.get_weights())
     model.optimizer.finalize_variable_values(inference_model.trainable_variables)
 
@@ -87,7 +89,10 @@ def held_out_loss(data: TrainingData, run: Run) -> Measure:
 
     Args:
         data: the data of the training.
-        run: the inference run.
+        run: the run with the inference model.
+
+    Returns:
+        A function that measures the loss. Its argument is a callback for the progress.
     """
     ids, score = data.held_out_ids, likelihood.scorer(run.weights)
     examples, tokens = data.validation_examples, data.scored_tokens
@@ -98,10 +103,14 @@ def held_out_loss(data: TrainingData, run: Run) -> Measure:
 
 
 def measure_on_chief(controller: TrainingController, measure: Measure) -> float:
-    """Measure a loss on the chief, and return it on all workers.
+    """Measure the loss on the chief, and return it on all workers. All workers must call this function.
+
+    Args:
+        controller: the training controller of this worker.
+        measure: result of ``held_out_loss``.
 
     Raises:
-        Terminated: while the chief measures, if a worker received SIGTERM.
+        Terminated: if a worker receives SIGTERM before the measurement ends.
     """
     if workers.size() == 1:
         return measure(lambda _: controller.raise_if_terminated())
@@ -113,7 +122,7 @@ def measure_on_chief(controller: TrainingController, measure: Measure) -> float:
 
 
 def _periodic_exchange(controller: TrainingController) -> Callable[[int], None]:
-    """Create a function that exchanges stop requests if the last exchange was ``EXCHANGE_INTERVAL`` ago."""
+    """Create a function that exchanges stop requests with all workers at most once per ``EXCHANGE_INTERVAL``."""
     last = 0.0
 
     def exchange(_: int) -> None:
@@ -126,7 +135,16 @@ def _periodic_exchange(controller: TrainingController) -> Callable[[int], None]:
 
 
 def _exchange(controller: TrainingController, finished: float = 0.0, loss: float = 0.0) -> tuple[float, float]:
-    """Return on all workers whether the chief has finished (1 or 0) and its loss, and exchange stop requests."""
+    """Exchange stop requests, and send the result of the chief to all workers.
+
+    Args:
+        controller: the training controller of this worker.
+        finished: on the chief, 1 after the measurement and 0 before it. 0 on other workers.
+        loss: on the chief, the loss after the measurement. 0 on other workers.
+
+    Returns:
+        The values of ``finished`` and ``loss`` on the chief.
+    """
     finished, loss = controller.votes.total([finished, loss])
     controller.raise_if_terminated()
     return finished, loss
