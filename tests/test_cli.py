@@ -397,7 +397,7 @@ def test_log_probabilities_are_a_line_of_json_a_token(
         (["--length-penalty", "1"], "--length-penalty: applies to a beam search; give --beams too"),
         (
             ["--beams", "2", "--top-p", "0.5"],
-            "--top-p: has no effect in a beam search, which does not sample; leave it ",
+            "--top-p: has no effect in a beam search, which does not sample; leave out either ",
         ),
         (["--beams", "2", "--n", "3"], "--n: 3 is out of range; a search with --beams 2 finds no more than"),
     ],

@@ -222,7 +222,7 @@ def test_one_that_never_comes_is_named_after_a_time(work: Work, folder: Path) ->
 
 def test_what_the_chief_cannot_use_it_says_itself(work: Work, folder: Path) -> None:
     for name, values, text, said in (
-        ("uneven", {"training.batch_size": 5}, "prose.txt", "5 rows cannot be shared out evenly among 2 workers"),
+        ("uneven", {"training.batch_size": 5}, "prose.txt", "5 rows cannot be divided evenly among 2 workers"),
         ("no text", {}, "no.txt", "no.txt: no file"),
         ("stdin", {}, "-", "'-' can be read by one process alone"),
     ):

@@ -19,7 +19,7 @@ from keras_lstmgen.utils import numerals
 from keras_lstmgen.utils.errors import UserError
 
 PROMPT = "> "
-MAX_INTERRUPTS = 2  # number of Ctrl-C without a line between them that end the chat
+MAX_INTERRUPTS = 2  # the chat ends after this many Ctrl-C without a line between them
 HELP = """\
 /again     generate another answer to the last turn
 /forget    start a new conversation

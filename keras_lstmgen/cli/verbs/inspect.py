@@ -31,7 +31,7 @@ def run(arguments: argparse.Namespace) -> None:
 def _output_folder(arguments: argparse.Namespace, run_folder: Path) -> Path:
     """Return the folder for the pictures; raise UserError if it is not writable.
 
-    The check runs before the inspection, so that the user does not wait for nothing.
+    The check runs before the inspection, so that an error is reported early.
     """
     path: Path = arguments.output or run_folder / "inspect"
     if path.exists() and not path.is_dir():
