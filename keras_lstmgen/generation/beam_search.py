@@ -8,7 +8,7 @@ The number n includes the end token. The divisor is the length penalty of Wu et 
 Translation System", 2016, equation 14, without the coverage penalty. With A = 0 the score equals the total. This favors
 short texts.
 
-The search keeps N unfinished texts, the live texts:
+The search keeps at most N unfinished texts, the live texts:
 
 1. Start with one live text, which is empty.
 2. Extend each live text by each allowed token. Each extended text is a candidate. Its total is the total of the live
