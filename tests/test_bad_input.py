@@ -89,7 +89,7 @@ def written(path: Path, data: bytes) -> Path:
         (
             "cut.gz",
             gzip.compress(b"abc" * 900, mtime=0)[:-9],
-            r"cut\.gz: not a whole \.gz file .*; fetch or pack it again",
+            r"cut\.gz: incomplete or damaged \.gz file .*; download or compress it again",
         ),
     ],
     ids=["empty", "mark alone", "short", "latin-1", "half a character", "picture", "binary", "half a .gz"],
@@ -107,7 +107,7 @@ def test_an_empty_standard_input(refuses_to_train: Any, tmp_path: Path, monkeypa
 
 def test_a_folder_without_text(refuses_to_train: Any, tmp_path: Path) -> None:
     written(tmp_path / "folder" / "a.bin", b"\0")
-    assert "folder: a folder without a text file" in refuses_to_train(tmp_path / "folder")
+    assert "folder: the folder contains no text file" in refuses_to_train(tmp_path / "folder")
 
 
 def test_a_file_that_is_not_there(refuses_to_train: Any) -> None:

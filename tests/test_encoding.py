@@ -213,7 +213,7 @@ def test_report_says_what_is_going_on_with_the_numbers(tmp_path: Path, cache: Pa
     told: list[str] = []
     encode(recipe(tmp_path, "abc\n" * 2500), cache, told.append)
     assert told == [
-        "Learning a vocabulary of type char",
+        "Training a vocabulary of type char",
         "Encoded train: 9,000 characters, 9,000 bytes, 2,250 words, 1 documents, 9,000 tokens, 0 unknown",
         "Encoded validation: 1,000 characters, 1,000 bytes, 250 words, 1 documents, 1,000 tokens, 0 unknown",
     ]

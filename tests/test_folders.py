@@ -104,7 +104,7 @@ def test_a_summary_is_short_however_much_is_left_out() -> None:
         ("The café.\n".encode("cp1252"), r"one-more\.txt: not UTF-8 at byte 7; .* iconv -f WINDOWS-1252"),
         ("The café.\n".encode("utf-16"), r"one-more\.txt: is text in UTF-16, .* iconv -f UTF-16"),
         (b"The ferry.\rIt left.\r", r"one-more\.txt: is text with CR line endings, .* tr "),
-        (b"\x1f\x8b\x08 cut", r"one-more\.txt: not a whole \.gz file"),
+        (b"\x1f\x8b\x08 cut", r"one-more\.txt: incomplete or damaged \.gz file"),
     ],
 )
 def test_a_text_that_cannot_be_read_as_it_is_refuses_the_folder(books: Path, data: bytes, said: str) -> None:

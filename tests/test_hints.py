@@ -201,7 +201,7 @@ def _moved_text(say: Say, copied: Path) -> None:
     moved(copied)
     text = Path("b.txt").absolute()
     said = say(f"evaluate {copied}")
-    assert said.endswith("; without it: name a text to measure on and give --samples 0\n")
+    assert said.endswith("; without it: name a text to evaluate on and give --samples 0\n")
     say(f"evaluate {copied} {text} --samples 0", 0)
     assert say(f"evaluate {copied} {text}").endswith("; without it: give --samples 0\n")
     line = f"evaluate {copied} {text} --samples 0 --evaluate.measures"

@@ -252,7 +252,7 @@ def test_documents_of_each_label_stand_on_both_sides_of_the_split(tmp_path: Path
 @pytest.mark.parametrize(
     ("text", "values", "said"),
     [
-        ("a\tb\nalone\n", {"corpus.documents": "pairs"}, r"text, line 2: not a source, a tab and a target"),
+        ("a\tb\nalone\n", {"corpus.documents": "pairs"}, r"text, line 2: a pair needs a source, a tab and a target"),
         ("a\tb\n", {"corpus.documents": "lines", "corpus.field": ["1", "2"]}, r"corpus\.field has 2 names"),
         ("a\n", {"corpus.labels": ["x"]}, r"corpus\.labels needs texts that are split into documents"),
         ("a\n", {"corpus.documents": "lines", "corpus.labels": [" "]}, r"corpus\.labels has a blank label"),
@@ -262,7 +262,7 @@ def test_documents_of_each_label_stand_on_both_sides_of_the_split(tmp_path: Path
             r"2 labels, but corpus\.source has 1 texts",
         ),
         ("a\tb\n", {"corpus.documents": "pairs", "training.sampled_softmax": 9}, "cannot be combined with pairs"),
-        ('{"q": "a"}\n', {"corpus.documents": "jsonl", "corpus.field": ["q", "a"]}, "line 1: not an object with"),
+        ('{"q": "a"}\n', {"corpus.documents": "jsonl", "corpus.field": ["q", "a"]}, "line 1: must be an object with"),
     ],
 )
 def test_what_are_no_pairs_is_said(tmp_path: Path, text: str, values: dict[str, Any], said: str) -> None:

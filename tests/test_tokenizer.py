@@ -258,7 +258,7 @@ def test_a_vocabulary_without_room_for_text_is_an_error(kind: str, vocab_size: i
 
 @pytest.mark.parametrize("kind", ["bpe", "unigram"])
 def test_a_text_with_nothing_to_learn_from_is_an_error(kind: str) -> None:
-    with pytest.raises(UserError, match=rf"tokenizer\.type = '{kind}' cannot learn from this text"):
+    with pytest.raises(UserError, match=rf"tokenizer\.type = '{kind}': training on this text failed"):
         learn(kind, "\n\n\n")
 
 

@@ -59,8 +59,8 @@ def check_length(source: Source, size: int) -> None:
     """
     if size > LONGEST:
         raise UserError(
-            f"{source.name}: more than {LONGEST:,} characters without an end of the document; give another "
-            "corpus.documents, 'stream' for example, or cut the text"
+            f"{source.name}: a document has more than {LONGEST:,} characters; set corpus.documents to another value, "
+            "for example 'stream', or divide the document"
         )
 
 
@@ -109,8 +109,8 @@ def _pairs(source: Source, fields: Fields) -> Iterator[str]:  # noqa: ARG001
     for number, line in enumerate(_lines(source), 1):
         if line.strip() and "\t" not in line:
             raise UserError(
-                f"{_location(source, number)}: not a source, a tab and a target; correct the line, or give "
-                "another corpus.documents"
+                f"{_location(source, number)}: a pair needs a source, a tab and a target; correct the line, or set "
+                "corpus.documents to another value"
             )
         yield whole_pair(line.rstrip().split("\t"))  # exported tables often have extra tabs at the end of a line
 
@@ -128,7 +128,9 @@ def _jsonl(source: Source, fields: Fields) -> Iterator[str]:
             ) from error
         for field in fields:
             if not isinstance(value, dict) or not isinstance(value.get(field), str):
-                raise UserError(f"{_location(source, number)}: not an object with a string '{field}' (corpus.field)")
+                raise UserError(
+                    f"{_location(source, number)}: must be an object with a string '{field}' (corpus.field)"
+                )
         if not all(_is_valid_text(value[field]) for field in fields):
             where = _location(source, number)
             raise UserError(f"{where}: a NUL or half a surrogate pair is not text; correct the escape sequence")
@@ -210,7 +212,7 @@ def _column_index(source: Source, field: str, header: list[str]) -> int:
         return int(field[:18]) - 1  # no file has 10^18 columns, so further digits do not matter
     if field not in header:
         raise UserError(
-            f"{source.name}, line 1: no column '{field}' (corpus.field) among {', '.join(header) or 'none'}"
+            f"{source.name}, line 1: no column '{field}' (corpus.field); the columns are: {', '.join(header) or 'none'}"
         )
     return header.index(field)
 
@@ -218,7 +220,9 @@ def _column_index(source: Source, field: str, header: list[str]) -> int:
 def _cell(source: Source, row: list[str], index: int, field: str, line: int) -> str:
     """Return a cell of a row, or raise UserError if the row is too short."""
     if not 0 <= index < len(row):
-        raise UserError(f"{source.name}, line {line}: {len(row)} columns, no column '{field}' (corpus.field)")
+        raise UserError(
+            f"{source.name}, line {line}: no column '{field}' (corpus.field); number of columns: {len(row)}"
+        )
     return row[index]
 
 

@@ -121,7 +121,7 @@ def _resolve(name: str, checksum: str) -> list[Source]:
     if not name:
         raise UserError("corpus.source: a source has an empty name; give a file, a folder or '.' for this folder")
     if "\0" in name:
-        raise UserError(f"{name}: no file or URL has a NUL in its name; correct corpus.source")
+        raise UserError(f"{name}: a name of a file or URL cannot contain a NUL; correct corpus.source")
     if name == "pydoc":
         return [Source(name, None)]
     sources = _files(name, checksum)
@@ -166,7 +166,9 @@ def _local(name: str, checksum: str) -> Sequence[Path]:
     files = data_folder.find(Path(filenames.native(name)).name, checksum)
     if len(files) > 1 and not checksum:
         shown = ", ".join(str(path) for path in files[:3])
-        raise UserError(f"{name}: {len(files)} files have this name ({shown}); give more of the path or a sha256")
+        raise UserError(
+            f"{name}: {len(files)} files have this name ({shown}); give more of the path, or set corpus.sha256"
+        )
     if not files:
         raise UserError(
             f"{name}: no file, folder or glob match in the working directory or in the folder KERAS_LSTMGEN_DATA"
@@ -221,7 +223,9 @@ def _expand_folder(folder: Path) -> Match:
     texts = [path for path in files if not reasons[path]]
     left_out += [LeftOut(reason, str(path)) for path, reason in reasons.items() if reason]
     if not texts:
-        raise UserError(f"{folder}: a folder without a text file; left out: {folders.summary(left_out) or 'nothing'}")
+        raise UserError(
+            f"{folder}: the folder contains no text file; left out: {folders.summary(left_out) or 'nothing'}"
+        )
     return Match(texts, left_out)
 
 

@@ -112,7 +112,9 @@ def read_bytes(source: Source) -> Iterator[bytes]:
                 left -= len(chunk)
                 yield chunk
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise UserError(f"{source.name}: not a whole .gz file ({error}); fetch or pack it again") from error
+        raise UserError(
+            f"{source.name}: incomplete or damaged .gz file ({error}); download or compress it again"
+        ) from error
     except OSError as error:
         raise UserError(f"{source.name}: cannot be read ({error.strerror or error})") from error
 

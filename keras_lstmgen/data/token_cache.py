@@ -87,7 +87,7 @@ def encode(recipe: Recipe, cache: Path, report: Callable[[str], None] = lambda _
                     raise UserError("corpus.source: a text changed while it was read; train again when it is complete")
         encoded = _load(folder)
     if encoded is None:
-        raise UserError(f"{folder}: reading returns other data than was written; check the disk")
+        raise UserError(f"{folder}: the stored data differs from the data that was written; check the disk")
     return encoded
 
 
@@ -157,7 +157,7 @@ def sha256(path: Path) -> str:
 
 def _write(recipe: Recipe, folder: Path, report: Callable[[str], None]) -> None:
     """Train the vocabulary and write all files of a folder. ``encoding.json`` is written last."""
-    report(f"Learning a vocabulary of type {recipe.tokenizer.type}")
+    report(f"Training a vocabulary of type {recipe.tokenizer.type}")
     tokenizer = Tokenizer(train(recipe.tokenizer, partial(pieces, recipe.corpus, "train")))
     (folder / "tokenizer.model").write_bytes(tokenizer.model)
     dtype = dtype_of(tokenizer)

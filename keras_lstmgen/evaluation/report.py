@@ -75,7 +75,7 @@ def _check(training: recipe.Corpus, texts: Sequence[str], samples: int, options:
 
 def _alternatives(texts: Sequence[str], samples: int, of_training: Sequence[str]) -> str:
     """Return advice on how to evaluate a run without the missing text."""
-    changes = [] if texts else ["name a text to measure on"]
+    changes = [] if texts else ["name a text to evaluate on"]
     changes += ["give --samples 0"] if samples else []
     changes += [f"give --evaluate.measures without {', '.join(of_training)}"] if of_training else []
     return " and ".join(changes)

@@ -98,7 +98,7 @@ def _parsed(options: PipelineOptions, **values: bool) -> dict[str, Any]:
             return dict(options.get_all_options(**values))
         except SystemExit as error:
             reason = errors.getvalue().strip().rpartition("error: ")[2]
-            raise UserError(f"Apache Beam's options: {reason}") from error
+            raise UserError(f"invalid options for Apache Beam: {reason}") from error
 
 
 @contextlib.contextmanager
@@ -137,7 +137,9 @@ def _run(settings: recipe.Recipe, parts: list[Part], folder: str, options: Pipel
     except Exception as error:  # runners have no common error class; their message contains the error of the worker
         messages = WORKER_ERROR.findall(f"{type(error).__name__}: {error}")
         reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise UserError(messages[-1] if messages else f"Apache Beam could not run this: {reason[-1]}") from error
+        raise UserError(
+            messages[-1] if messages else f"Apache Beam could not run the pipeline: {reason[-1]}"
+        ) from error
 
 
 @contextlib.contextmanager

@@ -161,7 +161,7 @@ def _attempt(kind: str, lines: list[str], size: int) -> tuple[bytes, int]:
     except RuntimeError as error:
         largest = re.search(r"value <= (\d+)", str(error))
         if largest is None:
-            raise UserError(f"tokenizer.type = '{kind}' cannot learn from this text ({error})") from error
+            raise UserError(f"tokenizer.type = '{kind}': training on this text failed ({error})") from error
         return b"", int(largest[1]) - BYTES
 
 
