@@ -169,7 +169,7 @@ def test_a_sha256_for_a_folder_is_an_error_and_an_empty_one_is_none(home: Path) 
     write(home / "texts" / "a", "A")
     write(home / "texts" / "b", "B")
     assert read(home / "texts", home / "texts" / "b", sha256=("", sum_of(b"B"))) == "ABB"
-    with pytest.raises(UserError, match="this is 2; give ''"):
+    with pytest.raises(UserError, match="this source has 2; give ''"):
         read(home / "texts", sha256=("0" * 64,))
 
 
