@@ -320,6 +320,7 @@ NEWLINE = tokenizer.NEWLINE
         ("a=2e6", "from -1000000 to 1000000"),
         ("ab=1", "the vocabulary has no such token; give a bias to one of the pieces of this text instead: a b"),
         ("#9999=1", "there is no such id; give one below"),
+        ("#" + "0" * 25 + "1" * 21 + "=1", "there is no such id; give one below"),
         ("<s>=1", "this model never generates '<s>'"),
         ("\udc80=1", "not UTF-8"),
     ],

@@ -179,7 +179,7 @@ def _parse_id(name: str) -> int:
     A number with more than ``MAX_DIGITS`` digits is shortened before the conversion, because Python limits the number
     of digits. It is larger than every vocabulary in any case.
     """
-    return int(name[1 : numerals.MAX_DIGITS + 1]) if len(name.lstrip("#0")) > numerals.MAX_DIGITS else int(name[1:])
+    return int(name[1:].lstrip("0")[: numerals.MAX_DIGITS + 1] or "0")
 
 
 def _unknown_token(name: str, token: int | None, tokenizer: Tokenizer) -> str:
