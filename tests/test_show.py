@@ -73,9 +73,9 @@ def test_the_hint_names_what_it_was_drawn_from() -> None:
 def test_the_hint_proposes_only_what_a_benchmark_measured(values: dict[str, Any], options: str) -> None:
     text = hint(**values)
     command = f"keras-lstmgen train runs/x/recipe.toml --runs ./runs --name x {options}"
-    assert text.endswith(f" {command}" if options else "with the lowest loss.")
+    assert text.endswith(f" {command}" if options else "with the lowest validation loss.")
     for characters in (100_000, 2_000_000):
-        assert hint(characters, **values).endswith("with the lowest loss.")
+        assert hint(characters, **values).endswith("with the lowest validation loss.")
 
 
 def rendered(width: int, monkeypatch: pytest.MonkeyPatch) -> str:

@@ -224,7 +224,7 @@ def test_what_the_chief_cannot_use_it_says_itself(work: Work, folder: Path) -> N
     for name, values, text, said in (
         ("uneven", {"training.batch_size": 5}, "prose.txt", "5 rows cannot be divided evenly among 2 workers"),
         ("no text", {}, "no.txt", "no.txt: no file"),
-        ("stdin", {}, "-", "'-' can be read by one process alone"),
+        ("stdin", {}, "-", "'-' can be read only once"),
     ):
         chief, other = work(2, training(folder, name, values, text))
         assert (chief.status, other.status) == (2, 2)
