@@ -134,7 +134,7 @@ def test_a_folder_without_texts_says_what_else_it_has(books: Path) -> None:
     for path in ("one.txt", "deep/two.txt"):
         write(books / path, b"")
     with pytest.raises(
-        UserError, match=r"without a text file; left out: empty \(books/deep/two\.txt, books/one\.txt\)"
+        UserError, match=r"contains no text file; left out: empty \(books/deep/two\.txt, books/one\.txt\)"
     ):
         read(books)
 
