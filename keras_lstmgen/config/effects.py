@@ -113,5 +113,5 @@ def check_samples(arguments: argparse.Namespace, settings: recipe.Evaluate) -> N
     generates = arguments.samples or set(settings.measures) - {"ngram"}
     if not generates and arguments.sample_tokens != SAMPLE_TOKENS:
         raise UserError(
-            "--sample-tokens has no effect here: it needs --samples, or evaluate.measures of generated text"
+            "--sample-tokens has no effect here: it needs --samples, or a measure of generated text in evaluate.measures"
         )

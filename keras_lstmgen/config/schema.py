@@ -144,8 +144,8 @@ class Training:
     batch_size: int = recipe_field(AUTO, "B, sequences in a batch", low=1, high=65_536)
     window: int = recipe_field(
         64,
-        "T, number of time steps (tokens) of truncated backpropagation; a longer pair loses the end of its source, and "
-        "a longer dialogue loses its first turns",
+        "T, number of time steps (tokens) of truncated backpropagation; if a pair has more tokens, the end of its "
+        "source is cut off, or the first turns of a dialogue",
         low=1,
         high=65_536,
     )
