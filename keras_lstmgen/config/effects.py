@@ -113,5 +113,6 @@ def check_samples(arguments: argparse.Namespace, settings: recipe.Evaluate) -> N
     generates = arguments.samples or set(settings.measures) - {"ngram"}
     if not generates and arguments.sample_tokens != SAMPLE_TOKENS:
         raise UserError(
-            "--sample-tokens has no effect here: it needs --samples, or a measure of generated text in evaluate.measures"
+            "--sample-tokens has no effect here: it needs --samples, or a measure of "
+            "generated text in evaluate.measures"
         )
