@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from keras_lstmgen.data.stream_windows import ENDLESS, PIECE, Batching, untuned
 from keras_lstmgen.tokenizers.tokenizer import END, NEWLINE, START
 
-# The examples of POOL batches are sorted by length together. A larger pool reduces the padding, but the examples are
-# then mixed less randomly.
+# Number of batches whose examples are sorted by length together. A larger number reduces the padding, but makes the
+# combination of examples in a batch less random.
 POOL = 50
 
 
@@ -51,7 +51,7 @@ class Batch(NamedTuple):
 
 
 def find_pairs(ids: NDArray[np.integer]) -> Examples:
-    """Find the pairs in the ids of a corpus. The ids are read in pieces.
+    """Find the pairs in the ids of a corpus. To limit the memory use, the ids are read in pieces.
 
     Args:
         ids: integer array of shape [N] with the token ids of the corpus.
@@ -67,14 +67,14 @@ def find_pairs(ids: NDArray[np.integer]) -> Examples:
     """
     starts = np.append(_positions(ids, START), len(ids))
     newlines = _positions(ids, NEWLINE)
-    last = np.searchsorted(newlines, starts[1:]) - 1  # index in ``newlines`` of the last newline of each example
+    last = np.searchsorted(newlines, starts[1:]) - 1  # for each example, the index of its last newline in ``newlines``
     if (last < 0).any() or (newlines[last] < starts[:-1]).any():
         raise ValueError("an example has no newline between its source and its target")
     return Examples(ids, starts, newlines[last])
 
 
 def find_documents(ids: NDArray[np.integer]) -> Examples:
-    """Find the documents in the ids of a corpus. The ids are read in pieces.
+    """Find the documents in the ids of a corpus. To limit the memory use, the ids are read in pieces.
 
     Args:
         ids: integer array of shape [N] with the token ids of the corpus.
@@ -102,13 +102,15 @@ def find_examples(ids: NDArray[np.integer], are_pairs: bool) -> Examples:
 
 
 def _positions(ids: NDArray[np.integer], token: int) -> NDArray[np.int64]:
-    """Return all positions of a token, int64 of shape [count]. The ids are read in pieces."""
+    """Return all positions of a token, an int64 array of shape [count]. The ids are read in pieces."""
     pieces = (np.flatnonzero(ids[at : at + PIECE] == token) + at for at in range(0, len(ids), PIECE))
     return np.concatenate([np.zeros(0, np.int64), *pieces])
 
 
 def length_quantile(examples: Examples, left_out: float) -> int:
-    """Return a quantile of the lengths of the examples, in predicted tokens.
+    """Return a quantile of the lengths of the examples.
+
+    The length of an example is its number of predicted tokens.
 
     Args:
         examples: the examples.
@@ -128,7 +130,7 @@ def target_tokens(examples: Examples) -> int:
 
 
 def loss_weights(examples: Examples, source_loss: float) -> NDArray[np.float64]:
-    """Return the sum of the loss weights of each example.
+    """For each example, return the sum of its loss weights.
 
     A token of a target has weight 1, and a token of a source has weight ``source_loss``. The start symbol is not
     predicted, so it has no weight.
@@ -239,7 +241,7 @@ def dataset(examples: Examples, batching: Batching, source_loss: float = 0.0) ->
 
 
 def _order(examples: Examples, B: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    """Return the indices of the examples in each batch of an epoch, int64 of shape [batches, B].
+    """For each batch of an epoch, return the indices of its examples, an int64 array of shape [batches, B].
 
     The order is random, but the examples in a batch have similar lengths.
     """
@@ -255,9 +257,9 @@ def _order(examples: Examples, B: int, seed: int, epoch: int) -> NDArray[np.int6
 def with_other_sources(examples: Examples) -> Examples:
     """Return the same targets, each combined with the source of another example.
 
-    The loss of these examples is higher if a model uses the sources. Each target gets the source of the nearest
-    previous example whose source is different. The examples form a circle, in which the last one precedes the first.
-    If all sources are equal, the examples do not change.
+    If a model uses the sources, its loss on these examples is higher than on the original examples. Each target
+    gets the source of the nearest previous example whose source is different. The examples form a circle, in which the
+    last example precedes the first. If all sources are equal, the examples do not change.
     """
     sources = [examples.ids[start:end] for start, end in zip(examples.starts, examples.targets, strict=False)]
     other = _nearest_other(sources)
@@ -269,13 +271,13 @@ def with_other_sources(examples: Examples) -> Examples:
 
 
 def _nearest_other(sources: list[NDArray[np.integer]]) -> list[int]:
-    """Return for each source the index of the nearest previous source that is different.
+    """For each source, return the index of the nearest previous source that differs from it.
 
     For the sources a, b, b, c, the result is [3, 0, 0, 2].
     """
     other = list(range(len(sources)))
-    # The result of a source can depend on the results of later sources, because the last source precedes the first
-    # one. A second pass computes these results.
+    # A second pass is necessary because the last source precedes the first one. The result of a source can therefore
+    # depend on the results of later sources.
     for number in [*range(len(sources)), *range(len(sources))]:
         same = np.array_equal(sources[number - 1], sources[number])
         other[number] = other[number - 1] if same else (number - 1) % len(sources)
@@ -283,6 +285,6 @@ def _nearest_other(sources: list[NDArray[np.integer]]) -> list[int]:
 
 
 def first_examples(examples: Examples, tokens: int) -> Examples:
-    """Return the first examples that have at most ``tokens`` ids in total, but at least one example."""
+    """Return as many examples from the start as fit into ``tokens`` ids, but at least one."""
     n = max(int(np.searchsorted(examples.starts, tokens, side="right")) - 1, 1)
     return Examples(examples.ids[: examples.starts[n]], examples.starts[: n + 1], examples.targets[:n])

@@ -1,10 +1,10 @@
-"""Read prepared corpora: folders of token ids, which ``keras-lstmgen prepare`` writes and ``train`` reads.
+"""Read prepared corpora: folders of token ids that ``keras-lstmgen prepare`` writes and ``train`` reads.
 
 A folder contains ``tokenizer.model``, ``prepared.json`` and shards of ids. The shards of the training split are
 ``train-00000.ids``, ``train-00001.ids`` and so on; the names of the other shards begin with ``validation``. Their dtype
-is little-endian uint16 or int32. Concatenated, the shards of a split have the same ids as ``token_cache`` would write.
-The manifest ``prepared.json`` contains the recipe of the corpus, its counts, and the name and checksum of each shard in
-order. All values and files are checked, because a folder may come from an untrusted source.
+is little-endian uint16 or int32. One after the other, the shards of a split contain the ids that ``token_cache`` would
+write for the same texts. The manifest ``prepared.json`` contains the recipe of the corpus, its counts, and the name and
+checksum of each shard in order. All values and files are checked, because a folder may come from an untrusted source.
 """
 
 import hashlib
@@ -53,9 +53,9 @@ def folder_of(corpus: recipe.Corpus) -> Path | None:
 
 
 def with_prepared_tables(settings: recipe.Recipe) -> recipe.Recipe:
-    """Return a recipe whose tables ``corpus`` and ``tokenizer`` are those of its prepared corpus.
+    """Take the tables ``corpus`` and ``tokenizer`` of a recipe from its prepared corpus, and return the new recipe.
 
-    A recipe without a prepared corpus is returned unchanged.
+    If the recipe has no prepared corpus, it is returned unchanged. The result keeps the value of ``corpus.source``.
 
     Raises:
         UserError: if the recipe sets a value in these tables that differs from the value in the prepared corpus.
@@ -76,13 +76,13 @@ def with_prepared_tables(settings: recipe.Recipe) -> recipe.Recipe:
 
 
 def source_corpus(corpus: recipe.Corpus) -> recipe.Corpus:
-    """Return the corpus of texts from which a prepared corpus was made. Other corpora are returned unchanged."""
+    """Return the corpus of texts from which a corpus was prepared, or the corpus itself if it is not prepared."""
     folder = folder_of(corpus)
     return corpus if folder is None else recipe.parse({"corpus": _manifest(folder)["corpus"]}, f"{folder}: ").corpus
 
 
 def load(corpus: recipe.Corpus) -> Encoded | None:
-    """Check all files of a prepared corpus and return its ids, or None if the corpus is text.
+    """Check all files of a prepared corpus and return its contents. Return None if the corpus is text.
 
     Raises:
         UserError: if a file is missing or damaged.
@@ -184,7 +184,7 @@ def _check_shard(path: Path, shard: dict[str, Any], about: dict[str, Any], V: in
 def _check_counts(about: dict[str, Any], split: Split) -> None:
     """Raise ValueError if the counts of a split are impossible for its ids.
 
-    The evaluation divides losses by these counts, so wrong counts would give wrong results.
+    The check is necessary because the evaluation divides losses by these counts.
     """
     counts, documents = about["counts"][split], about["corpus"]["documents"]
     ids = sum(shard["tokens"] for shard in about["shards"][split])

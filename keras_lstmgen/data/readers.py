@@ -37,7 +37,7 @@ def pair(turns: Iterable[str]) -> str:
 def whole_pair(turns: Sequence[str]) -> str:
     """Return the document of a pair, or an empty string if the first turn or the target is blank.
 
-    Callers ignore empty documents.
+    An empty result has the effect that the pair is skipped, because callers ignore empty documents.
 
     Args:
         turns: the turns of the source in order, followed by the target.
@@ -54,7 +54,7 @@ def check_length(source: Source, size: int) -> None:
     The limit protects the memory: the unpacked text of a gzip file can be a thousand times as large as the file.
 
     Args:
-        source: the text that contains the document. Its name is used in the message.
+        source: the text that contains the document. The message contains the name of this text.
         size: number of characters of the document that have been read.
     """
     if size > LONGEST:
@@ -116,7 +116,7 @@ def _pairs(source: Source, fields: Fields) -> Iterator[str]:  # noqa: ARG001
 
 
 def _jsonl(source: Source, fields: Fields) -> Iterator[str]:
-    """Yield a document for each line that is not blank. The line must be a JSON object that has the given fields."""
+    """Yield a document for each line that is not blank. These lines must be JSON objects with the given fields."""
     for number, line in enumerate(_lines(source), 1):
         if not line.strip():
             continue
@@ -150,28 +150,28 @@ def _location(source: Source, number: int) -> str:
 def _is_valid_text(text: str) -> bool:
     """Return whether a string from a JSON file has no NUL and can be encoded as UTF-8.
 
-    ``read_text`` requires the same of files.
+    This check is necessary because an escape sequence can stand for a character that ``read_text`` would reject.
     """
     return "\0" not in text and not any("\ud800" <= letter <= "\udfff" for letter in text)
 
 
 def _document(values: list[str]) -> str:
-    """Return the document that fields form: one field is the document itself, several fields are a pair."""
+    """Return the document made of the values of some fields: a single value itself, or the pair of several values."""
     return values[0] if len(values) == 1 else whole_pair(values)
 
 
 def _csv(source: Source, fields: Fields) -> Iterator[str]:
-    """Yield a document for each row of a CSV file, made of the columns that ``fields`` names."""
+    """Yield a document for each row of a CSV file. The document contains the columns that ``fields`` selects."""
     return _table(source, fields, partial(csv.reader, strict=True))
 
 
 def _tsv(source: Source, fields: Fields) -> Iterator[str]:
-    """Yield a document for each row of a TSV file, in which quotation marks have no special meaning."""
+    """Yield a document for each row of a TSV file. Quotation marks have no special meaning in a TSV file."""
     return _table(source, fields, partial(csv.reader, delimiter="\t", quoting=csv.QUOTE_NONE))
 
 
 def _table(source: Source, fields: Fields, reader: Callable[[Iterator[str]], Any]) -> Iterator[str]:
-    """Yield a document for each row of a table, made of the columns that ``fields`` selects.
+    """Yield a document for each row of a table. The document contains the columns that ``fields`` selects.
 
     Args:
         source: the text of the table.
@@ -180,7 +180,8 @@ def _table(source: Source, fields: Fields, reader: Callable[[Iterator[str]], Any
         reader: function that creates a ``csv.reader`` from an iterator of lines.
     """
     csv.field_size_limit(LONGEST_FIELD)
-    size = 0  # number of characters of the current row, which may have several lines: a quoted field can have newlines
+    # Number of characters of the current row. A row can have several lines, because a quoted field can have newlines.
+    size = 0
 
     def lines() -> Iterator[str]:
         nonlocal size
@@ -203,7 +204,7 @@ def _table(source: Source, fields: Fields, reader: Callable[[Iterator[str]], Any
 
 
 def _column_index(source: Source, field: str, header: list[str]) -> int:
-    """Return the index from 0 of the column with a number or a name.
+    """Return the index (from 0) of the column that a field selects by its number (from 1) or by its name.
 
     Raises:
         UserError: if the header has no column with this name.

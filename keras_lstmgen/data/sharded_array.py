@@ -1,4 +1,4 @@
-"""Provide a read-only array of ids that is stored in several memory-mapped files."""
+"""Provide a read-only array whose ids are stored in several memory-mapped files."""
 
 import functools
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ MAPS = 256
 
 
 class Shards:
-    """One-dimensional array over several memory-mapped files. It supports slices and index arrays.
+    """A one-dimensional array of ids in several memory-mapped files. The array supports slices and index arrays.
 
     Args:
         paths: the files in order.
@@ -59,7 +59,7 @@ class Shards:
         return ids
 
     def _between(self, start: int, stop: int) -> NDArray[Any]:
-        """Return the ids from ``start`` up to, but not including, ``stop``. They may be stored in several files."""
+        """Return the ids from ``start`` up to, but not including, ``stop``. The ids may be stored in several files."""
         first = int(np.searchsorted(self._ends, start, side="right"))
         last = int(np.searchsorted(self._starts, stop, side="left"))
         parts = [

@@ -1,8 +1,8 @@
 """Find the files of a corpus from the source names in its recipe.
 
 A source can be a file, a glob, a folder, a URL to download, an address of a remote file system, a pipe, standard input
-(``-``) or ``pydoc``. A file that does not exist under its name is searched by path, file name and checksum in the data
-folder. The environment variable ``KERAS_LSTMGEN_DATA`` contains the path of that folder.
+(``-``) or ``pydoc``. If a file does not exist under its name, it is searched in the data folder by path, file name and
+checksum. The environment variable ``KERAS_LSTMGEN_DATA`` contains the path of the data folder.
 """
 
 import glob
@@ -21,14 +21,14 @@ from keras_lstmgen.utils.errors import UserError, shell_quoted
 
 
 class Match(NamedTuple):
-    """The files that match a source name, and the files and folders that match but are not read."""
+    """The files that match the name of a source. ``left_out`` lists the matches that are not read."""
 
     files: Sequence[Path]
     left_out: Sequence[LeftOut] = ()
 
 
 def resolve(corpus: recipe.Corpus) -> list[Source]:
-    """Return the texts of ``corpus.source`` in order. Downloads missing files and verifies all checksums.
+    """Download missing files, verify all checksums, and return the texts of ``corpus.source`` in order.
 
     Args:
         corpus: the table ``corpus`` of a recipe.
@@ -41,7 +41,7 @@ def resolve(corpus: recipe.Corpus) -> list[Source]:
 
 
 def _entries(corpus: recipe.Corpus) -> Iterator[tuple[str, str]]:
-    """Yield the name and the lower-case checksum of each source. The checksum is "" if the recipe has none."""
+    """For each source, yield its name and its checksum in lower case. Without a checksum, yield "" instead."""
     sums = corpus.sha256 or ("",) * len(corpus.source)
     return ((name, checksum.lower()) for name, checksum in zip(corpus.source, sums, strict=True))
 
@@ -61,7 +61,8 @@ def left_out(names: Sequence[str]) -> list[LeftOut]:
 def spool(corpus: recipe.Corpus) -> recipe.Corpus:
     """Copy pipes and standard input to files in the cache folder, and return the corpus with these files as sources.
 
-    A pipe can be read only once, but resuming and evaluating a run read the corpus again.
+    The copies are necessary because a pipe can be read only once. The corpus is read again if the run is resumed or
+    evaluated.
     """
     source, validation = (
         tuple(str(spooling.spool(name)) if spooling.is_read_once(name) else name for name in names)
@@ -71,9 +72,9 @@ def spool(corpus: recipe.Corpus) -> recipe.Corpus:
 
 
 def with_absolute_paths(corpus: recipe.Corpus) -> recipe.Corpus:
-    """Return the corpus with absolute paths for local files, so that it is valid in any working directory.
+    """Return the corpus with absolute paths for local files, so that these paths are valid in any working directory.
 
-    The name of a file that does not exist is not changed, because the file may be in the data folder.
+    If a file does not exist under its name, the name is not changed, because the file may be in the data folder.
     """
     source, validation = (tuple(map(_absolute, names)) for names in (corpus.source, corpus.validation))
     return replace(corpus, source=source, validation=validation)
@@ -142,7 +143,7 @@ def _files(name: str, checksum: str) -> list[Source]:
 
 
 def _verify(sources: list[Source], name: str, checksum: str) -> None:
-    """Raise UserError if the texts of a source are not a single file with this checksum."""
+    """Raise UserError unless a source consists of a single file with the given checksum."""
     if len(sources) != 1:
         raise UserError(
             f"{name}: corpus.sha256 needs a single file, but this source has {len(sources)}; give '' as its checksum"
@@ -156,7 +157,9 @@ def _verify(sources: list[Source], name: str, checksum: str) -> None:
 
 
 def _local(name: str, checksum: str) -> Sequence[Path]:
-    """Return the files of a path, glob or folder, relative to the working directory or to the data folder.
+    """Return the files of a path, glob or folder in the working directory or in the data folder.
+
+    If no file matches the whole path, the data folder is searched for the file name and the checksum.
 
     Raises:
         UserError: if no file matches, or if several files in the data folder match.
@@ -177,7 +180,7 @@ def _local(name: str, checksum: str) -> Sequence[Path]:
 
 
 def _expand_anywhere(name: str) -> Match:
-    """Find the files of a path, glob or folder in the working directory, or if none match, in the data folder."""
+    """Find the files of a path, glob or folder in the working directory. If no file matches, use the data folder."""
     path = filenames.native(name)
     match = _expand(Path(os.path.expanduser(path)))
     folder = data_folder.data_folder()
@@ -194,7 +197,8 @@ def _expand(path: Path) -> Match:
 def _expand_glob(pattern: Path) -> Match:
     """Return the files that match a glob, sorted.
 
-    Files inside a run directory are left out, unless the part of the glob before the first wildcard is inside it.
+    Files inside a run directory are left out, unless the part of the glob before the first wildcard already leads to
+    this directory or into it.
     """
     literal = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), pattern.parts))
     files: list[Path] = []

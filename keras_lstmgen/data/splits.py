@@ -6,8 +6,7 @@ split, and the rest is the validation split.
 In all other corpora, a seeded hash assigns each document to a split. Documents with the same text are therefore in the
 same split. The hash of a pair depends only on its source, or only on its target if the source is a label.
 
-Before the corpus is divided, it can be converted to a Unicode normalization form. The conversion is applied to each
-document, or to each file of a stream.
+Before the division, each document, or each file of a stream, can be converted to a Unicode normalization form.
 """
 
 import hashlib
@@ -39,8 +38,8 @@ def pieces(corpus: recipe.Corpus, split: Split) -> Iterator[str]:
     """Yield the text of one split.
 
     A stream is divided into pieces of about 64k characters. A piece ends after a newline if possible, otherwise before
-    a space. The ids of the pieces are the same as the ids of the whole stream. All other kinds of corpus are yielded
-    document by document. Empty documents are skipped.
+    a space. Together, the pieces have the same ids as the whole stream. Any other corpus is yielded document by
+    document. Empty documents are skipped.
 
     Args:
         corpus: the corpus.
@@ -98,7 +97,7 @@ def _values_that_matter(corpus: recipe.Corpus) -> dict[str, Any]:
 
 
 def with_validation_texts(corpus: recipe.Corpus, texts: Sequence[str]) -> recipe.Corpus:
-    """Return the corpus with the given validation texts, or unchanged if none are given.
+    """Return the corpus with the given validation texts. If no texts are given, return the corpus unchanged.
 
     Args:
         corpus: the corpus.
@@ -114,7 +113,7 @@ def with_validation_texts(corpus: recipe.Corpus, texts: Sequence[str]) -> recipe
 
 
 def validation_kind(corpus: recipe.Corpus) -> str:
-    """Return a name for the validation text: "training text" if all of it is also trained on, else "held-out text"."""
+    """Return "training text" if all validation texts are also training texts, otherwise "held-out text"."""
     return "training text" if corpus.validation and set(corpus.validation) <= set(corpus.source) else "held-out text"
 
 
@@ -124,7 +123,7 @@ def validation_sources(corpus: recipe.Corpus) -> list[Source]:
 
 
 def _sources(corpus: recipe.Corpus, split: Split) -> list[Source]:
-    """Return the texts that contain a split. They may also contain the other split."""
+    """Return the texts that contain a split. These texts may also contain the other split."""
     return validation_sources(corpus) if corpus.validation and split == "validation" else resolve(corpus)
 
 
@@ -153,7 +152,7 @@ def _stream(corpus: recipe.Corpus, split: Split) -> Iterator[str]:
 
 
 def cut_at(characters: int, corpus: recipe.Corpus) -> int:
-    """Return the number of characters of the training split of a stream."""
+    """Return the number of characters in the training split of a stream that has ``characters`` characters."""
     return int(characters * (1 - corpus.validation_fraction))
 
 
@@ -173,7 +172,8 @@ def texts(corpus: recipe.Corpus, sources: Iterable[Source]) -> Iterator[str]:
 def _in_form(source: Source, pieces: Iterator[str], corpus: recipe.Corpus) -> Iterator[str]:
     """Yield a text in the Unicode normalization form of the corpus.
 
-    The last characters of a piece may combine with the next piece. They are yielded together with the next piece.
+    The last characters of a piece are yielded together with the next piece, because normalization may combine
+    characters of both pieces.
     """
     if corpus.normalize == recipe.NONE:
         yield from pieces
@@ -223,8 +223,8 @@ def normalized_prompt(text: str, corpus: recipe.Corpus) -> str:
 def _prompt_of_pairs(text: str, corpus: recipe.Corpus) -> str:
     """Convert a prompt for a corpus of pairs.
 
-    The text after the last newline is the beginning of the answer. The text before it is the source. If the source is a
-    label, it is not normalized.
+    The text before the last newline is the source, and the text after the last newline is the beginning of the answer.
+    A prompt without a newline is a source. If the source is a label, it is not normalized.
     """
     source, end, answer = text.rpartition("\n") if "\n" in text else (text, "", "")
     turns = (source if corpus.labels else normalized(source, corpus)).rstrip().split("\n")
@@ -234,8 +234,8 @@ def _prompt_of_pairs(text: str, corpus: recipe.Corpus) -> str:
 def stream(corpus: recipe.Corpus, sources: Iterable[Source], start: int, end: int) -> Iterator[str]:
     """Yield a range of characters of a stream, in pieces that a tokenizer can encode one by one.
 
-    A line that is longer than a piece is cut at positions that depend only on that line. Therefore, the pieces do not
-    change if reading starts at a later line.
+    If a line is longer than a piece, the positions of the cuts depend only on the line. Therefore, the cuts in the line
+    do not change if the range starts at a previous or later line.
 
     Args:
         corpus: the corpus.
@@ -260,7 +260,7 @@ def _between(texts: Iterator[str], start: int, end: int) -> Iterator[str]:
 
 
 def _cut_after_newlines(texts: Iterator[str]) -> Iterator[str]:
-    """Yield the same text in pieces of at most ``PIECE`` characters. A cut does not change the ids of the text."""
+    """Yield the same text in pieces of at most ``PIECE`` characters. The pieces have the same ids as the text."""
     rest = ""
     for text in texts:
         rest, start = rest + text, 0
@@ -276,8 +276,8 @@ def _cut_after_newlines(texts: Iterator[str]) -> Iterator[str]:
 def _cut(text: str) -> int:
     """Return the position at which to cut a text.
 
-    The text is cut after its last newline. A text without a newline is cut before its last spaces, and a text without
-    spaces at its end.
+    The text is cut after its last newline. A text without a newline is cut before the last spaces in it, and a text
+    without spaces is cut at its end.
     """
     if newline := text.rfind("\n") + 1:
         return newline
@@ -286,7 +286,7 @@ def _cut(text: str) -> int:
 
 
 def _documents_of(corpus: recipe.Corpus, split: Split) -> Iterator[str]:
-    """Yield the documents of one split. If ``corpus.unique`` is set, documents with the same text are yielded once."""
+    """Yield the documents of one split. If ``corpus.unique`` is set, omit documents whose text has occurred before."""
     seen: set[bytes] = set()  # needs about 100 bytes of memory for each document
     for document in chain.from_iterable(documents(corpus, group, label) for label, group in _labelled(corpus, split)):
         if corpus.validation or split_of(document, corpus) == split:
@@ -312,7 +312,7 @@ def documents(corpus: recipe.Corpus, sources: Iterable[Source], label: str = "")
 
 
 def _normalized_document(document: str, corpus: recipe.Corpus, label: str) -> str:
-    """Return a document in its normalization form, or the pair of the label and the document; "" if it is empty."""
+    """Return a document in its normalization form. If a label is given, return the pair of label and document."""
     text = normalized(document, corpus)
     if label:
         return whole_pair([label, text])
@@ -321,7 +321,7 @@ def _normalized_document(document: str, corpus: recipe.Corpus, label: str) -> st
 
 
 def _labelled(corpus: recipe.Corpus, split: Split) -> Iterator[tuple[str, list[Source]]]:
-    """Yield each label with its sources of a split. A corpus without labels yields "" with all sources."""
+    """For each label, yield the label and its sources. For a corpus without labels, yield "" and all sources."""
     if not corpus.labels:
         yield "", _sources(corpus, split)
         return
@@ -337,7 +337,7 @@ def document_key(document: str) -> bytes:
 
 
 def split_of(document: str, corpus: recipe.Corpus) -> Split:
-    """Return the split of a document. It depends on a hash of the split seed and of the text of the document.
+    """Return the split of a document. The split depends on a hash of the split seed and the text of the document.
 
     For pairs, only the source is hashed. If the source is a label, only the target is hashed.
     """

@@ -1,8 +1,8 @@
 """Create training windows of a continuous text for a stateful LSTM.
 
 An epoch divides the text into B contiguous streams of equal length. Each batch contains the next T tokens of every
-stream, so a state that is carried from batch to batch reads the streams from beginning to end. The position at which
-the first stream begins (the offset) changes in every epoch.
+stream, so a model that carries its state from batch to batch reads every stream from beginning to end. In every epoch,
+the first stream begins at a newly drawn random position, which is called the offset.
 """
 
 import mmap
@@ -29,9 +29,9 @@ class Batching(NamedTuple):
         B: number of rows in a batch, summed over all workers.
         T: maximum number of time steps in a batch.
         epochs: number of epochs, or 0 for an infinite dataset.
-        seed: random seed of the order of the examples, or of the offsets of the streams.
-        first: number of batches to skip. They are not read.
-        rows: slice of the rows of each batch that this worker reads.
+        seed: random seed, which determines the order of the examples or the offsets of the streams.
+        first: number of batches to skip at the beginning, without reading their ids.
+        rows: the rows that this worker reads from each batch, as a slice.
     """
 
     B: int
@@ -45,7 +45,7 @@ class Batching(NamedTuple):
 def windows_per_epoch(tokens: int, B: int, T: int) -> int:
     """Return the number of windows per epoch, at least 1.
 
-    If the text is long enough, at least T tokens are not part of a stream, so that the offset can vary.
+    If the text is long enough, the streams omit at least T of its tokens, so that the offset can vary.
 
     Args:
         tokens: number of ids of the text.
@@ -71,7 +71,7 @@ def dataset(ids: NDArray[np.integer], batching: Batching, shifted: bool = True) 
     """Create a dataset of ``epochs * windows_per_epoch`` windows.
 
     Within an epoch, row b of window n + 1 continues row b of window n. The offset of an epoch depends only on the seed
-    and the epoch. A window reads only B * (T + 1) ids, so the text does not have to fit into memory.
+    and the epoch. The text does not have to fit into memory, because only B * (T + 1) ids are read for each window.
 
     Args:
         ids: integer array of shape [N] with the ids of the training text. It may be memory-mapped from a file.
@@ -99,7 +99,7 @@ def dataset(ids: NDArray[np.integer], batching: Batching, shifted: bool = True) 
 def untuned() -> tf.data.Options:
     """Return options that disable autotuning of a dataset.
 
-    Deleting an autotuned dataset can block the program for up to a minute.
+    Autotuning is disabled because deleting an autotuned dataset can block the program for up to a minute.
     """
     options = tf.data.Options()
     options.autotune.enabled = False
@@ -107,7 +107,7 @@ def untuned() -> tf.data.Options:
 
 
 def counts(ids: NDArray[np.integer], V: int) -> NDArray[np.int64]:
-    """Return the number of occurrences of each id, int64 of shape [V]. The ids are read in pieces."""
+    """Return the number of occurrences of each id, an int64 array of shape [V]. The ids are read in pieces."""
     return sum((np.bincount(piece, minlength=V) for piece in pieces(ids)), np.zeros(V, np.int64))
 
 
@@ -133,7 +133,7 @@ def release_pages(ids: NDArray[np.integer]) -> None:
 
 
 def positions(window: int, tokens: int, B: int, T: int, seed: int | None) -> NDArray[np.int64]:
-    """Return the positions in the text of the tokens of a window.
+    """For each token of a window, return its position in the text.
 
     Args:
         window: index of the window, counted over all epochs.

@@ -60,7 +60,7 @@ def read_text(source: Source) -> Iterator[str]:
 
 
 def _wrong_format(source: Source, format_: formats.Format) -> UserError:
-    """Return the error for a file that has another format than text."""
+    """Return the error for a file in an unsupported format."""
     advice = f"convert it: {_command(source, format_.command)}" if format_.command else "give text in UTF-8"
     return UserError(f"{source.name}: is {format_.name}, not text in UTF-8; {advice}")
 
@@ -126,7 +126,7 @@ def split(source: Source, size: int, separator: bytes) -> Iterator[Source]:
 
     Args:
         source: the file.
-        size: minimum length of a part in bytes. A part ends at the first separator after this length.
+        size: minimum length of a part in bytes. A part ends with the first separator that ends at or after this length.
         separator: bytes after which a file may be split, such as a newline.
 
     Yields:
@@ -165,13 +165,13 @@ def size_of(source: Source) -> int:
 
 
 def lines_before(source: Source) -> int:
-    """Return the number of lines of a file that precede a part of it."""
+    """For a part of a file, return the number of lines of the file before the part."""
     return sum(chunk.count(b"\n") for chunk in read_bytes(replace(source, start=0, end=source.start)))
 
 
 @contextmanager
 def _unpacked(source: Source) -> Iterator[BinaryIO]:
-    """Open a source. Reading the yielded file returns unpacked bytes."""
+    """Open a source, and yield a file object that returns unpacked bytes."""
     if source.path is None:
         yield io.BytesIO(_pydoc())
         return
@@ -193,7 +193,7 @@ def _is_packed(source: Source) -> bool:
 
 
 def _has_gzip_header(file: BinaryIO) -> bool:
-    """Return whether a file begins with the bytes of a gzip file. The file is then at its beginning again."""
+    """Return whether a file begins with the bytes of a gzip file, and move the file back to its beginning."""
     header = file.read(len(formats.GZIP))
     file.seek(0)
     return header == formats.GZIP

@@ -31,7 +31,7 @@ SPLITS: tuple[Split, Split] = ("train", "validation")
 COUNTS = ("characters", "bytes", "words", "documents", "tokens", "unknown")
 WORD = re.compile(r"[\u3400-\u9fff]|[^\s\u3400-\u9fff]+")  # a Chinese character, or other text without white space
 PARTS = ("tokenizer.model", "train.ids", "validation.ids")
-BATCH = 1 << 16  # approximate number of characters of the documents that are tokenized and written together
+BATCH = 1 << 16  # approximate number of characters that are tokenized and written together
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,7 @@ def special_ids(corpus: Corpus, tokenizer: Tokenizer, seen: NDArray[np.bool_], f
     Args:
         corpus: the corpus.
         tokenizer: the tokenizer.
-        seen: bool array of shape [V]. An entry is True if the training split contains the id.
+        seen: bool array of shape [V]. For each id, the array has True if the training split contains the id.
         first: first id of the training split.
 
     Raises:
@@ -203,7 +203,7 @@ def special_ids(corpus: Corpus, tokenizer: Tokenizer, seen: NDArray[np.bool_], f
 
 
 def _unsampled(seen: NDArray[np.bool_], tokenizer: Tokenizer) -> list[int]:
-    """Return the sorted ids that are never generated: ``<unk>``, ``<s>`` and the ids that are not in ``seen``."""
+    """Return the sorted ids that are never generated: ``<unk>``, ``<s>`` and the ids that are False in ``seen``."""
     writable = seen.copy()
     writable[[tokenizer.unk_id, tokenizer.start_id]] = False
     return [int(unsampled) for unsampled in np.flatnonzero(~writable)]
@@ -222,8 +222,8 @@ def encode_split(
         dtype: NumPy dtype of the ids in the file.
 
     Returns:
-        The counts of the split, and a bool array of shape [V]. An entry of the array is True if the split contains the
-        id. For pairs, the counts cover only the targets.
+        The counts of the split, and a bool array of shape [V]. For pairs, the counts cover only the targets. For each
+        id, the array has True if the split contains the id.
     """
     counts, seen = write_ids(pieces(corpus, split), corpus, tokenizer, path, dtype)
     return counts | ({"documents": 1} if corpus.documents == "stream" else {}), seen
@@ -242,7 +242,7 @@ def write_ids(
         dtype: NumPy dtype of the ids in the file.
 
     Returns:
-        The counts and the bool array of ``encode_split``. In the counts, each piece of a stream is a document.
+        The same values as ``encode_split`` returns, but each piece of a stream is counted as a document.
     """
     counts = dict.fromkeys(COUNTS, 0)
     seen = np.zeros(tokenizer.vocab_size, np.bool_)
@@ -274,12 +274,12 @@ def batches(texts: Iterable[str]) -> Iterator[list[str]]:
 
 
 def encode_texts(texts: list[str], tokenizer: Tokenizer, is_stream: bool) -> NDArray[np.int32]:
-    """Return the concatenated ids of texts, int32 of shape [N].
+    """Concatenate the ids of texts, and return them as an int32 array of shape [N].
 
     Args:
         texts: documents, or pieces of a stream.
         tokenizer: the tokenizer.
-        is_stream: False to add ``<s>`` before and ``</s>`` after the ids of each text.
+        is_stream: True to return only the ids of the texts. False to add ``<s>`` before and ``</s>`` after each text.
     """
     start, end = ([], []) if is_stream else ([tokenizer.start_id], [tokenizer.end_id])
     return np.concatenate([part for text in texts for part in (start, tokenizer.encode(text), end)]).astype(np.int32)

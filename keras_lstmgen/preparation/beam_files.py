@@ -18,7 +18,7 @@ def read(address: str) -> bytes:
 
 
 def create(address: str) -> BinaryIO:
-    """Open a file for writing bytes. They are not compressed, even if the name ends with ``.gz``."""
+    """Open a file for writing bytes. The bytes are not compressed, even if the name ends with ``.gz``."""
     return _call(address, lambda: FileSystems.create(address, compression_type=CompressionTypes.UNCOMPRESSED))
 
 

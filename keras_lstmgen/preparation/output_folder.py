@@ -16,8 +16,8 @@ UNFINISHED = ".shard-"  # prefix of the names of temporary folders in which shar
 def new_folder(output: str) -> Iterator[str]:
     """Yield the folder in which to write the files of a prepared corpus.
 
-    For a local output, it is a temporary folder, which is renamed to ``output`` if no error occurs. For a remote
-    output, it is the address itself, and the files at the address are removed if an error occurs.
+    If the output is local, the yielded folder is a temporary folder. It is renamed to ``output`` if no error occurs.
+    If the output is remote, the address itself is yielded. The files at the address are removed if an error occurs.
 
     Raises:
         UserError: if the output exists.
@@ -58,7 +58,8 @@ def read(path: str) -> bytes:
 def move(path: Path, folder: str) -> None:
     """Move a complete shard to the output folder or address.
 
-    A shard with the same name is replaced. This happens if a worker was restarted; both shards are then equal.
+    If a worker was restarted, a shard with the same name and the same contents may already exist. The existing shard is
+    then replaced.
     """
     if not remote.is_address(folder):
         path.replace(Path(folder, path.name))

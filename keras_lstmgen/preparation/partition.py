@@ -1,10 +1,10 @@
 """Divide a corpus into parts of about 16 MiB, which workers process independently.
 
-``plan`` cuts large files at positions where a document may begin. In most formats, this is the beginning of a line.
+``plan`` cuts large files at positions where a document may begin. In most formats, this is the beginning of any line.
 
-A stream needs two more steps, because each of its parts must begin at the beginning of a line and contain text of only
-one split. The boundary between the splits depends on the length of the whole stream. Therefore, ``measure`` counts the
-characters of all parts, and ``cut_stream`` then cuts the part that contains the boundary.
+A stream needs two more steps, because each part must begin at the beginning of a line or of a split, and must contain
+text of only one split. The boundary between the splits depends on the length of the whole stream. Therefore,
+``measure`` counts the characters of all parts, and ``cut_stream`` then cuts the part that contains the boundary.
 """
 
 from collections.abc import Iterable, Iterator
@@ -28,10 +28,10 @@ class Part:
     Attributes:
         number: index of the part in the corpus.
         sources: the texts of the part, which may be parts of files.
-        split: split of the whole part. None if each document of the part is assigned to a split separately.
-        start: index in ``sources`` of the first character. It is used only for streams.
-        end: index in ``sources`` after the last character. It is used only for streams.
-        kept: indices of the documents that are not duplicates. None if all documents are used.
+        split: split of the whole part, or None if each document of the part is assigned to a split separately.
+        start: index of the first character in the text of ``sources``. This value is used only for streams.
+        end: index after the last character in the text of ``sources``. This value is used only for streams.
+        kept: indices of the documents that are not duplicates, or None if all documents are used.
     """
 
     number: int
@@ -82,7 +82,7 @@ def _groups(texts: list[Source], documents: str) -> Iterator[tuple[Source, ...]]
 
 
 def measure(part: Part, settings: recipe.Corpus) -> tuple[int, tuple[int, bool]]:
-    """Return the index of a part, its number of characters, and whether it ends with a newline."""
+    """Return the index of a part, its number of characters, and whether its text ends with a newline."""
     characters, last = 0, ""
     for text in splits.texts(settings, part.sources):
         characters, last = characters + len(text), text[-1]
@@ -92,11 +92,13 @@ def measure(part: Part, settings: recipe.Corpus) -> tuple[int, tuple[int, bool]]
 def cut_stream(
     _: None, counted: dict[int, tuple[int, bool]], plan: list[Part], settings: recipe.Corpus
 ) -> Iterator[Part]:
-    """Return the parts of a stream, each of which begins with a line and contains text of one split.
+    """Cut a stream into parts, and return the parts.
+
+    Each part begins at the beginning of a line or of a split, and contains text of only one split.
 
     Args:
         _: an unused element, because Beam applies functions to elements.
-        counted: number of characters of each part and whether it ends with a newline, by the index of the part.
+        counted: for the index of each part, its number of characters, and whether its text ends with a newline.
         plan: the parts that the function ``plan`` returned.
         settings: the corpus.
     """
@@ -104,7 +106,7 @@ def cut_stream(
 
 
 def _merged(plan: list[Part], counted: dict[int, tuple[int, bool]]) -> Iterator[Part]:
-    """Yield the parts, with each part that does not end with a newline joined with the part after it.
+    """Yield the parts. If a part does not end with a newline, join it with the next part of the same split.
 
     The texts of joined parts are separated by a newline, as in ``splits.texts``.
     """
@@ -127,7 +129,7 @@ def _merged(plan: list[Part], counted: dict[int, tuple[int, bool]]) -> Iterator[
 
 
 def _cut(merged: Iterable[Part], settings: recipe.Corpus) -> Iterator[Part]:
-    """Yield the parts of a stream, with the part that contains the boundary between the splits cut in two."""
+    """Yield the parts of a stream. The part that contains the boundary between the splits is cut in two."""
     parts = list(merged)
     cut = splits.cut_at(sum(part.end for part in parts), settings)
     for part in parts:
@@ -142,7 +144,7 @@ def _cut(merged: Iterable[Part], settings: recipe.Corpus) -> Iterator[Part]:
 
 
 def texts(part: Part, settings: recipe.Corpus, split: Split) -> Iterator[str]:
-    """Yield the documents, or the pieces of a stream, of a part that belong to one split."""
+    """Yield the text of one split in a part. For a stream, yield pieces. Otherwise, yield documents."""
     if settings.documents == "stream":
         return splits.stream(settings, part.sources, part.start, part.end) if part.split == split else iter(())
     return (

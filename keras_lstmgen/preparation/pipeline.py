@@ -1,8 +1,8 @@
 """Tokenize a corpus in parallel with Apache Beam.
 
 The module ``partition`` divides the corpus into numbered parts. Workers read their parts from the files, and send each
-other only counts, hashes and sampled lines. Shard n of a split contains the ids of part n. Concatenated, the shards
-have the same ids as ``token_cache.encode`` would write. They do not depend on the number of workers.
+other only counts, hashes and sampled lines. Shard n of a split contains the ids of part n. One after the other, the
+shards contain the ids that ``token_cache.encode`` would write. The shards do not depend on the number of workers.
 
     parts → without duplicates (optional) → counted symbols or sampled lines → vocabulary
                        └───────────────────────────────────────────────────────────┴→ shards
@@ -79,7 +79,10 @@ def prepare(
 
 
 def _options(given: Sequence[str], parts: int) -> PipelineOptions:
-    """Return the options of Beam. By default, they select the local runner with one process for each core or part."""
+    """Return the options of Beam.
+
+    By default, Beam uses the local runner with one process for each core, but with at most one process for each part.
+    """
     workers = min(cpu.available(), parts)
     local = [f"--runner={LOCAL}", f"--direct_num_workers={workers}"]
     local += ["--direct_running_mode=multi_processing"] if workers > 1 else []
@@ -182,14 +185,14 @@ def _each_once(parts: Any, settings: recipe.Corpus) -> Any:
 
 
 def _keys(part: Part, settings: recipe.Corpus) -> Iterator[tuple[bytes, tuple[int, int]]]:
-    """Yield a hash of the split and the text of each document, with the index of the part and of the document in it."""
+    """For each document, yield a hash of its split and text, the index of the part, and the index in the part."""
     for number, document in enumerate(splits.documents(settings, part.sources)):
         side = part.split or splits.split_of(document, settings)
         yield side.encode() + splits.document_key(document), (part.number, number)
 
 
 def _numbered(part: Part) -> tuple[int, Part]:
-    """Return a part with its index as key, as Beam needs it for a join."""
+    """Return the index of a part and the part itself, because Beam needs a key for a join."""
     return part.number, part
 
 
@@ -209,13 +212,13 @@ def _count(parts: Any, settings: recipe.Recipe) -> Any:
 
 
 def _symbols(part: Part, settings: recipe.Recipe) -> Iterable[tuple[str, int]]:
-    """Return each symbol in the training text of a part with its number of occurrences."""
+    """For each symbol in the training text of a part, return the symbol and its number of occurrences."""
     texts = functools.partial(partition.texts, part, settings.corpus, "train")
     return vocabulary.count_symbols(settings.tokenizer.type, texts).items()
 
 
 def _counted(ranked: list[tuple[str, int]], total: int, settings: recipe.Recipe) -> bytes:
-    """Return a vocabulary of type char or word. This function has the argument order that Beam needs."""
+    """Return a vocabulary of type char or word. The arguments are in the order that Beam needs."""
     return vocabulary.train_from_counts(settings.tokenizer, ranked, total)
 
 
@@ -247,11 +250,11 @@ def _choose(_: None, counts: dict[int, int]) -> Iterator[tuple[int, tuple[int, l
 
     Args:
         _: an unused element, because Beam applies functions to elements.
-        counts: number of lines of each part, by the index of the part.
+        counts: for the index of each part, its number of lines.
 
     Yields:
-        For each part: its index, and a pair of two values. The first value is the index in the whole text of the first
-        line of the part. The second value is a list of the chosen lines, as indices in the part.
+        For each part, the index of the part and a pair. The first value of the pair is the number of lines in all
+        previous parts. The second value is a list of the chosen lines, as indices in the part.
     """
     chosen = np.array(vocabulary.sampled_lines(sum(counts.values())), np.int64)
     start = 0
@@ -262,21 +265,21 @@ def _choose(_: None, counts: dict[int, int]) -> Iterator[tuple[int, tuple[int, l
 
 
 def _chosen_lines(joined: tuple[int, dict[str, Any]], settings: recipe.Recipe) -> Iterator[tuple[int, str]]:
-    """Yield the chosen lines of a part, each with its index in the whole text."""
+    """For each chosen line of a part, yield its index in the whole text and the line."""
     [part], [(start, chosen)] = joined[1]["part"], joined[1]["chosen"]
     wanted = set(chosen)
     return ((start + number, line) for number, line in enumerate(_lines(part, settings)) if number in wanted)
 
 
 def _learned(sample: list[tuple[int, str]], settings: recipe.Recipe) -> bytes:
-    """Train a vocabulary of type bpe or unigram on sampled lines. Each line comes with its index in the text."""
+    """Train a vocabulary of type bpe or unigram on sampled lines. Each line is given with its index in the text."""
     if not sample:
         next(splits.pieces(settings.corpus, "train"))  # raises UserError with the reason
     return vocabulary.train_from_lines(settings.tokenizer, [line for _, line in sorted(sample)])
 
 
 def _encode(part: Part, model: bytes, settings: recipe.Recipe, folder: str) -> Iterator[dict[str, Any]]:
-    """Write a shard for each split that has text in a part, and yield a description of the shard.
+    """For each split that has text in a part, write a shard and yield a description of the shard.
 
     Args:
         part: the part.
@@ -311,7 +314,7 @@ def _packed(seen: Any) -> str:
 
 
 def _manifest(settings: recipe.Recipe, folder: str) -> dict[str, Any]:
-    """Return the manifest, which combines the descriptions of all shards. The file of descriptions is removed."""
+    """Combine the descriptions of all shards into the manifest, and remove the file of descriptions."""
     lines = output_folder.read(f"{folder}/{RESULTS}").splitlines()
     descriptions = sorted(map(json.loads, lines), key=lambda line: int(line["number"]))
     FileSystems.delete([f"{folder}/{RESULTS}"])
@@ -340,6 +343,6 @@ def _total_counts(settings: recipe.Corpus, shards: list[dict[str, Any]]) -> dict
 
 
 def _seen(shards: list[dict[str, Any]], V: int) -> Any:
-    """Return a bool array of shape [V]. An entry is True if the id occurs in any of the given shards."""
+    """Return a bool array of shape [V]. For each id, the array has True if any of the shards contains the id."""
     bits = functools.reduce(np.bitwise_or, (np.frombuffer(bytes.fromhex(line["seen"]), np.uint8) for line in shards))
     return np.unpackbits(bits, count=V).astype(np.bool_)

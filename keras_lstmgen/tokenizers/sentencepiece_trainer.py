@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 import sentencepiece
 
-IN_PROCESS = 100_000  # maximum number of characters for training without a child process; it takes about one second
+IN_PROCESS = 100_000  # maximum number of characters for training in this process, which takes about one second
 
 
 def learn(kind: str, lines: list[str], vocab_size: int) -> bytes:
@@ -27,7 +27,7 @@ def learn(kind: str, lines: list[str], vocab_size: int) -> bytes:
         The bytes of the model file.
 
     Raises:
-        RuntimeError: if the training fails. The message is that of SentencePiece.
+        RuntimeError: if the training fails. If SentencePiece itself fails, the error has the message of SentencePiece.
     """
     if sum(map(len, lines)) <= IN_PROCESS:
         return _sentencepiece(kind, lines, vocab_size)

@@ -1,11 +1,12 @@
 """Encode text as token ids, and decode token ids. All tokenizers are SentencePiece models (Kudo and Richardson, 2018).
 
 All vocabularies begin with the same ids: 0 ``<unk>``, 1 ``<s>`` (start), 2 ``</s>`` (end), 3 newline. The next 256
-ids are byte pieces, except in the type word. They encode the characters that are not in the vocabulary. All other ids
-are learned pieces. The option ``tokenizer.vocab_size`` counts all entries except the byte pieces.
+ids are byte pieces, except in the type word. Byte pieces encode the characters that are not in the vocabulary. All
+other ids are learned pieces. The option ``tokenizer.vocab_size`` counts all entries except the byte pieces.
 
 Text is encoded line by line, and a newline is a token. Therefore, the ids do not depend on the division of a text into
-chunks. With SentencePiece alone they would, because a unigram model adds up the scores of a whole text in float32.
+chunks. If several lines were encoded together, the ids could depend on the division, because a unigram model of
+SentencePiece adds up the scores of the whole chunk in float32.
 
 Decoding the ids of a text returns the text, with one exception: the character U+2581 (▁) becomes a space, because
 SentencePiece represents spaces by this character.
@@ -53,7 +54,7 @@ codecs.register_error(BYTE_BY_BYTE, _replace_byte)
 
 
 class Tokenizer:
-    """A tokenizer, which encodes and decodes text.
+    """A tokenizer that encodes text as token ids and decodes token ids as text.
 
     Attributes:
         model: bytes of the SentencePiece model file.
@@ -80,7 +81,7 @@ class Tokenizer:
             model: bytes of a SentencePiece model that ``vocabulary.train`` returned.
 
         Raises:
-            UserError: if the bytes are not such a model.
+            UserError: if ``vocabulary.train`` cannot have returned these bytes.
         """
         self.model = model
         self._processor, pieces, unk_surface = _opened(model)
@@ -94,11 +95,11 @@ class Tokenizer:
     def encode(self, text: str) -> NDArray[np.int32]:
         """Return the ids of a text, without start and end symbols.
 
-        A word vocabulary is looked up in a dictionary, because SentencePiece would merge consecutive unknown words into
-        one ``<unk>``.
+        If the vocabulary contains whole words, this method looks up each word in a dictionary, because SentencePiece
+        would merge consecutive unknown words into one ``<unk>``.
 
         Args:
-            text: any valid Unicode text. The strings ``<s>`` and ``</s>`` in it are encoded as ordinary text.
+            text: any valid Unicode text. The strings ``<s>`` and ``</s>`` are encoded as ordinary text.
 
         Returns:
             An int32 array of shape [N], where N is the number of tokens.
@@ -200,7 +201,7 @@ def _opened(model: bytes) -> tuple[Any, Any, str]:
 
 
 def _is_ours(parsed: Any) -> bool:
-    """Return whether ``vocabulary.train`` could have written a parsed model, and the model does not change text."""
+    """Return True if ``vocabulary.train`` could have written this parsed model and the model leaves text unchanged."""
     kinds = proto.ModelProto.SentencePiece
     first = [(piece.piece, piece.type) for piece in parsed.pieces[:FIXED]]
     raw = [piece.piece for piece in parsed.pieces if piece.type == kinds.BYTE]
@@ -219,7 +220,7 @@ def _is_ours(parsed: Any) -> bool:
 
 
 def _numbered_words(texts: list[bytes]) -> dict[str, int]:
-    """Return the id of each word. The symbols ``<unk>``, ``<s>`` and ``</s>`` are not words."""
+    """Return a dictionary with the id of each word. The symbols ``<unk>``, ``<s>`` and ``</s>`` are not words."""
     return {text.decode(): token for token, text in enumerate(texts) if token >= NEWLINE}
 
 

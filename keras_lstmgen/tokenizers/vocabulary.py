@@ -68,7 +68,7 @@ def count_symbols(kind: str, texts: Callable[[], Iterator[str]]) -> Counter[str]
 
 
 def rank(symbol: tuple[str, int]) -> tuple[int, str]:
-    """Return the sort key of a symbol and its count. It sorts by decreasing count and then by code point."""
+    """Return a sort key for a symbol and its count. The order is by decreasing count and then by code point."""
     return -symbol[1], symbol[0]
 
 
@@ -81,7 +81,8 @@ def max_symbols(settings: recipe.Tokenizer) -> int:
 def train_from_counts(settings: recipe.Tokenizer, ranked: list[tuple[str, int]], total: int) -> bytes:
     """Create a model of type char or word from counted symbols.
 
-    SentencePiece trains a model on a text of one character. Its learned pieces are then replaced by the symbols.
+    SentencePiece first trains a model on a text of one character. The symbols then replace the learned pieces of this
+    model.
 
     Args:
         settings: type and size of the vocabulary.
@@ -166,7 +167,7 @@ def _attempt(kind: str, lines: list[str], size: int) -> tuple[bytes, int]:
 
 
 def _sample(texts: Callable[[], Iterator[str]]) -> list[str]:
-    """Return a uniform random sample of the lines of texts, in order. Short texts are returned completely.
+    """Return a uniform random sample of the lines of texts, in order. If there are few lines, return all lines.
 
     Source: Vitter, "Random Sampling with a Reservoir", 1985.
     """
@@ -186,7 +187,7 @@ def sampled_lines(lines: int) -> list[int]:
 
 
 def _places() -> Iterator[int]:
-    """Yield for each line of a text its position in the sample.
+    """For each line of a text, yield the position of the line in the sample.
 
     A later line with the same position replaces the earlier one. A line is not sampled if its position is
     ``SAMPLED_LINES`` or more.
@@ -215,7 +216,7 @@ def _ranked_characters(lines: list[str]) -> str:
 
 
 def _only(characters: str, lines: list[str]) -> list[str]:
-    """Return the longest substrings of the lines that consist only of the given characters.
+    """Cut the lines at all characters that are not given, and return the parts that are not empty.
 
     ``_only("ab", ["abcab"])`` returns ``["ab", "ab"]``.
     """
