@@ -28,7 +28,7 @@ class Examples(NamedTuple):
         ids: integer array of shape [N] with the token ids of the corpus. It may be memory-mapped from a file.
         starts: int64 array of shape [n + 1] with the position of the start symbol of each example. The last entry is N.
         targets: int64 array of shape [n] with the position of the token before each target. In a pair, this token is
-            the newline between source and target. In a document, it is the start symbol.
+            the newline between source and target. In a document, this token is the start symbol.
     """
 
     ids: NDArray[np.integer]
@@ -130,7 +130,7 @@ def target_tokens(examples: Examples) -> int:
 
 
 def loss_weights(examples: Examples, source_loss: float) -> NDArray[np.float64]:
-    """For each example, return the sum of its loss weights.
+    """For each example, return the sum of the loss weights of its tokens.
 
     A token of a target has weight 1, and a token of a source has weight ``source_loss``. The start symbol is not
     predicted, so it has no weight.

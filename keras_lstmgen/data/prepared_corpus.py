@@ -1,10 +1,11 @@
 """Read prepared corpora: folders of token ids that ``keras-lstmgen prepare`` writes and ``train`` reads.
 
 A folder contains ``tokenizer.model``, ``prepared.json`` and shards of ids. The shards of the training split are
-``train-00000.ids``, ``train-00001.ids`` and so on; the names of the other shards begin with ``validation``. Their dtype
-is little-endian uint16 or int32. One after the other, the shards of a split contain the ids that ``token_cache`` would
-write for the same texts. The manifest ``prepared.json`` contains the recipe of the corpus, its counts, and the name and
-checksum of each shard in order. All values and files are checked, because a folder may come from an untrusted source.
+``train-00000.ids``, ``train-00001.ids`` and so on; the names of the other shards begin with ``validation``. All shards
+have the dtype little-endian uint16 or int32. The concatenation of the shards of a split contains the ids that
+``token_cache`` would write for the same texts. The manifest ``prepared.json`` contains the recipe of the corpus, its
+counts, and the name and checksum of each shard in order. All values and files are checked, because a folder may come
+from an untrusted source.
 """
 
 import hashlib

@@ -37,7 +37,7 @@ def pair(turns: Iterable[str]) -> str:
 def whole_pair(turns: Sequence[str]) -> str:
     """Return the document of a pair, or an empty string if the first turn or the target is blank.
 
-    An empty result has the effect that the pair is skipped, because callers ignore empty documents.
+    Callers ignore empty documents, so a pair without a first turn or target is skipped.
 
     Args:
         turns: the turns of the source in order, followed by the target.
@@ -156,7 +156,7 @@ def _is_valid_text(text: str) -> bool:
 
 
 def _document(values: list[str]) -> str:
-    """Return the document made of the values of some fields: a single value itself, or the pair of several values."""
+    """Return the document that the values form. One value is the whole document, and several values are a pair."""
     return values[0] if len(values) == 1 else whole_pair(values)
 
 

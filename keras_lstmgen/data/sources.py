@@ -61,8 +61,8 @@ def left_out(names: Sequence[str]) -> list[LeftOut]:
 def spool(corpus: recipe.Corpus) -> recipe.Corpus:
     """Copy pipes and standard input to files in the cache folder, and return the corpus with these files as sources.
 
-    The copies are necessary because a pipe can be read only once. The corpus is read again if the run is resumed or
-    evaluated.
+    The copies are necessary because a pipe can be read only once, but resuming or evaluating a run reads the
+    corpus again.
     """
     source, validation = (
         tuple(str(spooling.spool(name)) if spooling.is_read_once(name) else name for name in names)
@@ -159,7 +159,7 @@ def _verify(sources: list[Source], name: str, checksum: str) -> None:
 def _local(name: str, checksum: str) -> Sequence[Path]:
     """Return the files of a path, glob or folder in the working directory or in the data folder.
 
-    If no file matches the whole path, the data folder is searched for the file name and the checksum.
+    If no file matches the whole path, the data folder is searched for a file with the same file name or the given checksum.
 
     Raises:
         UserError: if no file matches, or if several files in the data folder match.
@@ -197,8 +197,8 @@ def _expand(path: Path) -> Match:
 def _expand_glob(pattern: Path) -> Match:
     """Return the files that match a glob, sorted.
 
-    Files inside a run directory are left out, unless the part of the glob before the first wildcard already leads to
-    this directory or into it.
+    Files inside a run directory are left out, unless the glob contains the complete path of this directory
+    without wildcards.
     """
     literal = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), pattern.parts))
     files: list[Path] = []

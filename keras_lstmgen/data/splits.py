@@ -235,7 +235,7 @@ def stream(corpus: recipe.Corpus, sources: Iterable[Source], start: int, end: in
     """Yield a range of characters of a stream, in pieces that a tokenizer can encode one by one.
 
     If a line is longer than a piece, the positions of the cuts depend only on the line. Therefore, the cuts in the line
-    do not change if the range starts at a previous or later line.
+    do not depend on the line at which the range starts.
 
     Args:
         corpus: the corpus.

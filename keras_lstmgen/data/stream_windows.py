@@ -45,7 +45,7 @@ class Batching(NamedTuple):
 def windows_per_epoch(tokens: int, B: int, T: int) -> int:
     """Return the number of windows per epoch, at least 1.
 
-    If the text is long enough, the streams omit at least T of its tokens, so that the offset can vary.
+    If the text is long enough, at least T tokens are in no stream, so that the offset can vary.
 
     Args:
         tokens: number of ids of the text.

@@ -188,7 +188,7 @@ def special_ids(corpus: Corpus, tokenizer: Tokenizer, seen: NDArray[np.bool_], f
     Args:
         corpus: the corpus.
         tokenizer: the tokenizer.
-        seen: bool array of shape [V]. For each id, the array has True if the training split contains the id.
+        seen: bool array of shape [V]. The entry of an id is True if the training split contains it.
         first: first id of the training split.
 
     Raises:
@@ -222,8 +222,8 @@ def encode_split(
         dtype: NumPy dtype of the ids in the file.
 
     Returns:
-        The counts of the split, and a bool array of shape [V]. For pairs, the counts cover only the targets. For each
-        id, the array has True if the split contains the id.
+        The counts of the split, and a bool array of shape [V]. For pairs, the counts cover only the targets. In the
+        array, the entry of an id is True if the split contains the id.
     """
     counts, seen = write_ids(pieces(corpus, split), corpus, tokenizer, path, dtype)
     return counts | ({"documents": 1} if corpus.documents == "stream" else {}), seen

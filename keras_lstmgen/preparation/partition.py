@@ -98,7 +98,8 @@ def cut_stream(
 
     Args:
         _: an unused element, because Beam applies functions to elements.
-        counted: for the index of each part, its number of characters, and whether its text ends with a newline.
+        counted: number of characters of each part, and whether its text ends with a newline. The keys are the indices
+            of the parts.
         plan: the parts that the function ``plan`` returned.
         settings: the corpus.
     """

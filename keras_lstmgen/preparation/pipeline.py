@@ -1,8 +1,8 @@
 """Tokenize a corpus in parallel with Apache Beam.
 
 The module ``partition`` divides the corpus into numbered parts. Workers read their parts from the files, and send each
-other only counts, hashes and sampled lines. Shard n of a split contains the ids of part n. One after the other, the
-shards contain the ids that ``token_cache.encode`` would write. The shards do not depend on the number of workers.
+other only counts, hashes and sampled lines. Shard n of a split contains the ids of part n. The concatenation
+of these shards contains the ids that ``token_cache.encode`` would write. The number of workers does not change these ids.
 
     parts → without duplicates (optional) → counted symbols or sampled lines → vocabulary
                        └───────────────────────────────────────────────────────────┴→ shards
@@ -185,7 +185,7 @@ def _each_once(parts: Any, settings: recipe.Corpus) -> Any:
 
 
 def _keys(part: Part, settings: recipe.Corpus) -> Iterator[tuple[bytes, tuple[int, int]]]:
-    """For each document, yield a hash of its split and text, the index of the part, and the index in the part."""
+    """For each document, yield a hash of its split and text, and the indices of the part and of the document."""
     for number, document in enumerate(splits.documents(settings, part.sources)):
         side = part.split or splits.split_of(document, settings)
         yield side.encode() + splits.document_key(document), (part.number, number)
@@ -250,7 +250,7 @@ def _choose(_: None, counts: dict[int, int]) -> Iterator[tuple[int, tuple[int, l
 
     Args:
         _: an unused element, because Beam applies functions to elements.
-        counts: for the index of each part, its number of lines.
+        counts: number of lines of each part. The keys are the indices of the parts.
 
     Yields:
         For each part, the index of the part and a pair. The first value of the pair is the number of lines in all
@@ -343,6 +343,6 @@ def _total_counts(settings: recipe.Corpus, shards: list[dict[str, Any]]) -> dict
 
 
 def _seen(shards: list[dict[str, Any]], V: int) -> Any:
-    """Return a bool array of shape [V]. For each id, the array has True if any of the shards contains the id."""
+    """Return a bool array of shape [V]. The entry of an id is True if any of the shards contains the id."""
     bits = functools.reduce(np.bitwise_or, (np.frombuffer(bytes.fromhex(line["seen"]), np.uint8) for line in shards))
     return np.unpackbits(bits, count=V).astype(np.bool_)

@@ -1,7 +1,7 @@
 """Import the protobuf classes of SentencePiece with any version of protobuf.
 
-Apache Beam requires an older version of protobuf. The classes of SentencePiece work with the older version, but they
-check for a newer version when they are imported. An environment variable of protobuf disables this check.
+Apache Beam requires an older version of protobuf. The classes of SentencePiece work with the older version, but
+their import fails if protobuf checks its version. An environment variable of protobuf disables this check.
 """
 
 import os

@@ -31,8 +31,8 @@ def train(settings: recipe.Tokenizer, texts: Callable[[], Iterator[str]]) -> byt
     """Train a vocabulary. The same texts always give the same vocabulary.
 
     The types char and word contain the most frequent symbols, sorted by frequency and then by code point. The types bpe
-    (Sennrich et al., 2016) and unigram (Kudo, 2018) are trained on a seeded sample of at most 100,000 lines. Up to half
-    of their entries are single characters. If the text has too few longer pieces, more entries are single characters.
+    (Sennrich et al., 2016) and unigram (Kudo, 2018) are trained on a seeded sample of at most 100,000 lines. In
+    these two types, up to half of the entries are single characters, or more if the text has too few longer pieces.
 
     Args:
         settings: type and size of the vocabulary.
