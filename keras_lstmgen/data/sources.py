@@ -159,7 +159,7 @@ def _verify(sources: list[Source], name: str, checksum: str) -> None:
 def _local(name: str, checksum: str) -> Sequence[Path]:
     """Return the files of a path, glob or folder in the working directory or in the data folder.
 
-    If no file matches the whole path, the data folder is searched for a file with the same file name or the given checksum.
+    If no file matches the whole path, the data folder is searched for a file with this file name or checksum.
 
     Raises:
         UserError: if no file matches, or if several files in the data folder match.

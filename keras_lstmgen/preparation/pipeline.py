@@ -2,7 +2,8 @@
 
 The module ``partition`` divides the corpus into numbered parts. Workers read their parts from the files, and send each
 other only counts, hashes and sampled lines. Shard n of a split contains the ids of part n. The concatenation
-of these shards contains the ids that ``token_cache.encode`` would write. The number of workers does not change these ids.
+of the shards of a split contains the ids that ``token_cache.encode`` would write. The number of workers does not change
+these ids.
 
     parts → without duplicates (optional) → counted symbols or sampled lines → vocabulary
                        └───────────────────────────────────────────────────────────┴→ shards
