@@ -20,8 +20,8 @@ GREEDY = sampling.Options(temperature=0)
 def greedy_answers(run: Run, sources: Sequence[str], max_new_tokens: int) -> list[str]:
     """Generate the greedy answer to each source.
 
-    Sources of similar length share a batch. The batch does not change an answer: ``Generator.generate`` with the
-    temperature 0 returns the same answer for a single source.
+    Sources of similar length share a batch. The other sources of a batch do not change an answer. For a single source,
+    ``Generator.generate`` with the temperature 0 returns the same answer.
 
     Args:
         run: a run that was trained on pairs.
@@ -114,7 +114,7 @@ def samples_per_source(run: Run, sources: Sequence[str], samples: int, max_new_t
         max_new_tokens: maximum number of tokens per text, 1 or more.
 
     Returns:
-        A dictionary from each source to its texts.
+        A dictionary that maps each source to the list of its texts.
 
     Raises:
         UserError: if ``samples`` or ``max_new_tokens`` is out of range.

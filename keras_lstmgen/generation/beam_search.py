@@ -5,8 +5,8 @@ The total of a text is the sum of the log-probabilities and biases of its tokens
     total / ((5 + n) / 6) ** A
 
 The number n includes the end token. The divisor is the length penalty of Wu et al., "Google's Neural Machine
-Translation System", 2016, equation 14, without the coverage penalty. With A = 0 the score equals the total. This favors
-short texts.
+Translation System", 2016, equation 14, without the coverage penalty. With A = 0, the score equals the total. The search
+then favors short texts, because the log-probability of each token lowers the total.
 
 The search keeps at most N unfinished texts, the live texts:
 
@@ -14,13 +14,18 @@ The search keeps at most N unfinished texts, the live texts:
 2. Extend each live text by each allowed token. Each extended text is a candidate. Its total is the total of the live
    text, plus the log-probability of the token over all V ids, plus the ``bias`` of the token (``logits_processors``).
    Totals are computed in float64.
-3. Select the 2 N candidates with the largest totals. Order equal totals by their live texts, then by the ids of their
-   tokens. Collect the finished candidates among the first N. The first N unfinished candidates become the live texts.
-4. Repeat from step 2 until one of three conditions holds. First, the texts have ``max_new_tokens`` tokens; the search
-   then collects the live texts too. Second, no live text remains. Third, N texts are collected, and no live text can
-   reach a higher score than the Nth best. The search estimates the highest score that a live text can reach: it
-   divides the largest live total by the length penalty of ``max_new_tokens`` tokens. The estimate holds unless a bias
-   is positive, because log-probabilities can only decrease a total.
+3. Select the 2 N candidates with the largest totals. Sort candidates with equal totals by the order of the live texts
+   that they extend, then by the ids of the added tokens. Collect the finished candidates among the first N. The first
+   N unfinished candidates become the live texts.
+4. Repeat from step 2 until one of three conditions holds:
+
+   - The texts have ``max_new_tokens`` tokens. In this case, the search also collects the live texts.
+   - No live text remains.
+   - N texts are collected, and no live text can reach a higher score than the Nth best collected text. To estimate the
+     highest score that a live text can reach, the search divides the largest total of a live text by the length
+     penalty of ``max_new_tokens`` tokens. If no bias is positive, no score exceeds the estimate, because
+     log-probabilities can only decrease a total.
+
 5. Return the N collected texts with the highest scores. Texts with equal scores keep the order of collection.
 
 ``export/beam.py`` implements the same search for clients that only have an exported artifact.
@@ -48,7 +53,7 @@ class Hypothesis(NamedTuple):
 
     Attributes:
         draft: ids of the prompt and of the text.
-        outlook: the tokens that may follow the text.
+        outlook: the bias of the token that follows the text.
         total: sum of the log-probabilities and biases of the tokens. The search orders candidates by their totals.
         logprob: sum of the log-probabilities under the model, without biases.
         score: the total divided by the length penalty.
@@ -103,7 +108,7 @@ class StepRequest(NamedTuple):
     """Input of one step of the model.
 
     Attributes:
-        ids: integer [B], the ids that the model reads next.
+        ids: integer [B], the next id of each of B texts.
         state: float32 [B, S], the states of the B texts before these ids.
     """
 
@@ -147,7 +152,7 @@ def search(
 
 
 def run_together(step: Step, searches: Sequence[Search]) -> list[list[Hypothesis]]:
-    """Run several searches at the same time, with one batch per step of the model for all of them.
+    """Run several searches at the same time. Each step of the model processes the texts of all searches in one batch.
 
     Args:
         step: see ``search``.
@@ -240,17 +245,17 @@ def _candidates(
 
 
 def _largest(totals: Floats, limit: int) -> NDArray[np.intp]:
-    """Return the indices of at most ``limit`` largest finite totals, largest total first.
+    """Return the indices of the ``limit`` largest finite totals, largest total first.
 
-    Equal totals are in the order of their indices.
+    If fewer totals are finite, return the indices of all finite totals. Sort equal totals by their indices.
     """
     least = np.partition(totals, -limit)[-limit] if limit < len(totals) else -np.inf
-    places = np.flatnonzero((totals >= least) & (totals > -np.inf))  # sorting only these is faster
+    places = np.flatnonzero((totals >= least) & (totals > -np.inf))  # it is faster to sort only these totals
     return places[np.argsort(-totals[places], kind="stable")][:limit]
 
 
 def log_softmax(logits: NDArray[np.float32]) -> Floats:
-    """Convert logits, float32 [..., V], to log-probabilities, float64 [..., V], over the last axis.
+    """Convert logits (float32 [..., V]) to log-probabilities over the last axis (float64 [..., V]).
 
     >>> import numpy as np
     >>> from keras_lstmgen.generation.beam_search import log_softmax
@@ -274,7 +279,7 @@ def penalty(n: int, A: float) -> float:
 
 
 def _is_settled(config: BeamSearchConfig, best: Hypothesis, ended: list[Hypothesis]) -> bool:
-    """Return whether N texts are collected and no live text can reach a higher score than the worst of them.
+    """Return True if N texts are collected and no live text can reach a higher score than the Nth best collected text.
 
     Args:
         config: parameters of the search.

@@ -30,11 +30,11 @@ from keras_lstmgen.models.run_directory import NONE, Metadata, Run
 from keras_lstmgen.tokenizers.tokenizer import BYTE_BY_BYTE, Tokenizer
 from keras_lstmgen.utils.errors import UserError, check_at_least
 
-MAX_DIALOGUES = 1000  # number of dialogues at the start of a corpus in which turns are counted
+MAX_DIALOGUES = 1000  # turns are counted only in this number of dialogues at the start of a corpus
 
 
 class CachedState(NamedTuple):
-    """LSTM state after the model has read some ids. Every prompt that begins with these ids can reuse it.
+    """LSTM state of a model that has read a list of ids. Every prompt that begins with these ids can reuse the state.
 
     Attributes:
         ids: the ids that the model has read.
@@ -49,9 +49,11 @@ class Conversation(NamedTuple):
     """Immutable history of a conversation. ``answer`` returns a new history that includes the answer.
 
     Attributes:
-        ids: ids of the text so far. For a run on pairs, ids of the last prompt and of its answer.
-        turns: for a run on pairs, the last turns and answers, which become part of the next prompt. Otherwise empty.
-        cached: LSTM states before and after the last answer.
+        ids: ids of the text so far. For a run that was trained on pairs, ids of the last prompt and of the answer to
+            this prompt.
+        turns: for a run that was trained on pairs, the last turns and answers, which become part of the next prompt.
+            Otherwise empty.
+        cached: the LSTM state from which the last answer continued, and the LSTM state after the last answer.
     """
 
     ids: tuple[int, ...] = ()
@@ -66,8 +68,8 @@ class ChatModel:
     Attributes:
         generator: the text generator of the run.
         config: settings of the generation of each answer.
-        memory: for a run on pairs, the maximum number of earlier turns and answers in a prompt, 0 or more. Each turn
-            and each answer counts as one.
+        memory: for a run that was trained on pairs, the maximum number of earlier turns and answers in a prompt, 0 or
+            more. Each turn and each answer counts as one.
 
     Raises:
         UserError: if ``memory`` is out of range.
@@ -116,9 +118,9 @@ class ChatSession:
         return self.answer_again(emit, should_stop)
 
     def answer_again(self, emit: Callable[[str], None], should_stop: Callable[[], bool]) -> Sample:
-        """Generate another answer to the last turn with the next seed. It replaces the last answer in the history.
+        """Generate another answer to the last turn with the next seed.
 
-        See the function ``answer`` for the arguments.
+        The new answer replaces the last answer in the history. See the function ``answer`` for the arguments.
 
         Raises:
             UserError: if no turn has been answered yet.
@@ -140,8 +142,8 @@ def remembered_turns(metadata: Metadata, memory: int | None) -> int:
 
     Args:
         metadata: metadata of the run.
-        memory: the number of turns and answers that the user chose. None to use the number of earlier turns in the
-            longest dialogues of the corpus.
+        memory: the number of turns and answers that the user chose. None for the number of earlier turns and answers in
+            the longest dialogue of the corpus.
 
     Returns:
         The maximum number of earlier turns and answers in a prompt. 0 for a run that was not trained on pairs.
@@ -160,9 +162,9 @@ def remembered_turns(metadata: Metadata, memory: int | None) -> int:
 
 
 def _longest_dialogue(settings: recipe.Corpus) -> int:
-    """Return the number of turns of the longest dialogue of a corpus, including the answer.
+    """Return the number of turns and answers in the longest dialogue of a corpus.
 
-    Only the first ``MAX_DIALOGUES`` dialogues are read. Return 2 if the corpus is not available.
+    The function reads only the first ``MAX_DIALOGUES`` dialogues. It returns 2 if the corpus is not available.
     """
     if len(settings.field) > 1:
         return len(settings.field)
@@ -184,7 +186,7 @@ def answer(
     emit: Callable[[str], None] = lambda _: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> tuple[Conversation, Sample]:
-    """Generate the answer to a turn. The model reads only the ids of the prompt that it has not read yet.
+    """Generate the answer to a turn. The model reads only the part of the prompt for which no LSTM state is cached.
 
     Args:
         model: the run and its options.
@@ -195,7 +197,7 @@ def answer(
         should_stop: a function that is called before each chunk of tokens. If it returns True, the answer ends.
 
     Returns:
-        The history that includes the turn and the answer, and the answer.
+        Two values: a new history that includes the turn and the answer, and the sample with the answer.
     """
     prompt, run = _prompt(model, conversation, turn), model.run
     cached = _longest_cached(conversation, prompt)
@@ -214,7 +216,7 @@ def answer(
 
 
 def _prompt(model: ChatModel, conversation: Conversation, turn: str) -> list[int]:
-    """Return the ids of the whole prompt, including the ids that the model has already read."""
+    """Return the ids of the whole prompt, including the ids for which an LSTM state is cached."""
     run = model.run
     if model.is_paired:
         return run.prompt_ids(pair([*conversation.turns, turn]) + "\n")  # the newline ends a source of several lines
@@ -224,7 +226,7 @@ def _prompt(model: ChatModel, conversation: Conversation, turn: str) -> list[int
 
 
 def _longest_cached(conversation: Conversation, ids: list[int]) -> CachedState:
-    """Return the cached state after the longest proper prefix of ``ids``, or the empty state if there is none."""
+    """Return the cached state of the longest proper prefix of ``ids``. If none is cached, return the empty state."""
     usable = [c for c in conversation.cached if len(c.ids) < len(ids) and c.ids == ids[: len(c.ids)]]
     return max(usable, key=lambda cached: len(cached.ids), default=CachedState([], None))
 
@@ -232,7 +234,8 @@ def _longest_cached(conversation: Conversation, ids: list[int]) -> CachedState:
 def _decoding_state(run: Run, cached: CachedState) -> DecodingState:
     """Convert a cached state to the state that the decoding loop continues from.
 
-    Only the ids that the model has read count as seen. An end token at the end of the last answer is not one of them.
+    In ``seen``, only the ids that the model has read are True. If the last answer ends with an end token, this token is
+    False, because the model has not read the last token of the answer.
     """
     seen = np.zeros((1, run.metadata.vocab_size), bool)
     seen[0, np.array(cached.ids, np.int64)] = True

@@ -1,4 +1,4 @@
-"""The decoding loop as a TensorFlow graph: it reads the ids of a prompt and generates the ids of a text.
+"""The decoding loop, a TensorFlow graph that feeds the ids of a prompt to the model and generates the ids of a text.
 
 ``Generator`` runs this loop, and every exported artifact contains it.
 """
@@ -13,7 +13,7 @@ import tensorflow as tf
 from keras_lstmgen.generation import sampling
 from keras_lstmgen.models.inference_step import Weights, column, in_parts, pick, put, state_size, step
 
-NO_ID = -1  # an id that no token has
+NO_ID = -1  # a number that is not the id of any token
 Step = Callable[[Any, Any], tuple[Any, Any]]  # takes ids [B] and states [B, S]; returns logits [B, V] and states [B, S]
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
@@ -49,13 +49,14 @@ class Request(NamedTuple):
     """Inputs of one call of the decoding loop.
 
     Attributes:
-        ids: int32 [B, P], the ids to read, P ≥ 1.
+        ids: int32 [B, P], the ids to feed to the model before the generation, P ≥ 1.
         noise: float32 [B, N], random numbers from ``sampling.noise``. The loop generates one token per column.
         options: sampling options of the B texts.
         starts: int32 [B, 1], the number of padding columns at the left of ``ids`` in each row. None for no padding.
-        limits: int32 [B, 1], maximum number of tokens of each text. None for N. The caller must ignore the tokens of a
-            text beyond its limit.
-        bias: float32 [B, V], added to the logits of each of the N tokens. Logits processors compute it. None for 0.
+        limits: int32 [B, 1], maximum number of tokens of each text. None for N. The caller must ignore all tokens of a
+            text beyond its limit, because the loop continues until all texts have ended or reached their limits.
+        bias: float32 [B, V], a bias from the logits processors. The loop adds the same bias to the logits of each of
+            the N tokens. None for no bias.
     """
 
     ids: Any
@@ -82,7 +83,7 @@ class DecodingResult(NamedTuple):
 
 
 def compile_step(weights: Weights) -> Step:
-    """Return a function that reads one token per text, for decoding loops in Python such as beam search.
+    """Return a function that feeds one token per text to the model, for decoding loops in Python such as beam search.
 
     The first call of the function compiles it. If the vocabulary is large, the first call also copies the weights
     (``inference_step.in_parts``).
@@ -114,14 +115,14 @@ def initial_state(B: int, S: int, V: int) -> DecodingState:
 
 
 def decode(decoder: Decoder, request: Request, state: DecodingState) -> DecodingResult:
-    """Read the ids of a request, and then generate one token per text for each column of the noise.
+    """Feed the ids of a request to the model, and then generate one token per text for each column of the noise.
 
-    The loop ends early when every text has ended. To continue the texts, call this function again with the last tokens
-    as ``request.ids``, int32 [B, 1], and with the returned state.
+    The loop ends early when every text has ended or reached its limit. To continue the texts, call this function again
+    with the last tokens as ``request.ids``, int32 [B, 1], and with the returned state.
 
     Args:
         decoder: the model and the constants of the loop.
-        request: the ids to read, the noise and the sampling options.
+        request: the ids to feed to the model, the noise and the sampling options.
         state: state of the B texts before ``request.ids``.
 
     Returns:
@@ -156,7 +157,10 @@ def decode(decoder: Decoder, request: Request, state: DecodingState) -> Decoding
 
 
 def _read(weights: Weights, request: Request, state: DecodingState) -> DecodingState:
-    """Read the ids of all columns except the last, and mark the ids of all columns as seen."""
+    """Feed the ids of all columns except the last to the model, and set the ids of all columns to True in ``seen``.
+
+    The first step of the generation feeds the last column to the model.
+    """
     ids, starts, P = request.ids, request.starts, tf.shape(request.ids)[1]
 
     def read_token(t: Any, recurrent: Any, seen: Any) -> tuple[Any, Any, Any]:
@@ -172,12 +176,15 @@ def _read(weights: Weights, request: Request, state: DecodingState) -> DecodingS
 
 
 def _mark(seen: Any, ids: Any) -> Any:
-    """Return ``seen``, bool [B, V], with the entry of one id per row, int32 [B, 1], set to True."""
+    """Return a copy of ``seen`` (bool [B, V]) in which the entry of one id per row (``ids``, int32 [B, 1]) is True."""
     return seen | (np.arange(seen.shape[1], dtype=np.int32)[np.newaxis, :] == ids)
 
 
 def _all_seen(seen: Any, before: Any, allowed: np.ndarray[Any, Any]) -> Any:
-    """Return ``before``, bool [B, V], with the allowed ids that ``seen``, bool [B, A], marks also set to True."""
+    """Return a copy of ``before`` (bool [B, V]) in which all ids that are True in ``seen`` (bool [B, A]) are also True.
+
+    The columns of ``seen`` belong to the A ids in ``allowed``.
+    """
     places = np.full(before.shape[1], len(allowed), np.int32)
     places[allowed] = np.arange(len(allowed))
     return before | tf.gather(tf.pad(seen, [[0, 0], [0, 1]]), places, axis=1)

@@ -1,4 +1,4 @@
-"""Convert ids to text while the text is generated, without incomplete characters and stop strings."""
+"""Convert ids to text during the generation. The text contains no incomplete characters and no stop strings."""
 
 import codecs
 from collections.abc import Sequence
@@ -9,8 +9,8 @@ from keras_lstmgen.tokenizers.tokenizer import BYTE_BY_BYTE, Tokenizer
 class Detokenizer:
     """Convert the ids of one text to characters, one id at a time.
 
-    The detokenizer returns a character only when it is final. It keeps back the bytes of an incomplete character, and
-    characters that may be the beginning of a stop string.
+    The detokenizer returns a character only when the character is final. It holds back the bytes of an incomplete
+    character, and the characters that may be the beginning of a stop string.
 
     Attributes:
         stopped: whether the text has reached a stop string.
@@ -30,17 +30,22 @@ class Detokenizer:
         self._pending = ""
 
     def push(self, token: int) -> str:
-        """Add a token and return the new final characters, without any stop string."""
+        """Add a token, and return the characters that are final now. They do not include a stop string."""
         new = self._bytes(token)
-        # A token without bytes is a special symbol. Bytes after it cannot complete a character that began before it.
+        # A token without bytes is a special symbol. A character cannot continue after a special symbol, so the decoder
+        # ends an incomplete character here.
         return self._release(self._decoder.decode(new, final=not new), final=False)
 
     def flush(self) -> str:
-        """End the text and return the characters that were kept back."""
+        """End the text, and return the characters that were held back."""
         return self._release(self._decoder.decode(b"", final=True), final=True)
 
     def _release(self, new: str, final: bool) -> str:
-        """Add characters, and return the kept-back and new characters that cannot begin a stop string."""
+        """Append new characters to those held back, and return the characters that cannot begin a stop string.
+
+        The other characters stay held back. If the text contains a stop string, return only the characters before the
+        stop string. If ``final`` is True and the text contains no stop string, return all characters.
+        """
         pending = self._pending + new
         ends = [pending.find(word) for word in self._stop if word in pending]
         if ends:

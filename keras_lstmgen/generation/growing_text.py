@@ -1,4 +1,4 @@
-"""Generated texts: the finished sample that a caller receives, and a text to which tokens are added."""
+"""Generated texts: ``Sample`` is the result for the caller, and ``GrowingText`` is a text during its generation."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -20,8 +20,10 @@ class Sample:
         length: number of tokens.
         logprob: sum of the log-probabilities of the tokens under the model, before the sampling options apply.
         finish_reason: "stop" if an end token or a stop string ended the text, or if no token was allowed. "length" if
-            the text reached the maximum length. "break" if the caller interrupted it. "" if it has not ended.
-        note: a message about constraints that the text does not meet. "" if it meets all of them.
+            the text reached the maximum length. "break" if the caller interrupted the generation. "" if the text
+            has not ended.
+        note: a message if the constraints forbade all tokens, or if the text does not match its regular expression.
+            Otherwise "".
         score: the score of the text in a beam search. None for a sampled text.
     """
 
@@ -74,7 +76,7 @@ class GrowingText:
         self._add(self.detokenizer.push(token))
 
     def finish(self, reason: str) -> None:
-        """End the text, unless it has ended already. Add a note if it does not match its regular expression."""
+        """End the text, unless it has ended already. Add a note if the text does not match its regular expression."""
         sample = self.sample
         if sample.finish_reason:
             return

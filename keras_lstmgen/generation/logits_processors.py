@@ -4,15 +4,16 @@ The processors compute a bias for each token of the vocabulary. The logits of th
 
 1. The tokens of ``unsampled_ids`` are removed, and ``repetition_penalty`` is applied (``docs/contract.md``).
 2. The bias of each token is added to its logit. The bias is ``logit_bias``, minus ``presence_penalty`` if the token
-   occurs in the output, minus ``frequency_penalty`` times the number of its occurrences.
-3. Forbidden tokens are removed, because their bias is minus infinity. ``no_repeat_ngram``, ``regex`` and a
-   ``logit_bias`` of minus infinity can forbid a token.
+   occurs in the output, minus ``frequency_penalty`` times the number of occurrences of the token in the output.
+3. Tokens with a bias of minus infinity are removed. They are the forbidden tokens: ``no_repeat_ngram``, ``regex`` and a
+   ``logit_bias`` of minus infinity forbid tokens.
 4. ``temperature``, ``top_k``, ``top_p``, ``min_p`` and the noise select one of the remaining tokens
    (``docs/contract.md``).
 
 Beam search adds the bias to the log-probability of a token instead (``beam_search``).
 
-If all tokens are forbidden, the text ends as if an end token followed. A note then names the options that forbid them.
+If all tokens are forbidden, the text ends as if an end token followed. A note then names the options that forbid all
+tokens.
 """
 
 import re
@@ -40,11 +41,11 @@ class HostOptions:
     The host is the Python program that calls the graph.
 
     Attributes:
-        no_repeat_ngram: n, the length of n-grams that may not repeat. The output cannot repeat a sequence of n tokens
-            of the prompt or of the output. 0 to allow repetitions.
+        no_repeat_ngram: n, a number of tokens. The output never repeats a sequence of n tokens that already occurs in
+            the prompt or earlier in the output. 0 to allow repetitions.
         presence_penalty: a number that is subtracted from the logit of each token that occurs in the output.
-        frequency_penalty: a number that is subtracted from the logit of a token once for each of its occurrences in the
-            output.
+        frequency_penalty: a number that is subtracted from the logit of a token once for each occurrence of the token
+            in the output.
         logit_bias: strings of the form ``"TOKEN=X"`` or ``"#ID=X"``. X is added to the logit of the token. ``-inf``
             forbids the token.
         regex: a regular expression that the whole output must match. None for no constraint.
@@ -73,7 +74,7 @@ class HostOptions:
 
 
 def _is_unicode(word: str) -> bool:
-    """Return whether a word is valid Unicode. Python replaces invalid bytes of the command line by surrogates."""
+    """Return True if a word contains no surrogates, which in Python replace invalid bytes of the command line."""
     return not any("\ud800" <= character <= "\udfff" for character in word)
 
 
@@ -121,7 +122,8 @@ class Outlook(NamedTuple):
     Attributes:
         bias: float32 [V], added to the logits of the next token. Minus infinity forbids a token.
         over: whether no token may follow, either because all tokens are forbidden or because the text has ended.
-        note: a message that names the options that forbid all tokens. "" if there are no such options.
+        note: a message that names the options that together forbid all tokens. "" if the options do not forbid all
+            tokens.
     """
 
     bias: Floats
@@ -142,8 +144,9 @@ def compiled(options: HostOptions, tokenizer: Tokenizer, unsampled_ids: Sequence
         The compiled options.
 
     Raises:
-        UserError: if ``logit_bias`` names an unknown token or has a positive value for one of ``unsampled_ids``. Also
-            if the regular expression is invalid, or if the model cannot generate a text that matches it.
+        UserError: if ``logit_bias`` names an unknown token, if it has a positive value for one of ``unsampled_ids``, if
+            the regular expression is invalid, or if the model cannot generate a text that matches the regular
+            expression.
     """
     fixed = np.zeros(tokenizer.vocab_size, np.float32)
     fixed[list(unsampled_ids)] = -np.inf
@@ -176,14 +179,14 @@ def _parse_bias(word: str, tokenizer: Tokenizer) -> tuple[int, float]:
 def _parse_id(name: str) -> int:
     """Parse ``#ID`` and return the id.
 
-    A number with more than ``MAX_DIGITS`` digits is shortened before the conversion, because Python limits the number
-    of digits. It is larger than every vocabulary in any case.
+    A longer number is cut to ``MAX_DIGITS + 1`` digits before the conversion, because Python limits the number of
+    digits. The result is then not the given id, but is still larger than every id of a vocabulary.
     """
     return int(name[1:].lstrip("0")[: numerals.MAX_DIGITS + 1] or "0")
 
 
 def _unknown_token(name: str, token: int | None, tokenizer: Tokenizer) -> str:
-    """Return the end of an error message: why the vocabulary has no such token, and which tokens it has instead."""
+    """Return the end of an error message: it says that the vocabulary lacks the token, and what to give instead."""
     if token is not None:
         return f"there is no such id; give one below {tokenizer.vocab_size}"
     pieces = " ".join(tokenizer.piece(int(part)) for part in tokenizer.encode(name))
@@ -236,7 +239,7 @@ def _penalties(options: HostOptions, output: Ids, V: int) -> Floats:
 
 
 def repeats(ids: Ids, n: int) -> Ids:
-    """Return the tokens that would repeat an n-gram if they followed ``ids`` (Paulus, Xiong and Socher, 2017).
+    """Return each token that would complete a repeated n-gram if it followed ``ids`` (Paulus, Xiong and Socher, 2017).
 
     Args:
         ids: int32, the ids of the prompt and of the output.
@@ -268,5 +271,5 @@ def _forbidding_options(options: HostOptions, repeated: bool) -> str:
 
 
 def unfinished(draft: Draft) -> bool:
-    """Return whether the output does not match its regular expression yet."""
+    """Return True if there is a regular expression and the output does not match it yet."""
     return draft.match is not None and not regex_mask.complete(draft.match)

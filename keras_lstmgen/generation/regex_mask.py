@@ -1,7 +1,7 @@
 """Compute which tokens may follow, so that the generated text matches a regular expression.
 
-The package llguidance runs the regular expression as an automaton on bytes. A text may therefore spell a character with
-byte pieces. llguidance computes the states of the automaton only when a text reaches them, so a large pattern causes no
+The package llguidance runs the regular expression as an automaton on bytes. Several byte pieces can therefore spell one
+character. llguidance computes the states of the automaton only when a text reaches them, so a large pattern causes no
 delay before the first token (Brzozowski, "Derivatives of Regular Expressions", 1964).
 
 The whole text must match the pattern. The syntax is the syntax of Rust's ``regex`` crate without look-around, word
@@ -39,7 +39,8 @@ def begin(regex: str, tokenizer: Tokenizer, writable: Mask) -> Match:
         writable: bool [V], True for the pieces that the model may generate.
 
     Raises:
-        UserError: if llguidance is not installed, if the pattern is invalid, or if no text of these pieces matches it.
+        UserError: if llguidance is not installed, if the pattern is invalid, or if the model cannot generate a
+            text that matches the pattern.
     """
     engine = _engine()
     pieces = engine.LLTokenizer(engine.TokenizerWrapper(_Pieces(tokenizer)), slices=[])
@@ -63,7 +64,7 @@ def follow(match: Match, token: int) -> Match:
 
 
 def allowed(match: Match) -> Mask:
-    """Return bool [V], True for each piece that may follow. The start, end and unknown symbols are always False."""
+    """Return a mask of the pieces that may follow, bool [V]. The start, end and unknown symbols are always False."""
     mask = np.frombuffer(match.matcher.compute_logit_bias(), np.uint8) > 0
     _check_limits(match.matcher)
     mask[SPECIAL] = False
@@ -107,8 +108,8 @@ def _engine() -> Any:
 def _grammar(engine: Any, regex: str, characters: str) -> str:
     """Build a grammar that accepts a text if both ``regex`` and ``characters`` match it.
 
-    Without ``characters``, a text could begin a character with a byte piece although no other piece completes it. With
-    ``no_forcing``, llguidance allows every tokenization of a passage that the pattern prescribes.
+    The grammar needs ``characters``, because a byte piece could otherwise begin a character that no other piece can
+    complete. With ``no_forcing``, llguidance allows every tokenization of a passage that the pattern prescribes.
     """
     whole, possible = (
         json.loads(engine.LLMatcher.grammar_from_regex(part))["grammars"][0]["lark_grammar"].removeprefix("start: ")
@@ -119,9 +120,9 @@ def _grammar(engine: Any, regex: str, characters: str) -> str:
 
 
 def _characters(tokenizer: Tokenizer, writable: Mask) -> str:
-    """Build a pattern that matches each text whose characters the pieces can spell, such as ``[ab]*``.
+    """Build a pattern such as ``[ab]*``, which matches every text that the model can spell with its pieces.
 
-    If any piece is a byte outside ASCII, the pattern allows every character outside ASCII.
+    If a piece is a byte outside ASCII, the pattern allows every character outside ASCII.
     """
     spelled, non_ascii = set[str](), ""
     for token in np.flatnonzero(writable):

@@ -3,14 +3,14 @@
 Keras and all exported artifacts sample in the same way. ``docs/contract.md`` specifies the algorithm:
 
 1. Apply the repetition penalty, and divide the logits by the temperature. The results are the scaled logits.
-2. Compute one threshold each for ``top_k``, ``top_p`` and ``min_p`` from these scaled logits. Keep the tokens whose
-   scaled logit is at least the highest threshold. Tokens with a logit equal to the threshold are kept.
+2. From the scaled logits, compute a threshold for each of ``top_k``, ``top_p`` and ``min_p``. Keep every token whose
+   scaled logit is greater than or equal to the highest of the three thresholds.
 3. Renormalize the probabilities of the kept tokens.
 4. Select the first id whose cumulative probability exceeds the random number.
 
-Probabilities are summed as integers, because the order of summation does not change a sum of integers. Float32 sums
-over tens of thousands of ids differ between runtimes by more than the smallest probabilities. With them, two runtimes
-could generate different texts.
+Probabilities are summed as integers, because a sum of integers does not depend on the order of summation. With float32
+sums, two runtimes could generate different texts, because sums over tens of thousands of ids differ between runtimes by
+more than the smallest probabilities.
 """
 
 from dataclasses import astuple, dataclass
@@ -21,7 +21,7 @@ import tensorflow as tf
 
 from keras_lstmgen.utils.errors import UserError
 
-UNIT = 2.0**36  # integer that stands for a probability of 1; a sum multiplied by ``STEPS`` fits into 64 bits
+UNIT = 2.0**36  # integer that represents the probability 1; a total of UNIT times STEPS fits into 64 bits
 STEPS = 2**24  # the noise and top_p are rounded to multiples of 1 / STEPS
 
 
@@ -30,14 +30,13 @@ class Options:
     """Sampling options of one text. With the default values, tokens are sampled from the probabilities of the model.
 
     Attributes:
-        repetition_penalty: a number for tokens that already occur in the prompt or in the text. Their positive logits
-            are divided by it, and their negative logits are multiplied by it (Keskar et al., "CTRL", 2019). 1 for no
-            penalty.
+        repetition_penalty: a number that divides the positive logits and multiplies the negative logits of all tokens
+            that already occur in the prompt or in the text (Keskar et al., "CTRL", 2019). 1 for no penalty.
         temperature: a number by which all logits are divided. 0 for greedy decoding.
         top_k: keep only the k most likely tokens (Fan et al., "Hierarchical Neural Story Generation", 2018). 0 to keep
             all tokens.
-        top_p: keep only the most likely tokens, so many that their total probability is at least ``top_p`` (Holtzman
-            et al., "The Curious Case of Neural Text Degeneration", 2020). 1 to keep all tokens.
+        top_p: keep the most likely tokens until their total probability reaches ``top_p``, and no others (Holtzman et
+            al., "The Curious Case of Neural Text Degeneration", 2020). 1 to keep all tokens.
         min_p: keep only the tokens whose probability is at least ``min_p`` times the largest probability (Nguyen et
             al., "Turning Up the Heat: Min-p Sampling", 2024). 0 to keep all tokens.
 
@@ -69,8 +68,8 @@ def ranges(r: Any, T: Any, k: Any, p: Any, m: Any) -> dict[str, tuple[Any, str]]
         m: min_p.
 
     Returns:
-        A dictionary from the name of each option to two values: whether the option is in range, as a bool or a bool
-        tensor, and a description of the range.
+        A dictionary that maps the name of each option to a tuple. The tuple contains a bool or bool tensor, which is
+        True if the option is in range, and a description of the range.
     """
     return {
         "repetition_penalty": ((r >= 1e-6) & (r <= 1e6), "from 0.000001 to 1000000 (1: off)"),
@@ -136,7 +135,7 @@ def noise(seeds: list[int], N: int, start: int = 0) -> np.ndarray[Any, np.dtype[
 
 
 def _mix(x: np.ndarray[Any, np.dtype[np.uint32]]) -> np.ndarray[Any, np.dtype[np.uint32]]:
-    """Return the hash "lowbias32" of each number, uint32 of the same shape."""
+    """For each number, return its hash "lowbias32". The result has the same shape and the dtype uint32."""
     x = x ^ (x >> np.uint32(16))
     x = x * np.uint32(0x7FEB352D)
     x = x ^ (x >> np.uint32(15))
@@ -150,13 +149,15 @@ class Ready(NamedTuple):
     Attributes:
         penalty: float32 [B, 1], the repetition penalty.
         temperature: float32 [B, 1], the temperature. 1 for a greedy row.
-        mass: int64 [B, K], limits for the K largest logits, sorted from the largest to the smallest. ``choose`` keeps a
-            logit if the total probability of all larger logits, in multiples of 1 / STEPS, is below its limit. The
-            limit is top_p. Without top_p it is 2, which no probability reaches. With top_k, it is 0 for all logits
-            after the first k. In a row that is greedy or has neither top_k nor top_p, all limits are 0.
-        lowest: float32 [B, 1], replaces the logits that are not kept when the smallest kept logit is computed. Minus
-            infinity in a row that is greedy or has neither top_k nor top_p, otherwise infinity.
-        distance: float32 [B, 1], the natural logarithm of min_p, and 0 in a greedy row. The threshold of min_p is the
+        mass: int64 [B, K], one limit for each of the K largest logits, in descending order of the logits. ``choose``
+            keeps a logit if the total probability of all larger logits is below the limit of this logit. Limits are in
+            multiples of 1 / STEPS. A limit is top_p, or 2 if top_p is off, because no probability reaches 2. If top_k
+            is on, the limits after the first k are 0. In a row that is greedy or has neither top_k nor top_p, all
+            limits are 0.
+        lowest: float32 [B, 1], a number that replaces all logits that are not kept, before ``choose`` computes the
+            smallest kept logit. The number is minus infinity in a row that is greedy or has neither top_k nor top_p,
+            and infinity in any other row.
+        distance: float32 [B, 1], the natural logarithm of min_p, or 0 in a greedy row. The threshold of min_p is the
             largest scaled logit plus this number.
     """
 
@@ -170,9 +171,9 @@ class Ready(NamedTuple):
 def ready(options: Rows, A: int) -> Ready:
     """Compute the values of the sampling options that are the same for all tokens of a text.
 
-    Sorting is expensive, so ``choose`` sorts only the K largest logits. A row with top_p needs all A logits, a row with
-    top_k needs k, and any other row needs 1. K is the largest of these numbers in the batch. A greedy row keeps the
-    largest logit and all logits equal to it.
+    ``choose`` sorts only the K largest logits, because sorting is expensive. A row with top_p needs all A logits. A row
+    with only top_k needs k logits, and any other row needs 1. K is the largest of these numbers in the batch. A greedy
+    row keeps the largest logit and all logits equal to the largest.
 
     Args:
         options: sampling options of B texts.
@@ -196,9 +197,9 @@ def ready(options: Rows, A: int) -> Ready:
 
 
 def ready_noise(noise: Any, options: Rows) -> Any:
-    """Convert random numbers, float32 [B, N], to multiples of 1 / STEPS, int64 [B, N].
+    """Convert random numbers (float32 [B, N]) to integer multiples of 1 / STEPS (int64 [B, N]).
 
-    The numbers of a greedy row become 0, so the lowest of its kept ids is selected.
+    The numbers of a greedy row become 0, so that ``choose`` selects the lowest id among the kept ids of this row.
     """
     sampled = tf.where(tf.expand_dims(options.temperature, 1) > 0, noise, 0.0)
     return tf.minimum(tf.cast(sampled * STEPS, tf.int64), STEPS - 1)
@@ -207,8 +208,8 @@ def ready_noise(noise: Any, options: Rows) -> Any:
 def choose(logits: Any, noise: Any, seen: Any, options: Ready, bias: Any = None) -> Any:
     """Sample one token per row from the A allowed ids.
 
-    The graph runs this function for each token. The tensors are small, so the time depends on the number of operators
-    and the function uses few of them.
+    The graph runs this function for each token. The function uses few operators, because its time depends on their
+    number. The size of the tensors matters less, because the tensors are small.
 
     Args:
         logits: float32 [B, A], logits of the model.
@@ -227,17 +228,21 @@ def choose(logits: Any, noise: Any, seen: Any, options: Ready, bias: Any = None)
         scaled = penalised / options.temperature
         return _draw(scaled, scaled >= _threshold(scaled, options), noise)
     scaled = (penalised + bias) / options.temperature
-    # If the bias leaves fewer than top_k ids, the threshold is minus infinity. Forbidden ids are then excluded here.
+    # If the bias leaves fewer than top_k ids, the threshold is minus infinity and excludes no id. The condition on the
+    # bias therefore excludes the forbidden ids.
     return _draw(scaled, (scaled >= _threshold(scaled, options)) & (bias > -np.inf), noise)
 
 
 def _penalised(logits: Any, seen: Any, penalty: Any) -> Any:
-    """Apply the repetition penalty to logits, float32 [B, A] (Keskar et al., "CTRL", 2019)."""
+    """Return the logits (float32 [B, A]) after the repetition penalty (Keskar et al., "CTRL", 2019)."""
     return tf.where(seen, tf.where(logits > 0, logits / penalty, logits * penalty), logits)
 
 
 def _threshold(scaled: Any, options: Ready) -> Any:
-    """Compute the highest threshold of top_k, top_p and min_p, float32 [B, 1], for scaled logits, float32 [B, A]."""
+    """For each row, return the highest of the thresholds of top_k, top_p and min_p, float32 [B, 1].
+
+    The argument ``scaled`` contains the scaled logits, float32 [B, A].
+    """
     falling = tf.math.top_k(scaled, tf.shape(options.mass)[1]).values
     parts = _parts(falling)
     before = tf.cumsum(parts, axis=1, exclusive=True)  # total probability of the larger logits
@@ -248,9 +253,9 @@ def _threshold(scaled: Any, options: Ready) -> Any:
 
 
 def _draw(scaled: Any, kept: Any, noise: Any) -> Any:
-    """Return the first id whose cumulative probability exceeds the noise.
+    """For each row, return the index of the first id whose cumulative probability exceeds the noise, int32 [B, 1].
 
-    Such an id exists, because the noise is below STEPS.
+    Every row has such an id, because the noise is below STEPS, which represents the probability 1.
     """
     A = scaled.shape[1]
     ids = np.arange(A, dtype=np.int32)[np.newaxis, :]
@@ -261,5 +266,5 @@ def _draw(scaled: Any, kept: Any, noise: Any) -> Any:
 
 
 def _parts(logits: Any) -> Any:
-    """Convert logits, float32 [B, A], to probabilities in multiples of 1 / UNIT, int64 [B, A], rounded down."""
+    """Convert logits (float32 [B, A]) to probabilities as multiples of 1 / UNIT, rounded down (int64 [B, A])."""
     return tf.cast(tf.nn.softmax(logits) * UNIT, tf.int64)

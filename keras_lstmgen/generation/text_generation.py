@@ -41,8 +41,8 @@ class GenerationConfig:
         stop: strings that end a text. The text does not include them.
         host: options of the logits processors, which run outside the graph after each token. None for no logits
             processors, which is faster.
-        keep_text: whether the samples store their text and tokens. If False, texts are only passed to ``emit``, and the
-            memory does not grow with their length.
+        keep_text: whether the samples store their text and tokens. If False, texts are only passed to ``emit``, so that
+            the memory does not grow with the length of the texts.
 
     Raises:
         UserError: if ``max_new_tokens`` is out of range.
@@ -64,8 +64,9 @@ def compile_loop(run: Run, weights: Weights | None = None) -> Loop:
 
     Args:
         run: the trained run.
-        weights: weights that the loop reads at each call, so that it follows a training that still changes them. None
-            for the weights of the run, of which the loop may use a copy (``inference_step.in_parts``).
+        weights: weights that the loop reads again at each call. Use this argument if a training still changes the
+            weights. None for the weights of the run. The loop may then use a copy of the weights
+            (``inference_step.in_parts``).
     """
     decoder = Decoder(weights or in_parts(run.weights), unsampled_mask(run), run.metadata.end_id)
 
@@ -78,7 +79,7 @@ def compile_loop(run: Run, weights: Weights | None = None) -> Loop:
 
 
 def unsampled_mask(run: Run) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """Return bool [V], True for the ids that a run never generates."""
+    """Return a mask of the ids that a run never generates, bool [V]."""
     mask = np.zeros(run.metadata.vocab_size, bool)
     mask[list(run.metadata.unsampled_ids)] = True
     return mask
@@ -153,10 +154,10 @@ class Generator:
         emit: Emit = lambda _row, _text: None,
         should_stop: Callable[[], bool] = lambda: False,
     ) -> tuple[list[Sample], DecodingState]:
-        """Continue texts from an earlier state: read ids, and then generate one text per seed.
+        """Continue texts from an earlier state: feed ids to the model, and then generate one text per seed.
 
         Args:
-            ids: ids to read before the generation, at least one. They are the same for all texts.
+            ids: ids to feed to the model before the generation, at least one. They are the same for all texts.
             state: state of the texts before ``ids``, with one row per seed.
             config: settings of the generation.
             seeds: see ``generate``.
@@ -165,7 +166,8 @@ class Generator:
 
         Returns:
             The samples, and the state after all generated tokens except the last token of the longest text. If a stop
-            string ended a text, its state includes tokens after the stop string that the sample does not contain.
+            string ended a text, the state of this text may include tokens after the stop string, which are not part of
+            the sample.
 
         Raises:
             UserError: if ``ids`` or ``seeds`` is empty, or if the vocabulary cannot satisfy an option of
@@ -238,7 +240,7 @@ def search(
 
 
 def sample_of(hypothesis: beam_search.Hypothesis, detokenizer: Detokenizer) -> Sample:
-    """Convert a hypothesis of a beam search to a sample. The detokenizer must be new."""
+    """Convert a hypothesis of a beam search to a sample. ``detokenizer`` must not have received a token yet."""
     tokens, note = hypothesis.tokens, hypothesis.outlook.note
     sample = Sample(tokens=tokens, length=len(tokens), logprob=hypothesis.logprob, note=note, score=hypothesis.score)
     text = GrowingText(sample, detokenizer, draft=hypothesis.draft)
@@ -263,8 +265,9 @@ def token_logprobs(run: Run, step: Step, prompt: str, tokens: Sequence[int], K: 
     Returns:
         One dictionary per token, with five keys: ``position``, the index of the token in the text; ``id``; ``token``,
         the piece of the tokenizer; ``logprob``, the natural logarithm of its probability among all V ids; and
-        ``top_logprobs``, the K most likely tokens at this position. Each of these is a dictionary with the keys ``id``,
-        ``token`` and ``logprob``. They are sorted from the most likely to the least likely, and equal ones by id.
+        ``top_logprobs``, a list of the K most likely tokens at this position. Each entry of the list is a dictionary
+        with the keys ``id``, ``token`` and ``logprob``. The entries are sorted from the most likely to the least likely
+        token. Equally likely tokens are sorted by id.
 
     Raises:
         UserError: if K is negative.
@@ -283,12 +286,18 @@ def token_logprobs(run: Run, step: Step, prompt: str, tokens: Sequence[int], K: 
 
 
 def _logprob_entry(run: Run, token: int, logprobs: Any) -> dict[str, Any]:
-    """Return the id, the piece and the log-probability of a token, for log-probabilities [V]."""
+    """Return the id, the piece and the log-probability of a token.
+
+    The argument ``logprobs`` contains the log-probabilities of all ids, float64 [V].
+    """
     return {"id": token, "token": run.tokenizer.piece(token), "logprob": round(float(logprobs[token]), 6)}
 
 
 def _bias(texts: list[GrowingText], constraints: Constraints | None) -> Any:
-    """Return the bias of the next tokens, float32 [B, V], or None. Finish the texts that no token may follow."""
+    """Return the bias of the next token of each text, float32 [B, V], or None if there are no constraints.
+
+    End each text that no token may follow.
+    """
     if constraints is None:
         return None
     biases = np.zeros((len(texts), len(constraints.fixed)), np.float32)

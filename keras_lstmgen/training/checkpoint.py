@@ -1,4 +1,4 @@
-"""Save and load checkpoints, from which a training continues with the same results as without an interruption."""
+"""Save and load checkpoints. A resumed training gives the same results as a training without an interruption."""
 
 import errno
 import io
@@ -24,7 +24,7 @@ from keras_lstmgen.utils.errors import UserError, first_line
 
 CARRYING = (keras.layers.LSTM, Attention)  # layers that can pass their state from one batch to the next
 HISTORY_KEYS = {"windows", "seconds", "loss", "val_loss"}
-DAMAGE_ERRNOS = (None, errno.ENOENT, errno.EINVAL, errno.EISDIR)  # h5py and zipfile raise these for damaged files
+DAMAGE_ERRNOS = (None, errno.ENOENT, errno.EINVAL, errno.EISDIR)  # error numbers of h5py and zipfile for damaged files
 MAX_WINDOWS, MAX_SETBACKS, MAX_LOSS = 2**53, 64, 700  # no training reaches these values
 
 
@@ -37,9 +37,9 @@ class Progress:
         seconds: training time in seconds.
         best: lowest validation loss, in nats per token.
         stale: number of whole epochs since the epoch with the lowest validation loss.
-        setbacks: number of times that the training diverged and returned to a checkpoint. Each time halves the learning
-            rate.
-        lately: number of these times since the last whole epoch without divergence.
+        setbacks: number of times that the training diverged and returned to a checkpoint. Each return halves the
+            learning rate.
+        lately: number of returns to a checkpoint since the last whole epoch without divergence.
         text: sha256 of the token ids of the training split and the validation split.
         history: one dictionary per epoch with the keys ``windows``, ``seconds``, ``loss`` and ``val_loss``. The losses
             are in nats per token.
@@ -63,8 +63,8 @@ def save(folder: Path, model: keras.Sequential, progress: Progress) -> float:
     The new checkpoint replaces the old one atomically. The old checkpoint is kept under another name.
 
     All workers must call this function, but only the chief writes the file. The file contains the LSTM states of the
-    rows of all workers and the means of their metrics. The training can therefore resume with another number of
-    workers.
+    rows of all workers, and the means of the metrics over all workers. The training can therefore resume with another
+    number of workers.
 
     Args:
         folder: folder of the run.
@@ -114,7 +114,8 @@ def load(folder: Path, model: keras.Sequential, text: str) -> tuple[Progress, st
         The progress of the training, and a warning. The warning is "" unless the last checkpoint is damaged.
 
     Raises:
-        UserError: if the last and the previous checkpoint are damaged, or if the checkpoint belongs to another text.
+        UserError: if both the last and the previous checkpoint are damaged, or if the checkpoint belongs to another
+            text.
     """
     progress, states, warning = _read(folder, model, text) if workers.is_chief() else (Progress(), [], "")
     return share(model, progress, states), warning
@@ -124,8 +125,8 @@ def share(model: keras.Sequential, progress: Progress, states: list[Any]) -> Pro
     """Copy the variables, LSTM states and progress of the chief to all workers.
 
     Args:
-        model: the compiled model of this worker. On the chief, its variables are sent. On other workers, they are
-            overwritten.
+        model: the compiled model of this worker. The chief sends the variables of its model. Other workers overwrite
+            the variables of their models.
         progress: progress of the training. Only the progress of the chief is used.
         states: LSTM states and attention memories of the rows of all workers, in the order of ``row_states``. Only the
             states of the chief are used. An empty list stands for zeros.
@@ -160,7 +161,7 @@ def _read(folder: Path, model: keras.Sequential, text: str) -> tuple[Progress, l
 
 
 class _DamagedError(Exception):
-    """A damaged checkpoint file. The message contains its path and the reason."""
+    """A damaged checkpoint file. The message contains the path of the file and the reason."""
 
 
 def _load(path: Path, model: keras.Sequential, text: str) -> tuple[Progress, list[Any]]:
@@ -201,7 +202,7 @@ def _check_shapes(model: keras.Sequential, states: list[Any]) -> None:
 
 
 def _arrays(npz: bytes) -> list[NDArray[Any]]:
-    """Return the arrays of an ``np.savez`` file in their order. Raise an error for compressed or pickled arrays."""
+    """Return the arrays of an ``np.savez`` file in the saved order. Raise an error for compressed or pickled arrays."""
     with zipfile.ZipFile(io.BytesIO(npz)) as archive:
         atomic.check_zip(archive)
     with np.load(io.BytesIO(npz), allow_pickle=False) as states:
@@ -236,7 +237,7 @@ def carried_variables(model: keras.Sequential) -> list[Any]:
 
 
 def row_states(model: keras.Sequential) -> list[Any]:
-    """Return the LSTM states and attention memories of a model. Each worker holds them for its own rows only."""
+    """Return the LSTM states and attention memories of a model. Each worker stores only the states of its own rows."""
     return [state for layer in layers_of(model) if isinstance(layer, CARRYING) for state in layer.states or ()]
 
 

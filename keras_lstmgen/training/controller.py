@@ -37,7 +37,7 @@ class TrainingController(keras.callbacks.Callback):
         self._began = time.monotonic() - progress.seconds
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:  # noqa: ARG002
-        """Restore the metrics of an interrupted epoch, because Keras resets them when it starts an epoch."""
+        """Restore the metrics of an interrupted epoch, because Keras resets all metrics when it starts an epoch."""
         if self.is_within_epoch():
             checkpoint.restore_metrics(self.model, self.progress)
 
@@ -47,14 +47,14 @@ class TrainingController(keras.callbacks.Callback):
             for layer in layers_of(self.model):
                 if isinstance(layer, CARRYING):
                     layer.reset_states()
-        # The schedule already counts this batch. Otherwise the learning rate of the first warm-up batch would be 0.
+        # Count this batch as completed, because the learning rate of the first warm-up batch would otherwise be 0.
         ahead = Progress(self.progress.windows + 1, self.progress.seconds)
         completed = schedule.completed_share(self.settings, ahead, self.batches_per_epoch)
         rate = schedule.learning_rate(self.settings, completed) / 2**self.progress.setbacks
         self.model.optimizer.learning_rate.assign(rate)
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:  # noqa: ARG002
-        """Count the batch. Stop the Keras epoch when the epoch is complete, at a limit or on request.
+        """Count the batch. End the Keras epoch if the epoch is complete, at a limit or on request.
 
         Raises:
             Terminated: if a worker received SIGTERM.
@@ -68,7 +68,7 @@ class TrainingController(keras.callbacks.Callback):
         self.raise_if_terminated()
 
     def on_epoch_end(self, epoch: int, logs: Any = None) -> None:  # noqa: ARG002
-        """Average the losses over all workers. Stop the training if it has reached a limit or on request."""
+        """Average the losses over all workers. End the training at a limit or on request."""
         if workers.size() > 1:
             self._average(logs)
         self.model.stop_training = self.is_over()
@@ -100,7 +100,7 @@ class TrainingController(keras.callbacks.Callback):
         return schedule.completed_share(self.settings, self.progress, self.batches_per_epoch)
 
     def epochs(self) -> float:
-        """Return the number of epochs so far, as a fraction."""
+        """Return the number of epochs so far, including the completed fraction of the current epoch."""
         return self.progress.windows / self.batches_per_epoch
 
     def is_within_epoch(self) -> bool:

@@ -36,9 +36,9 @@ class TrainingData:
     Attributes:
         recipe: the recipe, with a value for each size.
         encoded: token ids, counts and tokenizer.
-        train_examples: examples of the training split. None if the split is read as continuous text.
-        validation_examples: the held-out examples that are scored after each epoch. None if the held-out text is read
-            as continuous text.
+        train_examples: examples of the training split. None if the model reads the split as continuous text.
+        validation_examples: the held-out examples that are scored after each epoch. None if the model reads the
+            held-out text as continuous text.
         batches_per_epoch: number of batches per epoch.
     """
 
@@ -86,15 +86,18 @@ class TrainingData:
 
     @property
     def tokens_per_character(self) -> dict[Split, float]:
-        """The number of predicted tokens per predicted character of each split, to convert a loss per token."""
+        """For each split, the number of predicted tokens per predicted character.
+
+        This number converts a loss per token to a loss per character.
+        """
         counts = {split: self.counts(split) for split in SPLITS}
         return {split: values["tokens"] / max(values["characters"], 1) for split, values in counts.items()}
 
     def counts(self, split: Split) -> dict[str, int]:
         """Return the numbers of tokens, characters and bytes of a split, to convert its loss into other units.
 
-        Only predicted tokens count. The first token of a continuous text is not predicted, because no token precedes
-        it. If documents are read separately, their start symbols are not predicted either.
+        Only predicted tokens are counted. The first token of a continuous text is not predicted, because no token
+        precedes the first token. If the model reads documents separately, their start symbols are not predicted either.
         """
         amounts, ids = self.encoded.counts[split], getattr(self.encoded, split)
         if self.recipe.carries:
@@ -103,7 +106,7 @@ class TrainingData:
         return amounts | {"tokens": amounts["tokens"] - starts}
 
     def dataset(self, first: int) -> tf.data.Dataset:
-        """Create the dataset of batches from index ``first`` on. It contains only the rows of this worker."""
+        """Create a dataset that starts at the batch with index ``first``. It contains only the rows of this worker."""
         part = self.recipe.training
         rows = workers.batch_rows(part.batch_size)
         batching = stream_windows.Batching(part.batch_size, part.window, part.epochs, part.seed, first, rows)
@@ -158,7 +161,7 @@ def check_precision(precision: str) -> None:
 
 
 def _examples(recipe: Recipe, ids: NDArray[np.integer]) -> Examples:
-    """Return the pairs or documents of a split. Raise UserError if the ids of pairs do not have their format."""
+    """Return the pairs or documents of a split. Raise UserError if the ids of a corpus of pairs do not form pairs."""
     try:
         return example_batches.find_examples(ids, recipe.corpus.is_pairs)
     except ValueError as error:
@@ -179,7 +182,7 @@ def _with_sizes(recipe: Recipe, encoded: Encoded, examples: Examples | None) -> 
 
 
 def _report_long_documents(recipe: Recipe, longest: int) -> None:
-    """Report the effect of a window that is shorter than many documents."""
+    """If many documents are longer than the window, report how the training reads these documents."""
     if longest <= recipe.training.window:
         return
     effect = (

@@ -89,7 +89,7 @@ def run_epochs(training: Training, stop: StopRequest, display: Display | None) -
         display: a function that creates a callback to show the progress. None for no display.
 
     Raises:
-        Terminated: if SIGTERM ended the training. The last checkpoint is saved before.
+        Terminated: if SIGTERM ended the training. A checkpoint is saved first, unless the training has diverged.
         UserError: if the training diverges more than ``MAX_SETBACKS`` times within an epoch, or if a file cannot be
             written.
     """
@@ -200,7 +200,7 @@ def _fit(training: Training, callbacks: list[keras.callbacks.Callback]) -> None:
 
 
 def _finish_epoch(training: Training, callbacks: list[keras.callbacks.Callback], epoch: int) -> None:
-    """Run the callbacks for the end of an epoch as ``fit`` does, if all batches of the epoch are already trained."""
+    """Run the callbacks at the end of an epoch, as ``fit`` does. All batches of the epoch must already be trained."""
     model = training.model
     callback_list = keras.callbacks.CallbackList(callbacks, model=model)
     checkpoint.restore_metrics(model, training.controller.progress)
@@ -212,7 +212,7 @@ def _finish_epoch(training: Training, callbacks: list[keras.callbacks.Callback],
 def go_back(training: Training, reason: str) -> None:
     """Return to the last checkpoint after a divergence, and halve the learning rate.
 
-    The time between that checkpoint and the divergence still counts as training time.
+    The time between the checkpoint and the divergence still counts as training time.
 
     Args:
         training: the training.

@@ -32,7 +32,7 @@ def cross_entropy(ids: Any, products: Any, bias: Any) -> Any:
 
 
 class SampledSoftmax(keras.losses.Loss):
-    """Sampled softmax: mean negative log-likelihood that computes the logits of a sample of the vocabulary only.
+    """Sampled softmax: a mean negative log-likelihood that computes logits only for a sample of the vocabulary.
 
     The softmax divides by a sum over all V ids. This loss estimates the sum from the candidates of a batch. The
     candidates are the targets of the batch and ``draws`` additional ids. The additional ids are drawn with replacement,
@@ -77,14 +77,14 @@ class SampledSoftmax(keras.losses.Loss):
         return loss + own + tf.math.log1p(tf.exp(-loss) * tf.math.expm1(-own))
 
     def _draw(self) -> Any:
-        """Draw the additional ids, int32 [draws], with the inverse of their cumulative distribution."""
+        """Draw the additional ids, int32 [draws]. The function inverts their cumulative distribution."""
         uniform = keras.random.uniform((self.draws,), seed=self.output.draws_seed)
         return tf.searchsorted(tf.constant(np.cumsum(self.others), tf.float32), uniform, side="right")
 
     def _rarity(self, N: int) -> Any:
-        """Return -log of the probability that each id is a candidate in a batch of N targets, float32 [V]."""
+        """For each id, return -log of its probability to be a candidate in a batch of N targets, float32 [V]."""
         missed = N * np.log1p(-self.targets) + self.draws * np.log1p(-self.others)
-        probability = np.maximum(-np.expm1(missed), np.finfo(np.float32).tiny)  # ids that never occur are no candidates
+        probability = np.maximum(-np.expm1(missed), np.finfo(np.float32).tiny)  # above 0 for ids that never occur
         return tf.constant(-np.log(probability), tf.float32)
 
 
@@ -92,13 +92,13 @@ class NegativeLogLikelihood(keras.losses.Loss):
     """Mean negative log-likelihood that computes logits only for positions with a sample weight above 0.
 
     If the vocabulary is large, the logits and their softmax take most of the time of a training step. In a batch of
-    pairs, the weight of sources and padding is 0. This is more than half of the positions.
+    pairs, more than half of the positions usually have the weight 0, because they belong to sources or padding.
 
     Args:
         output: output layer of the model.
     """
 
-    STEP = 128  # the number of positions is rounded up to a multiple of this, because each new size needs set-up time
+    STEP = 128  # the number of positions is rounded up to a multiple of STEP, because a new number needs set-up time
 
     def __init__(self, output: Output | TiedOutput) -> None:
         """Create the loss."""
@@ -129,7 +129,12 @@ class NegativeLogLikelihood(keras.losses.Loss):
         return tf.reduce_sum(loss * weights) / tf.cast(tf.size(sample_weight), tf.float32)
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
-        """Return the negative log-likelihood, float32 [N], of ids, int32 [N], for inputs of shape [N, H]."""
+        """Return the negative log-likelihood of each id, float32 [N].
+
+        Args:
+            y_true: int32 [N], the target ids.
+            y_pred: float32 [N, H], the inputs of the output layer.
+        """
         return cross_entropy(y_true, *self.output.products(y_pred))
 
 
@@ -176,7 +181,7 @@ class EnsembleLoss(keras.losses.Loss):
     """
 
     def call(self, y_true: Any, y_pred: Any) -> Any:
-        """Return the mean over the K members at each position, float32 [B, T]."""
+        """For each position, return the mean loss of the K members, float32 [B, T]."""
         K = y_pred.shape[2]
         ids = tf.repeat(tf.cast(y_true, tf.int32)[:, :, tf.newaxis], K, axis=2)
         return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(ids, y_pred), axis=2)

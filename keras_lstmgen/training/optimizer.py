@@ -10,7 +10,7 @@ from keras_lstmgen.distribution import workers
 
 @keras.saving.register_keras_serializable(package="keras_lstmgen")
 class Adam(keras.optimizers.Adam):
-    """``keras.optimizers.Adam`` with one fused TensorFlow operator instead of about ten operators per weight.
+    """A ``keras.optimizers.Adam`` that updates each weight with one fused TensorFlow operator instead of about ten.
 
     With ``weight_decay``, the optimizer is AdamW. Weight decay does not apply to biases.
 

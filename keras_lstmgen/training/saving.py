@@ -30,7 +30,7 @@ class CheckpointSaver(keras.callbacks.Callback):
     Args:
         folder: folder of the run.
         controller: the training controller.
-        inference_model: the model that the validation loss belongs to. Its weights are saved.
+        inference_model: the model on which the validation loss is measured. The weights of this model are saved.
     """
 
     def __init__(self, folder: Path, controller: TrainingController, inference_model: keras.Sequential) -> None:
@@ -62,7 +62,7 @@ class CheckpointSaver(keras.callbacks.Callback):
                 self.inference_model.save(path)
         if not is_paused:
             progress = self.controller.progress
-            # A divergence after a whole epoch without one has a new cause, so the number of attempts starts again.
+            # After a whole epoch without a divergence, a new divergence has a new cause, so the count starts at 0.
             progress.lately *= self.controller.is_within_epoch()
             self.save()
         if workers.is_chief():
@@ -74,7 +74,7 @@ class CheckpointSaver(keras.callbacks.Callback):
         """Save a checkpoint.
 
         Raises:
-            DivergedError: if a variable contains a value that is not finite. The checkpoint is not saved then.
+            DivergedError: if a variable contains a value that is not finite. In this case, no checkpoint is saved.
         """
         diverged = [
             variable.path
@@ -87,7 +87,7 @@ class CheckpointSaver(keras.callbacks.Callback):
         self.record_save(checkpoint.save(self.folder, self.model, self.controller.progress))
 
     def record_save(self, seconds: float) -> None:
-        """Record that a checkpoint was saved now, and the time in seconds that it took."""
+        """Record the current time as the time of the last checkpoint, and the seconds that were needed to save it."""
         self._saved_at, self._save_seconds = self.controller.progress.seconds, seconds
 
     def _add_to_history(self, logs: dict[str, float]) -> bool:
@@ -109,7 +109,7 @@ class SampleWriter(keras.callbacks.Callback):
         folder: folder of the run.
         controller: the training controller.
         generate: a function that generates and returns a text.
-        settings: description of the generation settings. The file contains it above each text.
+        settings: description of the generation settings, which is written above each text.
 
     Attributes:
         text: the text that was generated last. "" before the first epoch ends.

@@ -36,8 +36,9 @@ def learning_rate(settings: recipe.Training, completed: float) -> float:
 def completed_share(settings: recipe.Training, progress: Progress, batches_per_epoch: int) -> float:
     """Return the completed share of a training, from 0 to 1.
 
-    If the recipe limits both epochs and minutes, the result is the larger of the two completed shares. If it limits
-    only the epochs, the result does not depend on the clock, so the same recipe always produces the same losses.
+    If the recipe limits both epochs and minutes, the result is the larger of the two completed shares. If the
+    recipe limits only the epochs, the result does not depend on the clock, so the same recipe always produces the same
+    losses.
 
     Args:
         settings: training settings of the recipe, with the limits ``epochs`` and ``minutes``. 0 stands for no limit.

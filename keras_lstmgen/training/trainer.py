@@ -35,7 +35,8 @@ from keras_lstmgen.training.saving import HISTORY
 from keras_lstmgen.utils.errors import UserError
 
 METRICS, CURVE = "metrics.json", "curve.png"
-# Training options that may change when a run resumes. The others determine the weights or the position in the text.
+# Training options that may change when a run resumes. Other options may not change, because they determine the weights
+# or the position in the text.
 RESUME_OPTIONS = ("epochs", "minutes", "learning_rate", "warmup", "weight_decay", "clip_norm", "patience")
 
 
@@ -88,7 +89,7 @@ def train(
         settings: the recipe.
         runs: folder of the runs.
         name: name of the run. If the folder exists already, a number is appended.
-        stop: stop request, with which a signal handler can end the training early. None to always reach the limit.
+        stop: stop request, with which a signal handler can end the training early. None to train until the limit.
         display: a function that creates a callback to show the progress. None for no display.
 
     Raises:
@@ -137,10 +138,10 @@ def resume(
 
 
 def train_as_worker(runs: Path, stop: StopRequest | None = None) -> None:
-    """Run a worker that is not the chief. It trains with the chief, and receives the recipe from the chief.
+    """Run a worker that is not the chief. The worker receives the recipe from the chief, and trains with the chief.
 
     Args:
-        runs: folder of the runs. This worker writes only the cache of token ids in it.
+        runs: folder of the runs. In this folder, the worker writes only the cache of token ids.
         stop: see ``train``.
     """
     with reporter.use(reporter.Reporter()):  # only the chief reports
@@ -178,7 +179,7 @@ def _check_text(corpus: recipe.Corpus) -> None:
 
 
 def _check_changes(before: recipe.Recipe, settings: recipe.Recipe) -> None:
-    """Raise UserError if the recipe contains changes with which a run cannot resume. The corpus is not checked."""
+    """Raise UserError if the recipe changes an option that must not change. The corpus is not checked."""
     old, new = recipe.to_tables(before), recipe.to_tables(settings)
     for table in ("tokenizer", "model", "training"):
         for key, value in new[table].items():
@@ -224,7 +225,7 @@ def _optimizer(settings: recipe.Training) -> Adam:
 
 
 def _fit(data: TrainingData, folder: Path, stop: StopRequest | None, display: Display | None) -> TrainingResult:
-    """Train a run from its last checkpoint, or from the beginning if it has none, and write the metrics."""
+    """Train a run from its last checkpoint, or from the beginning if no checkpoint exists, and write the metrics."""
     stop = stop or StopRequest()
     with atomic.exclusive_lock(folder, lambda: _raise_already_training(folder)):
         training = _start(data, folder, stop)
@@ -285,7 +286,7 @@ def _restore(folder: Path, model: keras.Sequential, text: str) -> Progress:
 
 
 def _metadata(data: TrainingData, model: keras.Sequential) -> Metadata:
-    """Return the metadata of a run. They do not contain metrics yet."""
+    """Return the metadata of a run, without metrics."""
     corpus, encoded = data.recipe.corpus, data.encoded
     return Metadata(
         vocab_size=data.vocab_size,

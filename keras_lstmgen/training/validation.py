@@ -15,8 +15,8 @@ from keras_lstmgen.training.controller import TrainingController
 from keras_lstmgen.training.input_pipeline import TrainingData
 
 EXCHANGE_INTERVAL = 0.5  # seconds between two exchanges of stop requests while the chief measures the loss
-MAX_LOSS = 50.0  # nats per token; for a vocabulary of a million tokens, equal probabilities give a loss of 14
-# A held-out text is divided into parts of at least PART_TOKENS tokens, at most MAX_PARTS. One batch scores all parts.
+MAX_LOSS = 50.0  # nats per token; far above 14, the loss if a million tokens have equal probabilities
+# A held-out text is divided into at most MAX_PARTS parts of at least PART_TOKENS tokens. One batch scores all parts.
 MAX_PARTS, PART_TOKENS = 64, 2048
 
 # A function that measures and returns a loss. It regularly calls its argument, a callback for the progress.
@@ -31,7 +31,8 @@ class Validation(keras.callbacks.Callback):
     """Measure the loss on the held-out text after each epoch, and add it to the logs as ``val_loss``.
 
     ``val_loss`` is in nats per token. The training loss in the logs includes penalties of regularization layers. This
-    callback subtracts them, so that the two losses are comparable. It raises DivergedError if a loss has diverged.
+    callback subtracts these penalties, so that the two losses are comparable. The callback raises DivergedError if a
+    loss has diverged.
 
     Args:
         measure: a function that returns the loss on the held-out text, in nats per token.
@@ -52,7 +53,10 @@ class Validation(keras.callbacks.Callback):
         self._sum = None
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any]) -> None:  # noqa: ARG002
-        """Compute the loss of this batch from the mean losses of Keras, and check that it has not diverged."""
+        """Compute the loss of this batch, and check that it has not diverged.
+
+        The logs of Keras contain only the mean loss of all batches of the epoch so far.
+        """
         _subtract_penalty(logs)
         count = (self.controller.progress.windows - 1) % self.controller.batches_per_epoch + 1
         before, self._sum = self._sum, logs["loss"] * count
@@ -79,7 +83,7 @@ def _subtract_penalty(logs: dict[str, Any]) -> None:
 
 
 def copy_weights(model: keras.Sequential, inference_model: keras.Sequential) -> None:
-    """Copy the weights of the training model, or their averages from the optimizer, to the inference model."""
+    """Copy the weights of the training model, or their averages if the optimizer computes averages."""
     inference_model.set_weights(model.get_weights())
     model.optimizer.finalize_variable_values(inference_model.trainable_variables)
 
