@@ -1,4 +1,4 @@
-"""Export a run: write the artifact of each format, compare it with Keras in its own runtime, and record the result."""
+"""Export a run: write the artifact of each format, compare its results with Keras, and record the comparison."""
 
 import contextlib
 import importlib.metadata
@@ -60,7 +60,7 @@ class ExportError(UserError):
     """The export of at least one format failed.
 
     Attributes:
-        results: the result of each format whose artifact was compared with Keras, by the name of the format.
+        results: results by the name of the format, for the formats whose artifacts were compared with Keras.
     """
 
     def __init__(self, message: str, results: dict[str, Exported]) -> None:
@@ -73,8 +73,8 @@ def export(folder: Path, settings: recipe.Export) -> dict[str, Exported]:
     """Write and verify the artifacts of a run, and record the results in ``export.json``.
 
     The function discards an artifact that cannot be written, cannot be opened, or differs too much from Keras. In this
-    case, it keeps the artifact of an earlier export and its entry in ``export.json``, and continues with the next
-    format.
+    case, the function keeps the artifact and the ``export.json`` entry of an earlier export, and continues with the
+    next format.
 
     Args:
         folder: folder of the run.
@@ -84,12 +84,12 @@ def export(folder: Path, settings: recipe.Export) -> dict[str, Exported]:
         The result of each format, by the name of the format.
 
     Raises:
-        ExportError: if a format failed. The function raises it after it has exported all other formats.
+        ExportError: if a format failed. All other formats are exported before the function raises this error.
         UserError: if the settings, the run or ``export.json`` are not valid. In this case, nothing is written.
     """
     _check(settings)
     exporters = {name: _exporter(name) for name in settings.formats}
-    with tf.device("CPU:0"):  # a graph that was traced for a GPU may not run without one
+    with tf.device("CPU:0"):  # a graph that was traced for a GPU may not run without a GPU
         results, failures = _export_all(exporters, folder, settings)
     if failures:
         raise ExportError("; ".join(failures), results)
@@ -143,7 +143,7 @@ def _export_all(
 
 @dataclass(frozen=True)
 class _Job:
-    """The export of one run: the data that the exports of all formats share."""
+    """The export of one run, with the data that the exports of all formats use."""
 
     run: Run
     folder: Path
@@ -151,7 +151,7 @@ class _Job:
     record: dict[str, Any]  # content of ``export.json``
 
     def export(self, name: str, exporter: Exporter) -> Exported:
-        """Write one format to a temporary folder; if it passes the comparison, move it into the folder of the run."""
+        """Write an artifact to a temporary folder, and move it into the run folder if it passes the comparison."""
         with atomic.temporary_folder(self.folder) as temporary, atomic.plain_path(temporary) as place:
             with reporter.status(f"{exporter.title}: converting") as update:
                 _write(exporter, self.run, place)
@@ -168,7 +168,7 @@ class _Job:
         """Replace the artifact of an earlier export by the artifact in the temporary folder ``place``.
 
         The method first removes the entry of the earlier artifact from ``export.json``. If the process is killed before
-        the next step, ``export.json`` then has no entry for this format, but never an entry of another artifact.
+        it adds the new entry, ``export.json`` therefore has no entry for this format instead of a wrong one.
         """
         earlier = self.record["artifacts"].get(name)
         self._save_record(name, None)
@@ -199,11 +199,11 @@ def _write(exporter: Exporter, run: Run, folder: Path) -> None:
 
 
 def _prove(exporter: Exporter, run: Run, folder: Path, reference: Reference) -> Proof:
-    """Compare an artifact with Keras; if it cannot be run, return a failed proof that contains the reason."""
+    """Compare an artifact with Keras; if the artifact cannot be run, return a failed proof that contains the reason."""
     try:
         return _compare(exporter, run, folder, reference)
     except Exception as error:  # each runtime raises its own exceptions for models that it cannot run
-        if isinstance(error, OSError) and error.errno:  # the artifact is not the cause, but for example a full disk
+        if isinstance(error, OSError) and error.errno:  # the artifact is not the cause, but, for example, a full disk
             raise UserError(f"{exporter.title}: the check failed ({error.strerror}); {DISCARDED}") from error
         return Proof(None, 0, len(reference.cases), 0.0, (f"cannot be run ({first_line(error)})",))
 

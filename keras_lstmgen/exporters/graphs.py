@@ -23,8 +23,8 @@ class Graphs(tf.Module):
     All graphs take ``state``, float32 [B, S], and return ``next_state``, float32 [B, S]. P is the number of ids of a
     prompt, N the number of tokens to generate.
 
-    - ``step`` reads one id per text. It takes ``ids``, int32 [B], and returns ``logits``, float32 [B, V].
-    - ``generate`` reads prompts and generates texts. It takes ``ids``, int32 [B, P], ``noise``, float32 [B, N], and
+    - ``step`` computes logits for one id per text. It takes ``ids``, int32 [B], and returns ``logits``, float32 [B, V].
+    - ``generate`` continues prompts. It takes ``ids``, int32 [B, P], ``noise``, float32 [B, N], and
       the sampling options, each with shape [B]. It returns ``tokens``, int32 [B, N], and ``logprobs``, float32 [B, N].
     - ``score`` computes log-probabilities of texts. It takes ``ids``, int32 [B, P], and returns ``logprobs``, float32
       [B, P - 1].
@@ -80,7 +80,7 @@ class Graphs(tf.Module):
 def option_assertions(options: sampling.Rows) -> list[Any]:
     """Create one graph assertion per sampling option.
 
-    An assertion fails with the name of its option if a value of the option is out of range.
+    Each assertion fails if a value of its option is out of range. The message of the assertion names the option.
     """
     return [
         tf.debugging.Assert(tf.reduce_all(holds), [f"{name} is out of range; give a number {wanted}"])
@@ -94,7 +94,9 @@ def _length_assertion(ids: Any) -> Any:
 
 
 def folded(weights: inference_step.Weights) -> inference_step.Weights:
-    """Replace the embedding and the kernel and bias of the first LSTM layer by a table ``embedding W + b``.
+    """Replace the embedding, W and b by one table ``embedding W + b``.
+
+    W and b are the kernel and the bias of the first LSTM layer.
 
     The table saves one matrix product per token. The weights stay unchanged if the table has more numbers than the
     weights that it replaces. With a small vocabulary, such as characters, the table has fewer numbers.

@@ -84,7 +84,7 @@ def _converted(graph: Any) -> Any:
 def _sum_in_scatters(proto: Any) -> None:
     """Set each ScatterND operator to add up values with the same index.
 
-    TensorFlow adds them up. Without this attribute, ONNX keeps only the last value.
+    TensorFlow adds up these values. ONNX keeps only the last of the values if the attribute ``reduction`` is missing.
     """
     for node in _nodes(proto.graph):
         if node.op_type == "ScatterND" and not any(attribute.name == "reduction" for attribute in node.attribute):
@@ -92,10 +92,10 @@ def _sum_in_scatters(proto: Any) -> None:
 
 
 def _capture_invariants(loop: Any) -> None:
-    """Change a loop so that its body refers directly to values outside the loop that stay constant, such as weights.
+    """Change a loop so that its body uses constant values, such as weights, directly from outside the loop.
 
-    tf2onnx instead passes these values from iteration to iteration. A runtime then cannot know that the weights are
-    constant, and cannot optimize their memory layout before the loop.
+    In the output of tf2onnx, the loop passes these values from iteration to iteration. A runtime then cannot know that
+    the weights are constant, and cannot optimize the memory layout of the weights before the loop.
     """
     body = loop.attribute[0].g
     # The inputs of a loop are the number of iterations, the condition and the carried values. The inputs of its body

@@ -22,7 +22,7 @@ TEXT_OPERATORS = {f"Sentencepiece{name}Op" for name in ("", "Tokenize", "Detoken
 
 
 def write(run: Run, folder: Path) -> None:
-    """Write the SavedModel to the subfolder ``serving/1`` of a folder; metadata and tokenizer are its assets."""
+    """Write the SavedModel to the subfolder ``serving/1``; its assets are the metadata and the tokenizer."""
     with atomic.replacing(folder / PATH) as path:
         graphs = Graphs(run, check_inputs=True)
         graphs.strings = Strings(run, graphs)
@@ -54,8 +54,8 @@ def _check_operators(path: Path) -> None:
 def open_artifact(folder: Path, threads: int = 1) -> Call:
     """Load the SavedModel in the same way as TF Serving: by its tag ``serve``, in a session of its own.
 
-    The session runs the operators one after another in the thread of the caller. Most operators take less time than
-    starting them in another thread. No operator runs on a GPU.
+    The session runs the operators one after another in the thread of the caller. This is faster, because most
+    operators take less time than the start of an operator in another thread. No operator runs on a GPU.
 
     Args:
         folder: folder that contains the subfolder ``serving/1``.

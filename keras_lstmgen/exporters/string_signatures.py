@@ -13,7 +13,7 @@ from keras_lstmgen.models.run_directory import NONE, Run
 from keras_lstmgen.tokenizers.tokenizer import NEWLINE, UNK, WORD
 
 MAX_NEW_TOKENS = 200  # default number of tokens to generate
-LIMIT_NEW_TOKENS = 65_536  # largest permitted number, because the noise of a text must fit into memory
+LIMIT_NEW_TOKENS = 65_536  # largest permitted number of tokens, because the noise of a text must fit into memory
 SEPARATOR = b"\xff"  # a byte that does not occur in UTF-8
 NO_ID = -1  # padding at the end of the shorter texts of a batch
 
@@ -52,7 +52,7 @@ class Strings(tf.Module):
         self.by_word = run.tokenizer.by_word
 
     def signatures(self) -> dict[str, Any]:
-        """Return the functions by the names of their signatures.
+        """Return a dictionary that maps each signature name to a function.
 
         The functions are not traced yet, because tracing would remove the default values of their inputs.
         """
@@ -101,7 +101,7 @@ class Strings(tf.Module):
     def _completion(self, written: decoding_loop.DecodingResult, limits: Any) -> dict[str, Any]:
         """Return the outputs of ``complete``.
 
-        Each text ends after its end token, or when it has as many tokens as its limit, int32 [B, 1].
+        Each text ends after its end token, or when its number of tokens reaches its entry of ``limits``, int32 [B, 1].
         """
         ends = written.tokens == self.metadata.end_id
         before = tf.cumsum(tf.cast(ends, tf.int32), axis=1, exclusive=True) == 0
@@ -115,7 +115,7 @@ class Strings(tf.Module):
         }
 
     def score_text(self, text: Any) -> dict[str, Any]:
-        """Compute the log-probabilities of texts; the model reads the start symbol before each text.
+        """Compute the log-probability of each text, with the start symbol prepended to the text.
 
         Args:
             text: string [B].
@@ -133,12 +133,26 @@ class Strings(tf.Module):
         return {"logprob": logprob, "token_count": count, "perplexity": perplexity}
 
     def tokenize(self, text: Any) -> dict[str, Any]:
-        """Encode texts, string [B]; return ``ids``, int32 [B, P], padded with -1, and ``token_count``, int32 [B]."""
+        """Encode texts.
+
+        Args:
+            text: string [B].
+
+        Returns:
+            A dictionary with ``ids``, int32 [B, P], padded with -1, and ``token_count``, int32 [B].
+        """
         ids = self.encode(text)
         return {"ids": ids.to_tensor(NO_ID), "token_count": tf.cast(ids.row_lengths(), tf.int32)}
 
     def detokenize(self, ids: Any) -> dict[str, Any]:
-        """Decode ids, int32 [B, P], to ``text``, string [B]; the id -1 is padding and is ignored."""
+        """Decode ids to texts.
+
+        Args:
+            ids: int32 [B, P]. The id -1 is padding and is ignored.
+
+        Returns:
+            A dictionary with ``text``, string [B].
+        """
         V = self.metadata.vocab_size
         known = tf.debugging.Assert(
             tf.reduce_all((ids >= NO_ID) & (ids < V)),
@@ -166,15 +180,18 @@ class Strings(tf.Module):
         return tf.concat([ids, tf.RaggedTensor.from_row_lengths(ends, tf.cast(lacking, tf.int64))], axis=1)
 
     def _after_start(self, ids: Any, starts: Any) -> Any:
-        """Prepend the start symbol to the rows of ragged ids for which ``starts``, int64 [B], is 1 and not 0."""
+        """Prepend the start symbol to some rows of ragged ids.
+
+        For each row, ``starts``, int64 [B], is 1 if the row gets a start symbol, and 0 otherwise.
+        """
         symbols = tf.fill([tf.reduce_sum(starts)], self.metadata.start_id)
         return tf.concat([tf.RaggedTensor.from_row_lengths(symbols, starts), ids], axis=1)
 
     def encode(self, text: Any) -> Any:
         """Encode texts, string [B], to ragged ids, with the same result as ``Tokenizer.encode``.
 
-        Bytes that are not valid UTF-8 become U+FFFD, as with ``bytes.decode("utf-8", "replace")`` in Python. Regular
-        expressions in a graph use the syntax of RE2.
+        Bytes that are not valid UTF-8 become U+FFFD, as with ``bytes.decode("utf-8", "replace")`` in Python. The
+        regular expressions have the syntax of RE2, because TensorFlow graphs use RE2.
         """
         text = tf.strings.unicode_transcode(text, "UTF-8", "UTF-8", errors="replace")
         if not self.by_word:
@@ -187,8 +204,8 @@ class Strings(tf.Module):
 def _split_after(text: Any, pattern: str) -> Any:
     """Split texts, string [B], after each match of a pattern, and return ragged pieces.
 
-    The text after the last match is the last piece. The function does not use ``tensorflow_text.regex_split``, which
-    discards the text after a zero byte.
+    The text after the last match is the last piece. The function does not use ``tensorflow_text.regex_split``,
+    because ``regex_split`` discards the text after a zero byte.
     """
     pieces = tf.strings.split(tf.strings.regex_replace(text, f"({pattern})", rb"\1" + SEPARATOR), SEPARATOR)
     return tf.ragged.boolean_mask(pieces, pieces != b"")
@@ -224,7 +241,7 @@ def _align_right(ids: Any) -> Batch:
 
 
 def _largest(numbers: Any) -> Any:
-    """Return the maximum of the numbers, int32 [B], which are all at least 1; return 1 if B is 0."""
+    """Return the maximum of positive numbers, int32 [B], or 1 if B is 0."""
     return tf.maximum(tf.reduce_max(numbers), 1)
 
 
@@ -249,7 +266,7 @@ def noise_of(seed: Any, N: Any) -> Any:
 def _mix(x: Any) -> Any:
     """Apply the hash "lowbias32" (Wellons, 2018) to the low 32 bits of each int64.
 
-    A product can exceed 64 bits. This does not change its low 32 bits.
+    A product can exceed 64 bits, but the overflow does not change the low 32 bits.
     """
     for shift, factor in ((16, 0x7FEB352D), (15, 0x846CA68B)):
         x = _low((x ^ tf.bitwise.right_shift(x, tf.constant(shift, tf.int64))) * factor)

@@ -30,8 +30,8 @@ class Precision:
     Attributes:
         title: name of the format in messages and tables.
         file: name of the file.
-        optimizations: optimizations of the converter. Without any, the weights stay float32.
-        types: permitted types of the weights. With an optimization and without a type, the converter uses int8.
+        optimizations: optimizations of the converter. If this is empty, the weights stay float32.
+        types: permitted types of the weights. If this is empty, an optimization converts the weights to int8.
         max_loss_increase: largest permitted increase of the loss over Keras in nats per token; None for float32
             weights.
     """
@@ -50,14 +50,14 @@ class Precision:
 
 PRECISIONS = {
     "tflite": Precision("TFLite", "model.tflite"),
-    # This file has half the size. The runtime converts the weights to float32 when it loads the file, and computes
-    # matrix products in float32.
+    # This file has half the size of the float32 file. The runtime converts the weights to float32 when it loads the
+    # file, and computes matrix products in float32.
     "tflite_float16": Precision(
         "TFLite float16", "model_float16.tflite", [tf.lite.Optimize.DEFAULT], [tf.float16], max_loss_increase=0.001
     ),
-    # This file has a quarter of the size. It uses "dynamic range" quantization: the weights are int8 with one scale
-    # per output of a matrix product, and the runtime quantizes each row of the other operand. States, gates and
-    # sampling are float32.
+    # This file has a quarter of the size of the float32 file. It uses "dynamic range" quantization: the weights are
+    # int8 with one scale per output of a matrix product, and the runtime quantizes each row of the other operand.
+    # States, gates and sampling are float32.
     "tflite_int8": Precision(
         "TFLite int8", "model_int8.tflite", [tf.lite.Optimize.DEFAULT], max_loss_increase=0.02
     ),
@@ -76,7 +76,8 @@ def write(precision: Precision, run: Run, folder: Path) -> None:
 def _converted(precision: Precision, run: Run) -> bytes:
     """Convert the graphs to TFLite.
 
-    The function first writes a SavedModel, because the converter then stores the weights once for all signatures.
+    The function first writes a SavedModel, because the converter then stores only one copy of the weights for all
+    signatures.
     """
     with tempfile.TemporaryDirectory() as temporary, atomic.plain_path(Path(temporary)) as folder:
         graphs = Graphs(run)

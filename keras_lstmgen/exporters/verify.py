@@ -31,7 +31,7 @@ MIN_IDENTICAL = 0.99  # smallest permitted share of texts that are identical to 
 # the share of a correct artifact is sometimes below 0.99.
 MIN_IDENTICAL_LARGE = 0.95
 LOSS_TOKENS = 20_000  # largest number of tokens for which the loss is computed
-LOSS_PARTS = 8  # number of parts of these tokens, which are the rows of one batch
+LOSS_PARTS = 8  # the tokens are split into this number of parts, the rows of one batch
 LENGTHS = (1, 2, 7, 33)  # prompt lengths in tokens
 BATCHES = (1, 3, 8)  # batch sizes
 MIXES = (
@@ -123,7 +123,7 @@ def _length(prompt: np.ndarray[Any, Any], end_id: int) -> int:
 
 
 def verify(run: Run, reference: Reference, call: Call) -> Proof:
-    """Compare an artifact of a format that must generate the same texts as Keras."""
+    """Compare an artifact with Keras, for a format that must generate the same texts as Keras."""
     texts, tokens = reference.tokens.shape
     difference = _largest_logit_difference(run, reference, call)
     identical = int((_all_texts(run, reference, call, BATCHES) == reference.tokens).all(axis=1).sum())
@@ -132,10 +132,10 @@ def verify(run: Run, reference: Reference, call: Call) -> Proof:
 
 
 def verify_quantized(run: Run, reference: Reference, call: Call, again: Call, max_increase: float) -> Proof:
-    """Compare an artifact with rounded weights with Keras.
+    """Compare a quantized artifact with Keras.
 
-    The loss of the artifact must be close to the loss of Keras. The artifact must also generate the same texts again
-    when it is opened a second time and generates them one by one.
+    The loss of the artifact must be close to the loss of Keras. In addition, the artifact is opened a second
+    time, and must then generate the same texts as the first time, one text per batch.
 
     Args:
         run: the run.
@@ -156,7 +156,7 @@ def verify_quantized(run: Run, reference: Reference, call: Call, again: Call, ma
 
 
 def reasons_in_strings(run: Run, reference: Reference, call: Call) -> tuple[str, ...]:
-    """Compare the texts of the string signature with Keras, with prompts of all lengths in one request.
+    """Compare the texts of the string signature with Keras; one request contains prompts of all lengths.
 
     The function skips the prompts whose ids change when they are decoded to a string and encoded again.
 
@@ -204,7 +204,7 @@ def _reasons(difference: float, identical: int, texts: int, needed: float) -> tu
 
 
 def _reasons_quantized(loss: float, max_increase: float, repeated: int, texts: int) -> tuple[str, ...]:
-    """Return the reasons why a quantized artifact failed; ``loss`` is its loss minus the loss of Keras."""
+    """Return the reasons why an artifact failed; ``loss`` is the loss of the artifact minus the loss of Keras."""
     reasons = []
     if not loss < max_increase:
         reasons.append(f"its loss is {loss:.3g} nats per token above the loss of Keras (allowed: {max_increase:g})")
@@ -216,7 +216,7 @@ def _reasons_quantized(loss: float, max_increase: float, repeated: int, texts: i
 def _held_out(run: Run, reference: Reference) -> tuple[Text, str]:
     """Return the text for which the loss is computed, and its description.
 
-    This is the validation text of the run. If it is not available, the function returns texts that Keras generated.
+    The text is the validation text of the run. If this is not available, the text consists of texts from Keras.
     """
     settings = run.recipe
     try:
@@ -272,7 +272,7 @@ def _largest_logit_difference(run: Run, reference: Reference, call: Call) -> flo
 
 
 def _all_texts(run: Run, reference: Reference, call: Call, sizes: Sequence[int]) -> Any:
-    """Generate the texts of all cases with an artifact, int32 [texts, N], in batches of the sizes ``sizes`` in turn."""
+    """Return the texts of an artifact for all cases, int32 [texts, N]; the batch sizes cycle through ``sizes``."""
     N = reference.tokens.shape[1]
     return np.concatenate([artifact_texts(run, call, group, N) for group in groups(reference.cases, sizes)])
 
@@ -280,7 +280,7 @@ def _all_texts(run: Run, reference: Reference, call: Call, sizes: Sequence[int])
 def groups(cases: list[Case], sizes: Sequence[int]) -> Iterator[list[Case]]:
     """Iterate over batches of cases; all prompts of a batch have the same length.
 
-    The batches have the sizes ``sizes`` in turn. The order of the cases does not depend on ``sizes``.
+    The batch sizes cycle through ``sizes``. The order of the cases does not depend on ``sizes``.
     """
     by_length = sorted(cases, key=lambda case: len(case.prompt))
     for _, same in itertools.groupby(by_length, key=lambda case: len(case.prompt)):
@@ -303,14 +303,14 @@ def _inputs(group: list[Case], tokens: int) -> tuple[Any, Any, sampling.Rows]:
 
 
 def keras_texts(run: Run, loop: Loop, group: list[Case], tokens: int) -> Any:
-    """Generate the texts of B cases with Keras, int32 [B, tokens]; all prompts must have the same length."""
+    """Return the texts of Keras for B cases, int32 [B, tokens]; all prompts must have the same length."""
     ids, noise, options = _inputs(group, tokens)
     text = decoding_loop.initial_state(len(group), run.metadata.state_size, run.metadata.vocab_size)
     return loop(decoding_loop.Request(ids, noise, options), text).tokens.numpy()
 
 
 def artifact_texts(run: Run, call: Call, group: list[Case], tokens: int) -> Any:
-    """Generate the texts of B cases with an artifact, int32 [B, tokens]; all prompts must have the same length."""
+    """Return the texts of an artifact for B cases, int32 [B, tokens]; all prompts must have the same length."""
     ids, noise, options = _inputs(group, tokens)
     state = np.zeros((len(group), run.metadata.state_size), np.float32)
     return call("generate", ids=ids, state=state, noise=noise, **options._asdict())["tokens"]
@@ -338,7 +338,7 @@ def _worst(worst: float, found: Any, expected: Any) -> float:
 
 
 def _speed(run: Run, call: Call, tokens: int) -> float:
-    """Return the generation speed for batch size 1 in tokens per second; the fastest of three texts counts."""
+    """Return the generation speed for batch size 1 in tokens per second: the maximum of three measurements."""
     group = [Case(np.array([run.metadata.start_id], np.int32), Options(), 0)]
     return max(_tokens_per_second(run, call, group, tokens) for _ in range(3))
 

@@ -1,4 +1,7 @@
-"""Write warm-up requests, which TF Serving runs when it loads a model, so that the first user request is not slow."""
+"""Write warm-up requests for TF Serving, so that the first user request is not slow.
+
+TF Serving runs these requests when it loads a model.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path

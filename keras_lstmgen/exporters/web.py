@@ -126,7 +126,7 @@ def _reason(error: BaseException) -> str:
 
 
 def _unpacked(archive: bytes) -> dict[str, bytes]:
-    """Return the content of the files that the page needs from the archive, by their path in the page."""
+    """Return the files of the archive that the page needs, as a dictionary from path in the page to content."""
     files = {}
     with tarfile.open(fileobj=io.BytesIO(archive), mode="r:gz") as packed:
         for member in packed:
@@ -138,7 +138,7 @@ def _unpacked(archive: bytes) -> dict[str, bytes]:
 def open_artifact(folder: Path, threads: int = 1) -> Call:  # noqa: ARG001 (a page has one thread)
     """Run the code of the page in Node, with the same runtime as in a browser.
 
-    The page starts each text with a zero state. Therefore the graph ``generate`` requires a ``state`` of zeros, and
+    The page starts each text with a zero state, so the graph ``generate`` ignores its input ``state``. The graph
     returns only ``tokens``.
 
     Args:
@@ -148,8 +148,8 @@ def open_artifact(folder: Path, threads: int = 1) -> Call:  # noqa: ARG001 (a pa
     Returns:
         A function that runs a graph, see ``registry.Call``.
     """
-    # Node cannot load modules from a folder with a backslash in its path. Such a folder is opened by a link with a
-    # valid name, which Node must not resolve.
+    # Node cannot load modules from a folder with a backslash in its path. In this case, ``folder`` is a link without a
+    # backslash in its path, and the first option prevents Node from resolving the link.
     options = ("--preserve-symlinks", str(kit() / "run.mjs"))
     command = [_program("node"), *options, str(folder / PATH), "--graphs"]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, encoding="utf-8")

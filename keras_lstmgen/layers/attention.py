@@ -2,15 +2,15 @@
 
 Sources: Luong, Pham and Manning, "Effective Approaches to Attention-based Neural Machine Translation", 2015 (the hidden
 state of the LSTM is the query); Vaswani et al., "Attention Is All You Need", 2017 (scaled dot product); Cheng, Dong and
-Lapata, "Long Short-Term Memory-Networks for Machine Reading", 2016 (self-attention over the text read so far)::
+Lapata, "Long Short-Term Memory-Networks for Machine Reading", 2016 (self-attention over the preceding text)::
 
     q, k, v = h Q, h K, h V                  for each step
     p       = softmax of q . k / sqrt(D) over the last M steps, including the current step
     h'      = h + (sum of p v) O
 
-The memory of a text has M slots, one per attended step. A slot consists of a key, a value and the number 1. With a
-pointer-generator (``pointer_generator``), the number is 1 + id, where id is the token that the model read at this step.
-A slot is empty if all its values are zero.
+The memory of a text has M slots, one for each of the last M steps. A slot consists of a key, a value and the number 1.
+With a pointer-generator (``pointer_generator``), the number is 1 + id, where id is the input token of the step. An
+empty slot contains only zeros.
 """
 
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ import numpy as np
 import tensorflow as tf
 
 SIZE = 128  # D, of keys and values
-NOTHING = -1e9  # added to the logit of a masked or empty slot, so that its attention weight is 0
+NOTHING = -1e9  # added to the logit of a masked or empty slot, so that the attention weight of the slot is 0
 
 
 class Heads(NamedTuple):
@@ -39,8 +39,8 @@ def attend(weights: Heads, h: Any, memory: Any, ids: Any = None) -> tuple[Any, A
         weights: weights of the layer.
         h: float32 [B, T, H], hidden states of the last LSTM layer.
         memory: float32 [B, M, 2 D + 1], slots of the preceding steps.
-        ids: int32 [B, T], tokens that the model read at the T steps. The function stores them in the memory. None
-            without a pointer-generator.
+        ids: int32 [B, T], input tokens of the T steps. The function stores these tokens in the memory. None without a
+            pointer-generator.
 
     Returns:
         The outputs h', float32 [B, T, H], the updated memory, and the attention weights, float32 [B, T, M + T]. The
@@ -61,7 +61,7 @@ def attend_anew(weights: Heads, h: Any, M: int, ids: Any = None) -> tuple[Any, A
         weights: weights of the layer.
         h: float32 [B, T, H], hidden states of the last LSTM layer.
         M: number of steps that each step attends to, including itself.
-        ids: int32 [B, T], tokens that the model read at the T steps; None without a pointer-generator.
+        ids: int32 [B, T], input tokens of the T steps; None without a pointer-generator.
 
     Returns:
         The outputs h', float32 [B, T, H], and the attention weights over the T steps, float32 [B, T, T].
@@ -70,13 +70,19 @@ def attend_anew(weights: Heads, h: Any, M: int, ids: Any = None) -> tuple[Any, A
 
 
 def _slots(weights: Heads, h: Any, ids: Any) -> Any:
-    """Compute the slots of T steps, float32 [B, T, 2 D + 1]; each contains a key, a value, and 1 or 1 + id."""
+    """Return the slots of T steps, float32 [B, T, 2 D + 1].
+
+    Each slot contains a key, a value, and the number 1 + id. If ``ids`` is None, the number is 1.
+    """
     k, v = tf.matmul(h, weights.key), tf.matmul(h, weights.value)
     return tf.concat([k, v, tf.ones_like(k[..., :1]) if ids is None else tf.cast(ids, k.dtype)[..., None] + 1], axis=2)
 
 
 def _attended(weights: Heads, h: Any, slots: Any, M: int, with_ids: bool) -> tuple[Any, Any]:
-    """Compute h' [B, T, H] and the attention weights [B, T, N]; the last T of the N slots belong to the T steps."""
+    """Return h', float32 [B, T, H], and the attention weights over N slots, float32 [B, T, N].
+
+    The last T slots belong to the T steps themselves.
+    """
     T, N, D = (tf.shape(x)[1] if x.shape[1] is None else x.shape[1] for x in (h, slots, weights.query))
     keys, values, written = slots[:, :, :D], slots[:, :, D : 2 * D], slots[:, :, 2 * D]
     written = tf.minimum(written, 1) if with_ids else written
@@ -86,7 +92,11 @@ def _attended(weights: Heads, h: Any, slots: Any, M: int, with_ids: bool) -> tup
 
 
 def _band(T: Any, N: Any, M: int) -> Any:
-    """Build the attention mask [T, N]: 0 for the own slot of a step and the M - 1 slots before it, else ``NOTHING``."""
+    """Return the attention mask, float32 [T, N].
+
+    For each step, the mask is 0 at the slot of this step and at the M - 1 preceding slots. At all other slots, the mask
+    is ``NOTHING``.
+    """
     fixed = isinstance(T, int) and isinstance(N, int)  # the mask is a constant of the graph if T and N are known
     slot, own = (np.arange(N), np.arange(N - T, N)) if fixed else (tf.range(N), tf.range(N - T, N))
     behind = own[:, None] - slot[None, :]
@@ -94,18 +104,18 @@ def _band(T: Any, N: Any, M: int) -> Any:
 
 
 def memory_size(M: int) -> int:
-    """Return the number of values in the memory of a text with M slots."""
+    """Return the number of float32 values in a memory with M slots."""
     return M * (2 * SIZE + 1)
 
 
 @keras.saving.register_keras_serializable(package="keras_lstmgen")
 class Attention(keras.layers.Layer):
-    """Attention layer, which maps float32 [B, T, H] to float32 [B, T, H].
+    """Attention layer that maps float32 [B, T, H] to float32 [B, T, H].
 
     Args:
         slots: M, number of time steps that each step attends to, including itself.
-        batch_size: B, for a layer that keeps its memory from batch to batch, like a stateful LSTM. If None, every call
-            begins with an empty memory.
+        batch_size: B. If given, the layer keeps its memory from batch to batch, like a stateful LSTM. If None, every
+            call begins with an empty memory.
         **options: passed to ``keras.layers.Layer``.
     """
 

@@ -20,10 +20,10 @@ def check_precision(precision: str) -> str:
 
 
 def uses_bfloat16(precision: str) -> bool:
-    """Return whether products have bfloat16 operands.
+    """Return whether matrix products have bfloat16 operands.
 
-    The precision "auto" selects bfloat16 on a CPU if bfloat16 products are faster there than float32 products. With a
-    GPU, it selects float32.
+    On a CPU, the precision "auto" selects bfloat16 if this CPU multiplies bfloat16 faster than float32. With a GPU,
+    "auto" selects float32.
     """
     return precision == "bfloat16" or (precision == "auto" and native_ops.is_bfloat16_faster() and not has_gpu())
 
@@ -31,8 +31,8 @@ def uses_bfloat16(precision: str) -> bool:
 def dtype_policy(precision: str) -> str:
     """Return the Keras dtype policy of an LSTM layer during training.
 
-    On a CPU, the native kernel rounds the operands to bfloat16, so the policy is "float32". On a GPU, Keras must round
-    them, so the policy is "mixed_bfloat16" with the precision "bfloat16".
+    On a CPU, the policy is always "float32", because the native kernel itself rounds the operands to bfloat16. On a
+    GPU, the policy for the precision "bfloat16" is "mixed_bfloat16", because Keras must round the operands there.
     """
     return "mixed_bfloat16" if precision == "bfloat16" and has_gpu() else "float32"
 

@@ -30,10 +30,10 @@ def mixed(logits: Sequence[Any]) -> Any:
 
 @keras.saving.register_keras_serializable(package="keras_lstmgen")
 class Ensemble(keras.layers.Layer):
-    """Ensemble layer, which maps ids int32 [B, T] to log-probabilities float32 [B, T, V].
+    """Ensemble layer that maps ids int32 [B, T] to log-probabilities float32 [B, T, V].
 
-    The probabilities are the means over the K members. During training, the layer instead returns the logits of every
-    member, float32 [B, T, K, V], for the loss ``losses.EnsembleLoss``.
+    The probabilities are the means over the K members. During training, the layer returns the logits of every member
+    instead, float32 [B, T, K, V], because the loss ``losses.EnsembleLoss`` needs them.
 
     Args:
         members: K models that map ids int32 [B, T] to logits float32 [B, T, V].
@@ -63,8 +63,8 @@ class Ensemble(keras.layers.Layer):
 def members_of(model: keras.Sequential) -> list[keras.Sequential]:
     """Return the members of a model.
 
-    An ensemble has several members. The only member of a pointer-generator is the model inside it. The only member of
-    any other model is the model itself.
+    For an ensemble, the list contains all members. For a pointer-generator, it contains only the inner model. For any
+    other model, it contains only the model itself.
     """
     first = model.layers[0]
     if isinstance(first, Pointer):

@@ -16,12 +16,13 @@ TRAINER = keras.Model.fit.__module__  # module with the loops of fit, evaluate a
 
 @keras.saving.register_keras_serializable(package="keras_lstmgen")
 class LSTM(keras.layers.LSTM):
-    """LSTM layer with a native CPU kernel, which has the weights, arguments and results of ``keras.layers.LSTM``.
+    """LSTM layer with a native CPU kernel.
 
-    The layer falls back to ``keras.layers.LSTM`` on a GPU, with arguments that the kernel does not support, without the
-    compiled extension, and in functions that may be exported. An exported function cannot call the kernel, because the
-    kernel is code of this process. Therefore the layer uses the kernel only during training, in eager execution, and in
-    the functions of ``fit``, ``evaluate`` and ``predict``. These functions are never exported.
+    The layer has the same weights and results as ``keras.layers.LSTM``, and accepts the same arguments. It uses the
+    implementation of Keras in four cases: on a GPU, if the kernel does not support an argument, if the compiled
+    extension is missing, and in a function that may be exported. An exported function cannot call the kernel, because
+    the kernel exists only in this process. Therefore the layer uses the kernel only during training, in eager
+    execution, and in the functions that ``fit``, ``evaluate`` and ``predict`` trace, as these are never exported.
 
     Sources: Hochreiter and Schmidhuber, "Long Short-Term Memory", 1997; Gers, Schmidhuber and Cummins, "Learning to
     Forget: Continual Prediction with LSTM", 2000 (forget gate); Wan et al., "Regularization of Neural Networks using
@@ -31,10 +32,10 @@ class LSTM(keras.layers.LSTM):
     Args:
         units: H, number of units.
         precision: type of the operands of the matrix products: "float32", "bfloat16", or "auto" (bfloat16 if it is
-            faster on this CPU). Sums, gates and states are always float32. The fallback ignores this argument. With
-            "bfloat16", the kernel raises ValueError on a CPU without bfloat16 products.
+            faster on this CPU). Sums, gates and states are always float32. The implementation of Keras ignores
+            this argument. With "bfloat16", the kernel raises ValueError if the CPU cannot multiply bfloat16.
         weight_drop: share of the recurrent weights to set to zero during training, from 0 to below 1. The layer selects
-            them once per window, so all time steps of a window use the same weights.
+            these weights once per window, so all time steps of a window use the same weights.
         **options: passed to ``keras.layers.LSTM``.
 
     Raises:
@@ -80,10 +81,11 @@ class LSTM(keras.layers.LSTM):
         if not training or not self.weight_drop:
             return super().inner_loop(sequences, initial_state, mask, training)
         recurrent = self._recurrent_kernel(training)
-        # The cell stores its dropout mask on the first call, and a StatelessScope would discard it. So call it here.
+        # The first call creates the dropout mask and advances a random seed. A StatelessScope would discard the new
+        # seed, so create the mask before the scope begins.
         self.cell.get_dropout_mask(sequences[:, 0, :])
-        # Inside the scope, the variable of the recurrent kernel has the value with dropped weights. Keras reads this
-        # variable for cuDNN too.
+        # Inside the scope, the variable of the recurrent kernel has the value with dropped weights. Keras passes
+        # this variable to cuDNN too.
         with keras.StatelessScope(state_mapping=[(self.cell.recurrent_kernel, recurrent)]):
             return super().inner_loop(sequences, initial_state, mask, training)
 

@@ -2,14 +2,14 @@
 
 ``native/lstm.c`` computes the same numbers as the LSTM of Keras. It is faster for these reasons:
 
-- It packs the operands of the products ``[x, h] [W; U]`` and of their gradients once per window, in the order in which
-  it reads them. A time step then runs at the full speed of the processor, without many small TensorFlow operators.
+- It packs the operands of the products ``[x, h] [W; U]`` and of their gradients once per window, in the order of their
+  use. A time step then runs at the full speed of the processor, without many small TensorFlow operators.
 - It computes the four gates of a unit while their sums are in registers.
 - Each thread computes all time steps of its own rows of the batch. The threads wait for each other only at the end of
   the window.
 - On processors that can multiply bfloat16, the operands can be bfloat16. Sums, gates and states are always float32.
-- On processors with AMX registers, products take less time than reading the weights. On these processors, each thread
-  keeps the weights of its own units in its cache, and the threads wait for each other after each step.
+- On processors with AMX registers, products take less time than loading the weights from memory. On these processors,
+  each thread keeps the weights of its own units in its cache, and the threads wait for each other after each step.
 
 ``native/softmax.c`` computes the cross entropy without storing the logits. With a large vocabulary, the cross entropy
 takes longer than the LSTM.
@@ -29,9 +29,9 @@ from numpy.typing import NDArray
 from keras_lstmgen.system import cpu
 
 ALIGNMENT = 64  # bytes; TensorFlow does not copy an array with this alignment
-ROWS_PER_THREAD = 4  # minimum number of batch rows per thread; with fewer rows, a thread mainly waits for weights
+ROWS_PER_THREAD = 4  # minimum number of batch rows per thread; with fewer rows, a thread mainly waits for the weights
 NO_INSTRUCTIONS = -2  # error code if the processor cannot multiply bfloat16; other codes except 0 mean out of memory
-LOGITS_PER_THREAD = 1 << 14  # minimum number of logits per thread; computing fewer is faster than starting a thread
+LOGITS_PER_THREAD = 1 << 14  # minimum number of logits per thread; for fewer logits, starting a thread takes too long
 SAVED = 3  # number of arrays that the forward pass keeps for the backward pass: gates, cell states, operands
 
 
@@ -46,7 +46,7 @@ def library() -> ctypes.CDLL | None:
 
 
 def _loaded_library() -> ctypes.CDLL:
-    """Return the native code; the caller must know that it is installed."""
+    """Return the native code; call this function only if ``library()`` is not None."""
     code = library()
     assert code is not None
     return code
@@ -67,9 +67,9 @@ def select_kernel(name: str) -> bool:
 
     Args:
         name: "plain", "avx2" or "avx512" for float32; "avx512_bf16", "amx", "emulated" or "emulated amx" for bfloat16;
-            "best" for the fastest kernels of this processor. The kernel "emulated" computes the same numbers as
-            "avx512_bf16", and "emulated amx" the same numbers as "amx", on processors that cannot multiply bfloat16.
-            They are not faster than float32.
+            "best" for the fastest kernels of this processor. The kernels "emulated" and "emulated amx" are for
+            processors that cannot multiply bfloat16. They compute the same numbers as "avx512_bf16" and "amx", but are
+            not faster than the float32 kernels.
 
     Returns:
         True if the kernel was selected. False if this processor cannot run it; the selection then stays unchanged.
@@ -156,7 +156,10 @@ def cross_entropy(labels: Any, products: Any, bias: Any) -> Any:
 
 
 def _softmax_forward(*inputs: NDArray[Any]) -> list[NDArray[np.float32]]:
-    """Compute the cross entropies [N], and log sum exp of the logits [N]; ``inputs`` are products, bias and labels."""
+    """Return the cross entropies and the log sum exp of the logits, each float32 [N].
+
+    ``inputs`` are the products, the bias and the labels, with the shapes that ``cross_entropy`` requires.
+    """
     (N, V), labels = inputs[0].shape, inputs[-1]
     if N and not 0 <= labels.min() <= labels.max() < V:
         raise ValueError(f"loss: labels from {labels.min()} to {labels.max()}; give them from 0 to {V - 1}")
@@ -166,7 +169,7 @@ def _softmax_forward(*inputs: NDArray[Any]) -> list[NDArray[np.float32]]:
 
 
 def _softmax_backward(*inputs: NDArray[Any]) -> list[NDArray[Any]]:
-    """Compute the gradients with respect to the products [N, V] and the bias [V].
+    """Return the gradient with respect to the products, [N, V], and the gradient with respect to the bias, [V].
 
     ``inputs`` are the products, the bias, the labels, log sum exp of the logits, and the gradient with respect to the
     cross entropies.
@@ -179,7 +182,7 @@ def _softmax_backward(*inputs: NDArray[Any]) -> list[NDArray[Any]]:
 
 
 def _call_softmax(name: str, threads: int, *groups: Sequence[NDArray[Any]]) -> None:
-    """Call a function of ``softmax.c`` with a number of threads."""
+    """Call the function ``name`` of ``softmax.c``, which starts ``threads`` threads."""
     products = groups[0][0]
     function: Callable[..., None] = getattr(_loaded_library(), name)
     is_bfloat16 = int(products.dtype == np.uint16)
@@ -187,7 +190,7 @@ def _call_softmax(name: str, threads: int, *groups: Sequence[NDArray[Any]]) -> N
 
 
 def _softmax_threads(products: NDArray[Any]) -> int:
-    """Return the number of threads for an array of logits, which is at most the number of cores."""
+    """Return the number of threads for the array ``products``: at most one per core."""
     return max(1, min(cpu.available(), products.size // LOGITS_PER_THREAD))
 
 
@@ -204,9 +207,10 @@ def _with_shapes(values: Any, shapes: Any) -> list[Any]:
 
 
 def _forward(bfloat16: bool, *inputs: NDArray[np.float32]) -> list[NDArray[Any]]:
-    """Compute the outputs [B, T, H], h and c after the window [B, H], and the arrays for the backward pass.
+    """Compute the forward pass of ``lstm``.
 
-    ``inputs`` are x, h0, c0, W, U and b, with the shapes that ``lstm`` requires.
+    ``inputs`` are x, h0, c0, W, U and b, with the shapes that ``lstm`` requires. The result contains the outputs,
+    float32 [B, T, H], h and c after the window, each float32 [B, H], and the arrays that ``_backward`` needs.
     """
     (B, T, E), H = inputs[0].shape, inputs[1].shape[1]
     _check(inputs, ((B, T, E), (B, H), (B, H), (E, 4 * H), (H, 4 * H), (4 * H,)))
@@ -221,17 +225,18 @@ def _forward(bfloat16: bool, *inputs: NDArray[np.float32]) -> list[NDArray[Any]]
 
 
 def _backward(bfloat16: bool, x: NDArray[np.float32], *inputs: NDArray[Any]) -> list[NDArray[np.float32]]:
-    """Compute the gradients with respect to x, h0, c0, W, U and b.
+    """Compute the backward pass of ``lstm``: the gradients with respect to x, h0, c0, W, U and b.
 
-    ``inputs`` are W, U, the gradients with respect to the outputs and to h and c after the window, and the arrays that
-    ``_forward`` returned for the backward pass.
+    ``inputs`` are W, U, three gradients and the arrays that ``_forward`` returned for the backward pass. The three
+    gradients are with respect to the outputs, to h after the window and to c after the window.
     """
     *given, gates, c, operands = inputs
     (B, T, E), H = x.shape, given[1].shape[0]
     shapes = ((B, T, E), (B, H), (B, H), (E, 4 * H), (H, 4 * H), (4 * H,))
     if not B * T:
         zeros = [np.zeros(shape, np.float32) for shape in shapes]
-        return [zeros[0], *given[3:5], *zeros[3:]]  # without steps, h and c after the window are h0 and c0
+        # Without steps, h and c do not change, so the gradients with respect to h and c do not change either.
+        return [zeros[0], *given[3:5], *zeros[3:]]
     outputs = [np.empty(shape, np.float32) for shape in shapes]
     _run("lstm_backward", bfloat16, (B, T, E, H), given, outputs, [gates, c, operands])
     return outputs

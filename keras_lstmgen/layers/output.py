@@ -1,4 +1,4 @@
-"""Output layers that compute the logits of the next token, with their own weights or with those of the embedding."""
+"""Output layers that compute the logits of the next token, with their own weights or with the embedding matrix."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from keras_lstmgen.layers.compute_dtype import check_precision, uses_bfloat16
 
 
 class _Logits(keras.layers.Layer):
-    """Base class of the output layers, which implements ``call``.
+    """Base class of the output layers; it implements ``call``.
 
     A subclass must have the attribute ``bias`` and implement ``products`` and ``part``.
     """
@@ -21,7 +21,7 @@ class _Logits(keras.layers.Layer):
         """Create the layer."""
         super().__init__(*arguments, **options)
         self.precision, self.in_loss = check_precision(precision), in_loss
-        # The loss uses this seed for the sampled softmax. It is an attribute of a layer so that checkpoints contain it.
+        # The loss uses this seed for the sampled softmax. The layer stores the seed, so that checkpoints contain it.
         self.draws_seed = keras.random.SeedGenerator()
 
     def call(self, inputs: Any, training: bool | None = None) -> Any:
@@ -29,13 +29,13 @@ class _Logits(keras.layers.Layer):
         return inputs if training and self.in_loss else self.logits(inputs)
 
     def logits(self, inputs: Any) -> Any:
-        """Compute the logits, float32 [..., V], of inputs float32 [..., H]."""
+        """Map inputs, float32 [..., H], to logits, float32 [..., V]."""
         products, bias = self.products(tf.reshape(inputs, [-1, inputs.shape[-1]]))
         flat = tf.cast(products, tf.float32) + bias
         return tf.reshape(flat, tf.concat([tf.shape(inputs)[:-1], [bias.shape[0]]], axis=0))
 
     def products(self, rows: Any) -> tuple[Any, Any]:
-        """Compute the logits without the bias, and return them with the bias.
+        """Return the logits without the bias, and the bias.
 
         Args:
             rows: float32 [N, H], inputs of the layer.
@@ -57,7 +57,9 @@ class _Logits(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="keras_lstmgen")
 class Output(_Logits, keras.layers.Dense):
-    """Dense output layer, which maps float32 [B, T, H] to logits float32 [B, T, V] and can multiply in bfloat16.
+    """Dense output layer that maps float32 [B, T, H] to logits float32 [B, T, V].
+
+    Unlike ``keras.layers.Dense``, the layer can convert the operands of its product to bfloat16.
 
     Args:
         units: V, vocabulary size.
@@ -77,9 +79,10 @@ class Output(_Logits, keras.layers.Dense):
 
 @keras.saving.register_keras_serializable(package="keras_lstmgen")
 class TiedOutput(_Logits):
-    """Output layer that uses the embedding matrix as weights; maps float32 [B, T, E] to logits float32 [B, T, V].
+    """Output layer that uses the embedding matrix as its weights.
 
-    The logits are ``h @ embeddings.T + bias``. A saved model contains the embedding matrix only once.
+    The layer maps h, float32 [B, T, E], to logits, float32 [B, T, V]. The logits are
+    ``h @ embeddings.T + bias``. A saved model contains the embedding matrix only once.
 
     Source: Press and Wolf, "Using the Output Embedding to Improve Language Models", 2017.
 
@@ -96,7 +99,7 @@ class TiedOutput(_Logits):
         self.embedding = embedding
 
     def build(self, input_shape: Any) -> None:  # noqa: ARG002 (Keras passes it)
-        """Create the bias, which is the only weight that the layer itself owns."""
+        """Create the bias. This is the only weight of the layer itself."""
         self.bias = self.add_weight(shape=(self.embedding.input_dim,), initializer="zeros", name="bias")
 
     def products(self, rows: Any) -> tuple[Any, Any]:

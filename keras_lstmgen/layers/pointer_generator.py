@@ -1,10 +1,10 @@
-"""Pointer-generator layer: the model can copy tokens of the text, such as names and rare words, by its attention.
+"""Pointer-generator layer: attention lets a model copy tokens of the preceding text, such as names and rare words.
 
 Source: See, Liu and Manning, "Get To The Point: Summarization with Pointer-Generator Networks", 2017. At each step, h'
 is the output of the attention (``attention``), and the probabilities p of the next token are::
 
     g = sigmoid(h' w + b)                    share of the output layer
-    p = g softmax(h' W + c) + (1 - g) a      a[id]: sum of the attention weights of all steps that read this id
+    p = g softmax(h' W + c) + (1 - g) a      a[id]: sum of the attention weights of all steps with the input id
 
 The last number of each memory slot is 1 + id. Without a pointer-generator, it is 1.
 """
@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from keras_lstmgen.layers.attention import Attention, attend_anew
 
-OPEN = 2.0  # initial value of b; with it, g starts at 0.88, so that the output layer learns first
+OPEN = 2.0  # initial value of b: g starts at 0.88, so that the output layer learns first
 NEVER = 1e-30  # added to a probability so that its logarithm is finite
 
 
@@ -28,7 +28,7 @@ class Gate(NamedTuple):
 
 
 def with_copies(gate: Gate, h: Any, logits: Any, attention_weights: Any, read: Any) -> Any:
-    """Compute the logarithm of p for R rows, each a time step of a text.
+    """Compute the logarithm of p for R rows; each row is one time step of a text.
 
     The function computes with logarithms of probabilities, because a sigmoid close to 0 underflows in ONNX Runtime.
 
@@ -37,7 +37,7 @@ def with_copies(gate: Gate, h: Any, logits: Any, attention_weights: Any, read: A
         h: float32 [R, H], outputs h' of the attention.
         logits: float32 [R, V], outputs of the output layer.
         attention_weights: float32 [R, N], attention weights of each row over N steps.
-        read: int32 [R, N], ids that the model read at these N steps.
+        read: int32 [R, N], input ids of these N steps.
 
     Returns:
         float32 [R, V], log-probabilities of the next token.
@@ -68,7 +68,7 @@ def in_windows(gate: Gate, h: Any, logits: Any, attention_weights: Any, read: An
         h: float32 [B, T, H], outputs h' of the attention.
         logits: float32 [B, T, V], outputs of the output layer.
         attention_weights: float32 [B, T, N], attention weights over N steps.
-        read: int32 [B, N], ids that the model read at these N steps.
+        read: int32 [B, N], input ids of these N steps.
 
     Returns:
         float32 [B, T, V], log-probabilities of the next token.
@@ -80,15 +80,15 @@ def in_windows(gate: Gate, h: Any, logits: Any, attention_weights: Any, read: An
 
 
 def sum_by_id(attention_weights: Any, read: Any, V: int) -> Any:
-    """Sum the attention weights of all steps that read the same id.
+    """For each id of the vocabulary, sum the attention weights of all steps with this input id.
 
     Args:
         attention_weights: float32 [R, N].
-        read: int32 [R, N], ids that the model read at the N steps.
+        read: int32 [R, N], input ids of the N steps.
         V: vocabulary size.
 
     Returns:
-        float32 [R, V].
+        float32 [R, V], the sum for each id.
     """
     rows = tf.shape(read)[0]
     places = read + V * tf.expand_dims(tf.range(rows), 1)
@@ -97,26 +97,27 @@ def sum_by_id(attention_weights: Any, read: Any, V: int) -> Any:
 
 
 def read_by(memory: Any, ids: Any) -> Any:
-    """Return the ids that the model read at the steps over which ``attend`` computes its attention weights.
+    """Return the input ids of the steps to which the attention weights of ``attend`` belong.
 
     Args:
         memory: float32 [B, M, 2 D + 1], the memory before the T steps.
-        ids: int32 [B, T], ids that the model read at the T steps.
+        ids: int32 [B, T], input ids of the T steps.
 
     Returns:
-        int32 [B, M + T].
+        int32 [B, M + T], the ids of the M slots and then the ids of the T steps.
     """
-    before = tf.cast(tf.maximum(memory[:, :, -1] - 1, 0), tf.int32)  # an empty slot gets id 0; its weight is 0
+    before = tf.cast(tf.maximum(memory[:, :, -1] - 1, 0), tf.int32)  # empty slots get id 0, but have weight 0
     return tf.concat([before, ids], axis=1)
 
 
 @keras.saving.register_keras_serializable(package="keras_lstmgen")
 class Pointer(keras.layers.Layer):
-    """Pointer-generator layer, which maps ids int32 [B, T] to log-probabilities float32 [B, T, V].
+    """Pointer-generator layer that maps ids int32 [B, T] to log-probabilities float32 [B, T, V].
 
-    The layer contains a model with attention. Each call begins with an empty memory. During training, the layer instead
-    returns the inputs of the loss ``losses.PointerGeneratorLoss``, float32 [B, T, H + 2 T]. For each step, they contain
-    h' (H numbers), the attention weights over the T steps (T numbers) and the ids of the T steps (T numbers).
+    The layer contains a model with attention. Each call begins with an empty memory. During training, the layer
+    returns the inputs of the loss ``losses.PointerGeneratorLoss`` instead, float32 [B, T, H + 2 T]. For each step, the
+    result contains h' (H numbers), the attention weights over the T steps (T numbers) and the ids of the T steps (T
+    numbers).
 
     Args:
         member: the model with attention, including its output layer.

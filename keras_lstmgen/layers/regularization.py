@@ -1,7 +1,7 @@
 """Regularization layers, which are active only during training.
 
-Two other kinds of regularization are implemented elsewhere: weight drop by the argument ``weight_drop`` of
-``layers.lstm.LSTM``, and averaged weights by the optimizer.
+Two other kinds of regularization are implemented elsewhere: ``layers.lstm.LSTM`` implements weight drop, and the
+optimizer averages the weights.
 """
 
 from typing import Any
@@ -15,7 +15,7 @@ class DroppedEmbedding(keras.layers.Embedding):
 
     For each batch, the layer selects random ids, and sets the embeddings of all their occurrences to zero. It
     multiplies all other embeddings by 1 / (1 - rate). The embedding matrix itself does not change, so an output layer
-    can use it too.
+    can share it.
 
     Source: Gal and Ghahramani, "A Theoretically Grounded Application of Dropout in Recurrent Neural Networks", 2016.
 
@@ -40,7 +40,7 @@ class DroppedEmbedding(keras.layers.Embedding):
         return outputs * keras.ops.take(mask, inputs, axis=0)
 
     def compute_output_spec(self, inputs: Any, training: bool = False) -> Any:  # noqa: ARG002 (unknown to the parent)
-        """Return the shape and dtype of the parent's output."""
+        """Return the shape and dtype of the output."""
         return super().compute_output_spec(inputs)
 
     def get_config(self) -> dict[str, Any]:
@@ -50,14 +50,16 @@ class DroppedEmbedding(keras.layers.Embedding):
 
 @keras.saving.register_keras_serializable(package="keras_lstmgen")
 class SharedDropout(keras.layers.SpatialDropout1D):
-    """Dropout layer with one mask per window for the rows of one worker; maps float32 [rows, T, C] to the same shape.
+    """Dropout layer for several workers; all time steps of a window have the same mask.
 
-    The layer generates the mask of the whole batch, and applies only the rows of the mask that belong to this worker.
-    Several workers with the same seed together therefore apply the same mask as a single process.
+    The layer maps float32 [rows, T, C] to the same shape. Each worker generates the mask of the whole batch, and
+    applies only the rows of the mask that belong to this worker. If all workers have the same seed, they together apply
+    the same mask as a single process.
 
     Args:
         rate: share of the features to drop, from 0 to below 1.
-        rows: first row of this worker, row after its last row, and batch size B of all workers.
+        rows: index of the first row of this worker, index after the last row of this worker, and batch size B, summed
+            over all workers.
         **options: passed to ``keras.layers.SpatialDropout1D``.
     """
 
@@ -81,7 +83,7 @@ class SharedDropout(keras.layers.SpatialDropout1D):
 
 @keras.saving.register_keras_serializable(package="keras_lstmgen")
 class ActivationRegularization(keras.layers.Layer):
-    """Add activation regularization (AR) and temporal activation regularization (TAR) to the loss.
+    """Layer that adds activation regularization (AR) and temporal activation regularization (TAR) to the loss.
 
     The layer returns its input h unchanged. It adds ``strength * mean(h_t^2) + strength / 2 * mean((h_t - h_{t-1})^2)``
     to the loss. AWD-LSTM uses the strength 2. Both terms use h after dropout. All steps of a window have the same
@@ -106,7 +108,7 @@ class ActivationRegularization(keras.layers.Layer):
         """Add the penalty to the loss during training."""
         if training:
             change = inputs[:, 1:] - inputs[:, :-1]
-            # A sum instead of a mean: a window of one step has no differences, and the mean of an empty tensor is NaN.
+            # Do not use the mean, because a window of one step has no changes, and the mean of an empty tensor is NaN.
             changes = keras.ops.sum(keras.ops.square(change)) / keras.ops.cast(keras.ops.size(inputs), "float32")
             penalty = self.strength * (keras.ops.mean(keras.ops.square(inputs)) + changes / 2)
             self.add_loss(penalty)

@@ -50,7 +50,7 @@ class _Sizes:
 
     @property
     def rows(self) -> int | None:
-        """Number of rows of the batch that this worker trains on."""
+        """Number of batch rows on which this worker trains; None for inference."""
         return None if self.B is None else len(range(self.B)[workers.batch_rows(self.B)])
 
     def input(self) -> keras.KerasTensor:
@@ -67,10 +67,10 @@ def build(
 ) -> keras.Sequential:
     """Build the model of a recipe, which maps ids int32 [B, T] to logits float32 [B, T, V].
 
-    With ``B``, the model is for training. It contains the regularization layers, and its LSTM layers can carry their
-    state from batch to batch. Without ``B``, the model is for inference. Each call then begins with a zero state, and
-    the model uses the standard Keras layers, except for attention, a tied output, an ensemble and a pointer-generator.
-    Both models have the same weights in the same order.
+    If ``B`` is given, the model is for training. It contains the regularization layers, and its LSTM layers can carry
+    their state from batch to batch. If ``B`` is None, the model is for inference, and each call begins with a zero
+    state. An inference model contains only standard Keras layers, except for attention, a tied output, an ensemble and
+    a pointer-generator. The training model and the inference model have the same weights in the same order.
 
     The arguments of the LSTM layers allow Keras to use cuDNN on a GPU. All steps of a window share one dropout mask
     (Gal and Ghahramani, "A Theoretically Grounded Application of Dropout in Recurrent Neural Networks", 2016). An
@@ -95,7 +95,7 @@ def build(
 
 
 def _member(settings: recipe.Model, sizes: _Sizes, training: TrainingOptions, name: str) -> keras.Sequential:
-    """Build one member of an ensemble, or the whole model if there is one member."""
+    """Build one member of an ensemble or the inner model of a pointer-generator; for other recipes, the whole model."""
     embedding = _embedding(settings, sizes)
     layers: list[keras.layers.Layer] = [sizes.input(), embedding]
     for number in range(1, settings.layers + 1):
@@ -126,7 +126,10 @@ def _embedding(settings: recipe.Model, sizes: _Sizes) -> keras.layers.Embedding:
 
 
 def _dropout(rate: float, B: int | None, name: str) -> keras.layers.Layer:
-    """Create a dropout layer with one mask per window; each worker applies its own rows of the mask of the batch."""
+    """Create a dropout layer in which all time steps of a window have the same mask.
+
+    For training, the layer supports several workers.
+    """
     if B is None:
         return keras.layers.SpatialDropout1D(rate, name=name)
     rows = workers.batch_rows(B)
@@ -176,7 +179,7 @@ def start_at(model: keras.Sequential, counts: np.ndarray[Any, Any]) -> None:
     """Initialize the output bias of a new model to the logarithms of the token frequencies.
 
     Without this initialization, the model first learns which ids never occur. In a character vocabulary, for example,
-    most byte pieces never occur. The model learns this by saturating its units, and saturated units learn slowly.
+    most byte pieces never occur. The model avoids these ids by saturating its units, and saturated units learn slowly.
 
     Args:
         model: the model.

@@ -1,6 +1,6 @@
-"""Compute one inference step: from one token per row and the state to the logits of the next token and the next state.
+"""Compute one inference step: take one token per row and a state, and return the next logits and the next state.
 
-All functions are pure. Every exported artifact contains their graph.
+All functions are pure. Every exported artifact contains graphs of these functions.
 
 Equations of an LSTM cell (Hochreiter and Schmidhuber, "Long Short-Term Memory", 1997; forget gate: Gers, Schmidhuber
 and Cummins, "Learning to Forget: Continual Prediction with LSTM", 2000)::
@@ -10,7 +10,8 @@ and Cummins, "Learning to Forget: Continual Prediction with LSTM", 2000)::
     h' = sigmoid(o) * tanh(c')
 
 The state of a text is one float32 vector of S numbers. It contains ``h`` and ``c`` of each layer in turn (2 L H
-numbers). A model with attention appends the memory of the attention. The state of a new text is zero.
+numbers). With attention, the memory of the attention follows. The state of an ensemble is the concatenation of
+the states of its members. The state of a new text is zero.
 """
 
 import math
@@ -103,7 +104,7 @@ def _weights_of_member(model: keras.Sequential) -> Weights:
 
 
 def each_member(weights: Weights) -> list[Weights]:
-    """Return a list with the weights of each member; a model that is not an ensemble has one member."""
+    """Return a list with the weights of each member; the list has one entry if the model is not an ensemble."""
     return [weights._replace(others=()), *weights.others]
 
 
@@ -112,11 +113,11 @@ def in_parts(weights: Weights) -> Weights:
 
     Each number of a matrix product is a sum of H terms. Each runtime adds the terms in its own order, so the rounding
     errors differ between runtimes. The errors grow with the number of terms in a sum. With a vocabulary of several
-    thousand ids, they change about one sampled token in several thousand.
+    thousand ids, the errors change about one sampled token in several thousand.
 
     The function therefore splits each matrix into eight parts. The inference step multiplies each part separately and
-    adds the eight results. Each partial sum has only H / 8 terms, so the rounding errors are smaller. This takes longer
-    than a single product. Weights with a vocabulary below ``LARGE`` are returned unchanged.
+    adds the eight results. Each partial sum has only H / 8 terms, so the rounding errors are smaller. Eight products
+    take longer than one product. Weights with a vocabulary below ``LARGE`` are returned unchanged.
     """
     if int(weights.output_bias.shape[0]) < LARGE:
         return weights
@@ -133,7 +134,7 @@ def _split_member(weights: Weights) -> Weights:
 
 
 def _split_matrix(matrix: Any, axis: int = 0) -> Any:
-    """Split a matrix into equal parts along ``axis``, the axis over which the matrix product sums."""
+    """Split a matrix into equal parts along ``axis``; this is the axis over which the matrix product sums."""
     if matrix is None:
         return None
     parts = tf.split(matrix, math.gcd(PARTS, matrix.shape[axis]), axis)
@@ -141,7 +142,7 @@ def _split_matrix(matrix: Any, axis: int = 0) -> Any:
 
 
 def state_size(weights: Weights) -> int:
-    """Return S, which is the sum of 2 L H and the size of the attention memory, times the number of members."""
+    """Return S: the number of members times the sum of 2 L H and the size of the attention memory."""
     return (_cell_state_size(weights) + memory_size(weights.slots)) * (1 + len(weights.others))
 
 
@@ -152,12 +153,12 @@ def _cell_state_size(weights: Weights) -> int:
 
 
 def step(weights: Weights, ids: Any, state: Any) -> tuple[Any, Any]:
-    """Read one token per row.
+    """Compute one inference step.
 
     Args:
         weights: weights of the model.
-        ids: int32 [B], the tokens.
-        state: float32 [B, S].
+        ids: int32 [B], the input token of each row.
+        state: float32 [B, S], the state before the step.
 
     Returns:
         The logits of the next token, float32 [B, V], and the next state, float32 [B, S].
@@ -189,7 +190,7 @@ def for_each_member(weights: Weights, run: Callable[[Weights, Any], tuple[Any, A
 def traced_step(weights: Weights, ids: Any, state: Any) -> StepTrace:
     """Compute ``step`` for one member, and return the intermediate values too.
 
-    Graphs do not become larger by this: TensorFlow removes intermediate values that a graph does not use.
+    This does not make the exported graphs larger, because TensorFlow removes values that a graph does not use.
     """
     x = _embedded(weights, ids)
     parts, memory = split_state(weights, state)
@@ -233,7 +234,7 @@ def split_state(weights: Weights, state: Any) -> tuple[list[Any], Any]:
     """
     if not weights.heads:
         return tf.split(state, 2 * len(weights.cells), axis=1), None
-    cut = _cell_state_size(weights)  # uses slices: TFLite returns wrong results for tf.split with unequal parts
+    cut = _cell_state_size(weights)  # a slice, because TFLite returns wrong results for tf.split with unequal parts
     memory = tf.reshape(state[:, cut:], [-1, weights.slots, memory_size(weights.slots) // weights.slots])
     return tf.split(state[:, :cut], 2 * len(weights.cells), axis=1), memory
 
@@ -271,10 +272,10 @@ def _gate_sums(weights: Cell, x: Any, h: Any) -> Any:
 
 
 def score(weights: Weights, ids: Any, state: Any) -> tuple[Any, Any]:
-    """Compute the log-probabilities of the tokens of a window after its first token.
+    """Compute the log-probability of every token of a window except the first.
 
-    The model reads all tokens except the last one. To score a long text in several windows, begin each window with the
-    last token of the previous window.
+    The inputs of the model are all tokens except the last. To score a long text in several windows, begin
+    each window with the last token of the previous window.
 
     Args:
         weights: weights of the model.
@@ -282,8 +283,8 @@ def score(weights: Weights, ids: Any, state: Any) -> tuple[Any, Any]:
         state: float32 [B, S], state before the window.
 
     Returns:
-        The log-probabilities of ``ids[:, 1:]`` in nats, float32 [B, P - 1], and the state after the tokens that were
-        read, float32 [B, S]. If P is 0 or 1, the log-probabilities are empty.
+        The log-probabilities of ``ids[:, 1:]`` in nats, float32 [B, P - 1], and the state after the last input token,
+        float32 [B, S]. If P is 0 or 1, the log-probabilities are empty.
     """
     P, nothing = tf.shape(ids)[1], tf.zeros_like(ids[:, 1:], tf.float32)
     columns = tf.expand_dims(tf.range(tf.shape(nothing)[1]), 0)
@@ -297,14 +298,14 @@ def score(weights: Weights, ids: Any, state: Any) -> tuple[Any, Any]:
     return logprobs, state
 
 
-# The following functions use gather and where. Converters translate slices and scatters into many more operators.
+# The following functions use gather and where, because converters translate slices and scatters into more operators.
 def column(table: Any, t: Any) -> Any:
     """Return column number ``t`` of a table [B, N]; the result has the shape [B, 1]."""
     return tf.gather(table, tf.expand_dims(t, 0), axis=1)
 
 
 def pick(table: Any, ids: Any) -> Any:
-    """Return one entry of each row of a table [B, V]; ``ids``, int32 [B, 1], selects the entry of each row.
+    """For each row of a table [B, V], return the entry at the index in ``ids``, int32 [B, 1].
 
     The result has the shape [B, 1].
     """

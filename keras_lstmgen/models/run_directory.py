@@ -1,4 +1,7 @@
-"""Create, find and load run directories: movable folders with the model, the tokenizer and the metadata of a run."""
+"""Create, find and load run directories.
+
+A run directory contains the model, the tokenizer and the metadata of a run. It can be moved to another place.
+"""
 
 import os
 import zipfile
@@ -28,14 +31,14 @@ WHOLE = "model.whole.keras"  # best model at the end of an epoch; exists if MODE
 
 @dataclass(frozen=True)
 class Metadata:
-    """Metadata of a run; every exported artifact contains them, and ``docs/contract.md`` specifies them.
+    """Metadata of a run, specified in ``docs/contract.md``; every exported artifact contains the metadata.
 
     Attributes:
         vocab_size: V, number of ids.
         state_size: S, number of float32 values in the state of a text.
         start_id: id of the start symbol.
         end_id: id of the end symbol, after which generation stops.
-        prompt_start: whether the model reads the start symbol before a prompt.
+        prompt_start: whether the start symbol is prepended to every prompt.
         unsampled_ids: ids that generation never selects.
         recipe: the recipe of the training; "auto" values are replaced by the values that were used.
         metrics: losses of the run in nats per token, by name.
@@ -59,7 +62,7 @@ class Run(NamedTuple):
     """A loaded run: the trained model with everything that generation, evaluation and export need.
 
     Attributes:
-        metadata: the metadata of the run; every exported artifact contains them too.
+        metadata: the metadata of the run.
         recipe: the recipe of the training; "auto" values are replaced by the values that were used.
         tokenizer: the tokenizer with the vocabulary of the run.
         model: the inference model.
@@ -76,12 +79,19 @@ class Run(NamedTuple):
         return weights_of(self.model)
 
     def prompt_ids(self, prompt: str) -> list[int]:
-        """Encode a prompt, and prepend the start symbol if the prompt is empty or the metadata require it."""
+        """Encode a prompt, and add the control symbols that the model requires.
+
+        The start symbol is prepended if the prompt is empty or if ``metadata.prompt_start`` is true. ``closed`` appends
+        the end symbol of a source.
+        """
         start = [self.metadata.start_id] if self.metadata.prompt_start or not prompt else []
         return self.closed(start + [int(token) for token in self.tokenizer.encode(prompt)])
 
     def closed(self, ids: list[int]) -> list[int]:
-        """Append the symbol that ends a source to the ids of a prompt, if the model was trained on pairs."""
+        """Append the end symbol of a source to the ids of a prompt, if the model was trained on pairs.
+
+        The ids stay unchanged if they already contain this symbol, or if they contain only the start symbol.
+        """
         end = self.metadata.source_end_id
         return ids if end == NONE or end in ids or ids == [self.metadata.start_id] else [*ids, end]
 
@@ -133,7 +143,7 @@ def find(name: str | None, parent: Path) -> Path:
 
 
 def is_path(word: str) -> bool:
-    """Return whether a command line argument is a path and not the name of a run."""
+    """Return True if a command line argument is a path, and False if it is the name of a run."""
     return os.sep in word or word in (os.curdir, os.pardir)
 
 
@@ -170,7 +180,7 @@ def save_metadata(folder: Path, metadata: Metadata) -> None:
 
 
 def load(folder: Path) -> Run:
-    """Load a run with its best weights so far; the run may be finished or interrupted.
+    """Load a finished or interrupted run with its best weights so far.
 
     Raises:
         UserError: if a file is missing or damaged, or if the files belong to different runs.
@@ -216,9 +226,9 @@ def _typed(metadata: Metadata) -> Metadata:
 def load_model(path: Path, settings: recipe.Recipe, V: int) -> keras.Sequential:
     """Build the model of a recipe, and load its weights from a ``.keras`` file.
 
-    The function reads only the weights, not the layers and the code in the file. It first compares the number of
-    weights with the recipe. A damaged recipe could describe a model that does not fit into memory, so the model is
-    built only if both numbers are equal.
+    The function reads only the weights, not the layers and the code in the file. It builds the model only if the
+    number of weights in the file is the number that the recipe requires, because a damaged recipe could describe a
+    model that does not fit into memory.
 
     Args:
         path: the ``.keras`` file.
@@ -271,7 +281,7 @@ def _stored_numbers(path: Path) -> int:
 
 
 def _agree(folder: Path, metadata: Metadata, words: Tokenizer, settings: recipe.Model) -> None:
-    """Raise UserError if the files belong to different runs, or if generation may not select any id."""
+    """Raise UserError if the files belong to different runs, or if the model could generate no text."""
     if recipe.AUTO in (settings.units, settings.layers, settings.embedding_size, settings.dropout):
         raise UserError(
             f"{folder / METADATA}: does not contain all sizes of the model; copy the whole folder of the run"

@@ -1,7 +1,7 @@
 """Check that the inference step can reproduce the results of a Keras model.
 
 The inference step supports models with an embedding, LSTM layers, optional attention and an output layer. Some
-arguments of these layers change their equations. Of each of these arguments, the inference step supports one value.
+arguments change the equations of a layer. For each of these arguments, the inference step supports only one value.
 """
 
 from typing import Any
@@ -46,9 +46,10 @@ def check(model: keras.Sequential) -> None:
 
 
 def _check_order(member: keras.Sequential) -> None:
-    """Raise UserError if the layers have another order than embedding, LSTM layers, attention (optional), output.
+    """Raise UserError if the layers are missing or in a wrong order.
 
-    Dropout and activation regularization are ignored.
+    The order is: embedding, at least one LSTM layer, attention (optional), output. The function ignores dropout and
+    activation regularization.
     """
     *before, output = member.layers or [None]
     parts = [layer for layer in before if type(layer) not in IN_TRAINING]
