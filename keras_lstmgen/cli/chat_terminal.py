@@ -19,7 +19,7 @@ from keras_lstmgen.utils import numerals
 from keras_lstmgen.utils.errors import UserError
 
 PROMPT = "> "
-MAX_INTERRUPTS = 2  # the chat ends after this many Ctrl-C without a line between them
+MAX_INTERRUPTS = 2  # number of Ctrl-C presses, with no line between them, after which the chat ends
 HELP = """\
 /again     generate another answer to the last turn
 /forget    start a new conversation
@@ -32,7 +32,7 @@ Answer = Callable[[Callable[[str], None], Callable[[], bool]], Sample]
 
 
 def converse(session: ChatSession) -> None:
-    """Read lines from standard input and answer each, until the input ends or the user types ``/quit``.
+    """Answer each line of standard input, until the input ends or the user types ``/quit``.
 
     Answers are written to standard output. All other messages are written to standard error.
 
@@ -40,7 +40,7 @@ def converse(session: ChatSession) -> None:
         session: the conversation.
 
     Raises:
-        UserError: a line cannot be read or answered, and standard input is not a terminal.
+        UserError: standard input is not a terminal, and a line cannot be read or answered.
     """
     import readline  # noqa: F401  # with this import, ``input`` lets the user edit a line
 
@@ -120,7 +120,8 @@ def _set_seed(session: ChatSession, number: str) -> None:
 def _take_turn(session: ChatSession, turn: str) -> int:
     """Answer a line of the user.
 
-    An empty line continues the text. A model that was trained on pairs needs a source and ignores an empty line.
+    An empty line continues the text. If the model was trained on pairs, an empty line is ignored, because the model
+    needs a source.
 
     Returns:
         The number of times that the user pressed Ctrl-C during the answer.
@@ -148,7 +149,7 @@ def _show_answer(session: ChatSession, answer: Answer) -> int:
 def _counted_interrupts() -> Iterator[Callable[[], int]]:
     """Count each Ctrl-C inside the context instead of raising KeyboardInterrupt.
 
-    The answer can then end with the tokens that are already generated.
+    Because no exception is raised, the answer can end with the tokens that were generated before Ctrl-C.
 
     Yields:
         A function that returns the number of times that the user has pressed Ctrl-C.

@@ -15,7 +15,7 @@ from keras_lstmgen.system import cpu, environment, malloc, signals, standard_str
 from keras_lstmgen.system.native_stderr import captured_stderr
 from keras_lstmgen.utils.errors import ReaderLeft, Terminated, UserError, visible
 
-# These verbs end if the reader of a pipe closes it, because printing is all that they do. The other verbs continue.
+# These verbs end if the reader of a pipe closes it, because they only print. The other verbs continue.
 PRINTING = ("generate", "chat", "info")
 
 
@@ -26,8 +26,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: command line arguments, beginning with the verb; ``sys.argv[1:]`` if None.
 
     Returns:
-        0 after success, 2 after an error, which is printed as one line to standard error, 130 after Ctrl-C, and 143
-        after SIGTERM. ``train --workers N`` returns the status of the first worker that failed.
+        0 after success, 2 after an error, 130 after Ctrl-C, and 143 after SIGTERM. An error is printed as one line to
+        standard error. ``train --workers N`` returns the status of the first worker that failed.
     """
     with standard_streams.streams() as output:
         return _status(argv, output)
@@ -59,7 +59,7 @@ def _failed(message: str, status: int = 2) -> int:
 
 
 def _command(argv: Sequence[str] | None, output: standard_streams.Output) -> int:
-    """Parse the command line, run the verb, and check that all of its output was written."""
+    """Parse the command line, run the verb, and check that all output was written."""
     arguments = build_parser().parse_args(argv)
     output.goes_on = arguments.verb not in PRINTING
     status = _verb(arguments, sys.argv[1:] if argv is None else argv)
@@ -73,7 +73,7 @@ def _verb(arguments: argparse.Namespace, words: Sequence[str]) -> int:
 
     Args:
         arguments: the parsed command line.
-        words: the command line arguments before parsing, which the workers get.
+        words: the unparsed command line arguments, for the workers.
     """
     environment.configure()
     if getattr(arguments, "workers", 1) > 1:

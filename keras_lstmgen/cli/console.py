@@ -38,7 +38,7 @@ class _Terminal(Console):
 def console(**options: Any) -> Console:
     """Return a console without automatic highlighting or hard line wraps.
 
-    The environment variables COLUMNS and LINES are removed if they are not numbers.
+    The environment variables COLUMNS and LINES are removed if they are not numbers, because rich would fail.
 
     Args:
         options: further arguments of ``rich.console.Console``.
@@ -61,7 +61,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> 
     Args:
         title: a line above the table.
         columns: headers of the columns. The first column is aligned to the left, the other columns to the right.
-        rows: for each row, a value for each column.
+        rows: the rows. Each row contains a value for each column.
     """
     cells = [[escape(visible(str(cell))) for cell in row] for row in rows]
     filled = [number for number in range(len(columns)) if not cells or any(row[number] for row in cells)]
@@ -75,12 +75,12 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> 
 
 
 def next_command(*words: str | Path) -> None:
-    """Print the command that the user can type next. It is the last line that a verb prints."""
+    """Print the command that the user can type next. Verbs call this function last."""
     out.print(_next(words))
 
 
 def next_beside(*words: str | Path) -> None:
-    """Print the command that the user can type next to standard error.
+    """Print to standard error the command that the user can type next.
 
     Verbs whose standard output is generated text or JSON use this function instead of ``next_command``.
     """
@@ -99,10 +99,10 @@ def left_out(files: Iterable[folders.LeftOut]) -> None:
 
 
 def progress_bar() -> Progress:
-    """Return a progress bar with percentage, elapsed time, remaining time and the figures of the task.
+    """Return a progress bar with percentage, elapsed time, remaining time, and figures such as the speed.
 
-    A task of this bar needs the field ``figures``, a sequence of strings. The bar shows the first figures that fit into
-    the width of the terminal.
+    Each task of this bar needs a field ``figures`` with a sequence of strings. If the terminal is too narrow for all
+    figures, the bar omits the last ones.
     """
     columns = (
         TextColumn("{task.description}"), BarColumn(None), TextColumn("{task.percentage:3.0f} %"),
@@ -122,7 +122,7 @@ class _Figures(ProgressColumn):
         super().__init__(Column(no_wrap=True))
 
     def render(self, task: Task) -> Text:
-        """Return the first figures that fit into the line together with the other columns."""
+        """Return the figures, without the last ones if the line is too narrow."""
         room = out.width - self.OTHER_COLUMNS - cell_len(task.description)
         figures: list[str] = list(task.fields["figures"])
         while figures and cell_len("  ".join(figures)) > room:

@@ -21,7 +21,7 @@ def inspect(run: Run, options: inspect_run.InspectOptions, output: Path) -> None
 
     Args:
         run: the run.
-        options: the text to read, the layer to record, and the cell that colours the text.
+        options: the text, the layer and the cell to inspect, and sampling options.
         output: folder for the pictures.
 
     Raises:

@@ -78,7 +78,7 @@ def _format_default(default: Any) -> str:
 
 
 def _metavar(kind: Any) -> str:
-    """Return the placeholder for values of a type in the help text."""
+    """Return the placeholder that the help text shows for a value of a type."""
     return "WORD" if get_args(kind) or kind is str else {int: "N", float: "X", bool: "true|false"}[kind]
 
 
@@ -92,7 +92,7 @@ def _parser_of(kind: Any) -> Any:
 
 
 def _parse_text(word: str) -> str:
-    """Decode a command line argument as UTF-8 in every locale; raise ArgumentTypeError if it is not UTF-8."""
+    """Decode a command line argument as UTF-8 in every locale; raise ArgumentTypeError for other bytes."""
     try:
         return os.fsencode(word).decode("utf-8")
     except UnicodeDecodeError as error:
@@ -100,15 +100,15 @@ def _parse_text(word: str) -> str:
 
 
 def _or_auto(kind: Any) -> Any:
-    """Return a function that converts an argument to the type of a field, or returns the word "auto"."""
+    """Return a function that converts an argument to a type, but returns the word "auto" unchanged."""
     return lambda word: word if word == recipe.AUTO_WORD else _parser_of(kind)(word)
 
 
 def _with_own_message(read: Callable[[str], Any]) -> Callable[[str], Any]:
     """Return a version of ``read`` that raises ArgumentTypeError instead of ValueError.
 
-    argparse then shows the message of ``read``. For a ValueError, argparse would print its own message with the whole
-    argument, which may be very long.
+    If a function raises ArgumentTypeError, argparse shows the message of the exception. After a ValueError, argparse
+    would show the whole argument instead, and an argument may be very long.
     """
 
     def parse(word: str) -> Any:

@@ -51,12 +51,13 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(f"{message}{self._hint(message)}; see '{self.prog} --help'")
 
     def _hint(self, message: str) -> str:
-        """Return advice for a message of argparse about an option without a value.
+        """If argparse reports that an option has no value, return advice for the user.
 
-        argparse does not accept a value that begins with a minus sign, such as ``--stop -x``.
+        A possible cause is a value such as ``-x`` in ``--stop -x``, because argparse accepts no value that begins with
+        a minus sign.
 
         Returns:
-            The advice; "" if the message has another cause.
+            The advice; "" if argparse reports another problem or the problem has another cause.
         """
         missing = re.fullmatch(r"argument (--\S+): expected (one|at least one) argument", message)
         if not missing or missing[1] not in self._words[:-1]:
@@ -90,8 +91,8 @@ class _Parser(argparse.ArgumentParser):
     def _suggestion(self, option: str) -> str:
         """Return a suggestion for an unknown option.
 
-        The suggestion is the first of: an option that begins or ends with the given word, the positional argument with
-        this name, the verbs that have this option, or the most similar option.
+        The function tries in turn: an option that begins or ends with the given word, the positional argument with
+        this name, the verbs that have this option, and the most similar option.
         """
         known = [name for name in self._option_string_actions if name.startswith("--") and name != "--help"]
         for matches in ("^" + re.escape(option), re.escape(f".{option.removeprefix('--')}") + "$"):

@@ -25,7 +25,7 @@ CHARACTERS = (
     Size(20_000_000, units=768, layers=1, dropout=0.2, batch_size=64, epochs=3),
     Size(math.inf, units=1024, layers=2, dropout=0.1, batch_size=64, epochs=1),
 )
-# Words and subwords have their own sizes: a token contains more information than a character and occurs less often.
+# Words and subwords have their own sizes, because each contains more information than a character and is rarer.
 PIECES = (
     Size(100_000, units=128, layers=1, dropout=0.4, batch_size=16, epochs=20),
     Size(200_000, units=256, layers=1, dropout=0.4, batch_size=32, epochs=20),
@@ -35,11 +35,11 @@ PIECES = (
 )
 EMBEDDINGS = ((1_000, 64), (10_000, 256), (math.inf, 512))  # pairs (maximum vocabulary size, E)
 WINDOWS = 20  # minimum number of batches per epoch
-# Models over-fit small texts of words or subwords. The options below were the most effective ones in
+# Models over-fit small texts of words or subwords. The options below were the most effective options in
 # benchmarks/README.md, "Ablation". AWD-LSTM (Merity et al., 2018) uses the same activation regularization.
 SMALL_TEXT = 700_000  # maximum number of tokens of a small text
 INPUT_DROPOUT, EMBEDDING_DROPOUT, ACTIVATION_REGULARIZATION = 0.1, 0.1, 2.0
-LONG_DOCUMENT_SHARE = 0.01  # maximum share of documents longer than a window for which training.state is "fresh"
+LONG_DOCUMENT_SHARE = 0.01  # training.state is "fresh" if at most this share of the documents is longer than a window
 
 
 def choose(settings: Recipe, tokens: int, V: int, longest: int = 0) -> dict[str, int | float | str]:
@@ -49,7 +49,7 @@ def choose(settings: Recipe, tokens: int, V: int, longest: int = 0) -> dict[str,
         settings: the recipe.
         tokens: number of tokens in the training text.
         V: vocabulary size.
-        longest: length in tokens that at most 1 % of the documents exceed; 0 if the text is not split into documents.
+        longest: at most 1 % of the documents have more tokens than this number; 0 if there are no documents.
 
     Returns:
         Values by dotted name for ``recipe.override``, such as ``{"model.units": 512, ...}``.
@@ -81,7 +81,8 @@ def choose(settings: Recipe, tokens: int, V: int, longest: int = 0) -> dict[str,
 def _small_text_regularization(settings: Recipe, dropout: float) -> dict[str, int | float | str]:
     """Return the regularization for a small text of words or subwords.
 
-    Pairs get only input dropout, because the benchmarks did not test the other options on pairs.
+    For pairs, return only input dropout, because the benchmarks did not test the other options on pairs. For ensembles,
+    omit activation regularization, because ensembles do not support it.
     """
     values: dict[str, int | float | str] = {"model.input_dropout": min(INPUT_DROPOUT, dropout)}
     if not settings.corpus.is_pairs:
@@ -92,10 +93,10 @@ def _small_text_regularization(settings: Recipe, dropout: float) -> dict[str, in
 
 
 def _batch_size(largest: int, tokens: int, T: int) -> int:
-    """Return the largest batch size with at least 20 batches per epoch.
+    """Halve a batch size until an epoch has at least 20 batches, and return the result, which is at least 1.
 
     Args:
-        largest: batch size to start from; it is halved until the epoch has enough batches.
+        largest: batch size to start from.
         tokens: number of tokens in the training text.
         T: time steps of a window.
     """
@@ -108,8 +109,9 @@ def _batch_size(largest: int, tokens: int, T: int) -> int:
 def _state(training: recipe.Training, longest: int) -> str:
     """Return the value of ``training.state``.
 
-    If the documents fit into a window, each starts from a zero state, because generation does the same. Otherwise the
-    state is carried over from document to document.
+    Return "fresh" if at least 99 % of the documents fit into a window. Each document then starts from a zero state, as
+    in generation. Otherwise, or if sampled softmax is used, return "carried": each document starts from the final state
+    of the previous document.
     """
     return recipe.FRESH if longest <= training.window and not training.sampled_softmax else recipe.CARRIED
 

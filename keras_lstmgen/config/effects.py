@@ -77,7 +77,8 @@ def check(settings: Recipe, given: Iterable[str], where: str) -> None:
 def check_sampling(arguments: argparse.Namespace) -> None:
     """Raise UserError for a sampling option that has no effect.
 
-    All sampling options need new tokens. Some have no effect in greedy decoding or in a beam search.
+    No sampling option has an effect if no tokens are generated. In greedy decoding or in a beam search, some sampling
+    options have no effect.
 
     Args:
         arguments: the command line of ``generate``, ``chat`` or ``inspect``.

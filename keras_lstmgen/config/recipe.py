@@ -39,7 +39,7 @@ __all__ = [
     "Tokenizer", "Training", "load", "nearest", "override", "parse", "recipe_fields", "to_tables", "to_toml",
 ]  # fmt: skip
 
-LARGEST = 2**53  # maximum of numbers for which the schema sets none; float64 represents all integers up to it exactly
+LARGEST = 2**53  # default maximum of a number; float64 represents all integers up to this limit exactly
 MAX_SHOWN = 80  # maximum number of characters of a value in a message
 
 
@@ -53,7 +53,7 @@ def load(path: Path) -> Recipe:
         tables = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such recipe") from None
-    except (OSError, ValueError, RecursionError) as error:  # invalid TOML or UTF-8, too long numbers, too deep tables
+    except (OSError, ValueError, RecursionError) as error:  # long numbers raise ValueError, deep tables RecursionError
         reason = "a number has too many digits" if "int_max_str_digits" in str(error) else error
         raise UserError(
             f"{path}: is not TOML ({reason}); correct the recipe, or give a text with this name by --corpus.source"
@@ -160,7 +160,7 @@ def _convert(where: str, value: Any, kind: Any) -> Any:
 
 
 def _shown(value: Any) -> str:
-    """Return the ``repr`` of a value for a message, shortened; ``repr`` fails for very long or deeply nested values."""
+    """Shorten the ``repr`` of a value for a message; return "the value" if the value is too long or too deep."""
     try:
         text = repr(value)
     except (ValueError, RecursionError):
@@ -184,5 +184,5 @@ def _plain(value: Any) -> Any:
 
 
 def to_toml(recipe: Recipe) -> str:
-    """Return a recipe as TOML text. ``parse`` returns an equal recipe for this text."""
+    """Return a recipe as TOML text. If ``load`` reads this text from a file, it returns an equal recipe."""
     return tomli_w.dumps(to_tables(recipe))

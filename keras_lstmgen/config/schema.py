@@ -8,7 +8,7 @@ AUTO = -1  # represents "auto" in a field for numbers; -1 is not a valid number 
 AUTO_WORD = "auto"
 CARRIED, FRESH = "carried", "fresh"  # values of training.state
 NONE = "none"  # value of corpus.normalize
-TABLE_FORMATS = ("jsonl", "csv", "tsv")  # values of corpus.documents for files whose records have fields
+TABLE_FORMATS = ("jsonl", "csv", "tsv")  # values of corpus.documents for tables with named fields
 
 
 def recipe_field(
@@ -26,7 +26,7 @@ def recipe_field(
             selects the number from the size of the text.
         about: help text of the command line option, with the unit of a number.
         low: minimum of a number; None if the field is not a number.
-        high: maximum of a number; None if the field has no maximum of its own.
+        high: maximum of a number; if None, ``recipe.LARGEST`` is the maximum.
         choices: valid strings; an empty tuple if every string is valid.
 
     Returns:
@@ -139,7 +139,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Training:
-    """The settings of the training, which ends when it reaches the first of its limits."""
+    """The settings of the training. The training ends as soon as it reaches one of its limits."""
 
     batch_size: int = recipe_field(AUTO, "B, sequences in a batch", low=1, high=65_536)
     window: int = recipe_field(
@@ -267,7 +267,7 @@ SECTIONS: dict[str, type[Any]] = {
 
 
 def recipe_fields() -> dict[str, tuple[Any, Any, Mapping[str, Any]]]:
-    """Return a tuple (type, default, metadata) for each field, by the dotted name of the field.
+    """Return all recipe fields: a dictionary that maps each dotted name to (type, default, metadata).
 
     >>> recipe_fields()["model.units"][:2]
     (<class 'int'>, -1)

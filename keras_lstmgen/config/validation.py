@@ -1,9 +1,9 @@
-"""Check whether the values of a recipe fit together. Each error message names the settings that do not."""
+"""Check whether the values of a recipe fit together. Each error message names the settings in conflict."""
 
 from keras_lstmgen.config.schema import AUTO, CARRIED, FRESH, TABLE_FORMATS, Corpus, Recipe
 from keras_lstmgen.utils.errors import UserError
 
-SINGLE_MODEL_ONLY = ("training.sampled_softmax", "model.activation_regularization")  # an ensemble does not support them
+SINGLE_MODEL_ONLY = ("training.sampled_softmax", "model.activation_regularization")  # not possible for ensembles
 
 
 def check(recipe: Recipe, where: str = "") -> None:
@@ -14,7 +14,7 @@ def check(recipe: Recipe, where: str = "") -> None:
         where: beginning of the error message, such as ``"recipe.toml: "``.
 
     Raises:
-        UserError: two settings do not fit together, or a required one is missing.
+        UserError: two settings do not fit together, or a required setting is missing.
     """
     _check_limits(recipe, where)
     _check_model(recipe, where)
@@ -127,7 +127,7 @@ def _check_measures(recipe: Recipe, where: str) -> None:
 
 
 def _missing_documents(measure: str, corpus: Corpus) -> str:
-    """Describe the documents that a metric needs; return "" if the corpus has such documents."""
+    """If a corpus lacks the documents that a metric needs, describe these documents; otherwise return ""."""
     if measure == "kind":
         return "" if corpus.labels else "corpus.labels, with a label for each source"
     if measure == "verses":

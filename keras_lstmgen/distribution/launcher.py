@@ -1,4 +1,4 @@
-"""Run ``train --workers N``: start several worker processes on this machine, one for each GPU or for tests."""
+"""Run ``train --workers N``: start N worker processes on this machine, for example one for each GPU."""
 
 import json
 import os
@@ -18,10 +18,10 @@ from keras_lstmgen.system import cpu, signals
 from keras_lstmgen.utils.errors import Terminated, UserError
 
 MAX_WORKERS = 256  # maximum number of workers on one machine
-GRACE = 60.0  # seconds that the other workers have to end by themselves after one worker has failed
+GRACE = 60.0  # After a worker has failed, the other workers are killed after this number of seconds.
 # The program of a worker. Its first argument is the folder that contains this package. The program removes this folder
-# from sys.path after it has imported the package, because the folder may be the working directory: the worker must not
-# import other modules from it.
+# from sys.path after the import of the package. Otherwise, if the folder is the working directory, the worker could
+# import other modules from the working directory.
 WORKER = (
     "import sys; sys.path.append(sys.argv.pop(1)); from keras_lstmgen.cli.command_line import main; "
     "sys.path.pop(); sys.exit(main())"
@@ -29,7 +29,7 @@ WORKER = (
 
 
 def launch(words: Sequence[str], count: int) -> int:
-    """Run ``keras-lstmgen`` in several worker processes, and wait until all have ended.
+    """Run ``keras-lstmgen`` in several worker processes, and wait until all workers have ended.
 
     Each worker gets an equal share of the cores. If there are GPUs, each worker gets one GPU. If a worker fails, the
     other workers fail too, because they cannot continue without it. Only the error message of the first failed worker
@@ -72,7 +72,7 @@ def _start(words: Sequence[str], environment: dict[str, str], errors: IO[bytes])
     """Start one worker.
 
     The worker imports nothing from the working directory. Only the chief shows its standard output. Each worker has its
-    own session and does not receive Ctrl-C from the terminal. ``_forwarded_signals`` sends the signal to all workers.
+    own session and does not receive Ctrl-C from the terminal. ``_forwarded_signals`` sends this signal to all workers.
 
     Args:
         words: command line arguments of the worker.
@@ -116,7 +116,7 @@ def _free_ports(count: int) -> list[int]:
 
 
 def report_idle_gpus(count: int) -> None:
-    """Report the option that uses all GPUs if there are more GPUs than workers.
+    """If there are more GPUs than workers, report which option uses all GPUs.
 
     Args:
         count: number of workers.
@@ -136,7 +136,7 @@ def _gpus() -> list[str]:
 
 
 def _assign_cores(worker: "subprocess.Popen[bytes]", number: int, count: int) -> None:
-    """Assign an equal share of the cores to a worker, if there is at least one core for each worker.
+    """If there are at least as many cores as workers, assign an equal share of the cores to a worker.
 
     Args:
         worker: the process.
@@ -150,7 +150,7 @@ def _assign_cores(worker: "subprocess.Popen[bytes]", number: int, count: int) ->
 
 @contextmanager
 def _forwarded_signals(workers: Sequence["subprocess.Popen[bytes]"]) -> Iterator[list[int]]:
-    """Forward Ctrl-C and SIGTERM to all workers inside the context, and kill workers that still run when it ends.
+    """Forward Ctrl-C and SIGTERM to all workers inside the context, and kill running workers when it ends.
 
     Args:
         workers: a list to which the caller appends each worker after its start.

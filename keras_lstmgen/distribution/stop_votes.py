@@ -23,7 +23,7 @@ class StopRequest:
 
     @contextmanager
     def accepting(self) -> Iterator[None]:
-        """Accept requests inside the context. A training enters it while it checks for requests."""
+        """Accept requests inside the context. A training enters this context while it can stop early."""
         self._is_accepting = True
         try:
             yield
@@ -82,10 +82,10 @@ class StopVotes:
         All workers must call this method at the same point of the training.
 
         Args:
-            values: numbers of this worker; every worker passes the same number of values.
+            values: numbers of this worker; all workers must pass the same number of values.
 
         Returns:
-            The sum of each value over all workers.
+            The sums over all workers, one for each value.
         """
         requests = (self._request.interrupted, self._request.terminated)
         *sums, interrupted, terminated = workers.all_reduce_sum(np.array([*values, *requests], np.float64)).tolist()

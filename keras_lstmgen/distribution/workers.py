@@ -44,9 +44,10 @@ _rank = 0
 
 @contextmanager
 def connected() -> Iterator[None]:
-    """Connect to the other workers that ``TF_CONFIG`` lists, and wait for all of them when the block ends.
+    """Connect to the other workers in ``TF_CONFIG``, and when the block ends, wait until all workers reach its end.
 
-    Enter this context before TensorFlow runs any operator. If ``TF_CONFIG`` is not set, the context does nothing.
+    Enter this context before TensorFlow runs any operator. If ``TF_CONFIG`` is not set or lists only
+    one worker, the context does nothing.
 
     Raises:
         UserError: ``TF_CONFIG`` is invalid, a worker does not connect within ``WAIT`` seconds, or another worker fails.
@@ -73,7 +74,7 @@ def _read_config() -> tuple[list[str], int]:
     """Read ``TF_CONFIG``.
 
     Returns:
-        The addresses ``host:port`` of all workers, beginning with the chief, and the index of this worker in this list.
+        The addresses ``host:port`` of all workers, beginning with the chief, and the index of this worker in the list.
     """
     if not os.environ.get(VARIABLE):
         return [""], 0
@@ -111,9 +112,9 @@ def _await(names: list[str], rank: int) -> None:
 
 
 def _accept_workers(names: list[str], deadline: float) -> list[int]:
-    """Wait as the chief for connections from the other workers, and send them the indices of missing workers.
+    """In the chief, wait until the other workers connect, and send the indices of the missing workers to them.
 
-    The chief listens at its own address in ``TF_CONFIG``, which TensorFlow uses afterwards.
+    The chief listens at its own address in ``TF_CONFIG``. TensorFlow uses the same address afterwards.
 
     Args:
         names: addresses of all workers.
@@ -161,7 +162,7 @@ def _register(chief: str, rank: int, deadline: float) -> list[int]:
         deadline: time of ``time.monotonic`` after which this worker stops trying.
 
     Returns:
-        The indices of the workers that have not connected; ``[0]``, the chief, if the chief does not answer.
+        The indices of the workers that have not connected. If the chief does not answer, the result is ``[0]``.
     """
     while (left := deadline - time.monotonic()) > 0:
         with (
@@ -176,7 +177,7 @@ def _register(chief: str, rank: int, deadline: float) -> list[int]:
 
 
 def _index(value: Any) -> int:
-    """Return the index of a worker in ``TF_CONFIG`` as an int; raise ValueError if it is not a whole number."""
+    """Return the index of a worker in ``TF_CONFIG`` as an int; raise ValueError for other values."""
     if not re.fullmatch("[0-9]{1,9}", f"{value}"):
         raise ValueError(f"the index {numerals.shortened(repr(value))} is not a whole number")
     return int(value)
@@ -191,7 +192,7 @@ def _address(name: str) -> tuple[str, int]:
 
 
 def _create_strategy(rank: int) -> None:
-    """Create TensorFlow's strategy for several workers, which connects them."""
+    """Connect the workers by creating TensorFlow's strategy for several workers."""
     global _strategy, _rank
     try:
         with captured_stderr(), signals.restored(signal.SIGINT, signal.SIGTERM):  # TensorFlow sets its own handlers
@@ -207,7 +208,7 @@ def size() -> int:
 
 
 def is_chief() -> bool:
-    """Return whether this process is the chief, which reads and writes the run."""
+    """Return whether this process is the chief: the worker that reads and writes the run."""
     return _rank == 0
 
 
@@ -226,7 +227,7 @@ def batch_rows(B: int) -> slice:
 def all_reduce_mean(tensors: Sequence[Any]) -> list[Any]:
     """Return the mean of each tensor over all workers. Call this function inside a ``tf.function``.
 
-    The tensors are concatenated, so that a single collective operator reduces all of them.
+    The tensors are concatenated, so that a single collective operator is enough for all tensors.
 
     Args:
         tensors: float32 tensors with the same shapes in all workers.
@@ -275,8 +276,7 @@ def broadcast(array: NDArray[Any]) -> NDArray[Any]:
     """Return the array of the chief in every worker.
 
     Args:
-        array: the array to send, if this worker is the chief. The other workers pass an array with the same shape and
-            dtype, whose values are ignored.
+        array: in the chief, the array to send; in other workers, any array with the same shape and dtype.
     """
     if not _strategy:
         return array
@@ -303,8 +303,7 @@ def broadcast_json(value: Any) -> Any:
     """Return the value of the chief in every worker.
 
     Args:
-        value: the value to send, if this worker is the chief; it must be serializable as JSON. The values of the other
-            workers are ignored.
+        value: in the chief, the value to send, which JSON must be able to represent; in other workers, any value.
     """
     if not _strategy:
         return value

@@ -130,12 +130,12 @@ def write_output(path: Path, text: str) -> None:
     """Write ``text`` as UTF-8 to a path that the user named.
 
     A plain file is replaced atomically. A rename cannot replace a device, a pipe, a file with several hard links, or a
-    file in a read-only folder. These are opened and written directly. If standard output or standard error is
-    redirected to the file, the text is appended.
+    file in a read-only folder. In these cases, the function opens ``path`` and writes directly. If standard
+    output or standard error is redirected to the file, the text is appended.
 
     Raises:
         UserError: the operating system refuses to write.
-        ReaderLeft: the reader of a pipe has closed it.
+        ReaderLeft: ``path`` is a pipe, and its reader has closed the pipe.
     """
     if _is_replaceable(path):
         write_text(path, text)
@@ -150,7 +150,7 @@ def write_output(path: Path, text: str) -> None:
 
 
 def _is_replaceable(path: Path) -> bool:
-    """Return whether a rename can replace the file at ``path``. If ``path`` is a link, its target is checked."""
+    """Return whether a rename can replace the file at ``path``. If ``path`` is a link, check the target."""
     folder = Path(os.path.realpath(path)).parent
     if not path.exists():
         return True
@@ -182,7 +182,7 @@ def _begin(parent: Path) -> tuple[Path, int]:
     while True:
         folder = Path(tempfile.mkdtemp(prefix=WRITING, dir=parent))
         lock = os.open(folder, os.O_RDONLY)
-        with suppress(OSError):  # a file system without locks raises OSError in _sweep too, which then removes nothing
+        with suppress(OSError):  # without locks, flock fails in _sweep too, and _sweep removes nothing
             fcntl.flock(lock, fcntl.LOCK_EX)
         if folder.is_dir():
             return folder, lock
@@ -190,7 +190,7 @@ def _begin(parent: Path) -> tuple[Path, int]:
 
 
 def _sweep(parent: Path) -> None:
-    """Remove temporary folders that no process has locked, because the process that created them has ended."""
+    """Remove all temporary folders without a lock, because the processes that created these folders have ended."""
     for folder in parent.glob(f"{WRITING}*"):
         with suppress(OSError):
             lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -210,7 +210,7 @@ def exclusive_lock(path: Path, waiting: Callable[[], None]) -> Iterator[None]:
 
     Args:
         path: an existing file or folder.
-        waiting: function that is called once if another process holds the lock, before this process waits for it.
+        waiting: function that is called once before this process waits for another process that holds the lock.
     """
     lock = os.open(path, os.O_RDONLY)
     try:
@@ -237,7 +237,7 @@ def _put(new: Path, path: Path, before: Path | None) -> None:
 
 
 def _rename(new: Path, path: Path, before: Path | None) -> None:
-    """Rename ``new`` to ``path``, after an existing file or folder has been renamed to ``before``."""
+    """Rename ``new`` to ``path``; if ``before`` is given, first rename an existing file or folder to ``before``."""
     if new.is_dir() and path.is_dir():  # a folder cannot be renamed to the name of an existing folder
         before = before or new.with_name(f"{path.name}.before")
     if before is None or not path.exists():
@@ -249,10 +249,10 @@ def _rename(new: Path, path: Path, before: Path | None) -> None:
 
 
 def _linked(path: Path, before: Path, new: Path) -> bool:
-    """Give the file at ``path`` the second name ``before`` by a hard link, so that the file always has a name.
+    """Make ``before`` a second name (hard link) of the file at ``path``, so that ``path`` always exists.
 
     Returns:
-        False if the file system does not support hard links; the file is then unchanged.
+        True, or False if the file system does not support hard links. If False, nothing has changed.
     """
     link = new.with_name(f"{path.name}.before")
     try:
@@ -285,9 +285,9 @@ def _sync(path: Path) -> None:
 
 
 def check_inside(folder: Path) -> None:
-    """Raise UserError if a folder contains a link to a path outside, or a special file such as a pipe.
+    """Raise UserError if a folder contains a link to a path outside the folder, or a special file such as a pipe.
 
-    A program that writes into such a folder could change files outside the folder.
+    Otherwise a program that writes into the folder could change files outside the folder.
     """
     real = os.path.realpath(folder)
     for parent, folders, names in os.walk(folder):
@@ -301,7 +301,7 @@ def check_inside(folder: Path) -> None:
 def check_zip(archive: zipfile.ZipFile) -> None:
     """Raise BadZipFile if a member of an archive is damaged or compressed.
 
-    This package never writes compressed members, and a compressed member could have any size when it is unpacked.
+    This package never writes compressed members. They are refused, because an unpacked member could have any size.
     """
     for member in archive.infolist():
         if member.compress_type != zipfile.ZIP_STORED:

@@ -23,7 +23,7 @@ def sha256(path: Path) -> str:
 
 @functools.lru_cache(maxsize=1024)
 def _cached_sha256(path: Path, size: int, modified: int) -> str:  # noqa: ARG001 a changed file is hashed again
-    """Return the SHA-256 of a file; the cache key contains size and modification time, which change with the file."""
+    """Return the SHA-256 of a file; the arguments are the cache key, so that a changed file gets a new entry."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

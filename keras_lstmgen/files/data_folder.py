@@ -32,8 +32,8 @@ def find(name: str, checksum: str) -> list[Path]:
         checksum: SHA-256 in hexadecimal; "" to search only by name.
 
     Returns:
-        First a file with the checksum, if the data folder contains one; its name may differ from ``name``. Then all
-        files with the name.
+        All files with the name. If the data folder contains a file with the checksum, this file comes first, even if it
+        has another name.
     """
     folder = data_folder()
     files = folders.files_below(folder)[0] if folder else []

@@ -11,7 +11,7 @@ from keras_lstmgen.utils.errors import UserError
 
 CHUNK = 1 << 16  # bytes to read at a time
 TIMEOUT = 60  # seconds to wait for an answer of the server
-# The server must send the file without compression, because the checksum is that of the uncompressed file.
+# The server must send the file without compression, because the checksum belongs to the uncompressed file.
 IDENTITY = {"Accept-Encoding": "identity"}
 
 
@@ -82,7 +82,7 @@ def _download(url: str, checksum: str, path: Path) -> None:
 
 
 def _root_cause(error: BaseException) -> BaseException:
-    """Return the exception that caused all other exceptions of a chain, such as an error of the operating system."""
+    """Return the first cause in a chain of exceptions, such as an error of the operating system."""
     while cause := error.__cause__ or error.__context__:
         error = cause
     return error

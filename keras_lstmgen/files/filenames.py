@@ -1,8 +1,8 @@
 """Convert file names between the command line, recipes and the operating system.
 
 A file name is a sequence of bytes. This package decodes file names as UTF-8 in every locale. A byte that is not UTF-8
-becomes a surrogate, as in ``os.fsdecode``. Recipes and reports cannot contain surrogates, so they store such a name as
-a ``file:`` URI.
+becomes a surrogate, as in ``os.fsdecode``. Recipes and reports cannot contain surrogates, so they store a name with
+surrogates as a ``file:`` URI.
 """
 
 import os
@@ -12,14 +12,14 @@ SCHEME = "file:"
 
 
 def of_argument(word: str) -> str:
-    """Return the UTF-8 text of a command line argument, which Python has decoded with the encoding of the locale."""
+    """Decode a command line argument as UTF-8, even if Python has decoded it with another encoding of the locale."""
     return os.fsencode(word).decode("utf-8", "surrogateescape")
 
 
 def stored(name: str) -> str:
     r"""Return the form in which recipes and reports store a file name.
 
-    This is the name itself, or a ``file:`` URI if the name contains surrogates.
+    The result is the name itself, or a ``file:`` URI if the name contains surrogates.
 
     >>> stored("/caf\udce9.txt"), stored("/café.txt")
     ('file:///caf%E9.txt', '/café.txt')
@@ -33,7 +33,7 @@ def stored(name: str) -> str:
 
 
 def native(name: str) -> str:
-    """Return the path that Python's file functions accept.
+    """Convert a stored file name to a path that Python's file functions accept.
 
     Args:
         name: a file name or a ``file:`` URI.

@@ -1,4 +1,4 @@
-"""List the text files in a folder, and the files and folders that are skipped, each with a reason."""
+"""List the text files in a folder, and list all skipped files and folders with the reasons."""
 
 import os
 from collections.abc import Callable, Iterable
@@ -9,7 +9,7 @@ from typing import NamedTuple
 from keras_lstmgen.utils.errors import UserError
 
 METADATA = "keras_lstmgen.json"  # file that identifies the folder of a run or of an exported artifact
-RECIPE, TOKENIZER = "recipe.toml", "tokenizer.model"  # files of a run whose training ended before the first checkpoint
+RECIPE, TOKENIZER = "recipe.toml", "tokenizer.model"  # the only files of a run before its first checkpoint
 SAVED_MODEL = "saved_model.pb"  # file that identifies a SavedModel
 MANIFEST = "prepared.json"  # file that identifies a prepared corpus
 MAX_NAMES = 3  # maximum number of names for each reason in a summary
@@ -49,12 +49,12 @@ def files_below(folder: Path) -> tuple[list[Path], list[LeftOut]]:
 
 
 def _partition(parent: str, names: list[str], why: Callable[[Path], str]) -> tuple[list[str], list[LeftOut]]:
-    """Divide the names in a folder into those to read and those to skip.
+    """Divide the names in a folder into two lists: files or folders to read, and files or folders to skip.
 
     Args:
         parent: the folder.
-        names: names of files or folders in it.
-        why: function that returns the reason to skip a path, or "".
+        names: names of files or folders in ``parent``.
+        why: function that returns the reason to skip a path, or "" if the path is not skipped.
 
     Returns:
         The names to read, and the skipped paths with their reasons.
@@ -72,7 +72,7 @@ def _raise_unreadable(error: OSError) -> None:
 
 
 def _why_skip_folder(folder: Path) -> str:
-    """Return the reason to skip all files of a folder, or "" if they are read."""
+    """Return the reason to skip a folder, or "" if the folder is searched."""
     if folder.name.startswith("."):
         return "hidden"
     return "link to a folder" if folder.is_symlink() else why_no_texts(folder)
@@ -90,7 +90,7 @@ def why_no_texts(folder: Path) -> str:
 
 
 def _why_skip_file(path: Path) -> str:
-    """Return the reason to skip a file, or "" if it is read."""
+    """Return the reason to skip a file, or "" if the file is read."""
     if path.name.startswith("."):
         return "hidden"
     if path.is_file():
@@ -103,10 +103,11 @@ def run_above(path: Path, below: Path) -> str:
 
     Args:
         path: the file or folder.
-        below: a parent folder of ``path``; only folders between the two are checked.
+        below: a parent folder of ``path``; only folders between ``below`` and ``path`` are checked.
 
     Returns:
-        The path of the innermost such folder with a slash at its end, or "" if there is none.
+        The path with a slash at its end; "" if no such folder contains ``path``. If several folders contain ``path``,
+        the innermost one is returned.
     """
     inside = path.parents[: len(path.parents) - len(below.parents) - 1]
     return next((f"{folder}/" for folder in inside if why_no_texts(folder)), "")
@@ -123,6 +124,6 @@ def summary(left_out: Iterable[LeftOut]) -> str:
 
 
 def _shortened(names: list[str]) -> str:
-    """Join at most ``MAX_NAMES`` names, and add the number of the other names."""
+    """Join the first ``MAX_NAMES`` names, and add how many names are omitted."""
     more = f" and {len(names) - MAX_NAMES:,} more" if len(names) > MAX_NAMES else ""
     return ", ".join(names[:MAX_NAMES]) + more

@@ -1,7 +1,7 @@
-"""Recognize files that are not UTF-8 text by their first bytes, and return a shell command that converts them.
+"""Recognize the formats of files that are not UTF-8 text, and return shell commands that convert the files.
 
-``Format.is_text`` separates text in another encoding or with CR line endings from other formats, such as pictures. In
-a folder of texts, a text in another encoding is an error, and a picture is skipped.
+``Format.is_text`` is true for text in another encoding or with CR line endings, and false for other formats, such as
+pictures. In a folder of texts, a file for which it is true causes an error, and other recognized files are skipped.
 """
 
 import re
@@ -23,7 +23,7 @@ class Format(NamedTuple):
     Attributes:
         name: description that completes "the file is …" in messages.
         command: shell command that converts ``{file}`` to ``{text}``, or "" if no command is known.
-        is_text: whether the file is text in another encoding.
+        is_text: whether the file is text in another encoding or with CR line endings.
     """
 
     name: str
@@ -32,7 +32,7 @@ class Format(NamedTuple):
 
 
 def _iconv(encoding: str, name: str = "") -> Format:
-    """Return the format of text in an encoding that ``iconv`` converts; ``name`` replaces the encoding in messages."""
+    """Return the format of text in an encoding; if ``name`` is given, messages contain it instead of the encoding."""
     return Format(f"text in {name or encoding}", ICONV.format(name=encoding), is_text=True)
 
 
@@ -105,7 +105,7 @@ def is_binary(head: bytes) -> bool:
     if b"\0" in head or not CONTROL.search(head):
         return b"\0" in head
     try:
-        head[:-3].decode()  # omit the last character, because some of its bytes may be missing
+        head[:-3].decode()  # the last character may be incomplete
     except UnicodeDecodeError as error:
         return error.start < len(head) - 6
     return False

@@ -34,7 +34,7 @@ def glob(pattern: str) -> list[str]:
 
 
 def _files(system: Any, pattern: str) -> list[str]:
-    """Return the paths that match a pattern in an fsspec file system, without folders."""
+    """Return the paths of all files, but not of folders, that match a pattern in an fsspec file system."""
     return [path for path, about in system.glob(pattern, detail=True).items() if about["type"] == "file"]
 
 
@@ -55,7 +55,7 @@ def sha256(address: str) -> str:
 
 
 def _call(address: str, operation: Callable[[Any, str], T]) -> T:
-    """Call a function with the fsspec file system of an address and the path in it.
+    """Call a function with two arguments: the fsspec file system of an address, and the path in this file system.
 
     Raises:
         UserError: fsspec is not installed, the address is not supported, or the function fails.
@@ -64,7 +64,7 @@ def _call(address: str, operation: Callable[[Any, str], T]) -> T:
         import fsspec
     except ModuleNotFoundError as error:
         raise UserError(f"{address}: needs fsspec; pip install 'keras_lstmgen[remote]'") from error
-    if "::" in address:  # such addresses open files inside other files, which may contain code templates
+    if "::" in address:  # such a chain may open a file that contains code templates
         raise UserError(f"{address}: a chain of file systems ('::') is not supported; give the address of the text")
     try:
         return operation(*fsspec.core.url_to_fs(address))

@@ -24,8 +24,8 @@ OPEN_FILE = re.compile(r"/dev/stdin|/dev/fd/\d+|/proc/(self|\d+)/fd/\d+")
 def is_read_once(name: str) -> bool:
     """Return whether a source can be read only once.
 
-    Standard input, named pipes and devices can be read only once. Open files such as ``/dev/fd/63``, which the shell
-    passes for ``<(...)``, can also be read only once.
+    Standard input, named pipes, devices and open files such as ``/dev/fd/63`` can be read only once. For ``<(...)``,
+    the shell passes the name of an open file.
 
     >>> is_read_once("-"), is_read_once("/dev/fd/63")
     (True, True)
@@ -44,7 +44,7 @@ def spool(name: str) -> Path:
     """Copy standard input or a pipe to a file in the cache folder, and return the path of the copy.
 
     Raises:
-        UserError: the source is closed, cannot be opened, or is a device, whose data may never end.
+        UserError: the source is closed, or cannot be opened, or is a device. The data of a device may never end.
     """
     kind = "stdin" if name in STANDARD_INPUT else "pipe"
     path = cache_folder() / f"{os.getpid()}-{kind}"

@@ -19,7 +19,7 @@ MIN_HEIGHT = 2.5  # minimum height of a plot in inches
 COLUMNS, LINES = 72, 14  # maximum width and height of a coloured text, in characters
 SCALE_QUANTILE = 0.98  # absolute values above this quantile have the darkest colour
 MAX_NAMED = 10  # maximum number of missing characters that a message lists
-# Prefixes of the Unicode names of characters that are in Chinese, Japanese and Korean fonts.
+# The Unicode name of a Chinese, Japanese or Korean character begins with one of these words.
 HAN = ("CJK ", "HIRAGANA ", "KATAKANA", "HANGUL ", "BOPOMOFO ", "IDEOGRAPHIC ", "FULLWIDTH ", "HALFWIDTH ")
 
 
@@ -27,7 +27,7 @@ class TokenAxis(NamedTuple):
     """The N tokens along an axis of a plot."""
 
     labels: Sequence[str]  # a label for each of the N tokens
-    first_generated: int  # index of the first generated token, N if there is none; a line is drawn before this token
+    first_generated: int  # index of the first generated token, N if no token is generated
 
 
 def loss_curve(path: Path, history: Sequence[dict[str, float]]) -> None:
@@ -76,9 +76,10 @@ def next_tokens(
     Args:
         path: output file.
         tokens: the N tokens.
-        candidates: for each of the N tokens, K pairs (label, probability) in order of decreasing probability.
-        actual_ranks: for each of the N tokens, the index of the actual next token in its K candidates, or -1 if the
-            candidates do not contain it. The cell of the actual next token gets a frame.
+        candidates: N lists, one for each token. Each list contains K pairs (label, probability) in order of decreasing
+            probability.
+        actual_ranks: N indices, one for each token: the index of the actual next token among the K candidates, or -1 if
+            the candidates do not contain the actual next token. The cell of the actual next token gets a frame.
     """
     ranks = [str(rank) for rank in range(1, len(candidates[0]) + 1)]
     probabilities = np.array([[probability for _, probability in row] for row in candidates])
@@ -142,7 +143,7 @@ def _lines(parts: Sequence[str], values: Any) -> list[list[tuple[str, float]]]:
         values: float array of shape [N], value of each token.
 
     Returns:
-        For each line, a pair (character, value of its token) for each character.
+        The lines. Each line is a list with a pair (character, value of its token) for each character.
     """
     lines: list[list[tuple[str, float]]] = [[]]
     for part, value in zip(parts, values, strict=True):
@@ -185,7 +186,7 @@ def _grid(
         title: title of the plot.
         tokens: the tokens, which label the columns.
         rows: labels of the rows.
-        inner_labels: labels that the caller will draw inside the grid, so that the fonts contain their characters.
+        inner_labels: labels that the caller will draw in the grid. The fonts contain the characters of these labels.
     """
     columns = tokens.labels
     inches = max(len(columns) * TOKEN + MARGIN, MIN_WIDTH), max(len(rows) * UNIT + MARGIN, MIN_HEIGHT)
@@ -222,7 +223,7 @@ def _axes(path: Path, width: float, height: float, text: str = "") -> Iterator[A
 
 
 def _fitting_size(label: str) -> float:
-    """Return the largest font size, at most 8 points, with which a label fits into a column."""
+    """Return the largest font size with which a label fits into a column, but at most 8 points."""
     return min(8.0, TOKEN * 72 * 1.4 / max(1, cell_len(label)))  # cell_len counts 2 for a Chinese character
 
 
@@ -235,10 +236,10 @@ def drawable(label: str) -> str:
 
 
 def missing_characters(text: str) -> str:
-    """Return a message that lists the characters of a text that no installed font contains.
+    """If installed fonts do not contain all characters of a text, return a message that lists the missing ones.
 
     Returns:
-        The message, or "" if the installed fonts contain all characters.
+        The message, or "" if no character is missing.
     """
     missing = [character for character in dict.fromkeys(text) if character.isprintable() and not _font_of(character)]
     if not missing:
@@ -280,7 +281,7 @@ def _font_of(character: str) -> str | None:
     """Return the first font family that contains a character.
 
     Returns:
-        The name of the family; None if no installed font contains the character, or if it is not printable.
+        The name of the family; None if no installed font contains the character, or if the character is not printable.
     """
     if not character.isprintable():
         return None
@@ -289,7 +290,7 @@ def _font_of(character: str) -> str | None:
 
 @cache
 def _faces() -> list[tuple[str, Any]]:
-    """Return a pair (family name, font face) for each scalable font, with DejaVu Sans first."""
+    """Return all scalable fonts as pairs (family name, font face), with DejaVu Sans first."""
     from matplotlib.font_manager import get_font
 
     faces = []
@@ -306,7 +307,7 @@ def _faces() -> list[tuple[str, Any]]:
 def _font_entries() -> list[Any]:
     """Return Matplotlib's list entries for DejaVu Sans and for the fonts of the operating system.
 
-    Other fonts that Matplotlib includes are omitted, because they are meant for formulas.
+    The other fonts of Matplotlib are omitted, because they are meant for formulas.
     """
     import matplotlib
     from matplotlib.font_manager import findSystemFonts, fontManager

@@ -1,7 +1,8 @@
 """Report messages and progress to the program that uses the library.
 
-Library code calls ``message``, ``status`` and ``progress``. They call the methods of the current ``Reporter``. By
-default, reports are discarded. The command line installs a reporter that shows them on the terminal.
+Library code calls ``message``, ``status`` and ``progress``. These functions call the methods of the current
+``Reporter``. By default, all reports are discarded. The command line installs a reporter that shows all reports on the
+terminal.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ def _discard(_: object) -> None:
 
 
 class Reporter:
-    """Receives messages and progress reports. This base class discards them; a subclass can show them."""
+    """Receives messages and progress reports. This base class discards all reports; a subclass can show them."""
 
     def message(self, text: str) -> None:
         """Receive a message, such as a default value that the library has selected.

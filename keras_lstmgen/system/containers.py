@@ -1,7 +1,8 @@
 """Read the CPU and memory limits of a container from Linux control groups (cgroups), versions 1 and 2.
 
 The limits of all parent groups apply too. Inside a container, ``/proc/self/cgroup`` may contain a path that exists only
-outside the container. The files of the group are then in the root folder, so this module always reads that folder too.
+outside the container. In this case, the files of the group are in the root folder. Therefore this module
+always reads the root folder too.
 """
 
 import functools
@@ -26,12 +27,12 @@ def memory(groups: Path = GROUPS, own: Path = OWN) -> float:
 
 
 def _lowest(groups: Path, own: Path, controller: str, read: Callable[[Path], float]) -> float:
-    """Return the lowest limit of the group of this process and its parent groups, or infinity."""
+    """Return the lowest limit among the group of this process and all parent groups; infinity if there is no limit."""
     return min((_or_infinity(read, folder) for folder in _folders(groups, own, controller)), default=math.inf)
 
 
 def _folders(groups: Path, own: Path, controller: str) -> Iterator[Path]:
-    """Yield the folders of the group of this process and its parent groups.
+    """Yield the folder of the group of this process, and the folders of all parent groups.
 
     Args:
         groups: the folder of all control groups.
@@ -52,7 +53,7 @@ def _folders(groups: Path, own: Path, controller: str) -> Iterator[Path]:
 
 
 def _or_infinity(read: Callable[[Path], float], folder: Path) -> float:
-    """Return the limit that ``read`` returns for the folder of a group, or infinity if its files cannot be read."""
+    """Return the result of ``read`` for the folder of a group, or infinity if ``read`` fails."""
     try:
         return read(folder)
     except (OSError, ValueError, ZeroDivisionError):

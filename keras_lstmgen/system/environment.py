@@ -9,14 +9,14 @@ from contextlib import contextmanager
 from keras_lstmgen.utils.errors import UserError
 
 BACKEND = "KERAS_BACKEND"
-# Variables with which a user can make Keras stop a training early without a message, and the options to use instead.
+# Variables that make Keras stop a training early without a message, each with the option to use instead.
 LIMITS = {"KERAS_MAX_EPOCHS": "--training.epochs", "KERAS_MAX_STEPS_PER_EPOCH": "--training.minutes"}
 
 
 def configure() -> None:
     """Set the environment variables of Keras, and make sure that ``tempfile`` returns a folder.
 
-    Keras neither reads nor writes ``keras.json``, so that a file of another program cannot change a training.
+    The variables make Keras ignore ``keras.json``, because other programs may have written it for their own needs.
 
     Raises:
         UserError: ``KERAS_BACKEND`` names another backend, or a variable would make Keras stop a training early.
@@ -34,8 +34,8 @@ def configure() -> None:
 def _name_temporary_folder() -> None:
     """Set ``tempfile.tempdir`` to ``/tmp`` if Python does not find a writable folder for temporary files.
 
-    TensorFlow calls ``tempfile.gettempdir`` when it is imported, but does not write into the folder. Code that writes
-    temporary files fails later, with its own message.
+    During its import, TensorFlow calls ``tempfile.gettempdir``, but does not write into the folder. If the folder is
+    not writable, code that later writes temporary files fails with its own message.
     """
     try:
         tempfile.gettempdir()
@@ -45,9 +45,10 @@ def _name_temporary_folder() -> None:
 
 @contextmanager
 def without_matplotlib() -> Iterator[None]:
-    """Make ``import matplotlib`` fail inside the context, so that Keras does not import it for its own plots.
+    """Make ``import matplotlib`` fail inside the context, so that Keras does not import Matplotlib for its own plots.
 
-    The import of Matplotlib fails if its configuration folder is not writable. Commands that draw no plots still work.
+    Matplotlib cannot be imported if its configuration folder is not writable. Because Keras does not import it,
+    commands that draw no plots work in this case too.
     """
     if "matplotlib" in sys.modules:
         yield

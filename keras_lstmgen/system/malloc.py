@@ -1,9 +1,9 @@
 """Configure the C library glibc so that it keeps freed memory between training steps, in huge pages.
 
 Each training step allocates and frees tensors of tens of megabytes. By default, glibc returns freed memory to the
-operating system. For the next step, the operating system provides pages of 4 KiB again and fills each with zeros. With
-large batches and vocabularies, this takes a third of the time. With the settings of this module, glibc keeps freed
-memory, and Linux uses pages of 2 MiB. The process reserves more addresses, but does not use more memory.
+operating system. For the next step, the operating system provides new pages of 4 KiB and fills each page with zeros.
+With large batches and vocabularies, this work takes a third of the time. With the settings of this module, glibc keeps
+freed memory, and Linux uses pages of 2 MiB. The process reserves more addresses, but does not use more memory.
 """
 
 import ctypes

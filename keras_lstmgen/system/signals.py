@@ -20,11 +20,12 @@ _is_listening = False  # whether ``raise_terminated`` is active
 def raise_terminated() -> Iterator[None]:
     """Raise Terminated inside the context when SIGTERM arrives.
 
-    Incomplete files are then removed in the same way as after an error. The command line runs each command in this
-    context. Python allows signal handlers only in the main thread. In other threads the context does nothing.
+    Because Terminated is an exception, incomplete files are removed as after an error. The command line runs each
+    command in this context. Python allows signal handlers only in the main thread. In other threads, the context
+    does nothing.
 
     Python ignores an exception that a handler raises during ``__del__`` or during a callback of a weak reference. In
-    this case the context sends SIGTERM or SIGINT (Ctrl-C) again after ``RETRY`` seconds.
+    this case, the context sends the signal, SIGTERM or SIGINT, again after ``RETRY`` seconds.
     """
     global _is_listening
     if not _in_main_thread():
@@ -74,7 +75,7 @@ def installed(handlers: Mapping[int, Handler]) -> Iterator[None]:
 
 @contextmanager
 def restored(*numbers: int) -> Iterator[None]:
-    """Restore the handlers of the given signals when the block ends, because a library may replace them inside it."""
+    """Restore the handlers of the given signals when the block ends, because a library may replace the handlers."""
     before = {number: signal.getsignal(number) for number in numbers}
     try:
         yield
@@ -84,7 +85,7 @@ def restored(*numbers: int) -> Iterator[None]:
 
 
 def _install(handlers: Mapping[int, Any]) -> None:
-    """Install handlers by signal number. None stands for a handler of native code, which is skipped."""
+    """Install handlers by signal number. None stands for a handler of native code and is skipped."""
     for number, handler in handlers.items():
         if handler is not None:
             signal.signal(number, handler)

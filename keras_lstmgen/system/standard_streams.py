@@ -1,6 +1,6 @@
 """Make standard input, output and error safe to use.
 
-All three streams are open and use UTF-8. They stay usable after the reader of a pipe has closed it.
+All three streams are open and use UTF-8. They stay usable after the reader of a pipe has closed the pipe.
 """
 
 import io
@@ -21,7 +21,7 @@ class Output:
     """The state of standard output or standard error.
 
     Attributes:
-        goes_on: whether the command continues after the reader has closed the stream. Further output is then discarded.
+        goes_on: whether the command continues, without output, after the reader has closed the stream.
         failure: message of the operating system if a write failed, otherwise "".
     """
 
@@ -70,8 +70,8 @@ class _Descriptor(io.FileIO):
 def streams() -> Iterator[Output]:
     """Replace the standard streams inside the context, and yield the state of standard output.
 
-    A closed stream becomes the null device. A write to standard error never raises an exception, because there would be
-    no stream left on which to report it.
+    A closed stream becomes the null device. A write to standard error never raises an exception, because
+    there would be no stream left for the error message.
     """
     open_closed()
     before, output = [getattr(sys, name) for name in NAMES], Output()
@@ -114,8 +114,8 @@ def _writing(number: int, output: Output, before: io.TextIOWrapper | None) -> io
 
     Args:
         number: the file descriptor.
-        output: state of the stream, which records a failed write.
-        before: the stream to replace, whose encoding and buffering are kept; None if it was closed.
+        output: state of the stream. A failed write is recorded in this object.
+        before: the stream to replace; None if it was closed. The new stream has the same encoding and buffering.
     """
     buffer = io.BufferedWriter(_Descriptor(number, output))
     if before is None:

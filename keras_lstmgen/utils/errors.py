@@ -20,14 +20,14 @@ class Terminated(BaseException):
 
 
 class ReaderLeft(BaseException):
-    """Report that the reader of a pipe has closed it. The command line prints nothing and exits with status 0."""
+    """Report that the reader of a pipe has closed the pipe. The command line prints nothing and exits with status 0."""
 
 
 def check_at_least(name: str, value: float, minimum: int) -> None:
     """Raise UserError if a value is NaN or below a minimum.
 
     Args:
-        name: name of the argument or option, which the message begins with.
+        name: name of the argument or option; the message begins with this name.
         value: the value to check.
         minimum: smallest valid value.
 
@@ -43,7 +43,7 @@ def check_not_empty(name: str, values: Sized) -> None:
     """Raise UserError if ``values`` is empty.
 
     Args:
-        name: name of the argument, which the message begins with.
+        name: name of the argument; the message begins with this name.
         values: the collection to check.
     """
     if not len(values):
@@ -53,8 +53,8 @@ def check_not_empty(name: str, values: Sized) -> None:
 def readable(text: str) -> str:
     r"""Replace the surrogates in a file name, so that the name can be printed.
 
-    Python decodes a file name to a string. A byte that it cannot decode becomes a surrogate. This function decodes such
-    bytes as UTF-8, and writes bytes that are not UTF-8 as escapes.
+    When Python decodes a file name and cannot decode a byte, the byte becomes a surrogate. This function decodes the
+    bytes of surrogates as UTF-8, and writes bytes that are not UTF-8 as escapes.
 
     >>> print(readable("caf\udce9.txt"))
     caf\xe9.txt
@@ -80,13 +80,13 @@ def shell_quoted(word: str | Path) -> str:
     r"""Quote a word for the shell, so that users can copy commands from messages.
 
     Args:
-        word: a string or a path. A path without a slash gets the prefix ``./``, because the command line would read it
-            as the name of a run.
+        word: a string or a path. A path without a slash gets the prefix ``./``, because the command line would
+            interpret the path as the name of a run.
 
     >>> print(shell_quoted(Path("my run")), shell_quoted("my run"))
     './my run' 'my run'
 
-    Bytes of characters that are not printable are written in octal:
+    If a character is not printable, its bytes are written in octal:
 
     >>> print(shell_quoted("caf\udce9"))
     $'caf\351'

@@ -24,7 +24,7 @@ def parse_int(word: str) -> int:
 
 
 def parse_float(word: str) -> float:
-    """Parse a decimal number, ``inf`` or ``nan``; the caller checks the range.
+    """Parse a decimal number, ``inf`` or ``nan``. The function does not check the range.
 
     Raises:
         ValueError: the word is not a number. The message is for the user.

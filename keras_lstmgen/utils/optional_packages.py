@@ -5,7 +5,7 @@ from typing import Any
 
 from keras_lstmgen.utils.errors import UserError
 
-DISTRIBUTIONS = {"sklearn": "scikit-learn"}  # the name on PyPI of each package whose module has another name
+DISTRIBUTIONS = {"sklearn": "scikit-learn"}  # names on PyPI by name of module, if they differ
 
 
 def import_optional(module: str, measure: str) -> Any:

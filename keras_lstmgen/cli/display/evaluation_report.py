@@ -14,7 +14,7 @@ def show(folder: Path, report: dict[str, Any]) -> None:
     """Print the report of an evaluation.
 
     Args:
-        folder: folder of the run, which is printed in the title.
+        folder: folder of the run; the title contains its path.
         report: the return value of ``evaluation.report.evaluate``.
     """
     rows = [(_words(name), f"{value:,.4f}") for name, value in report["loss"].items()]
@@ -31,7 +31,7 @@ def _show_measure(name: str, figures: Figures) -> None:
 
     Args:
         name: name of the metric.
-        figures: for each row of the table, the numbers and texts by name.
+        figures: the rows of the table by name. Each row maps the names of columns to numbers or texts.
     """
     cells = [cell for values in figures.values() for cell in values.items()]
     columns = list(dict.fromkeys(column for column, value in cells if not isinstance(value, str)))
@@ -42,7 +42,7 @@ def _show_measure(name: str, figures: Figures) -> None:
 
 
 def _show_samples(samples: dict[str, Any]) -> None:
-    """Print how much the samples copy from the training text. For pairs, also print each source with its answer."""
+    """Print how much the samples copy from the training text. If there are sources, also print each with its answer."""
     rows = [
         ("longest passage copied, characters", str(samples["longest_copy_characters"])),
         ("whole lines seen in training", f"{samples['lines_seen_in_training']} of {samples['lines']}"),

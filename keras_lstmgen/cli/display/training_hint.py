@@ -1,4 +1,4 @@
-"""Create a hint for the user if a training over-fits. It recommends values that lowered the loss in benchmarks."""
+"""If a training over-fits, recommend to the user recipe values that lowered the loss in benchmarks."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,9 +22,10 @@ class Remedy(NamedTuple):
     value: float  # value that lowered the loss
 
 
-# For characters, dropout lowered the loss by 0.045 nats per token, and two members lowered it by 0.032.
+# In the benchmark with characters, dropout lowered the loss by 0.045 nats per token, and two members by 0.032.
 CHARACTERS = (Remedy("model.dropout", 0, 0.25), Remedy("model.members", 1, 2))
-# For subwords, dropout lowered the loss by 0.11 nats per token, and the other two together lowered it by 0.18.
+# In the benchmark with subwords, dropout lowered the loss by 0.11 nats per token. The other two remedies together
+# lowered the loss by 0.18.
 SUBWORDS = (
     Remedy("model.dropout", 0, 0.4),
     Remedy("model.activation_regularization", 0, 2),
@@ -33,16 +34,16 @@ SUBWORDS = (
 
 
 def overfitting_hint(folder: Path, settings: Recipe, characters: int, history: Sequence[dict[str, float]]) -> str:
-    """Return a hint for the user if the validation loss has risen.
+    """If the validation loss has risen, return a hint for the user.
 
     Args:
         folder: the folder of the run.
         settings: the recipe of the run.
         characters: number of characters in the training text.
-        history: a row for each epoch, with the validation loss ``val_loss`` in nats per token.
+        history: a row for each epoch. The key ``val_loss`` is the validation loss in nats per token.
 
     Returns:
-        The hint, with a command that may lower the loss; "" if the validation loss has not risen.
+        The hint, with a command if ``_remedies`` recommends options; "" if the validation loss has not risen.
     """
     losses = [row["val_loss"] for row in history]
     if losses[-1] <= min(losses) + RISE:
@@ -66,8 +67,9 @@ def overfitting_hint(folder: Path, settings: Recipe, characters: int, history: S
 def _remedies(settings: Recipe, characters: int) -> list[Remedy]:
     """Return the remedies that the recipe does not use yet.
 
-    For characters, the result contains at most one remedy, because the benchmark tested them one by one. The result is
-    empty if the benchmarks do not cover such a text, or if the recipe would not be valid with the remedies.
+    For a character-level model, return at most one remedy, because the benchmark tested each remedy separately. Return
+    an empty list if no benchmark used this tokenizer with a text of this size, if the documents are pairs, or if the
+    recipe would be invalid with the remedies.
     """
     kind = settings.tokenizer.type
     if characters not in MEASURED_CHARACTERS or settings.corpus.is_pairs or kind == "word":

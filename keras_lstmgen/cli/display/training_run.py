@@ -23,7 +23,8 @@ class Train(Protocol):
 
         Args:
             stop: the training ends early if this object contains a request.
-            display: function that returns a context with the callback that shows the progress.
+            display: function that returns a context manager. The context manager yields a callback that shows the
+                progress.
         """
 
 
@@ -50,7 +51,7 @@ def run_training(train: Train) -> Path:
 
 @contextmanager
 def _screen(view: TrainingView) -> Iterator[TrainingScreen]:
-    """Show the progress of a training inside the context, and yield the callback that shows it."""
+    """Show a progress bar inside the context, and yield the callback that updates the progress bar."""
     screen = TrainingScreen(view.completed, view.batch_tokens, view.tokens_per_character, view.sample)
     with screen.bar:
         yield screen

@@ -11,7 +11,7 @@ from rich.markup import escape
 from keras_lstmgen.cli import console
 from keras_lstmgen.data.splits import Split
 
-SPEED_BATCHES = 50  # number of recent batches that the speed on the progress bar is averaged over
+SPEED_BATCHES = 50  # number of recent batches from which the speed on the progress bar is computed
 
 
 def loss_figures(cross_entropy: float, tokens_per_character: float) -> list[str]:
@@ -23,10 +23,10 @@ def loss_figures(cross_entropy: float, tokens_per_character: float) -> list[str]
 
     Args:
         cross_entropy: the loss in nats per token.
-        tokens_per_character: number of tokens divided by number of characters in the text of the loss.
+        tokens_per_character: number of tokens in the measured text divided by its number of characters.
 
     Returns:
-        A string for each unit, in the order in which the progress bar shows them.
+        The strings, one for each unit, in the order of the progress bar.
     """
     bits = cross_entropy * tokens_per_character / math.log(2)
     perplexity = math.exp(min(cross_entropy, 700))
@@ -48,7 +48,7 @@ class TrainingScreen(keras.callbacks.Callback):
         Args:
             completed: function that returns the completed share of the training, from 0 to 1.
             batch_tokens: number of tokens in a batch.
-            tokens_per_character: tokens divided by characters in each split; converts the loss to bits per character.
+            tokens_per_character: number of tokens divided by number of characters, for each split.
             sample: function that generates a text.
         """
         super().__init__()

@@ -29,7 +29,7 @@ def run(arguments: argparse.Namespace) -> None:
 
 
 def print_results(folder: Path, results: Iterable[Exported]) -> None:
-    """Print a table of the artifacts. For artifacts with rounded weights, also print the limit of the loss.
+    """Print a table of the artifacts. If an artifact has rounded weights, also print how much its loss may rise.
 
     Args:
         folder: folder of the run.

@@ -53,7 +53,7 @@ def _generation_config(arguments: argparse.Namespace) -> GenerationConfig:
     check_range("--max-new-tokens", arguments.max_new_tokens, 1)
     if arguments.logprobs is not None:
         check_range("--logprobs", arguments.logprobs, 0)
-    # If a text is only printed while it is generated, it is not stored. Its memory use does not depend on its length.
+    # A text that is only printed is not stored, so that the memory use does not depend on the length of the text.
     keep = bool(arguments.n > 1 or arguments.output or arguments.logprobs is not None)
     processors_or_none = processors if processors != HostOptions() else None
     return GenerationConfig(arguments.max_new_tokens, options, arguments.stop, processors_or_none, keep)
@@ -144,7 +144,8 @@ class _Generation:
     def show(self, prompt: str, seed: int) -> str:
         """Generate ``--n`` texts for a prompt and print them.
 
-        The first text is printed while it is generated. The other texts are printed after it is complete.
+        Without ``--logprobs`` and ``--beams``, the first text is printed while it is generated. All other output is
+        printed when all texts are complete. With ``--output``, nothing is printed.
 
         Args:
             prompt: the prompt.
@@ -182,8 +183,8 @@ class _Generation:
     def _prefix(self, prompt: str) -> str:
         """Return the text to print before a generated text.
 
-        On a terminal this is the prompt, followed by a newline if the model reads the prompt as a source. If the user
-        has typed the prompt, or the output is not a terminal, it is "".
+        If the text is printed on a terminal, return the prompt. If the model was trained on pairs, the prompt is a
+        source, and a newline is added. Return "" if the user has typed the prompt, or if the output is not a terminal.
         """
         arguments = self.arguments
         if not sys.stdout.isatty() or arguments.interactive or arguments.output or arguments.logprobs is not None:

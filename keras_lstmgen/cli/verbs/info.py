@@ -36,7 +36,7 @@ def _list_runs(parent: Path) -> None:
 
 
 def _summary(folder: Path) -> tuple[str, str, str, str]:
-    """Return the row of a run in the table. A damaged run gets a row too, so that the other runs are still listed."""
+    """Return the row of a run in the table. If the run is damaged, return a row too, so that the table is complete."""
     try:
         atomic.check_inside(folder)
         artifacts = ", ".join(_proofs(folder)) or "none"
@@ -68,7 +68,7 @@ def _describe(folder: Path, metadata: dict[str, Any]) -> None:
 
 
 def _recipe_rows(tables: dict[str, dict[str, Any]]) -> list[tuple[str, str]]:
-    """Return a row (dotted name, value) for each recipe field."""
+    """Return a row for each recipe field: dotted name and value."""
     return [
         (f"{section}.{key}", ", ".join(value) if isinstance(value, list) else str(value))
         for section, values in tables.items()
@@ -77,14 +77,14 @@ def _recipe_rows(tables: dict[str, dict[str, Any]]) -> list[tuple[str, str]]:
 
 
 def _model_rows(metadata: dict[str, Any]) -> list[tuple[str, Any]]:
-    """Return a row (name, value) for each size and loss of the model."""
+    """Return a row for each size and each loss of the model: name and value."""
     sizes = [(key.replace("_", " "), metadata[key]) for key in ("vocab_size", "state_size", "start_id", "end_id")]
     measured = metadata["metrics"].get("validation", {}).items()
     return sizes + [(key.replace("_", " "), f"{value:,.4f}") for key, value in measured]
 
 
 def _artifact_rows(folder: Path) -> list[tuple[str, ...]]:
-    """Return a row (name, path, size in bytes, identical texts) for each artifact."""
+    """Return a row for each artifact: name, path, size in bytes, and number of identical texts."""
     return [
         (name, proof["path"], f"{proof['bytes']:,}", f"{proof['identical']} of {proof['tried']}")
         for name, proof in _proofs(folder).items()
@@ -92,7 +92,7 @@ def _artifact_rows(folder: Path) -> list[tuple[str, ...]]:
 
 
 def _proofs(folder: Path) -> dict[str, Any]:
-    """Return the entries of ``export.json`` for the artifacts that exist, by name."""
+    """Return the entries of ``export.json`` by name of artifact; omit artifacts whose file is missing."""
     entries = _read(folder / "export.json").get("artifacts", {}).items()
     return {name: entry for name, entry in entries if entry["path"] and (folder / entry["path"]).exists()}
 

@@ -27,7 +27,7 @@ def recipe_and_name(words: list[str], given: dict[str, Any]) -> tuple[recipe.Rec
 
     Args:
         words: the path of a recipe, or one or more texts. An empty list stands for the language reference of Python.
-        given: values by dotted name, which replace the values of the recipe.
+        given: the values of options by dotted name. They replace the values of the recipe.
 
     Returns:
         The recipe and the name of the run.
@@ -58,7 +58,7 @@ def _check_effects(settings: recipe.Recipe, given: Iterable[str], where: str) ->
     Args:
         settings: the recipe with the values of the options.
         given: dotted names of the values that are given as options.
-        where: beginning of a message about another value, such as ``"recipe.toml: "``.
+        where: beginning of a message about a value that is not given as an option, such as ``"recipe.toml: "``.
     """
     complete = prepared_corpus.with_prepared_tables(settings)
     effects.check(complete, given, "--")
@@ -77,5 +77,5 @@ def run_name(source: str) -> str:
 
 
 def note_skipped_files(corpus: recipe.Corpus) -> None:
-    """Print the files in the folders of a corpus that are skipped."""
+    """Print which files in the folders of a corpus are skipped."""
     console.left_out(sources.left_out((*corpus.source, *corpus.validation)))

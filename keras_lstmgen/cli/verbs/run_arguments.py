@@ -15,7 +15,7 @@ LARGEST = 2**31 - 1  # default maximum of a number, because TensorFlow graphs re
 def find_run(name: str | None, runs: Path) -> Path:
     """Return the folder of a run.
 
-    If the working directory contains a folder with the same name, the function prints that the run is used.
+    If the working directory contains another folder with this name, print that the run is used, not the folder.
 
     Args:
         name: name or path of the run; None for the newest run.
@@ -28,7 +28,7 @@ def find_run(name: str | None, runs: Path) -> Path:
 
 
 def note_reserved_names(texts: Sequence[str]) -> None:
-    """Print a note for each text whose name has a special meaning, such as ``-``, if a file has this name too."""
+    """Print a note for each text that is both a reserved name, such as ``-``, and the name of a file."""
     for name, meaning in (("pydoc", "Python's language reference"), ("-", "standard input")):
         if name in texts and Path(name).exists():
             _note_ambiguity(name, meaning, "file")
@@ -50,7 +50,7 @@ def check_range(name: str, value: int, low: int, high: int = LARGEST) -> None:
     """Raise UserError if a number is below ``low`` or above ``high``.
 
     Args:
-        name: name of the option, which the message begins with.
+        name: name of the option; the message begins with this name.
         value: the number.
         low: smallest valid number.
         high: largest valid number.
