@@ -16,12 +16,12 @@ from keras_lstmgen.models.inference_step import Weights, for_each_member, join_s
 from keras_lstmgen.tokenizers.tokenizer import END, Tokenizer
 from keras_lstmgen.utils.errors import check_at_least
 
-WINDOW = 256  # maximum number of tokens in a row that one call scores; a power of two
+WINDOW = 256  # maximum number of consecutive tokens that one call scores; a power of two
 MAX_LOGITS = 1 << 25  # maximum number of logits that one call computes, to limit the memory for a large vocabulary
 ROWS = 64  # maximum number of examples that one call scores
 # If a text is divided into parts, the LSTM reads this number of tokens before each part without scoring them.
 WARM_UP = WINDOW
-FRESH_WINDOWS = 1000  # default number of random windows, each of which is read from a zero state
+FRESH_WINDOWS = 1000  # default number of random windows; the LSTM state is zero at the start of each window
 Scorer = Callable[..., Any]
 OnProgress = Callable[[int], None]
 
@@ -40,18 +40,19 @@ def scorer(weights: Weights) -> Scorer:
         weights: weights of the model.
 
     Returns:
-        A function that takes int32 ids of shape [B, P] and a float32 state of shape [B, S]. It returns float32
-        log-probabilities of ``ids[:, 1:]``, of shape [B, P - 1], and the next state of shape [B, S]. TensorFlow traces
-        the function once for all values of B and P.
+        A function that takes int32 ids of shape [B, P] and a float32 state of shape [B, S]. It returns
+        the float32 log-probabilities of ``ids[:, 1:]`` (shape [B, P - 1]) and the next state (shape [B, S]). TensorFlow
+        traces the function once for all values of B and P.
     """
     read = _score_by_layer if native_ops.library() and not tf.config.list_logical_devices("GPU") else score
     return tf.function(lambda ids, state: read(weights, ids, state), reduce_retracing=True, autograph=False)
 
 
 def _score_by_layer(weights: Weights, ids: Any, state: Any) -> tuple[Any, Any]:
-    """Compute log-probabilities with the native LSTM kernel. Each layer reads the whole window before the next layer.
+    """Compute log-probabilities with the native LSTM kernel.
 
-    The arguments and results are those of ``inference_step.score``.
+    Each layer processes the whole window before the next layer starts. The arguments and
+    results are those of ``inference_step.score``.
     """
     logits, state = for_each_member(weights, lambda member, part: _logits(member, ids[:, :-1], part), state)
     return -tf.nn.sparse_softmax_cross_entropy_with_logits(ids[:, 1:], logits), state
@@ -91,9 +92,9 @@ def stream_nll(
 ) -> float:
     """Compute the negative log-likelihood of a text of N tokens.
 
-    Each token except the first is scored, given all tokens before it. If ``parts`` is greater than 1, the text is
-    divided into parts that are scored in parallel. For each part, the LSTM then starts from a zero state ``WARM_UP``
-    tokens before the part, so the result is approximate.
+    The function scores each token except the first, given all tokens before it. If ``parts`` is greater than 1, the
+    function divides the text into parts and scores the parts in parallel. The result is then approximate, because the
+    LSTM starts from a zero state ``WARM_UP`` tokens before each part except the first.
 
     Args:
         weights: weights of the model.
@@ -116,7 +117,7 @@ def stream_nll(
     first = np.arange(parts)[:, np.newaxis] * length - warm_up
     state = tf.zeros((parts, state_size(weights)))
     total = 0.0
-    # The window size and WARM_UP are powers of two. Therefore, the warm-up ends at the end of a window.
+    # The window size and WARM_UP are powers of two, so the warm-up ends at the end of a window.
     window = window_size(int(weights.output_bias.shape[0]), parts)
     for start in range(0, warm_up + length, window):
         positions = first + np.arange(start, min(start + window, warm_up + length) + 1)[np.newaxis, :]
@@ -131,10 +132,10 @@ def stream_nll(
 
 
 def examples_nll(weights: Weights, pairs: Examples, score: Scorer, on_progress: OnProgress = ignore_progress) -> float:
-    """Compute the negative log-likelihood of the targets of examples. Each target is scored given its source.
+    """Compute the negative log-likelihood of the targets of examples, given their sources.
 
-    Examples of similar lengths are scored in one batch. A batch is scored in windows of at most ``WINDOW`` tokens, and
-    the state is carried from window to window. Memory use therefore does not grow with the length of an example.
+    Each batch contains examples of similar lengths. Memory use does not grow with the length of an example, because a
+    batch is scored in windows of at most ``WINDOW`` tokens. The LSTM state is carried from one window to the next.
 
     Args:
         weights: weights of the model.
@@ -159,9 +160,10 @@ def examples_nll(weights: Weights, pairs: Examples, score: Scorer, on_progress: 
 
 
 def window_size(V: int, B: int) -> int:
-    """Return the number of tokens in a row that one call scores.
+    """Return the number of consecutive tokens that one call scores.
 
-    It is the largest power of two that keeps the number of logits within ``MAX_LOGITS``, but at most ``WINDOW``.
+    The number is the largest power of two with which a call computes at most ``MAX_LOGITS`` logits. The number is at
+    least 1 and at most ``WINDOW``.
 
     Args:
         V: vocabulary size.
@@ -178,19 +180,19 @@ def window_size(V: int, B: int) -> int:
 def _window(
     pairs: Examples, numbers: NDArray[np.int64], first: int, T: int
 ) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
-    """Extract a window of T tokens and their next tokens from each of B examples.
+    """From each of B examples, extract a window of T tokens and the token that follows the window.
 
     Positions after the end of an example are filled with end symbols.
 
     Args:
         pairs: all examples.
         numbers: int64 array of shape [B] with the indices of the examples.
-        first: position in each example at which the window begins.
+        first: position at which the window begins. It is the same in all examples.
         T: length of the window.
 
     Returns:
         The ids, int32 of shape [B, T + 1], and a bool array of shape [B, T]. An entry of the bool array is True if the
-        token in ``ids[:, 1:]`` is a part of a target.
+        token at the same position of ``ids[:, 1:]`` is part of a target.
     """
     starts, ends = pairs.starts[numbers, np.newaxis], pairs.starts[numbers + 1, np.newaxis]
     positions = starts + np.arange(first, first + T + 1)
@@ -200,9 +202,9 @@ def _window(
 
 
 def _by_length(pairs: Examples, V: int) -> Iterator[NDArray[np.int64]]:
-    """Yield the indices of all examples in batches of similar lengths, with the longest examples first.
+    """Divide examples into batches of similar lengths, and yield the indices of the examples in each batch.
 
-    The batch size is limited so that one call computes at most ``MAX_LOGITS`` logits.
+    The longest examples come first. The batch size is limited so that one call computes at most ``MAX_LOGITS`` logits.
     """
     lengths = np.diff(pairs.starts)
     order = np.argsort(lengths, kind="stable")
@@ -215,12 +217,12 @@ def _by_length(pairs: Examples, V: int) -> Iterator[NDArray[np.int64]]:
 def windows_cross_entropy(
     weights: Weights, ids: NDArray[Any], length: int = 256, windows: int = FRESH_WINDOWS, score: Scorer | None = None
 ) -> float:
-    """Compute the mean cross entropy of random windows of a text, each of which is read from a zero state.
+    """Compute the mean cross entropy of random windows of a text, with a zero state at the start of each window.
 
-    Transformers with a limited context are evaluated in this way, for example by ``estimate_loss`` in nanoGPT. The
-    result is higher than the cross entropy of a model that carries its state over the whole text.
+    Transformers with a limited context are evaluated in the same way, for example by ``estimate_loss`` in nanoGPT. The
+    result is usually higher than if the LSTM state were carried over the whole text.
 
-    The random positions of the windows are seeded, and windows may overlap. If the text has at most ``windows``
+    The windows begin at random positions with a fixed seed, and may overlap. If the text has at most ``windows``
     possible positions, each position is used once. A text that is shorter than a window is scored as one window.
 
     Args:
@@ -258,10 +260,10 @@ def _window_starts(positions: int, windows: int) -> NDArray[np.int64]:
 
 
 def without_first_token(counts: dict[str, int], first: int, tokenizer: Tokenizer) -> dict[str, int]:
-    """Return the counts of a stream without its first token, which is read but not scored.
+    """Subtract the first token of a stream from the counts of the stream, because the first token is not scored.
 
     Args:
-        counts: number of tokens, characters and bytes of the stream. Other counts are not changed.
+        counts: counts of the stream. Only the numbers of tokens, characters and bytes are reduced.
         first: id of the first token.
         tokenizer: tokenizer of the stream.
     """
@@ -295,5 +297,8 @@ def loss_in_units(nll: float, counts: dict[str, int]) -> dict[str, float]:
 
 
 def _finite_exp(x: float) -> float:
-    """Return e^x, limited to e^709, which is close to the largest float64. JSON cannot represent infinity."""
+    """Return e^x, or e^709 if x is greater than 709.
+
+    e^709 is close to the largest float64. The limit is necessary because JSON cannot represent infinity.
+    """
     return math.exp(min(x, 709.0))

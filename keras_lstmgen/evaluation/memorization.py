@@ -6,11 +6,11 @@ from keras_lstmgen.data.token_cache import batches
 
 
 def longest_copies(samples: Sequence[str], training: Iterable[str]) -> list[str]:
-    """Return the longest passage of each sample that occurs in the training text.
+    """For each sample, return its longest passage that occurs in the training text.
 
-    The training text is read in blocks of about 64k characters. For each block, the search needs about one substring
-    search for each character of the samples, because it considers only passages that are longer than the longest known
-    one.
+    The training text is read in blocks of about 64k characters. For each block, the function runs about one
+    substring search per character of the samples. No more searches are necessary, because the function only looks for
+    passages that are longer than the longest passage so far.
 
     Args:
         samples: the generated texts.
@@ -30,7 +30,7 @@ def longest_copies(samples: Sequence[str], training: Iterable[str]) -> list[str]
 
 
 def _longer_copy(sample: str, longest: str, text: str) -> str:
-    """Return the longest passage of a sample that occurs in a text, or ``longest`` if no passage is longer."""
+    """Return the longest passage of a sample that occurs in a text and is longer than ``longest``, else ``longest``."""
     for start in range(len(sample)):
         while (end := start + len(longest) + 1) <= len(sample) and sample[start:end] in text:
             longest = sample[start:end]
@@ -38,7 +38,9 @@ def _longer_copy(sample: str, longest: str, text: str) -> str:
 
 
 def whole_lines(sample: str) -> list[str]:
-    r"""Return the complete lines of a sample. Blank lines and the last line, which may be incomplete, are omitted.
+    r"""Return the complete lines of a sample, without blank lines.
+
+    The text after the last newline is omitted, because it may be an incomplete line.
 
     >>> from keras_lstmgen.evaluation.memorization import whole_lines
     >>> whole_lines("one\n\ntwo\nthr")
@@ -50,8 +52,8 @@ def whole_lines(sample: str) -> list[str]:
 def lines_seen(lines: Iterable[str], training: Iterable[str]) -> set[str]:
     r"""Return the given lines that occur as whole lines in the training text.
 
-    A training line that is longer than all given lines cannot match, so only its beginning is stored. This limits the
-    memory use.
+    Only the beginning of a long training line is stored, because a training line that is longer than all given lines
+    cannot match.
 
     Args:
         lines: the lines to search for.
@@ -63,7 +65,7 @@ def lines_seen(lines: Iterable[str], training: Iterable[str]) -> set[str]:
     """
     wanted = set(lines)
     missing, limit = set(wanted), max(map(len, wanted), default=0) + 1
-    unfinished = ""  # beginning of a line that continues in the next piece
+    unfinished = ""  # beginning of the last line of a piece, which may continue in the next piece
     for piece in training:
         first, *others = piece.split("\n")
         unfinished = (unfinished + first[:limit])[:limit]

@@ -1,7 +1,8 @@
 """Register the measures that ``evaluate`` can compute in addition to the loss.
 
-A measure is a function that takes a ``Task`` and returns a table. The registry contains the names of the module and of
-the function. The module is imported only when the measure is computed, so that optional packages are not always needed.
+A measure is a function that takes a ``Task`` and returns a table. For each measure, the registry contains the
+name of the function and the name of its module. The module is imported only when the measure is computed, so an
+optional package is needed only for the measures that use it.
 """
 
 from importlib import import_module
@@ -12,7 +13,7 @@ from keras_lstmgen.utils.optional_packages import import_optional
 
 
 class Measure(NamedTuple):
-    """An entry of the registry."""
+    """The registry entry of a measure."""
 
     module: str  # module of the function
     function: str  # name of the function, which takes a ``Task`` and returns ``Figures``
@@ -45,7 +46,7 @@ def check_packages(name: str) -> None:
 
 
 def compute(task: Task) -> dict[str, Figures]:
-    """Compute the measures that the options of a task select, and return their tables by name."""
+    """Compute the measures that the options of a task select, and return the table of each measure by name."""
     return {name: _function(MEASURES[name])(task) for name in task.options.measures}
 
 

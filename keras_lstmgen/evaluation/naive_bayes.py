@@ -1,7 +1,7 @@
 """Train a naive Bayes classifier and predict the label of a text.
 
-The classifier checks whether a text that was generated for a label is typical of this label. It is a multinomial naive
-Bayes classifier of words and word bigrams with Laplace smoothing.
+If the model generated a text for a label, the classifier shows whether the text is typical of this label. The
+classifier is a multinomial naive Bayes classifier with Laplace smoothing. Its features are words and word bigrams.
 
 Source: McCallum and Nigam, "A Comparison of Event Models for Naive Bayes Text Classification", 1998.
 """
@@ -28,7 +28,7 @@ def train(documents: Iterable[tuple[str, str]]) -> Classifier:
     """Train a classifier.
 
     Args:
-        documents: pairs of a label and a text. They are read once.
+        documents: pairs of a label and a text. The pairs are read once.
 
     Raises:
         UserError: if the texts contain no words.
@@ -43,7 +43,7 @@ def train(documents: Iterable[tuple[str, str]]) -> Classifier:
             labels.append(label)
             yield features(text)
 
-    vectorizer = CountVectorizer(analyzer=iter)  # the documents are lists of features already
+    vectorizer = CountVectorizer(analyzer=iter)  # each document is already a list of features
     try:
         counts = vectorizer.fit_transform(read())
     except ValueError as error:
@@ -63,7 +63,7 @@ def features(text: str) -> list[str]:
 
 
 def predict(classifier: Classifier, texts: Sequence[str]) -> list[str]:
-    """Return the most likely label of each text.
+    """For each text, return the most likely label.
 
     If several labels are equally likely, the first one in alphabetical order is returned.
     """
@@ -74,10 +74,10 @@ def predict(classifier: Classifier, texts: Sequence[str]) -> list[str]:
 
 
 def joint_log_likelihood(classifier: Classifier, texts: Sequence[str]) -> NDArray[np.float64]:
-    """Compute ln P(label) + ln P(text | label) for each text and each label.
+    """For each text and each label, compute ln P(label) + ln P(text | label).
 
-    scikit-learn ignores features that do not occur in the training text. This function treats them as features with a
-    count of zero.
+    If a feature does not occur in the training text, this function uses a count of zero for the feature. scikit-learn
+    would ignore the feature.
 
     Args:
         classifier: a classifier with K labels.

@@ -1,12 +1,12 @@
-"""Compute the cross entropy of a character n-gram language model with Witten-Bell smoothing, a baseline for the loss.
+"""Compute the cross entropy of text under a character n-gram model with Witten-Bell smoothing, as a baseline.
 
-Let h be a context that occurs n(h) times in the training text, followed by t(h) different characters. The probability
-of the next character c is interpolated with its probability after the next shorter context::
+Let h be a context that occurs n(h) times in the training text. After h, t(h) different characters occur. The
+probability of a character c after h is interpolated with the probability of c after h without its first character::
 
     p(c | h) = (count(h c) + t(h) p(c | h without its first character)) / (n(h) + t(h))
 
-The empty context is interpolated with a uniform distribution over all code points. Therefore, all characters have a
-probability above 0.
+The probability after the empty context is interpolated with a uniform distribution over all code points, so all
+characters have a probability above 0.
 
 Source: Witten and Bell, "The Zero-Frequency Problem", 1991 (method C).
 """
@@ -54,7 +54,7 @@ def count(pieces: Iterable[str], max_order: int = MAX_ORDER) -> Counts:
 
 
 def probabilities(counts: Counts, before: str, character: str, max_order: int = MAX_ORDER) -> list[float]:
-    """Return the probability of a character after a text.
+    """Return the probability of a character after a text, under n-gram models of several orders.
 
     Args:
         counts: counts of the training text.
@@ -63,7 +63,7 @@ def probabilities(counts: Counts, before: str, character: str, max_order: int = 
         max_order: maximum n.
 
     Returns:
-        The probabilities of the n-gram models with n = 1, 2, …, ``max_order``.
+        The probabilities under the n-gram models with n = 1, 2, …, ``max_order``.
     """
     p, of_orders = 1 / (sys.maxunicode + 1), []
     for length in range(max_order):
@@ -76,7 +76,7 @@ def probabilities(counts: Counts, before: str, character: str, max_order: int = 
 
 
 def cross_entropy(counts: Counts, pieces: Iterable[str], max_order: int = MAX_ORDER) -> list[float]:
-    """Return the mean cross entropy of a text. The first character of the text is not scored.
+    """Return the mean cross entropy of a text without its first character, under n-gram models of several orders.
 
     Args:
         counts: counts of the training text.
@@ -84,7 +84,7 @@ def cross_entropy(counts: Counts, pieces: Iterable[str], max_order: int = MAX_OR
         max_order: maximum n.
 
     Returns:
-        The cross entropies of the n-gram models with n = 1, 2, …, ``max_order``, in nats per character.
+        The cross entropies under the n-gram models with n = 1, 2, …, ``max_order``, in nats per character.
     """
     totals, before, scored = [0.0] * max_order, "", 0
     for character in (character for piece in pieces for character in piece):

@@ -40,7 +40,8 @@ def evaluate(
 
     Returns:
         A report of values that JSON can represent. Its keys are ``text`` (name of the evaluated text), ``counts`` and
-        ``loss``. If requested, it also has the keys ``samples`` and ``measures``.
+        ``loss``. The report also has the key ``samples`` if ``samples`` is not 0, and the key ``measures`` if
+        ``options`` selects a measure.
 
     Raises:
         UserError: if a text or an optional package is missing.
@@ -84,7 +85,7 @@ def _alternatives(texts: Sequence[str], samples: int, of_training: Sequence[str]
 def _loss_report(run: Run, held_out: recipe.Corpus) -> dict[str, Any]:
     """Encode the held-out text and return its counts and its loss.
 
-    The LSTM state is carried over the text, or reset for each example, as in training.
+    As in training, the LSTM state is either carried over the whole text or reset at the start of each example.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "text.ids"
@@ -99,7 +100,10 @@ def _loss_report(run: Run, held_out: recipe.Corpus) -> dict[str, Any]:
 
 
 def _stream_loss(run: Run, counts: dict[str, int], ids: NDArray[Any]) -> dict[str, float]:
-    """Compute the loss of a stream. The state is carried over the whole text, and the first token is not scored."""
+    """Compute the loss of a stream.
+
+    The LSTM state is carried over the whole text. The first token is not scored.
+    """
     counts = likelihood.without_first_token(counts, int(ids[0]), run.tokenizer)
     score = likelihood.scorer(run.weights)
     with reporter.progress("held-out text", len(ids) - 1) as on_progress:
@@ -111,14 +115,17 @@ def _stream_loss(run: Run, counts: dict[str, int], ids: NDArray[Any]) -> dict[st
 
 
 def _documents_loss(run: Run, counts: dict[str, int], ids: NDArray[Any]) -> dict[str, float]:
-    """Compute the loss of documents. Each document starts with a zero state, and start symbols are not scored."""
+    """Compute the loss of documents.
+
+    The LSTM state is reset to zero at the start of each document. Start symbols are not scored.
+    """
     documents = example_batches.find_documents(ids)
     nll = _examples_nll(run, documents, likelihood.scorer(run.weights), "documents")
     return likelihood.loss_in_units(nll, counts | {"tokens": example_batches.target_tokens(documents)})
 
 
 def _pairs_loss(run: Run, counts: dict[str, int], ids: NDArray[Any]) -> dict[str, float]:
-    """Compute the loss of targets given their own sources, and given the sources of other pairs."""
+    """Compute the loss of targets twice: given their own sources, and given the sources of other pairs."""
     pairs, score = example_batches.find_pairs(ids), likelihood.scorer(run.weights)
     nll = _examples_nll(run, pairs, score, "targets")
     shuffled_nll = _examples_nll(run, example_batches.with_other_sources(pairs), score, "targets")
@@ -139,8 +146,8 @@ def _samples_report(
 ) -> dict[str, Any]:
     """Generate samples with default options and the seeds 0, 1, 2, …, and compare them with the training text.
 
-    A run that was trained on pairs answers the first held-out sources. Its answers are compared with the targets of the
-    training pairs.
+    If the run was trained on pairs, the samples are answers to the first held-out sources. The answers are compared
+    with the targets of the training pairs.
     """
     if not training.is_pairs:
         texts = Generator(run).generate("", GenerationConfig(max_new_tokens), seeds=range(samples))
@@ -151,7 +158,7 @@ def _samples_report(
 
 
 def _answers(run: Run, prompts: list[str], max_new_tokens: int) -> list[Sample]:
-    """Generate an answer to each source. The seed of an answer is the index of its source."""
+    """Generate an answer to each source, with the index of the source as the seed."""
     generator = Generator(run)
     return [
         generator.generate(source + "\n", GenerationConfig(max_new_tokens), seeds=[seed])[0]
@@ -163,8 +170,9 @@ def _copies_report(samples: list[Sample], training: recipe.Corpus) -> dict[str, 
     """Compare samples with the training text.
 
     Returns:
-        The texts of the samples, the longest passage that occurs in the training text and its length in characters, the
-        number of complete lines, and the number of these lines that occur in the training text.
+        A dictionary with the texts of the samples, the longest passage of a sample that occurs in the training text,
+        the length of this passage in characters, the number of complete lines, and the number of complete lines that
+        occur in the training text.
     """
     texts = [sample.text for sample in samples]
     longest = max(memorization.longest_copies(texts, _training_texts(training)), key=len)
@@ -180,15 +188,15 @@ def _copies_report(samples: list[Sample], training: recipe.Corpus) -> dict[str, 
 
 
 def _without_cut_line(sample: Sample) -> str:
-    """Return a sample without its last line, or with a final newline if an end symbol shows that the line is complete.
+    """Remove the last line of a sample, unless an end symbol shows that the line is complete.
 
-    ``memorization.whole_lines`` ignores a last line without a newline.
+    If the line is complete, add a newline, because ``memorization.whole_lines`` ignores a last line without a newline.
     """
     return f"{sample.text}\n" if sample.finish_reason == "stop" else sample.text[: sample.text.rfind("\n") + 1]
 
 
 def _training_texts(training: recipe.Corpus) -> Iterable[str]:
-    """Yield the training text. In a corpus of pairs, yield only the targets."""
+    """Yield the training text, or only the targets if the corpus consists of pairs."""
     texts = splits.pieces(training, "train")
     if training.is_pairs:
         texts = (target for _, target in map(split, texts))

@@ -12,7 +12,7 @@ from keras_lstmgen.evaluation import memorization, tfidf_retrieval
 from keras_lstmgen.generation import batch_generation, beam_search
 from keras_lstmgen.models.run_directory import Run
 
-# Number of samples for each label. The standard error of a share of 500 samples is at most 2.3 percentage points.
+# Number of samples for each label. With 500 samples, the standard error of a share is at most 2.3 percentage points.
 SAMPLES = 500
 Figures = dict[str, dict[str, Any]]  # a table: maps the name of each row to its values by column name
 
@@ -79,13 +79,13 @@ class Task:
         return batch_generation.samples_per_source(self.run, labels, SAMPLES, self.max_new_tokens)
 
     def shares_in_training(self, samples: dict[str, list[str]]) -> dict[str, float]:
-        """Return the share of generated lines that occur as whole lines in the training text, for each group of texts.
+        """For each group of texts, return the share of its lines that occur as whole lines in the training text.
 
         Args:
-            samples: lists of texts by name.
+            samples: maps the name of each group to its texts.
 
         Returns:
-            A number from 0 to 1 for each name.
+            A dictionary that maps the name of each group to its share, a number from 0 to 1.
         """
         targets = (f"{target}\n" for _, target in self.training_pairs())
         lines = {
@@ -108,7 +108,7 @@ def split(document: str) -> tuple[str, str]:
 
 
 def by_source(documents: Iterable[str]) -> dict[str, list[str]]:
-    r"""Return the distinct targets of each source, in the order of the documents.
+    r"""For each source, return its distinct targets in the order of the documents.
 
     >>> from keras_lstmgen.evaluation.task import by_source
     >>> by_source(["hi\nhello", "bye\nsee you", "hi\ngood day", "hi\nhello"])

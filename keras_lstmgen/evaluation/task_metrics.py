@@ -1,4 +1,4 @@
-"""Compute the measures that several recipes use, each together with its baselines.
+"""Compute the measures that several recipes use, and the baselines of these measures.
 
 ``metric_registry`` registers these measures by name. Each function takes a ``Task`` and returns a table.
 """
@@ -13,14 +13,18 @@ from keras_lstmgen.generation import batch_generation
 
 
 def bleu(task: Task) -> Figures:
-    """Compute BLEU of the answers. The baseline answers with the target of the most similar training source."""
+    """Compute BLEU of the answers and of a baseline.
+
+    The answer of the baseline is the target of the most similar training source.
+    """
     return task.compare(text_metrics.bleu, target_of_the_most_similar_source=task.retrieved_targets)
 
 
 def rouge(task: Task) -> Figures:
-    """Compute ROUGE of the answers.
+    """Compute ROUGE of the answers and of two baselines.
 
-    One baseline answers with the first sentence of the source, the other with a target of another held-out source.
+    The answer of the first baseline is the first sentence of the source. The answer of the second baseline is a target
+    of another held-out source.
     """
     targets = [known[0] for known in task.references.values()]
     return task.compare(
@@ -31,10 +35,10 @@ def rouge(task: Task) -> Figures:
 
 
 def exact_match(task: Task) -> Figures:
-    """Compute exact match and F1 of the answers.
+    """Compute exact match and F1 of the answers and of two baselines.
 
-    One baseline answers with the most frequent training target, the other with the target of the most similar training
-    source.
+    The answer of the first baseline is the most frequent training target. The answer of the second baseline is the
+    target of the most similar training source.
     """
     ((most_frequent, _),) = Counter(target for _, target in task.training_pairs()).most_common(1)
     return task.compare(
@@ -53,14 +57,14 @@ def recall(task: Task) -> Figures:
 
 
 def distinct_2(task: Task) -> Figures:
-    """Compute the share of distinct word bigrams in the answers, and for comparison in the targets."""
+    """Compute the shares of distinct word bigrams in the answers and, for comparison, in the targets."""
     targets = [known[0] for known in task.references.values()]
     texts = task.answers | {"targets": targets}
     return {name: {"distinct_2": text_metrics.distinct_2(answers)} for name, answers in texts.items()}
 
 
 def kind(task: Task) -> Figures:
-    """Compute for each label the share of generated texts that a naive Bayes classifier assigns to the label.
+    """For each label, compute the share of its generated texts that a naive Bayes classifier assigns to the label.
 
     For comparison, the same share is computed for the held-out documents of the label. The column ``in_training``
     contains the share of generated lines that occur in the training text.

@@ -17,7 +17,7 @@ ROUGE = {"rouge_1": "rouge1", "rouge_2": "rouge2", "rouge_l": "rougeL"}
 WORD = re.compile(r"[\u3400-\u9fff]|[^\W\u3400-\u9fff]+")  # a Chinese character, or a word of letters and digits
 SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[^a-z])|(?<=[。！？])")
 ARTICLES = re.compile(r"\b(a|an|the)\b")
-References = Sequence[Collection[str]]  # for each source, all its targets
+References = Sequence[Collection[str]]  # all targets of each source
 
 
 def bleu(answers: Sequence[str], references: References) -> dict[str, Any]:
@@ -38,7 +38,7 @@ def bleu(answers: Sequence[str], references: References) -> dict[str, Any]:
         UserError: if sacrebleu is not installed.
     """
     metric = import_optional("sacrebleu.metrics.bleu", "bleu").BLEU()
-    # sacrebleu needs lists with one reference for each answer. zip_longest adds None if a source has fewer targets.
+    # Each list contains one reference for each answer, or None if the source of the answer has fewer targets.
     streams = [list(stream) for stream in zip_longest(*references)]
     score = metric.corpus_score(list(answers), streams).score
     return {"bleu": float(score), "signature": str(metric.get_signature())}
@@ -68,7 +68,7 @@ def rouge(answers: Sequence[str], references: References) -> dict[str, float]:
 
 
 def first_sentence(text: str) -> str:
-    """Return the first sentence of a text. It is a baseline for summaries.
+    """Return the first sentence of a text, as a baseline for summaries.
 
     >>> from keras_lstmgen.evaluation.text_metrics import first_sentence
     >>> first_sentence("It is 3.5 % better. It wins.")
@@ -118,14 +118,14 @@ def normalized(text: str) -> str:
 
 
 def _f1(answer: Counter[str], target: Counter[str]) -> float:
-    """Return the harmonic mean of precision and recall of word counts. It is 1 if answer and target have no words."""
+    """Return the harmonic mean of precision and recall of the words of an answer, or 1 if both texts have no words."""
     if not answer or not target:
         return float(answer == target)
     return 2 * (answer & target).total() / (answer.total() + target.total())
 
 
 def recall(answers: Sequence[str], references: References) -> float:
-    """Return the share of answers that equal one of their targets. The texts are not normalized.
+    """Return the share of answers that equal one of their targets without normalization.
 
     >>> from keras_lstmgen.evaluation.text_metrics import recall
     >>> recall(["Fine.", "fine."], [["Well.", "Fine."], ["Fine."]])

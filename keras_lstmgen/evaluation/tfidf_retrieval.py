@@ -1,6 +1,6 @@
 """Find the most similar text by the cosine similarity of TF-IDF vectors.
 
-This is a baseline without a neural network: it answers with the target of the most similar training source.
+The search serves as a baseline without a neural network: the target of the most similar training source is the answer.
 
 Source: Spärck Jones, "A Statistical Interpretation of Term Specificity and Its Application in Retrieval", 1972.
 """
@@ -13,14 +13,14 @@ MEMORY = 64  # maximum memory for similarities in MiB
 
 
 def most_similar(texts: Sequence[str], queries: Sequence[str]) -> list[int]:
-    """Return for each query the index of the text with the largest cosine similarity.
+    """For each query, return the index of the text with the largest cosine similarity.
 
     If several texts are equally similar, the index of the first one is returned. If a query has no word in common with
-    any text, its index is 0.
+    any text, the index 0 is returned.
 
     Args:
         texts: the texts to search. At least one is required.
-        queries: the texts whose most similar text is searched.
+        queries: the texts for which the most similar text is searched.
 
     >>> from keras_lstmgen.evaluation.tfidf_retrieval import most_similar
     >>> most_similar(["Who wrote Hamlet?", "Where is Paris?"], ["Who wrote Faust?", "Is Paris in France?"])

@@ -20,7 +20,7 @@ from keras_lstmgen.models.inference_step import (
     traced_step,
 )
 
-WINDOW = 256  # maximum number of tokens that one call reads
+WINDOW = 256  # maximum number of tokens that one call processes
 Array = NDArray[np.float32]
 Reader = Callable[[Any, Any], tuple[Array, Array]]
 
@@ -35,8 +35,8 @@ class Trace(NamedTuple):
         output: output gate, shape [N, H].
         cells: cell state after the token, shape [N, H].
         logits: logits of the next token, shape [N, V].
-        attention_weights: attention weights, shape [N, N], or None if the model has no attention. The row is the
-            attending token, and the column is the attended token.
+        attention_weights: attention weights, shape [N, N], or None if the model has no attention. Entry [t, s] is the
+            weight of token s in the step of token t.
     """
 
     input: Array
@@ -49,7 +49,7 @@ class Trace(NamedTuple):
 
 
 def initial_state(weights: Weights) -> Array:
-    """Return the initial state of one text: zeros, float32 of shape [1, S]."""
+    """Return the state of the model before the first token of a text: zeros, float32 of shape [1, S]."""
     return np.zeros((1, state_size(weights)), np.float32)
 
 
@@ -62,7 +62,7 @@ def cell_reader(weights: Weights, layer: int) -> Reader:
 
     Returns:
         A function that takes integer ids of shape [N] and a float32 state of shape [1, S]. It returns the cell states
-        after each token, float32 of shape [N, H], and the state after the last token.
+        after each token (float32, shape [N, H]) and the state of the model after the last token (shape [1, S]).
     """
 
     @tf.function(
@@ -121,7 +121,9 @@ def trace(weights: Weights, ids: Any, layer: int, state: Any) -> Trace:
 
 
 def _cells(weights: Weights, layer: int, state: Any) -> Any:
-    """Extract the cell state of a layer of the first member of an ensemble.
+    """Extract the cell state of a layer from the state of the model.
+
+    In an ensemble, the layer is that of the first member.
 
     Args:
         weights: weights of the model.
@@ -139,12 +141,13 @@ def _by_token(rows: list[Any]) -> Array | None:
     """Convert the attention weights of N steps to an array of shape [N, N].
 
     Args:
-        rows: attention weights of each step, of shape [M + 1]. The last entry is the weight of the current token, and
-            the entries before it are the weights of the previous M tokens in order. Without attention, rows are None.
+        rows: an array of shape [M + 1] for each step. Its last entry is the attention weight of the current token. The
+            other entries are the weights of the previous M tokens in order. If the model has no attention, each row is
+            None.
 
     Returns:
-        An array with the attending token as row and the attended token as column, or None without attention. Weights of
-        tokens that precede the N tokens are omitted.
+        An array in which entry [t, s] is the weight of token s in step t, or None if the model has no attention. The
+        array does not contain weights of tokens before the first step.
     """
     if rows[0] is None:
         return None

@@ -1,4 +1,7 @@
-"""Create an HTML page that shows text coloured by the values of one cell. It needs no scripts and no other files."""
+"""Create an HTML page that colours the tokens of a text according to the values of one cell.
+
+The page needs no scripts and no other files.
+"""
 
 from collections.abc import Sequence
 from html import escape
@@ -46,7 +49,7 @@ def page(title: str, about: str, passages: Sequence[Passage]) -> str:
     Args:
         title: title and heading of the page.
         about: text of the first paragraph.
-        passages: the texts. The colour scale of each text depends on its own values.
+        passages: the texts. Each text has its own colour scale, which depends on the values of the text.
     """
     html = "\n".join(_passage(passage) for passage in passages)
     return PAGE.format(title=escape(title), about=escape(about), shades="\n".join(_shade_rules()), passages=html)
@@ -68,7 +71,7 @@ def _shade_rules() -> list[str]:
 
 def _passage(passage: Passage) -> str:
     """Return the HTML of a passage."""
-    # A few values can be far larger than the others. If they determined the scale, all other values would look pale.
+    # The scale ignores the largest values, because a few values can be so large that all others would look pale.
     scale = max(float(np.quantile(np.abs(passage.values), MAX_QUANTILE)), 1e-6) if len(passage.values) else 1.0
     shades = np.rint(np.clip(np.asarray(passage.values) / scale, -1, 1) * SHADES).astype(int) + SHADES
     spans = [
@@ -81,5 +84,5 @@ def _passage(passage: Passage) -> str:
 
 
 def _visible(part: str) -> str:
-    """Escape the text of a token for HTML. The sign ↵ is added before a newline, so that its colour is visible."""
+    """Escape the text of a token for HTML, and add the sign ↵ before each newline to make its colour visible."""
     return escape(part).replace("\n", "↵\n")

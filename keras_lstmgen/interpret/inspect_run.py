@@ -1,7 +1,7 @@
 """Inspect a run.
 
-An inspection contains the activations of a layer, the most likely next tokens, and the cells that follow a feature of
-the text best, such as quotations.
+An inspection contains the activations of a layer, the most likely next tokens, and the best cell for each feature of a
+text. An example of a feature is whether a token is inside quotes.
 """
 
 from collections.abc import Sequence
@@ -39,7 +39,7 @@ class InspectOptions:
     """The text, the layer and the cell to inspect."""
 
     prompt: str
-    max_new_tokens: int = 0  # tokens that the model appends to the prompt
+    max_new_tokens: int = 0  # maximum number of tokens that the model appends to the prompt
     seed: int = 0
     options: Options = field(default_factory=Options)  # sampling options for the appended tokens
     layer: int | None = None  # number of the layer, from 1 (the first layer); None selects the last layer
@@ -48,7 +48,7 @@ class InspectOptions:
 
 
 class WatchedText(NamedTuple):
-    """The prompt with its continuation, and the activations of the layer while it reads this text.
+    """The prompt with its continuation, and the activations of the layer while the model reads this text.
 
     Attributes:
         ids: ids of the last N tokens of the text. N is at most ``MAX_EXCERPT_TOKENS``.
@@ -56,7 +56,7 @@ class WatchedText(NamedTuple):
         cells: cell states after each of the N tokens, float32 of shape [N, H].
         trace: all activations after each of the last D tokens. D is at most ``MAX_DRAWN_TOKENS``.
         labels: visible label of each of the last D tokens.
-        first_generated: index of the first generated token, counted from the first of the D tokens.
+        first_generated: index of the first generated token among the last D tokens.
     """
 
     ids: Sequence[int]
@@ -94,8 +94,9 @@ class Inspection:
         members: number of members of the ensemble. The activations are those of the first member.
         watched: the prompt with its continuation, and the activations.
         next_tokens: the most likely next tokens after each of the D tokens in ``watched.labels``.
-        actual_ranks: index in ``next_tokens`` of the actual next token, for each of the D tokens. It is -1 if the
-            actual next token is not in the list, and for the last token.
+        actual_ranks: for each of the D tokens, the index of the actual next token in ``next_tokens``. The index is -1
+            if ``next_tokens`` does not contain the actual next token. The index of the last token is also -1, because
+            no token follows it.
         probed: the text in which features were searched, and the results of the search.
         cell: index of the selected cell.
     """
@@ -183,7 +184,7 @@ def _first_member(run: Run) -> Weights:
 
 
 def _watch(run: Run, options: InspectOptions, layer: int) -> WatchedText:
-    """Record the activations of a layer at the last tokens of the prompt and its continuation."""
+    """Record the activations of a layer for the last tokens of the prompt and its continuation."""
     prompt = run.prompt_ids(options.prompt)
     ids = [*prompt, *_continuation(run, options)]
     first_drawn, first_kept = (max(len(ids) - limit, 0) for limit in (MAX_DRAWN_TOKENS, MAX_EXCERPT_TOKENS))
@@ -205,7 +206,7 @@ def _watch(run: Run, options: InspectOptions, layer: int) -> WatchedText:
 
 
 def _continuation(run: Run, options: InspectOptions) -> list[int]:
-    """Generate the continuation of the prompt. It is the same as that of ``generate`` with this seed and options."""
+    """Generate the same continuation of the prompt as ``generate`` with the same seed and options."""
     if not options.max_new_tokens:
         return []
     config = GenerationConfig(options.max_new_tokens, options.options)
@@ -228,9 +229,10 @@ def _next_tokens(run: Run, watched: WatchedText, ranked: NDArray[np.intp]) -> li
 
 
 def _actual_ranks(watched: WatchedText, ranked: NDArray[np.intp]) -> list[int]:
-    """Return the index in ``ranked`` of each actual next token.
+    """For each token, return the index of the actual next token in ``ranked``.
 
-    The index is -1 if the token is not in ``ranked``, and for the last token of the text.
+    The index is -1 if ``ranked`` does not contain the actual next token. The index of the last token of the text is
+    also -1, because no token follows it.
 
     Args:
         watched: the text and its activations.
@@ -241,7 +243,7 @@ def _actual_ranks(watched: WatchedText, ranked: NDArray[np.intp]) -> list[int]:
 
 
 def _probe(run: Run, options: InspectOptions, layer: int) -> ProbedText:
-    """Search for cells of a layer of the first member that follow a feature of a text."""
+    """Search a layer of the first member for cells that follow a feature of a text."""
     name, ids = _probed_ids(run, options)
     weights = _first_member(run)
     read, state = activations.cell_reader(weights, layer), activations.initial_state(weights)
@@ -252,7 +254,10 @@ def _probe(run: Run, options: InspectOptions, layer: int) -> ProbedText:
 
 
 def _read_as_trained(run: Run, ids: list[int]) -> list[NDArray[np.int32]]:
-    """Split ids into the examples that training reads from a zero state. A stream is one part."""
+    """Split ids at the positions at which training resets the LSTM state to zero.
+
+    If training carries the state over the whole text, the result is one part.
+    """
     stream = np.array(ids, np.int32)
     if run.recipe.carries:
         return [stream]
@@ -262,8 +267,8 @@ def _read_as_trained(run: Run, ids: list[int]) -> list[NDArray[np.int32]]:
 def _probed_ids(run: Run, options: InspectOptions) -> tuple[str, list[int]]:
     """Return the name and the ids of the text in which features are searched.
 
-    It is the text in the options. By default, it is the validation text of the run, or generated text if the validation
-    text cannot be read.
+    The options can name the text. By default, the text is the validation text of the run, or generated text if the
+    validation text cannot be read.
     """
     corpus = run.recipe.corpus
     if options.text:

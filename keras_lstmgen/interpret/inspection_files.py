@@ -12,7 +12,7 @@ MAX_DRAWN_UNITS = 32  # maximum number of units in a picture
 
 
 def write(inspection: Inspection, folder: Path) -> None:
-    """Write all pictures and ``text.html`` into a folder. Other files in the folder are not changed.
+    """Write all pictures and ``text.html`` into a folder, without changing other files in the folder.
 
     Args:
         inspection: the inspection.
@@ -34,7 +34,7 @@ def write(inspection: Inspection, folder: Path) -> None:
 
 
 def missing_characters(inspection: Inspection) -> str:
-    """Return a message about characters in the pictures that no installed font contains, or "" if there are none."""
+    """Return a message about the characters in the pictures that no installed font contains, or an empty string."""
     labels = [label for row in inspection.next_tokens for label, _ in row]
     text = "".join(_passages(inspection)[1].parts)[: plots.COLUMNS * plots.LINES]
     return plots.missing_characters("".join([*inspection.watched.labels, *labels, text]))
@@ -51,7 +51,7 @@ def _draw_gates(inspection: Inspection, tokens: plots.TokenAxis, folder: Path) -
 
 
 def _drawn_units(trace: activations.Trace, named: Iterable[int]) -> list[int]:
-    """Select at most ``MAX_DRAWN_UNITS`` units: the named units, and then the most variable ones.
+    """Select at most ``MAX_DRAWN_UNITS`` units: the units in ``named``, and then the most variable of the other units.
 
     Args:
         trace: the activations.
@@ -67,8 +67,8 @@ def _drawn_units(trace: activations.Trace, named: Iterable[int]) -> list[int]:
 def _passages(inspection: Inspection) -> list[html_page.Passage]:
     """Return the two passages of the HTML page.
 
-    The first passage is the prompt with its continuation. The second one is from the text in which features were
-    searched. It begins in the middle of that text, because the first half was used to select the cells.
+    The first passage is the prompt with its continuation. The second passage begins in the middle of the text in
+    which features were searched, because the first half of this text was used to select the cells.
     """
     watched, probed, cell = inspection.watched, inspection.probed, inspection.cell
     middle = len(probed.parts) // 2
@@ -93,7 +93,7 @@ def _description(probed: ProbedText, cell: int) -> str:
 
 
 def _finding(finding: probes.Finding) -> str:
-    """Return a description of a finding: the feature, the score, the score of a constant guess and of chance."""
+    """Describe a finding: the feature, the score, the score of a constant guess, and the chance score."""
     return (
         f"{finding.feature}: {finding.measure} {finding.score:.3f} on the half of the text that was not used to select "
         f"the cell (constant guess {finding.constant_score:g}, chance {finding.chance_score:.3f})"

@@ -2,8 +2,8 @@
 
 The cell that follows a feature best is selected on the first half of a text. Its score is computed on the second half.
 
-Source: Karpathy, Johnson and Li, "Visualizing and Understanding Recurrent Networks", 2015. In the paper, such cells are
-found by visual inspection.
+Source: Karpathy, Johnson and Li, "Visualizing and Understanding Recurrent Networks", 2015. The authors found cells
+of this kind by visual inspection.
 """
 
 import re
@@ -18,15 +18,14 @@ from numpy.typing import NDArray
 # closes one in German, and both «…» and »…« are used.
 QUOTES, BRACKETS = ('"“”„«»‹›「『', '"“”«»‹›」』'), ("([{（【〔《〈", ")]}）】〕》〉")
 SENTENCE_ENDS = r"[.!?…。！？．؟۔।॥։።][\s\"'“”’»›」』)）】]*"
-# Matches a letter of a script that does not separate words by spaces: Thai to Tibetan, Burmese, Khmer, Japanese,
-# Chinese.
+# Letters of scripts that do not separate words by spaces: Thai to Tibetan, Burmese, Khmer, Japanese, Chinese.
 UNSPACED = re.compile(
     "[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u3100-\u312f\u31a0-\u31bf\u31f0-\u31ff"
     "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff]"
 )
 JOINERS = "\u200c\u200d"  # zero-width characters that occur inside words of Persian and of Indian languages
-# A feature is measured if at least this number of labels in each half differ from the most frequent label. With fewer
-# labels, the results are mostly chance.
+# In each half of a text, at least this number of labels of a feature must differ from the most frequent label.
+# Otherwise, the feature is not measured, because the results would be mostly chance.
 MIN_TOKENS = 20
 ROTATIONS = 5  # number of random rotations of the labels for estimating the chance score
 Labels = NDArray[Any]
@@ -39,9 +38,9 @@ class Finding(NamedTuple):
         feature: name of the feature.
         measure: "balanced accuracy" of a threshold for a boolean feature, "correlation" for a numeric feature.
         cell: index of the cell, from 0.
-        score: score of the cell on the second half of the text, which is not used to select the cell.
+        score: score of the cell on the second half of the text. The cell is selected on the first half.
         constant_score: score of the best constant guess.
-        chance_score: highest score of the same search with rotated labels.
+        chance_score: highest score that the same search finds with rotated labels.
     """
 
     feature: str
@@ -58,23 +57,24 @@ class Finding(NamedTuple):
 
 
 def features(parts: Sequence[str]) -> dict[str, Labels]:
-    """Compute features of a text after each token.
+    """For each token of a text, compute the label (value) of every feature after the token.
 
-    The label of a token is that of its last character. The features "upper case" and "a digit" are exceptions: they are
-    true if any character of the token is upper case or a digit. An empty line ends all quotations and brackets, so that
-    an unpaired mark affects only its paragraph. Features of words ignore scripts that do not separate words by spaces.
+    The label of a token is the label of its last character, except for the features "upper case" and "a digit": their
+    label is True if any character of the token is upper case or a digit. An empty line ends all quotations and
+    brackets, so an unpaired mark affects only its paragraph. Features of words ignore scripts without spaces between
+    words.
 
     Args:
         parts: text of each of N tokens.
 
     Returns:
-        The labels of each feature by name. They are a bool or float array of shape [N].
+        A dictionary that maps the name of each feature to its labels, a bool or float array of shape [N].
 
     >>> from keras_lstmgen.interpret.probes import features
     >>> features(["He ", "(", "x", ")"])["inside brackets"].tolist()
     [False, True, True, False]
     """
-    text = "\n" + "".join(parts)  # the added newline is the last character before a first token without text
+    text = "\n" + "".join(parts)  # if the first token has no text, its label is that of the added newline
     ends = np.cumsum([len(part) for part in parts], dtype=int)
     of_characters = _character_features(text)
     any_of = {"upper case": str.isupper, "a digit": str.isdigit}
@@ -83,7 +83,7 @@ def features(parts: Sequence[str]) -> dict[str, Labels]:
 
 
 def _character_features(text: str) -> dict[str, Labels]:
-    """Compute the labels of features after each character of a text. The text must begin with a newline."""
+    """For each character of a text that begins with a newline, compute the labels of all features after it."""
     is_letter = np.array([_is_in_word(character) for character in text])
     positions = np.arange(len(text))
     return {
@@ -106,7 +106,7 @@ def _is_in_word(character: str) -> bool:
 
 
 def unspaced_share(parts: Sequence[str]) -> float:
-    """Return the share of letters that belong to scripts without spaces between words, a number from 0 to 1.
+    """Return the share of letters (from 0 to 1) that belong to scripts without spaces between words.
 
     Args:
         parts: text of each token.
@@ -120,9 +120,9 @@ def unspaced_share(parts: Sequence[str]) -> float:
 
 
 def _inside(text: str, opening: str, closing: str) -> Labels:
-    """Return whether the text is inside a pair of marks after each character, a bool array.
+    """For each character, return True if a pair of marks is still open after the character (bool array).
 
-    A mark that is both an opening and a closing mark is a closing mark if an earlier mark is still open.
+    If a mark is in ``opening`` and in ``closing``, it closes an earlier mark that is still open, or opens a new pair.
 
     Args:
         text: the text.
@@ -143,7 +143,7 @@ def _inside(text: str, opening: str, closing: str) -> Labels:
 
 
 def _matched(pattern: str, text: str) -> Labels:
-    """Return whether each character of a text is part of a match of a regular expression, a bool array."""
+    """For each character of a text, return True if it is part of a match of a regular expression (bool array)."""
     marks = np.zeros(len(text), bool)
     for match in re.finditer(pattern, text):
         marks[match.start() : match.end()] = True
@@ -151,15 +151,15 @@ def _matched(pattern: str, text: str) -> Labels:
 
 
 def _last_mark(marks: Labels) -> Labels:
-    """Return for each position the position of the last True entry up to it, as float. The first entry must be True."""
+    """For each position, return the index of the nearest True entry at or before it, as a float.
+
+    The first entry must be True.
+    """
     return np.maximum.accumulate(np.where(marks, np.arange(len(marks)), 0)).astype(float)
 
 
 def _indents(text: str) -> Labels:
-    """Return for each character the number of spaces that begin its line, up to the character.
-
-    Half-width and full-width spaces are counted.
-    """
+    """For each character, count the half-width and full-width spaces at the start of its line, up to the character."""
     counts = np.zeros(len(text))
     for line in re.finditer(r"(?<=\n)([ \u3000]+)[^\n]*", text):
         positions = np.arange(1, len(line[0]) + 1)
@@ -168,16 +168,16 @@ def _indents(text: str) -> Labels:
 
 
 def find_cells(cells: NDArray[np.float32], labels: dict[str, Labels], seed: int = 0) -> tuple[list[Finding], list[str]]:
-    """Find the cell that follows each feature best.
+    """For each feature, find the cell that follows the feature best.
 
     The search is repeated with labels that are rotated by ``ROTATIONS`` random distances. The highest score of these
-    searches is the chance score. Rotated labels have the same frequency and change as slowly as the original labels.
-    Shuffled labels would change faster. Their score would be too low, because slowly changing cells correlate with
-    slowly changing labels even by chance.
+    searches is the chance score. Rotated labels have the same frequency as the original labels and change as slowly.
+    Shuffled labels would change faster, and the chance score would be too low, because slowly changing cells correlate
+    with slowly changing labels even by chance.
 
     Args:
         cells: float array of shape [N, H] with the cell states after each token.
-        labels: labels of each feature by name, a bool or float array of shape [N].
+        labels: maps the name of each feature to its labels, a bool or float array of shape [N].
         seed: random seed of the rotations.
 
     Returns:
@@ -200,14 +200,14 @@ def _is_frequent(values: Labels) -> bool:
 
 
 def _rotated(labels: Labels, seed: int) -> Labels:
-    """Return labels and their rotations by random distances from N / 8 to 7 N / 8.
+    """Return labels and ``ROTATIONS`` rotated copies. The random distances are from N / 8 to 7 N / 8.
 
     Args:
         labels: array of shape [N, F] with the labels of F features.
         seed: random seed of the distances.
 
     Returns:
-        An array of shape [N, 1 + ROTATIONS, F]. Index 0 of the second axis contains the labels without a rotation.
+        An array of shape [N, 1 + ROTATIONS, F]. Index 0 of the second axis contains the original labels.
     """
     N = len(labels)
     distances = np.random.default_rng(seed).integers(N // 8, N - N // 8, ROTATIONS)
@@ -332,7 +332,7 @@ NUMERIC = _Probe(_fit_numbers, "correlation", 0.0)
 
 
 def _findings(cells: Any, labels: dict[str, Labels], seed: int, probe: _Probe) -> list[Finding]:
-    """Find the best cell for each feature. All features must have the type that the probe supports."""
+    """For each feature, find the best cell. All features must have the type that the probe supports."""
     if not labels:
         return []
     half, rotated = len(cells) // 2, _rotated(np.stack(list(labels.values()), axis=1), seed)

@@ -11,15 +11,15 @@ SIGNS = {"\n": "↵", " ": "␣"}
 def parts(tokenizer: Tokenizer, ids: Iterable[int]) -> list[str]:
     """Return the text of each token.
 
-    A character that several byte tokens encode is the text of the last of these tokens, and the text of the others is
-    empty. The text of an end symbol is an empty line.
+    If several byte tokens encode one character, the text of the last of these tokens is the character, and the texts of
+    the others are empty. The text of an end symbol is an empty line.
 
     Args:
         tokenizer: tokenizer of the ids.
         ids: N token ids.
 
     Returns:
-        N texts. Concatenated, they are the decoded text with an empty line for each end symbol.
+        N texts. Their concatenation is the decoded text with an empty line for each end symbol.
     """
     detokenizer = Detokenizer(tokenizer)
     texts = [detokenizer.push(token) + ("\n\n" if token == tokenizer.end_id else "") for token in ids]
@@ -27,7 +27,7 @@ def parts(tokenizer: Tokenizer, ids: Iterable[int]) -> list[str]:
 
 
 def labels(tokenizer: Tokenizer, ids: Iterable[int]) -> list[str]:
-    """Return a visible label for each token: its text, or its name in the vocabulary if the text is empty."""
+    """For each token, return a visible label: its text, or its name in the vocabulary if the text is empty."""
     detokenizer = Detokenizer(tokenizer)
     return [visible(detokenizer.push(token)) or tokenizer.piece(token) for token in ids]
 

@@ -1,4 +1,4 @@
 """Compute measures that only one recipe of ``pipelines/`` uses.
 
-``evaluation.metric_registry`` registers them by name. The package ``evaluation`` contains the other measures.
+``evaluation.metric_registry`` registers these measures by name. The package ``evaluation`` contains the other measures.
 """

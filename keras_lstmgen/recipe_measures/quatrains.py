@@ -1,8 +1,8 @@
 """Measure whether generated poems have the form of classical Chinese quatrains.
 
-A quatrain has four verses of five or seven characters. The second and the fourth verse rhyme. Modern pronunciation does
-not preserve the rhymes, so they are learned from the poems of the training text. The recipe is
-``pipelines/poems_zh.toml``.
+A quatrain has four verses of five or seven characters. The second and the fourth verse rhyme. The rhymes are
+learned from the poems of the training text, because modern pronunciation does not preserve them. The measure is used by
+the recipe ``pipelines/poems_zh.toml``.
 """
 
 import re
@@ -16,16 +16,16 @@ from keras_lstmgen.evaluation.task import Figures, Task, split
 POEM = re.compile("(?:[^，。？！]+[，。？！]){4}")
 VERSE = re.compile("([^，。？！]+)[，。？！]")
 LENGTHS = (5, 7)  # possible numbers of characters in a verse
-# Minimum number of poems in which two characters must end the second and the fourth verse to count as a rhyme. A single
-# wrong pair merges two rhyme classes. With a minimum of 1, nearly all characters are in the same class.
+# Two characters count as a rhyme if they end the second and the fourth verse of at least this number of poems. With a
+# minimum of 1, nearly all characters are in the same class, because a single wrong pair merges two rhyme classes.
 MIN_POEMS = 2
 
 
 def verses(task: Task) -> Figures:
-    """Compute the shares of generated and held-out poems that have the form of a quatrain and that rhyme.
+    """Compute the share of poems that are quatrains and the share that rhyme, for generated and held-out poems.
 
-    One row is the share of rhymes between unrelated verses: the fourth verse of each held-out poem is replaced by that
-    of the previous poem.
+    For comparison, one row contains the share of held-out poems that rhyme by chance. For this row, the fourth verse of
+    each poem is replaced by the fourth verse of the previous poem.
 
     Args:
         task: a task whose corpus consists of pairs of a label and a poem.
@@ -72,7 +72,7 @@ def rhyme_classes(poems: Iterable[str], min_poems: int = MIN_POEMS) -> dict[str,
         min_poems: minimum number of poems with the same rhyme.
 
     Returns:
-        The class of each character that rhymes. One of its characters is the name of the class.
+        A dictionary that maps each rhyming character to the name of its class. The name is one character of the class.
     """
     pairs = Counter(tuple(sorted(pair)) for poem in poems if (pair := verse_ends(poem)) and pair[0] != pair[1])
     parents: dict[str, str] = {}
@@ -112,7 +112,7 @@ def form(poems: list[str], classes: dict[str, str]) -> dict[str, float]:
 
 
 def chance_of_rhyme(poems: list[str], classes: dict[str, str]) -> float:
-    """Return the share of poems that rhyme after the fourth verse of each is replaced by that of the previous poem."""
+    """Replace the fourth verse of each poem by that of the previous poem, and return the share of poems that rhyme."""
     ends = [pair for poem in poems if (pair := verse_ends(poem))]
     mixed = [(second, previous) for (_, previous), (second, _) in pairwise([*ends[-1:], *ends])]
     return sum(is_rhyme(classes, *pair) for pair in mixed) / max(len(poems), 1)
