@@ -78,10 +78,10 @@ def first_sentence(text: str) -> str:
 
 
 def exact_match(answers: Sequence[str], references: References) -> dict[str, float]:
-    """Compute the share of answers that equal one of their targets, and the mean F1 of the words of the answers.
+    """Compute the share of answers that equal one of their targets, and the mean F1 of the answers.
 
-    For F1, each answer is compared with the target that gives the highest score. Answers and targets are normalized
-    before they are compared.
+    F1 compares the words of an answer with the words of the target that gives the highest score. Answers and targets
+    are normalized before they are compared.
 
     Source: Rajpurkar et al., "SQuAD: 100,000+ Questions for Machine Comprehension of Text", 2016.
 

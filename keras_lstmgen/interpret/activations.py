@@ -123,7 +123,7 @@ def trace(weights: Weights, ids: Any, layer: int, state: Any) -> Trace:
 def _cells(weights: Weights, layer: int, state: Any) -> Any:
     """Extract the cell state of a layer from the state of the model.
 
-    In an ensemble, the layer is that of the first member.
+    In an ensemble, the layer of the first member is used.
 
     Args:
         weights: weights of the model.

@@ -74,7 +74,7 @@ def features(parts: Sequence[str]) -> dict[str, Labels]:
     >>> features(["He ", "(", "x", ")"])["inside brackets"].tolist()
     [False, True, True, False]
     """
-    text = "\n" + "".join(parts)  # if the first token has no text, its label is that of the added newline
+    text = "\n" + "".join(parts)  # if the first token has no text, the label of the added newline is used
     ends = np.cumsum([len(part) for part in parts], dtype=int)
     of_characters = _character_features(text)
     any_of = {"upper case": str.isupper, "a digit": str.isdigit}

@@ -22,7 +22,7 @@ MIN_POEMS = 2
 
 
 def verses(task: Task) -> Figures:
-    """Compute the share of poems that are quatrains and the share that rhyme, for generated and held-out poems.
+    """For generated and for held-out poems, compute the share that are quatrains and the share that rhyme.
 
     For comparison, one row contains the share of held-out poems that rhyme by chance. For this row, the fourth verse of
     each poem is replaced by the fourth verse of the previous poem.
@@ -112,7 +112,7 @@ def form(poems: list[str], classes: dict[str, str]) -> dict[str, float]:
 
 
 def chance_of_rhyme(poems: list[str], classes: dict[str, str]) -> float:
-    """Replace the fourth verse of each poem by that of the previous poem, and return the share of poems that rhyme."""
+    """Replace the fourth verse of each poem by the fourth verse of the previous one. Return the share that rhymes."""
     ends = [pair for poem in poems if (pair := verse_ends(poem))]
     mixed = [(second, previous) for (_, previous), (second, _) in pairwise([*ends[-1:], *ends])]
     return sum(is_rhyme(classes, *pair) for pair in mixed) / max(len(poems), 1)
