@@ -234,8 +234,8 @@ def _longest_cached(conversation: Conversation, ids: list[int]) -> CachedState:
 def _decoding_state(run: Run, cached: CachedState) -> DecodingState:
     """Convert a cached state to the state that the decoding loop continues from.
 
-    In ``seen``, only the ids that the model has read are True. If the last answer ends with an end token, this token is
-    False, because the model has not read the last token of the answer.
+    In ``seen``, only the ids that the model has read are True. The model has not read the last token of the last
+    answer, which may be an end token.
     """
     seen = np.zeros((1, run.metadata.vocab_size), bool)
     seen[0, np.array(cached.ids, np.int64)] = True

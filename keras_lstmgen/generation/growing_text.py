@@ -42,7 +42,7 @@ class GrowingText:
 
     Attributes:
         sample: the sample that receives the text.
-        detokenizer: converts the tokens of the text to characters.
+        detokenizer: the detokenizer that converts the tokens of the text to characters.
         emit: a function that is called with new characters when they are final.
         draft: state of the logits processors. None if there are no logits processors.
         keep_text: whether the sample stores the text and its tokens.

@@ -216,9 +216,9 @@ def choose(logits: Any, noise: Any, seen: Any, options: Ready, bias: Any = None)
         noise: int64 [B, 1], one column of the result of ``ready_noise``.
         seen: bool [B, A], True for the ids that occur in the prompt or in the output.
         options: result of ``ready``.
-        bias: float32 [B, A], added after the repetition penalty and before the division by the temperature. An id with
-            a bias of minus infinity is never sampled. Each row must contain at least one finite bias. None for no bias,
-            as in exported graphs.
+        bias: float32 [B, A], numbers that are added to the logits after the repetition penalty and before the division
+            by the temperature. An id with a bias of minus infinity is never sampled. Each row must contain at least one
+            finite bias. None for no bias, as in exported graphs.
 
     Returns:
         The indices of the sampled tokens among the A allowed ids, int32 [B, 1].

@@ -263,11 +263,15 @@ def token_logprobs(run: Run, step: Step, prompt: str, tokens: Sequence[int], K: 
         K: number of most likely tokens to return for each position, 0 or more.
 
     Returns:
-        One dictionary per token, with five keys: ``position``, the index of the token in the text; ``id``; ``token``,
-        the piece of the tokenizer; ``logprob``, the natural logarithm of its probability among all V ids; and
-        ``top_logprobs``, a list of the K most likely tokens at this position. Each entry of the list is a dictionary
-        with the keys ``id``, ``token`` and ``logprob``. The entries are sorted from the most likely to the least likely
-        token. Equally likely tokens are sorted by id.
+        One dictionary per token, with five keys:
+
+        - ``position``: the index of the token in the text.
+        - ``id``: the id of the token.
+        - ``token``: the piece of the tokenizer for this id.
+        - ``logprob``: the natural logarithm of the probability of the token among all V ids.
+        - ``top_logprobs``: a list of the K most likely tokens at this position. Each entry of the list is a dictionary
+          with the keys ``id``, ``token`` and ``logprob``. The entries are sorted from the most likely to the least
+          likely token. Equally likely tokens are sorted by id.
 
     Raises:
         UserError: if K is negative.

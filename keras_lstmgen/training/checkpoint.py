@@ -114,8 +114,8 @@ def load(folder: Path, model: keras.Sequential, text: str) -> tuple[Progress, st
         The progress of the training, and a warning. The warning is "" unless the last checkpoint is damaged.
 
     Raises:
-        UserError: if both the last and the previous checkpoint are damaged, or if the checkpoint belongs to another
-            text.
+        UserError: if both the last and the previous checkpoint are damaged, if a checkpoint cannot be read now, or if
+            the checkpoint belongs to another text.
     """
     progress, states, warning = _read(folder, model, text) if workers.is_chief() else (Progress(), [], "")
     return share(model, progress, states), warning

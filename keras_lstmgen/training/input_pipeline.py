@@ -35,7 +35,7 @@ class TrainingData:
 
     Attributes:
         recipe: the recipe, with a value for each size.
-        encoded: token ids, counts and tokenizer.
+        encoded: the tokenized corpus: token ids, counts of characters and tokens, and the tokenizer.
         train_examples: examples of the training split. None if the model reads the split as continuous text.
         validation_examples: the held-out examples that are scored after each epoch. None if the model reads the
             held-out text as continuous text.
@@ -55,7 +55,7 @@ class TrainingData:
 
     @property
     def held_out_ids(self) -> NDArray[np.integer]:
-        """The ids of the part of the held-out text that is scored after each epoch, integer [N]."""
+        """The ids of the held-out text that are scored after each epoch, integer [N]."""
         return held_out_ids(self.encoded)
 
     @property
@@ -217,5 +217,5 @@ def digest(encoded: Encoded) -> str:
 
 
 def held_out_ids(encoded: Encoded) -> NDArray[np.integer]:
-    """Return the ids of the part of the held-out text that is scored after each epoch, integer [N]."""
+    """Return the ids of the held-out text that are scored after each epoch, integer [N]."""
     return encoded.validation[: min(VALIDATION_TOKENS, VALIDATION_LOGITS // encoded.tokenizer.vocab_size)]

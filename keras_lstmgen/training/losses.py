@@ -82,7 +82,7 @@ class SampledSoftmax(keras.losses.Loss):
         return tf.searchsorted(tf.constant(np.cumsum(self.others), tf.float32), uniform, side="right")
 
     def _rarity(self, N: int) -> Any:
-        """For each id, return -log of its probability to be a candidate in a batch of N targets, float32 [V]."""
+        """For each id, return -log of the probability that it is a candidate in a batch of N targets, float32 [V]."""
         missed = N * np.log1p(-self.targets) + self.draws * np.log1p(-self.others)
         probability = np.maximum(-np.expm1(missed), np.finfo(np.float32).tiny)  # above 0 for ids that never occur
         return tf.constant(-np.log(probability), tf.float32)

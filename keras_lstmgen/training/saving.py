@@ -50,8 +50,8 @@ class CheckpointSaver(keras.callbacks.Callback):
         """Save a checkpoint and the history, and save the weights if the validation loss is the lowest so far.
 
         If the training pauses within an epoch, this method saves the checkpoint before it adds the additional
-        validation to the progress. A resumed training then gives the same results as a training without a pause. The
-        best weights and the history do include the additional validation.
+        validation to the progress, so that a resumed training gives the same results as a training without a pause.
+        The best weights and the history do include the additional validation.
         """
         is_paused = self.controller.is_paused()
         if is_paused:

@@ -96,7 +96,7 @@ def held_out_loss(data: TrainingData, run: Run) -> Measure:
         run: the run with the inference model.
 
     Returns:
-        A function that measures the loss. Its argument is a callback for the progress.
+        A function that measures and returns the loss. The argument of the function is a callback for the progress.
     """
     ids, score = data.held_out_ids, likelihood.scorer(run.weights)
     examples, tokens = data.validation_examples, data.scored_tokens
