@@ -49,7 +49,7 @@ def console(**options: Any) -> Console:
     return _Terminal(highlight=False, soft_wrap=True, **options)
 
 
-# A pipe or a file has no width. The default of rich is 80 columns, which is too narrow for the tables.
+# A pipe or a file has no width. The default of rich is 80 columns. This width is too small for the tables.
 _width = None if sys.stdout and sys.stdout.isatty() else 120
 out = console(width=_width)
 notes = console(stderr=True)  # for messages that must not be mixed with generated text on standard output
@@ -93,7 +93,7 @@ def _next(words: Iterable[str | Path]) -> str:
 
 
 def left_out(files: Iterable[folders.LeftOut]) -> None:
-    """Print one line to standard error that lists the skipped files, with the reasons."""
+    """Print to standard error one line with the skipped files and the reasons."""
     if summary := folders.summary(files):
         notes.print(f"Skipped: {visible(summary)}", markup=False)
 

@@ -1,4 +1,4 @@
-"""Select values for the recipe fields that are "auto" from the size of the training text."""
+"""Select values for recipe fields that are "auto". The values depend on the size of the training text."""
 
 import math
 from typing import NamedTuple
@@ -93,7 +93,7 @@ def _small_text_regularization(settings: Recipe, dropout: float) -> dict[str, in
 
 
 def _batch_size(largest: int, tokens: int, T: int) -> int:
-    """Halve a batch size until an epoch has at least 20 batches, and return the result, which is at least 1.
+    """Halve a batch size until an epoch has at least 20 batches, and return the result. The result is at least 1.
 
     Args:
         largest: batch size to start from.

@@ -1,4 +1,4 @@
-"""Raise an error for settings that have no effect, and name the other setting that they need.
+"""Raise an error if a setting has no effect, and name the other setting that is needed.
 
 Only command line options and the recipe of a new training are checked. The recipe of a saved run is always accepted.
 """

@@ -209,7 +209,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Export:
-    """The formats of the exported artifacts, and the number of texts that compare them with Keras."""
+    """The formats of the exported artifacts, and the number of texts for the comparison of each artifact with Keras."""
 
     formats: tuple[str, ...] = recipe_field(
         ("saved_model", "tflite", "onnx"),

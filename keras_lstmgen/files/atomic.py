@@ -93,7 +93,7 @@ def plain_path(folder: Path) -> Iterator[Path]:
 
 
 def _plain_temporary_folder() -> str | None:
-    """Return a writable folder for temporary files whose path matches ``PLAIN``, or None."""
+    """Return a writable folder that matches ``PLAIN`` for temporary files; None if there is no such folder."""
     folders = (tempfile.gettempdir(), "/tmp", "/var/tmp")
     return next((folder for folder in folders if PLAIN.fullmatch(folder) and os.access(folder, os.W_OK)), None)
 
@@ -110,13 +110,13 @@ def move_into_place(new: Path, path: Path) -> None:
 
 
 def check_writable(folder: Path) -> None:
-    """Raise UserError if no file can be created in a folder. Callers check this before a long computation."""
+    """Raise UserError if no file can be created in a folder. Call this function before a long computation."""
     with temporary_folder(folder):
         pass
 
 
 def check_output(path: Path) -> None:
-    """Raise UserError if ``write_output`` cannot write to ``path``. Callers check this before a long computation."""
+    """Raise UserError if ``write_output`` cannot write to ``path``. Call this function before a long computation."""
     folder = Path(os.path.realpath(path)).parent
     if path.is_dir():
         raise UserError(f"{path}: is a folder; name a file in a folder of yours")
@@ -174,7 +174,7 @@ def _keep_rights(old: Path, new: Path) -> None:
 
 
 def _begin(parent: Path) -> tuple[Path, int]:
-    """Create a temporary folder and lock it, so that ``_sweep`` of another process does not remove it.
+    """Create a temporary folder and lock it, so that ``_sweep`` of another process does not remove the folder.
 
     Returns:
         The folder, and a file descriptor that holds the lock until the caller closes it.

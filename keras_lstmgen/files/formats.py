@@ -1,7 +1,7 @@
 """Recognize the formats of files that are not UTF-8 text, and return shell commands that convert the files.
 
 ``Format.is_text`` is true for text in another encoding or with CR line endings, and false for other formats, such as
-pictures. In a folder of texts, a file for which it is true causes an error, and other recognized files are skipped.
+pictures. In a folder of texts, a text in another encoding causes an error, but a picture is skipped.
 """
 
 import re
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from keras_lstmgen.utils.errors import shell_quoted
 
-HEADER = 1 << 12  # number of bytes at the beginning of a file that are compared with the patterns
+HEADER = 1 << 12  # number of first bytes of a file that are compared with the patterns
 GZIP = b"\x1f\x8b"  # first bytes of a gzip file; the readers unpack only this format
 PANDOC = "pandoc --to plain --output {text} {file}"
 ICONV = "iconv -f {name} -t UTF-8 {{file}} > {{text}}"

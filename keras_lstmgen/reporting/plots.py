@@ -55,7 +55,7 @@ def unit_heatmap(path: Path, title: str, values: Any, tokens: TokenAxis, units: 
         title: title of the plot.
         values: float array of shape [N, U], values of U units at N tokens.
         tokens: the N tokens.
-        units: the numbers of the U units, which label the rows.
+        units: the numbers of the U units. They are the labels of the rows.
         signed: whether values may be negative or larger than 1. If true, the colour of 0 is white. If false, all values
             are between 0 and 1.
     """
@@ -101,7 +101,7 @@ def attention_weights(path: Path, weights: Any, tokens: TokenAxis) -> None:
 
     Args:
         path: output file.
-        weights: float array of shape [N, N]; row i contains the weights with which token i attends to each token.
+        weights: float array of shape [N, N]; element [i, j] is the weight with which token i attends to token j.
         tokens: the N tokens.
     """
     with _grid(path, "attention weights", tokens, tokens.labels) as axes:
@@ -184,7 +184,7 @@ def _grid(
     Args:
         path: output file.
         title: title of the plot.
-        tokens: the tokens, which label the columns.
+        tokens: the tokens. They are the labels of the columns.
         rows: labels of the rows.
         inner_labels: labels that the caller will draw in the grid. The fonts contain the characters of these labels.
     """

@@ -63,8 +63,8 @@ def _or_infinity(read: Callable[[Path], float], folder: Path) -> float:
 def _quota(folder: Path) -> float:
     """Return the CPU quota of a group in cores.
 
-    The quota is the CPU time per period, both in microseconds. Version 2 stores both numbers in ``cpu.max``. Version 1
-    stores them in two files.
+    The quota is the allowed CPU time divided by the length of a period. Version 2 stores both numbers in ``cpu.max``,
+    and version 1 stores both numbers in separate files.
     """
     if (folder / "cpu.max").exists():
         quota, period = (folder / "cpu.max").read_text().split()

@@ -56,7 +56,7 @@ class TrainingScreen(keras.callbacks.Callback):
         self.tokens_per_character = tokens_per_character
         self.bar = console.progress_bar()
         self.task = self.bar.add_task("training", total=1.0, figures=())
-        self._recent: list[float] = []  # times in seconds at which recent batches ended
+        self._recent: list[float] = []  # end times of recent batches in seconds
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:  # noqa: ARG002
         """Start the time measurement of an epoch. The measured time excludes validation and saving."""

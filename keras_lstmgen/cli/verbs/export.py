@@ -1,4 +1,4 @@
-"""Run the verb ``export``: write artifacts of a run and verify them against Keras."""
+"""Run the verb ``export``: write artifacts of a run, and compare the artifacts with Keras."""
 
 import argparse
 from collections.abc import Iterable

@@ -44,7 +44,7 @@ def _print_counts(folder: str, manifest: dict[str, Any], seconds: float) -> None
     """Print the counts of each split as a table.
 
     Args:
-        folder: folder of the prepared corpus, which is printed in the title.
+        folder: folder of the prepared corpus; the title contains its path.
         manifest: content of ``prepared.json``.
         seconds: duration of the preparation in seconds.
     """

@@ -18,7 +18,7 @@ from keras_lstmgen.utils.errors import UserError
 
 
 def run(arguments: argparse.Namespace) -> None:
-    """Train in this process, which is the only process or one of several workers."""
+    """Train in this process. This process may be one of several workers."""
     check_range("--workers", arguments.workers, 1, launcher.MAX_WORKERS)
     if not os.environ.get("TF_CONFIG"):
         launcher.report_idle_gpus(1)
