@@ -1,4 +1,4 @@
-"""Export a run to SavedModel, TFLite, ONNX and a web page, and prove that every artifact has the same results as Keras.
+"""Export a run to SavedModel, TFLite, ONNX and a web page, and compare the results of every artifact with Keras.
 
 Each format has its own module. The folder ``export/`` of the repository contains clients that run an artifact.
 """

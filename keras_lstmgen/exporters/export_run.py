@@ -168,7 +168,7 @@ class _Job:
         """Replace the artifact of an earlier export by the artifact in the temporary folder ``place``.
 
         The method first removes the entry of the earlier artifact from ``export.json``. If the process is killed before
-        it adds the new entry, ``export.json`` therefore has no entry for this format instead of a wrong one.
+        it adds the new entry, ``export.json`` contains no entry for this format, and not a wrong entry.
         """
         earlier = self.record["artifacts"].get(name)
         self._save_record(name, None)

@@ -1,4 +1,4 @@
-"""Create the three graphs and the metadata that every exported artifact contains; see ``docs/contract.md``."""
+"""Create the graphs and the metadata of the exported artifacts; see ``docs/contract.md``."""
 
 import json
 from dataclasses import asdict

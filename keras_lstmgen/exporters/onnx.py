@@ -134,7 +134,7 @@ def _remove_other_imports(proto: Any) -> None:
 
 
 def _nodes(graph: Any) -> list[Any]:
-    """Return all nodes of a graph, including those of loop bodies."""
+    """Return all nodes of a graph, including the nodes of loop bodies."""
     inner = [attribute.g for node in graph.node for attribute in node.attribute if attribute.HasField("g")]
     return [*graph.node, *(node for body in inner for node in _nodes(body))]
 

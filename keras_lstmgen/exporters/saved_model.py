@@ -17,7 +17,7 @@ from keras_lstmgen.models.run_directory import Run
 from keras_lstmgen.utils.errors import UserError
 
 PATH = Path("serving/1")
-# Operators of tensorflow-text that the graph may contain, because TF Serving has them too.
+# Operators of tensorflow-text that the graph may contain, because TF Serving has these operators too.
 TEXT_OPERATORS = {f"Sentencepiece{name}Op" for name in ("", "Tokenize", "Detokenize", "StringToId")}
 
 

@@ -1,6 +1,7 @@
 """Export to TFLite (LiteRT): one file with three signatures, with float32, float16 or int8 weights.
 
-The file contains only built-in operators. Its inputs have one row, and the interpreter resizes them for larger batches.
+The file contains only built-in operators. The inputs of its graphs have one row. For larger
+batches, the interpreter resizes the inputs.
 """
 
 import functools

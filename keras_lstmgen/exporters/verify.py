@@ -108,8 +108,8 @@ def compute_reference(run: Run, texts: int, tokens: int) -> Reference:
 def _case(run: Run, i: int, text: np.ndarray[Any, Any]) -> Case:
     """Build case number ``i``, with a prompt from a generated text, sampling options and a 64-bit seed.
 
-    The prompt begins with the start symbol in the same cases as the result of ``Run.prompt_ids``. It ends before the
-    first end token, because the model would generate no text after an end token.
+    The prompt begins with the start symbol in the same cases as the result of ``Run.prompt_ids``. The prompt ends
+    before the first end token, because the model would generate no text after an end token.
     """
     P = LENGTHS[i % len(LENGTHS)]
     prompt = text[:P] if P == 1 or run.metadata.prompt_start else text[1 : P + 1]
@@ -216,7 +216,7 @@ def _reasons_quantized(loss: float, max_increase: float, repeated: int, texts: i
 def _held_out(run: Run, reference: Reference) -> tuple[Text, str]:
     """Return the text for which the loss is computed, and its description.
 
-    The text is the validation text of the run. If this is not available, the text consists of texts from Keras.
+    The text is the validation text of the run. If this is not available, the function returns texts of Keras.
     """
     settings = run.recipe
     try:

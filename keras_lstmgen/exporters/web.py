@@ -1,6 +1,6 @@
 """Export to a web page that generates text in the browser: a folder of static files for any web server.
 
-The folder contains the code of the page, which is in ``export/browser``, the graph ``step``, the tokenizer, the
+The folder contains the code of the page (from ``export/browser``), the graph ``step``, the tokenizer, the
 metadata and ONNX Runtime Web. The first export downloads ONNX Runtime Web with npm. Later exports need no network, and
 the page does not connect to other servers.
 """

@@ -51,7 +51,7 @@ class Ensemble(keras.layers.Layer):
         return tf.stack(logits, axis=2) if training else mixed(logits)
 
     def get_config(self) -> dict[str, Any]:
-        """Return the configuration of the layer, which contains the configurations of its members."""
+        """Return the configuration of the layer, including the configurations of its members."""
         return {**super().get_config(), "members": [keras.saving.serialize_keras_object(one) for one in self.members]}
 
     @classmethod

@@ -18,11 +18,12 @@ TRAINER = keras.Model.fit.__module__  # module with the loops of fit, evaluate a
 class LSTM(keras.layers.LSTM):
     """LSTM layer with a native CPU kernel.
 
-    The layer has the same weights and results as ``keras.layers.LSTM``, and accepts the same arguments. It uses the
-    implementation of Keras in four cases: on a GPU, if the kernel does not support an argument, if the compiled
-    extension is missing, and in a function that may be exported. An exported function cannot call the kernel, because
-    the kernel exists only in this process. Therefore the layer uses the kernel only during training, in eager
-    execution, and in the functions that ``fit``, ``evaluate`` and ``predict`` trace, as these are never exported.
+    The layer has the same weights as ``keras.layers.LSTM``, and accepts the same arguments. With the default precision
+    and without weight drop, the layer also has the same results. It uses the implementation of Keras in four cases: on
+    a GPU, if the kernel does not support an argument, if the compiled extension is missing, and in a function that may
+    be exported. An exported function cannot call the kernel, because the kernel exists only in this process. Therefore
+    the layer uses the kernel only during training, in eager execution, and in the functions that ``fit``, ``evaluate``
+    and ``predict`` trace. An export contains none of these three.
 
     Sources: Hochreiter and Schmidhuber, "Long Short-Term Memory", 1997; Gers, Schmidhuber and Cummins, "Learning to
     Forget: Continual Prediction with LSTM", 2000 (forget gate); Wan et al., "Regularization of Neural Networks using
@@ -35,7 +36,7 @@ class LSTM(keras.layers.LSTM):
             faster on this CPU). Sums, gates and states are always float32. The implementation of Keras ignores
             this argument. With "bfloat16", the kernel raises ValueError if the CPU cannot multiply bfloat16.
         weight_drop: share of the recurrent weights to set to zero during training, from 0 to below 1. The layer selects
-            these weights once per window, so all time steps of a window use the same weights.
+            these weights once per window, so the same weights are zero in all time steps of a window.
         **options: passed to ``keras.layers.LSTM``.
 
     Raises:

@@ -72,7 +72,8 @@ def select_kernel(name: str) -> bool:
             not faster than the float32 kernels.
 
     Returns:
-        True if the kernel was selected. False if this processor cannot run it; the selection then stays unchanged.
+        True if the kernel was selected. False if this processor cannot run the kernel; the selection then stays
+            unchanged.
     """
     return library() is not None and _loaded_library().lstm_choose(name.encode()) == 0
 

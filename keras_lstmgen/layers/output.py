@@ -69,7 +69,7 @@ class Output(_Logits, keras.layers.Dense):
     """
 
     def products(self, rows: Any) -> tuple[Any, Any]:
-        """Compute the logits without the bias, [N, V], of inputs float32 [N, H]; return them and the bias [V]."""
+        """Return the logits without the bias, [N, V], and the bias, [V]; ``rows`` has the shape [N, H]."""
         return product(rows, self.kernel.value, self.precision), self.bias.value
 
     def part(self, ids: Any) -> tuple[Any, Any]:
@@ -103,7 +103,7 @@ class TiedOutput(_Logits):
         self.bias = self.add_weight(shape=(self.embedding.input_dim,), initializer="zeros", name="bias")
 
     def products(self, rows: Any) -> tuple[Any, Any]:
-        """Compute the logits without the bias, [N, V], of inputs float32 [N, E]; return them and the bias [V]."""
+        """Return the logits without the bias, [N, V], and the bias, [V]; ``rows`` has the shape [N, E]."""
         return product(rows, self.embedding.embeddings.value, self.precision, transposed=True), self.bias.value
 
     def part(self, ids: Any) -> tuple[Any, Any]:
@@ -111,7 +111,7 @@ class TiedOutput(_Logits):
         return tf.gather(self.embedding.embeddings.value, ids), tf.gather(self.bias.value, ids)
 
     def get_config(self) -> dict[str, Any]:
-        """Return the configuration of the layer, which contains the configuration of the embedding."""
+        """Return the configuration of the layer, including the configuration of the embedding."""
         return {**super().get_config(), "embedding": keras.saving.serialize_keras_object(self.embedding)}
 
     @classmethod

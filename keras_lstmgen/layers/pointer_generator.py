@@ -3,10 +3,10 @@
 Source: See, Liu and Manning, "Get To The Point: Summarization with Pointer-Generator Networks", 2017. At each step, h'
 is the output of the attention (``attention``), and the probabilities p of the next token are::
 
-    g = sigmoid(h' w + b)                    share of the output layer
+    g = sigmoid(h' w + b)                    weight of the output layer
     p = g softmax(h' W + c) + (1 - g) a      a[id]: sum of the attention weights of all steps with the input id
 
-The last number of each memory slot is 1 + id. Without a pointer-generator, it is 1.
+The last number of each memory slot is 1 + id. Without a pointer-generator, this number is 1.
 """
 
 from typing import Any, NamedTuple
@@ -49,7 +49,7 @@ def with_copies(gate: Gate, h: Any, logits: Any, attention_weights: Any, read: A
 
 
 def shares(gate: Gate, h: Any) -> tuple[Any, Any]:
-    """Compute the logarithms of g and of 1 - g, each float32 [R, 1], from h', float32 [R, H]."""
+    """Return log(g) and log(1 - g), each float32 [R, 1]; ``h`` is h', float32 [R, H]."""
     z = tf.matmul(h, gate.weights) + gate.bias
     rest = _log_1p_exp_minus(tf.abs(z))
     return tf.minimum(z, 0) - rest, tf.minimum(-z, 0) - rest
@@ -159,7 +159,7 @@ class Pointer(keras.layers.Layer):
         return Gate(self.gate.kernel.value, self.gate.bias.value)
 
     def get_config(self) -> dict[str, Any]:
-        """Return the configuration of the layer, which contains the configuration of the model."""
+        """Return the configuration of the layer, including the configuration of the model."""
         return {**super().get_config(), "member": keras.saving.serialize_keras_object(self.member)}
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Regularization layers, which are active only during training.
+"""Regularization layers; they are active only during training.
 
 Two other kinds of regularization are implemented elsewhere: ``layers.lstm.LSTM`` implements weight drop, and the
 optimizer averages the weights.
@@ -11,7 +11,7 @@ import keras
 
 @keras.saving.register_keras_serializable(package="keras_lstmgen")
 class DroppedEmbedding(keras.layers.Embedding):
-    """Embedding layer with embedding dropout, which maps ids int32 [B, T] to float32 [B, T, E].
+    """Embedding layer with embedding dropout; the layer maps ids int32 [B, T] to float32 [B, T, E].
 
     For each batch, the layer selects random ids, and sets the embeddings of all their occurrences to zero. It
     multiplies all other embeddings by 1 / (1 - rate). The embedding matrix itself does not change, so an output layer
@@ -92,7 +92,7 @@ class ActivationRegularization(keras.layers.Layer):
     Source: Merity, McCann and Socher, "Revisiting Activation Regularization for Language RNNs", 2017.
 
     Args:
-        strength: factor of AR. The factor of TAR is half of it.
+        strength: factor of AR. The factor of TAR is ``strength / 2``.
         **options: passed to ``keras.layers.Layer``.
     """
 

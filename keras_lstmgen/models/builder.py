@@ -65,7 +65,7 @@ def build(
     T: int | None = None,
     training: TrainingOptions | None = None,
 ) -> keras.Sequential:
-    """Build the model of a recipe, which maps ids int32 [B, T] to logits float32 [B, T, V].
+    """Build the model of a recipe; the model maps ids int32 [B, T] to logits float32 [B, T, V].
 
     If ``B`` is given, the model is for training. It contains the regularization layers, and its LSTM layers can carry
     their state from batch to batch. If ``B`` is None, the model is for inference, and each call begins with a zero

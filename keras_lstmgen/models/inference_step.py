@@ -117,7 +117,8 @@ def in_parts(weights: Weights) -> Weights:
 
     The function therefore splits each matrix into eight parts. The inference step multiplies each part separately and
     adds the eight results. Each partial sum has only H / 8 terms, so the rounding errors are smaller. Eight products
-    take longer than one product. Weights with a vocabulary below ``LARGE`` are returned unchanged.
+    take longer than one product. Therefore the function returns the weights of a model with fewer than ``LARGE`` ids
+    unchanged.
     """
     if int(weights.output_bias.shape[0]) < LARGE:
         return weights
@@ -190,7 +191,7 @@ def for_each_member(weights: Weights, run: Callable[[Weights, Any], tuple[Any, A
 def traced_step(weights: Weights, ids: Any, state: Any) -> StepTrace:
     """Compute ``step`` for one member, and return the intermediate values too.
 
-    This does not make the exported graphs larger, because TensorFlow removes values that a graph does not use.
+    The intermediate values do not make exported graphs larger, because TensorFlow removes unused values from a graph.
     """
     x = _embedded(weights, ids)
     parts, memory = split_state(weights, state)
@@ -240,7 +241,7 @@ def split_state(weights: Weights, state: Any) -> tuple[list[Any], Any]:
 
 
 def join_state(parts: list[Any], memory: Any) -> Any:
-    """Concatenate the results of ``split_state`` to a state, float32 [B, S]."""
+    """Concatenate the two results of ``split_state`` to one state, float32 [B, S]."""
     flat = [] if memory is None else [tf.reshape(memory, [-1, memory_size(memory.shape[1])])]
     return tf.concat([*parts, *flat], axis=1)
 

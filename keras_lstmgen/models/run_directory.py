@@ -127,8 +127,8 @@ def create(parent: Path, name: str) -> Path:
 def find(name: str | None, parent: Path) -> Path:
     """Return the folder of a run, or of the newest run in ``parent`` if ``name`` is None.
 
-    A name with a slash, ``.`` and ``..`` are paths. Every other name is the name of a run in ``parent``, even if the
-    working directory contains a file or a folder with this name.
+    If ``name`` contains a slash, or is ``.`` or ``..``, it is the path of the folder. Any other name is the name of a
+    run in ``parent``, even if the working directory contains a file or a folder with this name.
 
     Raises:
         UserError: if the run does not exist.
@@ -200,7 +200,7 @@ def load(folder: Path) -> Run:
 
 
 def load_metadata(folder: Path) -> Metadata:
-    """Read ``keras_lstmgen.json``; raise UserError if it is damaged or of another format version."""
+    """Read ``keras_lstmgen.json``; raise UserError if the file is damaged or has another format version."""
     path = folder / METADATA
     values = atomic.read_json(path)
     if not isinstance(values, dict) or values.get("format_version") != FORMAT_VERSION:
