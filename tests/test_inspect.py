@@ -484,7 +484,7 @@ def test_characters_that_no_font_has_are_named_once_with_a_font_that_has_them(
     options = ("--text", tmp_path / "poem.txt", "--output", tmp_path / "out")
     out = inspected(capsys, GOLDEN, "--prompt", "床前明月光", *options)
     (said,) = [line for line in out.splitlines() if "no installed font" in line]
-    assert re.search(r"has 床 前 明 月 光[^:]*: the pictures show codes such as \\u5e8a in their place", said)
+    assert re.search(r"contains 床 前 明 月 光[^:]*: the pictures show codes such as \\u5e8a instead", said)
     assert "Noto Sans CJK (the package fonts-noto-cjk)" in said
 
 
