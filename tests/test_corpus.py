@@ -76,7 +76,7 @@ def test_a_text_that_no_character_parts_is_an_error_not_a_full_memory(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("keras_lstmgen.data.readers.LONGEST", 100)
-    with pytest.raises(UserError, match=r"0\.txt: more than 100 characters"):
+    with pytest.raises(UserError, match=r"0\.txt: a document has more than 100 characters"):
         both(make("가" * 101, normalize="nfc"))
 
 
