@@ -104,7 +104,7 @@ def test_what_lies_in_the_working_directory_hides_no_run_and_a_slash_makes_a_pat
     assert run_directory.find("novel", Path("shelf")) == Path("shelf/novel")
     for word in ("./novel", "novel/", str(shelf.parent / "novel")):
         assert run_directory.find(word, Path("shelf")).resolve() == shelf.parent / "novel"
-    with pytest.raises(UserError, match=r"^letters: there is no such run; for the folder .*, type \./letters$"):
+    with pytest.raises(UserError, match=r"^letters: there is no such run; to select the folder .*, type \./letters$"):
         run_directory.find("letters", Path("shelf"))
     with pytest.raises(UserError, match=r"^: there is no such run"):
         run_directory.find("", Path("shelf"))
