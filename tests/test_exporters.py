@@ -729,7 +729,7 @@ def test_a_proof_sees_what_is_wrong_in_the_texts_of_the_signature_in_strings(tra
     assert verify.reasons_in_strings(model, trial, call) == ()
     (reason,) = verify.reasons_in_strings(model, trial, wrong)
     assert len(compared) > 12
-    assert reason == f"in strings {len(compared) - 1} of {len(compared)} texts are identical"
+    assert reason == f"with the string signature, {len(compared) - 1} of {len(compared)} texts are identical"
 
 
 def test_a_proof_allows_one_text_in_a_hundred_and_of_a_large_vocabulary_five(trained: Path) -> None:
