@@ -80,9 +80,9 @@ def next_command(*words: str | Path) -> None:
 
 
 def next_beside(*words: str | Path) -> None:
-    """Print to standard error the command that the user can type next.
+    """Print the command that the user can type next to standard error.
 
-    Verbs whose standard output is generated text or JSON use this function instead of ``next_command``.
+    Commands that write generated text or JSON to standard output use this function instead of ``next_command``.
     """
     notes.print(_next(words))
 

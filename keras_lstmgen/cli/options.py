@@ -213,8 +213,8 @@ def _add_constraints(parser: argparse.ArgumentParser) -> None:
         action="extend",
         default=[],
         metavar="TOKEN=X",
-        help="number to add to the logit of a token; write TOKEN in the spelling of the tokenizer or as #ID; -inf: "
-        "never sample the token",
+        help="number to add to the logit of a token; TOKEN is a token as the tokenizer writes it, or #ID; with -inf, "
+        "the token is never sampled",
     )
     host.add_argument(
         "--regex", type=_parse_text, metavar="PATTERN", help="regular expression that the whole text must match"

@@ -73,7 +73,7 @@ class _Parser(argparse.ArgumentParser):
         super().exit(status, message)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Parse command line arguments; raise UserError for an unknown option or an argument too many."""
+        """Parse command line arguments; raise UserError for unknown options and for too many arguments."""
         self._words = list(sys.argv[1:] if args is None else args)
         args, beam_options = _split_at_dashes(args) if self.get_default("beam") is not None else (args, [])
         known, unknown = super().parse_known_args(args, namespace)

@@ -234,7 +234,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
 
 
 def _check_same(folder: Path, table: str, given: dict[str, Any], stored: dict[str, Any]) -> None:
-    """Raise UserError if a recipe sets a value of a table that differs from the value in the prepared folder.
+    """Raise UserError if a table of the recipe sets an option to another value than the prepared folder has.
 
     A value that equals the default counts as not set.
 

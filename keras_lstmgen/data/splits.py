@@ -1,10 +1,11 @@
 """Divide a corpus into a training split and a validation split.
 
-A stream is the concatenation of its files. Each file starts on a new line. The beginning of the stream is the training
-split, and the rest is the validation split.
+If the corpus is one continuous text (a stream), its files are concatenated, and each file starts on a new line. The
+beginning of the stream is the training split, and the rest is the validation split.
 
-In all other corpora, a seeded hash assigns each document to a split. Documents with the same text are therefore in the
-same split. The hash of a pair depends only on its source, or only on its target if the source is a label.
+If the corpus consists of documents, a seeded hash assigns each document to a split. Documents with the same text are
+therefore in the same split. The hash of a pair depends only on its source, or only on its target if the source is a
+label.
 
 Before the division, each document, or each file of a stream, can be converted to a Unicode normalization form.
 """

@@ -1,7 +1,7 @@
 """Evaluate a run.
 
-The report contains the loss on held-out text, passages that samples copy from the training text, and the measures that
-the recipe of the run selects.
+The report contains the loss on held-out text, the measures that the recipe of the run selects, and the passages of
+generated samples that also occur in the training text.
 """
 
 import tempfile

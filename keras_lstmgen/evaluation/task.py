@@ -1,4 +1,4 @@
-"""Define the input of a measure: a run, its texts, and answers that several measures share."""
+"""Define the input of a measure: a run, its texts, and the answers that the run generates once for all measures."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass

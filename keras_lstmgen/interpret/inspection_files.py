@@ -34,7 +34,7 @@ def write(inspection: Inspection, folder: Path) -> None:
 
 
 def missing_characters(inspection: Inspection) -> str:
-    """Return a message about the characters in the pictures that no installed font contains, or an empty string."""
+    """Return a message if the pictures contain characters that no installed font has; otherwise, an empty string."""
     labels = [label for row in inspection.next_tokens for label, _ in row]
     text = "".join(_passages(inspection)[1].parts)[: plots.COLUMNS * plots.LINES]
     return plots.missing_characters("".join([*inspection.watched.labels, *labels, text]))

@@ -32,7 +32,8 @@ def train(settings: recipe.Tokenizer, texts: Callable[[], Iterator[str]]) -> byt
 
     The types char and word contain the most frequent symbols, sorted by frequency and then by code point. The types bpe
     (Sennrich et al., 2016) and unigram (Kudo, 2018) are trained on a seeded sample of at most 100,000 lines. In
-    these two types, up to half of the entries are single characters, or more if the text has too few longer pieces.
+    these two types, at most half of the entries are single characters. More single characters get entries
+    if the text has too few longer pieces.
 
     Args:
         settings: type and size of the vocabulary.
