@@ -178,7 +178,7 @@ def test_sigterm_does_not_wait_for_the_validation_which_is_made_up_for(
 
     with monkeypatch.context() as patch:
         patch.setattr(likelihood, "stream_nll", wrapped)
-        with pytest.raises(Terminated, match="stopped by SIGTERM, and saved"), signals.raise_terminated():
+        with pytest.raises(Terminated, match="stopped by SIGTERM, checkpoint saved"), signals.raise_terminated():
             shown(trainer.train, plain, tmp_path, "run")
     assert not (tmp_path / "run" / run_directory.MODEL).exists()
     trainer.resume(tmp_path / "run", plain)
