@@ -149,9 +149,9 @@ def command(*program: str | Path) -> Write:
 def javascript(request: pytest.FixtureRequest) -> Write:
     """The web page's modules over a page made here, in Node, which answers all cases at once."""
     folder = request.getfixturevalue("exported")
-    page = npm.or_skip(lambda: web.write(run_directory.load(RUN), folder))
+    npm.or_skip(lambda: web.write(run_directory.load(RUN), folder))
     asked = [{key: case[key] for key in ("prompt", "seed", "max_new_tokens", "options")} for case in GOLDEN]
-    command = ["node", str(web.kit() / "run.mjs"), str(page)]
+    command = ["node", str(web.kit() / "run.mjs"), str(folder / web.PATH)]
     done = subprocess.run(command, input=json.dumps(asked).encode(), capture_output=True, timeout=600)
     assert done.returncode == 0, done.stderr
     answers = json.loads(done.stdout)
