@@ -141,7 +141,7 @@ def test_a_line_names_what_no_font_has_and_what_to_install(monkeypatch: pytest.M
     monkeypatch.setattr(plots, "_faces", lambda: own)
     monkeypatch.setattr(plots, "_font_of", plots._font_of.__wrapped__)
     assert plots.missing_characters("a\té␣") == ""
-    assert "has 床: the pictures show codes such as \\u5e8a" in plots.missing_characters("床a床")
+    assert "contains 床: the pictures show codes such as \\u5e8a" in plots.missing_characters("床a床")
     for character, package in (("가", "noto-cjk"), ("ក", "noto-core"), ("\U0001f9a4", "symbola")):
         assert f"fonts-{package}" in plots.missing_characters(character)
     said = plots.missing_characters("".join(map(chr, range(0x4E00, 0x4E00 + 12))))

@@ -54,7 +54,7 @@ function ready({ vocab_size, recipe, metrics }) {
   const size = units ? `An LSTM, ${layers} × ${units} units, ` : "An LSTM ";
   const quality = loss ? `, validation loss ${loss.toFixed(2)} nats per token` : "";
   const about = `${size}${vocab_size.toLocaleString("en")} tokens${quality}.`;
-  const where = "The model runs in your browser; your text stays on this device.";
+  const where = "It runs in your browser; your text stays here.";
   element("about", HTMLElement).textContent = `${about} ${where}`;
   // A bar has its full height at the surprise of a uniform distribution over all tokens.
   bars = strip(element("strip", HTMLElement), text, element("readout", HTMLElement), Math.log(vocab_size));
