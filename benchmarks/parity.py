@@ -21,7 +21,7 @@ import tensorflow as tf
 
 from benchmarks import measure, page
 from benchmarks.measure import Table, publish
-from keras_lstmgen.exporters import onnx, saved_model, tflite, verify
+from keras_lstmgen.exporters import registry, saved_model, verify
 from keras_lstmgen.exporters.verify import Case
 from keras_lstmgen.generation import decoding_loop, sampling, text_generation
 from keras_lstmgen.generation.sampling import Options
@@ -30,7 +30,7 @@ from keras_lstmgen.models import inference_step
 from keras_lstmgen.models import run_directory as runs
 from keras_lstmgen.utils.errors import UserError
 
-FORMATS = {"SavedModel": saved_model, "TFLite": tflite, "ONNX": onnx}
+FORMATS = {"SavedModel": "saved_model", "TFLite": "tflite", "ONNX": "onnx"}
 STRINGS = "SavedModel, in strings"
 IN_PAGE = 100  # texts that the web page writes too
 NEEDED = 0.999  # part of the texts
@@ -96,7 +96,7 @@ def compared(run: runs.Run, folder: Path, texts: int, tokens: int, without_brows
 
 def _by_graph(run: runs.Run, name: str, folder: Path, cases: list[Case], tokens: int) -> tuple[Texts, float]:
     """What a format's graph writes, and the seconds that it took, opening left out."""
-    call = FORMATS[name].open_artifact(folder)
+    call = registry.exporter(FORMATS[name]).open_artifact(folder)
     return timed(lambda: in_artifact(run, call, cases, tokens))
 
 
