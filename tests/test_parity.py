@@ -1,6 +1,7 @@
 """The command that holds every runtime against Keras finds what is the same, and shows what is not."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,7 @@ def test_a_text_that_differs_is_shown_with_the_step_and_the_distance_of_the_cand
         return call
 
     open_artifact = onnx.open_artifact
-    monkeypatch.setattr(onnx, "open_artifact", wrong)
+    monkeypatch.setitem(onnx.EXPORTERS, "onnx", replace(onnx.EXPORTERS["onnx"], open_artifact=wrong))
     status, rows = asked(trained, tmp_path, "--without-browser")
     assert status == 1
     (bad,) = [row for row in rows if row["identical"] < row["texts"]]

@@ -253,7 +253,7 @@ def _summed(tensor: Any) -> Any:
     return _strategy.run(reduce, args=(tensor,))
 
 
-@tf.function(reduce_retracing=True)
+@tf.function(reduce_retracing=True, autograph=False)
 def _summed_now(tensor: Any) -> Any:
     """Return the sum of a tensor over all workers; callable outside a ``tf.function``."""
     return _summed(tensor)

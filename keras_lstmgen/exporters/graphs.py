@@ -49,9 +49,9 @@ class Graphs(tf.Module):
         options = [
             tf.TensorSpec([None], tf.int32 if name == "top_k" else tf.float32, name) for name in sampling.Rows._fields
         ]
-        self.step = tf.function(self._step, input_signature=[ids, state])
-        self.generate = tf.function(self._generate, input_signature=[window, state, noise, *options])
-        self.score = tf.function(self._score, input_signature=[window, state])
+        self.step = tf.function(self._step, input_signature=[ids, state], autograph=False)
+        self.generate = tf.function(self._generate, input_signature=[window, state, noise, *options], autograph=False)
+        self.score = tf.function(self._score, input_signature=[window, state], autograph=False)
 
     def signatures(self) -> dict[str, Any]:
         """Return the graphs by name."""

@@ -59,10 +59,14 @@ class Strings(tf.Module):
         texts = tf.TensorSpec([None], tf.string, "text")
         return {
             "serving_default": _with_defaults(self.complete),
-            "complete": tf.function(self.complete_prompt, input_signature=[tf.TensorSpec([None], tf.string, "prompt")]),
-            "score_text": tf.function(self.score_text, input_signature=[texts]),
-            "tokenize": tf.function(self.tokenize, input_signature=[texts]),
-            "detokenize": tf.function(self.detokenize, input_signature=[tf.TensorSpec([None, None], tf.int32, "ids")]),
+            "complete": tf.function(
+                self.complete_prompt, input_signature=[tf.TensorSpec([None], tf.string, "prompt")], autograph=False
+            ),
+            "score_text": tf.function(self.score_text, input_signature=[texts], autograph=False),
+            "tokenize": tf.function(self.tokenize, input_signature=[texts], autograph=False),
+            "detokenize": tf.function(
+                self.detokenize, input_signature=[tf.TensorSpec([None, None], tf.int32, "ids")], autograph=False
+            ),
         }
 
     def complete_prompt(self, prompt: Any) -> dict[str, Any]:
@@ -222,7 +226,9 @@ def _with_defaults(complete: Callable[..., Any]) -> Any:
     ) -> Any:  # fmt: skip
         return complete(prompt, seed, max_new_tokens, repetition_penalty, temperature, top_k, top_p, min_p)
 
-    return tf.function(serving_default, input_signature=[tf.TensorSpec([None], tf.string, "prompt"), *specs])
+    return tf.function(
+        serving_default, input_signature=[tf.TensorSpec([None], tf.string, "prompt"), *specs], autograph=False
+    )
 
 
 def _limit_assertion(limits: Any) -> Any:
