@@ -1,6 +1,7 @@
 """Parse the command line. Each error message is one line and suggests a correction."""
 
 import argparse
+import difflib
 import re
 import shlex
 import sys
@@ -92,7 +93,7 @@ class _Parser(argparse.ArgumentParser):
         """Return a suggestion for an unknown option.
 
         The function tries in turn: an option that begins or ends with the given word, the positional argument with
-        this name, the verbs that have this option, and the most similar option.
+        this name, the verbs that have an option that begins with the given word, and the most similar option.
         """
         known = [name for name in self._option_string_actions if name.startswith("--") and name != "--help"]
         for matches in ("^" + re.escape(option), re.escape(f".{option.removeprefix('--')}") + "$"):
@@ -100,9 +101,21 @@ class _Parser(argparse.ArgumentParser):
                 return f"; the nearest is '{recipe.nearest(option, found)}'"
         if any(option == f"--{action.dest}" for action in self._get_positional_actions()):
             return f"; give the {option.removeprefix('--')} without '{option}' before it"
-        if verbs := [f"'{verb}'" for verb, parser in self.verbs.items() if option in parser._option_string_actions]:
-            return f" here; it belongs to {' and '.join(filter(None, (', '.join(verbs[:-1]), verbs[-1])))}"
-        return f"; the nearest is '{recipe.nearest(option, known)}'"
+        if owners := self._owners(option):
+            return owners
+        similar = difflib.get_close_matches(option, known, 1)
+        return f"; the nearest is '{similar[0]}'" if similar else f"; see '{self.prog} --help'"
+
+    def _owners(self, option: str) -> str:
+        """Return a suggestion that names the verbs with an option that begins with ``option``; "" if there are none."""
+        options = {verb: list(parser._option_string_actions) for verb, parser in self.verbs.items()}
+        found = [name for names in options.values() for name in names if name.startswith(option)]
+        if not found:
+            return ""
+        name = recipe.nearest(option, found)
+        verbs = [f"'{verb}'" for verb, names in options.items() if name in names]
+        subject = "it" if name == option else f"'{name}'"
+        return f" here; {subject} belongs to {' and '.join(filter(None, (', '.join(verbs[:-1]), verbs[-1])))}"
 
 
 def _split_at_dashes(words: list[str]) -> tuple[list[str], list[str]]:
