@@ -314,7 +314,7 @@ def test_a_named_pipe_is_read_once_and_kept_for_every_pass(pipe: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["-", "/dev/stdin", "/dev/fd/0", "/dev/fd/63", "/proc/self/fd/63", "/dev/null", "/dev/zero"]
+    "name", ["-", "/dev/stdin", "/dev/fd/0", "/dev/fd/99999", "/proc/self/fd/99999", "/dev/null", "/dev/zero"]
 )
 def test_what_is_no_file_is_known_to_be_read_once_and_a_device_is_refused(
     name: str, home: Path, monkeypatch: pytest.MonkeyPatch

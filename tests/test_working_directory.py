@@ -22,7 +22,8 @@ TRAINED = [word for name, value in SMALL.items() if "export" not in name for wor
 
 
 def run_in(folder: Path, *words: str) -> "subprocess.CompletedProcess[str]":
-    variables = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    # Coverage, if it is measured, imports modules when a child process starts.
+    variables = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "COVERAGE"))}
     return subprocess.run([sys.executable, *words], cwd=folder, env=variables, capture_output=True, text=True)
 
 
