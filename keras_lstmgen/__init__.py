@@ -1,12 +1,43 @@
 """Train an LSTM text generator with Keras, and export it to TF Serving, TFLite, ONNX and the browser.
 
-``docs/architecture.md`` shows how data flows through the packages.
+``docs/python.md`` describes the Python API. ``docs/architecture.md`` shows how data flows through the packages.
 """
 
+import importlib
 import os
 import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from keras_lstmgen import layers as layers
+    from keras_lstmgen.api.text_generator import TextGenerator as TextGenerator
+    from keras_lstmgen.tokenizers.tokenizer import Tokenizer as Tokenizer
+    from keras_lstmgen.utils.errors import UserError as UserError
 
 __version__ = "0.1.0"
+__all__ = ["TextGenerator", "Tokenizer", "UserError", "layers"]
+
+# The module of each public name. ``import keras_lstmgen`` imports none of these modules, so that it is fast. None of
+# them may import TensorFlow when it is imported.
+_MODULES = {
+    "TextGenerator": "keras_lstmgen.api.text_generator",
+    "Tokenizer": "keras_lstmgen.tokenizers.tokenizer",
+    "UserError": "keras_lstmgen.utils.errors",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used."""
+    if name == "layers":
+        return importlib.import_module("keras_lstmgen.layers")
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_MODULES[name]), name)
+
+
+def __dir__() -> list[str]:
+    """Return the names of the module, including the public names that are not imported yet."""
+    return sorted({*globals(), *__all__})
 
 
 def _leave_out_working_directory() -> None:

@@ -93,6 +93,8 @@ def load(corpus: recipe.Corpus) -> Encoded | None:
         return None
     try:
         return _read(folder, _manifest(folder))
+    except UserError:
+        raise
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{folder / MANIFEST}: is damaged ({error}); prepare the corpus again") from error
 

@@ -46,6 +46,8 @@ def train(documents: Iterable[tuple[str, str]]) -> Classifier:
     vectorizer = CountVectorizer(analyzer=iter)  # each document is already a list of features
     try:
         counts = vectorizer.fit_transform(read())
+    except UserError:
+        raise
     except ValueError as error:
         raise UserError(f"evaluate.measures: 'kind' needs words in the training text ({error})") from error
     return Classifier(vectorizer, MultinomialNB(alpha=1.0).fit(counts, labels))

@@ -3,11 +3,14 @@
 import os
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import IO
 
 from keras_lstmgen.system import standard_streams
+
+_lock = threading.RLock()  # all threads of a process share file descriptor 2
 
 
 @contextmanager
@@ -15,7 +18,8 @@ def captured_stderr(show_on_failure: bool = True) -> Iterator[None]:
     """Capture the output to file descriptor 2 inside the context, and discard it if the block succeeds.
 
     TensorFlow prints a message about a missing GPU before its log level applies, and converters print a message for
-    each pass. Python's logging and warnings modules cannot filter these messages.
+    each pass. Python's logging and warnings modules cannot filter these messages. Only one thread at a time runs the
+    block, because all threads of the process write to the same file descriptor.
 
     Args:
         show_on_failure: whether to write the captured output to standard error if the block raises an exception.
@@ -24,8 +28,8 @@ def captured_stderr(show_on_failure: bool = True) -> Iterator[None]:
     standard_streams.open_closed()
     if sys.stderr:
         sys.stderr.flush()
-    original = os.dup(2)
-    with _memory_file() as file:
+    with _lock, _memory_file() as file:
+        original = os.dup(2)
         os.dup2(file.fileno(), 2)
         try:
             yield

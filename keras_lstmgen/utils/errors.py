@@ -7,11 +7,12 @@ from collections.abc import Sized
 from pathlib import Path
 
 
-class UserError(Exception):
+class UserError(ValueError):
     """Report an error that the user can correct, such as invalid input or a missing file.
 
     The message is one line. It names the place (file, line, byte or key), the problem, and the correction. The command
-    line prints the message and exits with status 2.
+    line prints the message and exits with status 2. The class extends ValueError because callers of a Python library
+    expect this exception for invalid arguments.
     """
 
 

@@ -57,6 +57,8 @@ def _describe(folder: Path, metadata: dict[str, Any]) -> None:
     """
     try:
         values, artifacts = _model_rows(metadata), _artifact_rows(folder)
+    except UserError:
+        raise
     except DAMAGE as error:
         raise UserError(
             f"{folder}: the metrics or export.json of the run are damaged ({error}); copy the whole folder of the run "
