@@ -5,7 +5,7 @@ Only command line options and the recipe of a new training are checked. The reci
 
 import argparse
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from keras_lstmgen.config import recipe
 from keras_lstmgen.config.recipe import Recipe
@@ -74,14 +74,14 @@ def check(settings: Recipe, given: Iterable[str], where: str) -> None:
             raise UserError(f"{where}{name} has no effect here: it needs {need.description}")
 
 
-def check_sampling(arguments: argparse.Namespace) -> None:
+def check_sampling(arguments: Any) -> None:
     """Raise UserError for a sampling option that has no effect.
 
     No sampling option has an effect if no tokens are generated. In greedy decoding or in a beam search, some sampling
     options have no effect.
 
     Args:
-        arguments: the command line of ``generate``, ``chat`` or ``inspect``.
+        arguments: the options of ``generate``, ``chat`` or ``inspect`` as attributes.
     """
     if not arguments.max_new_tokens:
         _refuse(arguments, SAMPLING, "--max-new-tokens")
@@ -91,11 +91,11 @@ def check_sampling(arguments: argparse.Namespace) -> None:
         _refuse(arguments, NOT_GREEDY, "a --temperature above 0, because 0 always selects the most probable token")
 
 
-def _refuse(arguments: argparse.Namespace, names: Iterable[str], description: str) -> None:
+def _refuse(arguments: Any, names: Iterable[str], description: str) -> None:
     """Raise UserError for the first option whose value differs from the default.
 
     Args:
-        arguments: the command line.
+        arguments: the options as attributes.
         names: names of the options to check.
         description: text that completes "it needs …" in the message.
     """

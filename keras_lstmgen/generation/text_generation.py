@@ -1,7 +1,7 @@
 """Generate texts from a prompt with a trained run, by sampling or by beam search."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from typing import Any
 
@@ -175,27 +175,68 @@ class Generator:
         """
         check_not_empty("seeds", seeds)
         check_not_empty("ids", ids)
+        texts = [self._start(ids, config, partial(emit, row)) for row in range(len(seeds))]
+        chunks = self._chunks(texts, (ids, state), config, seeds)
+        while not should_stop() and (after := next(chunks, None)) is not None:
+            state = after
+        for text in texts:
+            text.finish("break" if should_stop() else "length")
+        return [text.sample for text in texts], state
+
+    def stream(self, prompt: str, config: GenerationConfig, *, seed: int = 0) -> Iterator[str]:
+        """Generate a text, and yield its characters in parts as soon as they are final.
+
+        The caller may stop the iteration at any time. The parts form the text that ``generate`` returns.
+
+        Args:
+            prompt: see ``generate``.
+            config: settings of the generation.
+            seed: 64-bit seed.
+
+        Raises:
+            UserError: if the vocabulary cannot satisfy an option of ``config.host``.
+        """
+        metadata, ids, parts = self.run.metadata, self.run.prompt_ids(prompt), list[str]()
+        state = initial_state(1, metadata.state_size, metadata.vocab_size)
+        text = self._start(ids, replace(config, keep_text=False), parts.append)
+        for _ in self._chunks([text], (ids, state), config, [seed]):
+            yield from parts
+            parts.clear()
+        text.finish("length")
+        yield from parts
+
+    def _chunks(
+        self,
+        texts: list[GrowingText],
+        prompt: tuple[Sequence[int], DecodingState],
+        config: GenerationConfig,
+        seeds: Sequence[int],
+    ) -> Iterator[DecodingState]:
+        """Extend texts by chunks of tokens until all texts have ended, and yield the state after each chunk.
+
+        Args:
+            texts: the texts, one per seed.
+            prompt: the ids to feed to the model before the first token, and the state of the texts before these ids.
+            config: settings of the generation.
+            seeds: see ``generate``.
+        """
+        ids, state = prompt
         constraints = None if config.host is None else self.constraints(config.host)
-        texts = [self._start(ids, config, constraints, partial(emit, row)) for row in range(len(seeds))]
         options, batch = sampling.rows([config.options] * len(seeds)), np.array([ids] * len(seeds), np.int32)
         chunk, bias = 1 if constraints else CHUNK, _bias(texts, constraints)
         for start in range(0, config.max_new_tokens, chunk):
-            if all(text.sample.finish_reason for text in texts) or should_stop():
+            if all(text.sample.finish_reason for text in texts):
                 break
             N = min(chunk, config.max_new_tokens - start)
             result = self.loop(Request(batch, sampling.noise(list(seeds), N, start), options, bias=bias), state)
             self._extend(texts, result)
             batch, state = result.tokens.numpy()[:, -1:], result.state
             bias = _bias(texts, constraints)
-        for text in texts:
-            text.finish("break" if should_stop() else "length")
-        return [text.sample for text in texts], state
+            yield state
 
-    def _start(
-        self, ids: Sequence[int], config: GenerationConfig, constraints: Constraints | None, emit: Callable[[str], None]
-    ) -> GrowingText:
+    def _start(self, ids: Sequence[int], config: GenerationConfig, emit: Callable[[str], None]) -> GrowingText:
         """Create an empty text after the ids of a prompt."""
-        draft = logits_processors.begin(constraints, ids) if constraints else None
+        draft = None if config.host is None else logits_processors.begin(self.constraints(config.host), ids)
         return GrowingText(Sample(), Detokenizer(self.run.tokenizer, config.stop), emit, draft, config.keep_text)
 
     def _extend(self, texts: list[GrowingText], result: DecodingResult) -> None:
@@ -250,51 +291,6 @@ def sample_of(hypothesis: beam_search.Hypothesis, detokenizer: Detokenizer) -> S
             break
     text.finish("stop" if hypothesis.ended else "length")
     return sample
-
-
-def token_logprobs(run: Run, step: Step, prompt: str, tokens: Sequence[int], K: int) -> list[dict[str, Any]]:
-    """Compute the log-probability of each token of a text under the model, before the sampling options apply.
-
-    Args:
-        run: the trained run.
-        step: result of ``decoding_loop.compile_step``.
-        prompt: prompt of the text.
-        tokens: ids of the text without the prompt.
-        K: number of most likely tokens to return for each position, 0 or more.
-
-    Returns:
-        One dictionary per token, with five keys:
-
-        - ``position``: the index of the token in the text.
-        - ``id``: the id of the token.
-        - ``token``: the piece of the tokenizer for this id.
-        - ``logprob``: the natural logarithm of the probability of the token among all V ids.
-        - ``top_logprobs``: a list of the K most likely tokens at this position. Each entry of the list is a dictionary
-          with the keys ``id``, ``token`` and ``logprob``. The entries are sorted from the most likely to the least
-          likely token. Equally likely tokens are sorted by id.
-
-    Raises:
-        UserError: if K is negative.
-    """
-    check_at_least("K", K, 0)
-    state: Any = np.zeros((1, run.metadata.state_size), np.float32)
-    for token in run.prompt_ids(prompt):
-        logits, state = step(np.array([token]), state)
-    rows = []
-    for position, token in enumerate(tokens):
-        row = beam_search.log_softmax(logits)[0]
-        top = [_logprob_entry(run, int(other), row) for other in np.argsort(-row, kind="stable")[:K]]
-        rows.append({"position": position, **_logprob_entry(run, token, row), "top_logprobs": top})
-        logits, state = step(np.array([token]), state)
-    return rows
-
-
-def _logprob_entry(run: Run, token: int, logprobs: Any) -> dict[str, Any]:
-    """Return the id, the piece and the log-probability of a token.
-
-    The argument ``logprobs`` contains the log-probabilities of all ids, float64 [V].
-    """
-    return {"id": token, "token": run.tokenizer.piece(token), "logprob": round(float(logprobs[token]), 6)}
 
 
 def _bias(texts: list[GrowingText], constraints: Constraints | None) -> Any:

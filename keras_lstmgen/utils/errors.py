@@ -6,6 +6,8 @@ import shlex
 from collections.abc import Sized
 from pathlib import Path
 
+LARGEST = 2**31 - 1  # default maximum of a number, because TensorFlow graphs receive numbers as int32
+
 
 class UserError(ValueError):
     """Report an error that the user can correct, such as invalid input or a missing file.
@@ -38,6 +40,20 @@ def check_at_least(name: str, value: float, minimum: int) -> None:
     """
     if not value >= minimum:
         raise UserError(f"{name}: {value} is out of range; give {minimum} or more")
+
+
+def check_range(name: str, value: int, low: int, high: int = LARGEST) -> None:
+    """Raise UserError if a number is below ``low`` or above ``high``.
+
+    Args:
+        name: name of the argument or option; the message begins with this name.
+        value: the number.
+        low: smallest valid number.
+        high: largest valid number.
+    """
+    check_at_least(name, value, low)
+    if value > high:
+        raise UserError(f"{name}: {value} is out of range; give {high} or less")
 
 
 def check_not_empty(name: str, values: Sized) -> None:

@@ -3,11 +3,12 @@
 import argparse
 
 from keras_lstmgen.cli import chat_terminal, console
-from keras_lstmgen.cli.verbs.run_arguments import check_range, find_run, sampling_options
+from keras_lstmgen.cli.verbs.run_arguments import find_run, sampling_options
 from keras_lstmgen.config import effects
 from keras_lstmgen.generation.chat_session import ChatModel, ChatSession, remembered_turns
 from keras_lstmgen.generation.text_generation import GenerationConfig, Generator
 from keras_lstmgen.models import run_directory
+from keras_lstmgen.utils.errors import check_range
 
 
 def run(arguments: argparse.Namespace) -> None:

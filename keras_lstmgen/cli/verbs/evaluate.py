@@ -6,12 +6,13 @@ import json
 from keras_lstmgen.cli import console
 from keras_lstmgen.cli.display import evaluation_report
 from keras_lstmgen.cli.verbs.recipe_arguments import recipe_values
-from keras_lstmgen.cli.verbs.run_arguments import check_range, find_run, note_reserved_names
+from keras_lstmgen.cli.verbs.run_arguments import find_run, note_reserved_names
 from keras_lstmgen.config import effects, recipe
 from keras_lstmgen.data import sources
 from keras_lstmgen.evaluation.report import evaluate
 from keras_lstmgen.files import atomic
 from keras_lstmgen.models import run_directory
+from keras_lstmgen.utils.errors import check_range
 
 
 def run(arguments: argparse.Namespace) -> None:

@@ -4,39 +4,30 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from collections.abc import Iterator
+from dataclasses import fields, replace
 from pathlib import Path
 
 from rich.markup import escape
 
+from keras_lstmgen.api import generation_options
+from keras_lstmgen.api.generation_options import GenerateOptions, Plan
+from keras_lstmgen.api.loaded_model import LoadedModel
 from keras_lstmgen.cli import chat_terminal, console
-from keras_lstmgen.cli.verbs.run_arguments import check_range, find_run, sampling_options
-from keras_lstmgen.config import effects
-from keras_lstmgen.data import splits
+from keras_lstmgen.cli.verbs.run_arguments import find_run
 from keras_lstmgen.files import atomic
-from keras_lstmgen.generation import decoding_loop, text_generation
-from keras_lstmgen.generation.beam_search import BeamSearchConfig
 from keras_lstmgen.generation.growing_text import Sample
-from keras_lstmgen.generation.logits_processors import HostOptions
-from keras_lstmgen.generation.sampling import Options
-from keras_lstmgen.generation.text_generation import GenerationConfig, Generator
 from keras_lstmgen.models import run_directory
-from keras_lstmgen.models.run_directory import Run
 from keras_lstmgen.utils.errors import UserError
-
-MAX_TEXTS = 65_536  # maximum number of texts in a batch
-Emit = Callable[[int, str], None]  # a function that receives the index of a text and the next part of this text
 
 
 def run(arguments: argparse.Namespace) -> None:
     """Generate texts for each prompt, and print them or write them to a file."""
-    config, search = _generation_config(arguments), _beam_search_config(arguments)
-    effects.check_sampling(arguments)
+    plan = _plan(arguments)
     if arguments.output:
         _check_output(arguments.output)
     folder = find_run(arguments.run, arguments.runs)
-    generation = _Generation(run_directory.load(folder), arguments, config, search)
+    generation = _Generation(LoadedModel(run_directory.load(folder)), arguments, plan)
     prompts = _typed_prompts() if arguments.interactive else [_read_prompt(arguments)]
     texts = [generation.show(prompt, arguments.seed + number) for number, prompt in enumerate(prompts)]
     if arguments.output:
@@ -44,41 +35,12 @@ def run(arguments: argparse.Namespace) -> None:
     console.next_beside("keras-lstmgen", "evaluate", folder)
 
 
-def _generation_config(arguments: argparse.Namespace) -> GenerationConfig:
-    """Return the generation settings of the command line; raise UserError if a value is out of range."""
-    options = sampling_options(arguments)
-    values = {name: getattr(arguments, name) for name in HostOptions.__dataclass_fields__}
-    processors = HostOptions(**{**values, "logit_bias": tuple(arguments.logit_bias)})
-    check_range("--n", arguments.n, 1, MAX_TEXTS)
-    check_range("--max-new-tokens", arguments.max_new_tokens, 1)
-    if arguments.logprobs is not None:
-        check_range("--logprobs", arguments.logprobs, 0)
+def _plan(arguments: argparse.Namespace) -> Plan:
+    """Return the options of the command line; raise UserError if a value is out of range or has no effect."""
+    options = GenerateOptions(**{field.name: getattr(arguments, field.name) for field in fields(GenerateOptions)})
     # A text that is only printed is not stored, so that the memory use does not depend on the length of the text.
     keep = bool(arguments.n > 1 or arguments.output or arguments.logprobs is not None)
-    processors_or_none = processors if processors != HostOptions() else None
-    return GenerationConfig(arguments.max_new_tokens, options, arguments.stop, processors_or_none, keep)
-
-
-def _beam_search_config(arguments: argparse.Namespace) -> BeamSearchConfig | None:
-    """Return the settings of a beam search; None if ``--beams`` is not given."""
-    if not arguments.beams:
-        if arguments.length_penalty:
-            raise UserError("--length-penalty: applies to a beam search; give --beams too")
-        return None
-    search = BeamSearchConfig(arguments.beams, arguments.length_penalty, arguments.max_new_tokens)
-    for name, default in asdict(Options()).items():
-        if getattr(arguments, name) != default:
-            option = f"--{name.replace('_', '-')}"
-            raise UserError(
-                f"{option}: has no effect in a beam search, which does not sample; "
-                "leave out either this option or --beams"
-            )
-    if arguments.n > arguments.beams:
-        raise UserError(
-            f"--n: {arguments.n} is out of range; a search with --beams {arguments.beams} finds no more than "
-            f"{arguments.beams} texts"
-        )
-    return search
+    return generation_options.plan(options, keep)
 
 
 def _check_output(path: Path) -> None:
@@ -120,26 +82,19 @@ def _typed_prompts() -> Iterator[str]:
 class _Generation:
     """Generates texts for prompts and prints them."""
 
-    def __init__(
-        self, run: Run, arguments: argparse.Namespace, config: GenerationConfig, search: BeamSearchConfig | None
-    ) -> None:
-        """Compile the inference step of the run, and build the constraints.
+    def __init__(self, model: LoadedModel, arguments: argparse.Namespace, plan: Plan) -> None:
+        """Check the options against the vocabulary of the run.
 
         Args:
-            run: the run.
+            model: the loaded run.
             arguments: the command line.
-            config: settings of the generation.
-            search: settings of a beam search; None to sample.
+            plan: the options of the generation.
 
         Raises:
             UserError: an option cannot be satisfied with the vocabulary of the run.
         """
-        self.run, self.arguments, self.search = run, arguments, search
-        self.config = replace(config, stop=[splits.normalized(text, run.recipe.corpus) for text in config.stop])
-        self.step = decoding_loop.compile_step(run.weights)
-        self.generator = Generator(run)
-        if config.host or search:
-            self.constraints = self.generator.constraints(config.host or HostOptions())
+        self.model, self.arguments, self.plan = model, arguments, plan
+        model.check(plan)
 
     def show(self, prompt: str, seed: int) -> str:
         """Generate ``--n`` texts for a prompt and print them.
@@ -154,7 +109,7 @@ class _Generation:
         Returns:
             The texts, separated by blank lines; with ``--logprobs``, lines of JSON.
         """
-        ids_prompt = splits.normalized_prompt(prompt, self.run.recipe.corpus)
+        plan = self.plan._replace(options=replace(self.plan.options, seed=seed))
         prefix = self._prefix(prompt)
         shown = 0  # characters
 
@@ -168,12 +123,12 @@ class _Generation:
         if prefix:
             emit(0, prefix)
         began = time.perf_counter()
-        samples = self._samples(ids_prompt, seed, emit)
+        samples = self.model.samples(prompt, plan, emit)
         seconds = time.perf_counter() - began
         if self.arguments.logprobs is None:
             whole = "\n\n".join(prefix + sample.text for sample in samples)
         else:
-            whole = "\n".join(self._logprobs(ids_prompt, samples))
+            whole = "\n".join(self._logprobs(prompt, samples))
         if not self.arguments.output:
             sys.stdout.write(f"{whole[shown:]}\n")
             sys.stdout.flush()
@@ -189,33 +144,13 @@ class _Generation:
         arguments = self.arguments
         if not sys.stdout.isatty() or arguments.interactive or arguments.output or arguments.logprobs is not None:
             return ""
-        has_own_line = self.run.metadata.source_end_id != run_directory.NONE and not prompt.endswith("\n")
+        has_own_line = self.model.run.metadata.source_end_id != run_directory.NONE and not prompt.endswith("\n")
         return f"{prompt}\n" if prompt and has_own_line else prompt
-
-    def _samples(self, prompt: str, seed: int, emit: Emit) -> list[Sample]:
-        """Generate the texts for a prompt by beam search or sampling.
-
-        Args:
-            prompt: the normalized prompt.
-            seed: seed of the first text; the seed increases by 1 for each further text.
-            emit: function that receives each part of a text.
-        """
-        if self.search is not None:
-            samples = text_generation.search(
-                self.run, self.step, prompt, self.search, constraints=self.constraints, stop=self.config.stop
-            )
-            return samples[: self.arguments.n]
-        return self.generator.generate(
-            prompt, self.config, seeds=[seed + row for row in range(self.arguments.n)], emit=emit
-        )
 
     def _logprobs(self, prompt: str, samples: list[Sample]) -> Iterator[str]:
         """Yield a line of JSON for each token of each text."""
         for number, sample in enumerate(samples):
-            entries = text_generation.token_logprobs(
-                self.run, self.step, prompt, sample.tokens, self.arguments.logprobs
-            )
-            for entry in entries:
+            for entry in self.model.token_logprobs(prompt, sample, self.arguments.logprobs):
                 yield json.dumps({"text": number, **entry}, ensure_ascii=False)
 
 

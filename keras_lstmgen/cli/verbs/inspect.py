@@ -4,13 +4,13 @@ import argparse
 from pathlib import Path
 
 from keras_lstmgen.cli import console, inspection_report
-from keras_lstmgen.cli.verbs.run_arguments import check_range, find_run, note_reserved_names, sampling_options
+from keras_lstmgen.cli.verbs.run_arguments import find_run, note_reserved_names, sampling_options
 from keras_lstmgen.config import effects
 from keras_lstmgen.data import sources, splits
 from keras_lstmgen.files import atomic
 from keras_lstmgen.interpret.inspect_run import InspectOptions
 from keras_lstmgen.models import run_directory
-from keras_lstmgen.utils.errors import UserError
+from keras_lstmgen.utils.errors import UserError, check_range
 
 
 def run(arguments: argparse.Namespace) -> None:

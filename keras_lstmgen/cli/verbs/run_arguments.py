@@ -1,4 +1,4 @@
-"""Read arguments that several verbs share: the run, numbers with a range, and sampling options."""
+"""Read arguments that several verbs share: the run, and sampling options."""
 
 import argparse
 from collections.abc import Sequence
@@ -7,9 +7,7 @@ from pathlib import Path
 from keras_lstmgen.cli import console
 from keras_lstmgen.generation.sampling import Options
 from keras_lstmgen.models import run_directory
-from keras_lstmgen.utils.errors import UserError, check_at_least, shell_quoted
-
-LARGEST = 2**31 - 1  # default maximum of a number, because TensorFlow graphs receive numbers as int32
+from keras_lstmgen.utils.errors import shell_quoted
 
 
 def find_run(name: str | None, runs: Path) -> Path:
@@ -44,20 +42,6 @@ def _note_ambiguity(name: str, used: str, other: str) -> None:
     """
     hint = f"to select the {other} in the working directory, type {shell_quoted(Path(name))}"
     console.notes.print(f"{name}: using {used}; {hint}", markup=False)
-
-
-def check_range(name: str, value: int, low: int, high: int = LARGEST) -> None:
-    """Raise UserError if a number is below ``low`` or above ``high``.
-
-    Args:
-        name: name of the option; the message begins with this name.
-        value: the number.
-        low: smallest valid number.
-        high: largest valid number.
-    """
-    check_at_least(name, value, low)
-    if value > high:
-        raise UserError(f"{name}: {value} is out of range; give {high} or less")
 
 
 def sampling_options(arguments: argparse.Namespace) -> Options:

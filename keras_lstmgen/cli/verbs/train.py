@@ -9,12 +9,12 @@ from keras_lstmgen.cli import console
 from keras_lstmgen.cli.display.training_run import run_training
 from keras_lstmgen.cli.stop_signals import stop_on_signals
 from keras_lstmgen.cli.verbs.recipe_arguments import note_skipped_files, recipe_and_name, recipe_values
-from keras_lstmgen.cli.verbs.run_arguments import check_range, find_run
+from keras_lstmgen.cli.verbs.run_arguments import find_run
 from keras_lstmgen.config import effects, recipe
 from keras_lstmgen.distribution import launcher, workers
 from keras_lstmgen.models import run_directory
 from keras_lstmgen.training import trainer
-from keras_lstmgen.utils.errors import UserError
+from keras_lstmgen.utils.errors import UserError, check_range
 
 
 def run(arguments: argparse.Namespace) -> None:
