@@ -47,7 +47,7 @@ from keras_lstmgen.system.native_stderr import captured_stderr
 with captured_stderr():
     from keras_lstmgen.exporters import export_run
     from keras_lstmgen.models import run_directory
-    from keras_lstmgen.training import saving
+    from keras_lstmgen.training.callbacks import saving
 
 SETTINGS = {
     "model.units": 32, "model.embedding_size": 16, "model.layers": 2, "model.dropout": 0.1, "training.batch_size": 8,

@@ -19,8 +19,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from keras_lstmgen.config import recipe
 from keras_lstmgen.models import run_directory
-from keras_lstmgen.training import saving, trainer
-from keras_lstmgen.training.controller import TrainingController
+from keras_lstmgen.training import trainer
+from keras_lstmgen.training.callbacks import saving
+from keras_lstmgen.training.callbacks.controller import TrainingController
 
 NAME = "run"
 CHANGES = ("open", "os.rename", "os.mkdir", "os.rmdir", "os.remove", "tempfile.mkdtemp", "shutil.rmtree")

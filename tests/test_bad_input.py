@@ -21,7 +21,7 @@ import pytest
 from keras_lstmgen.cli import command_line
 from keras_lstmgen.files import spooling
 from keras_lstmgen.models import run_directory
-from keras_lstmgen.training.saving import CheckpointSaver
+from keras_lstmgen.training.callbacks.saving import CheckpointSaver
 
 TINY = shlex.split(
     "--model.units 7 --model.embedding_size 4 --training.batch_size 3 --training.window 5 --training.epochs 1"

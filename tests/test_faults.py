@@ -25,9 +25,9 @@ from keras_lstmgen.config import recipe
 from keras_lstmgen.data import token_cache
 from keras_lstmgen.files import atomic, spooling
 from keras_lstmgen.models import run_directory
-from keras_lstmgen.training import saving
-from keras_lstmgen.training.controller import TrainingController
-from keras_lstmgen.training.saving import CheckpointSaver
+from keras_lstmgen.training.callbacks import saving
+from keras_lstmgen.training.callbacks.controller import TrainingController
+from keras_lstmgen.training.callbacks.saving import CheckpointSaver
 
 TINY = {
     "model.units": 7, "model.embedding_size": 4, "model.layers": 1, "training.batch_size": 3, "training.window": 17,

@@ -12,7 +12,7 @@ import pytest
 from keras_lstmgen.config import recipe
 from keras_lstmgen.models import builder
 from keras_lstmgen.training import trainer
-from keras_lstmgen.training.validation import copy_weights
+from keras_lstmgen.training.callbacks.validation import copy_weights
 
 pytestmark = pytest.mark.slow
 

@@ -18,8 +18,8 @@ from keras_lstmgen.layers.regularization import ActivationRegularization, Droppe
 from keras_lstmgen.models import builder, run_directory
 from keras_lstmgen.system import signals
 from keras_lstmgen.training import checkpoint, trainer
-from keras_lstmgen.training.controller import TrainingController
-from keras_lstmgen.training.validation import copy_weights
+from keras_lstmgen.training.callbacks.controller import TrainingController
+from keras_lstmgen.training.callbacks.validation import copy_weights
 from tests.shown import shown
 
 B, T, E, H, L, V = 3, 17, 5, 12, 2, 40

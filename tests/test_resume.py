@@ -29,9 +29,10 @@ from keras_lstmgen.evaluation import likelihood
 from keras_lstmgen.files import atomic
 from keras_lstmgen.models import run_directory
 from keras_lstmgen.system import signals
-from keras_lstmgen.training import checkpoint, saving, trainer
-from keras_lstmgen.training.controller import TrainingController
-from keras_lstmgen.training.saving import CheckpointSaver
+from keras_lstmgen.training import checkpoint, trainer
+from keras_lstmgen.training.callbacks import saving
+from keras_lstmgen.training.callbacks.controller import TrainingController
+from keras_lstmgen.training.callbacks.saving import CheckpointSaver
 from keras_lstmgen.utils.errors import Terminated, UserError
 from tests.shown import shown
 

@@ -16,7 +16,7 @@ from keras_lstmgen.distribution.stop_votes import StopRequest
 from keras_lstmgen.models import run_directory
 from keras_lstmgen.system import signals
 from keras_lstmgen.training import trainer
-from keras_lstmgen.training.controller import TrainingController
+from keras_lstmgen.training.callbacks.controller import TrainingController
 from tests.shown import shown
 
 PACKAGE = Path(keras_lstmgen.__file__).parent

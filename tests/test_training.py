@@ -34,10 +34,11 @@ from keras_lstmgen.generation.text_generation import GenerationConfig, Generator
 from keras_lstmgen.models import run_directory
 from keras_lstmgen.models.builder import build
 from keras_lstmgen.system import signals
-from keras_lstmgen.training import checkpoint, controller, loop, schedule, trainer
-from keras_lstmgen.training.controller import TrainingController
+from keras_lstmgen.training import checkpoint, loop, schedule, trainer
+from keras_lstmgen.training.callbacks import controller
+from keras_lstmgen.training.callbacks.controller import TrainingController
+from keras_lstmgen.training.callbacks.saving import CheckpointSaver
 from keras_lstmgen.training.optimizer import Adam
-from keras_lstmgen.training.saving import CheckpointSaver
 from keras_lstmgen.utils.errors import UserError
 from tests.shown import shown
 

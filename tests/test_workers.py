@@ -139,7 +139,7 @@ def test_workers_train_what_one_process_trains_dropout_and_all(
     assert rows == {B}
     assert files(folder / "runs" / f"of {count}") == files(folder / "runs" / alone)
     written = [path.parent.name for path in (folder / "runs" / f"of {count}" / "logs").rglob("events*")]
-    assert sorted(written) == ["train", "validation"]
+    assert sorted(written) == ["steps", "train", "validation"]
 
 
 def test_pairs_too(work: Work, folder: Path) -> None:

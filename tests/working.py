@@ -27,8 +27,8 @@ from keras_lstmgen.cli import command_line
 from keras_lstmgen.cli.verbs import train
 from keras_lstmgen.distribution import workers
 from keras_lstmgen.evaluation import likelihood
-from keras_lstmgen.training.controller import TrainingController
-from keras_lstmgen.training.validation import Validation
+from keras_lstmgen.training.callbacks.controller import TrainingController
+from keras_lstmgen.training.callbacks.validation import Validation
 
 assert train  # imported here, so that no worker has to
 

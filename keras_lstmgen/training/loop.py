@@ -1,9 +1,9 @@
 """Run ``model.fit`` until a limit or a stop request. Return to the last checkpoint if the training diverges."""
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import keras
@@ -18,16 +18,18 @@ from keras_lstmgen.models import run_directory
 from keras_lstmgen.models.run_directory import Run
 from keras_lstmgen.reporting import reporter
 from keras_lstmgen.training import checkpoint
-from keras_lstmgen.training.controller import TrainingController
-from keras_lstmgen.training.input_pipeline import TrainingData
-from keras_lstmgen.training.saving import CheckpointSaver, SampleWriter, tensorboard_errors
-from keras_lstmgen.training.validation import (
+from keras_lstmgen.training.callbacks.controller import TrainingController
+from keras_lstmgen.training.callbacks.saving import CheckpointSaver, SampleWriter, tensorboard_errors
+from keras_lstmgen.training.callbacks.step_logs import StepLogs
+from keras_lstmgen.training.callbacks.user_callbacks import UserCallbacks
+from keras_lstmgen.training.callbacks.validation import (
     DivergedError,
     Validation,
     copy_weights,
     held_out_loss,
     measure_on_chief,
 )
+from keras_lstmgen.training.input_pipeline import TrainingData
 from keras_lstmgen.utils.errors import Terminated, UserError, shell_quoted
 
 SAMPLE_TOKENS = 160
@@ -62,6 +64,21 @@ Display = Callable[[TrainingView], AbstractContextManager[keras.callbacks.Callba
 
 
 @dataclass(frozen=True)
+class Hooks:
+    """Hooks of a caller into a training.
+
+    Attributes:
+        stop: stop request of this worker.
+        display: a function that creates a callback to show the progress. None for no display.
+        callbacks: the callbacks of the user. Only the chief calls them.
+    """
+
+    stop: StopRequest = field(default_factory=StopRequest)
+    display: Display | None = None
+    callbacks: UserCallbacks = field(default_factory=lambda: UserCallbacks([]))
+
+
+@dataclass(frozen=True)
 class Training:
     """A training of a run in this process.
 
@@ -80,37 +97,50 @@ class Training:
     controller: TrainingController
 
 
-def run_epochs(training: Training, stop: StopRequest, display: Display | None) -> None:
+def run_epochs(training: Training, hooks: Hooks) -> None:
     """Train until a limit or a stop request.
 
     Args:
         training: the training.
-        stop: stop request of this worker.
-        display: a function that creates a callback to show the progress. None for no display.
+        hooks: the stop request, the display and the callbacks of the caller.
 
     Raises:
         Terminated: if SIGTERM ended the training. A checkpoint is saved first, unless the training has diverged.
         UserError: if the training diverges more than ``MAX_SETBACKS`` times within an epoch, or if a file cannot be
             written.
+        Exception: any exception of a callback of the user.
     """
     folder, controller = training.folder, training.controller
     with contextlib.ExitStack() as stack:
         place = stack.enter_context(atomic.plain_path(folder))
         stack.enter_context(tensorboard_errors(folder / LOGS, place / LOGS))
         saver = CheckpointSaver(folder, controller, training.run.model)
-        callbacks = [controller, _validation(training), saver]
-        if workers.is_chief():
-            samples = _sample_writer(training)
-            callbacks += [keras.callbacks.TensorBoard(place / LOGS, write_graph=False), samples]
-            if display:
-                callbacks.append(stack.enter_context(display(_view(training, samples))))
-        callbacks.append(_LateStop(controller))
-        with stop.accepting():
-            _fit_until_over(training, callbacks, saver)
+        callbacks = stack.enter_context(_callbacks(training, place / LOGS, saver, hooks))
+        with hooks.stop.accepting():
+            _fit_until_over(training, callbacks, saver, hooks.callbacks)
     if controller.terminated and controller.completed() < 1:
         raise Terminated(
             f"stopped by SIGTERM, checkpoint saved; to continue: keras-lstmgen train --resume {shell_quoted(folder)}"
         )
+
+
+@contextlib.contextmanager
+def _callbacks(
+    training: Training, logs: Path, saver: CheckpointSaver, hooks: Hooks
+) -> Iterator[list[keras.callbacks.Callback]]:
+    """Create all callbacks in the order in which Keras calls them (``docs/training.md``)."""
+    controller, validation = training.controller, _validation(training)
+    callbacks: list[keras.callbacks.Callback] = [controller, validation, saver]
+    with contextlib.ExitStack() as stack:
+        if workers.is_chief():
+            samples = _sample_writer(training)
+            steps = StepLogs(logs, controller, validation, training.data.batch_tokens)
+            callbacks += [keras.callbacks.TensorBoard(logs, write_graph=False), steps, samples]
+            if hooks.display:
+                callbacks.append(stack.enter_context(hooks.display(_view(training, samples))))
+            hooks.callbacks.stop_by(hooks.stop)
+            callbacks.append(hooks.callbacks)
+        yield [*callbacks, _LateStop(controller)]
 
 
 class _LateStop(keras.callbacks.Callback):
@@ -162,10 +192,13 @@ def _view(training: Training, samples: SampleWriter) -> TrainingView:
     )
 
 
-def _fit_until_over(training: Training, callbacks: list[keras.callbacks.Callback], saver: CheckpointSaver) -> None:
+def _fit_until_over(
+    training: Training, callbacks: list[keras.callbacks.Callback], saver: CheckpointSaver, of_user: UserCallbacks
+) -> None:
     """Train until a limit or a stop request.
 
-    Return to the last checkpoint after a divergence, and continue from there. Save a checkpoint after SIGTERM.
+    Return to the last checkpoint after a divergence, and continue from there. Save a checkpoint after SIGTERM, and
+    after an exception of a callback of the user.
     """
     controller = training.controller
     while not controller.is_over() or not controller.is_validated():
@@ -178,6 +211,12 @@ def _fit_until_over(training: Training, callbacks: list[keras.callbacks.Callback
             with contextlib.suppress(DivergedError):  # if the training has diverged, the last checkpoint is kept
                 saver.save()
             break
+        except Exception:
+            # Several workers save a checkpoint together, and the others do not know of the exception.
+            if of_user.failed_at_batch and workers.size() == 1:
+                with contextlib.suppress(DivergedError):
+                    saver.save()
+            raise
 
 
 def _fit(training: Training, callbacks: list[keras.callbacks.Callback]) -> None:

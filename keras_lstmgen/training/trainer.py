@@ -3,6 +3,7 @@
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,51 +13,30 @@ import numpy as np
 
 from keras_lstmgen.config import recipe
 from keras_lstmgen.data import prepared_corpus, sources, stream_windows
-from keras_lstmgen.data.splits import validation_kind
 from keras_lstmgen.distribution import workers
 from keras_lstmgen.distribution.stop_votes import StopRequest
-from keras_lstmgen.evaluation import likelihood
 from keras_lstmgen.files import atomic, spooling
 from keras_lstmgen.layers import lstm
 from keras_lstmgen.models import run_directory
 from keras_lstmgen.models.builder import TrainingOptions, build, start_at
 from keras_lstmgen.models.inference_step import state_size, weights_of
 from keras_lstmgen.models.run_directory import Metadata, Run
-from keras_lstmgen.reporting import plots, reporter
-from keras_lstmgen.system import cpu
+from keras_lstmgen.reporting import reporter
 from keras_lstmgen.tokenizers import tokenizer
 from keras_lstmgen.training import checkpoint, input_pipeline, losses
+from keras_lstmgen.training.callbacks.controller import TrainingController
+from keras_lstmgen.training.callbacks.saving import HISTORY
+from keras_lstmgen.training.callbacks.user_callbacks import UserCallbacks
 from keras_lstmgen.training.checkpoint import Progress
-from keras_lstmgen.training.controller import TrainingController
 from keras_lstmgen.training.input_pipeline import TrainingData
-from keras_lstmgen.training.loop import Display, Training, has_weights, run_epochs
+from keras_lstmgen.training.loop import Display, Hooks, Training, has_weights, run_epochs
 from keras_lstmgen.training.optimizer import Adam
-from keras_lstmgen.training.saving import HISTORY
+from keras_lstmgen.training.summary import TrainingSummary, summarize
 from keras_lstmgen.utils.errors import UserError
 
-METRICS, CURVE = "metrics.json", "curve.png"
 # Training options that may change when a run resumes. Other options may not change, because they determine the weights
 # or the position in the text.
 RESUME_OPTIONS = ("epochs", "minutes", "learning_rate", "warmup", "weight_decay", "clip_norm", "patience")
-
-
-@dataclass(frozen=True)
-class TrainingSummary:
-    """Losses and sizes of a trained run.
-
-    Attributes:
-        metrics: the contents of ``metrics.json``.
-        history: see ``checkpoint.Progress``.
-        scored_text: description of the text on which the validation loss was measured.
-        recipe: the recipe, with a value for each size.
-        characters: number of characters of the training text.
-    """
-
-    metrics: dict[str, Any]
-    history: list[dict[str, float]]
-    scored_text: str
-    recipe: recipe.Recipe
-    characters: int
 
 
 @dataclass(frozen=True)
@@ -80,10 +60,12 @@ def train(
     name: str,
     stop: StopRequest | None = None,
     display: Display | None = None,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> TrainingResult:
     """Train a new run in the folder ``runs/name``.
 
-    If the training fails before it saves trained weights, the folder is removed.
+    If the training fails before it saves trained weights, the folder is removed. If a callback of the caller raises an
+    exception, the folder is kept, so that ``resume`` can continue the training.
 
     Args:
         settings: the recipe.
@@ -91,12 +73,16 @@ def train(
         name: name of the run. If the folder exists already, a number is appended.
         stop: stop request, with which a signal handler can end the training early. None to train until the limit.
         display: a function that creates a callback to show the progress. None for no display.
+        callbacks: Keras callbacks. They run after the callbacks of this package, in the given order
+            (``docs/training.md``).
 
     Raises:
         UserError: if the corpus is not suitable for the recipe, if this machine cannot train the model, or if the
             training diverges.
         Terminated: if ``stop`` ended the training without a validation.
+        Exception: any exception of ``callbacks``.
     """
+    hooks = _hooks(stop, display, callbacks)
     read_once = [name for name in (*settings.corpus.source, *settings.corpus.validation) if spooling.is_read_once(name)]
     if read_once and workers.size() > 1:
         raise UserError(f"corpus: '{read_once[0]}' can be read only once, but each worker reads it; give a file")
@@ -105,15 +91,19 @@ def train(
     folder = run_directory.create(runs, name)
     try:
         atomic.write_text(folder / run_directory.RECIPE, recipe.to_toml(data.recipe))  # --resume needs this file
-        return _fit(data, folder, stop, display)
+        return _fit(data, folder, hooks)
     except BaseException:
-        if not has_weights(folder):
+        if not has_weights(folder) and not hooks.callbacks.failed:
             shutil.rmtree(folder, ignore_errors=True)
         raise
 
 
 def resume(
-    folder: Path, settings: recipe.Recipe, stop: StopRequest | None = None, display: Display | None = None
+    folder: Path,
+    settings: recipe.Recipe,
+    stop: StopRequest | None = None,
+    display: Display | None = None,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
 ) -> TrainingResult:
     """Resume the training of a run from its last checkpoint.
 
@@ -124,6 +114,7 @@ def resume(
         settings: the recipe of the run. Only the options in ``RESUME_OPTIONS`` may differ from the stored recipe.
         stop: see ``train``.
         display: see ``train``.
+        callbacks: see ``train``.
 
     Raises:
         UserError: if the run has no readable checkpoint, if the recipe contains a change that is not allowed, or if the
@@ -134,7 +125,14 @@ def resume(
         raise UserError(f"{folder}: has no checkpoint to resume from; train it again")
     _check_changes(recipe.load(folder / run_directory.RECIPE), settings)
     _check_text(settings.corpus)
-    return _fit(_load_on_all_workers(settings, folder.parent), folder, stop, display)
+    return _fit(_load_on_all_workers(settings, folder.parent), folder, _hooks(stop, display, callbacks))
+
+
+def _hooks(
+    stop: StopRequest | None, display: Display | None = None, callbacks: Sequence[keras.callbacks.Callback] = ()
+) -> Hooks:
+    """Return the hooks of a caller."""
+    return Hooks(stop or StopRequest(), display, UserCallbacks(callbacks))
 
 
 def train_as_worker(runs: Path, stop: StopRequest | None = None) -> None:
@@ -147,7 +145,7 @@ def train_as_worker(runs: Path, stop: StopRequest | None = None) -> None:
     with reporter.use(reporter.Reporter()):  # only the chief reports
         data = _with_absolute_paths(input_pipeline.load(recipe.parse(workers.broadcast_json(None)), runs))
         with tempfile.TemporaryDirectory() as folder:  # only the chief writes to the folder of the run
-            _fit(data, Path(folder), stop, None)
+            _fit(data, Path(folder), _hooks(stop))
 
 
 def _load_on_all_workers(settings: recipe.Recipe, runs: Path) -> TrainingData:
@@ -224,11 +222,10 @@ def _optimizer(settings: recipe.Training) -> Adam:
     )
 
 
-def _fit(data: TrainingData, folder: Path, stop: StopRequest | None, display: Display | None) -> TrainingResult:
+def _fit(data: TrainingData, folder: Path, hooks: Hooks) -> TrainingResult:
     """Train a run from its last checkpoint, or from the beginning if no checkpoint exists, and write the metrics."""
-    stop = stop or StopRequest()
     with atomic.exclusive_lock(folder, lambda: _raise_already_training(folder)):
-        training = _start(data, folder, stop)
+        training = _start(data, folder, hooks.stop)
         controller = training.controller
         if controller.is_stale():
             stale = controller.progress.stale
@@ -238,9 +235,9 @@ def _fit(data: TrainingData, folder: Path, stop: StopRequest | None, display: Di
         elif controller.completed() >= 1 and controller.is_validated():
             reporter.message("The run has reached its limit: raise training.epochs or training.minutes to continue.")
         else:
-            run_epochs(training, stop, display)
+            run_epochs(training, hooks)
         is_measured = controller.progress.history and workers.is_chief()
-        return TrainingResult(folder, controller.interrupted, _summarize(training) if is_measured else None)
+        return TrainingResult(folder, controller.interrupted, summarize(training) if is_measured else None)
 
 
 def _start(data: TrainingData, folder: Path, stop: StopRequest) -> Training:
@@ -313,33 +310,3 @@ def _report_start(data: TrainingData, model: keras.Sequential, folder: Path) -> 
         if counts["unknown"]:
             share = counts["unknown"] / counts["tokens"]
             reporter.message(f"{split}: {share:.2%} of the tokens are <unk>, because the vocabulary lacks their words")
-
-
-def _summarize(training: Training) -> TrainingSummary:
-    """Write the metrics and the plot of the losses, and return the summary of the training."""
-    data, folder, history = training.data, training.folder, training.controller.progress.history
-    metrics = _metrics(training)
-    run_directory.save_metadata(folder, replace(training.run.metadata, metrics=metrics))
-    atomic.write_json(folder / METRICS, metrics)
-    plots.loss_curve(folder / CURVE, history)
-    scored_text = validation_kind(data.recipe.corpus)
-    if len(data.held_out_ids) < len(data.encoded.validation):
-        scored_text = f"the first {data.scored_tokens:,} tokens of {scored_text}"
-    return TrainingSummary(metrics, history, scored_text, data.recipe, data.encoded.counts["train"]["characters"])
-
-
-def _metrics(training: Training) -> dict[str, Any]:
-    """Return the losses of the best epoch, and the length and speed of the training."""
-    data, progress = training.data, training.controller.progress
-    best = min(progress.history, key=lambda row: row["val_loss"])
-    counts = data.counts("validation")
-    cross_entropy = best["val_loss"] * counts["tokens"]  # estimate for the whole split
-    return {
-        "validation": likelihood.loss_in_units(cross_entropy, counts),
-        "validation_tokens_scored": data.scored_tokens,
-        "train_nats_per_token": best["loss"],
-        "epochs": training.controller.epochs(),
-        "minutes": progress.seconds / 60,
-        "tokens_per_second": progress.windows * data.batch_tokens / progress.seconds,
-        "cores": cpu.available(),
-    }

@@ -11,7 +11,8 @@ from keras_lstmgen.cli.display.training_screen import TrainingScreen
 from keras_lstmgen.cli.stop_signals import stop_on_signals
 from keras_lstmgen.distribution.stop_votes import StopRequest
 from keras_lstmgen.training.loop import Display, TrainingView
-from keras_lstmgen.training.trainer import CURVE, TrainingResult, TrainingSummary
+from keras_lstmgen.training.summary import CURVE, TrainingSummary
+from keras_lstmgen.training.trainer import TrainingResult
 from keras_lstmgen.utils.errors import shell_quoted
 
 

@@ -13,8 +13,8 @@ from keras_lstmgen.distribution import workers
 from keras_lstmgen.files import atomic
 from keras_lstmgen.models.run_directory import MODEL, WHOLE
 from keras_lstmgen.training import checkpoint
-from keras_lstmgen.training.controller import TrainingController
-from keras_lstmgen.training.validation import DivergedError
+from keras_lstmgen.training.callbacks.controller import TrainingController
+from keras_lstmgen.training.callbacks.validation import DivergedError
 from keras_lstmgen.utils.errors import UserError
 
 HISTORY, SAMPLES = "history.json", "samples.txt"

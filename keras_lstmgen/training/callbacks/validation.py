@@ -11,7 +11,7 @@ from keras_lstmgen.distribution import workers
 from keras_lstmgen.evaluation import likelihood
 from keras_lstmgen.layers.regularization import ActivationRegularization
 from keras_lstmgen.models.run_directory import Run
-from keras_lstmgen.training.controller import TrainingController
+from keras_lstmgen.training.callbacks.controller import TrainingController
 from keras_lstmgen.training.input_pipeline import TrainingData
 
 EXCHANGE_INTERVAL = 0.5  # seconds between two exchanges of stop requests while the chief measures the loss
@@ -38,6 +38,9 @@ class Validation(keras.callbacks.Callback):
         measure: a function that returns the loss on the held-out text, in nats per token.
         controller: the training controller.
         max_batch_weight: the largest weight of a batch in the loss, as a multiple of the average weight of a batch.
+
+    Attributes:
+        batch_loss: loss of the last batch, in nats per token.
     """
 
     def __init__(
@@ -46,6 +49,7 @@ class Validation(keras.callbacks.Callback):
         """Create the callback."""
         super().__init__()
         self.measure, self.controller, self.max_batch_weight = measure, controller, max_batch_weight
+        self.batch_loss = math.nan
         self._sum: float | None = None  # sum of the losses of the batches of this epoch
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:  # noqa: ARG002
@@ -60,7 +64,8 @@ class Validation(keras.callbacks.Callback):
         _subtract_penalty(logs)
         count = (self.controller.progress.windows - 1) % self.controller.batches_per_epoch + 1
         before, self._sum = self._sum, logs["loss"] * count
-        _check((logs["loss"] if before is None else self._sum - before) / self.max_batch_weight)
+        self.batch_loss = logs["loss"] if before is None else self._sum - before
+        _check(self.batch_loss / self.max_batch_weight)
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any]) -> None:  # noqa: ARG002
         """Measure the loss on the held-out text, and check that it has not diverged."""
