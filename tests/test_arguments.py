@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from keras_lstmgen.api import token_logprobs
+from keras_lstmgen.api import loaded_model
 from keras_lstmgen.config import recipe
 from keras_lstmgen.evaluation import likelihood
 from keras_lstmgen.exporters import export_run
@@ -53,7 +53,7 @@ CALLS: dict[str, Callable[[run_directory.Run], Any]] = {
     "max_new_tokens: 0 is out of range": lambda model: Generator(model).generate("a", GenerationConfig(0)),
     "max_new_tokens: -3 is out of range": lambda model: Generator(model).generate("a", GenerationConfig(-3)),
     "ids: is empty; give at least one": gone_on,
-    "K: -1 is out of range": lambda model: token_logprobs.token_logprobs(model, no_step, "a", [5], -1),
+    "K: -1 is out of range": lambda model: loaded_model.token_logprobs(model, no_step, "a", [5], -1),
     "--beams: 0 is out of range; give 1 or more": lambda _: beam_search.BeamSearchConfig(0),
     "--max-new-tokens: 0 is out of range": lambda _: beam_search.BeamSearchConfig(2, 0.0, 0),
     "ids: is empty": searched,

@@ -15,7 +15,7 @@ import tensorflow as tf
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from keras_lstmgen.api import token_logprobs
+from keras_lstmgen.api import loaded_model
 from keras_lstmgen.config import recipe
 from keras_lstmgen.generation import (
     beam_search,
@@ -482,7 +482,7 @@ def test_log_probabilities_are_the_model_s_own_before_any_option(lines: run_dire
     sample = Generator(lines).generate("the ", GenerationConfig(12, Options(temperature=0.5), host=limits), seeds=[3])[
         0
     ]
-    told = token_logprobs.token_logprobs(lines, decoding_loop.compile_step(lines.weights), "the ", sample.tokens, 4)
+    told = loaded_model.token_logprobs(lines, decoding_loop.compile_step(lines.weights), "the ", sample.tokens, 4)
     prompt = lines.prompt_ids("the ")
     logits = np.asarray(lines.model(np.array([prompt + sample.tokens]), training=False))[0, len(prompt) - 1 : -1]
     expected = beam_search.log_softmax(logits)

@@ -5,6 +5,7 @@ import hashlib
 import math
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from keras_lstmgen.cli import command_line
 from keras_lstmgen.config import recipe
 from keras_lstmgen.generation import decoding_loop, sampling, text_generation
 from keras_lstmgen.generation.detokenizer import Detokenizer
+from keras_lstmgen.generation.logits_processors import HostOptions
 from keras_lstmgen.generation.sampling import Options
 from keras_lstmgen.generation.text_generation import GenerationConfig, Generator
 from keras_lstmgen.models import inference_step, run_directory
@@ -158,15 +160,25 @@ def test_ids_that_training_never_saw_are_never_written(trained: Path) -> None:
     assert len(model.metadata.unsampled_ids) > 200
 
 
-def test_a_generator_is_traced_once_and_gives_the_texts_of_a_new_one(trained: Path) -> None:
+def test_a_generator_is_traced_once_for_all_prompts_lengths_and_batches(
+    trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model, config = run_directory.load(trained), GenerationConfig(2 * text_generation.CHUNK, Options(temperature=0.9))
+    traces = list[str]()
+
+    def counted(*arguments: Any) -> Any:
+        traces.append("trace")
+        return decoding_loop.decode(*arguments)
+
+    monkeypatch.setattr(text_generation, "decode", counted)
     generator = Generator(model)
     generator.generate("The ", config, seeds=[1, 2])
-    traces = generator.loop.experimental_get_tracing_count()  # type: ignore[attr-defined]
-    assert traces >= 1
     again = generator.generate("The ", config, seeds=[3, 4])
     other = generator.generate("A longer prompt", config, seeds=[5, 6])
-    assert generator.loop.experimental_get_tracing_count() == traces  # type: ignore[attr-defined]
+    generator.generate("", GenerationConfig(text_generation.CHUNK + 3), seeds=[7])
+    assert traces == ["trace"]
+    generator.generate("", GenerationConfig(2, host=HostOptions(presence_penalty=1.0)), seeds=[7])
+    assert traces == ["trace", "trace"]  # with a bias, the loop has another input
     assert again == Generator(model).generate("The ", config, seeds=[3, 4])
     assert other == Generator(model).generate("A longer prompt", config, seeds=[5, 6])
     assert len({sample.text for sample in (*again, *other)}) == 4

@@ -1,18 +1,173 @@
-"""The part of the Python API that needs TensorFlow."""
+"""The part of the Python API that needs TensorFlow: load, train, evaluate and export runs."""
 
-from collections.abc import Mapping
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from keras_lstmgen.generation.text_generation import GenerationConfig, Generator
+import keras
+
+from keras_lstmgen.api import corpus_files, generation_options, verbose
+from keras_lstmgen.api.corpus_files import Texts
+from keras_lstmgen.api.generation_options import Plan
+from keras_lstmgen.api.loaded_model import LoadedModel
+from keras_lstmgen.config import effects, recipe
+from keras_lstmgen.config.recipe import Recipe
+from keras_lstmgen.data import prepared_corpus
+from keras_lstmgen.evaluation import report
+from keras_lstmgen.exporters import export_run, graphs
+from keras_lstmgen.exporters.export_run import Exported, ExportError
 from keras_lstmgen.models import run_directory
+from keras_lstmgen.system import environment
+from keras_lstmgen.training import trainer
+from keras_lstmgen.utils.errors import UserError, check_range
+
+NAME = "run"  # folder name of a run in a temporary folder
 
 
-def load(folder: Path) -> Generator:
-    """Load a run."""
-    return Generator(run_directory.load(folder))
+@dataclass(frozen=True)
+class FitRequest:
+    """The arguments of ``TextGenerator.fit``.
+
+    Attributes:
+        texts: the texts.
+        values: recipe fields by dotted name that the user has set.
+        callbacks: Keras callbacks.
+        verbose: 0 or 1.
+    """
+
+    texts: Texts
+    values: Mapping[str, Any]
+    callbacks: Sequence[keras.callbacks.Callback] = ()
+    verbose: int = 0
 
 
-def generate(generator: Generator, prompt: str, options: Mapping[str, Any]) -> str:
-    """Generate a text."""
-    return generator.generate(prompt, GenerationConfig(**options))[0].text
+def load(folder: Path) -> LoadedModel:
+    """Load a run, and check that all weights are finite."""
+    _check_dtype()
+    run = run_directory.load(folder)
+    try:
+        graphs.check_weights(run)
+    except UserError as error:
+        raise UserError(f"{folder}: {error}") from error
+    return LoadedModel(run)
+
+
+def _check_dtype() -> None:
+    """Raise UserError if the program has changed the default types of Keras, in which the model would be built."""
+    if (policy := keras.config.dtype_policy().name) != "float32":
+        raise UserError(f"keras.config: the dtype policy is {policy}; keras_lstmgen needs float32")
+
+
+def plan(model: LoadedModel, options: Mapping[str, Any]) -> Plan:
+    """Check the options of ``generate`` for a model."""
+    checked = generation_options.plan(generation_options.parse(options))
+    model.check(checked)
+    return checked
+
+
+def fit(request: FitRequest, folder: Path) -> keras.callbacks.History:
+    """Train a run in the subfolder ``NAME`` of a folder.
+
+    Args:
+        request: the texts and the settings.
+        folder: an empty folder for the texts and the run.
+
+    Returns:
+        The losses after each epoch.
+    """
+    _check_dtype()
+    environment.check_limits()
+    _check_callbacks(request.callbacks)
+    corpus = corpus_files.training_corpus(request.texts, folder, request.values)
+    settings = recipe.override(Recipe(), {**request.values, **corpus})
+    effects.check(prepared_corpus.with_prepared_tables(settings), request.values, "")
+    display = verbose.progress_bar if request.verbose else None
+    with verbose.reports(request.verbose):
+        result = trainer.train(settings, folder, NAME, display=display, **_callbacks(request))
+    return _history(result.summary.history if result.summary else [])
+
+
+def is_trained(folder: Path) -> bool:
+    """Return whether the folder of a run contains weights that ``load`` can read."""
+    return (folder / run_directory.MODEL).is_file()
+
+
+def _callbacks(request: FitRequest) -> dict[str, Any]:
+    """Return the callbacks as an argument of ``trainer.train``."""
+    return {"callbacks": request.callbacks} if request.callbacks else {}
+
+
+def _check_callbacks(callbacks: Any) -> None:
+    """Raise UserError if an entry of ``callbacks`` is not a Keras callback."""
+    if not isinstance(callbacks, list | tuple):
+        raise UserError(f"callbacks: {type(callbacks).__name__} is not a list of Keras callbacks")
+    for callback in callbacks:
+        if not isinstance(callback, keras.callbacks.Callback):
+            raise UserError(f"callbacks: {callback!r:.60} is not an instance of keras.callbacks.Callback")
+
+
+def _history(rows: Iterable[Mapping[str, float]]) -> keras.callbacks.History:
+    """Return the rows of ``history.json`` as a Keras history."""
+    history, table = keras.callbacks.History(), list(rows)
+    history.epoch = list(range(len(table)))
+    history.history = {name: [row[name] for row in table] for name in ("loss", "val_loss", "seconds")}
+    return history
+
+
+@dataclass(frozen=True)
+class EvaluateRequest:
+    """The arguments of ``TextGenerator.evaluate``.
+
+    Attributes:
+        texts: the texts; None for the held-out text of the run.
+        samples: number of samples.
+        sample_tokens: maximum number of tokens of a sample.
+        values: fields of the table ``evaluate`` of the recipe, by dotted name.
+        verbose: 0 or 1.
+    """
+
+    texts: Texts | None
+    samples: int
+    sample_tokens: int
+    values: Mapping[str, Any]
+    verbose: int = 0
+
+
+def evaluate(model: LoadedModel, request: EvaluateRequest) -> dict[str, Any]:
+    """Return the report of ``keras-lstmgen evaluate --json``."""
+    check_range("--samples", request.samples, 0)
+    check_range("--sample-tokens", request.sample_tokens, 1)
+    run = model.run
+    settings = recipe.override(run.recipe, request.values)
+    effects.check(settings, request.values, "")
+    effects.check_samples(request, settings.evaluate)
+    with tempfile.TemporaryDirectory() as folder, verbose.reports(request.verbose):
+        texts = request.texts
+        names = [] if texts is None else corpus_files.evaluation_texts(texts, Path(folder), run.recipe.corpus)
+        result = report.evaluate(run, names, request.samples, request.sample_tokens, settings.evaluate)
+        is_named = not names or not names[0].startswith(folder)
+    return result if is_named else {**result, "text": "texts"}
+
+
+def export(folder: Path, values: Mapping[str, Any], show: int) -> dict[str, Exported]:
+    """Export a run, and return the result of each format with the path of its artifact.
+
+    Args:
+        folder: folder of the run.
+        values: fields of the table ``export`` of the recipe, by dotted name.
+        show: 0, or 1 to print messages.
+    """
+    settings = recipe.override(recipe.parse(run_directory.load_metadata(folder).recipe), values)
+    with verbose.reports(show):
+        try:
+            results = export_run.export(folder, settings.export)
+        except ExportError as error:
+            raise ExportError(str(error), _with_paths(folder, error.results)) from error
+    return _with_paths(folder, results)
+
+
+def _with_paths(folder: Path, results: Mapping[str, Exported]) -> dict[str, Exported]:
+    """Return results whose paths begin with the folder of the run."""
+    return {name: replace(result, path=result.path and folder / result.path) for name, result in results.items()}

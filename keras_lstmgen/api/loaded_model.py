@@ -1,19 +1,42 @@
 """A loaded run with its compiled decoding functions."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+
 from keras_lstmgen.api.generation_options import Plan
-from keras_lstmgen.api.token_logprobs import token_logprobs
 from keras_lstmgen.data import splits
 from keras_lstmgen.generation import decoding_loop, text_generation
+from keras_lstmgen.generation.beam_search import log_softmax
+from keras_lstmgen.generation.decoding_loop import Step
 from keras_lstmgen.generation.growing_text import Sample
 from keras_lstmgen.generation.logits_processors import HostOptions
 from keras_lstmgen.generation.text_generation import GenerationConfig, Generator
 from keras_lstmgen.models.run_directory import Run
+from keras_lstmgen.utils.errors import check_at_least
 
 Emit = Callable[[int, str], None]  # a function that receives the index of a text and the next part of this text
+
+
+class GeneratedText(str):
+    """A generated text: a string with details of its generation.
+
+    Attributes:
+        sample: tokens, log-probability, reason for the end, note, and score of the text (``Sample``).
+        token_logprobs: one dictionary per token with its log-probability and the most probable tokens at its position.
+            None without the option ``logprobs``.
+    """
+
+    sample: Sample
+    token_logprobs: list[dict[str, Any]] | None
+
+    def __new__(cls, sample: Sample, token_logprobs: list[dict[str, Any]] | None = None) -> "GeneratedText":
+        """Create the string from the text of a sample."""
+        text = super().__new__(cls, sample.text)
+        text.sample, text.token_logprobs = sample, token_logprobs
+        return text
 
 
 class LoadedModel:
@@ -66,6 +89,19 @@ class LoadedModel:
         else:
             yield self.samples(prompt, plan)[0].text
 
+    def texts(self, prompt: str, plan: Plan) -> list[GeneratedText]:
+        """Generate the texts for a prompt, with the log-probabilities of their tokens if ``logprobs`` is given.
+
+        Args:
+            prompt: see ``samples``.
+            plan: the options.
+        """
+        K = plan.options.logprobs
+        return [
+            GeneratedText(sample, None if K is None else self.token_logprobs(prompt, sample, K))
+            for sample in self.samples(prompt, plan)
+        ]
+
     def token_logprobs(self, prompt: str, sample: Sample, K: int) -> list[dict[str, Any]]:
         """Return the log-probability and the K most likely tokens for each token of a sample (``token_logprobs``)."""
         return token_logprobs(self.run, self._step, self._normalized(prompt), sample.tokens, K)
@@ -77,3 +113,48 @@ class LoadedModel:
     def _config(self, plan: Plan) -> GenerationConfig:
         """Return the settings of the sampling with normalized stop strings."""
         return replace(plan.config, stop=[splits.normalized(text, self.run.recipe.corpus) for text in plan.config.stop])
+
+
+def token_logprobs(run: Run, step: Step, prompt: str, tokens: Sequence[int], K: int) -> list[dict[str, Any]]:
+    """Compute the log-probability of each token of a text under the model, before the sampling options apply.
+
+    Args:
+        run: the trained run.
+        step: result of ``decoding_loop.compile_step``.
+        prompt: prompt of the text.
+        tokens: ids of the text without the prompt.
+        K: number of most likely tokens to return for each position, 0 or more.
+
+    Returns:
+        One dictionary per token, with five keys:
+
+        - ``position``: the index of the token in the text.
+        - ``id``: the id of the token.
+        - ``token``: the piece of the tokenizer for this id.
+        - ``logprob``: the natural logarithm of the probability of the token among all V ids.
+        - ``top_logprobs``: a list of the K most likely tokens at this position. Each entry of the list is a dictionary
+          with the keys ``id``, ``token`` and ``logprob``. The entries are sorted from the most likely to the least
+          likely token. Equally likely tokens are sorted by id.
+
+    Raises:
+        UserError: if K is negative.
+    """
+    check_at_least("K", K, 0)
+    state: Any = np.zeros((1, run.metadata.state_size), np.float32)
+    for token in run.prompt_ids(prompt):
+        logits, state = step(np.array([token]), state)
+    rows = []
+    for position, token in enumerate(tokens):
+        row = log_softmax(logits)[0]
+        top = [_entry(run, int(other), row) for other in np.argsort(-row, kind="stable")[:K]]
+        rows.append({"position": position, **_entry(run, token, row), "top_logprobs": top})
+        logits, state = step(np.array([token]), state)
+    return rows
+
+
+def _entry(run: Run, token: int, logprobs: Any) -> dict[str, Any]:
+    """Return the id, the piece and the log-probability of a token.
+
+    The argument ``logprobs`` contains the log-probabilities of all ids, float64 [V].
+    """
+    return {"id": token, "token": run.tokenizer.piece(token), "logprob": round(float(logprobs[token]), 6)}

@@ -3,7 +3,6 @@
 Only command line options and the recipe of a new training are checked. The recipe of a saved run is always accepted.
 """
 
-import argparse
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
@@ -104,11 +103,11 @@ def _refuse(arguments: Any, names: Iterable[str], description: str) -> None:
             raise UserError(f"--{name.replace('_', '-')} has no effect here: it needs {description}")
 
 
-def check_samples(arguments: argparse.Namespace, settings: recipe.Evaluate) -> None:
+def check_samples(arguments: Any, settings: recipe.Evaluate) -> None:
     """Raise UserError if ``--sample-tokens`` is given but ``evaluate`` generates no text.
 
     Args:
-        arguments: the command line of ``evaluate``.
+        arguments: the options of ``evaluate`` as attributes.
         settings: the table ``evaluate`` of the recipe.
     """
     generates = arguments.samples or set(settings.measures) - {"ngram"}

@@ -45,7 +45,8 @@ def scorer(weights: Weights) -> Scorer:
         traces the function once for all values of B and P.
     """
     read = _score_by_layer if native_ops.library() and not tf.config.list_logical_devices("GPU") else score
-    return tf.function(lambda ids, state: read(weights, ids, state), reduce_retracing=True, autograph=False)
+    signature = [tf.TensorSpec([None, None], tf.int32), tf.TensorSpec([None, state_size(weights)])]
+    return tf.function(lambda ids, state: read(weights, ids, state), input_signature=signature, autograph=False)
 
 
 def _score_by_layer(weights: Weights, ids: Any, state: Any) -> tuple[Any, Any]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -60,7 +60,9 @@ class GenerationConfig:
 
 
 def compile_loop(run: Run, weights: Weights | None = None) -> Loop:
-    """Return the decoding loop of a run as a ``tf.function``, for requests with any B, P and N.
+    """Return the compiled decoding loop of a run, for requests with any B, P and N.
+
+    TensorFlow traces the loop at the first call, and again only if a call gives other optional inputs of ``Request``.
 
     Args:
         run: the trained run.
@@ -70,12 +72,37 @@ def compile_loop(run: Run, weights: Weights | None = None) -> Loop:
     """
     decoder = Decoder(weights or in_parts(run.weights), unsampled_mask(run), run.metadata.end_id)
 
-    # AutoGraph would write a temporary file, and the loop has no Python control flow to convert.
-    @tf.function(reduce_retracing=True, autograph=False)
+    @cache
+    def compiled(given: tuple[str, ...]) -> Any:
+        specs = _specs(run, given)
+
+        # AutoGraph would write a temporary file, and the loop has no Python control flow to convert.
+        @tf.function(input_signature=list(specs.values()), autograph=False)
+        def traced(*inputs: Any) -> Any:
+            values = dict(zip(specs, inputs, strict=True))
+            options = sampling.Rows(*(values.pop(name) for name in sampling.Rows._fields))
+            state = DecodingState(*(values.pop(name) for name in DecodingState._fields))
+            return decode(decoder, Request(options=options, **values), state)
+
+        return traced
+
     def loop(request: Request, state: DecodingState) -> Any:
-        return decode(decoder, request, state)
+        values = {**request._asdict(), **request.options._asdict(), **state._asdict()}
+        given = tuple(name for name, value in values.items() if value is not None and name != "options")
+        return compiled(given)(*(values[name] for name in given))
 
     return loop
+
+
+def _specs(run: Run, given: Sequence[str]) -> dict[str, tf.TensorSpec]:
+    """Return the dtype and the shape of each input of the decoding loop, with any B, P and N."""
+    S, V = run.metadata.state_size, run.metadata.vocab_size
+    shapes = {
+        "ids": ([None, None], tf.int32), "noise": ([None, None], tf.float32), "starts": ([None, 1], tf.int32),
+        "limits": ([None, 1], tf.int32), "bias": ([None, V], tf.float32), "recurrent": ([None, S], tf.float32),
+        "seen": ([None, V], tf.bool), "top_k": ([None], tf.int32),
+    }  # fmt: skip
+    return {name: tf.TensorSpec(*shapes.get(name, ([None], tf.float32)), name) for name in given}
 
 
 def unsampled_mask(run: Run) -> np.ndarray[Any, np.dtype[np.bool_]]:

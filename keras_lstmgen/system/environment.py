@@ -23,12 +23,17 @@ def configure() -> None:
     """
     if (chosen := os.environ.get(BACKEND, "tensorflow")) != "tensorflow":
         raise UserError(f"{BACKEND}={chosen}: keras-lstmgen needs the backend 'tensorflow'; unset {BACKEND}")
-    for name, option in LIMITS.items():
-        if name in os.environ:
-            raise UserError(f"{name}={os.environ[name]}: would stop a training early; unset it, and use {option}")
+    check_limits()
     os.environ["KERAS_NNX_ENABLED"] = "0"  # only the JAX backend supports NNX
     os.environ["KERAS_HOME"] = os.devnull  # Keras looks for keras.json in this folder and cannot create it there
     _name_temporary_folder()
+
+
+def check_limits() -> None:
+    """Raise UserError if a variable would make Keras stop a training early."""
+    for name, option in LIMITS.items():
+        if name in os.environ:
+            raise UserError(f"{name}={os.environ[name]}: would stop a training early; unset it, and use {option}")
 
 
 def _name_temporary_folder() -> None:
