@@ -8,7 +8,7 @@ from typing import Any
 
 import keras
 
-from keras_lstmgen.api import corpus_files, generation_options, verbose
+from keras_lstmgen.api import corpus_files, generation_options, recipe_arguments, verbose
 from keras_lstmgen.api.corpus_files import Texts
 from keras_lstmgen.api.generation_options import Plan
 from keras_lstmgen.api.loaded_model import LoadedModel
@@ -21,7 +21,7 @@ from keras_lstmgen.exporters.export_run import Exported, ExportError
 from keras_lstmgen.models import run_directory
 from keras_lstmgen.system import environment
 from keras_lstmgen.training import trainer
-from keras_lstmgen.utils.errors import UserError, check_range
+from keras_lstmgen.utils.errors import UserError, check_not_empty, check_range
 
 NAME = "run"  # folder name of a run in a temporary folder
 
@@ -79,24 +79,20 @@ def fit(request: FitRequest, folder: Path) -> keras.callbacks.History:
     """
     _check_dtype()
     environment.check_limits()
+    verbose.check(request.verbose)
     _check_callbacks(request.callbacks)
     corpus = corpus_files.training_corpus(request.texts, folder, request.values)
     settings = recipe.override(Recipe(), {**request.values, **corpus})
     effects.check(prepared_corpus.with_prepared_tables(settings), request.values, "")
     display = verbose.progress_bar if request.verbose else None
     with verbose.reports(request.verbose):
-        result = trainer.train(settings, folder, NAME, display=display, **_callbacks(request))
+        result = trainer.train(settings, folder, NAME, display=display, callbacks=request.callbacks)
     return _history(result.summary.history if result.summary else [])
 
 
 def is_trained(folder: Path) -> bool:
     """Return whether the folder of a run contains weights that ``load`` can read."""
     return (folder / run_directory.MODEL).is_file()
-
-
-def _callbacks(request: FitRequest) -> dict[str, Any]:
-    """Return the callbacks as an argument of ``trainer.train``."""
-    return {"callbacks": request.callbacks} if request.callbacks else {}
 
 
 def _check_callbacks(callbacks: Any) -> None:
@@ -137,8 +133,9 @@ class EvaluateRequest:
 
 def evaluate(model: LoadedModel, request: EvaluateRequest) -> dict[str, Any]:
     """Return the report of ``keras-lstmgen evaluate --json``."""
-    check_range("--samples", request.samples, 0)
-    check_range("--sample-tokens", request.sample_tokens, 1)
+    for name, low in (("samples", 0), ("sample_tokens", 1)):
+        number = recipe_arguments.whole_number(name, getattr(request, name))
+        check_range(f"--{name.replace('_', '-')}", number, low)
     run = model.run
     settings = recipe.override(run.recipe, request.values)
     effects.check(settings, request.values, "")
@@ -151,18 +148,31 @@ def evaluate(model: LoadedModel, request: EvaluateRequest) -> dict[str, Any]:
     return result if is_named else {**result, "text": "texts"}
 
 
-def export(folder: Path, values: Mapping[str, Any], show: int) -> dict[str, Exported]:
+def export_settings(model: LoadedModel, values: Mapping[str, Any], show: int) -> recipe.Export:
+    """Check the arguments of ``TextGenerator.export`` and return the settings of the export.
+
+    Args:
+        model: the model to export.
+        values: fields of the table ``export`` of the recipe, by dotted name.
+        show: 0, or 1 to print messages.
+    """
+    verbose.check(show)
+    settings = recipe.override(model.run.recipe, values).export
+    check_not_empty("formats", settings.formats)
+    return settings
+
+
+def export(folder: Path, settings: recipe.Export, show: int) -> dict[str, Exported]:
     """Export a run, and return the result of each format with the path of its artifact.
 
     Args:
         folder: folder of the run.
-        values: fields of the table ``export`` of the recipe, by dotted name.
+        settings: settings of the export.
         show: 0, or 1 to print messages.
     """
-    settings = recipe.override(recipe.parse(run_directory.load_metadata(folder).recipe), values)
     with verbose.reports(show):
         try:
-            results = export_run.export(folder, settings.export)
+            results = export_run.export(folder, settings)
         except ExportError as error:
             raise ExportError(str(error), _with_paths(folder, error.results)) from error
     return _with_paths(folder, results)

@@ -66,3 +66,10 @@ def _plain(value: Any) -> Any:
 def stored_path(path: PathLike[str]) -> str:
     """Return the name of a file as a recipe contains it."""
     return filenames.of_argument(fspath(path))
+
+
+def whole_number(name: str, value: Any) -> int:
+    """Return a whole number of Python or NumPy as an int; raise UserError for any other value."""
+    if isinstance(value, numbers.Integral) and not isinstance(value, bool):
+        return int(value)
+    raise UserError(f"{name}: {value!r:.60} is not a whole number")

@@ -11,11 +11,18 @@ from keras_lstmgen.utils.errors import UserError
 ESSENTIAL = (folders.METADATA, folders.TOKENIZER, folders.RECIPE, "model.keras")
 
 
+def checked_path(name: str, path: Any) -> Path:
+    """Return the absolute path of an argument; raise UserError if the argument is not a path or is empty."""
+    if not isinstance(path, str | os.PathLike) or not isinstance(os.fspath(path), str) or not os.fspath(path):
+        raise UserError(f"{name}: {path!r:.60} is not a path; give the name of a folder")
+    if "\0" in os.fspath(path):
+        raise UserError(f"{name}: {path!r:.60} contains a NUL; give the name of a folder")
+    return Path(path).absolute()
+
+
 def run_folder(path: Any) -> Path:
     """Return the path of a run; raise UserError if it is not the folder of a run."""
-    if not isinstance(path, str | os.PathLike):
-        raise UserError(f"path: {path!r:.60} is not a string or a path; give the folder of a run")
-    folder = Path(path)
+    folder = checked_path("path", path)
     if not folder.is_dir():
         problem = "is a file, not the folder of a run" if folder.exists() else "there is no such folder"
         raise UserError(f"{folder}: {problem}; give the folder of a run, such as saved_models/my_run")

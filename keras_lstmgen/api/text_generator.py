@@ -158,8 +158,9 @@ class TextGenerator:
         model = self._trained()
         if not isinstance(prompt, str):
             raise UserError(f"prompt: {type(prompt).__name__} is not a string; stream continues a single prompt")
-        if options.get("logprobs") is not None:
-            raise UserError("logprobs: has no effect in stream, which yields only strings; use generate")
+        for name in ("n", "logprobs"):
+            if name in options:
+                raise UserError(f"{name}: has no effect in stream, which yields a single text; use generate")
         plan = _engine().plan(model, options)
         stream: Iterator[str] = model.stream(prompt, plan)
         return stream
@@ -260,9 +261,10 @@ class TextGenerator:
             UserError: if the folder exists, or cannot be written.
         """
         self._trained()
+        path = run_copies.checked_path("folder", folder)
         with self._lock:
-            run_copies.copy(self._run_folder(), Path(folder), overwrite)
-            self._folder = Path(folder).absolute()
+            run_copies.copy(self._run_folder(), path, overwrite)
+            self._folder = path
         return Path(folder)
 
     def export(
@@ -284,11 +286,11 @@ class TextGenerator:
         Raises:
             UserError: if an artifact failed the comparison, or if an argument is invalid.
         """
-        self._trained()
-        values = _of_table("export", fields)
+        path, engine = run_copies.checked_path("folder", folder), _engine()
+        settings = engine.export_settings(self._trained(), _of_table("export", fields), verbose)
         with self._lock:
-            run_copies.copy_for_export(self._run_folder(), Path(folder), overwrite)
-            results: dict[str, Exported] = _engine().export(Path(folder), values, verbose)
+            run_copies.copy_for_export(self._run_folder(), path, overwrite)
+            results: dict[str, Exported] = engine.export(path, settings, verbose)
         return results
 
     @property
@@ -313,7 +315,7 @@ class TextGenerator:
 
     def _use(self, folder: Path) -> None:
         """Load the model of a run."""
-        self._folder, self._model = folder.absolute(), _engine().load(folder)
+        self._folder, self._model = folder, _engine().load(folder)
 
 
 def _engine() -> Any:

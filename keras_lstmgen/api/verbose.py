@@ -34,14 +34,15 @@ def progress_bar(view: TrainingView) -> Iterator[keras.callbacks.Callback]:  # n
     yield ProgressBar()
 
 
+def check(verbose: int) -> None:
+    """Raise UserError if ``verbose`` is neither 0 nor 1."""
+    if verbose not in (0, 1):
+        raise UserError(f"verbose: {verbose!r:.60} is not 0 (no output) or 1 (messages and a progress bar)")
+
+
 @contextmanager
 def reports(verbose: int) -> Iterator[None]:
-    """Print the messages of the library inside the context if ``verbose`` is 1, and discard them if it is 0.
-
-    Raises:
-        UserError: if ``verbose`` is another value.
-    """
-    if verbose not in (0, 1):
-        raise UserError(f"verbose: {verbose!r} is not 0 (silent) or 1 (messages and a progress bar)")
+    """Print the messages of the library inside the context if ``verbose`` is 1, and discard them if it is 0."""
+    check(verbose)
     with reporter.use(PrintingReporter() if verbose else Reporter()):
         yield
