@@ -113,7 +113,8 @@ static int start_threads(struct team *team, struct member *members, pthread_t *i
 #if defined(__GLIBC__)
         choose_processor(team, &attributes, &last);
 #endif
-        if (pthread_create(&ids[size], &attributes, take_part, &members[size]))
+        if (pthread_create(&ids[size], &attributes, take_part, &members[size]) &&
+            pthread_create(&ids[size], NULL, take_part, &members[size])) /* the system may refuse the processor */
             break;
     }
     pthread_attr_destroy(&attributes);
