@@ -20,6 +20,7 @@ import pytest
 
 from keras_lstmgen.cli import command_line
 from keras_lstmgen.cli.parser import build_parser
+from keras_lstmgen.cli.verbs import train
 from keras_lstmgen.cli.verbs.recipe_arguments import run_name
 from keras_lstmgen.config import recipe
 from keras_lstmgen.data import sources
@@ -124,7 +125,8 @@ def test_the_help_says_the_default_of_each_number(verb: str, capsys: pytest.Capt
 # train
 
 
-def test_every_value_of_a_recipe_is_an_option(asked: list[Any]) -> None:
+def test_every_value_of_a_recipe_is_an_option(asked: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train, "_base", lambda _runs, _init_from: recipe.Recipe())
     words = {
         "corpus.source": "a.txt b.txt", "corpus.sha256": "x y", "corpus.documents": "jsonl", "corpus.field": "text",
         "corpus.labels": "good bad", "corpus.unique": "true", "corpus.validation": "c.txt d.txt",
@@ -133,6 +135,7 @@ def test_every_value_of_a_recipe_is_an_option(asked: list[Any]) -> None:
         "model.layers": "3", "model.dropout": "0.4", "model.input_dropout": "0.3", "model.tied": "true",
         "model.embedding_dropout": "0.2", "model.weight_drop": "0.1", "model.activation_regularization": "2",
         "model.attention": "3", "model.copy": "true",
+        "training.init_from": "runs/old",
         "training.batch_size": "5", "training.average": "50", "training.precision": "float32",
         "training.random_offsets": "false",
         "training.sampled_softmax": "8", "training.source_loss": "0.5", "model.members": "2", "training.state": "fresh",

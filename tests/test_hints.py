@@ -254,6 +254,12 @@ def _fixed_value(say: Say, copied: Path) -> None:
     say(f"train --resume {copied}", 0)
 
 
+def _other_documents(say: Say, copied: Path) -> None:
+    said = say(f"train --init-from {copied} b.txt --corpus.documents pairs")
+    assert "give --corpus.documents, --corpus.field or --corpus.labels accordingly" in said
+    say(f"train --init-from {copied} b.txt --corpus.documents stream {shlex.join(TINY)}", 0)
+
+
 def _overfitting(say: Say, copied: Path) -> None:
     settings = recipe.override(recipe.load(copied / run_directory.RECIPE), {"model.dropout": 0.0})
     history = [{"val_loss": 1.0}, {"val_loss": 2.0}]
@@ -272,6 +278,7 @@ SITUATIONS: dict[str, Callable[[Say, Path], None]] = {
     "give --evaluate.measures without": _moved_text, "--corpus.source PATH": _moved_text, "give another --name": _names,
     "train one with 'keras-lstmgen train'": _no_run, "is not a finished run": _unfinished,
     "to continue from the last weights": _diverged, "train again with a lower": _diverged,
+    "--corpus.labels accordingly": _other_documents,
     "--resume cannot change this option": _fixed_value, "these options lower the loss": _overfitting,
 }  # fmt: skip
 

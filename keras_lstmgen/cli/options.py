@@ -12,7 +12,8 @@ from keras_lstmgen.files import filenames
 from keras_lstmgen.utils import numerals
 from keras_lstmgen.utils.errors import visible
 
-PATHS = ("corpus.source", "corpus.validation")  # recipe fields whose values are file names
+PATHS = ("corpus.source", "corpus.validation", "training.init_from")  # recipe fields whose values are file names
+SHORT_NAMES = {"training.init_from": ["--init-from"]}  # second names of the options of recipe fields
 
 
 def _train(parser: argparse.ArgumentParser) -> None:
@@ -63,7 +64,7 @@ def _recipe_field(parser: argparse.ArgumentParser, name: str) -> None:
     choices = f"; one of {', '.join(about['choices'])}" if about["choices"] else ""
     parse = _or_auto(kind) if default == recipe.AUTO else filenames.of_argument if name in PATHS else _parser_of(kind)
     parser.add_argument(
-        f"--{name}", dest=name, metavar=_metavar(kind), default=argparse.SUPPRESS,
+        *SHORT_NAMES.get(name, ()), f"--{name}", dest=name, metavar=_metavar(kind), default=argparse.SUPPRESS,
         nargs="*" if get_args(kind) else None, type=parse,
         help=f"{about['about']}{choices} (default: {_format_default(default)})".replace("%", "%%"),
     )  # fmt: skip

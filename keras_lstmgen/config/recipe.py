@@ -43,8 +43,12 @@ LARGEST = 2**53  # default maximum of a number; float64 represents all integers 
 MAX_SHOWN = 80  # maximum number of characters of a value in a message
 
 
-def load(path: Path) -> Recipe:
+def load(path: Path, base: Recipe | None = None) -> Recipe:
     """Read a recipe from a TOML file.
+
+    Args:
+        path: the TOML file.
+        base: the recipe with the values of all fields that the file does not contain. None for the default values.
 
     Raises:
         UserError: the file does not exist or is not TOML, a key is unknown, or a value is invalid.
@@ -58,15 +62,16 @@ def load(path: Path) -> Recipe:
         raise UserError(
             f"{path}: is not TOML ({reason}); correct the recipe, or give a text with this name by --corpus.source"
         ) from error
-    return parse(tables, where=f"{path}: ")
+    return parse(tables, f"{path}: ", base)
 
 
-def parse(tables: Mapping[str, Any], where: str = "") -> Recipe:
+def parse(tables: Mapping[str, Any], where: str = "", base: Recipe | None = None) -> Recipe:
     """Return a recipe from nested dictionaries, such as the content of a TOML or JSON file.
 
     Args:
         tables: the tables by name; each table maps field names to values.
         where: beginning of error messages, such as ``"recipe.toml: "``.
+        base: see ``load``.
 
     Raises:
         UserError: a key is unknown, or a value is invalid.
@@ -78,7 +83,7 @@ def parse(tables: Mapping[str, Any], where: str = "") -> Recipe:
         if not isinstance(table, Mapping):
             raise UserError(f"{where}unknown key '{name}'; a recipe has the tables {', '.join(SECTIONS)}")
     values = {f"{name}.{key}": value for name, table in tables.items() for key, value in table.items()}
-    return override(Recipe(), values, where)
+    return override(base or Recipe(), values, where)
 
 
 def override(recipe: Recipe, values: Mapping[str, Any], where: str = "") -> Recipe:

@@ -141,6 +141,10 @@ class Model:
 class Training:
     """The settings of the training. The training ends as soon as it reaches one of its limits."""
 
+    init_from: str = recipe_field(
+        "",
+        "name or path of a run; the training starts from its weights, with its tokenizer and the sizes of its model",
+    )
     batch_size: int = recipe_field(AUTO, "B, sequences in a batch", low=1, high=65_536)
     window: int = recipe_field(
         64,

@@ -61,7 +61,9 @@ class Encoded:
     unsampled_ids: tuple[int, ...]
 
 
-def encode(recipe: Recipe, cache: Path, report: Callable[[str], None] = lambda _: None) -> Encoded:
+def encode(
+    recipe: Recipe, cache: Path, report: Callable[[str], None] = lambda _: None, words: Tokenizer | None = None
+) -> Encoded:
     """Tokenize the corpus of a recipe into a folder of the cache, or reuse the folder if nothing has changed.
 
     A damaged folder is replaced. Memory use depends on the longest document, not on the size of the corpus.
@@ -70,11 +72,12 @@ def encode(recipe: Recipe, cache: Path, report: Callable[[str], None] = lambda _
         recipe: the recipe. Only the tables ``corpus`` and ``tokenizer`` are used.
         cache: folder of the cache.
         report: function that is called with a line of text for each step.
+        words: the tokenizer. None to train a vocabulary on the training split.
 
     Raises:
         UserError: if the corpus cannot be read, if a text changes while it is read, or if the folder cannot be written.
     """
-    folder = cache / _key(recipe)
+    folder = cache / _key(recipe, words)
     if (encoded := _load(folder)) is not None:
         report(f"Corpus and tokenizer are unchanged: reusing {folder}")
         return encoded
@@ -82,8 +85,8 @@ def encode(recipe: Recipe, cache: Path, report: Callable[[str], None] = lambda _
         if _load(folder) is None:
             with replacing(folder) as temporary:
                 temporary.mkdir()
-                _write(recipe, temporary, report)
-                if _key(recipe) != folder.name:
+                _write(recipe, temporary, report, words)
+                if _key(recipe, words) != folder.name:
                     raise UserError("corpus.source: a text changed while it was read; train again when it is complete")
         encoded = _load(folder)
     if encoded is None:
@@ -107,9 +110,10 @@ def _exclusive(folder: Path, report: Callable[[str], None]) -> Iterator[None]:
         yield
 
 
-def _key(recipe: Recipe) -> str:
-    """Return the name of the folder of a recipe: a hash of the tokenizer settings, the texts and the split."""
-    settings = json.dumps([FORMAT, asdict(recipe.tokenizer), fingerprint(recipe.corpus)], sort_keys=True)
+def _key(recipe: Recipe, words: Tokenizer | None) -> str:
+    """Return the name of the folder of a recipe: a hash of the tokenizer or its settings, the texts and the split."""
+    vocabulary = hashlib.sha256(words.model).hexdigest() if words else asdict(recipe.tokenizer)
+    settings = json.dumps([FORMAT, vocabulary, fingerprint(recipe.corpus)], sort_keys=True)
     return hashlib.sha256(settings.encode()).hexdigest()[:16]
 
 
@@ -155,10 +159,11 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _write(recipe: Recipe, folder: Path, report: Callable[[str], None]) -> None:
-    """Train the vocabulary and write all files of a folder. ``encoding.json`` is written last."""
-    report(f"Training a vocabulary of type {recipe.tokenizer.type}")
-    tokenizer = Tokenizer(train(recipe.tokenizer, partial(pieces, recipe.corpus, "train")))
+def _write(recipe: Recipe, folder: Path, report: Callable[[str], None], words: Tokenizer | None) -> None:
+    """Write all files of a folder. ``encoding.json`` is written last. See ``encode`` for the arguments."""
+    if words is None:
+        report(f"Training a vocabulary of type {recipe.tokenizer.type}")
+    tokenizer = words or Tokenizer(train(recipe.tokenizer, partial(pieces, recipe.corpus, "train")))
     (folder / "tokenizer.model").write_bytes(tokenizer.model)
     dtype = dtype_of(tokenizer)
     counts, seen = {}, {}

@@ -139,14 +139,16 @@ def _joined(cell: inference_step.Cell) -> inference_step.Cell:
 def metadata_json(run: Run) -> str:
     """Return the metadata of a run as JSON, for an exported artifact.
 
-    The recipe in the metadata contains the names of the corpus files without their folders, because artifacts may be
-    published.
+    The recipe in the metadata contains the names of the corpus files, and of the run from which the training started,
+    without their folders, because artifacts may be published.
     """
     values = asdict(run.metadata)
     corpus = values["recipe"].get("corpus", {})
     for key in ("source", "validation"):
         if key in corpus:
             corpus[key] = [_without_folder(name) for name in corpus[key]]
+    if init_from := values["recipe"].get("training", {}).get("init_from"):
+        values["recipe"]["training"]["init_from"] = _without_folder(init_from)
     return json.dumps(values, ensure_ascii=False, allow_nan=False)
 
 

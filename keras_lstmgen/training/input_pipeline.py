@@ -2,7 +2,8 @@
 
 import hashlib
 import itertools
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from keras_lstmgen.distribution import workers
 from keras_lstmgen.evaluation import likelihood
 from keras_lstmgen.layers import compute_dtype, native_ops
 from keras_lstmgen.models.builder import parameters
+from keras_lstmgen.models.continuation import Vocabulary
 from keras_lstmgen.reporting import reporter
 from keras_lstmgen.system import malloc
 from keras_lstmgen.tokenizers.tokenizer import check_writable
@@ -115,12 +117,13 @@ class TrainingData:
         return example_batches.dataset(self.train_examples, batching, source_loss=part.source_loss)
 
 
-def load(recipe: Recipe, runs: Path) -> TrainingData:
+def load(recipe: Recipe, runs: Path, words: Vocabulary | None = None) -> TrainingData:
     """Encode the corpus, choose the sizes that the recipe does not contain, and check that a training is possible.
 
     Args:
         recipe: the recipe.
         runs: folder of the runs. Its subfolder ``.encoded`` caches the token ids.
+        words: the vocabulary of the run from which the training starts. None to train a vocabulary.
 
     Raises:
         UserError: if the corpus is not suitable for the recipe, or if this machine cannot train the model.
@@ -128,12 +131,33 @@ def load(recipe: Recipe, runs: Path) -> TrainingData:
     check_precision(recipe.training.precision)
     recipe = prepared_corpus.with_prepared_tables(recipe)
     with reporter.status("reading the corpus") as show:
-        encoded = prepared_corpus.load(recipe.corpus) or encode(recipe, runs / ".encoded", show)
+        encoded = prepared_corpus.load(recipe.corpus) or _encode(recipe, runs, show, words)
+    if words:
+        encoded = _with_vocabulary(recipe, encoded, words)
     check_writable(encoded.tokenizer, encoded.unsampled_ids)
     examples = None if recipe.corpus.documents == "stream" else _examples(recipe, encoded.train)
     recipe = _with_sizes(recipe, encoded, examples)
     _check_memory(recipe, encoded.tokenizer.vocab_size)
     return _training_data(recipe, encoded, None if recipe.carries else examples)
+
+
+def _encode(recipe: Recipe, runs: Path, show: Callable[[str], None], words: Vocabulary | None) -> Encoded:
+    """Tokenize the corpus of a recipe, or read its ids from the cache."""
+    return encode(recipe, runs / ".encoded", show, words.tokenizer if words else None)
+
+
+def _with_vocabulary(recipe: Recipe, encoded: Encoded, words: Vocabulary) -> Encoded:
+    """Return the corpus such that a model can also generate the ids on which its weights were trained before.
+
+    Raises:
+        UserError: if a prepared corpus has another vocabulary.
+    """
+    if encoded.tokenizer.model != words.tokenizer.model:
+        raise UserError(
+            f"{recipe.corpus.source[0]}: was prepared with a vocabulary other than that of "
+            f"{recipe.training.init_from}; train on the text itself"
+        )
+    return replace(encoded, unsampled_ids=tuple(sorted({*encoded.unsampled_ids} & {*words.unsampled_ids})))
 
 
 def _training_data(recipe: Recipe, encoded: Encoded, examples: Examples | None) -> TrainingData:
@@ -218,4 +242,9 @@ def digest(encoded: Encoded) -> str:
 
 def held_out_ids(encoded: Encoded) -> NDArray[np.integer]:
     """Return the ids of the held-out text that are scored after each epoch, integer [N]."""
-    return encoded.validation[: min(VALIDATION_TOKENS, VALIDATION_LOGITS // encoded.tokenizer.vocab_size)]
+    return encoded.validation[: max_scored_tokens(encoded.tokenizer.vocab_size)]
+
+
+def max_scored_tokens(V: int) -> int:
+    """Return the maximum number of held-out tokens that are scored after each epoch, for a vocabulary size V."""
+    return min(VALIDATION_TOKENS, VALIDATION_LOGITS // V)

@@ -10,6 +10,7 @@ from keras_lstmgen.files import atomic
 from keras_lstmgen.models import run_directory
 from keras_lstmgen.reporting import plots
 from keras_lstmgen.system import cpu
+from keras_lstmgen.training import continuation_report
 from keras_lstmgen.training.loop import Training
 
 METRICS, CURVE = "metrics.json", "curve.png"
@@ -53,7 +54,7 @@ def _metrics(training: Training) -> dict[str, Any]:
     best = min(progress.history, key=lambda row: row["val_loss"])
     counts = data.counts("validation")
     cross_entropy = best["val_loss"] * counts["tokens"]  # estimate for the whole split
-    return {
+    metrics = {
         "validation": likelihood.loss_in_units(cross_entropy, counts),
         "validation_tokens_scored": data.scored_tokens,
         "train_nats_per_token": best["loss"],
@@ -62,3 +63,8 @@ def _metrics(training: Training) -> dict[str, Any]:
         "tokens_per_second": progress.windows * data.batch_tokens / progress.seconds,
         "cores": cpu.available(),
     }
+    if data.recipe.training.init_from:
+        before = run_directory.load_metadata(training.folder).metrics[continuation_report.KEY]
+        losses = continuation_report.losses_after(before, training.folder, training.run, best["val_loss"])
+        metrics[continuation_report.KEY] = losses
+    return metrics

@@ -15,15 +15,16 @@ from keras_lstmgen.config import recipe
 from keras_lstmgen.data import prepared_corpus, sources, stream_windows
 from keras_lstmgen.distribution import workers
 from keras_lstmgen.distribution.stop_votes import StopRequest
-from keras_lstmgen.files import atomic, spooling
+from keras_lstmgen.files import atomic, filenames, spooling
 from keras_lstmgen.layers import lstm
-from keras_lstmgen.models import run_directory
+from keras_lstmgen.models import continuation, run_directory
 from keras_lstmgen.models.builder import TrainingOptions, build, start_at
+from keras_lstmgen.models.continuation import Vocabulary
 from keras_lstmgen.models.inference_step import state_size, weights_of
 from keras_lstmgen.models.run_directory import Metadata, Run
 from keras_lstmgen.reporting import reporter
 from keras_lstmgen.tokenizers import tokenizer
-from keras_lstmgen.training import checkpoint, input_pipeline, losses
+from keras_lstmgen.training import checkpoint, continuation_report, input_pipeline, losses
 from keras_lstmgen.training.callbacks.controller import TrainingController
 from keras_lstmgen.training.callbacks.saving import HISTORY
 from keras_lstmgen.training.callbacks.user_callbacks import UserCallbacks
@@ -64,6 +65,9 @@ def train(
 ) -> TrainingResult:
     """Train a new run in the folder ``runs/name``.
 
+    If ``settings.training.init_from`` names a run, the training starts from the weights of this run. In this case,
+    override the recipe ``models.continuation.defaults`` instead of ``recipe.Recipe()``.
+
     If the training fails before it saves trained weights, the folder is removed. If a callback of the caller raises an
     exception, the folder is kept, so that ``resume`` can continue the training.
 
@@ -86,8 +90,11 @@ def train(
     read_once = [name for name in (*settings.corpus.source, *settings.corpus.validation) if spooling.is_read_once(name)]
     if read_once and workers.size() > 1:
         raise UserError(f"corpus: '{read_once[0]}' can be read only once, but each worker reads it; give a file")
+    words = None
+    if settings.training.init_from:
+        settings, words = _with_origin(settings, runs)
     settings = replace(settings, corpus=sources.spool(settings.corpus))
-    data = _load_on_all_workers(settings, runs)
+    data = _load_on_all_workers(settings, runs, words)
     folder = run_directory.create(runs, name)
     try:
         atomic.write_text(folder / run_directory.RECIPE, recipe.to_toml(data.recipe))  # --resume needs this file
@@ -96,6 +103,13 @@ def train(
         if not has_weights(folder) and not hooks.callbacks.failed:
             shutil.rmtree(folder, ignore_errors=True)
         raise
+
+
+def _with_origin(settings: recipe.Recipe, runs: Path) -> tuple[recipe.Recipe, Vocabulary]:
+    """Find the run from which a training starts, and return the completed recipe and the vocabulary of this run."""
+    folder = run_directory.find(filenames.native(settings.training.init_from), runs)
+    settings = replace(settings, training=replace(settings.training, init_from=continuation.stored_path(folder)))
+    return continuation.completed(settings, folder), continuation.vocabulary_of(folder)
 
 
 def resume(
@@ -125,7 +139,10 @@ def resume(
         raise UserError(f"{folder}: has no checkpoint to resume from; train it again")
     _check_changes(recipe.load(folder / run_directory.RECIPE), settings)
     _check_text(settings.corpus)
-    return _fit(_load_on_all_workers(settings, folder.parent), folder, _hooks(stop, display, callbacks))
+    words = None
+    if settings.training.init_from:  # the run itself has the vocabulary, unless it stopped before its first checkpoint
+        words = continuation.vocabulary_of(folder if checkpoint.exists(folder) else continuation.origin(settings))
+    return _fit(_load_on_all_workers(settings, folder.parent, words), folder, _hooks(stop, display, callbacks))
 
 
 def _hooks(
@@ -143,21 +160,23 @@ def train_as_worker(runs: Path, stop: StopRequest | None = None) -> None:
         stop: see ``train``.
     """
     with reporter.use(reporter.Reporter()):  # only the chief reports
-        data = _with_absolute_paths(input_pipeline.load(recipe.parse(workers.broadcast_json(None)), runs))
+        tables, vocabulary = workers.broadcast_json(None)
+        words = Vocabulary.from_json(vocabulary) if vocabulary else None
+        data = _with_absolute_paths(input_pipeline.load(recipe.parse(tables), runs, words))
         with tempfile.TemporaryDirectory() as folder:  # only the chief writes to the folder of the run
             _fit(data, Path(folder), _hooks(stop))
 
 
-def _load_on_all_workers(settings: recipe.Recipe, runs: Path) -> TrainingData:
-    """Load the data on the chief, and send the recipe of the chief to the other workers."""
-    data = input_pipeline.load(settings, runs)
+def _load_on_all_workers(settings: recipe.Recipe, runs: Path, words: Vocabulary | None) -> TrainingData:
+    """Load the data on the chief, and send the recipe and the vocabulary of the chief to the other workers."""
+    data = input_pipeline.load(settings, runs, words)
     batch_size = data.recipe.training.batch_size
     if batch_size % workers.size():
         raise UserError(
             f"training.batch_size: {batch_size} rows cannot be divided evenly among {workers.size()} workers; give a "
             f"multiple of {workers.size()}"
         )
-    workers.broadcast_json(recipe.to_tables(data.recipe))
+    workers.broadcast_json([recipe.to_tables(data.recipe), words.to_json() if words else None])
     return _with_absolute_paths(data)
 
 
@@ -253,14 +272,28 @@ def _start(data: TrainingData, folder: Path, stop: StopRequest) -> Training:
         progress = _restore(folder, model, text)
     else:
         tokenizer.save(run.tokenizer, folder / run_directory.TOKENIZER)
-        run_directory.save_metadata(folder, run.metadata)  # the metrics follow after the training
-        start_at(model, token_counts)
+        metrics = _initialize(model, data, token_counts) if workers.is_chief() else {}
+        run_directory.save_metadata(folder, replace(run.metadata, metrics=metrics))
         progress = checkpoint.share(model, Progress(text=text), [])
         checkpoint.save(folder, model, progress)
     atomic.write_text(folder / run_directory.RECIPE, recipe.to_toml(data.recipe))  # --resume may change limits
     _report_start(data, model, folder)
     controller = TrainingController(data.recipe.training, progress, data.batches_per_epoch, stop)
     return Training(data, folder, model, run, controller)
+
+
+def _initialize(model: keras.Sequential, data: TrainingData, token_counts: np.ndarray[Any, Any]) -> dict[str, Any]:
+    """Set the initial weights of a new run.
+
+    Returns:
+        The metrics before the training: the losses of the run from which the training starts, if there is such a run.
+    """
+    if not data.recipe.training.init_from:
+        start_at(model, token_counts)
+        return {}
+    origin = run_directory.load(continuation.origin(data.recipe))
+    model.set_weights(origin.model.get_weights())
+    return {continuation_report.KEY: continuation_report.losses_before(data, origin)}
 
 
 def _raise_already_training(folder: Path) -> None:

@@ -10,6 +10,7 @@ from keras_lstmgen.cli.display import training_hint
 from keras_lstmgen.cli.display.training_screen import TrainingScreen
 from keras_lstmgen.cli.stop_signals import stop_on_signals
 from keras_lstmgen.distribution.stop_votes import StopRequest
+from keras_lstmgen.training import continuation_report
 from keras_lstmgen.training.loop import Display, TrainingView
 from keras_lstmgen.training.summary import CURVE, TrainingSummary
 from keras_lstmgen.training.trainer import TrainingResult
@@ -69,5 +70,18 @@ def _print_summary(folder: Path, summary: TrainingSummary) -> None:
         ("curve", folder / CURVE),
     ]
     console.table(f"{folder}: best epoch, {summary.scored_text}", ("measure", "value"), rows)
+    if losses := metrics.get(continuation_report.KEY):
+        _print_continuation(losses)
     if hint := training_hint.overfitting_hint(folder, summary.recipe, summary.characters, summary.history):
         console.out.print(hint, markup=False)
+
+
+def _print_continuation(losses: dict[str, Any]) -> None:
+    """Print a table of the losses before and after a training that started from another run."""
+    rows = []
+    for key, text in (("old", "text of the earlier run"), ("new", "new text")):
+        values = losses[key] or {}
+        figures = [f"{values[when]:.4f}" if when in values else "not available" for when in ("before", "after")]
+        rows.append((text, *figures))
+    title = f"started from {losses['run']}: nats per token on held-out text"
+    console.table(title, ("held-out text", "before", "after"), rows)

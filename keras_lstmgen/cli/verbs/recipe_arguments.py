@@ -3,7 +3,7 @@
 import argparse
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,21 @@ def recipe_values(arguments: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name, value in vars(arguments).items() if "." in name}
 
 
-def recipe_and_name(words: list[str], given: dict[str, Any]) -> tuple[recipe.Recipe, str]:
+def _default_recipe(init_from: str) -> recipe.Recipe:  # noqa: ARG001
+    """Return the recipe with the default values."""
+    return recipe.Recipe()
+
+
+def recipe_and_name(
+    words: list[str], given: dict[str, Any], base: Callable[[str], recipe.Recipe] = _default_recipe
+) -> tuple[recipe.Recipe, str]:
     """Return the recipe that the command line specifies, and a name for the run.
 
     Args:
         words: the path of a recipe, or one or more texts. An empty list stands for the language reference of Python.
         given: the values of options by dotted name. They replace the values of the recipe.
+        base: function that takes the value of ``training.init_from``, and returns the recipe whose values apply to all
+            fields that are not given.
 
     Returns:
         The recipe and the name of the run.
@@ -39,14 +48,16 @@ def recipe_and_name(words: list[str], given: dict[str, Any]) -> tuple[recipe.Rec
     if recipes and len(words) > 1:
         raise UserError(f"{recipes[0]}: a recipe must be the only argument; give its text with --corpus.source")
     if recipes:
-        settings = recipe.override(recipe.load(Path(filenames.native(recipes[0]))), given, "--")
+        path = Path(filenames.native(recipes[0]))
+        init_from = given.get("training.init_from") or recipe.load(path).training.init_from
+        settings = recipe.override(recipe.load(path, base(init_from)), given, "--")
         _check_effects(settings, given, f"{recipes[0]}: ")
         return settings, Path(recipes[0]).stem
     if words and "corpus.source" in given:
         raise UserError(f"{words[0]}: has no effect together with --corpus.source; leave out one of them")
     note_reserved_names(words)
-    settings = recipe.override(recipe.Recipe(), {"corpus.source": words} if words else {})
-    settings = recipe.override(settings, given, "--")
+    start = base(given.get("training.init_from", ""))
+    settings = recipe.override(start, {**({"corpus.source": words} if words else {}), **given}, "--")
     _check_effects(settings, given, "")
     first = words[0] if words else "quickstart"
     return settings, "text" if spooling.is_read_once(first) else run_name(first)

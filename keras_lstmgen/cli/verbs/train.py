@@ -12,7 +12,8 @@ from keras_lstmgen.cli.verbs.recipe_arguments import note_skipped_files, recipe_
 from keras_lstmgen.cli.verbs.run_arguments import find_run
 from keras_lstmgen.config import effects, recipe
 from keras_lstmgen.distribution import launcher, workers
-from keras_lstmgen.models import run_directory
+from keras_lstmgen.files import filenames
+from keras_lstmgen.models import continuation, run_directory
 from keras_lstmgen.training import trainer
 from keras_lstmgen.utils.errors import UserError, check_range
 
@@ -34,9 +35,14 @@ def run(arguments: argparse.Namespace) -> None:
 
 def _train(arguments: argparse.Namespace) -> Path:
     """Train a new run and return its folder."""
-    settings, name = recipe_and_name(arguments.source, recipe_values(arguments))
+    settings, name = recipe_and_name(arguments.source, recipe_values(arguments), partial(_base, arguments.runs))
     note_skipped_files(settings.corpus)
     return run_training(partial(trainer.train, settings, arguments.runs, arguments.name or name))
+
+
+def _base(runs: Path, init_from: str) -> recipe.Recipe:
+    """Return the recipe whose values apply to all fields that the user does not give."""
+    return continuation.defaults(find_run(filenames.native(init_from), runs)) if init_from else recipe.Recipe()
 
 
 def _resume(arguments: argparse.Namespace) -> Path:

@@ -6,7 +6,11 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
+from numpy.typing import NDArray
 
+from keras_lstmgen.data import example_batches
+from keras_lstmgen.data.example_batches import Examples
 from keras_lstmgen.distribution import workers
 from keras_lstmgen.evaluation import likelihood
 from keras_lstmgen.layers.regularization import ActivationRegularization
@@ -103,10 +107,25 @@ def held_out_loss(data: TrainingData, run: Run) -> Measure:
     Returns:
         A function that measures and returns the loss. The argument of the function is a callback for the progress.
     """
-    ids, score = data.held_out_ids, likelihood.scorer(run.weights)
-    examples, tokens = data.validation_examples, data.scored_tokens
+    return text_loss(run, data.held_out_ids, data.validation_examples)
+
+
+def text_loss(run: Run, ids: NDArray[np.integer], examples: Examples | None) -> Measure:
+    """Create a function that measures the loss on a text, in nats per predicted token.
+
+    Args:
+        run: the run with the inference model.
+        ids: the ids of the text, integer [N].
+        examples: the documents or pairs of the text. None if the model reads the text as continuous text.
+
+    Returns:
+        See ``held_out_loss``.
+    """
+    score = likelihood.scorer(run.weights)
     if examples is not None:
-        return lambda on_progress: likelihood.examples_nll(run.weights, examples, score, on_progress) / tokens
+        of_examples, targets = examples, example_batches.target_tokens(examples)
+        return lambda on_progress: likelihood.examples_nll(run.weights, of_examples, score, on_progress) / targets
+    tokens = len(ids) - 1
     parts = max(1, min(MAX_PARTS, len(ids) // PART_TOKENS))
     return lambda on_progress: likelihood.stream_nll(run.weights, ids, parts, score, on_progress) / tokens
 
