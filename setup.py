@@ -1,4 +1,4 @@
-"""Build steps that setup.cfg cannot declare: the C extension and the files of the web page."""
+"""Build steps that setup.cfg cannot declare: the C extension, the recipes and the clients."""
 
 import shutil
 from pathlib import Path
@@ -6,17 +6,21 @@ from pathlib import Path
 from setuptools import Extension, setup
 from setuptools.command.build_py import build_py
 
+PACKAGED = ("pipelines", "export")  # keras_lstmgen/files/packaged.py reads these folders
+IGNORED = ("node_modules", "__pycache__", ".*")
+
 
 class BuildPy(build_py):
-    """Copies the files of the web page into the package; an editable one reads ``export/browser``."""
+    """Copies the recipes and the clients into the package. An editable installation reads them from the checkout."""
 
     def run(self) -> None:
-        """Build the Python modules, and copy the files."""
+        """Build the Python modules, and copy the folders."""
         super().run()
         if not self.editable_mode:
-            place = Path(self.build_lib, "keras_lstmgen", "exporters", "browser")
-            without = shutil.ignore_patterns("node_modules")
-            shutil.copytree(Path("export", "browser"), place, ignore=without, dirs_exist_ok=True)
+            for name in PACKAGED:
+                place = Path(self.build_lib, "keras_lstmgen", "packaged", name)
+                shutil.rmtree(place, ignore_errors=True)
+                shutil.copytree(name, place, ignore=shutil.ignore_patterns(*IGNORED))
 
 
 setup(

@@ -19,9 +19,9 @@ from typing import Any
 import pytest
 
 from keras_lstmgen.cli import command_line
+from keras_lstmgen.cli.checks.recipe_arguments import run_name
 from keras_lstmgen.cli.parser import build_parser
 from keras_lstmgen.cli.verbs import train
-from keras_lstmgen.cli.verbs.recipe_arguments import run_name
 from keras_lstmgen.config import recipe
 from keras_lstmgen.data import sources
 from keras_lstmgen.exporters import verify
@@ -35,7 +35,7 @@ from keras_lstmgen.models import run_directory
 from keras_lstmgen.training import trainer
 from keras_lstmgen.training.trainer import TrainingResult
 
-VERBS = ("prepare", "train", "generate", "chat", "evaluate", "inspect", "export", "info")
+VERBS = ("prepare", "train", "generate", "chat", "evaluate", "inspect", "export", "clients", "info")
 TINY = shlex.split(
     "--model.units 7 --model.embedding_size 4 --training.batch_size 3 --training.window 5 --training.epochs 1"
 )

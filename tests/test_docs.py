@@ -144,7 +144,7 @@ def _fails(command: list[str]) -> bool:
 
 def test_the_readme_shows_every_verb() -> None:
     shown = {command[1] for command in commands(ROOT / "README.md") if command[0] == "keras-lstmgen"}
-    assert shown >= {"prepare", "train", "generate", "chat", "evaluate", "inspect", "export", "info"}
+    assert shown >= {"prepare", "train", "generate", "chat", "evaluate", "inspect", "export", "clients", "info"}
 
 
 @pytest.mark.parametrize("page", names_of(PAGES))

@@ -21,8 +21,8 @@ def _train(parser: argparse.ArgumentParser) -> None:
         "source",
         nargs="*",
         type=filenames.of_argument,
-        help="a recipe (.toml), or texts: files, globs, folders, '-' (standard input), URLs, or a folder written by "
-        "'prepare'; default: pydoc, Python's language reference",
+        help="a recipe (.toml or the name of a packaged one), or texts: files, globs, folders, '-' (standard input), URLs, "
+        "or a folder written by 'prepare'; default: pydoc, Python's language reference",
     )
     parser.add_argument(
         "--name", type=filenames.of_argument, help="name of the run; default: the name of the recipe or text"
@@ -332,6 +332,11 @@ def _add_run(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", nargs="?", help="name of a run, or its path with a slash; default: the newest run")
 
 
+def _clients(parser: argparse.ArgumentParser) -> None:
+    about = "folder in which the subfolder 'export' with the clients is created"
+    parser.add_argument("folder", nargs="?", type=Path, default=Path(), help=about)
+
+
 VERBS: Mapping[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "prepare": ("tokenize a large corpus in parallel, on one machine or several", _prepare),
     "train": ("train a model on a text or with a recipe", _train),
@@ -339,9 +344,7 @@ VERBS: Mapping[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "chat": ("chat with a trained model, which remembers the conversation", _chat),
     "evaluate": ("measure the loss of a model on held-out text, and how much training text it copies", _evaluate),
     "inspect": ("plot gates and cells of a layer over a text, and find cells that follow a readable feature", _inspect),
-    "export": (
-        "write SavedModel, TFLite, ONNX or a web page, and verify each against Keras",
-        _export,
-    ),
+    "export": ("write SavedModel, TFLite, ONNX or a web page, and verify each against Keras", _export),
+    "clients": ("copy the programs that run an artifact without this package", _clients),
     "info": ("describe a run, or list all runs", _info),
 }

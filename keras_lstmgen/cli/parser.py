@@ -14,6 +14,8 @@ from keras_lstmgen.cli import options
 from keras_lstmgen.config import recipe
 from keras_lstmgen.utils.errors import UserError
 
+WITHOUT_RUNS = ("prepare", "clients")  # verbs that do not use a run
+
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the command line parser with all verbs and their options."""
@@ -27,7 +29,7 @@ def build_parser() -> argparse.ArgumentParser:
         part = subparsers.add_parser(
             verb, help=summary, description=description, formatter_class=_Help, allow_abbrev=False
         )
-        if verb != "prepare":  # ``prepare`` is the only verb that does not use a run
+        if verb not in WITHOUT_RUNS:
             part.add_argument(
                 "--runs",
                 type=Path,

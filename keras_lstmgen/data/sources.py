@@ -15,7 +15,17 @@ from typing import NamedTuple
 
 from keras_lstmgen.config import recipe
 from keras_lstmgen.data.text_reader import Source, read_bytes, read_text
-from keras_lstmgen.files import checksums, data_folder, downloads, filenames, folders, formats, remote, spooling
+from keras_lstmgen.files import (
+    checksums,
+    data_folder,
+    downloads,
+    filenames,
+    folders,
+    formats,
+    packaged,
+    remote,
+    spooling,
+)
 from keras_lstmgen.files.folders import MANIFEST, LeftOut
 from keras_lstmgen.utils.errors import UserError, shell_quoted
 
@@ -173,8 +183,9 @@ def _local(name: str, checksum: str) -> Sequence[Path]:
             f"{name}: {len(files)} files have this name ({shown}); give more of the path, or set corpus.sha256"
         )
     if not files:
+        hint = "" if set(name) & set("./*?[") else f"; {packaged.listed_recipes()}"
         raise UserError(
-            f"{name}: no file, folder or glob match in the working directory or in the folder KERAS_LSTMGEN_DATA"
+            f"{name}: no file, folder or glob match in the working directory or in the folder KERAS_LSTMGEN_DATA{hint}"
         )
     return files[:1]
 

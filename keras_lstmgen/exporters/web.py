@@ -22,7 +22,7 @@ import numpy as np
 from keras_lstmgen.exporters import onnx
 from keras_lstmgen.exporters.graphs import Graphs, metadata_json
 from keras_lstmgen.exporters.registry import Call, Exporter
-from keras_lstmgen.files import atomic
+from keras_lstmgen.files import atomic, packaged
 from keras_lstmgen.files.data_folder import cache_folder
 from keras_lstmgen.models import run_directory
 from keras_lstmgen.models.run_directory import Run
@@ -44,9 +44,8 @@ DOWNLOAD_TIMEOUT = 600  # seconds
 
 
 def kit() -> Path:
-    """Return the folder with the source files of the page, in the installed package or in the repository."""
-    inside = Path(__file__).parent / "browser"
-    return inside if inside.is_dir() else Path(__file__).parents[2] / "export" / "browser"
+    """Return the folder with the source files of the page, in the installed package or in the checkout."""
+    return packaged.folder("export") / "browser"
 
 
 def write(run: Run, folder: Path) -> None:

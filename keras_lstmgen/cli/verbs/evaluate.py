@@ -4,8 +4,8 @@ import argparse
 import json
 
 from keras_lstmgen.cli import console
+from keras_lstmgen.cli.checks.recipe_arguments import recipe_values
 from keras_lstmgen.cli.display import evaluation_report
-from keras_lstmgen.cli.verbs.recipe_arguments import recipe_values
 from keras_lstmgen.cli.verbs.run_arguments import find_run, note_reserved_names
 from keras_lstmgen.config import effects, recipe
 from keras_lstmgen.data import sources

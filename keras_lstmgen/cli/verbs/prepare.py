@@ -6,7 +6,7 @@ from types import ModuleType
 from typing import Any
 
 from keras_lstmgen.cli import console
-from keras_lstmgen.cli.verbs.recipe_arguments import note_skipped_files, recipe_and_name, recipe_values
+from keras_lstmgen.cli.checks.recipe_arguments import note_skipped_files, recipe_and_name, recipe_values
 from keras_lstmgen.files import remote
 from keras_lstmgen.system.native_stderr import captured_stderr
 from keras_lstmgen.utils.errors import UserError

@@ -6,9 +6,9 @@ from functools import partial
 from pathlib import Path
 
 from keras_lstmgen.cli import console
+from keras_lstmgen.cli.checks.recipe_arguments import note_skipped_files, recipe_and_name, recipe_values
 from keras_lstmgen.cli.display.training_run import run_training
 from keras_lstmgen.cli.stop_signals import stop_on_signals
-from keras_lstmgen.cli.verbs.recipe_arguments import note_skipped_files, recipe_and_name, recipe_values
 from keras_lstmgen.cli.verbs.run_arguments import find_run
 from keras_lstmgen.config import effects, recipe
 from keras_lstmgen.distribution import launcher, workers

@@ -11,7 +11,7 @@ from keras_lstmgen.cli import console
 from keras_lstmgen.cli.verbs.run_arguments import note_reserved_names
 from keras_lstmgen.config import effects, recipe
 from keras_lstmgen.data import prepared_corpus, sources
-from keras_lstmgen.files import filenames, spooling
+from keras_lstmgen.files import filenames, packaged, spooling
 from keras_lstmgen.utils.errors import UserError
 
 MAX_NAME = 60  # maximum number of characters of a run name that is derived from a text
@@ -33,7 +33,8 @@ def recipe_and_name(
     """Return the recipe that the command line specifies, and a name for the run.
 
     Args:
-        words: the path of a recipe, or one or more texts. An empty list stands for the language reference of Python.
+        words: the name or path of a recipe, or one or more texts. An empty list stands for the language reference of
+            Python.
         given: the values of options by dotted name. They replace the values of the recipe.
         base: function that takes the value of ``training.init_from``, and returns the recipe whose values apply to all
             fields that are not given.
@@ -44,11 +45,11 @@ def recipe_and_name(
     Raises:
         UserError: the arguments contradict each other, or a value is invalid or has no effect.
     """
-    recipes = [word for word in words if word.endswith(".toml") and not Path(filenames.native(word)).is_dir()]
+    recipes = [word for word in words if _is_recipe(word)]
     if recipes and len(words) > 1:
         raise UserError(f"{recipes[0]}: a recipe must be the only argument; give its text with --corpus.source")
     if recipes:
-        path = Path(filenames.native(recipes[0]))
+        path = _recipe_path(recipes[0])
         init_from = given.get("training.init_from") or recipe.load(path).training.init_from
         settings = recipe.override(recipe.load(path, base(init_from)), given, "--")
         _check_effects(settings, given, f"{recipes[0]}: ")
@@ -61,6 +62,30 @@ def recipe_and_name(
     _check_effects(settings, given, "")
     first = words[0] if words else "quickstart"
     return settings, "text" if spooling.is_read_once(first) else run_name(first)
+
+
+def _is_recipe(word: str) -> bool:
+    """Return whether an argument is a recipe: a TOML file, or the name of a packaged recipe.
+
+    A file or folder of the working directory with the name of a packaged recipe is a text.
+    """
+    path = Path(filenames.native(word))
+    if word not in packaged.recipes():
+        return word.endswith(".toml") and not path.is_dir()
+    if path.exists():
+        note = f"{word}: using the text in the working directory; to select the packaged recipe, type {word}.toml"
+        console.notes.print(note, markup=False)
+    return not path.exists()
+
+
+def _recipe_path(word: str) -> Path:
+    """Return the path of a recipe; raise UserError if neither a file nor a packaged recipe has this name."""
+    path = Path(filenames.native(word))
+    if path.exists():
+        return path
+    if found := packaged.recipes().get(word.removesuffix(".toml")):
+        return found
+    raise UserError(f"{word}: there is no such recipe; {packaged.listed_recipes()}")
 
 
 def _check_effects(settings: recipe.Recipe, given: Iterable[str], where: str) -> None:

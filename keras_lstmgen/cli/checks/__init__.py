@@ -1,0 +1,4 @@
+"""Validate the arguments of the verbs.
+
+The modules of ``cli.verbs`` run the verbs.
+"""
