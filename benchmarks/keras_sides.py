@@ -81,23 +81,25 @@ def keras_model(shape: Shape, unroll: bool) -> keras.Sequential:
     return model
 
 
-class _Clock(keras.callbacks.Callback):
-    """Knows when the first step began and the last one ended: what ``fit`` does around them may take seconds."""
+class Clock(keras.callbacks.Callback):
+    """Stores the times when the first step began and the last step ended."""
 
     began = ended = 0.0
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:  # noqa: ARG002
+        """Store the time before the first step."""
         if batch == 0:
             self.began = time.perf_counter()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, Any]) -> None:  # noqa: ARG002
+        """Store the time after the step."""
         float(logs["loss"])  # a GPU may still be at it
         self.ended = time.perf_counter()
 
 
 def trained(model: keras.Sequential, ds: tf.data.Dataset, shape: Shape) -> Callable[[int], float]:
     """A side: ``model.fit`` on so many batches of ``ds``, timed from the first step to the last."""
-    clock = _Clock()
+    clock = Clock()
 
     def side(steps: int) -> float:
         before = int(model.optimizer.iterations)

@@ -21,8 +21,8 @@ def _train(parser: argparse.ArgumentParser) -> None:
         "source",
         nargs="*",
         type=filenames.of_argument,
-        help="a recipe (.toml or the name of a packaged one), or texts: files, globs, folders, '-' (standard input), URLs, "
-        "or a folder written by 'prepare'; default: pydoc, Python's language reference",
+        help="a recipe (.toml or the name of a packaged one), or texts: files, globs, folders, '-' (standard input), "
+        "URLs, or a folder written by 'prepare'; default: pydoc, Python's language reference",
     )
     parser.add_argument(
         "--name", type=filenames.of_argument, help="name of the run; default: the name of the recipe or text"

@@ -18,6 +18,7 @@ takes longer than the LSTM.
 import ctypes
 import functools
 import importlib.machinery
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,9 +27,9 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from keras_lstmgen.layers import memory_pool
 from keras_lstmgen.system import cpu
 
-ALIGNMENT = 64  # bytes; TensorFlow does not copy an array with this alignment
 ROWS_PER_THREAD = 4  # minimum number of batch rows per thread; with fewer rows, a thread mainly waits for the weights
 NO_INSTRUCTIONS = -2  # error code if the processor cannot multiply bfloat16; other codes except 0 mean out of memory
 LOGITS_PER_THREAD = 1 << 14  # minimum number of logits per thread; for fewer logits, starting a thread takes too long
@@ -176,7 +177,7 @@ def _softmax_backward(*inputs: NDArray[Any]) -> list[NDArray[Any]]:
     cross entropies.
     """
     products, threads = inputs[0], _softmax_threads(inputs[0])
-    gradient = _aligned(products.nbytes).view(products.dtype).reshape(products.shape)
+    gradient = memory_pool.allocate(products.nbytes).view(products.dtype).reshape(products.shape)
     by_bias = np.empty((threads, products.shape[1]), np.float32)
     _call_softmax("softmax_backward", threads, inputs, [gradient, by_bias])
     return [gradient, by_bias[0]]
@@ -216,11 +217,11 @@ def _forward(bfloat16: bool, *inputs: NDArray[np.float32]) -> list[NDArray[Any]]
     (B, T, E), H = inputs[0].shape, inputs[1].shape[1]
     _check(inputs, ((B, T, E), (B, H), (B, H), (E, 4 * H), (H, 4 * H), (4 * H,)))
     if not B * T:  # the native code requires at least one row and one step
-        return [np.zeros((B, T, H), np.float32), *inputs[1:3], *(_aligned(0) for _ in range(SAVED))]
-    outputs = [np.empty(shape, np.float32) for shape in ((B, T, H), (B, H), (B, H))]
+        return [np.zeros((B, T, H), np.float32), *inputs[1:3], *(memory_pool.allocate(0) for _ in range(SAVED))]
+    outputs = [_floats(shape) for shape in ((B, T, H), (B, H), (B, H))]
     sizes = (ctypes.c_long * SAVED)()
     _call("lstm_sizes", int(bfloat16), *map(ctypes.c_long, (B, T, E, H)), sizes)
-    saved = [_aligned(size) for size in sizes]
+    saved = [memory_pool.allocate(size) for size in sizes]
     _run("lstm_forward", bfloat16, (B, T, E, H), inputs, outputs, saved)
     return outputs + saved
 
@@ -238,7 +239,7 @@ def _backward(bfloat16: bool, x: NDArray[np.float32], *inputs: NDArray[Any]) -> 
         zeros = [np.zeros(shape, np.float32) for shape in shapes]
         # Without steps, h and c do not change, so the gradients with respect to h and c do not change either.
         return [zeros[0], *given[3:5], *zeros[3:]]
-    outputs = [np.empty(shape, np.float32) for shape in shapes]
+    outputs = [_floats(shape) for shape in shapes]
     _run("lstm_backward", bfloat16, (B, T, E, H), given, outputs, [gates, c, operands])
     return outputs
 
@@ -272,8 +273,6 @@ def _call(name: str, *arguments: Any) -> None:
         raise MemoryError(f"{name}: not enough memory for the window; use a smaller batch or window")
 
 
-def _aligned(size: int) -> NDArray[np.uint8]:
-    """Allocate an array of ``size`` bytes whose address is a multiple of ALIGNMENT."""
-    raw = np.empty(size + ALIGNMENT, np.uint8)
-    start = -raw.ctypes.data % ALIGNMENT
-    return raw[start : start + size]
+def _floats(shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Return an array of ``shape`` that is not initialized."""
+    return memory_pool.allocate(4 * math.prod(shape)).view(np.float32).reshape(shape)

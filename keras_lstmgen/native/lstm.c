@@ -10,6 +10,7 @@
        c' = sigmoid(f) c + sigmoid(i) tanh(g)          h' = sigmoid(o) tanh(c')
 */
 
+#define _GNU_SOURCE /* for thread_team.h */
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>

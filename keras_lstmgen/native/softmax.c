@@ -8,6 +8,7 @@
    float32. The logits and the softmax are not stored. Each row is read twice, the second time from the cache.
 */
 
+#define _GNU_SOURCE /* for thread_team.h */
 #include <math.h>
 #include <stdint.h>
 #include <string.h>

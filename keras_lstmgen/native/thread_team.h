@@ -1,5 +1,6 @@
 /* Run the threads of one pass. The threads start once, divide the work, and wait for each other at barriers. */
 
+/* The file that includes this one defines _GNU_SOURCE before its first include, for sched_getaffinity. */
 #include <pthread.h>
 #include <sched.h>
 #if defined(__x86_64__)
@@ -21,6 +22,9 @@ struct team {
     void *task; /* first argument of `work` */
     void (*work)(void *, struct member *);
     int size; /* number of threads; 0 until all threads have been started */
+#if defined(__GLIBC__)
+    cpu_set_t allowed; /* processors of this process; empty if they are unknown */
+#endif
     struct barrier all, of_group[MAX_THREADS];
 };
 
@@ -59,14 +63,62 @@ static inline void meet(struct barrier *here, int size)
     }
 }
 
+#if defined(__GLIBC__)
+/* Make the next thread start on the allowed processor that follows `*last`, and store its number there.
+
+   The system may otherwise start a thread on the processor of the calling thread, while a thread of TensorFlow still polls on
+   another one. The two threads of a pass then share a processor. The system does not separate them for a long time, because
+   both poll. */
+static void choose_processor(const struct team *team, pthread_attr_t *attributes, int *last)
+{
+    cpu_set_t one;
+    if (!CPU_COUNT(&team->allowed))
+        return;
+    do
+        *last = (*last + 1) % CPU_SETSIZE;
+    while (!CPU_ISSET(*last, &team->allowed));
+    CPU_ZERO(&one);
+    CPU_SET(*last, &one);
+    pthread_attr_setaffinity_np(attributes, sizeof one, &one);
+}
+#endif
+
 static void *take_part(void *argument)
 {
     struct member *me = argument;
     int size, polls = 0;
+#if defined(__GLIBC__)
+    /* From here on, the system may move this thread. */
+    if (me->index && CPU_COUNT(&me->team->allowed))
+        sched_setaffinity(0, sizeof me->team->allowed, &me->team->allowed);
+#endif
     while (!(size = __atomic_load_n(&me->team->size, __ATOMIC_ACQUIRE)))
         wait_for_poll(&polls);
     me->team->work(me->team->task, me);
     return NULL;
+}
+
+/* Start the threads of a team, without the calling thread. Return the number of threads, including the calling thread. */
+static int start_threads(struct team *team, struct member *members, pthread_t *ids, int threads)
+{
+    int size = 1;
+    pthread_attr_t attributes;
+    pthread_attr_init(&attributes);
+#if defined(__GLIBC__)
+    int last = sched_getcpu();
+    if (sched_getaffinity(0, sizeof team->allowed, &team->allowed))
+        CPU_ZERO(&team->allowed);
+#endif
+    for (; size < threads; size++) {
+#if defined(__GLIBC__)
+        choose_processor(team, &attributes, &last);
+#endif
+        if (pthread_create(&ids[size], &attributes, take_part, &members[size]) &&
+            pthread_create(&ids[size], NULL, take_part, &members[size])) /* the system may refuse the processor */
+            break;
+    }
+    pthread_attr_destroy(&attributes);
+    return size;
 }
 
 /* Run `work` in several threads, including the calling thread, and wait for all of them. The number of threads is `threads`,
@@ -79,9 +131,7 @@ static void in_team(void *task, int threads, void (*work)(void *, struct member 
     struct team team = {.task = task, .work = work};
     for (int n = 0; n < threads; n++)
         members[n] = (struct member){&team, n};
-    int size = 1;
-    while (size < threads && !pthread_create(&ids[size], NULL, take_part, &members[size]))
-        size++;
+    int size = start_threads(&team, members, ids, threads);
     __atomic_store_n(&team.size, size, __ATOMIC_RELEASE);
     take_part(&members[0]);
     for (int n = 1; n < size; n++)

@@ -4,6 +4,7 @@
    those of one thread. Exit status: 0, or 1 where a result differs; a sanitizer has its own.
 */
 
+#define _GNU_SOURCE /* for thread_team.h */
 #include <math.h>
 #include <pthread.h>
 #include <stdint.h>
