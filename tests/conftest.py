@@ -34,7 +34,7 @@ hypothesis.settings.load_profile("ours")
 # Small, and all dimensions different, so that a swapped axis cannot pass.
 SMALL = {
     "model.embedding_size": 5, "model.units": 12, "model.layers": 2, "model.dropout": 0.1,
-    "training.batch_size": 3, "training.window": 17, "training.epochs": 2, "export.texts": 24, "export.tokens": 20,
+    "training.batch_size": 11, "training.window": 17, "training.epochs": 2, "export.texts": 24, "export.tokens": 20,
 }  # fmt: skip
 
 
