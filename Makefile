@@ -29,7 +29,7 @@ $(VENV)/installed: constraints.txt $(SOURCES)
 PYTEST := -m pytest --numprocesses auto --dist worksteal --durations=10
 
 test: $(VENV)/installed  ## run the tests of every part and print the branch coverage: ten minutes on two cores
-	$(BIN)/python $(PYTEST) -m "not slow" --cov --cov-report=term
+	PYTHONWARNINGS="ignore:Unable to activate pytest" $(BIN)/python -m slipcover $(PYTEST) -m "not slow"
 
 test-slow: $(VENV)/installed  ## run the long tests: whole trainings, every client, killed processes, browser, hostile input
 	$(BIN)/python $(PYTEST) -m slow
@@ -115,4 +115,4 @@ gallery: $(VENV)/installed  ## write docs/gallery.md from the runs of the recipe
 	$(BIN)/python -m benchmarks.gallery $(RUNS)
 
 clean:  ## remove .venv and caches, never a run
-	rm -rf $(VENV) $(BEAM) $(WHEEL_TOOLS) $(WHEEL_TEST) .venv-newest .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage* build dist *.egg-info
+	rm -rf $(VENV) $(BEAM) $(WHEEL_TOOLS) $(WHEEL_TEST) .venv-newest .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info

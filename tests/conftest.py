@@ -15,9 +15,10 @@ import pytest
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 from keras_lstmgen.config import recipe  # (after the variable that TensorFlow reads)
-from keras_lstmgen.exporters import export_run
+from keras_lstmgen.exporters import export_run, registry
 from keras_lstmgen.files import atomic
 from keras_lstmgen.layers import native_ops
+from keras_lstmgen.models import run_directory
 from keras_lstmgen.training import trainer
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the tests are no package that is installed
@@ -25,6 +26,8 @@ from tests import chromium, npm
 
 # PyTorch takes Triton along where it is installed, as with its builds for GPUs: beside TensorFlow that crashes.
 sys.modules["triton"] = None  # type: ignore[assignment]
+
+GOLDEN = Path(__file__).with_name("golden") / "run"
 
 # How long an example takes says something of the machine, not of us.
 hypothesis.settings.register_profile("ours", deadline=None)
@@ -128,6 +131,19 @@ def pages(trained: Path, trained_lines: Path, once: Once) -> Path:
             npm.or_skip(partial(export_run.export, copy, settings))
 
     return once("pages", make)
+
+
+@pytest.fixture(scope="session")
+def golden_exported(once: Once) -> Path:
+    """The golden run with artifacts that the exporters of today make. Tests that change it take a copy."""
+
+    def make(folder: Path) -> None:
+        copy = Path(shutil.copytree(GOLDEN, folder / "run"))
+        model = run_directory.load(copy)
+        for name in ("saved_model", "tflite", "onnx"):
+            registry.exporter(name).write(model, copy)
+
+    return once("golden", make) / "run"
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,6 @@
 """The loop in the graph writes what one step after another writes."""
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -20,10 +21,17 @@ IDS = np.random.default_rng(5).integers(3, V, (B, P)).astype(np.int32)
 OPTIONS = [Options(repetition_penalty=1.4), Options(temperature=0.5, top_k=3), Options(top_p=0.8)]
 
 
-def write(ids: Any, state: decoding_loop.DecodingState, noise: Any, end_id: int = END) -> decoding_loop.DecodingResult:
+@functools.cache
+def loop_of(end_id: int) -> Any:
+    """The loop, traced once for each length of the noise."""
     decoder = decoding_loop.Decoder(WEIGHTS, NEVER, end_id)
-    loop = tf.function(lambda request, state: decoding_loop.decode(decoder, request, state))
-    return loop(decoding_loop.Request(tf.constant(ids), tf.constant(noise), sampling.rows(OPTIONS)), state)
+    return tf.function(lambda request, state: decoding_loop.decode(decoder, request, state), autograph=False)
+
+
+def write(ids: Any, state: decoding_loop.DecodingState, noise: Any, end_id: int = END) -> decoding_loop.DecodingResult:
+    request = decoding_loop.Request(tf.constant(ids), tf.constant(noise), sampling.rows(OPTIONS))
+    written: decoding_loop.DecodingResult = loop_of(end_id)(request, state)
+    return written
 
 
 def step_by_step(noise: Any, end_id: int) -> tuple[Any, Any]:

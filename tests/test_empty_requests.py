@@ -24,11 +24,9 @@ def model() -> run_directory.Run:
 
 
 @pytest.fixture(scope="module")
-def call(model: run_directory.Run, tmp_path_factory: pytest.TempPathFactory) -> Call:
+def call(golden_exported: Path) -> Call:
     """The SavedModel of a small run, loaded as a server loads it."""
-    folder = tmp_path_factory.mktemp("served")
-    saved_model.write(model, folder)
-    return saved_model.open_artifact(folder)
+    return saved_model.open_artifact(golden_exported)
 
 
 def options(B: int) -> dict[str, Any]:

@@ -56,6 +56,7 @@ def test_a_setting_that_cannot_be_is_one_line_before_tensorflow_is_imported(
     assert re.fullmatch(f"keras-lstmgen: {line}\n", said)
 
 
+@pytest.mark.slow
 def test_whatever_stands_in_keras_json_changes_nothing(trained: Path, tmp_path: Path) -> None:
     (tmp_path / ".keras").mkdir()
     (tmp_path / ".keras/keras.json").write_text(json.dumps(BROKEN))

@@ -375,6 +375,23 @@ def nothing(folder: Path) -> None:
     del folder
 
 
+@pytest.fixture(scope="module")
+def reference(trained: Path) -> verify.Reference:
+    """What Keras writes with the run in the texts of ``FEW``."""
+    return verify.compute_reference(run_directory.load(trained), FEW.texts, FEW.tokens)
+
+
+@pytest.fixture
+def known(reference: verify.Reference, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exports that compare with ``reference``, which is computed once for all tests."""
+
+    def compute(_: run_directory.Run, texts: int, tokens: int) -> verify.Reference:
+        assert (texts, tokens) == (FEW.texts, FEW.tokens)
+        return reference
+
+    monkeypatch.setattr(verify, "compute_reference", compute)
+
+
 def converters_that_copy(trained: Path, **changes: Callable[[Path], None]) -> Callable[[str], Any]:
     """Formats that write ``trained``'s artifacts, quickly, and then ``changes`` them."""
 
@@ -406,6 +423,7 @@ def converters_that_copy(trained: Path, **changes: Callable[[Path], None]) -> Ca
         ("saved_model", cut("serving/1/variables/variables.data-00000-of-00001"), "SavedModel: cannot be run"),
     ],
 )
+@pytest.mark.usefixtures("known")
 def test_an_artifact_that_fails_its_proof_is_discarded_and_reported_and_the_one_before_stays(
     trained: Path, copied: Path, monkeypatch: pytest.MonkeyPatch, name: str, change: Any, reason: str
 ) -> None:
@@ -422,6 +440,7 @@ def test_an_artifact_that_fails_its_proof_is_discarded_and_reported_and_the_one_
     assert (entries[good]["path"], entries[good]["identical"]) == (str(FORMATS[good].path), 6)
 
 
+@pytest.mark.usefixtures("known")
 def test_a_format_that_cannot_be_written_leaves_what_was_there_and_the_others_go_on(
     trained: Path, copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -438,6 +457,7 @@ def test_a_format_that_cannot_be_written_leaves_what_was_there_and_the_others_go
     assert after["tflite"]["tried"] == 6
 
 
+@pytest.mark.usefixtures("known")
 def test_an_artifact_that_fails_its_proof_leaves_nothing_where_nothing_was(
     trained: Path, copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -450,6 +470,7 @@ def test_an_artifact_that_fails_its_proof_leaves_nothing_where_nothing_was(
 
 
 @pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.usefixtures("known")
 def test_an_artifact_that_cannot_take_its_place_leaves_the_one_before_and_its_record(
     trained: Path, copied: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
@@ -509,6 +530,7 @@ def test_a_folder_for_temporary_files_may_have_any_name(
     assert not list((tmp_path / AWKWARD).iterdir())
 
 
+@pytest.mark.usefixtures("known")
 def test_an_artifact_whose_proof_was_broken_off_is_not_kept_and_the_one_before_stays(
     trained: Path, copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -541,6 +563,7 @@ def contents(folder: Path) -> dict[str, bytes]:
         ("tflite", "/.writing-", errno.EROFS),
     ],
 )
+@pytest.mark.usefixtures("known")
 def test_a_disk_that_is_full_or_read_only_in_an_export_leaves_all_as_it_was(
     trained: Path,
     copied: Path,
@@ -563,6 +586,7 @@ def test_a_disk_that_is_full_or_read_only_in_an_export_leaves_all_as_it_was(
     assert not list(copied.rglob(".writing-*"))
 
 
+@pytest.mark.usefixtures("known")
 def test_a_disk_that_is_full_for_the_proof_leaves_the_artifact_before(
     trained: Path, copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -650,6 +674,7 @@ def test_a_format_whose_package_is_missing_is_an_error_that_names_the_extra(
             export_run.export(trained, recipe.Export(formats=(name,)))
 
 
+@pytest.mark.usefixtures("known")
 def test_a_package_that_is_not_installed_has_no_version_and_stops_nothing(
     trained: Path, copied: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

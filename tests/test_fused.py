@@ -67,6 +67,7 @@ def test_where_the_state_is_asked_for_there_is_no_fused_operator(weights: infere
     assert OPERATOR not in operators(converted(graph))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:(?s).*tf.lite.Interpreter is deprecated:UserWarning")  # the converter's own
 def test_the_command_measures_all_sides_and_tells_what_does_not_convert(tmp_path: Path) -> None:
     words = ["--units", str(H), "--rounds", "2", "--seconds", "0.01", "--results", str(tmp_path)]

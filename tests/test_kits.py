@@ -5,7 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,50 +21,51 @@ from keras_lstmgen.models import run_directory
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the kit is no package: it travels as a folder
 from export import client
 from export.tf_serving import generate as tf_serving
+from tests.forking import ForkServer, Result, fork_server
 
 ROOT = Path(__file__).resolve().parents[1]
 KITS = {"tf_serving": "serving/1", "tflite": "tflite/model.tflite", "onnx": "onnx/model.onnx"}
-Result = subprocess.CompletedProcess[str]
+
+
+# What the kits import, apart from NumPy.
+RUNTIMES = ("tensorflow", "tensorflow_text", "onnxruntime", "ai_edge_litert.interpreter")
 
 
 @pytest.fixture(scope="module")
-def python(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Result]:
-    """Python in a folder of its own, with a copy of ``export/`` and no ``keras_lstmgen``."""
+def kits(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer]:
+    """Run programs in a folder of its own, with a copy of ``export/`` and no ``keras_lstmgen``."""
     folder = tmp_path_factory.mktemp("elsewhere")
     shutil.copytree(ROOT / "export", folder / "export", ignore=shutil.ignore_patterns("__pycache__"))
     (folder / "keras_lstmgen.py").write_text("raise ImportError('keras_lstmgen is blocked')\n")
+    (folder / "blocked.py").write_text("import keras_lstmgen\n")
     variables = os.environ | {"PYTHONPATH": str(folder), "TF_CPP_MIN_LOG_LEVEL": "3"}
-
-    def call(*words: str | Path) -> Result:
-        command = [sys.executable, *map(str, words)]
-        return subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, encoding="utf-8")
-
-    return call
+    with fork_server(RUNTIMES, folder, variables) as server:
+        yield server
 
 
-def kit(python: Callable[..., Result], name: str, artifact: Path, *options: str | Path) -> Result:
-    return python(f"export/{name}/generate.py", artifact, *options)
+def kit(kits: ForkServer, name: str, artifact: Path, *options: str | Path) -> Result:
+    return kits.run(f"export/{name}/generate.py", artifact, *options)
 
 
-def test_where_the_kits_run_the_package_cannot_be_imported(python: Callable[..., Result]) -> None:
-    done = python("-c", "import keras_lstmgen")
+def test_where_the_kits_run_the_package_cannot_be_imported(kits: ForkServer) -> None:
+    done = kits.run("blocked.py")
     assert done.returncode == 1
     assert "keras_lstmgen is blocked" in done.stderr
 
 
-def test_what_the_kits_share_needs_numpy_alone(python: Callable[..., Result]) -> None:
-    done = python("-c", "import export.client, sys; print(*sorted(sys.modules))")
-    loaded = set(done.stdout.split())
+def test_what_the_kits_share_needs_numpy_alone() -> None:
+    code = "import export.client, sys; print(*sorted(sys.modules))"
+    loaded = set(subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True).stdout.split())
     assert "numpy" in loaded
     assert not loaded & {"tensorflow", "keras", "keras_lstmgen", "onnxruntime", "ai_edge_litert", "sentencepiece"}
 
 
 @pytest.mark.parametrize("name", KITS)
-def test_a_kit_writes_the_texts_that_keras_writes(python: Callable[..., Result], trained: Path, name: str) -> None:
+def test_a_kit_writes_the_texts_that_keras_writes(kits: ForkServer, trained: Path, name: str) -> None:
     options = Options(temperature=0.8, top_k=40, top_p=0.95, min_p=0.01, repetition_penalty=1.1)
     words = [f"--{key.replace('_', '-')}={value}" for key, value in vars(options).items()]
     words += ["--prompt", "The class", "--seed", "-1", "--n", "2", "--max-new-tokens", "70"]
-    done = kit(python, name, trained / KITS[name], *words)
+    done = kit(kits, name, trained / KITS[name], *words)
     assert done.returncode == 0, done.stderr
     samples = Generator(run_directory.load(trained)).generate("The class", GenerationConfig(70, options), seeds=[-1, 0])
     assert done.stdout == f"--- seed -1\n{samples[0].text}\n--- seed 0\n{samples[1].text}\n"
@@ -75,11 +76,11 @@ def test_a_kit_writes_the_texts_that_keras_writes(python: Callable[..., Result],
 
 @pytest.mark.parametrize("name", KITS)
 def test_a_kit_goes_on_with_a_chinese_prompt_as_keras_does(
-    python: Callable[..., Result], trained_lines: Path, tmp_path: Path, name: str
+    kits: ForkServer, trained_lines: Path, tmp_path: Path, name: str
 ) -> None:
     """After a prompt of known and unknown characters, to the end symbol, from a folder with a Chinese name."""
     named = Path(shutil.copytree((trained_lines / KITS[name]).parent, tmp_path / "静夜思")) / Path(KITS[name]).name
-    done = kit(python, name, named, "--prompt", "床前明月光，", "--seed", "4", "--temperature", "0.7")
+    done = kit(kits, name, named, "--prompt", "床前明月光，", "--seed", "4", "--temperature", "0.7")
     assert done.returncode == 0, done.stderr
     model, options = run_directory.load(trained_lines), Options(temperature=0.7)
     sample = Generator(model).generate("床前明月光，", GenerationConfig(200, options), seeds=[4])[0]
@@ -88,9 +89,9 @@ def test_a_kit_goes_on_with_a_chinese_prompt_as_keras_does(
 
 
 @pytest.mark.parametrize("name", KITS)
-def test_a_kit_searches_as_keras_does(python: Callable[..., Result], trained_lines: Path, name: str) -> None:
+def test_a_kit_searches_as_keras_does(kits: ForkServer, trained_lines: Path, name: str) -> None:
     words = ["--prompt", "the ", "--beams", "4", "--length-penalty", "0.6", "--n", "2", "--max-new-tokens", "20"]
-    done = kit(python, name, trained_lines / KITS[name], *words)
+    done = kit(kits, name, trained_lines / KITS[name], *words)
     assert done.returncode == 0, done.stderr
     model = run_directory.load(trained_lines)
     best = text_generation.search(
@@ -114,22 +115,20 @@ def cut(source: Path, place: Path, part: float) -> Path:
 
 @pytest.mark.parametrize("name", ["tflite", "onnx"])
 def test_a_file_cut_short_is_one_line_and_exit_status_2(
-    python: Callable[..., Result], trained: Path, tmp_path: Path, name: str
+    kits: ForkServer, trained: Path, tmp_path: Path, name: str
 ) -> None:
     for part in (0.0, 0.0001, 0.3, 0.6, 0.95, 0.9999):
         damaged = cut(trained / KITS[name], tmp_path / "damaged", part)
-        done = kit(python, name, damaged)
+        done = kit(kits, name, damaged)
         assert (done.returncode, done.stdout) == (2, ""), part
         assert done.stderr.startswith(f"generate.py: {damaged}: cannot be used: "), done.stderr
         assert len(done.stderr.splitlines()) == 1, done.stderr
 
 
-def test_a_saved_model_cut_short_is_one_line_and_exit_status_2(
-    python: Callable[..., Result], trained: Path, tmp_path: Path
-) -> None:
+def test_a_saved_model_cut_short_is_one_line_and_exit_status_2(kits: ForkServer, trained: Path, tmp_path: Path) -> None:
     damaged = Path(shutil.copytree(trained / "serving/1", tmp_path / "1"))
     cut(damaged / "saved_model.pb", damaged / "saved_model.pb", 0.5)
-    done = kit(python, "tf_serving", damaged)
+    done = kit(kits, "tf_serving", damaged)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(f"generate.py: {damaged}: cannot be used: ")
     assert len(done.stderr.splitlines()) == 1, done.stderr
@@ -167,9 +166,7 @@ def test_any_part_of_a_saved_model_cut_short_is_one_line(
     assert len(err.splitlines()) == 1
 
 
-def test_other_bad_input_is_one_line_and_exit_status_2(
-    python: Callable[..., Result], trained: Path, tmp_path: Path
-) -> None:
+def test_other_bad_input_is_one_line_and_exit_status_2(kits: ForkServer, trained: Path, tmp_path: Path) -> None:
     artifact = trained / KITS["onnx"]
     bad: list[tuple[list[Any], str]] = [
         ([tmp_path / "none.onnx"], "none.onnx: there is no such model"),
@@ -183,11 +180,11 @@ def test_other_bad_input_is_one_line_and_exit_status_2(
         ([trained / "onnx/score.onnx"], "score.onnx: cannot be used"),
     ]
     for words, line in bad:
-        done = kit(python, "onnx", *words)
+        done = kit(kits, "onnx", *words)
         assert (done.returncode, done.stdout) == (2, "")
         assert line in done.stderr
         assert len(done.stderr.splitlines()) == 1
-    assert kit(python, "onnx", artifact, "--n", "0").returncode == 2
+    assert kit(kits, "onnx", artifact, "--n", "0").returncode == 2
 
 
 def places(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[set[str]]]:

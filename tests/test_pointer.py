@@ -200,6 +200,7 @@ def test_a_change_of_the_recipe_is_written_as_toml_has_it() -> None:
     assert found.model.attention == base.model.attention
 
 
+@pytest.mark.slow
 def test_both_sides_are_trained_and_measured(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     for name, n in (("train", 24), ("valid", 3)):
         lines = [f"It is said that {k} and {k + 1} meet. They do.\t{k} meets {k + 1}" for k in range(n)]

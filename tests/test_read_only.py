@@ -26,8 +26,6 @@ sys.exit(main())
 
 def run_without_home(*words: str) -> "subprocess.CompletedProcess[str]":
     hidden: tuple[str, ...] = ("TMPDIR", "TEMP", "TMP", "KERAS_HOME", "MPLCONFIGDIR")
-    # Coverage, if it is measured, writes a file in the working directory.
-    hidden += tuple(name for name in os.environ if name.startswith("COVERAGE"))
     settings = {name: value for name, value in os.environ.items() if name not in hidden}
     settings |= {"HOME": "/nonexistent", "OLD_HOME": str(Path.home())}
     return subprocess.run(words, env=settings, capture_output=True, text=True)

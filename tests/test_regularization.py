@@ -39,7 +39,7 @@ def short(text: Path, settings: recipe.Recipe, tmp_path_factory: pytest.TempPath
     """Two epochs of 52 windows without any regularization, in float32."""
     path = tmp_path_factory.mktemp("short") / "short.txt"
     path.write_text(text.read_text(encoding="utf-8")[:3000], encoding="utf-8")
-    values = {"model.dropout": 0.0, "training.precision": "float32", "training.epochs": 2}
+    values = {"model.dropout": 0.0, "training.precision": "float32", "training.epochs": 2, "training.batch_size": 3}
     return recipe.override(settings, {"corpus.source": str(path), **values})
 
 

@@ -39,7 +39,7 @@ from tests.shown import shown
 ROOT = Path(__file__).parents[1]
 KILLS = 20
 EVERYTHING = {  # that draws, averages, carries or remembers something
-    "model.embedding_size": 5, "model.units": 12, "model.layers": 2, "model.dropout": 0.1,
+    "model.embedding_size": 5, "model.units": 12, "model.layers": 1, "model.dropout": 0.1,
     "model.embedding_dropout": 0.1, "model.weight_drop": 0.2, "model.activation_regularization": 0.5,
     "model.attention": 4, "training.batch_size": 3, "training.window": 17, "training.epochs": 9,
     "training.patience": 3, "training.average": 7, "training.sampled_softmax": 9, "training.learning_rate": 0.01,

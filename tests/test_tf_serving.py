@@ -29,11 +29,9 @@ PROMPTS = ["The ", "月"]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The golden run with its SavedModel."""
-    copy = Path(shutil.copytree(RUN, tmp_path_factory.mktemp("golden") / "run"))
-    saved_model.write(run_directory.load(copy), copy)
-    return copy
+def folder(golden_exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the golden run with its SavedModel: a real server gets a file beside it."""
+    return Path(shutil.copytree(golden_exported, tmp_path_factory.mktemp("golden") / "run"))
 
 
 @pytest.fixture(scope="module", params=["stand_in", "real"])

@@ -214,6 +214,7 @@ def test_a_run_that_was_killed_goes_on_from_its_last_epoch_as_if_nothing_had_hap
     assert_same_numbers(folder / run_directory.MODEL, straight / run_directory.MODEL)
 
 
+@pytest.mark.slow
 def test_a_finished_run_goes_on_with_more_epochs_as_if_it_had_been_meant_so_but_for_the_rate(
     small: recipe.Recipe, runs: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

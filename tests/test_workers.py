@@ -129,7 +129,7 @@ def alone(work: Work, folder: Path) -> str:
     return "alone"
 
 
-@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize("count", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_workers_train_what_one_process_trains_dropout_and_all(
     work: Work, folder: Path, alone: str, count: int
 ) -> None:
@@ -142,6 +142,7 @@ def test_workers_train_what_one_process_trains_dropout_and_all(
     assert sorted(written) == ["steps", "train", "validation"]
 
 
+@pytest.mark.slow
 def test_pairs_too(work: Work, folder: Path) -> None:
     words = {"corpus.documents": "pairs", "training.source_loss": 0.3, "model.dropout": 0.3}
     did(work(1, training(folder, "pairs", words, "pairs.tsv")), 0)
@@ -347,6 +348,7 @@ def test_the_examples_name_the_workers_and_go_on_with_the_run_where_it_is(
 # train --workers
 
 
+@pytest.mark.slow
 def test_the_command_starts_them_itself(folder: Path, work: Work) -> None:
     command = [
         sys.executable,

@@ -22,8 +22,7 @@ TRAINED = [word for name, value in SMALL.items() if "export" not in name for wor
 
 
 def run_in(folder: Path, *words: str) -> "subprocess.CompletedProcess[str]":
-    # Coverage, if it is measured, imports modules when a child process starts.
-    variables = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "COVERAGE"))}
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     return subprocess.run([sys.executable, *words], cwd=folder, env=variables, capture_output=True, text=True)
 
 
