@@ -19,8 +19,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import keras_lstmgen as kl
-from keras_lstmgen.api import corpus_files, text_generator
-from keras_lstmgen.api.generation_options import GenerateOptions
+from keras_lstmgen.api import corpus_files
+from keras_lstmgen.api.generation_options import GenerateArguments, GenerateOptions
 from keras_lstmgen.cli import command_line
 from keras_lstmgen.cli.parser import build_parser
 from keras_lstmgen.config import recipe
@@ -194,7 +194,7 @@ def test_the_options_are_those_of_the_command() -> None:
     assert options <= set(known)
     others = {"verb", "runs", "run", "prompt", "prompt_file", "interactive", "output"}
     assert set(known) - options == others
-    assert {*text_generator.Options.__annotations__, "n"} == options
+    assert {*GenerateArguments.__annotations__, "n"} == options
     defaults = GenerateOptions()
     assert {name: known[name] for name in options if known[name] != getattr(defaults, name)} == {
         "stop": [], "logit_bias": [],
@@ -298,6 +298,16 @@ def test_export_writes_verified_artifacts_and_can_be_repeated(lm: kl.TextGenerat
     lm.export(tmp_path / "out", formats=["tflite"], texts=1, tokens=3)
     assert json.loads((tmp_path / "out/export.json").read_text())["artifacts"]["tflite"]["tried"] == 1
     assert kl.TextGenerator.load(tmp_path / "out").generate("T", max_new_tokens=9) == lm.generate("T", max_new_tokens=9)
+
+
+def test_inspect_draws_the_pictures_of_the_command(lm: kl.TextGenerator, trained: Path, tmp_path: Path) -> None:
+    words = ["--prompt", "The object is", "--layer", "1", "--cell", "3", "--output", f"{tmp_path / 'other'}"]
+    files = lm.inspect("The object is", tmp_path / "pictures", layer=1, cell=3)
+    assert command_line.main(["inspect", f"{trained}", *words]) == 0
+    assert {path.name for path in files} == {path.name for path in (tmp_path / "other").iterdir()}
+    assert "forget.png" in {path.name for path in files}
+    pages = [(tmp_path / name / "text.html").read_bytes() for name in ("pictures", "other")]
+    assert pages[0] == pages[1]
 
 
 DOCUMENT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=20)

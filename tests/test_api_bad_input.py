@@ -278,6 +278,23 @@ def test_export(lm: kl.TextGenerator, tmp_path: Path, arguments: dict[str, Any],
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        case("prompt: None is not a string", prompt=None),
+        case("--prompt: is empty", prompt=""),
+        case("layer: '1' is not a whole number", layer="1"),
+        case("--layer: 3 is out of range; this model's layers are 1 to 2", layer=3),
+        case("--cell: 12 is out of range", cell=12),
+        case("folder: 5 is not a path", folder=5),
+        case("texts: is empty", texts=[]),
+    ],
+)
+def test_inspect(lm: kl.TextGenerator, tmp_path: Path, arguments: dict[str, Any], message: str) -> None:
+    refused(lambda: lm.inspect(**{"prompt": "The", "folder": tmp_path / "pictures", **arguments}), message)
+    assert not (tmp_path / "pictures").exists()
+
+
 def test_the_backend_and_the_settings_of_keras(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(keras.config, "dtype_policy", lambda: keras.DTypePolicy("mixed_bfloat16"))
     refused(lambda: kl.TextGenerator.load(trained), "the dtype policy is mixed_bfloat16; keras_lstmgen needs float32")

@@ -14,10 +14,12 @@ from keras_lstmgen.api.generation_options import Plan
 from keras_lstmgen.api.loaded_model import LoadedModel
 from keras_lstmgen.config import effects, recipe
 from keras_lstmgen.config.recipe import Recipe
-from keras_lstmgen.data import prepared_corpus
+from keras_lstmgen.data import prepared_corpus, splits
 from keras_lstmgen.evaluation import report
 from keras_lstmgen.exporters import export_run, graphs
 from keras_lstmgen.exporters.export_run import Exported, ExportError
+from keras_lstmgen.interpret import inspect_run, inspection_files
+from keras_lstmgen.interpret.inspect_run import InspectOptions
 from keras_lstmgen.models import run_directory
 from keras_lstmgen.system import environment
 from keras_lstmgen.training import trainer
@@ -146,6 +148,38 @@ def evaluate(model: LoadedModel, request: EvaluateRequest) -> dict[str, Any]:
         result = report.evaluate(run, names, request.samples, request.sample_tokens, settings.evaluate)
         is_named = not names or not names[0].startswith(folder)
     return result if is_named else {**result, "text": "texts"}
+
+
+@dataclass(frozen=True)
+class InspectRequest:
+    """The arguments of ``TextGenerator.inspect``.
+
+    Attributes:
+        prompt: the text that the model reads.
+        texts: the texts in which features are searched; None for the held-out text of the run.
+        layer: number of the layer, from 1; None for the last layer.
+        cell: number of the cell; None for the cell with the best score.
+    """
+
+    prompt: str
+    texts: Texts | None
+    layer: int | None
+    cell: int | None
+
+
+def inspect(model: LoadedModel, request: InspectRequest, folder: Path) -> list[Path]:
+    """Draw the gates and cells of a layer, and return the paths of the pictures and of the HTML page."""
+    if not isinstance(request.prompt, str):
+        raise UserError(f"prompt: {request.prompt!r:.60} is not a string")
+    given = {"layer": request.layer, "cell": request.cell}
+    layer, cell = (None if n is None else recipe_arguments.whole_number(name, n) for name, n in given.items())
+    prompt = splits.normalized_prompt(request.prompt, model.run.recipe.corpus)
+    with tempfile.TemporaryDirectory() as place:
+        texts = request.texts
+        names = [] if texts is None else corpus_files.evaluation_texts(texts, Path(place), model.run.recipe.corpus)
+        inspection = inspect_run.inspect(model.run, InspectOptions(prompt, layer=layer, cell=cell, text=names))
+    inspection_files.write(inspection, folder)
+    return sorted(path for path in folder.iterdir() if path.suffix in (".png", ".html"))
 
 
 def export_settings(model: LoadedModel, values: Mapping[str, Any], show: int) -> recipe.Export:

@@ -3,7 +3,7 @@
 import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict
 
 from keras_lstmgen.config import effects, recipe
 from keras_lstmgen.generation.beam_search import BeamSearchConfig
@@ -57,6 +57,27 @@ class GenerateOptions:
     regex: str | None = None
     beams: int = 0
     length_penalty: float = 0.0
+
+
+class GenerateArguments(TypedDict, total=False):
+    """The options of ``TextGenerator.generate``, which have the names and defaults of the command line."""
+
+    seed: int
+    max_new_tokens: int
+    stop: str | Sequence[str]
+    logprobs: int | None
+    repetition_penalty: float
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    no_repeat_ngram: int
+    presence_penalty: float
+    frequency_penalty: float
+    logit_bias: str | Sequence[str]
+    regex: str | None
+    beams: int
+    length_penalty: float
 
 
 class Plan(NamedTuple):

@@ -68,6 +68,15 @@ def stored_path(path: PathLike[str]) -> str:
     return filenames.of_argument(fspath(path))
 
 
+def of_table(table: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Return recipe fields of one table by dotted name; raise UserError if the table has no such field."""
+    known = [name.partition(".")[2] for name in recipe.recipe_fields() if name.startswith(f"{table}.")]
+    for name in fields:
+        if name not in known:
+            raise UserError(f"there is no option '{name}'; the nearest is '{recipe.nearest(name, known)}'")
+    return dotted_values({f"{table}.{name}": value for name, value in fields.items()})
+
+
 def whole_number(name: str, value: Any) -> int:
     """Return a whole number of Python or NumPy as an int; raise UserError for any other value."""
     if isinstance(value, numbers.Integral) and not isinstance(value, bool):

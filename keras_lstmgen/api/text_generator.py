@@ -5,9 +5,9 @@ import shutil
 import tempfile
 import threading
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypedDict, Unpack, overload
+from typing import TYPE_CHECKING, Any, Unpack, overload
 
 from keras_lstmgen.api import recipe_arguments, run_copies
 from keras_lstmgen.config import recipe
@@ -18,30 +18,10 @@ if TYPE_CHECKING:
     import keras
 
     from keras_lstmgen.api.corpus_files import Texts
+    from keras_lstmgen.api.generation_options import GenerateArguments as Options
     from keras_lstmgen.api.loaded_model import GeneratedText, LoadedModel
     from keras_lstmgen.exporters.export_run import Exported
     from keras_lstmgen.tokenizers.tokenizer import Tokenizer
-
-
-class Options(TypedDict, total=False):
-    """The options of ``TextGenerator.generate``, which have the names and defaults of the command line."""
-
-    seed: int
-    max_new_tokens: int
-    stop: str | Sequence[str]
-    logprobs: int | None
-    repetition_penalty: float
-    temperature: float
-    top_k: int
-    top_p: float
-    min_p: float
-    no_repeat_ngram: int
-    presence_penalty: float
-    frequency_penalty: float
-    logit_bias: str | Sequence[str]
-    regex: str | None
-    beams: int
-    length_penalty: float
 
 
 Prompts = list[str] | tuple[str, ...]
@@ -94,18 +74,18 @@ class TextGenerator:
         return generator
 
     @overload
-    def generate(self, prompt: str = "", *, n: None = None, **options: Unpack[Options]) -> "GeneratedText": ...
+    def generate(self, prompt: str = "", *, n: None = None, **options: "Unpack[Options]") -> "GeneratedText": ...
 
     @overload
-    def generate(self, prompt: str = "", *, n: int, **options: Unpack[Options]) -> "list[GeneratedText]": ...
+    def generate(self, prompt: str = "", *, n: int, **options: "Unpack[Options]") -> "list[GeneratedText]": ...
 
     @overload
-    def generate(self, prompt: Prompts, *, n: None = None, **options: Unpack[Options]) -> "list[GeneratedText]": ...
+    def generate(self, prompt: Prompts, *, n: None = None, **options: "Unpack[Options]") -> "list[GeneratedText]": ...
 
     @overload
-    def generate(self, prompt: Prompts, *, n: int, **options: Unpack[Options]) -> "list[list[GeneratedText]]": ...
+    def generate(self, prompt: Prompts, *, n: int, **options: "Unpack[Options]") -> "list[list[GeneratedText]]": ...
 
-    def generate(self, prompt: Any = "", *, n: int | None = None, **options: Unpack[Options]) -> Any:
+    def generate(self, prompt: Any = "", *, n: int | None = None, **options: "Unpack[Options]") -> Any:
         """Generate a text for a prompt, or one text for each prompt of a list.
 
         With equal options, the text equals the output of ``keras-lstmgen generate``. ``docs/generation.md`` describes
@@ -140,7 +120,7 @@ class TextGenerator:
         texts = [group[0] for group in texts] if n is None else texts
         return texts[0] if isinstance(prompt, str) else texts
 
-    def stream(self, prompt: str = "", **options: Unpack[Options]) -> Iterator[str]:
+    def stream(self, prompt: str = "", **options: "Unpack[Options]") -> Iterator[str]:
         """Generate a text, and yield it in parts while it is generated.
 
         You can stop the iteration at any time. The parts form the text that ``generate`` returns for the same options.
@@ -241,7 +221,7 @@ class TextGenerator:
         """
         model = self._trained()
         engine = _engine()
-        values = _of_table("evaluate", fields)
+        values = recipe_arguments.of_table("evaluate", fields)
         report: dict[str, Any] = engine.evaluate(
             model, engine.EvaluateRequest(texts, samples, sample_tokens, values, verbose)
         )
@@ -287,11 +267,41 @@ class TextGenerator:
             UserError: if an artifact failed the comparison, or if an argument is invalid.
         """
         path, engine = run_copies.checked_path("folder", folder), _engine()
-        settings = engine.export_settings(self._trained(), _of_table("export", fields), verbose)
+        settings = engine.export_settings(self._trained(), recipe_arguments.of_table("export", fields), verbose)
         with self._lock:
             run_copies.copy_for_export(self._run_folder(), path, overwrite)
             results: dict[str, Exported] = engine.export(path, settings, verbose)
         return results
+
+    def inspect(
+        self,
+        prompt: str,
+        folder: str | os.PathLike[str],
+        *,
+        texts: "Texts | None" = None,
+        layer: int | None = None,
+        cell: int | None = None,
+    ) -> list[Path]:
+        """Draw the gates and cells of an LSTM layer over a text (``docs/lstm.md``).
+
+        Args:
+            prompt: the text that the model reads.
+            folder: the folder for the pictures and the HTML page ``text.html``.
+            texts: texts on which to search for cells that follow a readable feature, as in ``evaluate``. None for the
+                held-out text of the run, which must still exist.
+            layer: number of the layer, from 1. None for the last layer.
+            cell: number of the cell whose values colour the text, from 0. None for the cell with the best score.
+
+        Returns:
+            The paths of the files.
+
+        Raises:
+            UserError: if an argument is invalid, or if a text cannot be read.
+        """
+        path, engine = run_copies.checked_path("folder", folder), _engine()
+        request = engine.InspectRequest(prompt, texts, layer, cell)
+        files: list[Path] = engine.inspect(self._trained(), request, path)
+        return files
 
     @property
     def tokenizer(self) -> "Tokenizer":
@@ -335,12 +345,3 @@ def _checked_prompts(prompt: Any) -> Sequence[str]:
     if isinstance(prompts, list | tuple) and all(isinstance(text, str) for text in prompts):
         return prompts
     raise UserError(f"prompt: {prompt!r:.60} is not a string or a list of strings")
-
-
-def _of_table(table: str, fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Return recipe fields of one table by dotted name; raise UserError if the table has no such field."""
-    known = [name.partition(".")[2] for name in recipe.recipe_fields() if name.startswith(f"{table}.")]
-    for name in fields:
-        if name not in known:
-            raise UserError(f"there is no option '{name}'; the nearest is '{recipe.nearest(name, known)}'")
-    return recipe_arguments.dotted_values({f"{table}.{name}": value for name, value in fields.items()})

@@ -1,5 +1,6 @@
 """Capture the messages that native libraries write to standard error."""
 
+import logging
 import os
 import sys
 import tempfile
@@ -18,8 +19,9 @@ def captured_stderr(show_on_failure: bool = True) -> Iterator[None]:
     """Capture the output to file descriptor 2 inside the context, and discard it if the block succeeds.
 
     TensorFlow prints a message about a missing GPU before its log level applies, and converters print a message for
-    each pass. Python's logging and warnings modules cannot filter these messages. Only one thread at a time runs the
-    block, because all threads of the process write to the same file descriptor.
+    each pass. Python's logging and warnings modules cannot filter these messages. The function also hides the messages
+    of TensorFlow's Python logger below the level ERROR, because a notebook does not write them to file descriptor 2.
+    Only one thread at a time runs the block, because all threads of the process write to the same file descriptor.
 
     Args:
         show_on_failure: whether to write the captured output to standard error if the block raises an exception.
@@ -28,7 +30,7 @@ def captured_stderr(show_on_failure: bool = True) -> Iterator[None]:
     standard_streams.open_closed()
     if sys.stderr:
         sys.stderr.flush()
-    with _lock, _memory_file() as file:
+    with _lock, _error_level(), _memory_file() as file:
         original = os.dup(2)
         os.dup2(file.fileno(), 2)
         try:
@@ -41,6 +43,18 @@ def captured_stderr(show_on_failure: bool = True) -> Iterator[None]:
         finally:
             os.dup2(original, 2)
             os.close(original)
+
+
+@contextmanager
+def _error_level() -> Iterator[None]:
+    """Set the level of TensorFlow's Python logger to ERROR inside the context."""
+    logger = logging.getLogger("tensorflow")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def _memory_file() -> IO[bytes]:
