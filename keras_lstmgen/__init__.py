@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from keras_lstmgen import layers as layers
+    from keras_lstmgen.api.own_model import export_model as export_model
     from keras_lstmgen.api.text_generator import TextGenerator as TextGenerator
     from keras_lstmgen.tokenizers.tokenizer import Tokenizer as Tokenizer
     from keras_lstmgen.utils.errors import UserError as UserError
 
 __version__ = "0.1.0"
-__all__ = ["TextGenerator", "Tokenizer", "UserError", "layers"]
+__all__ = ["TextGenerator", "Tokenizer", "UserError", "export_model", "layers"]
 
 # The module of each public name. ``import keras_lstmgen`` imports none of these modules, so that it is fast. None of
 # them may import TensorFlow when it is imported.
@@ -23,6 +24,7 @@ _MODULES = {
     "TextGenerator": "keras_lstmgen.api.text_generator",
     "Tokenizer": "keras_lstmgen.tokenizers.tokenizer",
     "UserError": "keras_lstmgen.utils.errors",
+    "export_model": "keras_lstmgen.api.own_model",
 }
 
 

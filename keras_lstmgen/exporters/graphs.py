@@ -1,7 +1,6 @@
 """Create the graphs and the metadata of the exported artifacts; see ``docs/contract.md``."""
 
 import json
-from dataclasses import asdict
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -142,7 +141,7 @@ def metadata_json(run: Run) -> str:
     The recipe in the metadata contains the names of the corpus files, and of the run from which the training started,
     without their folders, because artifacts may be published.
     """
-    values = asdict(run.metadata)
+    values = run.metadata.to_json()
     corpus = values["recipe"].get("corpus", {})
     for key in ("source", "validation"):
         if key in corpus:

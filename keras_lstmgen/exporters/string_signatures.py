@@ -1,5 +1,6 @@
 """Create the signatures of the SavedModel that take and return strings; their graphs contain the tokenizer."""
 
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -10,7 +11,7 @@ from keras_lstmgen.exporters.graphs import Graphs, option_assertions
 from keras_lstmgen.generation import decoding_loop, sampling
 from keras_lstmgen.models import inference_step
 from keras_lstmgen.models.run_directory import NONE, Run
-from keras_lstmgen.tokenizers.tokenizer import NEWLINE, UNK, WORD
+from keras_lstmgen.tokenizers.tokenizer import WORD, Tokenizer
 
 MAX_NEW_TOKENS = 200  # default number of tokens to generate
 LIMIT_NEW_TOKENS = 65_536  # largest permitted number of tokens, because the noise of a text must fit into memory
@@ -49,7 +50,8 @@ class Strings(tf.Module):
         super().__init__()
         self.graphs, self.metadata = graphs, run.metadata
         self.tokenizer = tensorflow_text.SentencepieceTokenizer(run.tokenizer.model, out_type=tf.int32)
-        self.by_word = run.tokenizer.by_word
+        self.pattern, self.unk_id = _pattern(run.tokenizer), run.tokenizer.unk_id
+        self.special_ids = tf.constant(run.tokenizer.special_ids)
 
     def signatures(self) -> dict[str, Any]:
         """Return a dictionary that maps each signature name to a function.
@@ -198,11 +200,20 @@ class Strings(tf.Module):
         regular expressions have the syntax of RE2, because TensorFlow graphs use RE2.
         """
         text = tf.strings.unicode_transcode(text, "UTF-8", "UTF-8", errors="replace")
-        if not self.by_word:
+        if not self.pattern:
             return self.tokenizer.tokenize(_split_after(text, "[^\n]*\n")).merge_dims(1, 2)
-        words = _split_after(tf.strings.regex_replace(text, "▁", " "), WORD.pattern)
+        words = _split_after(tf.strings.regex_replace(text, "▁", " "), self.pattern)
         ids = self.tokenizer.string_to_id(tf.strings.regex_replace(words.flat_values, " ", "▁"))
-        return words.with_flat_values(tf.where(ids < NEWLINE, UNK, ids))  # "<s>" in a text is not the control symbol
+        is_symbol = tf.reduce_any(tf.expand_dims(ids, 1) == self.special_ids, axis=1)
+        return words.with_flat_values(tf.where(is_symbol, self.unk_id, ids))  # "<s>" in a text is not a symbol
+
+
+def _pattern(tokenizer: Tokenizer) -> str:
+    """Return the regular expression of one piece; empty if SentencePiece itself splits the text."""
+    if tokenizer.by_word:
+        return WORD.pattern
+    longer = sorted((piece for piece in tokenizer.pieces if len(piece) > 1), key=len, reverse=True)
+    return "|".join([*map(re.escape, longer), "(?s:.)"]) if tokenizer.is_listed else ""
 
 
 def _split_after(text: Any, pattern: str) -> Any:

@@ -15,11 +15,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from keras_lstmgen.tokenizers.tokenizer import END, START, UNK, Tokenizer
+from keras_lstmgen.tokenizers.tokenizer import Tokenizer
 from keras_lstmgen.utils.errors import UserError
 
 Mask = NDArray[np.bool_]
-SPECIAL = [UNK, START, END]
 NO_TOKEN_ALLOWED = "NoExtension"  # llguidance's error message begins with this word if no piece may follow
 TRAILING_BACKSLASH = re.compile(r"(?<!\\)(\\\\)*\\\Z")
 
@@ -28,6 +27,7 @@ class Match(NamedTuple):
     """Immutable state of the automaton for one text. ``follow`` returns the state after one more token."""
 
     matcher: Any  # llguidance.LLMatcher
+    special_ids: list[int]  # symbols that never occur in text
 
 
 def begin(regex: str, tokenizer: Tokenizer, writable: Mask) -> Match:
@@ -49,7 +49,7 @@ def begin(regex: str, tokenizer: Tokenizer, writable: Mask) -> Match:
     if matcher.is_error() or TRAILING_BACKSLASH.search(regex):
         reason = _reason(matcher.get_error()) or "it ends in a backslash"
         raise UserError(f"--regex '{shown}': {reason}; docs/generation.md describes the syntax")
-    match = Match(matcher)
+    match = Match(matcher, tokenizer.special_ids)
     if not complete(match) and not (allowed(match) & writable).any():
         raise UserError(f"--regex '{shown}': this model cannot generate a text that matches")
     return match
@@ -60,14 +60,14 @@ def follow(match: Match, token: int) -> Match:
     matcher = match.matcher.deep_copy()
     matcher.consume_token(token)
     _check_limits(matcher)
-    return Match(matcher)
+    return Match(matcher, match.special_ids)
 
 
 def allowed(match: Match) -> Mask:
-    """Return a mask of the pieces that may follow, bool [V]. The start, end and unknown symbols are always False."""
+    """Return a mask of the pieces that may follow, bool [V]. The special symbols are always False."""
     mask = np.frombuffer(match.matcher.compute_logit_bias(), np.uint8) > 0
     _check_limits(match.matcher)
-    mask[SPECIAL] = False
+    mask[match.special_ids] = False
     return mask
 
 
@@ -86,10 +86,10 @@ def complete(match: Match) -> bool:
 class _Pieces:
     """A tokenizer with the attributes that llguidance requires."""
 
-    eos_token_id, bos_token_id, special_token_ids = END, START, SPECIAL
-
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
+        self.eos_token_id, self.bos_token_id = tokenizer.end_id, tokenizer.start_id
+        self.special_token_ids = tokenizer.special_ids
         self.tokens = [tokenizer.piece_bytes(token) for token in range(tokenizer.vocab_size)]
 
     def __call__(self, text: str) -> list[int]:

@@ -1,6 +1,7 @@
 """Build the Keras model of a recipe, for training or for inference."""
 
-from dataclasses import dataclass
+import itertools
+from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
@@ -37,11 +38,15 @@ class TrainingOptions:
 
 @dataclass(frozen=True)
 class _Sizes:
-    """Sizes of a model: vocabulary size V, batch size B (None for inference) and window length T (None for any)."""
+    """Sizes of a model: vocabulary size V, batch size B (None for inference) and window length T (None for any).
+
+    ``layer_units`` are the units of each LSTM layer.
+    """
 
     V: int
     B: int | None
     T: int | None
+    layer_units: tuple[int, ...]
 
     @property
     def trains(self) -> bool:
@@ -64,6 +69,7 @@ def build(
     B: int | None = None,
     T: int | None = None,
     training: TrainingOptions | None = None,
+    layer_units: tuple[int, ...] = (),
 ) -> keras.Sequential:
     """Build the model of a recipe; the model maps ids int32 [B, T] to logits float32 [B, T, V].
 
@@ -82,11 +88,13 @@ def build(
         B: batch size, summed over all workers; None for inference. Each worker builds the model for its own rows.
         T: window length in time steps; None for any length.
         training: options of a model for training; None for the defaults.
+        layer_units: H of each LSTM layer; empty if all layers have the H of the recipe.
 
     Returns:
         The model, with new random weights.
     """
-    sizes, training = _Sizes(V, B, T), training or TrainingOptions()
+    sizes = _Sizes(V, B, T, layer_units or (settings.units,) * settings.layers)
+    training = training or TrainingOptions()
     if settings.members == 1 and not settings.copy:
         return _member(settings, sizes, training, name="lstmgen")
     members = [_member(settings, sizes, training, name=f"member_{k}") for k in range(1, settings.members + 1)]
@@ -98,10 +106,10 @@ def _member(settings: recipe.Model, sizes: _Sizes, training: TrainingOptions, na
     """Build one member of an ensemble or the inner model of a pointer-generator; for other recipes, the whole model."""
     embedding = _embedding(settings, sizes)
     layers: list[keras.layers.Layer] = [sizes.input(), embedding]
-    for number in range(1, settings.layers + 1):
+    for number, units in enumerate(sizes.layer_units, 1):
         rate = settings.dropout if number > 1 or settings.input_dropout == recipe.AUTO else settings.input_dropout
         layers.append(_dropout(rate, sizes.B, name=f"dropout_{number}"))
-        layers.append(_lstm(settings, training if sizes.trains else None, name=f"lstm_{number}"))
+        layers.append(_lstm(replace(settings, units=units), training if sizes.trains else None, name=f"lstm_{number}"))
     if settings.attention:
         layers.append(Attention(settings.attention, sizes.rows if training.carries else None, name="attention"))
     layers.append(_dropout(settings.dropout, sizes.B, name="dropout_output"))
@@ -159,16 +167,22 @@ def _output(tied: keras.layers.Embedding | None, sizes: _Sizes, training: Traini
     return Output(sizes.V, **options) if sizes.trains else keras.layers.Dense(sizes.V, name="output")
 
 
-def parameters(settings: recipe.Model, V: int) -> int:
+def parameters(settings: recipe.Model, V: int, layer_units: tuple[int, ...] = ()) -> int:
     """Return the number of parameters of ``build(settings, V)`` without building the model.
+
+    Args:
+        settings: the recipe of the model.
+        V: vocabulary size.
+        layer_units: H of each LSTM layer; empty if all layers have the H of the recipe.
 
     >>> from keras_lstmgen.config import recipe
     >>> from keras_lstmgen.models.builder import parameters
     >>> parameters(recipe.Model(embedding_size=2, units=3, layers=1), V=5)
     102
     """
-    E, H = settings.embedding_size, settings.units
-    cells = 4 * H * (E + H + 1) + (settings.layers - 1) * 4 * H * (2 * H + 1)
+    E, units = settings.embedding_size, layer_units or (settings.units,) * settings.layers
+    H = units[-1]
+    cells = sum(4 * own * (below + own + 1) for below, own in itertools.pairwise([E, *units]))
     heads = 4 * H * SIZE if settings.attention else 0
     output = V if settings.tied else H * V + V
     gate = H + 1 if settings.copy else 0

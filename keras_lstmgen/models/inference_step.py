@@ -10,10 +10,11 @@ and Cummins, "Learning to Forget: Continual Prediction with LSTM", 2000)::
     h' = sigmoid(o) * tanh(c')
 
 The state of a text is one float32 vector of S numbers. It contains ``h`` and ``c`` of each layer in turn (2 L H
-numbers). With attention, the memory of the attention follows. The state of an ensemble is the concatenation of
-the states of its members. The state of a new text is zero.
+numbers, if all layers have H units). With attention, the memory of the attention follows. The state of an ensemble is
+the concatenation of the states of its members. The state of a new text is zero.
 """
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -149,8 +150,13 @@ def state_size(weights: Weights) -> int:
 
 def _cell_state_size(weights: Weights) -> int:
     """Return 2 L H, the number of values in h and c of all layers of one member."""
+    return 2 * sum(_units(weights))
+
+
+def _units(weights: Weights) -> list[int]:
+    """Return H of each layer of one member."""
     kernels = (cell.kernel if cell.recurrent is None else cell.recurrent for cell in weights.cells)
-    return sum(int(tf.nest.flatten(kernel)[0].shape[1]) // 2 for kernel in kernels)
+    return [int(tf.nest.flatten(kernel)[0].shape[1]) // 4 for kernel in kernels]
 
 
 def step(weights: Weights, ids: Any, state: Any) -> tuple[Any, Any]:
@@ -234,10 +240,19 @@ def split_state(weights: Weights, state: Any) -> tuple[list[Any], Any]:
         [B, M, 2 D + 1], or None without attention.
     """
     if not weights.heads:
-        return tf.split(state, 2 * len(weights.cells), axis=1), None
+        return _split_cells(weights, state), None
     cut = _cell_state_size(weights)  # a slice, because TFLite returns wrong results for tf.split with unequal parts
     memory = tf.reshape(state[:, cut:], [-1, weights.slots, memory_size(weights.slots) // weights.slots])
-    return tf.split(state[:, :cut], 2 * len(weights.cells), axis=1), memory
+    return _split_cells(weights, state[:, :cut]), memory
+
+
+def _split_cells(weights: Weights, state: Any) -> list[Any]:
+    """Return h and c of each layer in turn, each float32 [B, H]; layers may have different H."""
+    units = _units(weights)
+    if len(set(units)) == 1:
+        return list(tf.split(state, 2 * len(units), axis=1))
+    ends = list(itertools.accumulate(H for H in units for _ in range(2)))
+    return [state[:, start:end] for start, end in itertools.pairwise([0, *ends])]
 
 
 def join_state(parts: list[Any], memory: Any) -> Any:

@@ -44,6 +44,7 @@ class Metadata:
         metrics: losses of the run in nats per token, by name.
         source_end_id: id of the symbol that ends the source of a pair; -1 for a model that is not trained on pairs.
         format_version: version of this format.
+        layer_units: units of each LSTM layer, if they differ; empty if the units of the recipe apply to all layers.
     """
 
     vocab_size: int
@@ -56,6 +57,12 @@ class Metadata:
     metrics: dict[str, Any] = field(default_factory=dict)
     source_end_id: int = NONE
     format_version: int = FORMAT_VERSION
+    layer_units: tuple[int, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the metadata as a dictionary for JSON. The key ``layer_units`` is present only if units differ."""
+        values = asdict(self)
+        return values if self.layer_units else {key: values[key] for key in values if key != "layer_units"}
 
 
 class Run(NamedTuple):
@@ -176,7 +183,7 @@ def _newest(parent: Path) -> Path:
 
 def save_metadata(folder: Path, metadata: Metadata) -> None:
     """Write ``keras_lstmgen.json``."""
-    atomic.write_json(folder / METADATA, asdict(metadata))
+    atomic.write_json(folder / METADATA, metadata.to_json())
 
 
 def load(folder: Path) -> Run:
@@ -196,7 +203,8 @@ def load(folder: Path) -> Run:
     words = tokenizer.load(folder / TOKENIZER)
     settings = recipe.parse(metadata.recipe)
     _agree(folder, metadata, words, settings.model)
-    return Run(metadata, settings, words, load_model(folder / MODEL, settings, metadata.vocab_size))
+    model = load_model(folder / MODEL, settings, metadata.vocab_size, metadata.layer_units)
+    return Run(metadata, settings, words, model)
 
 
 def load_metadata(folder: Path) -> Metadata:
@@ -206,7 +214,8 @@ def load_metadata(folder: Path) -> Metadata:
     if not isinstance(values, dict) or values.get("format_version") != FORMAT_VERSION:
         raise UserError(f"{path}: is not metadata of format {FORMAT_VERSION}; export the run again with this version")
     try:
-        metadata = _typed(Metadata(**{**values, "unsampled_ids": tuple(values["unsampled_ids"])}))
+        ids, units = tuple(values["unsampled_ids"]), tuple(values.get("layer_units", ()))
+        metadata = _typed(Metadata(**{**values, "unsampled_ids": ids, "layer_units": units}))
     except (KeyError, TypeError) as error:
         raise UserError(f"{path}: is damaged ({error}); copy it again from where the run was trained") from error
     recipe.parse(metadata.recipe, f"{path}: ")
@@ -220,10 +229,12 @@ def _typed(metadata: Metadata) -> Metadata:
             raise TypeError(f"{name} is {getattr(metadata, name)!r:.60}")
     if not all(type(token) is int for token in metadata.unsampled_ids):
         raise TypeError("unsampled_ids are not all whole numbers")
+    if not all(type(units) is int and units > 0 for units in metadata.layer_units):
+        raise TypeError("layer_units are not all positive whole numbers")
     return metadata
 
 
-def load_model(path: Path, settings: recipe.Recipe, V: int) -> keras.Sequential:
+def load_model(path: Path, settings: recipe.Recipe, V: int, layer_units: tuple[int, ...] = ()) -> keras.Sequential:
     """Build the model of a recipe, and load its weights from a ``.keras`` file.
 
     The function reads only the weights, not the layers and the code in the file. It builds the model only if the
@@ -234,6 +245,7 @@ def load_model(path: Path, settings: recipe.Recipe, V: int) -> keras.Sequential:
         path: the ``.keras`` file.
         settings: the recipe of the run.
         V: vocabulary size.
+        layer_units: units of each LSTM layer; empty if all layers have the units of the recipe.
 
     Returns:
         The inference model.
@@ -241,10 +253,10 @@ def load_model(path: Path, settings: recipe.Recipe, V: int) -> keras.Sequential:
     Raises:
         UserError: if the file does not contain the weights of this model.
     """
-    expected = parameters(settings.model, V)
+    expected = parameters(settings.model, V, layer_units)
     try:
         if (stored := _stored_numbers(path)) == expected:
-            model = build(settings.model, V)
+            model = build(settings.model, V, layer_units=layer_units)
             model.load_weights(path)
     except Exception as error:  # Keras, zipfile and h5py raise different exceptions for damaged files
         reason = first_line(error)
@@ -287,7 +299,13 @@ def _agree(folder: Path, metadata: Metadata, words: Tokenizer, settings: recipe.
             f"{folder / METADATA}: does not contain all sizes of the model; copy the whole folder of the run"
         )
     said = (metadata.vocab_size, metadata.state_size)
-    size = settings.members * (2 * settings.layers * settings.units + memory_size(settings.attention))
+    units = metadata.layer_units or (settings.units,) * settings.layers
+    if len(units) != settings.layers:
+        raise UserError(
+            f"{folder / METADATA}: layer_units has {len(units)} entries, but the model of the recipe has "
+            f"{settings.layers} layers; copy the whole folder of the run"
+        )
+    size = settings.members * (2 * sum(units) + memory_size(settings.attention))
     found = (words.vocab_size, size)
     if said != found:
         raise UserError(

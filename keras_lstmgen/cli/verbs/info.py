@@ -42,10 +42,16 @@ def _summary(folder: Path) -> tuple[str, str, str, str]:
         artifacts = ", ".join(_proofs(folder)) or "none"
         metrics = _read(folder / "metrics.json")
         if not metrics:
-            return folder.name, "unfinished", "", artifacts
+            return folder.name, _without_metrics(folder), "", artifacts
         return folder.name, f"{metrics['validation']['nats_per_token']:.3f}", f"{metrics['minutes']:.1f}", artifacts
     except (UserError, *DAMAGE):
         return folder.name, "damaged", "", ""
+
+
+def _without_metrics(folder: Path) -> str:
+    """Return why a run has no metrics: it is unfinished, or ``export_model`` has written it."""
+    is_whole = (folder / run_directory.MODEL).is_file() and not (folder / run_directory.CHECKPOINT).is_file()
+    return "not measured" if is_whole else "unfinished"
 
 
 def _describe(folder: Path, metadata: dict[str, Any]) -> None:
