@@ -205,11 +205,13 @@ def test_the_options_are_those_of_the_command() -> None:
 
 
 @pytest.fixture(scope="module")
-def fitted(text: Path) -> tuple[kl.TextGenerator, Any]:
+def fitted(text: Path, settings: recipe.Recipe) -> tuple[kl.TextGenerator, Any]:
     """A generator that was trained in another thread on the string that ``trained`` reads from a file."""
+    model, training = settings.model, settings.training
     generator = kl.TextGenerator(
-        embedding_size=5, units=12, layers=2, dropout=0.1, batch_size=np.int64(3), window=17, **{"training.epochs": 9}
-    )
+        embedding_size=model.embedding_size, units=model.units, layers=model.layers, dropout=model.dropout,
+        batch_size=np.int64(training.batch_size), window=training.window, **{"training.epochs": 9},
+    )  # fmt: skip
     with ThreadPoolExecutor(1) as pool:
         return generator, pool.submit(generator.fit, text.read_text(encoding="utf-8"), epochs=2).result()
 
@@ -225,6 +227,20 @@ def test_fit_gives_the_losses_and_the_texts_of_the_command(
     assert generator.generate("The ", max_new_tokens=50, seed=9) == lm.generate("The ", max_new_tokens=50, seed=9)
     assert generator.model.count_params() == lm.model.count_params()
     assert generator.tokenizer.model == lm.tokenizer.model
+
+
+def test_fit_of_a_loaded_generator_continues_as_the_command_does(trained: Path, text: Path, tmp_path: Path) -> None:
+    new = text.read_text(encoding="utf-8")[::-1][:4000] + "é字"
+    (tmp_path / "new.txt").write_text(new, encoding="utf-8")
+    words = ["--init-from", f"{trained}", "--training.epochs", "1", "--runs", f"{tmp_path / 'runs'}"]
+    assert command_line.main(["train", f"{tmp_path / 'new.txt'}", *words]) == 0
+    generator = kl.TextGenerator.load(trained)
+    before = generator.evaluate(new)["loss"]["nats_per_token"]
+    history = generator.fit(new, epochs=1)
+    rows = json.loads((tmp_path / "runs" / "new" / "history.json").read_text())
+    assert (history.history["loss"], history.history["val_loss"]) == ([rows[0]["loss"]], [rows[0]["val_loss"]])
+    assert generator.evaluate(new)["loss"]["nats_per_token"] < before
+    assert generator.tokenizer.model == kl.TextGenerator.load(trained).tokenizer.model
 
 
 def test_evaluate_equals_the_report_of_the_command(

@@ -39,8 +39,8 @@ def run(code: str, folder: Path) -> str:
 
 
 def test_the_page_has_an_example_under_each_heading() -> None:
-    assert len(EXAMPLES) == 5
-    assert len({titled(code) for code in EXAMPLES}) == 5
+    assert len(EXAMPLES) == 6
+    assert len({titled(code) for code in EXAMPLES}) == 6
 
 
 @pytest.mark.slow

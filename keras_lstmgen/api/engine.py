@@ -20,12 +20,13 @@ from keras_lstmgen.exporters import export_run, graphs
 from keras_lstmgen.exporters.export_run import Exported, ExportError
 from keras_lstmgen.interpret import inspect_run, inspection_files
 from keras_lstmgen.interpret.inspect_run import InspectOptions
-from keras_lstmgen.models import run_directory
+from keras_lstmgen.models import continuation, run_directory
 from keras_lstmgen.system import environment
 from keras_lstmgen.training import trainer
 from keras_lstmgen.utils.errors import UserError, check_not_empty, check_range
 
 NAME = "run"  # folder name of a run in a temporary folder
+OF_FIRST_TRAINING = ("training.learning_rate", "training.warmup")  # a continued training has its own values
 
 
 @dataclass(frozen=True)
@@ -37,12 +38,14 @@ class FitRequest:
         values: recipe fields by dotted name that the user has set.
         callbacks: Keras callbacks.
         verbose: 0 or 1.
+        start: folder of the run from whose weights the training starts; None for random weights.
     """
 
     texts: Texts
     values: Mapping[str, Any]
     callbacks: Sequence[keras.callbacks.Callback] = ()
     verbose: int = 0
+    start: Path | None = None
 
 
 def load(folder: Path) -> LoadedModel:
@@ -83,13 +86,23 @@ def fit(request: FitRequest, folder: Path) -> keras.callbacks.History:
     environment.check_limits()
     verbose.check(request.verbose)
     _check_callbacks(request.callbacks)
-    corpus = corpus_files.training_corpus(request.texts, folder, request.values)
-    settings = recipe.override(Recipe(), {**request.values, **corpus})
+    settings = _settings(request, folder)
     effects.check(prepared_corpus.with_prepared_tables(settings), request.values, "")
     display = verbose.progress_bar if request.verbose else None
     with verbose.reports(request.verbose):
         result = trainer.train(settings, folder, NAME, display=display, callbacks=request.callbacks)
     return _history(result.summary.history if result.summary else [])
+
+
+def _settings(request: FitRequest, folder: Path) -> Recipe:
+    """Return the recipe of a training, and write its texts to a folder."""
+    if request.start is None:
+        corpus = corpus_files.training_corpus(request.texts, folder, request.values)
+        return recipe.override(Recipe(), {**request.values, **corpus})
+    base = continuation.defaults(request.start)
+    source = corpus_files.evaluation_texts(request.texts, folder, base.corpus)
+    values = {name: value for name, value in request.values.items() if name not in OF_FIRST_TRAINING}
+    return recipe.override(base, {**values, "corpus.source": source})
 
 
 def is_trained(folder: Path) -> bool:

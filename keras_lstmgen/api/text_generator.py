@@ -154,7 +154,10 @@ class TextGenerator:
         callbacks: "Sequence[keras.callbacks.Callback]" = (),
         verbose: int = 0,
     ) -> "keras.callbacks.History":
-        """Train the generator.
+        """Train the generator, or continue the training of a trained generator on a new text.
+
+        A continued training keeps the vocabulary and the model, and starts with a lower learning rate, as
+        ``keras-lstmgen train --init-from`` does (``docs/training.md``).
 
         The training runs in a temporary folder, which is deleted together with the generator. ``save`` copies the run
         to a permanent folder. As ``keras-lstmgen train`` does, the training sets the seeds of Python, NumPy and Keras.
@@ -179,10 +182,9 @@ class TextGenerator:
         given = {"corpus.validation_fraction": validation_split, "training.epochs": epochs}
         values = {**self.fields, **{name: value for name, value in given.items() if value is not None}}
         engine = _engine()
-        request = engine.FitRequest(texts, values, callbacks, verbose)
         with self._lock:
-            if self._model is not None:
-                raise UserError("the generator is already trained; create another TextGenerator for a new training")
+            start = None if self._model is None else self._run_folder()
+            request = engine.FitRequest(texts, values, callbacks, verbose, start)
             temporary = Path(tempfile.mkdtemp(prefix="keras_lstmgen-"))
             remove = weakref.finalize(self, _remove_in_process, temporary, os.getpid())
             try:
