@@ -287,8 +287,8 @@ def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = recipe.override(recipe.Recipe(), {
         "corpus.source": [str(folder / "text.jsonl")], "corpus.documents": "jsonl", "corpus.field": ["in", "out"],
         "tokenizer.type": "word", "model.embedding_size": 8, "model.units": 24, "model.layers": 1,
-        "model.dropout": 0.0, "model.attention": 8, "training.batch_size": 10, "training.epochs": 40,
-        "training.learning_rate": 0.02, "training.patience": 0,
+        "model.dropout": 0.0, "model.attention": 8, "training.batch_size": 5, "training.epochs": 12,
+        "training.learning_rate": 0.03, "training.patience": 0,
     })  # fmt: skip
     return trainer.train(settings, folder / "runs", "colours").folder
 
