@@ -1,6 +1,7 @@
 """A loaded run with its compiled decoding functions."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -8,7 +9,8 @@ import numpy as np
 
 from keras_lstmgen.api.generation_options import Plan
 from keras_lstmgen.data import splits
-from keras_lstmgen.generation import decoding_loop, text_generation
+from keras_lstmgen.generation import batch_generation, decoding_loop, text_generation
+from keras_lstmgen.generation.batch_generation import PromptRow
 from keras_lstmgen.generation.beam_search import log_softmax
 from keras_lstmgen.generation.decoding_loop import Step
 from keras_lstmgen.generation.growing_text import Sample
@@ -76,6 +78,31 @@ class LoadedModel:
             self.run, self._step, prompt, plan.search, constraints=constraints, stop=config.stop
         )
         return found[: options.n]
+
+    def batch(self, requests: Sequence[tuple[str, Plan]]) -> list[list[Sample]]:
+        """Generate the texts for several prompts. Prompts whose plans allow it share batches.
+
+        Args:
+            requests: each prompt with its options.
+
+        Returns:
+            For each request, the samples that ``samples`` returns.
+        """
+        rows: dict[Hashable, list[tuple[int, PromptRow]]] = defaultdict(list)
+        results: list[list[Sample]] = [[] for _ in requests]
+        for number, (prompt, plan) in enumerate(requests):
+            if plan.search is not None:
+                results[number] = self.samples(prompt, plan)
+                continue
+            key = (plan.config.max_new_tokens, tuple(plan.config.stop), plan.config.host)
+            for seed in range(plan.options.seed, plan.options.seed + plan.options.n):
+                rows[key].append((number, PromptRow(self._normalized(prompt), seed, plan.config.options)))
+        for group in rows.values():
+            config = self._config(requests[group[0][0]][1])
+            samples = batch_generation.sample_rows(self._generator, [row for _, row in group], config)
+            for (number, _), sample in zip(group, samples, strict=True):
+                results[number].append(sample)
+        return results
 
     def stream(self, prompt: str, plan: Plan) -> Iterator[str]:
         """Generate one text, and yield its parts when they are final. A beam search yields the whole text at its end.

@@ -101,8 +101,8 @@ class TextGenerator:
                 - ``stop``: string or list of strings that end a text.
                 - ``temperature`` (1.0), ``top_k`` (0), ``top_p`` (1.0), ``min_p`` (0.0), ``repetition_penalty`` (1.0):
                   sampling options.
-                - ``no_repeat_ngram`` (0), ``presence_penalty`` (0.0), ``frequency_penalty`` (0.0), ``logit_bias``,
-                  ``regex``: constraints and penalties.
+                - ``min_new_tokens`` (0), ``no_repeat_ngram`` (0), ``presence_penalty`` (0.0), ``frequency_penalty``
+                  (0.0), ``logit_bias``, ``regex``: constraints and penalties.
                 - ``beams`` (0), ``length_penalty`` (0.0): beam search.
                 - ``logprobs``: number of most probable tokens to report for each token.
 

@@ -8,6 +8,7 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+from keras_lstmgen.cli import prompt_file
 from keras_lstmgen.cli.parser import build_parser
 from keras_lstmgen.distribution import launcher
 from keras_lstmgen.reporting import reporter
@@ -76,6 +77,8 @@ def _verb(arguments: argparse.Namespace, words: Sequence[str]) -> int:
         words: the unparsed command line arguments, for the workers.
     """
     environment.configure()
+    if getattr(arguments, "prompts", None) is not None:
+        arguments.prompts = prompt_file.read(arguments.prompts)  # a bad line ends the command before TensorFlow starts
     if getattr(arguments, "workers", 1) > 1:
         return launcher.launch(words, arguments.workers)
     cpu.configure()

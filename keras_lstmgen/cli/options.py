@@ -1,16 +1,15 @@
 """Define the arguments and options of each verb. ``train`` has an option for each field of a recipe."""
 
 import argparse
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args
 
+from keras_lstmgen.cli import option_types
+from keras_lstmgen.cli.option_types import add_number, parse_text, parse_whole
 from keras_lstmgen.config import effects, recipe
 from keras_lstmgen.files import filenames
-from keras_lstmgen.utils import numerals
-from keras_lstmgen.utils.errors import visible
 
 PATHS = ("corpus.source", "corpus.validation", "training.init_from")  # recipe fields whose values are file names
 SHORT_NAMES = {"training.init_from": ["--init-from"]}  # second names of the options of recipe fields
@@ -32,7 +31,7 @@ def _train(parser: argparse.ArgumentParser) -> None:
         metavar="RUN",
         help="continue the training of a run from its last checkpoint; give its name, or its path with a slash",
     )
-    _add_number(
+    add_number(
         parser, "--workers", 1, "distribute the rows of each batch over N processes on this machine (docs/scale.md)"
     )
     for name in recipe.recipe_fields():
@@ -62,9 +61,12 @@ def _recipe_field(parser: argparse.ArgumentParser, name: str) -> None:
     """
     kind, default, about = recipe.recipe_fields()[name]
     choices = f"; one of {', '.join(about['choices'])}" if about["choices"] else ""
-    parse = _or_auto(kind) if default == recipe.AUTO else filenames.of_argument if name in PATHS else _parser_of(kind)
+    parse = filenames.of_argument if name in PATHS else option_types.parser_of(kind)
+    if default == recipe.AUTO:
+        parse = option_types.or_auto(kind)
     parser.add_argument(
-        *SHORT_NAMES.get(name, ()), f"--{name}", dest=name, metavar=_metavar(kind), default=argparse.SUPPRESS,
+        *SHORT_NAMES.get(name, ()), f"--{name}",
+        dest=name, metavar=option_types.metavar(kind), default=argparse.SUPPRESS,
         nargs="*" if get_args(kind) else None, type=parse,
         help=f"{about['about']}{choices} (default: {_format_default(default)})".replace("%", "%%"),
     )  # fmt: skip
@@ -78,66 +80,11 @@ def _format_default(default: Any) -> str:
     return (words.lower() if isinstance(default, bool) else words) or "none"
 
 
-def _metavar(kind: Any) -> str:
-    """Return the placeholder that the help text shows for a value of a type."""
-    return "WORD" if get_args(kind) or kind is str else {int: "N", float: "X", bool: "true|false"}[kind]
-
-
-def _parser_of(kind: Any) -> Any:
-    """Return a function that converts a command line argument to the type of a recipe field."""
-    return (
-        _parse_text
-        if get_args(kind) or kind is str
-        else {bool: _parse_truth, int: _parse_whole, float: _parse_real}[kind]
-    )
-
-
-def _parse_text(word: str) -> str:
-    """Decode a command line argument as UTF-8 in every locale; raise ArgumentTypeError for other bytes."""
-    try:
-        return os.fsencode(word).decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise argparse.ArgumentTypeError(f"'{visible(word)}' is not UTF-8 at byte {error.start}; convert it") from error
-
-
-def _or_auto(kind: Any) -> Any:
-    """Return a function that converts an argument to a type, but returns the word "auto" unchanged."""
-    return lambda word: word if word == recipe.AUTO_WORD else _parser_of(kind)(word)
-
-
-def _with_own_message(read: Callable[[str], Any]) -> Callable[[str], Any]:
-    """Return a version of ``read`` that raises ArgumentTypeError instead of ValueError.
-
-    If a function raises ArgumentTypeError, argparse shows the message of the exception. After a ValueError, argparse
-    would show the whole argument instead, and an argument may be very long.
-    """
-
-    def parse(word: str) -> Any:
-        try:
-            return read(word)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(str(error)) from error
-
-    return parse
-
-
-_parse_whole = _with_own_message(numerals.parse_int)
-_parse_real = _with_own_message(numerals.parse_float)
-_parse_seed = _with_own_message(numerals.parse_seed)
-
-
-def _parse_truth(word: str) -> bool:
-    """Convert "true" or "false" to a bool."""
-    if word not in ("true", "false"):
-        raise argparse.ArgumentTypeError(f"'{numerals.shortened(word)}' is not true or false")
-    return word == "true"
-
-
 def _generate(parser: argparse.ArgumentParser) -> None:
     _add_run(parser)
     prompts = parser.add_mutually_exclusive_group()
     prompts.add_argument(
-        "--prompt", type=_parse_text, default="", metavar="TEXT", help="text to continue; default: the start symbol"
+        "--prompt", type=parse_text, default="", metavar="TEXT", help="text to continue; default: the start symbol"
     )
     prompts.add_argument(
         "--prompt-file",
@@ -146,12 +93,22 @@ def _generate(parser: argparse.ArgumentParser) -> None:
         "newline at the end of the file is part of the prompt. In a run on pairs, it ends the source. In a run on "
         "lines, it is removed",
     )
-    _add_number(parser, "--n", 1, "number of texts, generated in one batch; text k uses seed + k")
-    _add_number(parser, "--seed", 0, "64-bit seed; equal seeds give equal texts")
-    _add_number(parser, "--max-new-tokens", 300, "maximum number of tokens per text")
+    prompts.add_argument(
+        "--prompts",
+        metavar="FILE",
+        help="generate a text for each line of a file ('-': standard input), in batches, and print a line of JSON for "
+        "each text (docs/generation.md). A line is a prompt, or a JSON object with the key 'prompt' and options by "
+        'name, such as {"prompt": "It was", "top_k": 5}',
+    )
+    parser.add_argument(
+        "--json", action="store_true", help="print a line of JSON for each text, with its tokens and its finish reason"
+    )
+    add_number(parser, "--n", 1, "number of texts, generated in one batch; text k uses seed + k")
+    add_number(parser, "--seed", 0, "64-bit seed; equal seeds give equal texts")
+    add_number(parser, "--max-new-tokens", 300, "maximum number of tokens per text")
     parser.add_argument(
         "--stop",
-        type=_parse_text,
+        type=parse_text,
         action="append",
         default=[],
         metavar="TEXT",
@@ -165,7 +122,7 @@ def _generate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the text to a file")
     parser.add_argument(
         "--logprobs",
-        type=_parse_whole,
+        type=parse_whole,
         metavar="K",
         help="print one line of JSON per token, with its log-probability and the K most probable tokens; default: off",
     )
@@ -178,38 +135,44 @@ def _chat(parser: argparse.ArgumentParser) -> None:
     _add_run(parser)
     parser.add_argument(
         "--memory",
-        type=_parse_whole,
+        type=parse_whole,
         metavar="N",
         help="number of earlier turns (of the user and of the model) that the model reads before it answers, for a run "
         "on pairs; default: the number of turns in the dialogues of its corpus",
     )
-    _add_number(parser, "--seed", 0, "64-bit seed of the first answer; the seed increases by 1 for each further answer")
-    _add_number(parser, "--max-new-tokens", 300, "maximum number of tokens per answer")
+    add_number(parser, "--seed", 0, "64-bit seed of the first answer; the seed increases by 1 for each further answer")
+    add_number(parser, "--max-new-tokens", 300, "maximum number of tokens per answer")
     _add_sampling(parser)
 
 
 def _add_sampling(parser: argparse.ArgumentParser) -> None:
     options = parser.add_argument_group("sampling (docs/contract.md)")
-    _add_number(
+    add_number(
         options, "--repetition-penalty", 1.0, "above 1: tokens that have already occurred become less probable; 1: off"
     )
-    _add_number(options, "--temperature", 1.0, "below 1: more conservative; above 1: more varied; 0: greedy")
-    _add_number(options, "--top-k", 0, "sample from the N most probable tokens; 0: all")
-    _add_number(options, "--top-p", 1.0, "sample from the smallest set of tokens with a total probability of X; 1: all")
-    _add_number(options, "--min-p", 0.0, "sample from the tokens with at least X times the largest probability; 0: all")
+    add_number(options, "--temperature", 1.0, "below 1: more conservative; above 1: more varied; 0: greedy")
+    add_number(options, "--top-k", 0, "sample from the N most probable tokens; 0: all")
+    add_number(options, "--top-p", 1.0, "sample from the smallest set of tokens with a total probability of X; 1: all")
+    add_number(options, "--min-p", 0.0, "sample from the tokens with at least X times the largest probability; 0: all")
 
 
 def _add_constraints(parser: argparse.ArgumentParser) -> None:
     host = parser.add_argument_group("constraints and penalties (docs/generation.md)")
-    _add_number(host, "--no-repeat-ngram", 0, "no sequence of N tokens occurs twice in prompt and text; 0: off")
-    _add_number(
+    add_number(
+        host,
+        "--min-new-tokens",
+        0,
+        "minimum number of tokens per text, before which the end token is forbidden; 0: off",
+    )
+    add_number(host, "--no-repeat-ngram", 0, "no sequence of N tokens occurs twice in prompt and text; 0: off")
+    add_number(
         host, "--presence-penalty", 0.0, "number to subtract once from the logit of each token that the text contains"
     )
     frequencies = "number to subtract from the logit of a token for each of its occurrences in the text"
-    _add_number(host, "--frequency-penalty", 0.0, frequencies)
+    add_number(host, "--frequency-penalty", 0.0, frequencies)
     host.add_argument(
         "--logit-bias",
-        type=_parse_text,
+        type=parse_text,
         nargs="+",
         action="extend",
         default=[],
@@ -218,15 +181,15 @@ def _add_constraints(parser: argparse.ArgumentParser) -> None:
         "the token is never sampled",
     )
     host.add_argument(
-        "--regex", type=_parse_text, metavar="PATTERN", help="regular expression that the whole text must match"
+        "--regex", type=parse_text, metavar="PATTERN", help="regular expression that the whole text must match"
     )
 
 
 def _add_beam_search(parser: argparse.ArgumentParser) -> None:
     search = parser.add_argument_group("beam search (docs/generation.md)")
-    _add_number(search, "--beams", 0, "number of beams; prints the --n best texts; 0: sample without a beam search")
+    add_number(search, "--beams", 0, "number of beams; prints the --n best texts; 0: sample without a beam search")
     lengths = "above 0: longer texts get better scores; 0: the score is the sum of the log-probabilities of the tokens"
-    _add_number(search, "--length-penalty", 0.0, lengths)
+    add_number(search, "--length-penalty", 0.0, lengths)
 
 
 def _evaluate(parser: argparse.ArgumentParser) -> None:
@@ -237,14 +200,14 @@ def _evaluate(parser: argparse.ArgumentParser) -> None:
         type=filenames.of_argument,
         help="texts to evaluate on; default: the validation text of the run",
     )
-    _add_number(
+    add_number(
         parser,
         "--samples",
         4,
         "number of texts to generate and to compare with the training text; for a run on pairs, number of answers to "
         "held-out sources",
     )
-    _add_number(
+    add_number(
         parser, "--sample-tokens", effects.SAMPLE_TOKENS, "maximum number of tokens of each sample and each answer"
     )
     for setting in fields(recipe.Evaluate):
@@ -261,17 +224,17 @@ def _inspect(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--prompt",
         required=True,
-        type=_parse_text,
+        type=parse_text,
         metavar="TEXT",
         help="text that the model reads while the activations of the layer are recorded",
     )
-    _add_number(parser, "--max-new-tokens", 0, "number of tokens to generate after the prompt")
-    _add_number(parser, "--seed", 0, "64-bit seed of the generated tokens, as in 'generate'")
+    add_number(parser, "--max-new-tokens", 0, "number of tokens to generate after the prompt")
+    add_number(parser, "--seed", 0, "64-bit seed of the generated tokens, as in 'generate'")
     layers = "number of the LSTM layer to record, from 1 (the first after the embedding); default: the last layer"
-    parser.add_argument("--layer", type=_parse_whole, metavar="N", help=layers)
+    parser.add_argument("--layer", type=parse_whole, metavar="N", help=layers)
     parser.add_argument(
         "--cell",
-        type=_parse_whole,
+        type=parse_whole,
         metavar="N",
         help="number of the cell whose values colour the text, from 0; default: the cell with the best score for a "
         "readable feature",
@@ -306,25 +269,11 @@ def _export(parser: argparse.ArgumentParser) -> None:
     )
     for name in ("texts", "tokens"):
         about = f"{fields_by_name[name].metadata['about']}; default: the value in the recipe"
-        parser.add_argument(f"--{name}", type=_parse_whole, metavar="N", help=about)
+        parser.add_argument(f"--{name}", type=parse_whole, metavar="N", help=about)
 
 
 def _info(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", nargs="?", help="name of a run, or its path with a slash; default: list all runs")
-
-
-def _add_number(parser: Any, name: str, default: float, about: str) -> None:
-    """Add an option for a number.
-
-    Args:
-        parser: a parser or a group of options.
-        name: name of the option, such as ``"--top-k"``.
-        default: default value; the option has the same type, int or float.
-        about: help text.
-    """
-    kind = type(default)
-    parse = _parse_seed if name == "--seed" else _parser_of(kind)
-    parser.add_argument(name, type=parse, default=default, metavar=_metavar(kind), help=about)
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:

@@ -1,12 +1,14 @@
-"""Generate many texts in batches for evaluation: one answer for each source, or several samples for each source."""
+"""Generate many texts in batches: texts for different prompts, answers to sources, and samples for each source."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from keras_lstmgen.generation import beam_search, decoding_loop, sampling, text_generation
 from keras_lstmgen.generation.detokenizer import Detokenizer
+from keras_lstmgen.generation.growing_text import Sample
 from keras_lstmgen.generation.logits_processors import HostOptions
 from keras_lstmgen.generation.text_generation import GenerationConfig, Generator, Loop
 from keras_lstmgen.models.run_directory import Run
@@ -15,6 +17,58 @@ from keras_lstmgen.utils.errors import check_at_least
 
 BATCH_SIZE = 64  # maximum number of texts per batch
 GREEDY = sampling.Options(temperature=0)
+
+
+class PromptRow(NamedTuple):
+    """A text to generate: its prompt, its 64-bit seed and its sampling options."""
+
+    prompt: str
+    seed: int
+    options: sampling.Options
+
+
+def sample_rows(generator: Generator, rows: Sequence[PromptRow], config: GenerationConfig) -> list[Sample]:
+    """Generate one text per row. Rows with prompts of similar lengths share a batch.
+
+    The other rows of a batch do not change a text. ``Generator.generate`` with the same prompt, seed and options
+    returns the same text.
+
+    Args:
+        generator: the generator.
+        rows: the rows.
+        config: settings that all rows have in common. ``config.options`` has no effect.
+
+    Returns:
+        One sample per row, in the order of the rows.
+
+    Raises:
+        UserError: if the vocabulary cannot satisfy an option of ``config.host``.
+    """
+    prompts = [generator.run.prompt_ids(row.prompt) for row in rows]
+    by_length = sorted(range(len(rows)), key=lambda index: len(prompts[index]))
+    samples: dict[int, Sample] = {}
+    for start in range(0, len(by_length), BATCH_SIZE):
+        indices = by_length[start : start + BATCH_SIZE]
+        batch = _sample_batch(generator, [prompts[i] for i in indices], [rows[i] for i in indices], config)
+        samples.update(zip(indices, batch, strict=True))
+    return [samples[index] for index in range(len(rows))]
+
+
+def _sample_batch(
+    generator: Generator, prompts: list[list[int]], rows: Sequence[PromptRow], config: GenerationConfig
+) -> list[Sample]:
+    """Generate the texts of one batch."""
+    metadata = generator.run.metadata
+    texts = [generator.begin(ids, config) for ids in prompts]
+    ids, starts = pad_left(prompts)
+    options = sampling.rows([row.options for row in rows])
+    request = decoding_loop.Request(ids, None, options, starts if starts.any() else None)
+    state = decoding_loop.initial_state(len(rows), metadata.state_size, metadata.vocab_size)
+    for _ in generator.chunks(texts, request, state, config, [row.seed for row in rows]):
+        pass
+    for text in texts:
+        text.finish("length")
+    return [text.sample for text in texts]
 
 
 def greedy_answers(run: Run, sources: Sequence[str], max_new_tokens: int) -> list[str]:

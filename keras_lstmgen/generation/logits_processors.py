@@ -5,8 +5,8 @@ The processors compute a bias for each token of the vocabulary. The logits of th
 1. The tokens of ``unsampled_ids`` are removed, and ``repetition_penalty`` is applied (``docs/contract.md``).
 2. The bias of each token is added to its logit. The bias is ``logit_bias``, minus ``presence_penalty`` if the token
    occurs in the output, minus ``frequency_penalty`` times the number of occurrences of the token in the output.
-3. Tokens with a bias of minus infinity are removed. They are the forbidden tokens: ``no_repeat_ngram``, ``regex`` and a
-   ``logit_bias`` of minus infinity forbid tokens.
+3. Tokens with a bias of minus infinity are removed. They are the forbidden tokens: ``no_repeat_ngram``, ``regex``,
+   ``min_new_tokens`` and a ``logit_bias`` of minus infinity forbid tokens.
 4. ``temperature``, ``top_k``, ``top_p``, ``min_p`` and the noise select one of the remaining tokens
    (``docs/contract.md``).
 
@@ -41,6 +41,8 @@ class HostOptions:
     The host is the Python program that calls the graph.
 
     Attributes:
+        min_new_tokens: minimum number of tokens of the output. The end token is forbidden until the output has this
+            number of tokens. 0 to allow the end token at any time.
         no_repeat_ngram: n, a number of tokens. The output never repeats a sequence of n tokens that already occurs in
             the prompt or earlier in the output. 0 to allow repetitions.
         presence_penalty: a number that is subtracted from the logit of each token that occurs in the output.
@@ -59,9 +61,12 @@ class HostOptions:
     frequency_penalty: float = 0.0
     logit_bias: tuple[str, ...] = ()
     regex: str | None = None
+    min_new_tokens: int = 0
 
     def __post_init__(self) -> None:
         """Check every value. NaN is out of range."""
+        if not self.min_new_tokens >= 0:
+            raise UserError(f"--min-new-tokens: {self.min_new_tokens} is out of range; give 0 (off) or more")
         if not self.no_repeat_ngram >= 0:
             raise UserError(f"--no-repeat-ngram: {self.no_repeat_ngram} is out of range; give 0 (off) or more")
         for name in ("presence_penalty", "frequency_penalty"):
@@ -144,10 +149,15 @@ def compiled(options: HostOptions, tokenizer: Tokenizer, unsampled_ids: Sequence
         The compiled options.
 
     Raises:
-        UserError: if ``logit_bias`` names an unknown token, if it has a positive value for one of ``unsampled_ids``, if
-            the regular expression is invalid, or if the model cannot generate a text that matches the regular
-            expression.
+        UserError: if ``min_new_tokens`` is given for a model without an end token, if ``logit_bias`` names an unknown
+            token, if it has a positive value for one of ``unsampled_ids``, if the regular expression is invalid, or if
+            the model cannot generate a text that matches the regular expression.
     """
+    if options.min_new_tokens and end_id in unsampled_ids:
+        raise UserError(
+            "--min-new-tokens has no effect here: it needs a model that generates an end token, and a model of a "
+            "continuous text never does"
+        )
     fixed = np.zeros(tokenizer.vocab_size, np.float32)
     fixed[list(unsampled_ids)] = -np.inf
     for word in options.logit_bias:
@@ -212,6 +222,7 @@ def outlook(constraints: Constraints, draft: Draft) -> Outlook:
     bias = fixed - _penalties(options, draft.output, len(fixed))
     repeated = repeats(draft.ids, options.no_repeat_ngram)
     bias[repeated] = -np.inf
+    is_short = len(draft.output) < options.min_new_tokens
     if draft.match:
         allowed = regex_mask.allowed(draft.match)
         is_complete = regex_mask.complete(draft.match)
@@ -219,8 +230,10 @@ def outlook(constraints: Constraints, draft: Draft) -> Outlook:
             return Outlook(bias, over=True)
         allowed[constraints.end_id] = is_complete
         bias[~allowed] = -np.inf
+    if is_short:
+        bias[constraints.end_id] = -np.inf
     if np.isneginf(bias).all():
-        return Outlook(bias, over=True, note=_forbidding_options(options, len(repeated) > 0))
+        return Outlook(bias, over=True, note=_forbidding_options(options, len(repeated) > 0, is_short))
     return Outlook(bias, over=False)
 
 
@@ -260,9 +273,10 @@ def repeats(ids: Ids, n: int) -> Ids:
     return windows[same, -1]
 
 
-def _forbidding_options(options: HostOptions, repeated: bool) -> str:
+def _forbidding_options(options: HostOptions, repeated: bool, is_short: bool) -> str:
     """Return a message that names the options that together forbid all tokens."""
     names = {
+        "--min-new-tokens": is_short,
         "--no-repeat-ngram": repeated,
         "--regex": options.regex is not None,
         "--logit-bias": any(float(word.rpartition("=")[2]) == -np.inf for word in options.logit_bias),

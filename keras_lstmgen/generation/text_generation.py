@@ -202,8 +202,8 @@ class Generator:
         """
         check_not_empty("seeds", seeds)
         check_not_empty("ids", ids)
-        texts = [self._start(ids, config, partial(emit, row)) for row in range(len(seeds))]
-        chunks = self._chunks(texts, (ids, state), config, seeds)
+        texts = [self.begin(ids, config, partial(emit, row)) for row in range(len(seeds))]
+        chunks = self.chunks(texts, _request(ids, config, len(seeds)), state, config, seeds)
         while not should_stop() and (after := next(chunks, None)) is not None:
             state = after
         for text in texts:
@@ -225,17 +225,18 @@ class Generator:
         """
         metadata, ids, parts = self.run.metadata, self.run.prompt_ids(prompt), list[str]()
         state = initial_state(1, metadata.state_size, metadata.vocab_size)
-        text = self._start(ids, replace(config, keep_text=False), parts.append)
-        for _ in self._chunks([text], (ids, state), config, [seed]):
+        text = self.begin(ids, replace(config, keep_text=False), parts.append)
+        for _ in self.chunks([text], _request(ids, config, 1), state, config, [seed]):
             yield from parts
             parts.clear()
         text.finish("length")
         yield from parts
 
-    def _chunks(
+    def chunks(
         self,
         texts: list[GrowingText],
-        prompt: tuple[Sequence[int], DecodingState],
+        request: Request,
+        state: DecodingState,
         config: GenerationConfig,
         seeds: Sequence[int],
     ) -> Iterator[DecodingState]:
@@ -243,25 +244,27 @@ class Generator:
 
         Args:
             texts: the texts, one per seed.
-            prompt: the ids to feed to the model before the first token, and the state of the texts before these ids.
+            request: the ids to feed to the model before the first token, and the sampling options; without noise.
+            state: state of the texts before these ids.
             config: settings of the generation.
             seeds: see ``generate``.
         """
-        ids, state = prompt
         constraints = None if config.host is None else self.constraints(config.host)
-        options, batch = sampling.rows([config.options] * len(seeds)), np.array([ids] * len(seeds), np.int32)
         chunk, bias = 1 if constraints else CHUNK, _bias(texts, constraints)
         for start in range(0, config.max_new_tokens, chunk):
             if all(text.sample.finish_reason for text in texts):
                 break
             N = min(chunk, config.max_new_tokens - start)
-            result = self.loop(Request(batch, sampling.noise(list(seeds), N, start), options, bias=bias), state)
+            noise = sampling.noise(list(seeds), N, start)
+            result = self.loop(request._replace(noise=noise, bias=bias), state)
             self._extend(texts, result)
-            batch, state = result.tokens.numpy()[:, -1:], result.state
+            request, state = request._replace(ids=result.tokens.numpy()[:, -1:], starts=None), result.state
             bias = _bias(texts, constraints)
             yield state
 
-    def _start(self, ids: Sequence[int], config: GenerationConfig, emit: Callable[[str], None]) -> GrowingText:
+    def begin(
+        self, ids: Sequence[int], config: GenerationConfig, emit: Callable[[str], None] = lambda _: None
+    ) -> GrowingText:
         """Create an empty text after the ids of a prompt."""
         draft = None if config.host is None else logits_processors.begin(self.constraints(config.host), ids)
         return GrowingText(Sample(), Detokenizer(self.run.tokenizer, config.stop), emit, draft, config.keep_text)
@@ -270,6 +273,11 @@ class Generator:
         """Add the tokens of one call of the loop to the texts."""
         for text, tokens, logprobs in zip(texts, result.tokens.numpy(), result.logprobs.numpy(), strict=True):
             text.extend(tokens, logprobs, self.run.metadata.end_id)
+
+
+def _request(ids: Sequence[int], config: GenerationConfig, B: int) -> Request:
+    """Return a request without noise for B texts after the same ids."""
+    return Request(np.array([ids] * B, np.int32), None, sampling.rows([config.options] * B))
 
 
 def search(
