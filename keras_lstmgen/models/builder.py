@@ -1,6 +1,7 @@
 """Build the Keras model of a recipe, for training or for inference."""
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -202,3 +203,21 @@ def start_at(model: keras.Sequential, counts: np.ndarray[Any, Any]) -> None:
     minimum = 1e-3  # instead of a count of 0, so that the logit is finite
     for member in members_of(model):
         member.layers[-1].bias.assign(np.log(np.maximum(counts, minimum) / counts.sum()))
+
+
+def raise_bias_of(model: keras.Sequential, ids: Sequence[int], counts: np.ndarray[Any, Any]) -> None:
+    """Raise the output bias of ids that earlier texts never contained to the logarithms of their frequencies.
+
+    The bias of such an id is very low (``start_at``), and a training with a low learning rate would need many updates
+    to raise it.
+
+    Args:
+        model: the model, with trained weights.
+        ids: ids that the weights have never been trained to generate.
+        counts: int [V], number of occurrences of each id in the new training text.
+    """
+    found = np.array([token for token in ids if counts[token] > 0], np.int64)
+    for member in members_of(model):
+        bias = member.layers[-1].bias.numpy()
+        bias[found] = np.maximum(bias[found], np.log(counts[found] / counts.sum()))
+        member.layers[-1].bias.assign(bias)

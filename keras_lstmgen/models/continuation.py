@@ -19,9 +19,10 @@ FIXED = (
     "tokenizer.type", "tokenizer.vocab_size", "model.embedding_size", "model.units", "model.layers", "model.attention",
     "model.copy", "model.members", "model.tied",
 )  # fmt: skip
-# The learning rate starts lower and rises for longer than in a training from random weights, so that the first updates
-# do not destroy the weights. benchmarks/results/continuation.md compares several rates.
-LEARNING_RATE_SHARE, WARMUP = 0.25, 0.1
+# The learning rate rises for longer than in a training from random weights, so that the first updates do not destroy
+# the weights. Its peak is that of the run: lower peaks gave higher losses on the new text
+# (benchmarks/results/continuation.md).
+WARMUP = 0.1
 
 
 @dataclass(frozen=True)
@@ -72,8 +73,8 @@ def defaults(folder: Path) -> Recipe:
         trainer.train(settings, runs, "my_run")
 
     The vocabulary, the model, the kind of documents, the window and the weight of the source in the loss have the
-    values of the run. The learning rate is ``LEARNING_RATE_SHARE`` times that of the run, and the warm-up is longer.
-    All other fields have their default values.
+    values of the run. The learning rate is that of the run too, with a warm-up of ``WARMUP``. All other fields have
+    their default values.
 
     Args:
         folder: folder of the run.
@@ -88,7 +89,7 @@ def defaults(folder: Path) -> Recipe:
         window=old.training.window,
         source_loss=old.training.source_loss,
         sampled_softmax=old.training.sampled_softmax,
-        learning_rate=old.training.learning_rate * LEARNING_RATE_SHARE,
+        learning_rate=old.training.learning_rate,
         warmup=WARMUP,
     )
     return Recipe(corpus=corpus, tokenizer=old.tokenizer, model=old.model, training=training)

@@ -18,7 +18,7 @@ from keras_lstmgen.distribution.stop_votes import StopRequest
 from keras_lstmgen.files import atomic, filenames, spooling
 from keras_lstmgen.layers import lstm
 from keras_lstmgen.models import continuation, run_directory
-from keras_lstmgen.models.builder import TrainingOptions, build, start_at
+from keras_lstmgen.models.builder import TrainingOptions, build, raise_bias_of, start_at
 from keras_lstmgen.models.continuation import Vocabulary
 from keras_lstmgen.models.inference_step import state_size, weights_of
 from keras_lstmgen.models.run_directory import Metadata, Run
@@ -293,6 +293,7 @@ def _initialize(model: keras.Sequential, data: TrainingData, token_counts: np.nd
         return {}
     origin = run_directory.load(continuation.origin(data.recipe))
     model.set_weights(origin.model.get_weights())
+    raise_bias_of(model, origin.metadata.unsampled_ids, token_counts)
     return {continuation_report.KEY: continuation_report.losses_before(data, origin)}
 
 
