@@ -129,6 +129,7 @@ def test_every_value_of_a_recipe_is_an_option(asked: list[Any], monkeypatch: pyt
     monkeypatch.setattr(train, "_base", lambda _runs, _init_from: recipe.Recipe())
     words = {
         "corpus.source": "a.txt b.txt", "corpus.sha256": "x y", "corpus.documents": "jsonl", "corpus.field": "text",
+        "corpus.language": "en", "corpus.license": "mit",
         "corpus.labels": "good bad", "corpus.unique": "true", "corpus.validation": "c.txt d.txt",
         "corpus.validation_fraction": "0.25", "corpus.split_seed": "3", "corpus.normalize": "nfkc",
         "tokenizer.type": "bpe", "tokenizer.vocab_size": "900", "model.embedding_size": "11", "model.units": "11",

@@ -45,6 +45,10 @@ ELSEWHERE = {
 NO_ADVICE = {
     "the match of --regex is incomplete": "says what happened",
     "GPUs: --workers": "needs several GPUs",
+    "keras-lstmgen model card": "marks a model card",
+    "`{} --max-new-tokens 160`": "tests/test_model_card.py runs the command",
+    "keras-lstmgen generate {} --temperature {} --seed {}": "tests/test_model_card.py runs the command",
+    'keras-lstmgen generate {} --prompt "…"': "an example in a model card",
     "pandoc --to plain": "a command of another program",
     "needs the backend 'tensorflow'": "advises to unset a variable",
     "--sample-tokens has no effect here": "tests/test_effects.py gives what it needs",

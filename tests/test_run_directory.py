@@ -42,7 +42,7 @@ def test_what_a_run_holds_names_no_place_outside_the_run_but_its_corpus(trained:
 
 def test_a_finished_run_holds_all_its_parts_and_nothing_unfinished(trained: Path) -> None:
     said = {"recipe.toml", "tokenizer.model", "model.keras", "checkpoint.keras", "keras_lstmgen.json", "metrics.json"}
-    said.add("checkpoint.before.keras")
+    said |= {"checkpoint.before.keras", "README.md"}
     shown = {"history.json", "curve.png", "samples.txt", "logs", "export.json", "serving", "tflite", "onnx"}
     assert {path.name for path in trained.iterdir()} == said | shown
     assert not list(trained.rglob(".*"))

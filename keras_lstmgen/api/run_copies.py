@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_lstmgen.files import atomic, folders
+from keras_lstmgen.models import model_card
 from keras_lstmgen.utils.errors import UserError
 
 ESSENTIAL = (folders.METADATA, folders.TOKENIZER, folders.RECIPE, "model.keras")
@@ -47,6 +48,8 @@ def copy(run: Path, folder: Path, overwrite: bool) -> None:
         return
     _check_replaceable(folder, overwrite)
     _copy_files(run, folder, lambda _parent, _names: [])
+    if (folder / model_card.CARD).is_file():
+        model_card.write(folder)  # the card contains the name of the folder
 
 
 def copy_for_export(run: Path, folder: Path, overwrite: bool) -> None:

@@ -68,6 +68,8 @@ class Corpus:
         (), "validation texts; default: a part of the source is used for validation"
     )
     validation_fraction: float = recipe_field(0.1, "fraction of the source used for validation", low=0.0, high=0.9)
+    language: str = recipe_field("", "language of the texts for the model card, as a code such as en or zh")
+    license: str = recipe_field("", "license of the texts for the model card, such as mit")
     split_seed: int = recipe_field(0, "seed of the hash that assigns documents to training or validation", low=0)
 
     @property

@@ -32,6 +32,7 @@ TOKENIZER = "tokenizer.model"
 FORMAT = 1
 PIECE = 1 << 20  # number of bytes of a shard that are read at a time
 MAX_COUNT = 2**53
+ABOUT = ("language", "license")  # fields of the corpus that describe the texts and do not change the ids
 TYPES = {
     "corpus": dict, "tokenizer": dict, "dtype": str, "counts": dict, "start_id": int, "unsampled_ids": list,
     "sha256": str, "shards": dict,
@@ -72,7 +73,8 @@ def with_prepared_tables(settings: recipe.Recipe) -> recipe.Recipe:
     for table in ("corpus", "tokenizer"):
         _check_same(folder, table, recipe.to_tables(settings)[table], about[table])
     stored = recipe.parse({table: about[table] for table in ("corpus", "tokenizer")}, f"{folder / MANIFEST}: ")
-    corpus = replace(stored.corpus, source=settings.corpus.source, sha256=(), validation=())
+    about_texts = {name: getattr(settings.corpus, name) or getattr(stored.corpus, name) for name in ABOUT}
+    corpus = replace(stored.corpus, source=settings.corpus.source, sha256=(), validation=(), **about_texts)
     return replace(settings, corpus=corpus, tokenizer=stored.tokenizer)
 
 
@@ -248,7 +250,7 @@ def _check_same(folder: Path, table: str, given: dict[str, Any], stored: dict[st
     """
     defaults = recipe.to_tables(recipe.Recipe())[table]
     for key, value in given.items():
-        if key not in ("source", "sha256") and value not in (defaults[key], stored.get(key)):
+        if key not in ("source", "sha256", *ABOUT) and value not in (defaults[key], stored.get(key)):
             raise UserError(
                 f"{folder}: was prepared with {table}.{key} = {stored.get(key)}, not {value}; "
                 "remove this option, or prepare the text again"

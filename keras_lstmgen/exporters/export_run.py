@@ -14,7 +14,7 @@ from keras_lstmgen.exporters import graphs, registry, verify
 from keras_lstmgen.exporters.registry import Exporter
 from keras_lstmgen.exporters.verify import Proof, Reference
 from keras_lstmgen.files import atomic
-from keras_lstmgen.models import run_directory
+from keras_lstmgen.models import model_card, run_directory
 from keras_lstmgen.models.run_directory import Run
 from keras_lstmgen.reporting import reporter
 from keras_lstmgen.system.native_stderr import captured_stderr
@@ -138,7 +138,16 @@ def _export_all(
             failures += [f"{exporter.title}: {reason}; {DISCARDED}" for reason in results[name].proof.reasons]
         except UserError as error:
             failures.append(str(error))
+    _complete_model_card(folder)
     return results, failures
+
+
+def _complete_model_card(folder: Path) -> None:
+    """Add the artifacts to the model card of a run. A card that cannot be written does not end the export."""
+    try:
+        model_card.write(folder)
+    except UserError as error:
+        reporter.message(str(error))
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from keras_lstmgen.config import recipe
 from keras_lstmgen.data.splits import validation_kind
 from keras_lstmgen.evaluation import likelihood
 from keras_lstmgen.files import atomic
-from keras_lstmgen.models import run_directory
-from keras_lstmgen.reporting import plots
+from keras_lstmgen.models import model_card, run_directory
+from keras_lstmgen.reporting import plots, reporter
 from keras_lstmgen.system import cpu
 from keras_lstmgen.training import continuation_report
 from keras_lstmgen.training.loop import Training
@@ -42,6 +42,8 @@ def summarize(training: Training) -> TrainingSummary:
     run_directory.save_metadata(folder, replace(training.run.metadata, metrics=metrics))
     atomic.write_json(folder / METRICS, metrics)
     plots.loss_curve(folder / CURVE, history)
+    if not model_card.write(folder):
+        reporter.message(f"{folder / model_card.CARD}: was not written by this program, and is kept")
     scored_text = validation_kind(data.recipe.corpus)
     if len(data.held_out_ids) < len(data.encoded.validation):
         scored_text = f"the first {data.scored_tokens:,} tokens of {scored_text}"
@@ -59,6 +61,7 @@ def _metrics(training: Training) -> dict[str, Any]:
         "validation_tokens_scored": data.scored_tokens,
         "train_nats_per_token": best["loss"],
         "epochs": training.controller.epochs(),
+        "updates": progress.windows,
         "minutes": progress.seconds / 60,
         "tokens_per_second": progress.windows * data.batch_tokens / progress.seconds,
         "cores": cpu.available(),
