@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from pydoc_data.topics import topics
+from types import SimpleNamespace
 from typing import Any, TypeAlias
 
 import keras
@@ -19,7 +20,7 @@ from hypothesis import strategies as st
 import keras_lstmgen as kl
 from export import tokenizer as kit
 from keras_lstmgen.cli import command_line
-from keras_lstmgen.exporters import export_run, registry
+from keras_lstmgen.exporters import export_run, registry, string_signatures
 from keras_lstmgen.generation import sampling
 from keras_lstmgen.generation.text_generation import GenerationConfig, Generator
 from keras_lstmgen.layers.lstm import LSTM
@@ -364,6 +365,26 @@ def test_words_are_joined_by_spaces(words: list[str]) -> None:
     assert tokenizer.decode(encoded) == " ".join(words)
     assert tokenizer.decode(range(1, len(words) + 1)) == " " + " ".join(words)
     assert kit.encode(kit.read(tokenizer.model), " ".join([*words, "??", "??"])) == [*encoded, 0, 0]
+
+
+@pytest.mark.parametrize(
+    "strings",
+    [
+        ["[UNK]", *CHARACTERS, ".", "\\", "月"],
+        ["", "[UNK]", " ", "a", "ab", "ab.", "(", "\\d", "+*", "月é", "]^", "-#", "|", "b\n", "</s>"],
+        ["[UNK]", "a", "ab", "b.", "月é", "</s>"],
+    ],
+)
+def test_the_string_graph_encodes_as_keras_does(strings: list[str]) -> None:
+    tokenizer = listed_vocabulary.build(strings).tokenizer
+    graph = string_signatures.Strings(SimpleNamespace(tokenizer=tokenizer, metadata=None), None)  # type: ignore[arg-type]
+    random = np.random.default_rng(5)
+    signs = [*strings, " ", "\n", "x", "▁", "\0", "\N{GRINNING FACE}"]
+    texts = ["".join(random.choice(signs, size)) for size in range(30)]
+    encoded = graph.encode(tf.constant([text.encode() for text in texts])).to_list()
+    assert encoded == [tokenizer.encode(text).tolist() for text in texts]
+    client = kit.read(tokenizer.model)
+    assert encoded == [kit.encode(client, text) for text in texts]
 
 
 def test_text_outside_a_vocabulary_without_an_unknown_symbol_is_an_error() -> None:

@@ -97,9 +97,8 @@ def _layers(model: Any) -> list[keras.layers.Layer]:
         return _chain(model)
     if isinstance(model, keras.Model):
         raise UserError(
-            f"model: {type(model).__name__} has a call method of its own, so the order of its layers is unknown; build "
-            "a keras.Sequential of the same layers, for example keras.Sequential([model.embedding, model.lstm, "
-            "model.dense])"
+            f"model: {type(model).__name__} has a call method of its own, so the order of its layers is unknown; "
+            "connect its layers in a functional keras.Model, as docs/own-model.md shows"
         )
     raise UserError(f"model: is a {type(model).__name__}; give a keras.Sequential or a functional keras.Model")
 
