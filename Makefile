@@ -18,7 +18,7 @@ demo: $(VENV)/installed  ## train, generate, evaluate, export and verify: about 
 install: $(VENV)/installed  ## make .venv with keras_lstmgen and all that its tests need
 
 EXTRAS := export,measures,regex,remote,test,lint
-SOURCES := setup.cfg pyproject.toml setup.py $(wildcard keras_lstmgen/native/*.[ch])
+SOURCES := setup.cfg pyproject.toml setup.py $(wildcard keras_lstmgen/native/*.[ch] keras_lstmgen/native/*.toml)
 
 $(VENV)/installed: constraints.txt $(SOURCES)
 	$(PYTHON) -m venv $(VENV)

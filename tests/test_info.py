@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -112,25 +113,71 @@ def test_what_cannot_be_described_is_one_line_and_exit_status_2(
     assert "keras_lstmgen.json" in err if name == "torn" else "nearest is 'novel'" in err
 
 
-MISSING = "The native code is missing, because keras_lstmgen was installed without a C compiler. Training takes two to"
+SLOW = "; training takes 2 to 4 times as long; install gcc and then install keras_lstmgen again"
 
 
-def test_missing_native_code_is_told_in_a_line_where_a_training_begins_and_by_info(
+def kernel_lines(out: str) -> list[str]:
+    return [line for line in out.splitlines() if line.startswith("LSTM kernel: ")]
+
+
+def test_the_start_of_a_training_and_info_system_name_the_kernel_and_the_reason(
     copied: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    commands = (["info", "--runs", str(copied.parent)], ["info", copied.name, "--runs", str(copied.parent)])
+    system = ["info", "--system"]
+    commands = (["info", "--runs", str(copied.parent)], ["info", copied.name, "--runs", str(copied.parent)], system)
     printed = {}
     for library in (native_ops.library, lambda: None):
         monkeypatch.setattr(native_ops, "library", library)
         for command in commands:
             assert command_line.main(command) == 0
         shown(trainer.resume, copied, recipe.load(copied / run_directory.RECIPE))
-        printed[library()] = [line for line in capsys.readouterr().out.splitlines() if line.startswith(MISSING)]
-    assert [len(lines) for lines in printed.values()] == [0, 3]
+        printed[library() is None] = kernel_lines(capsys.readouterr().out)
+    assert len(printed[False]) == 2
+    assert len(printed[True]) == 4
+    assert all("Keras's own loop" in line for line in printed[True])
+    assert not any("Keras's own loop" in line for line in printed[False])
 
 
-def test_missing_native_code_is_no_news_where_a_gpu_trains(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("precision", "kernels", "speed", "expected"),
+    [
+        ("auto", ("avx512", "avx512_bf16"), 2, "AVX512-BF16 in bfloat16, the fastest of this processor"),
+        ("auto", ("avx512", "avx512_bf16"), 1, "AVX512 in float32, which is faster than bfloat16 on this processor"),
+        ("auto", ("neon", ""), 0, "NEON in float32, because this processor does not multiply bfloat16"),
+        ("float32", ("avx2", "amx"), 2, "AVX2 in float32, as precision = float32 requires"),
+        ("bfloat16", ("avx2", "amx"), 1, "AMX in bfloat16, as precision = bfloat16 requires"),
+    ],
+)
+def test_the_description_has_the_kernel_that_the_precision_selects(
+    precision: str, kernels: tuple[str, str], speed: int, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(native_ops, "library", lambda: object())
+    monkeypatch.setattr(native_ops, "has_bfloat16", lambda: speed > 0)
+    monkeypatch.setattr(native_ops, "is_bfloat16_faster", lambda: speed > 1)
+    monkeypatch.setattr(native_ops, "kernel_name", lambda bfloat16: kernels[bfloat16])
+    assert lstm.kernel_description(precision) == expected
+
+
+def test_the_name_of_the_kernel_is_that_of_the_selected_one() -> None:
+    if native_ops.library() is None:
+        pytest.skip("needs the native code, which is not installed")
+    try:
+        for name in ("plain", "avx2", "avx512", "neon"):
+            if native_ops.select_kernel(name):
+                assert native_ops.kernel_name(bfloat16=False) == name
+    finally:
+        native_ops.select_kernel("best")
+
+
+def test_a_missing_kernel_is_described_with_the_recorded_reason_unless_a_gpu_trains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(native_ops, "library", lambda: None)
-    assert lstm.missing_kernel_warning().startswith(MISSING)
+    monkeypatch.setattr(native_ops, "FOLDER", tmp_path)
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    absent = f"the installed package has no native code for Python {version}"
+    assert lstm.kernel_description() == f"Keras's own loop: {absent}{SLOW}"
+    (tmp_path / "missing.txt").write_text("no C compiler was found during installation")
+    assert lstm.kernel_description() == f"Keras's own loop: no C compiler was found during installation{SLOW}"
     monkeypatch.setattr(compute_dtype, "has_gpu", lambda: True)
-    assert lstm.missing_kernel_warning() == ""
+    assert lstm.kernel_description() == "cuDNN, because TensorFlow uses a GPU"

@@ -114,11 +114,8 @@ def _generate(parser: argparse.ArgumentParser) -> None:
         metavar="TEXT",
         help="end a text before the first occurrence of TEXT; may be given several times",
     )
-    prompts.add_argument(
-        "--interactive",
-        action="store_true",
-        help="read prompts from the keyboard, one per line, until the end of input (Ctrl-D)",
-    )
+    about = "read prompts from the keyboard, one per line, until the end of input (Ctrl-D)"
+    prompts.add_argument("--interactive", action="store_true", help=about)
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the text to a file")
     parser.add_argument(
         "--logprobs",
@@ -273,7 +270,9 @@ def _export(parser: argparse.ArgumentParser) -> None:
 
 
 def _info(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", nargs="?", help="name of a run, or its path with a slash; default: list all runs")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("run", nargs="?", help="name of a run, or its path with a slash; default: list all runs")
+    what.add_argument("--system", action="store_true", help="describe this machine and the kernel that trains on it")
 
 
 def _add_run(parser: argparse.ArgumentParser) -> None:
@@ -295,5 +294,5 @@ VERBS: Mapping[str, tuple[str, Callable[[argparse.ArgumentParser], None]]] = {
     "inspect": ("plot gates and cells of a layer over a text, and find cells that follow a readable feature", _inspect),
     "export": ("write SavedModel, TFLite, ONNX or a web page, and verify each against Keras", _export),
     "clients": ("copy the programs that run an artifact without this package", _clients),
-    "info": ("describe a run, or list all runs", _info),
+    "info": ("describe a run or this machine, or list all runs", _info),
 }

@@ -12,6 +12,11 @@ if keras.backend.backend() != "tensorflow":
     raise ImportError("keras_lstmgen needs Keras with its TensorFlow backend; set KERAS_BACKEND=tensorflow")
 
 TRAINER = keras.Model.fit.__module__  # module with the loops of fit, evaluate and predict
+# Names of the kernels in messages.
+KERNELS = {
+    "plain": "portable C", "avx2": "AVX2", "avx512": "AVX512", "neon": "NEON",
+    "avx512_bf16": "AVX512-BF16", "amx": "AMX", "neon_bf16": "NEON-BF16",
+}  # fmt: skip
 
 
 @keras.saving.register_keras_serializable(package="keras_lstmgen")
@@ -124,14 +129,28 @@ def _is_traced_by_trainer() -> bool:
     return frame is not None
 
 
-def missing_kernel_warning() -> str:
-    """Return a warning that training is slow without the native code.
+def kernel_description(precision: str = "auto") -> str:
+    """Return the name of the code that trains an LSTM layer on this machine, and the reason for its selection.
 
-    The result is "" if the native code is available, or if TensorFlow uses a GPU.
+    Args:
+        precision: precision of the layer: "float32", "bfloat16" or "auto".
     """
-    if native_ops.library() is not None or compute_dtype.has_gpu():
-        return ""
-    return (
-        "The native code is missing, because keras_lstmgen was installed without a C compiler. Training takes two to "
-        "four times as long; install gcc and then install keras_lstmgen again."
-    )
+    if compute_dtype.has_gpu():
+        return "cuDNN, because TensorFlow uses a GPU"
+    if native_ops.library() is None:
+        slow = "training takes 2 to 4 times as long; install gcc and then install keras_lstmgen again"
+        return f"Keras's own loop: {native_ops.missing_reason()}; {slow}"
+    bfloat16 = compute_dtype.uses_bfloat16(precision)
+    name = native_ops.kernel_name(bfloat16=bfloat16)
+    return f"{KERNELS.get(name, name)} in {'bfloat16' if bfloat16 else 'float32'}, {_precision_reason(precision)}"
+
+
+def _precision_reason(precision: str) -> str:
+    """Return why the kernel uses bfloat16 or float32."""
+    if precision != "auto":
+        return f"as precision = {precision} requires"
+    if compute_dtype.uses_bfloat16(precision):
+        return "the fastest of this processor"
+    if native_ops.has_bfloat16():
+        return "which is faster than bfloat16 on this processor"
+    return "because this processor does not multiply bfloat16"

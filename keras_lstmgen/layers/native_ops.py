@@ -19,6 +19,7 @@ import ctypes
 import functools
 import importlib.machinery
 import math
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,17 +34,33 @@ from keras_lstmgen.system import cpu
 ROWS_PER_THREAD = 4  # minimum number of batch rows per thread; with fewer rows, a thread mainly waits for the weights
 NO_INSTRUCTIONS = -2  # error code if the processor cannot multiply bfloat16; other codes except 0 mean out of memory
 LOGITS_PER_THREAD = 1 << 14  # minimum number of logits per thread; for fewer logits, starting a thread takes too long
+FOLDER = Path(__file__).parents[1] / "native"
+MISSING = "missing.txt"  # written by setup.py if it could not build the native code
 SAVED = 3  # number of arrays that the forward pass keeps for the backward pass: gates, cell states, operands
 
 
 @functools.cache
 def library() -> ctypes.CDLL | None:
-    """Return the native code, or None if the package was installed without a C compiler."""
-    folder = Path(__file__).parents[1] / "native"
+    """Return the native code, or None if it is missing; ``missing_reason`` returns the reason."""
     for suffix in importlib.machinery.EXTENSION_SUFFIXES:
-        if (path := folder / f"lstm{suffix}").is_file():
+        if (path := FOLDER / f"lstm{suffix}").is_file():
             return ctypes.CDLL(str(path))
     return None
+
+
+def missing_reason() -> str:
+    """Return why the native code is missing; call this function only if ``library()`` is None."""
+    path = FOLDER / MISSING
+    if path.is_file():
+        return path.read_text(encoding="utf-8").strip()
+    return f"the installed package has no native code for Python {sys.version_info.major}.{sys.version_info.minor}"
+
+
+def kernel_name(*, bfloat16: bool) -> str:
+    """Return the name of the kernel in use, such as "avx2" for float32 or "amx" for bfloat16; "" if there is none."""
+    function = _loaded_library().lstm_kernel
+    function.restype = ctypes.c_char_p
+    return str(function(int(bfloat16)).decode())
 
 
 def _loaded_library() -> ctypes.CDLL:
@@ -67,10 +84,10 @@ def select_kernel(name: str) -> bool:
     """Select a kernel of the native code by its name, for tests.
 
     Args:
-        name: "plain", "avx2" or "avx512" for float32; "avx512_bf16", "amx", "emulated" or "emulated amx" for bfloat16;
-            "best" for the fastest kernels of this processor. The kernels "emulated" and "emulated amx" are for
-            processors that cannot multiply bfloat16. They compute the same numbers as "avx512_bf16" and "amx", but are
-            not faster than the float32 kernels.
+        name: "plain", "avx2", "avx512" or "neon" for float32; "avx512_bf16", "amx", "neon_bf16", "emulated" or
+            "emulated amx" for bfloat16; "best" for the fastest kernels of this processor. The kernels "emulated" and
+            "emulated amx" are for processors that cannot multiply bfloat16. They compute the same numbers as
+            "avx512_bf16" and "amx", but are not faster than the float32 kernels.
 
     Returns:
         True if the kernel was selected. False if this processor cannot run the kernel; the selection then stays

@@ -1,5 +1,5 @@
 /* Compute a tile, and transpose words, on processors with matrix registers (AMX). lstm_template.h includes this file for
-   kinds with LANES = 16 and STEP = 16.
+   kinds with MATRIX, LANES = 16 and STEP = 16.
 
    A matrix register has 16 rows of 64 bytes. One instruction multiplies 16 rows of operands by 16 columns of weights, with 16
    words each, and adds the result to 16 rows of 16 floats. It computes 8,192 multiplications in about the time in which a
@@ -159,20 +159,35 @@ static inline void NAME(tile)(int rows, long K, const word *a, long stride, cons
     NAME(tile_onto)(rows, K, a, stride, panel, NULL, sums);
 }
 
+/* Return a vector whose lane n is lane `from[n]` of the first vector, or lane `from[n]` - 16 of the second. */
+static inline __attribute__((always_inline)) NAME(bits) NAME(shuffled)(NAME(bits) one, NAME(bits) two, NAME(integers) from)
+{
+#if !defined(__clang__)
+    return __builtin_shuffle(one, two, from);
+#elif defined(EMULATED)
+    NAME(bits) out;
+    for (int lane = 0; lane < LANES; lane++)
+        out[lane] = from[lane] < LANES ? one[from[lane]] : two[from[lane] - LANES];
+    return out;
+#else
+    return (NAME(bits))_mm512_permutex2var_epi32((__m512i)one, (__m512i)from, (__m512i)two);
+#endif
+}
+
 /* Transpose a block in four steps, by exchanging squares of 1, 2, 4 and 8 words. */
 static inline __attribute__((always_inline)) void NAME(transpose)(NAME(bits) *block)
 {
     const NAME(integers) lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-#pragma GCC unroll 4
+UNROLL(4)
     for (int size = 1; size < REGISTER; size *= 2) {
         NAME(integers) right = (lane & size) != 0; /* in the shuffles, indices from REGISTER on select from the second vector */
         NAME(integers) upper = lane + (right & (REGISTER - size)), lower = lane + (~right & size) + (right & REGISTER);
-#pragma GCC unroll 16
+UNROLL(16)
         for (int n = 0; n < REGISTER; n++)
             if (!(n & size)) {
                 NAME(bits) one = block[n], two = block[n + size];
-                block[n] = __builtin_shuffle(one, two, upper);
-                block[n + size] = __builtin_shuffle(one, two, lower);
+                block[n] = NAME(shuffled)(one, two, upper);
+                block[n + size] = NAME(shuffled)(one, two, lower);
             }
     }
 }
@@ -259,8 +274,8 @@ static void NAME(pack_rows)(const struct lstm *l, long p, long first, long end, 
             long at = NAME(word_at)(p * (PANEL / PAIR) + n / 2);
             if (one)
                 NAME(pair_up)(one, two, at, &firsts, &seconds);
-            to[0] = __builtin_shuffle(firsts, seconds, zip);
-            to[1] = __builtin_shuffle(firsts, seconds, zip + 8);
+            to[0] = NAME(shuffled)(firsts, seconds, zip);
+            to[1] = NAME(shuffled)(firsts, seconds, zip + 8);
         }
     }
 }

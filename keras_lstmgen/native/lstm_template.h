@@ -1,12 +1,15 @@
-/* Define the LSTM for one kind of processor. lstm.c includes this file once per kind, with these macros:
+/* Define the LSTM for one kind of processor. A file per kind includes this file, with these macros:
 
+     KIND      name of the kind, for lstm_choose
      NAME(f)   the name f with the suffix of the kind
      LANES     number of floats in a vector
      ROWS      number of rows of a tile
      WIDE      number of vectors in a row of a tile, 4 or 2; ROWS x WIDE vectors of sums, WIDE vectors of weights and one
                factor must fit into the registers
      PAIR      number of operands in a word: 1 (float32) or 2 (bfloat16)
-     STEP      number of words that one instruction multiplies: 1, or 16 with matrix registers, for which rows are padded
+     STEP      number of words that one instruction multiplies: 1, 2 or 16; rows are padded to a multiple of it
+     MATRIX    defined for processors with matrix registers (AMX), whose rows of words have another order (amx_tile.h)
+     TILE      the file with the tile, if there is no MULTIPLY
      BLOCK     number of words that are multiplied for one partial sum of the gradient of the weights
      MULTIPLY  (sums, factor, weights): returns sums plus the products of the words, for each lane
 
@@ -88,9 +91,15 @@ static inline long NAME(place)(long K, long k, long n)
 
 /* ---- the tile --------------------------------------------------------------------------------------------------- */
 
-#if STEP > 1
+#ifdef MATRIX
 #include "amx_tile.h"
 #else
+#ifdef TILE
+#include TILE
+#else
+/* Change the order of the words of a packed panel to the order in which the tile reads them: the same order. */
+static inline void NAME(arrange)(word *panel, long K) { (void)panel, (void)K; }
+
 /* Multiply the words of `rows` rows by one part of a packed panel, and store WIDE of the four vectors of each row of
    sums[rows][4]. `stride` is the number of words from one row to the next. */
 static inline __attribute__((always_inline)) void
@@ -99,25 +108,26 @@ NAME(tile_of)(const int rows, long K, const word *a, long stride, const word *pa
     vector sum[ROWS][WIDE] = {{{0}}};
     for (long k = 0; k < K; k++, part += WIDE * LANES) {
         vector weights[WIDE];
-#pragma GCC unroll 4
+UNROLL(4)
         for (int v = 0; v < WIDE; v++)
             weights[v] = ((const vector *)part)[v];
-#pragma GCC unroll 8
+UNROLL(8)
         for (int r = 0; r < rows; r++) {
             float factor;
             memcpy(&factor, a + r * stride + k, sizeof factor);
             vector f = NAME(all)(factor);
-#pragma GCC unroll 4
+UNROLL(4)
             for (int v = 0; v < WIDE; v++)
                 sum[r][v] = MULTIPLY(sum[r][v], f, weights[v]);
         }
     }
-#pragma GCC unroll 8
+UNROLL(8)
     for (int r = 0; r < rows; r++)
-#pragma GCC unroll 4
+UNROLL(4)
         for (int v = 0; v < WIDE; v++)
             sums[r][v] = sum[r][v];
 }
+#endif
 
 /* Multiply the words of `rows` rows by a whole packed panel, and store the result in sums[rows][4]. */
 static void NAME(tile)(int rows, long K, const word *a, long stride, const word *panel, vector (*sums)[4])
@@ -142,8 +152,9 @@ static void NAME(tile)(int rows, long K, const word *a, long stride, const word 
    number of rows: for 8 rows, 4 + 4 and not 6 + 2. */
 static inline int NAME(next)(long left)
 {
-    if (STEP > 1)
-        return left < ROWS ? (int)left : ROWS;
+#ifdef MATRIX
+    return left < ROWS ? (int)left : ROWS;
+#endif
     long tiles = (left + ROWS - 1) / ROWS;
     return (int)((left + tiles - 1) / tiles);
 }
@@ -171,7 +182,7 @@ static void NAME(pack_bias)(struct lstm *l, long p)
         *(vector *)(l->bias + p * PANEL + gate * LANES) = NAME(read)(l->b + gate * l->H, p * LANES, l->H);
 }
 
-#if STEP == 1
+#ifndef MATRIX
 /* Pack PANEL of the N rows of a matrix M [N][4H] as one panel of its transpose M^T, for the product dz M^T. The packed panel
    has 4 P LANES / PAIR words per column. */
 static void NAME(pack_backward)(const struct lstm *l, const float *M, long N, long panel, word *out)
@@ -189,6 +200,7 @@ static void NAME(pack_backward)(const struct lstm *l, const float *M, long N, lo
                     NAME(put_words)(to, from + lane, count < PAIR ? 1 : PAIR);
             }
         }
+    NAME(arrange)(out, words);
 }
 #endif
 
@@ -269,7 +281,7 @@ static inline void NAME(panel_back)(struct lstm *l, long t, long b, long p, vect
     const loose *gates = (const loose *)NAME(gates_at)(l, t, b, p); /* unaligned, because TensorFlow may copy the kept arrays */
     const loose *before = (const loose *)NAME(c_at)(l, t, b, p), *c = (const loose *)NAME(c_at)(l, t + 1, b, p);
     NAME(cell_back)(gates, *before, *c, dh, carried, dz);
-#if STEP > 1
+#ifdef MATRIX
     word *words = NAME(text_at)(l, l->dz, l->N, t, b) + NAME(word_at)(p * (PANEL / PAIR));
     NAME(put_words)(words, (const float *)dz, PANEL / 2);
     NAME(put_words)(words + STEP * STEP, (const float *)(dz + 2), PANEL / 2);
@@ -299,20 +311,25 @@ NAME(text_back)(struct lstm *l, long t, long text, long q, const vector *after, 
 
 /* ---- the gradient of the weights -------------------------------------------------------------------------------- */
 
-#if STEP == 1
+#ifndef MATRIX
+/* Return the address of the words of row number `row`, or NULL if there are only `row` rows or fewer. */
+static inline const word *NAME(row_of)(const struct lstm *l, const word *base, long words, long row)
+{
+    return row < l->T * l->B ? base + row * words : NULL;
+}
+
 /* Transpose the words from first to before end of the operands to [columns of x and h][words]. Each transposed word contains
    PAIR rows. */
 static void NAME(turn)(struct lstm *l, long first, long end)
 {
-    long rows = l->T * l->B;
     for (long k = first; k < end; k++) {
-        const word *one = l->operands + PAIR * k * l->K, *two = PAIR * k + 1 < rows ? one + l->K : NULL;
+        const word *one = NAME(row_of)(l, l->operands, l->K, PAIR * k), *two = NAME(row_of)(l, l->operands, l->K, PAIR * k + 1);
         for (long m = 0; m < l->K; m++) {
 #if PAIR == 1
             (void)two;
             l->turned[m * l->stride + k] = one[m];
 #else
-            word low = one[m], high = two ? two[m] : 0;
+            word low = one ? one[m] : 0, high = two ? two[m] : 0;
             l->turned[2 * m * l->stride + k] = (low & 0xffff) | high << 16;
             l->turned[(2 * m + 1) * l->stride + k] = low >> 16 | (high & 0xffff0000);
 #endif
@@ -323,22 +340,23 @@ static void NAME(turn)(struct lstm *l, long first, long end)
 /* Pack a block of rows of one panel of dz. Each packed word contains PAIR rows. */
 static void NAME(pack_rows)(const struct lstm *l, long p, long first, long end, word *out)
 {
-    long N = l->N, rows = l->T * l->B;
+    long at = p * (PANEL / PAIR);
     for (long k = first; k < end; k++) {
-        const word *one = l->dz + PAIR * k * N + p * (PANEL / PAIR), *two = PAIR * k + 1 < rows ? one + N : NULL;
+        const word *one = NAME(row_of)(l, l->dz, l->N, PAIR * k), *two = NAME(row_of)(l, l->dz, l->N, PAIR * k + 1);
 #if PAIR == 1
         (void)two;
         for (long n = 0; n < PANEL; n += WIDE * LANES)
-            memcpy(out + NAME(place)(end - first, k - first, n), one + n, WIDE * LANES * sizeof *out);
+            memcpy(out + NAME(place)(end - first, k - first, n), one + at + n, WIDE * LANES * sizeof *out);
 #else
         for (long n = 0; n < PANEL / 2; n++) {
-            word low = one[n], high = two ? two[n] : 0;
+            word low = one ? one[at + n] : 0, high = two ? two[at + n] : 0;
             word *pair = out + NAME(place)(end - first, k - first, 2 * n);
             pair[0] = (low & 0xffff) | high << 16;
             pair[1] = low >> 16 | (high & 0xffff0000);
         }
 #endif
     }
+    NAME(arrange)(out, end - first);
 }
 #endif
 
@@ -355,7 +373,7 @@ static void NAME(add_gradient)(struct lstm *l, long m, long rows, long p, int fi
     }
 }
 
-#if STEP > 1
+#ifdef MATRIX
 /* Return the number of words that a thread needs for blocks of GROUP panels of dz, and for the partial sums of the gradients of
    these panels. */
 static inline long NAME(room)(const struct lstm *l) { return GROUP * PANEL * (BLOCK + l->K * PAIR); }
@@ -431,17 +449,22 @@ static void NAME(weights_share)(struct lstm *l, const struct member *me)
     NAME(backward_weights)(l, panels.first, panels.end, blocks + me->index * NAME(room)(l));
 }
 
-#if STEP > 1
+#ifdef MATRIX
 #include "shared_weights.h"
 #else
 #include "per_thread_batch.h"
 #endif
 
-static const struct kind NAME(kind) = {LANES, PAIR, STEP, NAME(room), NAME(forward), NAME(backward)};
+#ifdef MATRIX
+const struct kind NAME(kind) = {KIND, LANES, PAIR, STEP, 1, NAME(room), NAME(forward), NAME(backward)};
+#else
+const struct kind NAME(kind) = {KIND, LANES, PAIR, STEP, 0, NAME(room), NAME(forward), NAME(backward)};
+#endif
 
 #undef vector
 #undef loose
 #undef PANEL
+#undef KIND
 #undef NAME
 #undef LANES
 #undef ROWS
@@ -450,3 +473,5 @@ static const struct kind NAME(kind) = {LANES, PAIR, STEP, NAME(room), NAME(forwa
 #undef STEP
 #undef BLOCK
 #undef MULTIPLY
+#undef MATRIX
+#undef TILE

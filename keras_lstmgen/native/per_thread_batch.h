@@ -26,6 +26,14 @@ static void NAME(step)(struct lstm *l, long t, long first, long end)
     }
 }
 
+/* Convert `count` floats to words, and set the padding after them to 0. */
+static inline void NAME(put_row)(word *out, const float *values, long count)
+{
+    NAME(put_words)(out, values, count);
+    for (long k = words_of(PAIR, 1, count); STEP > 1 && k < NAME(words)(count); k++)
+        out[k] = 0;
+}
+
 /* Compute all time steps of the texts from first to before end. */
 static void NAME(steps)(struct lstm *l, long first, long end)
 {
@@ -35,8 +43,8 @@ static void NAME(steps)(struct lstm *l, long first, long end)
         for (long b = first; b < end; b++) {
             word *operands = l->operands + (t * l->B + b) * l->K;
             const float *h = t ? l->y + (b * l->T + t - 1) * l->H : l->h0 + b * l->H;
-            NAME(put_words)(operands, l->x + (b * l->T + t) * l->E, l->E);
-            NAME(put_words)(operands + E, h, l->H);
+            NAME(put_row)(operands, l->x + (b * l->T + t) * l->E, l->E);
+            NAME(put_row)(operands + E, h, l->H);
         }
         NAME(step)(l, t, first, end);
     }
@@ -52,6 +60,7 @@ static void NAME(forward)(void *window, struct member *me)
         word *panel = l->packed + p * l->K * PANEL;
         NAME(pack_rows_of)(l, l->W, l->E, E, p, l->K, panel);
         NAME(pack_rows_of)(l, l->U, l->H, H, p, l->K, panel + E * WIDE * LANES);
+        NAME(arrange)(panel, l->K);
         NAME(pack_bias)(l, p);
     }
     meet(&me->team->all, me->team->size);

@@ -332,14 +332,13 @@ def _metadata(data: TrainingData, model: keras.Sequential) -> Metadata:
 
 
 def _report_start(data: TrainingData, model: keras.Sequential, folder: Path) -> None:
-    """Report the sizes of the model and the text, a missing native kernel, and the share of unknown tokens."""
+    """Report the sizes of the model and the text, the kernel in use, and the share of unknown tokens."""
     encoded = data.encoded
     byte_pieces = f" ({encoded.tokenizer.byte_pieces} byte pieces)" if encoded.tokenizer.byte_pieces else ""
     vocabulary = f"{data.recipe.tokenizer.type} vocabulary of {data.vocab_size:,}{byte_pieces}"
     tokens = f"{encoded.counts['train']['tokens']:,} tokens to train on, {len(encoded.validation):,} held out"
     reporter.message(f"{folder}: {model.count_params():,} parameters, {vocabulary}, {tokens}")
-    if warning := lstm.missing_kernel_warning():
-        reporter.message(warning)
+    reporter.message(f"LSTM kernel: {lstm.kernel_description(data.recipe.training.precision)}")
     for split, counts in encoded.counts.items():
         if counts["unknown"]:
             share = counts["unknown"] / counts["tokens"]

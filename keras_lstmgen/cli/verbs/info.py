@@ -1,6 +1,8 @@
-"""Run the verb ``info``: describe a run, or list all runs."""
+"""Run the verb ``info``: describe a run or this machine, or list all runs."""
 
 import argparse
+import importlib.metadata
+import platform
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -8,8 +10,9 @@ from typing import Any
 from keras_lstmgen.cli import console
 from keras_lstmgen.cli.verbs.run_arguments import find_run
 from keras_lstmgen.files import atomic
-from keras_lstmgen.layers import lstm
+from keras_lstmgen.layers import compute_dtype, lstm, native_ops
 from keras_lstmgen.models import run_directory
+from keras_lstmgen.system import cpu
 from keras_lstmgen.utils.errors import UserError
 
 DAMAGE = (AttributeError, KeyError, TypeError, ValueError)  # exceptions if the content of a JSON file is damaged
@@ -17,6 +20,9 @@ DAMAGE = (AttributeError, KeyError, TypeError, ValueError)  # exceptions if the 
 
 def run(arguments: argparse.Namespace) -> None:
     """Print the recipe, the model and the artifacts of a run. If no run is given, print a table of all runs."""
+    if arguments.system:
+        _describe_system()
+        return
     if arguments.run is None:
         _list_runs(arguments.runs)
         next_words = ("info", run_directory.find(None, arguments.runs))
@@ -24,9 +30,22 @@ def run(arguments: argparse.Namespace) -> None:
         folder = find_run(arguments.run, arguments.runs)
         _describe(folder, asdict(run_directory.load_metadata(folder)))
         next_words = ("generate", folder)
-    if warning := lstm.missing_kernel_warning():
-        console.out.print(warning, markup=False)
+    if native_ops.library() is None and not compute_dtype.has_gpu():
+        _print_kernel()
     console.next_command("keras-lstmgen", *next_words)
+
+
+def _describe_system() -> None:
+    """Print the versions, the number of cores and the kernel that trains LSTM layers, each in one line."""
+    versions = (f"{name} {importlib.metadata.version(name)}" for name in ("keras_lstmgen", "tensorflow", "keras"))
+    console.out.print(f"{', '.join(versions)}, Python {platform.python_version()}", markup=False, soft_wrap=True)
+    console.out.print(f"{platform.system()} {platform.machine()}, {cpu.available()} cores", markup=False)
+    _print_kernel()
+
+
+def _print_kernel() -> None:
+    """Print the kernel in use and why."""
+    console.out.print(f"LSTM kernel: {lstm.kernel_description()}", markup=False, soft_wrap=True)
 
 
 def _list_runs(parent: Path) -> None:
