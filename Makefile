@@ -1,6 +1,7 @@
-# Everything that people and CI type. It happens in .venv, made on first use; what needs Apache Beam in .venv-beam.
+# The commands of people and CI. They run in .venv, which is created on first use; commands with Apache Beam run in .venv-beam.
+# Another Python, as in `make test PYTHON=python3.13`, has an environment of its own: .venv-python3.13.
 PYTHON ?= python3.11
-VENV := .venv
+VENV := $(if $(filter python3.11,$(PYTHON)),.venv,.venv-$(notdir $(PYTHON)))
 BIN := $(VENV)/bin
 
 .PHONY: help demo install test test-slow test-beam fuzz newest wheel lint bench soak parity pictures gallery clean
@@ -115,4 +116,4 @@ gallery: $(VENV)/installed  ## write docs/gallery.md from the runs of the recipe
 	$(BIN)/python -m benchmarks.gallery $(RUNS)
 
 clean:  ## remove .venv and caches, never a run
-	rm -rf $(VENV) $(BEAM) $(WHEEL_TOOLS) $(WHEEL_TEST) .venv-newest .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info
+	rm -rf .venv .venv-python* $(BEAM) $(WHEEL_TOOLS) $(WHEEL_TEST) .venv-newest .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info
