@@ -6,8 +6,9 @@
 import importlib
 import os
 import sys
-from typing import TYPE_CHECKING, Any
 
+# The standard module ``typing`` is not imported, because it could be a file of the working directory at this point.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from keras_lstmgen import layers as layers
     from keras_lstmgen.api.own_model import export_model as export_model
@@ -28,7 +29,7 @@ _MODULES = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     """Import a public name when it is first used."""
     if name == "layers":
         return importlib.import_module("keras_lstmgen.layers")

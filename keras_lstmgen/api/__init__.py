@@ -1,5 +1,5 @@
 """The Python API: ``TextGenerator`` trains, loads, evaluates, saves and exports a text generator.
 
-Users import the names of this package from ``keras_lstmgen``. Code that the command line uses too belongs to the
-packages below.
+Users import the names of this package from ``keras_lstmgen``. The command line uses the modules
+``generation_options`` and ``loaded_model`` too.
 """

@@ -1,4 +1,4 @@
-"""Write the texts of a caller to files, which a corpus can contain."""
+"""Write texts that a program passes as strings to files, because a corpus consists of files."""
 
 import json
 import os

@@ -60,7 +60,7 @@ def load(folder: Path) -> LoadedModel:
 
 
 def _check_dtype() -> None:
-    """Raise UserError if the program has changed the default types of Keras, in which the model would be built."""
+    """Raise UserError if the default dtype of Keras, in which models are built, is not float32."""
     if (policy := keras.config.dtype_policy().name) != "float32":
         raise UserError(f"keras.config: the dtype policy is {policy}; keras_lstmgen needs float32")
 

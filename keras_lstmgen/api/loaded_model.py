@@ -44,8 +44,8 @@ class GeneratedText(str):
 class LoadedModel:
     """A loaded run with its compiled decoding functions.
 
-    The first text compiles the functions, and later texts reuse them. No method changes the object, so several threads
-    can use it at the same time.
+    The functions are compiled for the first text, and reused for later texts. No method changes the object, so several
+    threads can use it at the same time.
 
     Attributes:
         run: the run.
@@ -65,7 +65,7 @@ class LoadedModel:
         """Generate the texts for a prompt by sampling or by beam search.
 
         Args:
-            prompt: the prompt. It is normalized as the training text.
+            prompt: the prompt. It is normalized in the same way as the training text.
             plan: the options. Text k uses the seed ``seed + k``.
             emit: a function that receives each part of a sampled text when the part is final.
         """
@@ -80,7 +80,7 @@ class LoadedModel:
         return found[: options.n]
 
     def batch(self, requests: Sequence[tuple[str, Plan]]) -> list[list[Sample]]:
-        """Generate the texts for several prompts. Prompts whose plans allow it share batches.
+        """Generate the texts for several prompts. Prompts with compatible options share a batch.
 
         Args:
             requests: each prompt with its options.

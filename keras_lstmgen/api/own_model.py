@@ -26,8 +26,8 @@ def export_model(
 ) -> "dict[str, Exported]":
     """Export your own Keras model, and verify that each artifact generates the same texts as Keras.
 
-    The function writes a run folder, which also contains the weights for Keras. All commands and clients that use runs
-    and artifacts work with it. The page ``docs/own-model.md`` has complete examples.
+    The function writes a run folder, which also contains the weights for Keras. The commands and clients accept this
+    folder like any other run, except for ``train --resume``. The page ``docs/own-model.md`` has complete examples.
 
     Args:
         model: a ``keras.Sequential`` or a linear functional model of Embedding, LSTM layers (of Keras or of

@@ -64,7 +64,7 @@ def _plain(value: Any) -> Any:
 
 
 def stored_path(path: PathLike[str]) -> str:
-    """Return the name of a file as a recipe contains it."""
+    """Return the name of a file in the form in which a recipe stores it."""
     return filenames.of_argument(fspath(path))
 
 

@@ -64,7 +64,7 @@ class TextGenerator:
             path: the folder of the run, such as ``"saved_models/my_book"``.
 
         Returns:
-            The generator. The weights are loaded, and the first generated text compiles the model.
+            The generator with loaded weights. The model is compiled when the first text is generated.
 
         Raises:
             UserError: if the folder is not a run, or if a file of the run is missing or damaged.
@@ -93,7 +93,7 @@ class TextGenerator:
 
         Args:
             prompt: the text to continue, or a list of texts. "" for the start symbol.
-            n: number of texts for each prompt. Text k uses ``seed + k``. None for one text that is not in a list.
+            n: number of texts for each prompt. Text k uses ``seed + k``. None for one text instead of a list.
             **options: options of ``keras-lstmgen generate``:
 
                 - ``seed`` (default 0): 64-bit seed. All prompts of a list use the same seed.
@@ -107,8 +107,9 @@ class TextGenerator:
                 - ``logprobs``: number of most probable tokens to report for each token.
 
         Returns:
-            A string for a string, and a list for a list. The strings do not contain the prompt. Each string has the
-            attributes ``sample`` and ``token_logprobs`` (``GeneratedText``).
+            A string for one prompt, or a list of strings for a list of prompts. With ``n``, a list of n strings for
+            each prompt. The strings do not contain the prompt. Each string has the attributes ``sample`` and
+            ``token_logprobs`` (``GeneratedText``).
 
         Raises:
             UserError: if an option is unknown, out of range, or has no effect, or if the generator is not trained.
@@ -156,11 +157,11 @@ class TextGenerator:
     ) -> "keras.callbacks.History":
         """Train the generator, or continue the training of a trained generator on a new text.
 
-        A continued training keeps the vocabulary and the model, and starts with a lower learning rate, as
+        A continued training keeps the vocabulary, the model and the learning rate, and uses a longer warm-up, as
         ``keras-lstmgen train --init-from`` does (``docs/training.md``).
 
         The training runs in a temporary folder, which is deleted together with the generator. ``save`` copies the run
-        to a permanent folder. As ``keras-lstmgen train`` does, the training sets the seeds of Python, NumPy and Keras.
+        to a permanent folder. ``fit`` sets the seeds of Python, NumPy and Keras, like ``keras-lstmgen train``.
 
         Args:
             texts: the training text. A string is one text in the format of the field ``documents``, by default
@@ -256,8 +257,8 @@ class TextGenerator:
 
         Args:
             folder: the folder for the artifacts. It also receives the files of the run, so it can be loaded.
-            overwrite: whether to replace an earlier run in this folder. An earlier export of the same run needs no
-                permission.
+            overwrite: whether to replace an earlier run in this folder. It is not needed if the folder contains an
+                earlier export of the same run.
             verbose: 0 for no output, 1 for messages.
             **fields: recipe fields of the table ``export``: ``formats``, ``texts``, ``tokens``.
 
@@ -289,8 +290,8 @@ class TextGenerator:
         Args:
             prompt: the text that the model reads.
             folder: the folder for the pictures and the HTML page ``text.html``.
-            texts: texts on which to search for cells that follow a readable feature, as in ``evaluate``. None for the
-                held-out text of the run, which must still exist.
+            texts: the text in which to search for cells that follow a readable feature, in the same forms as in
+                ``evaluate``. None for the held-out text of the run, which must still exist.
             layer: number of the layer, from 1. None for the last layer.
             cell: number of the cell whose values colour the text, from 0. None for the cell with the best score.
 

@@ -138,7 +138,8 @@ def _export_all(
             failures += [f"{exporter.title}: {reason}; {DISCARDED}" for reason in results[name].proof.reasons]
         except UserError as error:
             failures.append(str(error))
-    _complete_model_card(folder)
+    if any(not result.proof.reasons for result in results.values()):
+        _complete_model_card(folder)
     return results, failures
 
 

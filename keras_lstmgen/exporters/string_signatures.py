@@ -188,7 +188,7 @@ class Strings(tf.Module):
     def _after_start(self, ids: Any, starts: Any) -> Any:
         """Prepend the start symbol to some rows of ragged ids.
 
-        For each row, ``starts``, int64 [B], is 1 if the row gets a start symbol, and 0 otherwise.
+        The argument ``starts``, int64 [B], is 1 for each row that gets a start symbol, and 0 for the other rows.
         """
         symbols = tf.fill([tf.reduce_sum(starts)], self.metadata.start_id)
         return tf.concat([tf.RaggedTensor.from_row_lengths(symbols, starts), ids], axis=1)

@@ -50,7 +50,7 @@ class Gates(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """Weights of a model as TensorFlow variables; ``in_parts`` may replace a matrix by a tuple of its parts."""
+    """Weights of a model as TensorFlow variables. In the result of ``in_parts``, a matrix can be a tuple of parts."""
 
     embedding: Any  # float32 [V, E]; or a table [V, 4H] that contains x W + b of the first LSTM layer for each id
     cells: tuple[Cell, ...]  # one per LSTM layer

@@ -137,7 +137,7 @@ def _unknown(layer: Any, reason: str = "is not supported") -> UserError:
 
 
 def _unwrapped(layer: keras.layers.Layer) -> keras.layers.Layer:
-    """Return the layer inside TimeDistributed, which applies the layer to each step as Dense does by itself."""
+    """Return the layer inside TimeDistributed, which does not change the result of Dense, or the layer itself."""
     return layer.layer if type(layer) is keras.layers.TimeDistributed else layer
 
 

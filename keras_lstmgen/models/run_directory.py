@@ -128,7 +128,7 @@ def create(parent: Path, name: str) -> Path:
             continue
         except OSError as error:
             raise UserError(f"{folder}: cannot be created ({error.strerror})") from error
-    raise UserError(f"{parent / name}: the name and 100,000 numbers after it are taken; give another --name")
+    raise UserError(f"{parent / name}: exists, and so do the folders {name}-2 to {name}-99999; give another --name")
 
 
 def find(name: str | None, parent: Path) -> Path:

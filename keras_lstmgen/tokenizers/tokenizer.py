@@ -68,7 +68,7 @@ class Tokenizer:
         end_id: id of the end symbol.
         newline_id: id of the newline; -1 if the vocabulary has no newline.
         special_ids: ids of the unknown symbol and of the control symbols, which never occur in text.
-        is_listed: whether the vocabulary is a list of the user, and not trained by this package.
+        is_listed: whether the vocabulary is a list that the user gave, and was not trained by this package.
         type: "char", "word", "bpe" or "unigram".
         by_word: whether each piece is a whole word, as defined by ``WORD``.
 

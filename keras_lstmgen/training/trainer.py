@@ -66,7 +66,8 @@ def train(
     """Train a new run in the folder ``runs/name``.
 
     If ``settings.training.init_from`` names a run, the training starts from the weights of this run. In this case,
-    override the recipe ``models.continuation.defaults`` instead of ``recipe.Recipe()``.
+    create ``settings`` with ``recipe.override`` from ``models.continuation.defaults(folder)``, not from
+    ``recipe.Recipe()``.
 
     If the training fails before it saves trained weights, the folder is removed. If a callback of the caller raises an
     exception, the folder is kept, so that ``resume`` can continue the training.

@@ -1,4 +1,4 @@
-"""If a training over-fits, recommend to the user recipe values that lowered the loss in benchmarks."""
+"""Recommend recipe values that lowered the loss in benchmarks if a training over-fits."""
 
 from collections.abc import Sequence
 from pathlib import Path
