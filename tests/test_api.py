@@ -292,14 +292,17 @@ def test_save_never_replaces_other_files(lm: kl.TextGenerator, tmp_path: Path) -
     assert (tmp_path / "notes" / "mine.txt").read_text() == (tmp_path / "file").read_text() == "mine"
 
 
-def test_the_temporary_run_is_deleted_with_the_generator(text: Path) -> None:
+def temporary_run(text: str) -> Path:
+    """Train and use a generator that nothing refers to any more when this function has returned; return its folder."""
     generator = kl.TextGenerator(embedding_size=5, units=12, layers=1, batch_size=3, window=17)
-    generator.fit(text.read_text()[:3000].splitlines(), epochs=1)
-    folder = generator._run_folder()
-    assert (folder / "model.keras").is_file()
-    prompts = generator.evaluate(["A line.", "Two\nlines."])["counts"]
-    assert prompts["documents"] == 2
-    del generator
+    generator.fit(text.splitlines(), epochs=1)
+    assert (generator._run_folder() / "model.keras").is_file()
+    assert generator.evaluate(["A line.", "Two\nlines."])["counts"]["documents"] == 2
+    return generator._run_folder()
+
+
+def test_the_temporary_run_is_deleted_with_the_generator(text: Path) -> None:
+    folder = temporary_run(text.read_text()[:3000])
     gc.collect()
     assert not folder.parent.exists()
 
