@@ -29,7 +29,7 @@ $(VENV)/installed: constraints.txt $(SOURCES)
 
 PYTEST := -m pytest --numprocesses auto --dist worksteal --durations=10
 
-test: $(VENV)/installed  ## run the tests of every part and print the branch coverage: ten minutes on two cores
+test: $(VENV)/installed  ## run the tests of every part and print the branch coverage: a quarter of an hour on two cores
 	PYTHONWARNINGS="ignore:Unable to activate pytest" $(BIN)/python -m slipcover $(PYTEST) -m "not slow"
 
 test-slow: $(VENV)/installed  ## run the long tests: whole trainings, every client, killed processes, browser, hostile input
