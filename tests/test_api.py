@@ -129,6 +129,19 @@ def test_a_list_of_prompts_gives_the_text_of_each_prompt(lm: kl.TextGenerator) -
 
 
 @pytest.mark.parametrize(
+    "options", [{"no_repeat_ngram": 2, "stop": "e"}, {"regex": "[a-z ]{3,7}"}, {"beams": 2}, {"logprobs": 1}], ids=str
+)
+def test_prompts_of_a_list_share_a_batch_and_do_not_change_each_other(
+    lm: kl.TextGenerator, options: dict[str, Any]
+) -> None:
+    prompts = ["The ", "An object of the class"]
+    alone = [lm.generate(prompt, max_new_tokens=9, **options) for prompt in prompts]
+    together = lm.generate(prompts, max_new_tokens=9, **options)
+    assert together == alone
+    assert [text.token_logprobs for text in together] == [text.token_logprobs for text in alone]
+
+
+@pytest.mark.parametrize(
     "options", [{"top_p": 0.9}, {"stop": "e", "temperature": 2.0}, {"no_repeat_ngram": 2}, {"beams": 2}], ids=str
 )
 def test_the_parts_of_a_stream_form_the_text(lm: kl.TextGenerator, options: dict[str, Any]) -> None:

@@ -116,18 +116,22 @@ class LoadedModel:
         else:
             yield self.samples(prompt, plan)[0].text
 
-    def texts(self, prompt: str, plan: Plan) -> list[GeneratedText]:
-        """Generate the texts for a prompt, with the log-probabilities of their tokens if ``logprobs`` is given.
+    def texts(self, prompts: Sequence[str], plan: Plan) -> list[list[GeneratedText]]:
+        """Generate the texts for each prompt, with the log-probabilities of their tokens if ``logprobs`` is given.
 
         Args:
-            prompt: see ``samples``.
-            plan: the options.
+            prompts: the prompts; see ``samples``. They share batches.
+            plan: the options, which apply to each prompt.
         """
-        K = plan.options.logprobs
+        groups = self.batch([(prompt, plan) for prompt in prompts])
         return [
-            GeneratedText(sample, None if K is None else self.token_logprobs(prompt, sample, K))
-            for sample in self.samples(prompt, plan)
+            [self._generated(prompt, sample, plan.options.logprobs) for sample in group]
+            for prompt, group in zip(prompts, groups, strict=True)
         ]
+
+    def _generated(self, prompt: str, sample: Sample, K: int | None) -> GeneratedText:
+        """Return a text with its log-probabilities if K is not None."""
+        return GeneratedText(sample, None if K is None else self.token_logprobs(prompt, sample, K))
 
     def token_logprobs(self, prompt: str, sample: Sample, K: int) -> list[dict[str, Any]]:
         """Return the log-probability and the K most likely tokens for each token of a sample (``token_logprobs``)."""

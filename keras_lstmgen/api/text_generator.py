@@ -117,8 +117,8 @@ class TextGenerator:
         model = self._trained()
         prompts = _checked_prompts(prompt)
         plan = _engine().plan(model, {**options, **({} if n is None else {"n": n})})
-        texts: list[Any] = [model.texts(text, plan) for text in prompts]
-        texts = [group[0] for group in texts] if n is None else texts
+        groups = model.texts(prompts, plan)
+        texts: list[Any] = [group[0] for group in groups] if n is None else list(groups)
         return texts[0] if isinstance(prompt, str) else texts
 
     def stream(self, prompt: str = "", **options: "Unpack[Options]") -> Iterator[str]:
