@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # the benchmarks are no package that is installed
-from benchmarks import growth, keras_sides, measure, quality, shapes, training, updates, workers
+from benchmarks import growth, keras_sides, measure, python_api, quality, shapes, training, updates, workers
 from benchmarks.measure import Table
 from benchmarks.shapes import Shape
 from benchmarks.workers import Worker, WorkerError
@@ -424,3 +424,12 @@ def test_short_trainings_are_of_one_model_and_long_ones_of_several() -> None:
     best = recipe.load(quality.LONG)
     assert [quality.chosen(None, minutes)[1] for minutes in quality.MINUTES] == [1, 1, 2, 5]
     assert quality.chosen(None, best.training.minutes) == (quality.LONG, best.model.members)
+
+
+def test_the_programs_with_the_python_api_run_in_new_processes_and_are_in_the_table(tmp_path: Path) -> None:
+    assert python_api.main(["--rounds", "1", "--documents", "9", "--results", str(tmp_path)]) == 0
+    seconds = json.loads((tmp_path / "python_api.json").read_text())["seconds"]
+    assert list(seconds) == list(python_api.PROGRAMS)
+    assert all(value > 0 for (value,) in seconds.values())
+    rows = python_api.table(seconds).rows
+    assert [row[1] for row in rows] == [str(python_api.code(name).count("\n")) for name in seconds]
